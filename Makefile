@@ -1,0 +1,51 @@
+# The project's commands. `make demo` and `make test` set up all they need on Debian or Ubuntu: a virtual environment in
+# .venv, Elixir and Erlang/OTP from the system's packages, and the files of the code sandbox.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+SANDBOX := $(VENV)/.sandbox
+
+# Elixir warns under any other encoding, and prints what models write wrongly.
+export LC_ALL := C.UTF-8
+
+.PHONY: demo test lint test-python test-elixir format setup clean
+
+demo: setup
+	cd mix_stub && mix dspex.demo
+
+test: lint test-python test-elixir
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	cd mix_stub && mix format --check-formatted
+	cd mix_stub && MIX_ENV=test mix compile --warnings-as-errors
+
+test-python: setup
+	$(BIN)/python -m pytest
+
+test-elixir: setup
+	cd mix_stub && mix test
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+	cd mix_stub && mix format
+
+setup: $(INSTALLED) $(SANDBOX)
+	@setup/elixir
+
+$(INSTALLED): pyproject.toml setup/python
+	@setup/python "$(PYTHON)" $(VENV)
+	@touch $@
+
+# Fetched once into Deno's cache; ProgramOfThought needs no network afterwards.
+$(SANDBOX): $(INSTALLED)
+	$(BIN)/python -m erlport_bridge.programs.sandbox
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info mix_stub/_build

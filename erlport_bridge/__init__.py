@@ -1,0 +1,17 @@
+"""The Python side of a port between Elixir and DSPy.
+
+``python -m erlport_bridge`` serves one port. The packages, from the inside out:
+
+* :mod:`erlport_bridge.term`: bytes of Erlang's external term format and Python values, both ways;
+* :mod:`erlport_bridge.port`: frames, messages, and the process that serves them;
+* :mod:`erlport_bridge.programs`: everything that knows DSPy.
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("erlport_bridge")
+except PackageNotFoundError:  # a source tree on the path, not installed
+    __version__ = "0.0.0"
+
+__all__ = ["__version__"]

@@ -1,0 +1,83 @@
+"""``python -m erlport_bridge``: serves one port, with ErlPort's flags and a few of its own.
+
+The real ErlPort starts ``PYTHON -u -m erlport.cli --packet=4 …``; given ``python: "PYTHON -m erlport_bridge"`` it
+therefore starts this program with ``-u -m erlport.cli`` among its arguments, which are accepted and mean nothing here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import signal
+import sys
+from collections.abc import Sequence
+
+from erlport_bridge import __version__
+from erlport_bridge.errors import ProtocolError
+from erlport_bridge.port.descriptors import take_descriptors
+from erlport_bridge.port.protocol import PACKET_SIZES
+from erlport_bridge.port.runtime import DEFAULT_MAX_CALLS, DEFAULT_MAX_THREADS, Runtime, leave
+from erlport_bridge.term import structs
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """Read the command line; ends the process with status 2 and a message where it is wrong."""
+    parser = argparse.ArgumentParser(prog="python -m erlport_bridge", description="Serves one Erlang port.")
+    parser.add_argument("--version", action="version", version=__version__)
+    erlport = parser.add_argument_group("ErlPort's flags")
+    erlport.add_argument("--packet", type=int, choices=PACKET_SIZES, default=4, help="bytes of a frame's length")
+    erlport.add_argument("--use_stdio", dest="use_stdio", action="store_true", default=True, help="descriptors 0 and 1")
+    erlport.add_argument("--nouse_stdio", dest="use_stdio", action="store_false", help="descriptors 3 and 4")
+    erlport.add_argument("--compressed", type=int, choices=range(10), default=0, help="zlib's level for answers")
+    erlport.add_argument("--buffer_size", type=int, default=65536, help="accepted; frames are read as they come")
+    erlport.add_argument("-u", action="store_true", help=argparse.SUPPRESS)
+    erlport.add_argument("-m", dest="erlport_cli", help=argparse.SUPPRESS)
+    own = parser.add_argument_group("flags of this program")
+    own.add_argument("--modules", type=_names, help="the only modules whose functions may be called, by commas")
+    own.add_argument("--preload", type=_names, default=[], help="modules to import at start, by commas")
+    own.add_argument("--elixir-version", help="the other side's, for structs that differ between versions")
+    own.add_argument("--max-threads", type=_positive, default=DEFAULT_MAX_THREADS, help="threads that run functions")
+    own.add_argument("--max-calls", type=_positive, default=DEFAULT_MAX_CALLS, help="calls in flight")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Take the port's descriptors and serve until the other side closes them."""
+    options = parse_arguments(arguments)
+    # Ctrl-C in IEx reaches every process of the terminal; it is meant for IEx.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        descriptors = take_descriptors(use_stdio=options.use_stdio)
+    except ProtocolError as error:
+        sys.exit(f"erlport_bridge: {error}")
+    if options.elixir_version:
+        structs.set_elixir_version(options.elixir_version)
+    for name in options.preload:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # noqa: BLE001 - whatever a module of the application raises, its name must be said
+            sys.stderr.write(f"erlport_bridge: cannot preload {name!r}: {type(error).__name__}: {error}\n")
+            leave(1)
+    Runtime(
+        descriptors,
+        packet=options.packet,
+        compressed=options.compressed,
+        modules=options.modules,
+        max_threads=options.max_threads,
+        max_calls=options.max_calls,
+    ).serve()
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in text.split(",") if name]
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a positive number, got {text}")
+    return number
+
+
+if __name__ == "__main__":
+    main()

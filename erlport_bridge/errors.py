@@ -1,0 +1,206 @@
+"""The exceptions of this package, and the one place where an exception becomes the details map.
+
+The tree::
+
+    BridgeError
+    ├── TermError
+    │   ├── DecodeError      bytes that are no term, with the offset of the offending byte
+    │   └── EncodeError      a value that is no term, with its path
+    ├── ProtocolError        a frame or a message that is not part of the protocol
+    └── OperationError       an operation that cannot be done, with its kind
+
+Nothing here imports DSPy: an exception of DSPy is recognised by the name of its class, so that a port that has not
+loaded DSPy yet can still answer.
+"""
+
+from __future__ import annotations
+
+import traceback as traceback_module
+from collections.abc import Mapping
+from typing import Any, Final
+
+from erlport_bridge.redaction import redact
+
+#: Every value of ``details["kind"]``, with the ``details["type"]`` of an :class:`OperationError` of that kind and
+#: whether the same call may succeed later. ``conformance/errors.tsv`` says the same to both languages.
+KINDS: Final[Mapping[str, tuple[str, bool]]] = {
+    "module_not_found": ("ModuleNotFoundError", False),
+    "signature": ("ValueError", False),
+    "input": ("ValueError", False),
+    "session_not_found": ("SessionNotFoundError", False),
+    "program_not_found": ("ProgramNotFoundError", False),
+    "lm_not_configured": ("LMNotConfiguredError", False),
+    "provider": ("ProviderError", False),
+    "auth": ("AuthError", False),
+    "billing": ("BillingError", False),
+    "rate_limit": ("RateLimitError", True),
+    "timeout": ("TimeoutError", True),
+    "transport": ("TransportError", True),
+    "server": ("ServerError", True),
+    "context_window": ("ContextWindowExceededError", False),
+    "unsupported_model": ("UnsupportedModelError", False),
+    "parse": ("ParseError", True),
+    "tool": ("ToolError", False),
+    "sandbox": ("SandboxError", False),
+    "missing_dependency": ("MissingDependencyError", False),
+    "overloaded": ("OverloadedError", True),
+    "cancelled": ("CancelledError", True),
+    "store": ("StoreError", False),
+    "encode": ("EncodeError", False),
+    "internal": ("InternalError", False),
+}
+
+# Most specific first where one class of DSPy derives from another. Looked up for each class of the exception's MRO.
+_KIND_OF_DSPY_CLASS: Final[Mapping[str, str]] = {
+    "ContextWindowExceededError": "context_window",
+    "LMUnsupportedModelError": "unsupported_model",
+    "LMInvalidRequestError": "provider",
+    "LMAuthError": "auth",
+    "LMBillingError": "billing",
+    "LMRateLimitError": "rate_limit",
+    "LMTimeoutError": "timeout",
+    "LMServerError": "server",
+    "LMTransportError": "transport",
+    "LMNotConfiguredError": "lm_not_configured",
+    "LMConfigurationError": "lm_not_configured",
+    "LMProviderError": "provider",
+    "LMUnsupportedFeatureError": "provider",
+    "AdapterParseError": "parse",
+    "CodeInterpreterError": "sandbox",
+}
+
+# A model's whole answer may stand in a message of DSPy; a details map is read by a person.
+_MAX_MESSAGE_CHARACTERS: Final = 2_000
+_MAX_TRACEBACK_LINES: Final = 40
+
+
+class BridgeError(Exception):
+    """Base class of every exception that this package raises on purpose."""
+
+
+class TermError(BridgeError):
+    """A value cannot cross the port."""
+
+
+class DecodeError(TermError):
+    """Bytes that are not an Erlang external term.
+
+    Attributes:
+        reason: What is wrong, without the place.
+        offset: Position of the offending byte, counted from 0.
+    """
+
+    def __init__(self, reason: str, offset: int) -> None:
+        self.reason = reason
+        self.offset = offset
+        super().__init__(f"{reason} at byte {offset}")
+
+
+class EncodeError(TermError):
+    """A Python value that has no Erlang term.
+
+    Attributes:
+        reason: What is wrong, without the place.
+        path: The way to the value from the top of the result, such as ``["answer"][3]``; empty for the top itself.
+    """
+
+    def __init__(self, reason: str, path: str = "") -> None:
+        self.reason = reason
+        self.path = path
+        super().__init__(f"{reason} at {path}" if path else reason)
+
+
+class ProtocolError(BridgeError):
+    """A frame or a message that is not part of the protocol."""
+
+
+class OperationError(BridgeError):
+    """An operation that cannot be done, for a reason its caller can act on.
+
+    Args:
+        kind: One of :data:`KINDS`.
+        message: What was wrong, where, what came, and the remedy; lower case, no full stop.
+        type: ``details["type"]``; by default the one that :data:`KINDS` gives.
+        facts: Further entries of the details map: ``path``, ``stage``, ``provider``, ``model``, ``status``,
+            ``retry_after``, ``request_id``. ``None`` leaves an entry out.
+    """
+
+    def __init__(self, kind: str, message: str, *, type: str | None = None, **facts: Any) -> None:
+        default_type, retryable = KINDS[kind]
+        self.kind = kind
+        self.message = message
+        self.type = type or default_type
+        self.retryable = retryable
+        self.facts = {name: fact for name, fact in facts.items() if fact is not None}
+        super().__init__(message)
+
+
+def details(error: BaseException, *, request_id: str | None = None) -> dict[str, Any]:
+    """Give the details map of an exception: what an operation answers in ``{:error, {:python_exception, details}}``.
+
+    Returns:
+        String keys: ``type``, ``kind``, ``message``, ``path``, ``traceback`` (a list of lines, empty where the message
+        says all), ``retryable``, and where known ``retry_after`` (seconds), ``status`` (HTTP), ``provider``,
+        ``model``, ``request_id``, ``stage``. No API key that a language model was configured with stands in it.
+    """
+    found: dict[str, Any] = {"path": None, "traceback": []}
+    if isinstance(error, OperationError):
+        found |= {"type": error.type, "kind": error.kind, "message": error.message, "retryable": error.retryable}
+        found |= error.facts
+        if error.__cause__ is not None:
+            found["traceback"] = _traceback_lines(error.__cause__)
+    else:
+        kind = kind_of(error)
+        found |= {"type": _type_name(error), "kind": kind, "message": _message(error), "retryable": KINDS[kind][1]}
+        if isinstance(error, EncodeError):
+            found["path"] = error.path
+        else:
+            found["traceback"] = _traceback_lines(error)
+        for name in ("retry_after", "status", "provider", "model", "request_id"):
+            fact = getattr(error, name, None)
+            if isinstance(fact, str | int | float):
+                found[name] = fact
+    if request_id is not None:
+        found["request_id"] = request_id
+    found["message"] = redact(found["message"])[:_MAX_MESSAGE_CHARACTERS]
+    found["traceback"] = [redact(line) for line in found["traceback"]]
+    return found
+
+
+def kind_of(error: BaseException) -> str:
+    """Give the kind of any exception: its own for an :class:`OperationError`, ``"internal"`` for an unforeseen one."""
+    if isinstance(error, OperationError):
+        return error.kind
+    if isinstance(error, EncodeError):
+        return "encode"
+    if isinstance(error, TimeoutError):
+        return "timeout"
+    for cls in type(error).__mro__:
+        if cls.__module__.startswith("dspy.") and cls.__name__ in _KIND_OF_DSPY_CLASS:
+            return _KIND_OF_DSPY_CLASS[cls.__name__]
+    if isinstance(error, ImportError):
+        return "missing_dependency"
+    return "internal"
+
+
+def _type_name(error: BaseException) -> str:
+    # Unlike Python: an exception of somebody's code must not be taken for our own statement that the caller's
+    # module or input is wrong, on which the adapter matches by type.
+    name = type(error).__name__
+    return f"{type(error).__module__}.{name}" if name in ("ModuleNotFoundError", "ValueError") else name
+
+
+def _message(error: BaseException) -> str:
+    try:
+        return str(error) or type(error).__name__
+    except Exception as raised:  # noqa: BLE001 - a __str__ that raises must not cost the caller its answer
+        return f"{type(error).__name__}, whose message could not be made: {type(raised).__name__}"
+
+
+def _traceback_lines(error: BaseException) -> list[str]:
+    try:
+        formatted = traceback_module.format_exception(error)
+    except Exception:  # noqa: BLE001 - format_exception calls the error's __str__
+        formatted = traceback_module.format_tb(error.__traceback__)
+    lines = [line for entry in formatted for line in entry.splitlines()]
+    return [line[:_MAX_MESSAGE_CHARACTERS] for line in lines[-_MAX_TRACEBACK_LINES:]]

@@ -1,0 +1,98 @@
+"""The operations under ErlPort's own Python half, which calls them one at a time with terms of its own.
+
+Its ``Atom`` is a ``bytes`` subclass, a binary is ``bytes``, ``nil`` is the (true) atom ``b"nil"``, pids and their like
+are ``OpaqueObject``. Going out, it would make a charlist of every ``str``, ``undefined`` of ``None`` and a pickle of
+what it does not know; so a result goes out encoded by our own codec, as an opaque term that it splices in unchanged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import sys
+import threading
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from erlport_bridge.errors import EncodeError
+from erlport_bridge.term import Atom, ImproperList, decode, encode
+
+_VERSION_BYTE = b"\x83"
+_NAMED = {"nil": None, "true": True, "false": False}
+
+
+def in_use() -> bool:
+    """Tell whether ErlPort's own Python half runs this process."""
+    return "erlport.erlang" in sys.modules
+
+
+def adapted(operations: Mapping[str, Callable[..., Awaitable[Any]]]) -> dict[str, Callable[..., Any]]:
+    """Give the operations as functions that ErlPort's Python half can call.
+
+    They run on one event loop in a thread of its own, for connections to a model's server belong to a loop. What is
+    printed goes to stderr from now on: ErlPort would send each write to the Erlang side as a message of its own.
+    """
+    sys.stdout = sys.stderr
+    loop = asyncio.new_event_loop()
+    threading.Thread(target=loop.run_forever, name="loop", daemon=True).start()
+    return {name: _adapted(operation, loop) for name, operation in operations.items()}
+
+
+def _adapted(operation: Callable[..., Awaitable[Any]], loop: asyncio.AbstractEventLoop) -> Callable[..., Any]:
+    @functools.wraps(operation)
+    def called(*args: Any) -> Any:
+        async def call() -> Any:
+            return await operation(*map(from_stock, args))
+
+        result = asyncio.run_coroutine_threadsafe(call(), loop).result()
+        try:
+            return to_stock(result)
+        except EncodeError as error:
+            return to_stock(operation.failure_term(error))  # type: ignore[attr-defined]
+
+    return called
+
+
+def from_stock(term: Any) -> Any:
+    """Give a term of ErlPort's Python half as this package has it.
+
+    Keys that Python merges (an atom and a binary of the same name) have been merged by ErlPort already.
+    """
+    kind = type(term).__name__
+    if kind == "Atom":
+        name = bytes(term).decode("latin-1")
+        return _NAMED[name] if name in _NAMED else Atom(name)
+    if term is None:
+        return Atom("undefined")
+    if kind == "OpaqueObject":
+        return decode(_VERSION_BYTE + term.data)
+    if kind == "ImproperList":
+        return ImproperList([from_stock(item) for item in term[:-1]], from_stock(term[-1]))
+    if isinstance(term, bytes):
+        return _binary(term)
+    if isinstance(term, list):
+        return [from_stock(item) for item in term]
+    if isinstance(term, tuple):
+        return tuple(from_stock(item) for item in term)
+    if isinstance(term, Mapping):
+        return {from_stock(key): from_stock(value) for key, value in term.items()}
+    return term
+
+
+def to_stock(term: Any) -> Any:
+    """Give a term of this package as ErlPort's Python half sends it on unchanged.
+
+    Raises:
+        EncodeError: It is no term.
+    """
+    from erlport.erlterms import Atom as StockAtom
+    from erlport.erlterms import OpaqueObject
+
+    return OpaqueObject(encode(term)[len(_VERSION_BYTE) :], StockAtom(b"erlang"))
+
+
+def _binary(data: bytes) -> str | bytes:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data

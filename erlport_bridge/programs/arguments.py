@@ -1,0 +1,77 @@
+"""Reads the arguments of an operation as an Elixir or Erlang caller writes them.
+
+Text may come as a binary, an atom or a charlist; options as a map or a keyword list, with atoms or strings as keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.text import expected_text, shown, text_of
+
+
+def text(value: object, path: str) -> str:
+    """Read text that is not empty.
+
+    Args:
+        value: A binary, an atom, or a charlist.
+        path: What the argument is called, for the error.
+
+    Raises:
+        OperationError: Of kind ``input``.
+    """
+    found = text_of(value)
+    if found:
+        return found
+    raise OperationError("input", expected_text(path, value), path=path)
+
+
+def optional_text(value: object, path: str) -> str | None:
+    """Read text or ``nil``."""
+    return None if value is None else text(value, path)
+
+
+def options(value: object, path: str) -> dict[str, Any]:
+    """Read a map of options.
+
+    Args:
+        value: A map, a keyword list, or ``nil`` for no options.
+        path: What the argument is called, for the error.
+
+    Returns:
+        A new dict with plain ``str`` keys.
+
+    Raises:
+        OperationError: Of kind ``input``.
+    """
+    if value is None:
+        return {}
+    if isinstance(value, Mapping):
+        pairs = list(value.items())
+    elif isinstance(value, list) and all(isinstance(item, tuple) and len(item) == 2 for item in value):
+        pairs = value
+    else:
+        raise OperationError("input", f"expected a map or a keyword list at {path}, got {shown(value)}", path=path)
+    for key, _ in pairs:
+        if not isinstance(key, str):
+            raise OperationError(
+                "input", f"expected an atom or a string as a key of {path}, got {shown(key)}", path=path
+            )
+    return {str(key): item for key, item in pairs}
+
+
+def timeout_ms(value: object, path: str = "opts.timeout") -> int | None:
+    """Read a time limit in milliseconds; ``None`` for ``nil`` and ``:infinity``.
+
+    Raises:
+        OperationError: Of kind ``input``: it is no positive integer.
+    """
+    if value is None or value == "infinity":
+        return None
+    if type(value) is int and value > 0:
+        return value
+    raise OperationError(
+        "input", f"expected milliseconds, a positive integer, at {path}, got {shown(value)}", path=path
+    )

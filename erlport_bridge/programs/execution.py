@@ -1,0 +1,301 @@
+"""One request: its options, its module, its context and deadline, and its prediction as a term."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import dspy
+from dspy.utils.callback import BaseCallback
+
+from erlport_bridge.errors import OperationError
+from erlport_bridge.programs import arguments, models, sandbox
+from erlport_bridge.programs.catalogue import ModuleEntry
+from erlport_bridge.programs.models import LanguageModel
+from erlport_bridge.programs.pipeline import Pipeline, Stage, read_tool_names
+from erlport_bridge.programs.signatures import SignatureSpec
+from erlport_bridge.programs.text import shown
+from erlport_bridge.programs.values import input_values, plain
+
+#: The key of a prediction that holds everything beside its fields.
+META: Final = "$meta"
+
+_ADAPTERS: Final = {"chat": dspy.ChatAdapter, "json": dspy.JSONAdapter, "xml": dspy.XMLAdapter}
+_CALL_OPTIONS: Final = frozenset(["timeout", "session_id", "request_id", "lm", "adapter", "demos", "tools"])
+# Read timeouts that a blocking request may have, in seconds: each different one has its own connections.
+_READ_TIMEOUTS_S: Final = (1, 2, 5, 10, 30, 60, 120, 300, 600)
+
+
+@dataclass(frozen=True)
+class CallOptions:
+    """The options of one call, checked.
+
+    Attributes:
+        timeout_ms: The whole budget of the call; ``None``: no limit.
+        settings: Generation settings for the model.
+        module_options: For the module's constructor.
+        tools: Names of tools.
+        demos: Examples for the prompt.
+        warnings: What was given and means nothing here.
+    """
+
+    timeout_ms: int | None = None
+    session_id: str | None = None
+    request_id: str | None = None
+    model: LanguageModel | None = None
+    adapter: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    module_options: Mapping[str, int] = field(default_factory=dict)
+    tools: tuple[str, ...] = ()
+    demos: tuple[Mapping[str, Any], ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def read_call_options(opts: object, entry: ModuleEntry | None = None) -> CallOptions:
+    """Read the options of a call.
+
+    Args:
+        opts: A map or keyword list.
+        entry: The module that is called; ``None`` for a stored program, whose modules have their options already.
+
+    Raises:
+        OperationError: Of kind ``input``, with the path ``opts.…``; an option that nobody takes is only a warning.
+    """
+    given = arguments.options(opts, "opts")
+    constructor = {option.name for option in entry.options} if entry else set()
+    warnings = []
+    for name in given.keys() - _CALL_OPTIONS - models.GENERATION_SETTINGS - constructor:
+        warnings.append(f"{entry.name if entry else 'a stored program'} takes no option {name!r}; it was ignored")
+    for name in ("tools", "demos"):
+        if given.get(name) and (entry is None or (name == "tools" and not entry.takes_tools)):
+            warnings.append(f"{entry.name if entry else 'a stored program'} takes no {name}; they were ignored")
+            del given[name]
+    settings = {
+        name: models.generation_setting(name, given[name]) for name in sorted(models.GENERATION_SETTINGS & given.keys())
+    }
+    return CallOptions(
+        timeout_ms=arguments.timeout_ms(given.get("timeout")),
+        session_id=arguments.optional_text(given.get("session_id"), "opts.session_id"),
+        request_id=arguments.optional_text(given.get("request_id"), "opts.request_id"),
+        model=None if given.get("lm") is None else models.from_option(given["lm"]),
+        adapter=_adapter_name(given.get("adapter")),
+        settings={name: value for name, value in settings.items() if value is not None},
+        module_options=entry.check_options(given, "opts") if entry else {},
+        tools=read_tool_names(given.get("tools"), entry, "opts.tools") if entry else (),
+        demos=_demos(given.get("demos")),
+        warnings=tuple(sorted(warnings)),
+    )
+
+
+@functools.lru_cache(maxsize=256)
+def built(stages: tuple[Stage, ...]) -> Pipeline:
+    """Give the module for stages: the same one for equal stages, as building one costs more than all else here."""
+    return Pipeline(stages)
+
+
+def read_inputs(stages: Sequence[Stage], whole: SignatureSpec, inputs: object) -> dict[str, Any]:
+    """Check the inputs of a call; text fills the first input of the signature.
+
+    Raises:
+        OperationError: Of kind ``input``, with the path ``inputs.…``.
+    """
+    given = inputs
+    if isinstance(inputs, str | bytes) or (isinstance(inputs, list) and inputs and type(inputs[0]) is int):
+        given = {whole.inputs[0].name: inputs}
+    extra = {}
+    optional = {name for stage in stages for name in stage.entry.optional_inputs}
+    if isinstance(given, Mapping):
+        extra = {str(name): value for name, value in given.items() if name in optional}
+        given = {name: value for name, value in given.items() if name not in optional}
+    return input_values(whole, given) | extra
+
+
+def with_demos(module: Pipeline, stage: Stage, demos: Sequence[Mapping[str, Any]]) -> Pipeline:
+    """Give a module that shows its model ``demos``; a copy, for the module itself is shared.
+
+    Raises:
+        OperationError: Of kind ``input``: a demo has a field that the signature does not have, or of another type.
+    """
+    fields = {item.name: item for item in (*stage.spec.inputs, *stage.spec.outputs)}
+    checked = []
+    for index, demo in enumerate(demos):
+        known = tuple(fields[name] for name in demo if name in fields)
+        added = {name: value for name, value in demo.items() if name in stage.entry.adds}
+        given = {name: value for name, value in demo.items() if name not in added}
+        spec = SignatureSpec(known, (), None)
+        checked.append(dspy.Example(**input_values(spec, given, path=f"opts.demos[{index}]"), **added))
+    copy: Pipeline = module.deepcopy()
+    for predictor in copy.predictors():
+        if all(item.name in predictor.signature.output_fields for item in stage.spec.outputs):
+            predictor.demos = checked
+    return copy
+
+
+class Progress(BaseCallback):  # type: ignore[misc]
+    """Follows one request: where it is now, which is where the time went if its deadline comes."""
+
+    def __init__(self) -> None:
+        self._stages = ["module"]
+
+    @property
+    def stage(self) -> str:
+        """One of ``module``, ``model``, ``tool``, ``sandbox``."""
+        return self._stages[-1]
+
+    def _enter(self, stage: str) -> None:
+        self._stages.append(stage)
+
+    def _leave(self, stage: str) -> None:
+        if stage in self._stages:
+            self._stages.remove(stage)
+
+    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        """The model is asked."""
+        self._enter("model")
+
+    def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        """The model has answered."""
+        self._leave("model")
+
+    def on_tool_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        """A tool is called."""
+        self._enter("tool")
+
+    def on_tool_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        """A tool has answered."""
+        self._leave("tool")
+
+    def on_interpreter_execute_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        """Code runs in the sandbox."""
+        self._enter("sandbox")
+
+    def on_interpreter_execute_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        """The sandbox has answered."""
+        self._leave("sandbox")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A module with checked inputs, ready to run."""
+
+    module: Pipeline
+    stages: tuple[Stage, ...]
+    values: Mapping[str, Any]
+    model: LanguageModel
+    options: CallOptions
+
+
+async def run(request: Request, *, timeout_s: float | None) -> dict[str, Any]:
+    """Run a module under its deadline.
+
+    Args:
+        request: What to run.
+        timeout_s: What is left of the caller's budget, in seconds; ``None``: no limit.
+
+    Returns:
+        The prediction as a term: its fields, and ``$meta``.
+
+    Raises:
+        OperationError: Of kind ``timeout``, with the stage in which the time ran out; the work is cancelled.
+        Exception: Whatever DSPy raises.
+    """
+    if any(stage.entry.needs_sandbox for stage in request.stages):
+        # Before the model is paid for.
+        await asyncio.to_thread(sandbox.probe)
+    progress = Progress()
+    started_at = time.monotonic()
+    with sandbox.Sandboxes() as sandboxes:
+        work = asyncio.ensure_future(_predict(request, progress, sandboxes, timeout_s))
+        # Not `wait_for`: it waits for the cancelled work to end, and the deadline is the caller's.
+        done, _ = await asyncio.wait({work}, timeout=timeout_s)
+        if not done:
+            stage = progress.stage
+            work.cancel()
+            # Whatever it still raises has no reader; asked for, so that asyncio does not report it as forgotten.
+            work.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+            sandboxes.kill()
+            raise OperationError(
+                "timeout",
+                f"no answer within {request.options.timeout_ms} ms; the time ran out in stage {stage!r}",
+                stage=stage,
+                model=request.model.model,
+            )
+        prediction = work.result()
+    duration_ms = (time.monotonic() - started_at) * 1000
+    return prediction_term(prediction, request, duration_ms)
+
+
+async def _predict(
+    request: Request, progress: Progress, sandboxes: sandbox.Sandboxes, timeout_s: float | None
+) -> dspy.Prediction:
+    lm = models.with_settings(request.model.lm, request.options.settings)
+    if timeout_s is not None and any(stage.entry.runs_in_thread for stage in request.stages):
+        # A thread cannot be cancelled; its requests end by their own timeout.
+        lm = _with_read_timeout(lm, timeout_s)
+    adapter = _ADAPTERS[request.options.adapter]() if request.options.adapter else dspy.ChatAdapter()
+    with dspy.context(
+        lm=lm,
+        adapter=adapter,
+        trace=[],
+        disable_history=True,
+        track_usage=True,
+        callbacks=[progress],
+        interpreter_factory=sandboxes.factory,
+    ):
+        return await request.module.acall(**request.values)
+
+
+def _with_read_timeout(lm: dspy.LM, timeout_s: float) -> dspy.LM:
+    if not isinstance(lm.engine, str):
+        return lm
+    return lm.copy(timeout=next((limit for limit in _READ_TIMEOUTS_S if limit >= timeout_s), _READ_TIMEOUTS_S[-1]))
+
+
+def prediction_term(prediction: dspy.Prediction, request: Request, duration_ms: float) -> dict[str, Any]:
+    """Give a prediction as a term.
+
+    Raises:
+        EncodeError: A field holds a value that has no term.
+    """
+    fields = {str(name): plain(value, f'["{name}"]') for name, value in prediction.items()}
+    completions = getattr(prediction, "_completions", None)
+    columns = dict(completions.items()) if completions is not None else {}
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return {
+        **fields,
+        META: {
+            "usage": plain(prediction.get_lm_usage() or {}, '["usage"]'),
+            "completions": plain(rows, '["completions"]'),
+            "duration_ms": duration_ms,
+            "warnings": list(request.options.warnings),
+            "model": request.model.model,
+            "request_id": request.options.request_id,
+            "session_id": request.options.session_id,
+        },
+    }
+
+
+def total_tokens(prediction: Mapping[str, Any]) -> int:
+    """Give the tokens that a prediction's term says it cost, over all models."""
+    counts = (usage.get("total_tokens") for usage in prediction[META]["usage"].values())
+    return sum(count for count in counts if isinstance(count, int))
+
+
+def _adapter_name(value: object) -> str | None:
+    name = arguments.optional_text(value, "opts.adapter")
+    if name is not None and name not in _ADAPTERS:
+        known = ", ".join(_ADAPTERS)
+        raise OperationError("input", f"unknown adapter {name!r} at opts.adapter; known: {known}", path="opts.adapter")
+    return name
+
+
+def _demos(value: object) -> tuple[Mapping[str, Any], ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise OperationError("input", f"expected a list of maps at opts.demos, got {shown(value)}", path="opts.demos")
+    return tuple(arguments.options(item, f"opts.demos[{index}]") for index, item in enumerate(value))

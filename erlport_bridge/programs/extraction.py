@@ -1,0 +1,156 @@
+"""Finding things in text, deterministically: the sentences nearest to a query, and the numbers and dates in them.
+
+Shared by the embedded model and the ``search_text`` tool. Everything is linear in the length of the text.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import re
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+_SENTENCE_END: Final = re.compile(r"(?<=[.!?])[ \t]+(?=\S)")
+_WORD: Final = re.compile(r"[^\W_]+")
+# Not a part of a word or of a version; longer rows of digits are identifiers, and slow to turn into a number.
+_NUMBER: Final = re.compile(r"(?<![\w.])-?\d{1,3}(?:,\d{3}){1,6}(?:\.\d{1,15})?(?![\w,])|(?<![\w.])-?\d{1,18}(?:\.\d{1,15})?(?!\w)")
+_ISO_DATE: Final = re.compile(r"(?<!\d)(\d{4})-(\d{2})-(\d{2})(?!\d)")
+_MONTHS: Final = (
+    "january february march april may june july august september october november december".split()
+)
+_DAY_MONTH_YEAR: Final = re.compile(rf"\b(\d{{1,2}})(?:st|nd|rd|th)? ({'|'.join(_MONTHS)}),? (\d{{4}})\b", re.I)
+_MONTH_DAY_YEAR: Final = re.compile(rf"\b({'|'.join(_MONTHS)}) (\d{{1,2}})(?:st|nd|rd|th)?,? (\d{{4}})\b", re.I)
+
+_STOP_WORDS: Final = frozenset(
+    "a an and are as at be been but by can could did do does for from give had has have how i in is it its me my of on "
+    "or our please so tell than that the their them then there these they this to was we were what when where which "
+    "who whom whose why will with would you your".split()
+)
+
+# The usual constants of BM25: how fast a repeated word stops counting, and how much a long sentence is held back.
+_SATURATION: Final = 1.2
+_LENGTH_WEIGHT: Final = 0.75
+
+
+def sentences(text: str) -> list[str]:
+    """Split a text into its sentences, each on one line with single spaces. Line ends also end a sentence."""
+    return [
+        " ".join(sentence.split())
+        for line in text.splitlines()
+        for sentence in _SENTENCE_END.split(line)
+        if not sentence.isspace() and sentence
+    ]
+
+
+def words(text: str) -> list[str]:
+    """Give the words of a text that carry meaning, in lower case, plurals as singulars."""
+    return [_stem(word) for word in _WORD.findall(text.lower()) if word not in _STOP_WORDS]
+
+
+def _stem(word: str) -> str:
+    if len(word) > 4 and word.endswith("ies"):
+        return word[:-3] + "y"
+    if len(word) > 4 and word.endswith(("sses", "shes", "ches", "xes", "zes")):
+        return word[:-2]
+    if len(word) > 3 and word.endswith("s") and not word.endswith(("ss", "us", "is")):
+        return word[:-1]
+    return word
+
+
+class Passages:
+    """The sentences of a text, indexed by word: reading the text costs its length once, a query only its matches."""
+
+    def __init__(self, text: str) -> None:
+        self.sentences = sentences(text)
+        self._lengths: list[int] = []
+        self._occurrences: dict[str, dict[int, int]] = {}  # word -> number of the sentence -> how often it stands there
+        for index, sentence in enumerate(self.sentences):
+            found = words(sentence)
+            self._lengths.append(len(found))
+            for word in found:
+                counts = self._occurrences.setdefault(word, {})
+                counts[index] = counts.get(index, 0) + 1
+        self._mean_length = sum(self._lengths) / len(self._lengths) if self._lengths else 0.0
+
+    def scores(self, query: Mapping[str, float]) -> dict[int, float]:
+        """Give the BM25 score of each sentence that shares a word with a query of weighted words."""
+        scores: dict[int, float] = {}
+        for word, weight in query.items():
+            counts = self._occurrences.get(word, {})
+            rarity = math.log(1 + (len(self.sentences) - len(counts) + 0.5) / (len(counts) + 0.5))
+            for index, count in counts.items():
+                length = self._lengths[index] / self._mean_length
+                held_back = _SATURATION * (1 - _LENGTH_WEIGHT + _LENGTH_WEIGHT * length)
+                score = weight * rarity * count * (_SATURATION + 1) / (count + held_back)
+                scores[index] = scores.get(index, 0.0) + score
+        return scores
+
+    def nearest(self, query: Mapping[str, float]) -> list[int]:
+        """Give the numbers of the sentences that share a word with the query, nearest first, then in order."""
+        scores = self.scores(query)
+        return sorted(scores, key=lambda index: (-scores[index], index))
+
+    def ranked(self, query: Mapping[str, float]) -> list[int]:
+        """Give the numbers of all sentences: the nearest ones first, then the others in the text's order."""
+        nearest = self.nearest(query)
+        matched = set(nearest)
+        return nearest + [index for index in range(len(self.sentences)) if index not in matched]
+
+
+def weighted_query(*parts: tuple[str, float]) -> dict[str, float]:
+    """Give a query from texts and their weights; a word of several texts has its greatest weight."""
+    query: dict[str, float] = {}
+    for text, weight in parts:
+        for word in words(text):
+            query[word] = max(weight, query.get(word, 0.0))
+    return query
+
+
+def nearest_sentences(text: str, query: str, limit: int) -> list[str]:
+    """Give at most ``limit`` sentences that share a word with the query, nearest first."""
+    passages = Passages(text)
+    return [passages.sentences[index] for index in passages.nearest(weighted_query((query, 1.0)))[:limit]]
+
+
+def numbers(text: str) -> list[int | float]:
+    """Give the numbers of a text in its order; ``1,234`` is one number, the digits of a date or a name are none."""
+    for date in (_ISO_DATE, _DAY_MONTH_YEAR, _MONTH_DAY_YEAR):
+        text = date.sub(" ", text)
+    found = [match[0].replace(",", "") for match in _NUMBER.finditer(text)]
+    return [float(number) if "." in number else int(number) for number in found]
+
+
+def dates(text: str) -> list[datetime.date]:
+    """Give the dates of a text: ISO dates first, then ``20 July 1969`` and ``July 20, 1969``, each in its order."""
+    parts: Iterable[tuple[str, int, str]] = [
+        *((match[1], int(match[2]), match[3]) for match in _ISO_DATE.finditer(text)),
+        *((match[3], _month(match[2]), match[1]) for match in _DAY_MONTH_YEAR.finditer(text)),
+        *((match[3], _month(match[1]), match[2]) for match in _MONTH_DAY_YEAR.finditer(text)),
+    ]
+    found = []
+    for year, month, day in parts:
+        try:
+            found.append(datetime.date(int(year), month, int(day)))
+        except ValueError:  # 2023-02-31 is no date
+            continue
+    return found
+
+
+def _month(name: str) -> int:
+    return _MONTHS.index(name.lower()) + 1
+
+
+_LIST_INTRODUCTION: Final = re.compile(r":\s|\b(?:are|include|includes|including|namely)\s", re.I)
+_LIST_SEPARATOR: Final = re.compile(r",\s*(?:and\s|or\s)?|\s(?:and|or)\s")
+_MAX_WORDS_OF_AN_ITEM: Final = 4
+
+
+def listed_items(sentence: str) -> list[str]:
+    """Give the items that a sentence lists (``"The colours are red, green and blue."``), or an empty list."""
+    introduction = _LIST_INTRODUCTION.search(sentence)
+    rest = sentence[introduction.end() :] if introduction else sentence
+    items = [item.strip(" .!?;") for item in _LIST_SEPARATOR.split(rest)]
+    items = [item for item in items if item]
+    is_list = len(items) > 1 and all(len(item.split()) <= _MAX_WORDS_OF_AN_ITEM for item in items)
+    return items if is_list else []

@@ -1,0 +1,78 @@
+"""Counts what this port has done: calls, errors by kind and durations, for each operation and each DSPy module."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass
+class _Tally:
+    calls: int = 0
+    in_flight: int = 0
+    errors: Counter[str] = field(default_factory=Counter)
+    total_ms: float = 0.0
+    max_ms: float = 0.0
+    tokens: int = 0
+
+    def report(self) -> dict[str, Any]:
+        done = self.calls - self.in_flight
+        return {
+            "calls": self.calls,
+            "in_flight": self.in_flight,
+            "errors": dict(self.errors),
+            "mean_ms": self.total_ms / done if done else None,
+            "max_ms": self.max_ms if done else None,
+            "total_tokens": self.tokens,
+        }
+
+
+class Metrics:
+    """Counters that any thread may change."""
+
+    def __init__(self) -> None:
+        # Protects the tallies; held for a few additions only.
+        self._lock = threading.Lock()
+        self._tallies: dict[tuple[str, str], _Tally] = {}
+        self._started_at = time.monotonic()
+
+    def begin(self, group: str, name: str) -> float:
+        """Count the start of a call. Returns what :meth:`end` needs."""
+        with self._lock:
+            tally = self._tallies.setdefault((group, name), _Tally())
+            tally.calls += 1
+            tally.in_flight += 1
+        return time.monotonic()
+
+    def end(self, group: str, name: str, started_at: float, *, kind: str | None = None, tokens: int = 0) -> None:
+        """Count the end of a call that :meth:`begin` counted; ``kind`` is that of its error."""
+        duration_ms = (time.monotonic() - started_at) * 1000
+        with self._lock:
+            tally = self._tallies[group, name]
+            tally.in_flight -= 1
+            tally.total_ms += duration_ms
+            tally.max_ms = max(tally.max_ms, duration_ms)
+            tally.tokens += tokens
+            if kind is not None:
+                tally.errors[kind] += 1
+
+    def report(self) -> dict[str, Any]:
+        """Give all counters: ``uptime_ms``, ``memory_bytes`` (resident), and a map for each group."""
+        with self._lock:
+            groups: dict[str, Any] = {"operations": {}, "modules": {}}
+            for (group, name), tally in self._tallies.items():
+                groups.setdefault(group, {})[name] = tally.report()
+        uptime_ms = round((time.monotonic() - self._started_at) * 1000)
+        return {"uptime_ms": uptime_ms, "memory_bytes": _resident_bytes(), **groups}
+
+
+def _resident_bytes() -> int | None:
+    try:
+        with open("/proc/self/statm", encoding="ascii") as statm:
+            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return None

@@ -1,0 +1,92 @@
+"""Reads a term as a value of a type that has no parts: text, a number, a truth value, nothing, a date."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping
+from decimal import Decimal, InvalidOperation
+from typing import Any, Final, TypeVar
+
+from erlport_bridge.programs.text import neutral, text_of
+from erlport_bridge.term.types import Atom
+
+#: What a reader gives for a term that is no value of its type. ``None`` is a value of a type.
+NO: Final[Any] = object()
+
+
+def _text(value: object, lenient: bool) -> Any:
+    text = text_of(value) if lenient or isinstance(value, str) else None
+    return NO if text is None else neutral(text)
+
+
+def _integer(value: object, lenient: bool) -> Any:
+    return value if isinstance(value, int) and not isinstance(value, bool) else NO
+
+
+def _float(value: object, lenient: bool) -> Any:
+    if isinstance(value, float):
+        return value
+    if isinstance(value, Atom) and value in _NON_FINITE:
+        return _NON_FINITE[value]
+    if not lenient or isinstance(value, bool) or not isinstance(value, int):
+        return NO
+    try:
+        return float(value)
+    except OverflowError:  # an integer that no float comes near
+        return NO
+
+
+# Erlang has no float for them; they come and go as atoms.
+_NON_FINITE: Final = {"nan": float("nan"), "infinity": float("inf"), "neg_infinity": float("-inf")}
+
+
+def _boolean(value: object, lenient: bool) -> Any:
+    return value if isinstance(value, bool) else NO
+
+
+def _nil(value: object, lenient: bool) -> Any:
+    return None if value is None else NO
+
+
+def _decimal(value: object, lenient: bool) -> Any:
+    if isinstance(value, Decimal):
+        return value
+    if not lenient or isinstance(value, bool) or not isinstance(value, int | str):
+        return NO
+    try:
+        return Decimal(value)
+    except InvalidOperation:
+        return NO
+
+
+_Moment = TypeVar("_Moment", datetime.datetime, datetime.date, datetime.time)
+
+
+def _moment(cls: type[_Moment]) -> Callable[[object, bool], Any]:
+    def read(value: object, lenient: bool) -> Any:
+        if isinstance(value, cls) and isinstance(value, datetime.datetime) is (cls is datetime.datetime):
+            return value  # a datetime is a date to isinstance, but no date
+        if not lenient or not isinstance(value, str):
+            return NO
+        try:
+            # Before Python 3.11 the UTC that Elixir writes as "Z" is not understood.
+            return cls.fromisoformat(value[:-1] + "+00:00" if value.endswith("Z") else value)
+        except ValueError:
+            return NO
+
+    return read
+
+
+#: Annotation -> what it takes, in words, and the function that reads a term for it: ``(term, lenient) -> value`` or
+#: :data:`NO`. Lenient is to take a charlist for text, an integer for a float, and text for a date or a decimal number.
+SCALARS: Final[Mapping[Any, tuple[str, Callable[[object, bool], Any]]]] = {
+    str: ("a string", _text),
+    int: ("an integer", _integer),
+    float: ("a number", _float),
+    bool: ("true or false", _boolean),
+    type(None): ("nil", _nil),
+    Decimal: ("a decimal number", _decimal),
+    datetime.datetime: ("a date and time", _moment(datetime.datetime)),
+    datetime.date: ("a date", _moment(datetime.date)),
+    datetime.time: ("a time of day", _moment(datetime.time)),
+}

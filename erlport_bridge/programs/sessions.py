@@ -1,0 +1,305 @@
+"""The registry of one port: its default model, its sessions, and the programs that they hold.
+
+Bounded: a session that nobody has used for a while is closed, and past a number of programs a new one is refused. The
+limits are read from the environment of the port: ``DSPEX_MAX_PROGRAMS`` and ``DSPEX_SESSION_IDLE_MS``.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import dspy
+
+from erlport_bridge.errors import OperationError
+from erlport_bridge.programs import arguments, pipeline
+from erlport_bridge.programs.models import GENERATION_SETTINGS, LanguageModel, from_option, generation_setting
+from erlport_bridge.programs.pipeline import HISTORY_FIELD, Stage
+from erlport_bridge.programs.signatures import SignatureSpec, parse_signature
+from erlport_bridge.programs.text import shown, suggestion
+
+DEFAULT_MAX_PROGRAMS: Final = 1_000
+DEFAULT_SESSION_IDLE_MS: Final = 3_600_000
+#: Turns of a conversation that a program with a history shows its model.
+MAX_TURNS: Final = 50
+
+_SPEC_KEYS: Final = frozenset(["signature", "instructions", "modules", "history", "lm", "config"])
+_DEFAULT_MODULES: Final = ["dspy.Predict"]
+
+
+@dataclass
+class Program:
+    """Stages with a name; keeps its conversation if it was asked to.
+
+    Attributes:
+        whole: The inputs that it takes and the outputs that it gives.
+        model: Its own model; ``None``: the session's.
+        settings: Generation settings of all its calls.
+        turns: The conversation so far; ``None``: it keeps none.
+    """
+
+    id: str
+    session_id: str
+    stages: tuple[Stage, ...]
+    whole: SignatureSpec
+    model: LanguageModel | None
+    settings: Mapping[str, Any]
+    turns: deque[dict[str, Any]] | None
+    version: int = 1
+    calls: int = 0
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @property
+    def asked(self) -> SignatureSpec:
+        """The signature as its callers see it: without the history, which the program fills in itself."""
+        inputs = tuple(item for item in self.whole.inputs if self.turns is None or item.name != HISTORY_FIELD)
+        return SignatureSpec(inputs, self.whole.outputs, self.whole.instructions)
+
+    def with_history(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the inputs of a call with the conversation so far, if the program keeps one."""
+        if self.turns is None:
+            return dict(values)
+        with self._lock:
+            return {HISTORY_FIELD: dspy.History(messages=list(self.turns)), **values}
+
+    def record(self, values: Mapping[str, Any], prediction: Mapping[str, Any]) -> None:
+        """Count a call that has succeeded, and add it to the conversation."""
+        with self._lock:
+            self.calls += 1
+            if self.turns is not None:
+                outputs = {item.name: prediction[item.name] for item in self.whole.outputs if item.name in prediction}
+                inputs = {name: value for name, value in values.items() if name != HISTORY_FIELD}
+                self.turns.append(inputs | outputs)
+
+    def describe(self) -> dict[str, Any]:
+        """Give the program as a term."""
+        return {
+            "id": self.id,
+            "session_id": self.session_id,
+            "version": self.version,
+            "signature": self.asked.text,
+            "stages": [stage.describe() for stage in self.stages],
+            "history": self.turns is not None,
+            "model": self.model.model if self.model else None,
+            "config": dict(self.settings),
+            "calls": self.calls,
+        }
+
+
+@dataclass
+class Session:
+    """Programs and a default model that belong together."""
+
+    id: str
+    model: LanguageModel | None = None
+    programs: dict[str, Program] = field(default_factory=dict)
+    created_at: float = field(default_factory=time.time)
+    used_at: float = field(default_factory=time.monotonic)
+
+    def describe(self) -> dict[str, Any]:
+        """Give the session as a term; times in milliseconds."""
+        return {
+            "id": self.id,
+            "programs": list(self.programs),
+            "model": self.model.model if self.model else None,
+            "created_at_ms": round(self.created_at * 1000),
+            "idle_ms": round((time.monotonic() - self.used_at) * 1000),
+        }
+
+
+class Sessions:
+    """The registry.
+
+    Args:
+        max_programs: Most programs that all sessions hold together.
+        session_idle_ms: How long a session lives without being used.
+    """
+
+    def __init__(
+        self, *, max_programs: int = DEFAULT_MAX_PROGRAMS, session_idle_ms: int = DEFAULT_SESSION_IDLE_MS
+    ) -> None:
+        self._max_programs = max_programs
+        self._session_idle_s = session_idle_ms / 1000
+        self._default_model: LanguageModel | None = None
+        self._sessions: dict[str, Session] = {}
+        # Protects the dict of sessions and the dicts of programs; never held while anything is built or asked.
+        self._lock = threading.Lock()
+
+    @classmethod
+    def from_environment(cls) -> Sessions:
+        """Make the registry with the limits of the environment."""
+        return cls(
+            max_programs=_limit("DSPEX_MAX_PROGRAMS", DEFAULT_MAX_PROGRAMS),
+            session_idle_ms=_limit("DSPEX_SESSION_IDLE_MS", DEFAULT_SESSION_IDLE_MS),
+        )
+
+    def configure(self, model: LanguageModel, session_id: str | None) -> None:
+        """Set the default model of the port, or of one session, which is opened if there is none of that id."""
+        if session_id is None:
+            self._default_model = model
+        else:
+            with self._lock:
+                self._opened(session_id).model = model
+
+    def model_for(self, session_id: str | None, *preferred: LanguageModel | None) -> LanguageModel:
+        """Give the first of ``preferred`` that is a model, else the session's, else the port's default.
+
+        Raises:
+            OperationError: Of kind ``session_not_found`` or ``lm_not_configured``.
+        """
+        session = self.find(session_id) if session_id is not None else None
+        for model in (*preferred, session.model if session else None, self._default_model):
+            if model is not None:
+                return model
+        raise OperationError(
+            "lm_not_configured",
+            "no language model is configured on this port; call configure_lm first, such as "
+            'configure_lm("openai", %{model: "gpt-4o-mini"}) or configure_lm(:embedded, %{}), or give the option lm',
+        )
+
+    def default_model(self) -> LanguageModel | None:
+        """Give the port's default model."""
+        return self._default_model
+
+    def find(self, session_id: str) -> Session:
+        """Find a session, which counts as using it.
+
+        Raises:
+            OperationError: Of kind ``session_not_found``.
+        """
+        with self._lock:
+            self._close_idle()
+            session = self._sessions.get(session_id)
+            if session is None:
+                raise OperationError(
+                    "session_not_found",
+                    f'unknown session "{session_id[:80]}"{suggestion(session_id, self._sessions)}; it was never '
+                    f"opened, or closed, or idle for more than {self._session_idle_s:g} s",
+                    path="session_id",
+                )
+            session.used_at = time.monotonic()
+            return session
+
+    def add_program(self, spec: object, session_id: str | None) -> Program:
+        """Make a program from its spec, in a session that is opened if need be; without an id, in a new one."""
+        given = {"signature": spec} if isinstance(spec, str | bytes) else arguments.options(spec, "spec")
+        for key in given:
+            if key not in _SPEC_KEYS:
+                known = ", ".join(sorted(_SPEC_KEYS))
+                raise OperationError(
+                    "input",
+                    f"unknown key {key!r} at spec{suggestion(key, _SPEC_KEYS)}; known keys: {known}",
+                    path=f"spec.{key}",
+                )
+        history = given.get("history", False)
+        if not isinstance(history, bool):
+            raise OperationError(
+                "input", f"expected a boolean at spec.history, got {shown(history)}", path="spec.history"
+            )
+        shared = None
+        if given.get("signature") is not None:
+            shared = parse_signature(given["signature"], instructions=given.get("instructions"))
+        stages, whole = pipeline.read_stages(given.get("modules", _DEFAULT_MODULES), shared, history=history)
+        model = None if given.get("lm") is None else from_option(given["lm"], "spec.lm")
+        settings = _settings(given.get("config"))
+        turns: deque[dict[str, Any]] | None = deque(maxlen=MAX_TURNS) if history else None
+        with self._lock:
+            self._close_idle()
+            held = sum(len(session.programs) for session in self._sessions.values())
+            if held >= self._max_programs:
+                raise OperationError(
+                    "overloaded",
+                    f"this port holds {held} programs already; delete_program or close_session first, or start it "
+                    f"with a larger DSPEX_MAX_PROGRAMS",
+                )
+            session = self._opened(session_id or f"session-{secrets.token_hex(6)}")
+            program_id = f"program-{secrets.token_hex(6)}"
+            program = Program(program_id, session.id, stages, whole, model, settings, turns)
+            session.programs[program_id] = program
+        return program
+
+    def find_program(self, session_id: str | None, program_id: str) -> Program:
+        """Find a program in its session, or on the whole port if no session is named.
+
+        Raises:
+            OperationError: Of kind ``session_not_found`` or ``program_not_found``.
+        """
+        if session_id is not None:
+            programs = self.find(session_id).programs
+        else:
+            with self._lock:
+                self._close_idle()
+                programs = {key: item for session in self._sessions.values() for key, item in session.programs.items()}
+        program = programs.get(program_id)
+        if program is None:
+            where = f' in session "{session_id}"' if session_id is not None else " on this port"
+            raise OperationError(
+                "program_not_found",
+                f'unknown program "{program_id[:80]}"{where}{suggestion(program_id, programs)}',
+                path="program_id",
+            )
+        self.find(program.session_id)
+        return program
+
+    def delete_program(self, session_id: str | None, program_id: str) -> Program:
+        """Forget a program; errors as :meth:`find_program`."""
+        program = self.find_program(session_id, program_id)
+        with self._lock:
+            session = self._sessions.get(program.session_id)
+            if session is not None:
+                session.programs.pop(program_id, None)
+        return program
+
+    def close(self, session_id: str) -> Session:
+        """Forget a session and its programs.
+
+        Raises:
+            OperationError: Of kind ``session_not_found``.
+        """
+        session = self.find(session_id)
+        with self._lock:
+            self._sessions.pop(session_id, None)
+        return session
+
+    def all(self) -> list[Session]:
+        """Give the sessions that are open."""
+        with self._lock:
+            self._close_idle()
+            return list(self._sessions.values())
+
+    def _opened(self, session_id: str) -> Session:
+        session = self._sessions.setdefault(session_id, Session(session_id))
+        session.used_at = time.monotonic()
+        return session
+
+    def _close_idle(self) -> None:
+        limit = time.monotonic() - self._session_idle_s
+        for session in list(self._sessions.values()):
+            if session.used_at < limit:
+                del self._sessions[session.id]
+
+
+def _settings(config: object) -> dict[str, Any]:
+    given = arguments.options(config, "spec.config")
+    for name in given:
+        if name not in GENERATION_SETTINGS:
+            known = ", ".join(sorted(GENERATION_SETTINGS))
+            raise OperationError(
+                "input", f"unknown setting {name!r} at spec.config; known: {known}", path=f"spec.config.{name}"
+            )
+    return {name: generation_setting(name, value, "spec.config") for name, value in given.items()}
+
+
+def _limit(variable: str, default: int) -> int:
+    text = os.environ.get(variable)
+    if text is None:
+        return default
+    if not text.isdecimal() or int(text) == 0:
+        raise OperationError("input", f"expected a positive integer in the environment at {variable}, got {text!r}")
+    return int(text)

@@ -1,0 +1,42 @@
+"""Bytes of Erlang's external term format and Python values, both ways.
+
+>>> decode(encode({"answer": [1, 2.5, None, Atom("ok")]}))
+{'answer': [1, 2.5, None, Atom('ok')]}
+"""
+
+from erlport_bridge.term.pure import MAX_BYTES, MAX_DEPTH, decode, decode_elements, encode
+from erlport_bridge.term.structs import ElixirZone, PreciseDateTime, PreciseTime, set_elixir_version
+from erlport_bridge.term.types import (
+    Atom,
+    FrozenList,
+    FrozenMap,
+    ImproperList,
+    OtpErlangBinary,
+    OtpErlangFunction,
+    OtpErlangPid,
+    OtpErlangPort,
+    OtpErlangReference,
+    Term,
+)
+
+__all__ = [
+    "MAX_BYTES",
+    "MAX_DEPTH",
+    "Atom",
+    "ElixirZone",
+    "FrozenList",
+    "FrozenMap",
+    "ImproperList",
+    "OtpErlangBinary",
+    "OtpErlangFunction",
+    "OtpErlangPid",
+    "OtpErlangPort",
+    "OtpErlangReference",
+    "PreciseDateTime",
+    "PreciseTime",
+    "Term",
+    "decode",
+    "decode_elements",
+    "encode",
+    "set_elixir_version",
+]

@@ -1,0 +1,320 @@
+"""From Python values to bytes, in the form that OTP 26 and newer write.
+
+The encoder keeps its own stack instead of calling itself, as the decoder does.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+import zlib
+from collections.abc import Iterator
+from itertools import chain
+from struct import Struct
+from typing import Final, TypeAlias
+
+from erlang import OutputException
+
+from erlport_bridge.errors import EncodeError
+from erlport_bridge.term import tags
+from erlport_bridge.term.structs import to_struct
+from erlport_bridge.term.types import (
+    MAX_ATOM_CHARACTERS,
+    MAX_DEPTH,
+    Atom,
+    FrozenList,
+    ImproperList,
+    OtpErlangBinary,
+    OtpErlangFunction,
+    OtpErlangPid,
+    OtpErlangPort,
+    OtpErlangReference,
+    Term,
+    brief,
+)
+
+__all__ = ["encode"]
+
+_pack_tag_u32: Final = Struct(">BI").pack
+_pack_tag_u16: Final = Struct(">BH").pack
+_pack_integer: Final = Struct(">Bi").pack
+_pack_float: Final = Struct(">Bd").pack
+
+_VERSION: Final = bytes([tags.VERSION])
+_NIL: Final = bytes([tags.NIL])
+_SMALL_INTEGERS: Final = tuple(bytes([tags.SMALL_INTEGER, number]) for number in range(256))
+_BINARY_HEADERS: Final = tuple(_pack_tag_u32(tags.BINARY, size) for size in range(256))
+
+# Keys of these types are different terms whenever they are different in Python. Others may not be: "a" and b"a" are
+# one binary, None and Atom("nil") one atom; and the BEAM refuses a map, and with it the frame, that has a key twice.
+_DISTINCT_KEYS: Final = frozenset({str, Atom, int})
+
+_IDENTIFIERS: Final = (OtpErlangPid, OtpErlangPort, OtpErlangReference, OtpErlangFunction, OtpErlangBinary)
+
+_MAX_CACHED_ATOMS: Final = 65_536
+_MAX_PATH_STEPS: Final = 20
+
+
+def encode(term: Term, *, compressed: int = 0, max_depth: int = MAX_DEPTH) -> bytes:
+    r"""Encode one term.
+
+    Args:
+        term: What ``decode`` gives, or a value of a subclass of these classes.
+        compressed: Level of zlib, 1 to 9; the term stays as it is where that makes it no shorter, and for 0.
+        max_depth: How many containers that are not empty may stand inside one another.
+
+    Returns:
+        The term with its version byte, in the one form that a BEAM has for it: the same bytes as ``term_to_binary/1``.
+
+    Raises:
+        EncodeError: A value, a map key or a member of a set is no term, a text holds a lone surrogate, two keys of a
+            map become the same term, a container nests too deep or contains itself. ``path`` leads to the value.
+
+    >>> encode((Atom("ok"), 1))
+    b'\x83h\x02w\x02oka\x01'
+    """
+    parts = [_VERSION]
+    _write(term, parts, max_depth)
+    encoded = b"".join(parts)
+    if compressed:
+        body = memoryview(encoded)[1:]
+        deflated = zlib.compress(body, compressed)
+        if len(deflated) + 5 < len(body) < 2**32:
+            return b"".join((_VERSION, _pack_tag_u32(tags.COMPRESSED, len(body)), deflated))
+    return encoded
+
+
+class _NoTermError(Exception):
+    """Why a value is no term, without its path; ``of_container`` if it is the innermost open container that is none."""
+
+    def __init__(self, reason: str, *, of_container: bool = False) -> None:
+        self.of_container = of_container
+        super().__init__(reason)
+
+
+# How a value begins that may have others in it: its first bytes, its children (elements, or keys and values in turn), and
+# the bytes that follow them. Plain tuples, here and below: naming their fields costs a third of the encoder's speed.
+_Opened: TypeAlias = tuple[bytes, tuple[Term, ...], bytes]
+
+# A container that is being written: the value itself, how it began, and the children that are not written yet.
+_Frame: TypeAlias = tuple[Term, _Opened, Iterator[Term]]
+
+
+class _AtomsAsBytes(dict[str, bytes]):
+    """The encoded atoms by name; one that is missing is encoded and kept."""
+
+    def __missing__(self, name: str) -> bytes:
+        if len(name) > MAX_ATOM_CHARACTERS:
+            raise _NoTermError(f"an atom of {len(name)} characters; {MAX_ATOM_CHARACTERS} are allowed")
+        raw = name.encode()
+        if len(raw) < 256:
+            encoded = bytes([tags.SMALL_ATOM_UTF8, len(raw)]) + raw
+        else:
+            encoded = _pack_tag_u16(tags.ATOM_UTF8, len(raw)) + raw
+        if len(self) < _MAX_CACHED_ATOMS:
+            self[name] = encoded
+        return encoded
+
+
+_ATOMS: Final = _AtomsAsBytes()
+
+
+def _write(term: Term, parts: list[bytes], max_depth: int) -> None:
+    """Append the bytes of a term, without a version byte, to ``parts``."""
+    append = parts.append
+    frame = _Frame(None, _Opened(b"", (term,)), iter((term,)))
+    around: list[_Frame] = []  # the containers around the one being written, the outermost first
+    item = term
+    try:
+        while True:
+            for item in frame.rest:
+                kind = type(item)
+                if kind is str:
+                    raw = item.encode()
+                    size = len(raw)
+                    append(_BINARY_HEADERS[size] if size < 256 else _pack_tag_u32(tags.BINARY, size))
+                    append(raw)
+                elif kind is Atom:
+                    append(_ATOMS[item])
+                elif kind is int:
+                    append(_SMALL_INTEGERS[item] if 0 <= item < 256 else _integer(item))
+                elif kind is float:
+                    append(_float(item))
+                else:
+                    opened = _open(item)
+                    append(opened.head)
+                    if opened.children:
+                        if len(around) >= max_depth:
+                            raise _NoTermError(_too_deep(item, [*around, frame], max_depth))
+                        around.append(frame)
+                        frame = _Frame(item, opened, _children(opened, parts))
+                        break
+            else:
+                append(frame.opened.tail)
+                if not around:
+                    return
+                frame = around.pop()
+    except (_NoTermError, EncodeError) as error:
+        of_container = isinstance(error, _NoTermError) and error.of_container
+        raise EncodeError(str(error), _path([*around, frame], None if of_container else item)) from None
+    except UnicodeEncodeError as error:
+        reason = f"a lone surrogate at character {error.start} of a text, which is not Unicode"
+        raise EncodeError(reason, _path([*around, frame], item)) from None
+    except struct.error:
+        raise EncodeError("a value of more than 4 GiB or elements", _path([*around, frame], item)) from None
+
+
+def _integer(number: int) -> bytes:
+    if -0x8000_0000 <= number <= 0x7FFF_FFFF:
+        return _pack_integer(tags.INTEGER, number)
+    absolute = abs(number)
+    digits = absolute.to_bytes((absolute.bit_length() + 7) // 8, "little")
+    sign = b"\x01" if number < 0 else b"\x00"
+    if len(digits) < 256:
+        return bytes([tags.SMALL_BIG, len(digits)]) + sign + digits
+    return _pack_tag_u32(tags.LARGE_BIG, len(digits)) + sign + digits
+
+
+def _float(number: float) -> bytes:
+    if math.isfinite(number):
+        return _pack_float(tags.NEW_FLOAT, number)
+    # The BEAM has no such floats; a frame that holds one is refused there as a whole.
+    if math.isnan(number):
+        return _ATOMS["nan"]
+    return _ATOMS["infinity" if number > 0 else "neg_infinity"]
+
+
+def _binary(raw: bytes) -> bytes:
+    return _pack_tag_u32(tags.BINARY, len(raw)) + raw
+
+
+def _open(item: Term) -> _Opened:
+    """Give how a value begins that is no ``str``, ``Atom``, ``int`` or ``float`` itself.
+
+    Containers are copied here: their length is written first, and another thread may change them meanwhile.
+    """
+    if item is None:
+        return _Opened(_ATOMS["nil"])
+    kind = type(item)
+    if kind is dict:
+        children = tuple(chain.from_iterable(item.items()))
+        return _Opened(_pack_tag_u32(tags.MAP, len(children) // 2), children)
+    if kind is list:
+        return _open_list(tuple(item))
+    if kind is tuple:
+        size = len(item)
+        return _Opened(bytes([tags.SMALL_TUPLE, size]) if size < 256 else _pack_tag_u32(tags.LARGE_TUPLE, size), item)
+    if kind is bool:
+        return _Opened(_ATOMS["true" if item else "false"])
+    if kind is bytes:
+        return _Opened(_binary(item))
+    if kind is ImproperList:
+        return _Opened(_pack_tag_u32(tags.LIST, len(item.items)), (*item.items, item.tail))
+    return _open_subclass(item)
+
+
+def _open_list(items: tuple[Term, ...]) -> _Opened:
+    if not items:
+        return _Opened(_NIL)
+    # A list of bytes has a form of its own. True and 1 are different terms, so their types must be looked at.
+    if type(items[0]) is int and len(items) <= 0xFFFF and set(map(type, items)) == {int}:
+        try:
+            return _Opened(_pack_tag_u16(tags.STRING, len(items)) + bytes(items))
+        except ValueError:  # an integer beyond 0..255
+            pass
+    return _Opened(_pack_tag_u32(tags.LIST, len(items)), items, _NIL)
+
+
+def _open_subclass(item: Term) -> _Opened:
+    if isinstance(item, str):
+        return _Opened(_binary(str.__str__(item).encode()))
+    if isinstance(item, int):
+        number = int(item)
+        return _Opened(_SMALL_INTEGERS[number] if 0 <= number < 256 else _integer(number))
+    if isinstance(item, float):
+        return _Opened(_float(float(item)))
+    if isinstance(item, bytes | bytearray | memoryview):
+        return _Opened(_binary(bytes(item)))
+    if isinstance(item, list | FrozenList):
+        return _open_list(tuple(item))
+    if isinstance(item, tuple):
+        return _open(tuple(item))
+    if isinstance(item, dict):
+        return _open(dict(item))
+    if isinstance(item, _IDENTIFIERS):
+        return _Opened(_identifier(item))
+    fields = to_struct(item)
+    if fields is None:
+        raise _NoTermError(f"no term for an object of type {type(item).__module__}.{type(item).__qualname__}")
+    return _open(fields)
+
+
+def _identifier(item: Term) -> bytes:
+    """Give the bytes of an object of erlang-py, read once more: what the BEAM refuses, it refuses with the frame."""
+    try:
+        raw: bytes = item.binary()
+        if raw[0] in (tags.BINARY, tags.FUN):
+            return raw
+        _, end = tags.OPAQUE_READERS[raw[0]](raw, 1)
+        if end == len(raw):
+            return raw
+    except (OutputException, struct.error, tags.Malformed, AttributeError, IndexError, KeyError, TypeError):
+        pass  # erlang-py checks nothing when an object is made
+    raise _NoTermError(f"a malformed {type(item).__name__}")
+
+
+def _children(opened: _Opened, parts: list[bytes]) -> Iterator[Term]:
+    is_map = opened.head[0] == tags.MAP
+    if not is_map or _DISTINCT_KEYS.issuperset(map(type, opened.children[::2])):
+        return iter(opened.children)
+    return _children_with_distinct_keys(opened.children, parts)
+
+
+def _children_with_distinct_keys(children: tuple[Term, ...], parts: list[bytes]) -> Iterator[Term]:
+    """Give keys and values in turn, and compare what was written for the keys when all of them have been."""
+    starts = []
+    for child in children:
+        starts.append(len(parts))
+        yield child
+    key_of: dict[bytes, Term] = {}
+    for index in range(0, len(children), 2):
+        raw = b"".join(parts[starts[index] : starts[index + 1]])
+        if raw in key_of:
+            same = f"{brief(key_of[raw])} and {brief(children[index])}"
+            raise _NoTermError(f"a map with the keys {same}, which are one key in Erlang", of_container=True)
+        key_of[raw] = children[index]
+
+
+def _too_deep(item: Term, frames: list[_Frame], max_depth: int) -> str:
+    if any(frame.owner is item for frame in frames):
+        return "a container that contains itself"
+    return f"a value that nests deeper than {max_depth} levels"
+
+
+def _path(frames: list[_Frame], item: Term) -> str:
+    """Give the way to ``item``, a child of the last frame, such as ``["answer"][3]``; without it, to the last frame.
+
+    Each step is found by identity: the first child that is the very object. An equal object further on would be as
+    wrong, and the encoder would not have come to it.
+    """
+    steps = []
+    owners = [frame.owner for frame in frames[1:]]
+    for frame, child in zip(frames, [*owners, item] if item is not None else owners, strict=False):
+        children = frame.opened.children
+        index = next((index for index, candidate in enumerate(children) if candidate is child), 0)
+        if frame.owner is None:
+            continue  # the outermost frame, whose only child is the term itself
+        if frame.opened.head[0] != tags.MAP:
+            steps.append(f"[{index}]")
+        elif index % 2:
+            steps.append(f"[{_key(children[index - 1])}]")
+        else:
+            steps.append(f"[key {_key(child)}]")
+    if len(steps) > _MAX_PATH_STEPS:
+        steps[_MAX_PATH_STEPS // 2 : -_MAX_PATH_STEPS // 2] = [" … "]
+    return "".join(steps)
+
+
+def _key(key: Term) -> str:
+    text = brief(key)
+    return f'"{text[1:-1]}"' if type(key) is str and text.startswith("'") and '"' not in text else text

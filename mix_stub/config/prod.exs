@@ -1,0 +1,12 @@
+import Config
+
+# No pool by default: an application that uses DSPex says which interpreter and which model it wants, in its own
+# configuration, for instance
+#
+#     config :dspex, DSPex.Python,
+#       pools: [
+#         general: [
+#           python: "/srv/app/.venv/bin/python",
+#           model: {:openai, model: "gpt-4o-mini", api_key: {:system, "OPENAI_API_KEY"}}
+#         ]
+#       ]

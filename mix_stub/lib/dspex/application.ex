@@ -1,0 +1,18 @@
+defmodule DSPex.Application do
+  @moduledoc false
+
+  use Application
+
+  @impl true
+  def start(_type, _args) do
+    pools = Application.get_env(:dspex, DSPex.Python, [])[:pools] || []
+
+    children = [
+      {Registry, keys: :unique, name: DSPex.Python.Registry},
+      {DSPex.Python.Pools, pools}
+    ]
+
+    # A new registry knows nothing of running pools, so they start anew with it.
+    Supervisor.start_link(children, strategy: :rest_for_one, name: DSPex.Supervisor)
+  end
+end

@@ -1,0 +1,68 @@
+defprotocol DSPex.LLM.Adapter do
+  @moduledoc """
+  Anything that answers prompts.
+
+  An adapter is a struct that holds its settings; this project's is `DSPex.LLM.Adapters.Python`.
+
+      adapter = %DSPex.LLM.Adapters.Python{pool: :general, timeout: 30_000}
+
+      {:ok, result} =
+        DSPex.LLM.Adapter.generate(adapter, "What is machine learning?",
+          module: "dspy.Predict",
+          signature: "question -> answer"
+        )
+  """
+
+  @typedoc "Text for the first input, a map of inputs by name, or a conversation."
+  @type prompt :: String.t() | map() | [message()]
+  @type message :: %{required(:role) => atom() | String.t(), required(:content) => String.t()}
+  @type options :: keyword() | %{optional(atom()) => term()}
+  @type prediction :: struct()
+  @type reason :: term()
+
+  @doc """
+  Tells what the adapter can do, without asking a model.
+  """
+  @spec capabilities(t()) :: %{required(atom()) => term()}
+  def capabilities(adapter)
+
+  @doc """
+  Answers one prompt.
+  """
+  @spec generate(t(), prompt(), options()) :: {:ok, prediction()} | {:error, reason()}
+  def generate(adapter, prompt, options \\ [])
+
+  @doc """
+  Answers one prompt piece by piece.
+
+  The stream is lazy: the work begins when it is enumerated, and is done anew each time. It emits
+  `{:field, name, text}`, at last `{:prediction, prediction}`, or `{:error, reason}` and nothing after it.
+  """
+  @spec stream(t(), prompt(), options()) :: {:ok, Enumerable.t()} | {:error, reason()}
+  def stream(adapter, prompt, options \\ [])
+
+  @doc """
+  Answers many prompts at the same time. The results are in the order of the prompts.
+  """
+  @spec batch(t(), [prompt()], options()) ::
+          {:ok, [{:ok, prediction()} | {:error, reason()}]} | {:error, reason()}
+  def batch(adapter, prompts, options \\ [])
+
+  @doc """
+  Checks the adapter's settings: that a call could be made with them.
+  """
+  @spec validate_config(t()) :: :ok | {:error, {:invalid_config, message :: String.t()}}
+  def validate_config(adapter)
+
+  @doc """
+  Makes a prompt of a conversation.
+  """
+  @spec format_messages(t(), [message()]) :: {:ok, String.t()} | {:error, reason()}
+  def format_messages(adapter, messages)
+
+  @doc """
+  Gives the main output of a prediction.
+  """
+  @spec extract_content(t(), prediction()) :: {:ok, term()} | {:error, reason()}
+  def extract_content(adapter, prediction)
+end

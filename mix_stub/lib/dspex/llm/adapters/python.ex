@@ -1,0 +1,364 @@
+defmodule DSPex.LLM.Adapters.Python do
+  @moduledoc """
+  DSPy's modules, in a pool's Python, behind the protocol `DSPex.LLM.Adapter`.
+
+      adapter = %DSPex.LLM.Adapters.Python{pool: :general, timeout: 30_000}
+
+      {:ok, result} =
+        DSPex.LLM.Adapter.generate(adapter, "Explain how photosynthesis works",
+          module: "dspy.ChainOfThought",
+          signature: "question -> explanation"
+        )
+
+      result[:explanation]
+
+  ## Fields
+
+    * `:pool` - the pool that is asked, see `DSPex.Python.Pool`; `:general` by default
+    * `:timeout` - of each call in ms; 30,000 by default
+    * `:serialization_format` - `:native` (the default) or `:json`, with the same results
+    * `:module_config` - options for every call (as below), under those of the call itself
+
+  ## Options of `generate/3`, `stream/3` and `batch/3`
+
+    * `:module` - one of #{Enum.map_join(~w(dspy.Predict dspy.ChainOfThought dspy.ReAct dspy.ProgramOfThought dspy.MultiChainComparison), ", ", &"`#{inspect(&1)}`")}; `"dspy.Predict"` by default
+    * `:signature` - `"question -> answer"` by default; or `:inputs` and `:outputs` (lists of names or of `"name: type"`)
+    * `:instructions` - what the model is told to do, in words
+    * all others are those of `DSPex.Python.execute_module/4`
+
+  ## Errors
+
+  | returned | when |
+  | --- | --- |
+  | `{:error, :module_not_found}` | DSPy has no module of that name |
+  | `{:error, {:invalid_input, message}}` | the signature or an input is wrong |
+  | `{:error, :python_timeout}` | there was no answer in time |
+  | `{:error, {:invalid_config, message}}` | a field of the adapter is wrong |
+  | `{:error, {:python_error, details}}` | all else; `details` is a map with string keys, see `DSPex.Python.Error` |
+  """
+
+  alias DSPex.{Prediction, Program}
+  alias DSPex.Python.{Error, Model, Pool}
+
+  @supported_modules ~w(dspy.Predict dspy.ChainOfThought dspy.ReAct dspy.ProgramOfThought dspy.MultiChainComparison)
+  @formats [:native, :json]
+  # The options of create_program/3 that belong to the call and not to the program.
+  @call_options [:timeout, :session_id, :request_id]
+
+  defstruct pool: :general, timeout: 30_000, serialization_format: :native, module_config: %{}
+
+  @type t :: %__MODULE__{
+          pool: atom(),
+          timeout: timeout(),
+          serialization_format: :native | :json,
+          module_config: map() | keyword()
+        }
+
+  @type reason ::
+          :module_not_found
+          | :python_timeout
+          | {:invalid_input, String.t()}
+          | {:invalid_config, String.t()}
+          | {:python_error, %{String.t() => term()}}
+
+  @doc """
+  The DSPy modules that this adapter supports.
+  """
+  @spec supported_modules() :: [String.t()]
+  def supported_modules, do: @supported_modules
+
+  @doc """
+  Sets the language model of the adapter's pool: `:embedded`, or `{provider, options}` as in `DSPex.Python.Pool`.
+  """
+  @spec configure(t(), Model.t()) :: :ok | {:error, reason()}
+  def configure(%__MODULE__{} = adapter, model) do
+    with :ok <- check_fields(adapter),
+         :ok <- invalid(Model.validate(model)) do
+      {provider, config} = if is_tuple(model), do: model, else: {model, %{}}
+
+      case DSPex.Python.configure_lm(provider, config, call_options(adapter, %{})) do
+        {:ok, _configured} -> :ok
+        {:error, error} -> {:error, reason(error)}
+      end
+    end
+  end
+
+  @doc """
+  Creates a program: a signature and the modules that are executed for it, one after the other.
+
+  Options: `:modules` (`["dspy.Predict"]` by default), `:session_id`, `:timeout`; the rest is part of the program, see
+  `DSPex.Python.create_program/2`.
+  """
+  @spec create_program(t(), DSPex.Python.signature(), keyword() | map()) ::
+          {:ok, Program.t()} | {:error, reason()}
+  def create_program(%__MODULE__{} = adapter, signature, options \\ []) do
+    with :ok <- check_fields(adapter) do
+      {call, spec} = adapter |> merged(options) |> Map.split(@call_options)
+      spec = spec |> Map.put_new(:modules, ["dspy.Predict"]) |> Map.put(:signature, signature)
+
+      spec
+      |> DSPex.Python.create_program(call_options(adapter, call))
+      |> mapped()
+    end
+  end
+
+  @doc """
+  Executes a program, which is a `%DSPex.Program{}` or its id.
+  """
+  @spec execute_program(t(), Program.t() | String.t(), DSPex.Python.inputs(), keyword() | map()) ::
+          {:ok, Prediction.t()} | {:error, reason()}
+  def execute_program(%__MODULE__{} = adapter, program, inputs, options \\ []) do
+    with :ok <- check_fields(adapter) do
+      program
+      |> DSPex.Python.execute_program(inputs, call_options(adapter, Map.new(options)))
+      |> mapped()
+    end
+  end
+
+  @doc false
+  def capabilities(%__MODULE__{}) do
+    %{
+      modules: @supported_modules,
+      serialization_formats: @formats,
+      batch: true,
+      programs: true,
+      tools: true,
+      # stream/3 gives whole fields; no tokens come while the model is still writing.
+      streaming: false
+    }
+  end
+
+  @doc false
+  def generate(%__MODULE__{} = adapter, prompt, options) do
+    with :ok <- check_fields(adapter),
+         {:ok, inputs} <- inputs(prompt) do
+      {module, signature, options} = request(adapter, options)
+      mapped(DSPex.Python.execute_module(module, signature, inputs, options))
+    end
+  end
+
+  @doc false
+  def stream(%__MODULE__{} = adapter, prompt, options) do
+    with :ok <- check_fields(adapter),
+         {:ok, inputs} <- inputs(prompt) do
+      {:ok, Stream.flat_map([inputs], &events(generate(adapter, &1, options)))}
+    end
+  end
+
+  @doc false
+  def batch(%__MODULE__{} = adapter, prompts, options) when is_list(prompts) do
+    with :ok <- check_fields(adapter),
+         {:ok, inputs_list} <- all_inputs(prompts) do
+      {module, signature, options} = request(adapter, options)
+
+      with {:ok, results} <-
+             mapped(DSPex.Python.execute_batch(module, signature, inputs_list, options)) do
+        {:ok, Enum.map(results, &mapped/1)}
+      end
+    end
+  end
+
+  @doc false
+  def validate_config(%__MODULE__{pool: pool} = adapter) do
+    with :ok <- check_fields(adapter) do
+      case Pool.model_state(pool) do
+        {:ok, :configured} -> :ok
+        {:ok, :none} -> invalid({:error, Pool.model_missing_message(pool)})
+        {:ok, {:failed, error}} -> invalid({:error, error.message})
+        {:error, error} -> invalid({:error, error.message})
+      end
+    end
+  end
+
+  @doc false
+  # One message is its text. Several are a transcript, so that they fit the first input of any signature.
+  def format_messages(%__MODULE__{}, messages) do
+    messages
+    |> Enum.with_index()
+    |> Enum.reduce_while({:ok, []}, fn {message, index}, {:ok, read} ->
+      case message_text(message) do
+        {:ok, role, content} -> {:cont, {:ok, [{role, content} | read]}}
+        :error -> {:halt, {:error, {:invalid_input, message_expected(index, message)}}}
+      end
+    end)
+    |> case do
+      {:ok, []} ->
+        {:error, {:invalid_input, "expected at least one message"}}
+
+      {:ok, [{_role, content}]} ->
+        {:ok, content}
+
+      {:ok, read} ->
+        {:ok,
+         read |> Enum.reverse() |> Enum.map_join("\n", fn {role, text} -> "#{role}: #{text}" end)}
+
+      error ->
+        error
+    end
+  end
+
+  @doc false
+  def extract_content(%__MODULE__{}, %Prediction{} = prediction) do
+    case Prediction.main(prediction) do
+      nil -> {:error, {:invalid_input, "the prediction has no output but its reasoning"}}
+      content -> {:ok, content}
+    end
+  end
+
+  # A request's module, signature and options from what the adapter and the call say.
+  defp request(adapter, options) do
+    {own, options} =
+      adapter
+      |> merged(options)
+      |> Map.split([:module, :signature, :inputs, :outputs, :instructions])
+
+    module = Map.get(own, :module, "dspy.Predict")
+    {module, signature(own), call_options(adapter, options)}
+  end
+
+  defp signature(%{signature: signature} = own) when not is_map_key(own, :instructions),
+    do: signature
+
+  defp signature(own) do
+    {inputs, outputs} = sides(own)
+    put_present(%{inputs: inputs, outputs: outputs}, :instructions, own[:instructions])
+  end
+
+  defp sides(%{signature: signature}) when is_binary(signature) do
+    case String.split(signature, "->", parts: 2) do
+      [inputs, outputs] -> {inputs, outputs}
+      [inputs] -> {inputs, ""}
+    end
+  end
+
+  defp sides(own), do: {Map.get(own, :inputs, ["question"]), Map.get(own, :outputs, ["answer"])}
+
+  defp put_present(map, _key, nil), do: map
+  defp put_present(map, key, value), do: Map.put(map, key, value)
+
+  defp merged(adapter, options), do: Map.merge(Map.new(adapter.module_config), Map.new(options))
+
+  defp call_options(adapter, options) do
+    Map.merge(
+      %{
+        pool: adapter.pool,
+        timeout: adapter.timeout,
+        serialization_format: adapter.serialization_format
+      },
+      options
+    )
+  end
+
+  # Prompts ----------------------------------------------------------------------------------------------------------
+
+  defp inputs(prompt) when is_binary(prompt) or is_map(prompt), do: {:ok, prompt}
+
+  defp inputs([message | _rest] = messages) when is_map(message),
+    do: format_messages(nil_adapter(), messages)
+
+  defp inputs([{name, _value} | _rest] = inputs) when is_atom(name), do: {:ok, Map.new(inputs)}
+
+  defp inputs(other) do
+    {:error,
+     {:invalid_input,
+      "expected a prompt as text, a map of inputs or a list of messages, got #{inspect(other)}"}}
+  end
+
+  defp nil_adapter, do: %__MODULE__{}
+
+  defp all_inputs(prompts) do
+    Enum.reduce_while(prompts, {:ok, []}, fn prompt, {:ok, read} ->
+      case inputs(prompt) do
+        {:ok, inputs} -> {:cont, {:ok, [inputs | read]}}
+        error -> {:halt, error}
+      end
+    end)
+    |> case do
+      {:ok, read} -> {:ok, Enum.reverse(read)}
+      error -> error
+    end
+  end
+
+  defp message_text(%{role: role, content: content}) when is_binary(content),
+    do: role(role, content)
+
+  defp message_text(%{"role" => role, "content" => content}) when is_binary(content),
+    do: role(role, content)
+
+  defp message_text(_message), do: :error
+
+  defp role(role, content) when is_atom(role) or is_binary(role),
+    do: {:ok, to_string(role), content}
+
+  defp role(_role, _content), do: :error
+
+  defp message_expected(index, message) do
+    "expected a message with role and content at messages[#{index}], got #{inspect(message)}"
+  end
+
+  # Results ----------------------------------------------------------------------------------------------------------
+
+  defp events({:ok, prediction}) do
+    fields =
+      for name <- prediction.names, is_map_key(prediction.fields, name) do
+        {:field, name, prediction.fields[name]}
+      end
+
+    fields ++ [{:prediction, prediction}]
+  end
+
+  defp events({:error, reason}), do: [{:error, reason}]
+
+  defp mapped({:ok, _value} = ok), do: ok
+  defp mapped({:error, %Error{} = error}), do: {:error, reason(error)}
+
+  defp reason(%Error{type: "ModuleNotFoundError"}), do: :module_not_found
+  defp reason(%Error{type: "ValueError", message: message}), do: {:invalid_input, message}
+  defp reason(%Error{type: "TimeoutError"}), do: :python_timeout
+  # The message may say more than Python knew (DSPex.Python.call/3).
+  defp reason(%Error{details: details, message: message}),
+    do: {:python_error, Map.put(details, "message", message)}
+
+  # Settings ---------------------------------------------------------------------------------------------------------
+
+  defp check_fields(%__MODULE__{} = adapter) do
+    invalid(
+      cond do
+        not is_atom(adapter.pool) or adapter.pool == nil ->
+          {:error, "expected the name of a pool at pool, got #{inspect(adapter.pool)}"}
+
+        not timeout?(adapter.timeout) ->
+          {:error,
+           "expected a positive number of milliseconds or :infinity at timeout, got #{inspect(adapter.timeout)}"}
+
+        adapter.serialization_format not in @formats ->
+          {:error,
+           "expected :native or :json at serialization_format, got #{inspect(adapter.serialization_format)}"}
+
+        not is_map(adapter.module_config) and not Keyword.keyword?(adapter.module_config) ->
+          {:error,
+           "expected a map or a keyword list at module_config, got #{inspect(adapter.module_config)}"}
+
+        true ->
+          :ok
+      end
+    )
+  end
+
+  defp timeout?(timeout), do: timeout == :infinity or (is_integer(timeout) and timeout > 0)
+
+  defp invalid(:ok), do: :ok
+  defp invalid({:error, message}), do: {:error, {:invalid_config, message}}
+
+  defimpl DSPex.LLM.Adapter do
+    alias DSPex.LLM.Adapters.Python
+
+    defdelegate capabilities(adapter), to: Python
+    defdelegate generate(adapter, prompt, options), to: Python
+    defdelegate stream(adapter, prompt, options), to: Python
+    defdelegate batch(adapter, prompts, options), to: Python
+    defdelegate validate_config(adapter), to: Python
+    defdelegate format_messages(adapter, messages), to: Python
+    defdelegate extract_content(adapter, prediction), to: Python
+  end
+end

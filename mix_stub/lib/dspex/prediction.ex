@@ -1,0 +1,163 @@
+defmodule DSPex.Prediction do
+  @moduledoc """
+  What a DSPy module answered.
+
+  Output fields are read by atom or by string, whichever is at hand; no atom is ever made from what a model wrote:
+
+      prediction[:answer]
+      prediction["answer"]
+
+  ## Fields
+
+    * `:fields` - every output field by its name, a map with string keys
+    * `:names` - the names of the output fields, in the order of the signature
+    * `:reasoning` - the text that leads to the answer, for modules that give one, else `nil`
+    * `:completions` - for calls with `n > 1`, each field's values as a list; else `nil` or lists of one
+    * `:usage` - tokens used, by model
+    * `:duration_ms` - how long Python worked on the call
+    * `:warnings` - what was not done as asked, such as options that the module does not take
+    * `:model` - the language model that answered
+    * `:meta` - all that Python told of the call, as a map with string keys
+  """
+
+  @behaviour Access
+
+  @meta_key "$meta"
+
+  @enforce_keys [:fields]
+  defstruct [
+    :fields,
+    :reasoning,
+    :completions,
+    :usage,
+    :duration_ms,
+    :model,
+    names: [],
+    warnings: [],
+    meta: %{}
+  ]
+
+  @type name :: atom() | String.t()
+  @type t :: %__MODULE__{
+          fields: %{String.t() => term()},
+          names: [String.t()],
+          reasoning: term(),
+          completions: term(),
+          usage: map() | nil,
+          duration_ms: number() | nil,
+          warnings: [String.t()],
+          model: String.t() | nil,
+          meta: map()
+        }
+
+  @doc """
+  Makes a prediction of the map that Python sends: output fields, and the rest under `"$meta"`.
+
+      iex> prediction = DSPex.Prediction.from_term(%{"answer" => "4", "$meta" => %{"model" => "m"}})
+      iex> {prediction[:answer], prediction["answer"], prediction.model}
+      {"4", "4", "m"}
+  """
+  @spec from_term(map()) :: t()
+  def from_term(term) when is_map(term) do
+    {meta, fields} = Map.pop(term, @meta_key, %{})
+
+    %__MODULE__{
+      fields: fields,
+      names: names(meta["fields"], fields),
+      reasoning: fields["reasoning"],
+      completions: meta["completions"],
+      usage: meta["usage"],
+      duration_ms: meta["duration_ms"],
+      warnings: meta["warnings"] || [],
+      model: meta["model"],
+      meta: meta
+    }
+  end
+
+  @doc """
+  Gives an output field, or `default` if there is none of that name.
+
+      iex> prediction = DSPex.Prediction.from_term(%{"answer" => "4"})
+      iex> {DSPex.Prediction.get(prediction, :answer), DSPex.Prediction.get(prediction, "score", 0)}
+      {"4", 0}
+  """
+  @spec get(t(), name(), term()) :: term()
+  def get(%__MODULE__{fields: fields}, name, default \\ nil),
+    do: Map.get(fields, key(name), default)
+
+  @doc """
+  Gives the output fields as a plain map with string keys.
+
+      iex> DSPex.Prediction.to_map(DSPex.Prediction.from_term(%{"answer" => "4", "$meta" => %{}}))
+      %{"answer" => "4"}
+  """
+  @spec to_map(t()) :: %{String.t() => term()}
+  def to_map(%__MODULE__{fields: fields}), do: fields
+
+  @doc """
+  Gives the main output: the first output field that is not the reasoning; `nil` if there is none.
+
+      iex> DSPex.Prediction.main(DSPex.Prediction.from_term(%{"answer" => "4", "reasoning" => "2 + 2"}))
+      "4"
+  """
+  @spec main(t()) :: term()
+  def main(%__MODULE__{names: names, fields: fields}) do
+    case Enum.reject(names, &(&1 == "reasoning")) do
+      [name | _rest] -> fields[name]
+      [] -> nil
+    end
+  end
+
+  @impl Access
+  def fetch(%__MODULE__{fields: fields}, name), do: Map.fetch(fields, key(name))
+
+  @impl Access
+  def get_and_update(%__MODULE__{fields: fields} = prediction, name, update) do
+    {value, fields} = Map.get_and_update(fields, key(name), update)
+    {value, %{prediction | fields: fields}}
+  end
+
+  @impl Access
+  def pop(%__MODULE__{fields: fields} = prediction, name) do
+    {value, fields} = Map.pop(fields, key(name))
+    {value, %{prediction | fields: fields}}
+  end
+
+  # What a model made up beyond the signature comes last.
+  defp names(nil, fields), do: fields |> Map.keys() |> Enum.sort()
+  defp names(ordered, fields), do: ordered ++ Enum.sort(Map.keys(fields) -- ordered)
+
+  defp key(name) when is_atom(name), do: Atom.to_string(name)
+  defp key(name) when is_binary(name), do: name
+
+  defimpl Inspect do
+    import Inspect.Algebra
+
+    # A line of IEx is for seeing what came back; the whole text is in `fields`.
+    @max_characters 120
+
+    def inspect(prediction, options) do
+      fields = for name <- prediction.names, is_map_key(prediction.fields, name), do: name
+      separator = color(",", :map, options)
+
+      entry = fn name, options ->
+        concat([name, ": ", to_doc(short(prediction.fields[name]), options)])
+      end
+
+      container_doc("#DSPex.Prediction<", fields, ">", options, entry,
+        separator: separator,
+        break: :strict
+      )
+    end
+
+    defp short(text) when is_binary(text) do
+      if String.valid?(text) and String.length(text) > @max_characters do
+        String.slice(text, 0, @max_characters) <> "…"
+      else
+        text
+      end
+    end
+
+    defp short(value), do: value
+  end
+end

@@ -1,0 +1,360 @@
+defmodule DSPex.Python do
+  @moduledoc """
+  DSPy's operations, one function each.
+
+      iex> {:ok, prediction} = DSPex.Python.execute_module("dspy.Predict", "question -> answer", %{question: "What is ETF?"})
+      iex> is_binary(prediction[:answer])
+      true
+
+  Every function returns `{:ok, result}` or `{:error, %DSPex.Python.Error{}}`. It raises only for misuse: an option of
+  the wrong type.
+
+  ## Options of every function
+
+  A keyword list or a map with atom keys.
+
+    * `:pool` - the pool that is asked; `:general` by default. See `DSPex.Python.Pool`
+    * `:timeout` - in ms, or `:infinity`; 30,000 by default. One budget for everything: Python stops the work at its
+      end, and the caller has its answer at most 200 ms later
+    * `:serialization_format` - `:native` (the default) or `:json`, which gives the same results more slowly
+
+  The functions that execute something also take `:session_id`, `:request_id`, `:lm` (a model for this call), `:demos`,
+  `:tools`, and settings of the model (`:temperature`, `:max_tokens`, …) and of the module (`:max_iters`, …). What
+  nobody takes does not fail the call: it is named in `prediction.warnings`.
+
+  ## Values
+
+  | Elixir | Python | back |
+  | --- | --- | --- |
+  | `nil`, `true`, `false` | `None`, `True`, `False` | the same |
+  | other atom | `Atom`, a `str` | the same atom |
+  | binary, UTF-8 or not | `str` or `bytes` | the same binary |
+  | integer, float, list, tuple, map | `int`, `float`, `list`, `tuple`, `dict` | the same |
+  | pid, reference, port, fun, bitstring | an opaque object | the same |
+  | | NaN, infinity, -infinity | `:nan`, `:infinity`, `:neg_infinity` |
+  | | any other object | an error of kind `:encode` that names its path |
+
+  ## Telemetry
+
+  When the application has `:telemetry`, each call ends with the event `[:dspex, :python, :call, :stop]`, the
+  measurement `duration` (native time units), and the metadata `pool`, `operation` and `result` (`:ok`, or the kind of
+  the error).
+  """
+
+  alias DSPex.{Prediction, Program}
+  alias DSPex.Python.{Error, JSON, Model, Pool, Pools}
+
+  @default_pool :general
+  @default_timeout 30_000
+  # The options that this side uses; all others are Python's.
+  @local_options [:pool, :timeout, :serialization_format]
+
+  @type options :: keyword() | %{optional(atom()) => term()}
+  @type signature :: String.t() | map()
+  @type inputs :: map() | keyword() | String.t()
+  @type result(value) :: {:ok, value} | {:error, Error.t()}
+
+  @doc """
+  Starts a pool under the supervision of `:dspex`. Options: see `DSPex.Python.Pool`; an unknown one raises.
+
+  Does not wait for Python: calls do.
+  """
+  @spec start_pool(atom(), keyword()) :: {:ok, pid()} | {:error, term()}
+  defdelegate start_pool(name, options), to: Pools
+
+  @doc """
+  Stops a pool that the configuration or `start_pool/2` started. Calls in flight are answered with an error.
+  """
+  @spec stop_pool(atom()) :: :ok | {:error, :not_found}
+  defdelegate stop_pool(name), to: Pools
+
+  @doc """
+  Asks whether the pool's Python answers, and gives `payload` back among what it tells of itself.
+
+  ## Examples
+
+      iex> {:ok, pong} = DSPex.Python.ping({:any, ["term"]})
+      iex> pong["payload"]
+      {:any, ["term"]}
+  """
+  @spec ping(term(), options()) :: result(map())
+  def ping(payload \\ nil, options \\ []), do: call(:ping, [payload], options)
+
+  @doc """
+  Sets the language model of the pool, or of one session with the option `:session_id`.
+
+  `config` takes what the provider takes: `:model`, `:api_key`, `:api_base`, `:temperature`, …; a value
+  `{:system, variable}` is read from the environment of the BEAM. The pool's own model is better written in its
+  configuration, because this setting is lost when Python is restarted.
+
+  ## Examples
+
+      iex> {:ok, _model} = DSPex.Python.configure_lm(:embedded)
+  """
+  @spec configure_lm(Model.provider(), keyword() | map(), options()) :: result(term())
+  def configure_lm(provider, config \\ %{}, options \\ []) do
+    options = Map.new(options)
+
+    with {:ok, {provider, config}} <- Model.resolve({provider, config}),
+         {:ok, configured} <-
+           call(:configure_lm, [provider, config, python_options(options)], options) do
+      unless options[:session_id],
+        do: Pool.model_configured(Map.get(options, :pool, @default_pool))
+
+      {:ok, configured}
+    end
+  end
+
+  @doc """
+  Lists the DSPy modules that can be executed.
+  """
+  @spec list_modules(options()) :: result([map()])
+  def list_modules(options \\ []), do: call(:list_modules, [], options)
+
+  @doc """
+  Describes a DSPy module: what it does, what its constructor takes, what it gives.
+  """
+  @spec describe_module(String.t(), options()) :: result(map())
+  def describe_module(name, options \\ []), do: call(:describe_module, [name], options)
+
+  @doc """
+  Checks a module, a signature and options as `execute_module/4` would, without asking a model.
+  """
+  @spec validate_module(String.t(), signature(), options()) :: result(term())
+  def validate_module(name, signature, options \\ []) do
+    options = Map.new(options)
+    call(:validate_module, [name, signature, python_options(options)], options)
+  end
+
+  @doc """
+  Executes a DSPy module.
+
+  `signature` is text such as `"context, question -> answer: str, score: float"`, or a map with `:inputs`, `:outputs`
+  and `:instructions`. `inputs` is a map (or keyword list) of the input fields, or text for the first of them.
+
+  ## Examples
+
+      iex> {:ok, prediction} = DSPex.Python.execute_module("dspy.ChainOfThought", "context, question -> answer",
+      ...>   %{context: "Lisbon is the capital of Portugal.", question: "What is the capital of Portugal?"})
+      iex> prediction[:answer] =~ "Lisbon"
+      true
+
+      iex> {:error, error} = DSPex.Python.execute_module("dspy.Predcit", "question -> answer", "Why?")
+      iex> {error.kind, error.message =~ "dspy.Predict"}
+      {:module_not_found, true}
+  """
+  @spec execute_module(String.t(), signature(), inputs(), options()) :: result(Prediction.t())
+  def execute_module(module, signature, inputs, options \\ []) do
+    options = Map.new(options)
+    args = [module, signature, python_inputs(inputs), python_options(options)]
+
+    with {:ok, term} <- call(:execute_module, args, options),
+         do: {:ok, Prediction.from_term(term)}
+  end
+
+  @doc """
+  Executes a DSPy module once for each element of `inputs_list`, at the same time, within one timeout.
+
+  The results are in the order of the inputs; each is `{:ok, prediction}` or `{:error, error}` of its own.
+  """
+  @spec execute_batch(String.t(), signature(), [inputs()], options()) ::
+          result([result(Prediction.t())])
+  def execute_batch(module, signature, inputs_list, options \\ []) when is_list(inputs_list) do
+    options = Map.new(options)
+    args = [module, signature, Enum.map(inputs_list, &python_inputs/1), python_options(options)]
+
+    with {:ok, terms} <- call(:execute_batch, args, options),
+         do: {:ok, Enum.map(terms, &batch_result/1)}
+  end
+
+  @doc """
+  Creates a program in a session: in that of the option `:session_id`, or else in a new one.
+
+  `spec` is a map (or keyword list) with `:signature` and `:modules`, a list of module names, which are executed one
+  after the other; each gets the inputs and the outputs of those before it.
+  """
+  @spec create_program(map() | keyword(), options()) :: result(Program.t())
+  def create_program(spec, options \\ []) do
+    options = Map.new(options)
+
+    with {:ok, term} <- call(:create_program, [Map.new(spec), python_options(options)], options) do
+      {:ok, Program.from_term(term, Map.get(options, :pool, @default_pool))}
+    end
+  end
+
+  @doc """
+  Executes a program, which is a `%DSPex.Program{}` or its id.
+  """
+  @spec execute_program(Program.t() | String.t(), inputs(), options()) :: result(Prediction.t())
+  def execute_program(program, inputs, options \\ []) do
+    {session_id, program_id, options} = program_target(program, options)
+    args = [session_id, program_id, python_inputs(inputs), python_options(options)]
+
+    with {:ok, term} <- call(:execute_program, args, options),
+         do: {:ok, Prediction.from_term(term)}
+  end
+
+  @doc """
+  Lists the programs of a session.
+  """
+  @spec list_programs(String.t(), options()) :: result([map()])
+  def list_programs(session_id, options \\ []), do: call(:list_programs, [session_id], options)
+
+  @doc """
+  Deletes a program, which is a `%DSPex.Program{}` or its id.
+  """
+  @spec delete_program(Program.t() | String.t(), options()) :: result(term())
+  def delete_program(program, options \\ []) do
+    {session_id, program_id, options} = program_target(program, options)
+    call(:delete_program, [session_id, program_id], options)
+  end
+
+  @doc """
+  Lists the sessions of the pool.
+  """
+  @spec list_sessions(options()) :: result([map()])
+  def list_sessions(options \\ []), do: call(:list_sessions, [], options)
+
+  @doc """
+  Closes a session; its programs are gone with it.
+  """
+  @spec close_session(String.t(), options()) :: result(term())
+  def close_session(session_id, options \\ []), do: call(:close_session, [session_id], options)
+
+  @doc """
+  Gives the counts and durations of the pool's Python since it was started.
+  """
+  @spec metrics(options()) :: result(map())
+  def metrics(options \\ []), do: call(:metrics, [], options)
+
+  @doc """
+  Calls any operation by its name with its positional arguments; what the other functions here are made of.
+
+  Of `options` only those of every function are used; an operation's own are the last of its arguments.
+  """
+  @spec call(atom(), [term()], options()) :: result(term())
+  def call(operation, args, options \\ []) do
+    options = Map.new(options)
+    pool = Map.get(options, :pool, @default_pool)
+    started = System.monotonic_time()
+
+    result =
+      options
+      |> Map.get(:serialization_format, :native)
+      |> call_as(pool, operation, args, timeout!(options))
+      |> explain_missing_model(pool)
+
+    emit_stop(System.monotonic_time() - started, pool, operation, result)
+    result
+  end
+
+  defp call_as(:native, pool, operation, args, timeout) do
+    with {:ok, answer} <- Pool.call(pool, operation, args, timeout), do: answer(answer)
+  end
+
+  defp call_as(:json, pool, operation, args, timeout) do
+    with {:ok, text} <- encode_json(args),
+         {:ok, answer} <-
+           Pool.call(pool, :handle_json, [Atom.to_string(operation), text], timeout) do
+      json_answer(answer)
+    end
+  end
+
+  defp call_as(format, _pool, _operation, _args, _timeout) do
+    raise ArgumentError,
+          "expected :serialization_format to be :native or :json, got #{inspect(format)}"
+  end
+
+  defp answer({:ok, _value} = ok), do: ok
+  defp answer({:error, {:python_exception, details}}), do: {:error, Error.from_details(details)}
+
+  defp answer(other),
+    do: {:error, Error.new(:internal, "unexpected answer #{inspect(other, limit: 5)}")}
+
+  defp json_answer({status, text}) when status in [:ok, :error] and is_binary(text) do
+    case {status, JSON.decode(text)} do
+      {:ok, {:ok, value}} ->
+        {:ok, value}
+
+      {:error, {:ok, details}} when is_map(details) ->
+        {:error, Error.from_details(details)}
+
+      {_status, _no_json} ->
+        {:error, Error.new(:internal, "python answered with text that is not JSON")}
+    end
+  end
+
+  defp json_answer(other), do: answer(other)
+
+  defp encode_json(args) do
+    with {:error, reason, path} <- JSON.encode(args) do
+      {:error,
+       Error.new(:input, "#{reason}, at argument #{path}; use serialization_format: :native", %{
+         "path" => path
+       })}
+    end
+  end
+
+  # Python does not know where the pool's model was to be configured, and why it was not.
+  defp explain_missing_model({:error, %Error{kind: :lm_not_configured} = error}, pool) do
+    case Pool.model_state(pool) do
+      {:ok, :none} -> {:error, %{error | message: Pool.model_missing_message(pool)}}
+      {:ok, {:failed, cause}} -> {:error, cause}
+      _configured -> {:error, error}
+    end
+  end
+
+  defp explain_missing_model(result, _pool), do: result
+
+  defp batch_result(%{"ok" => term}), do: {:ok, Prediction.from_term(term)}
+  defp batch_result(%{"error" => details}), do: {:error, Error.from_details(details)}
+  defp batch_result({:ok, term}), do: {:ok, Prediction.from_term(term)}
+
+  defp batch_result({:error, {:python_exception, details}}),
+    do: {:error, Error.from_details(details)}
+
+  defp program_target(%Program{} = program, options) do
+    {program.session_id, program.id, options |> Map.new() |> Map.put(:pool, program.pool)}
+  end
+
+  defp program_target(program_id, options) do
+    # Without a session, Python finds the program by its id, which is unique in the pool.
+    {session_id, options} = options |> Map.new() |> Map.pop(:session_id)
+    {session_id, program_id, options}
+  end
+
+  defp python_inputs([{name, _value} | _rest] = inputs) when is_atom(name), do: Map.new(inputs)
+  defp python_inputs(inputs), do: inputs
+
+  defp python_options(options) do
+    python_options = Map.drop(options, @local_options)
+
+    case timeout!(options) do
+      :infinity -> python_options
+      timeout -> Map.put(python_options, :timeout, timeout)
+    end
+  end
+
+  defp timeout!(options) do
+    case Map.get(options, :timeout, @default_timeout) do
+      :infinity -> :infinity
+      timeout when is_integer(timeout) and timeout >= 0 -> timeout
+      other -> raise ArgumentError, "expected :timeout in ms or :infinity, got #{inspect(other)}"
+    end
+  end
+
+  defp emit_stop(duration, pool, operation, result) do
+    if Code.ensure_loaded?(:telemetry) do
+      metadata = %{pool: pool, operation: operation, result: outcome(result)}
+      # By apply/3: the module is somebody else's, and may not be there when this one is compiled.
+      apply(:telemetry, :execute, [
+        [:dspex, :python, :call, :stop],
+        %{duration: duration},
+        metadata
+      ])
+    end
+  end
+
+  defp outcome({:ok, _value}), do: :ok
+  defp outcome({:error, error}), do: error.kind
+end

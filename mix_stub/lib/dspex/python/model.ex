@@ -1,0 +1,74 @@
+defmodule DSPex.Python.Model do
+  @moduledoc false
+
+  # How a language model is written down in Elixir, and what Python is told of it.
+
+  alias DSPex.Python.Error
+
+  @type t :: nil | provider() | {provider(), keyword() | map()}
+  @type provider :: atom() | String.t()
+
+  @doc """
+  Checks the form of a model. The message never shows an option's value, which may be a key.
+  """
+  @spec validate(t()) :: :ok | {:error, String.t()}
+  def validate({provider, options})
+      when not is_nil(provider) and (is_atom(provider) or is_binary(provider)) do
+    if is_map(options) or Keyword.keyword?(options) do
+      :ok
+    else
+      {:error, "expected the options of the model #{inspect(provider)} as a keyword list"}
+    end
+  end
+
+  def validate(model) when is_boolean(model), do: unexpected()
+  def validate(model) when is_atom(model) or is_binary(model), do: :ok
+  def validate(_model), do: unexpected()
+
+  @doc """
+  Gives the provider and the options for `configure_lm`, with each `{:system, variable}` read from the environment.
+  """
+  @spec resolve(t()) :: {:ok, {provider(), map()}} | {:error, Error.t()}
+  def resolve({provider, options}) do
+    options
+    |> Enum.reduce_while({:ok, %{}}, fn {name, value}, {:ok, resolved} ->
+      case read(value) do
+        {:ok, value} -> {:cont, {:ok, Map.put(resolved, name, value)}}
+        {:missing, variable} -> {:halt, {:error, unset(provider, name, variable)}}
+      end
+    end)
+    |> case do
+      {:ok, resolved} -> {:ok, {provider, resolved}}
+      error -> error
+    end
+  end
+
+  def resolve(provider), do: {:ok, {provider, %{}}}
+
+  @doc """
+  A model as a person may write it, for messages.
+  """
+  @spec example() :: String.t()
+  def example, do: ~S|{:openai, model: "gpt-4o-mini", api_key: {:system, "OPENAI_API_KEY"}}|
+
+  defp unexpected do
+    {:error, "expected :embedded, {provider, options} such as #{example()}, or nil"}
+  end
+
+  defp read({:system, variable}) when is_binary(variable) do
+    case System.fetch_env(variable) do
+      {:ok, value} -> {:ok, value}
+      :error -> {:missing, variable}
+    end
+  end
+
+  defp read(value), do: {:ok, value}
+
+  defp unset(provider, name, variable) do
+    Error.new(
+      :lm_not_configured,
+      "the environment variable #{inspect(variable)} for #{name} of the model #{inspect(provider)} is not set",
+      %{"provider" => to_string(provider)}
+    )
+  end
+end

@@ -1,0 +1,193 @@
+defmodule DSPex.Python.Pool do
+  @moduledoc """
+  A named Python process with its language model, supervised.
+
+  Pools are started by the application from its configuration:
+
+      config :dspex, DSPex.Python,
+        pools: [
+          general: [
+            python: "/srv/app/.venv/bin/python",
+            model: {:openai, model: "gpt-4o-mini", api_key: {:system, "OPENAI_API_KEY"}}
+          ]
+        ]
+
+  or by `DSPex.Python.start_pool/2`, or under a supervisor of your own (the tests do this with `start_supervised!/1`):
+
+      children = [{DSPex.Python.Pool, name: :reports, python: "python3", model: :embedded}]
+
+  ## Options
+
+    * `:name` - the pool's name, an atom. Required here; in the configuration it is the key
+    * `:python` - the interpreter, a path or the name of a command in `PATH`; `"python3"` by default. The package
+      `erlport_bridge` must be installed for it
+    * `:model` - the language model of calls that name no other:
+        * `:embedded` - answers from the text it is given; needs no network and no key
+        * `{provider, options}` - such as `{:openai, model: "gpt-4o-mini", api_key: {:system, "OPENAI_API_KEY"}}`. An
+          option `{:system, variable}` is read from the environment when Python starts, so that no key stands in the
+          configuration
+        * `nil` (the default) - none: the pool starts, calls that need a model are answered with an error that says so
+    * `:python_path` - folders that are put before `PYTHONPATH`, a list
+    * `:preload` - names of Python modules that are imported at the start, such as one that offers tools
+    * `:start_timeout` - how long Python may take to be ready, in ms; 60,000 by default
+
+  ## What happens when Python ends
+
+  A Python that ends after it has been ready is started again at once; its sessions and programs are gone with it.
+  A Python that cannot be started is tried again after 1 s, 2 s, 4 s and so on up to every 30 s. In the meantime each
+  call is answered at once with an error that names the cause and the remedy.
+
+  ## When not to use more than one
+
+  One pool serves many calls at the same time. A second one costs 60 MB and a start of DSPy (about a second); it is
+  worth it for another interpreter, other Python packages, or to keep one application's crash from another's.
+  """
+
+  use Supervisor, restart: :permanent
+
+  alias DSPex.Python.{Error, Model, PortClient, PoolOptions}
+
+  @registry DSPex.Python.Registry
+  # How long a caller sleeps between two looks for a client that is being restarted. A restart of the client itself
+  # (not of Python) takes well under a millisecond.
+  @restart_poll_ms 2
+
+  @doc false
+  def child_spec(options) do
+    # Checked here, in the process of the caller, so that a mistake is an ArgumentError where it was made. From here
+    # on the model is in a closure: no supervisor report can print its key.
+    options = PoolOptions.new!(options)
+
+    %{
+      id: {__MODULE__, options.name},
+      start: {__MODULE__, :start_link, [options]},
+      type: :supervisor
+    }
+  end
+
+  @doc """
+  Starts a pool linked to the calling process. Options as above; an unknown one raises `ArgumentError`.
+  """
+  @spec start_link(keyword() | PoolOptions.t()) :: Supervisor.on_start()
+  def start_link(%PoolOptions{} = options) do
+    Supervisor.start_link(__MODULE__, options, name: via({:pool, options.name}))
+  end
+
+  def start_link(options) when is_list(options), do: options |> PoolOptions.new!() |> start_link()
+
+  @impl true
+  def init(options) do
+    client = %{
+      id: PortClient,
+      start: {PortClient, :start_link, [options, @registry, {:port, options.name}]}
+    }
+
+    # A Python that cannot start does not end the client, so restarts only follow a start that worked.
+    Supervisor.init([client], strategy: :one_for_one, max_restarts: 10, max_seconds: 10)
+  end
+
+  @doc """
+  Calls an operation in the pool's Python; the answer is the operation's own, undecorated.
+
+  Waits for a Python that is being started or restarted, within `timeout`.
+  """
+  @spec call(atom(), atom(), [term()], timeout()) :: {:ok, term()} | {:error, Error.t()}
+  def call(pool, operation, args, timeout) do
+    call_until(pool, operation, args, timeout, deadline(timeout))
+  end
+
+  @doc """
+  Tells what is known of the pool's language model: `:none`, `:configured`, or why it could not be configured.
+  """
+  @spec model_state(atom()) ::
+          {:ok, :none | :configured | {:failed, Error.t()}} | {:error, Error.t()}
+  def model_state(pool) do
+    case {lookup({:pool, pool}), lookup({:port, pool})} do
+      {nil, _client} ->
+        {:error, not_found(pool)}
+
+      {_supervisor, {_client, state}} when state != nil ->
+        {:ok, state}
+
+      _restarting ->
+        Process.sleep(@restart_poll_ms)
+        model_state(pool)
+    end
+  end
+
+  @doc false
+  @spec model_configured(atom()) :: :ok
+  def model_configured(pool) do
+    with {client, _state} <- lookup({:port, pool}), do: PortClient.model_configured(client)
+    :ok
+  end
+
+  @doc false
+  @spec model_missing_message(atom()) :: String.t()
+  def model_missing_message(pool) do
+    "pool #{inspect(pool)} has no language model; write config :dspex, DSPex.Python, " <>
+      "pools: [#{key(pool)}: [model: #{Model.example()}]] or call DSPex.Python.configure_lm"
+  end
+
+  defp call_until(pool, operation, args, timeout, deadline) do
+    case {lookup({:pool, pool}), lookup({:port, pool})} do
+      {nil, _client} ->
+        {:error, not_found(pool)}
+
+      {_supervisor, {client, _state}} ->
+        with :restarting <- PortClient.call(client, operation, args, timeout, deadline) do
+          wait_for_restart(pool, operation, args, timeout, deadline)
+        end
+
+      {_supervisor, nil} ->
+        wait_for_restart(pool, operation, args, timeout, deadline)
+    end
+  end
+
+  defp wait_for_restart(pool, operation, args, timeout, deadline) do
+    if deadline == :infinity or System.monotonic_time(:millisecond) < deadline do
+      Process.sleep(@restart_poll_ms)
+      call_until(pool, operation, args, timeout, deadline)
+    else
+      {:error, Error.timeout(timeout, "start", "pool #{inspect(pool)} is being restarted")}
+    end
+  end
+
+  defp deadline(:infinity), do: :infinity
+  defp deadline(timeout), do: System.monotonic_time(:millisecond) + timeout
+
+  defp not_found(pool) do
+    Error.new(
+      :pool_not_found,
+      "there is no pool #{inspect(pool)}; write config :dspex, DSPex.Python, " <>
+        "pools: [#{key(pool)}: [python: \"/path/to/python\", model: :embedded]]#{running()}"
+    )
+  end
+
+  defp running do
+    names =
+      @registry
+      |> Registry.select([{{{:pool, :"$1"}, :_, :_}, [], [:"$1"]}])
+      |> Enum.map_join(", ", &inspect/1)
+
+    if names == "", do: "", else: " or use one of: #{names}"
+  rescue
+    # The registry is not there: the application :dspex has not been started.
+    ArgumentError -> " and start the application :dspex"
+  end
+
+  # A keyword list writes the atom :general as general:.
+  defp key(pool) when is_atom(pool), do: pool |> inspect() |> String.trim_leading(":")
+  defp key(pool), do: inspect(pool)
+
+  defp lookup(key) do
+    case Registry.lookup(@registry, key) do
+      [{pid, value}] -> {pid, value}
+      [] -> nil
+    end
+  rescue
+    ArgumentError -> nil
+  end
+
+  defp via(key), do: {:via, Registry, {@registry, key}}
+end

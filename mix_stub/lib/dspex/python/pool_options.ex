@@ -1,0 +1,87 @@
+defmodule DSPex.Python.PoolOptions do
+  @moduledoc false
+
+  # The checked options of one pool. `model` is a function that gives the model, because a closure is the one value
+  # that neither `inspect` nor Erlang's own formatting of reports looks into.
+
+  alias DSPex.Python.Model
+
+  @known [:name, :python, :python_path, :model, :preload, :start_timeout]
+
+  @enforce_keys [:name]
+  defstruct [
+    :name,
+    :model,
+    python: "python3",
+    python_path: [],
+    preload: [],
+    start_timeout: 60_000
+  ]
+
+  @type t :: %__MODULE__{
+          name: atom(),
+          python: String.t(),
+          python_path: [String.t()],
+          model: (() -> Model.t()),
+          preload: [String.t()],
+          start_timeout: pos_integer()
+        }
+
+  @doc """
+  Checks the options of a pool; raises `ArgumentError` that names the option, the pool and what is known.
+  """
+  @spec new!(keyword() | t()) :: t()
+  def new!(%__MODULE__{} = options), do: options
+
+  def new!(options) do
+    unless Keyword.keyword?(options) do
+      raise ArgumentError, "expected the options of a pool as a keyword list"
+    end
+
+    name = options[:name]
+
+    unless is_atom(name) and name not in [nil, true, false] do
+      raise ArgumentError,
+            "expected the option :name of a pool to be an atom, got #{inspect(name)}"
+    end
+
+    Enum.each(options, fn {option, value} -> check!(option, value, name) end)
+    model = Keyword.get(options, :model)
+    struct!(__MODULE__, Keyword.put(options, :model, fn -> model end))
+  end
+
+  defp check!(:name, _name, _pool), do: :ok
+  defp check!(:python, value, _pool) when is_binary(value) and value != "", do: :ok
+  defp check!(:start_timeout, value, _pool) when is_integer(value) and value > 0, do: :ok
+
+  defp check!(:model, value, pool) do
+    with {:error, message} <- Model.validate(value) do
+      raise ArgumentError, "#{message} in the option :model of pool #{inspect(pool)}"
+    end
+  end
+
+  defp check!(option, value, pool) when option in [:python_path, :preload] do
+    unless is_list(value) and Enum.all?(value, &is_binary/1) do
+      raise ArgumentError,
+            "expected a list of strings for #{where(option, pool)}, got #{inspect(value)}"
+    end
+  end
+
+  defp check!(:python, value, pool) do
+    raise ArgumentError, "expected a path for #{where(:python, pool)}, got #{inspect(value)}"
+  end
+
+  defp check!(:start_timeout, value, pool) do
+    raise ArgumentError,
+          "expected a positive number of milliseconds for #{where(:start_timeout, pool)}, got #{inspect(value)}"
+  end
+
+  # The value is not shown: it may be a key that somebody wrote in the wrong place.
+  defp check!(option, _value, pool) do
+    raise ArgumentError,
+          "unknown option #{inspect(option)} of pool #{inspect(pool)}; known are " <>
+            Enum.map_join(@known, ", ", &inspect/1)
+  end
+
+  defp where(option, pool), do: "the option #{inspect(option)} of pool #{inspect(pool)}"
+end

@@ -1,0 +1,455 @@
+defmodule DSPex.Python.PortClient do
+  @moduledoc false
+
+  # The owner of one port: pairs answers with callers, and nothing else. Terms are encoded and decoded in the processes
+  # of the callers (DSPex.Python.Protocol), so that many of them use many cores.
+  #
+  # The owner never blocks: data that the port does not take at once stays in `unsent`, and every call has its own
+  # timer, so that callers have their answer in time even when Python does not read or the machine is busy.
+  #
+  # Phases: :starting (Python is being started; calls wait in `unsent`) -> :ready, or {:down, error} until the next
+  # attempt. Python that ends when :ready ends this process, and the supervisor starts both anew.
+
+  use GenServer
+
+  require Logger
+
+  alias DSPex.Python.{Error, Interpreter, Model, PoolOptions, Protocol}
+
+  # Python ends the work at the caller's timeout and says where the time went. This side gives it that much longer, so
+  # that its answer is the one that normally arrives.
+  @grace_ms 100
+  # How often a port that takes no more data is tried again. There is no message that tells when it does.
+  @retry_unsent_ms 2
+  # How much the driver of the port may hold before it counts as busy. The defaults (8 KiB) would make every larger
+  # call wait for the next attempt.
+  @busy_limits {512 * 1024, 2 * 1024 * 1024}
+  # After an answer of this size the owner collects its garbage, or it would keep the answer alive until its next one.
+  @large_bytes 1024 * 1024
+  @first_retry_ms 1_000
+  @last_retry_ms 30_000
+
+  defmodule Call do
+    @moduledoc false
+    # `from` is a GenServer.from(), or :startup for the calls that this process makes itself.
+    @enforce_keys [:from]
+    defstruct [:from, :monitor, :timer, :timeout, sent?: false]
+  end
+
+  @enforce_keys [:options, :registry, :key]
+  defstruct [
+    :options,
+    :registry,
+    :key,
+    :port,
+    :python,
+    :start_timer,
+    :unsent_timer,
+    :probe,
+    phase: :starting,
+    failures: 0,
+    last_id: 0,
+    calls: %{},
+    monitors: %{},
+    unsent: :queue.new()
+  ]
+
+  @doc false
+  def start_link(%PoolOptions{} = options, registry, key) do
+    GenServer.start_link(__MODULE__, {options, registry, key},
+      name: {:via, Registry, {registry, key}}
+    )
+  end
+
+  @doc """
+  Calls an operation and waits for its answer.
+
+  `:restarting` if the client ended before it took the call: Python has not seen it, so it may be made again.
+  """
+  @spec call(pid(), atom(), [term()], timeout(), integer() | :infinity) ::
+          {:ok, term()} | {:error, Error.t()} | :restarting
+  def call(client, operation, args, timeout, deadline) do
+    request = Protocol.encode_request(operation, args)
+
+    case GenServer.call(client, {:call, request, timeout, deadline}, :infinity) do
+      {:answer, frame} -> Protocol.decode_answer(frame)
+      {:error, _error} = error -> error
+    end
+  catch
+    # The client answers all it has taken before it ends, so what is left in its mailbox was not taken.
+    :exit, {reason, {GenServer, :call, _call}} when reason in [:noproc, :normal, :shutdown] ->
+      :restarting
+
+    :exit, {{:shutdown, _reason}, {GenServer, :call, _call}} ->
+      :restarting
+
+    :exit, {{:python_exited, _status}, {GenServer, :call, _call}} ->
+      :restarting
+
+    # Its request is not shown: it may hold the key of a model.
+    :exit, {_reason, {GenServer, :call, _call}} ->
+      {:error, Error.new(:port_closed, "the port's owner crashed")}
+  end
+
+  @doc """
+  Tells that the pool has a model now.
+  """
+  @spec model_configured(pid()) :: :ok
+  def model_configured(client), do: GenServer.cast(client, :model_configured)
+
+  @impl true
+  def init({options, registry, key}) do
+    # A port that breaks must not take this process with it before all callers are answered.
+    Process.flag(:trap_exit, true)
+    # Makes the atoms of answers exist, see Protocol.decode_answer/1.
+    Protocol.known_atoms()
+    state = %__MODULE__{options: options, registry: registry, key: key}
+    put_model_state(state, if(options.model.() == nil, do: :none, else: :configured))
+    {:ok, state, {:continue, :start_python}}
+  end
+
+  @impl true
+  def handle_continue(:start_python, state), do: {:noreply, start_python(state)}
+
+  @impl true
+  def handle_call({:call, _request, _timeout, _deadline}, _from, %{phase: {:down, error}} = state) do
+    {:reply, {:error, error}, state}
+  end
+
+  def handle_call({:call, request, timeout, deadline}, {caller, _tag} = from, state) do
+    {id, state} = next_id(state)
+    monitor = Process.monitor(caller)
+    call = %Call{from: from, monitor: monitor, timeout: timeout, timer: call_timer(id, deadline)}
+    state = %{state | monitors: Map.put(state.monitors, monitor, id)}
+    {:noreply, state |> put_call(id, call) |> enqueue(id, request) |> send_unsent()}
+  end
+
+  @impl true
+  def handle_cast(:model_configured, state) do
+    put_model_state(state, :configured)
+    {:noreply, state}
+  end
+
+  @impl true
+  def handle_info({port, {:data, frame}}, %{port: port} = state) do
+    state = handle_frame(Protocol.peek(frame), frame, state)
+    if byte_size(frame) > @large_bytes, do: {:noreply, state, :hibernate}, else: {:noreply, state}
+  end
+
+  def handle_info({port, {:exit_status, status}}, %{port: port} = state),
+    do: python_ended(status, state)
+
+  def handle_info({:EXIT, port, reason}, %{port: port} = state), do: python_ended(reason, state)
+
+  def handle_info({:deadline, id}, state) do
+    case pop_call(state, id) do
+      {nil, state} ->
+        {:noreply, state}
+
+      {call, state} ->
+        reply(call, {:error, Error.timeout(call.timeout, stage(call, state), cause(call, state))})
+        {:noreply, state}
+    end
+  end
+
+  def handle_info({:DOWN, monitor, :process, _caller, _reason}, %{monitors: monitors} = state)
+      when is_map_key(monitors, monitor) do
+    {_call, state} = pop_call(state, monitors[monitor])
+    {:noreply, state}
+  end
+
+  def handle_info(:send_unsent, state), do: {:noreply, send_unsent(%{state | unsent_timer: nil})}
+  def handle_info(:start_again, state), do: {:noreply, start_python(state)}
+
+  def handle_info(:start_timeout, %{phase: :starting} = state) do
+    message =
+      "python at #{inspect(state.python)} was not ready within #{state.options.start_timeout} ms"
+
+    {:noreply, start_failed(Error.new(:port_closed, message), state)}
+  end
+
+  def handle_info({probe, %Error{} = error}, %{probe: %Task{ref: probe}} = state) do
+    Process.demonitor(probe, [:flush])
+    {:noreply, start_failed(error, state)}
+  end
+
+  # What comes late: the end of a port that was given up or of a probe, a timer that fired while it was cancelled.
+  def handle_info(_late, state), do: {:noreply, state}
+
+  @impl true
+  def terminate(reason, state) do
+    error =
+      case reason do
+        {:python_exited, status} ->
+          "python ended with status #{inspect(status)} while the call was being made; it is started again"
+
+        _stopped ->
+          "pool #{inspect(state.options.name)} was stopped while the call was being made"
+      end
+
+    answer_all(state, Error.new(:port_closed, error))
+  end
+
+  # Crash reports and :sys.get_status/1 must not show requests, which may hold the key of a model.
+  # Called by OTP 25 and newer; Elixir 1.14 does not know it as a callback yet, hence no @impl.
+  @doc false
+  def format_status(status) do
+    Map.new(status, fn
+      {:message, {tag, from, {:call, _request, timeout, deadline}}} ->
+        {:message, {tag, from, {:call, :request, timeout, deadline}}}
+
+      {:message, {port, {:data, frame}}} ->
+        {:message, {port, {:data, byte_size(frame)}}}
+
+      {:state, %__MODULE__{} = state} ->
+        {:state, %{state | unsent: :queue.len(state.unsent)}}
+
+      {:log, _events} ->
+        {:log, []}
+
+      other ->
+        other
+    end)
+  end
+
+  # Starting ---------------------------------------------------------------------------------------------------------
+
+  defp start_python(state) do
+    state = %{state | phase: :starting, start_timer: start_timer(state)}
+
+    case Interpreter.find(state.options) do
+      {:ok, python} ->
+        port = Port.open({:spawn_executable, python}, port_settings(state.options))
+        startup_call(%{state | port: port, python: python}, :ping, [])
+
+      {:error, error} ->
+        start_failed(error, state)
+    end
+  end
+
+  defp port_settings(options) do
+    [:binary, {:packet, 4}, :nouse_stdio, :exit_status, :hide] ++
+      [{:busy_limits_port, @busy_limits}, {:busy_limits_msgq, @busy_limits}] ++
+      Interpreter.port_settings(options)
+  end
+
+  defp startup_call(state, operation, args) do
+    {id, state} = next_id(state)
+    # A port that has just been opened takes this little at once.
+    command(state.port, id, Protocol.encode_request(operation, args))
+    put_call(state, id, %Call{from: {:startup, operation}, sent?: true})
+  end
+
+  defp started(:ping, {:ok, {:ok, _pong}}, state) do
+    with model when model != nil <- state.options.model.(),
+         {:ok, {provider, config}} <- Model.resolve(model) do
+      startup_call(state, :configure_lm, [provider, config, %{}])
+    else
+      nil -> ready(state)
+      {:error, error} -> model_failed(error, state)
+    end
+  end
+
+  defp started(:ping, {:ok, {:error, {:python_exception, details}}}, state) do
+    start_failed(Error.from_details(details), state)
+  end
+
+  defp started(:ping, {:error, error}, state) do
+    message = "python at #{inspect(state.python)} cannot load dspy_bridge: #{error.message}"
+
+    start_failed(
+      Error.new(:missing_dependency, message, %{"traceback" => error.traceback}),
+      state
+    )
+  end
+
+  defp started(:configure_lm, {:ok, {:error, {:python_exception, details}}}, state) do
+    model_failed(Error.from_details(details), state)
+  end
+
+  defp started(:configure_lm, {:error, error}, state), do: model_failed(error, state)
+  defp started(:configure_lm, {:ok, _configured}, state), do: ready(state)
+
+  # Python is of use without a model (list_modules, configure_lm, calls that bring their own), so the pool starts.
+  defp model_failed(error, state) do
+    Logger.warning(
+      "the model of pool #{inspect(state.options.name)} cannot be configured: #{error.message}"
+    )
+
+    put_model_state(state, {:failed, error})
+    ready(state)
+  end
+
+  defp ready(state) do
+    cancel(state.start_timer)
+    send_unsent(%{state | phase: :ready, start_timer: nil, failures: 0})
+  end
+
+  defp start_failed(error, state) do
+    cancel(state.start_timer)
+    if state.probe, do: Task.shutdown(state.probe, :brutal_kill)
+    close(state.port)
+    retry_ms = min(@first_retry_ms * Integer.pow(2, min(state.failures, 10)), @last_retry_ms)
+    Process.send_after(self(), :start_again, retry_ms)
+    name = inspect(state.options.name)
+
+    Logger.error(
+      "pool #{name} has no python: #{error.message}; next attempt in #{div(retry_ms, 1000)} s"
+    )
+
+    state = %{answer_all(state, error) | unsent: :queue.new(), failures: state.failures + 1}
+    %{state | phase: {:down, error}, port: nil, probe: nil, start_timer: nil}
+  end
+
+  defp python_ended(status, %{phase: :ready} = state) do
+    {:stop, {:python_exited, status}, %{state | port: nil}}
+  end
+
+  defp python_ended(status, %{phase: :starting} = state) do
+    # Finding the cause takes as long as Python needs to import DSPy; this process must not wait for it.
+    %{python: python, options: options} = state
+    probe = Task.async(fn -> Interpreter.diagnose(python, options, status) end)
+    {:noreply, %{state | port: nil, probe: probe}}
+  end
+
+  defp python_ended(_status, state), do: {:noreply, %{state | port: nil}}
+
+  # Sending ----------------------------------------------------------------------------------------------------------
+
+  defp enqueue(state, id, request), do: %{state | unsent: :queue.in({id, request}, state.unsent)}
+
+  # Sends what waits, in its order, as far as the port takes it.
+  defp send_unsent(%{phase: :ready} = state) do
+    case :queue.out(state.unsent) do
+      {:empty, _unsent} ->
+        state
+
+      {{:value, {id, _request}}, unsent} when not is_map_key(state.calls, id) ->
+        # Its caller has been told of a timeout, or is gone.
+        send_unsent(%{state | unsent: unsent})
+
+      {{:value, {id, request}}, unsent} ->
+        if command(state.port, id, request) do
+          calls = Map.update!(state.calls, id, &%{&1 | sent?: true})
+          send_unsent(%{state | unsent: unsent, calls: calls})
+        else
+          send_later(state)
+        end
+    end
+  end
+
+  defp send_unsent(state), do: state
+
+  defp send_later(%{unsent_timer: nil} = state) do
+    %{state | unsent_timer: Process.send_after(self(), :send_unsent, @retry_unsent_ms)}
+  end
+
+  defp send_later(state), do: state
+
+  # False if the port is busy.
+  defp command(port, id, request) do
+    Port.command(port, Protocol.frame(id, request), [:nosuspend])
+  rescue
+    # The port has just closed; the message that says so is on its way, and answers this call with the others.
+    ArgumentError -> true
+  end
+
+  # Answers ----------------------------------------------------------------------------------------------------------
+
+  defp handle_frame({:answer, id}, frame, state) do
+    case pop_call(state, id) do
+      # Late: the caller has been told of a timeout, or is gone.
+      {nil, state} ->
+        state
+
+      {%Call{from: {:startup, operation}}, state} ->
+        started(operation, Protocol.decode_answer(frame), state)
+
+      {call, state} ->
+        tap(state, fn _state -> reply(call, {:answer, frame}) end)
+    end
+  end
+
+  defp handle_frame({:message, name}, _frame, state) do
+    Logger.warning(
+      "pool #{inspect(state.options.name)} dropped a message #{inspect(name)} of python"
+    )
+
+    state
+  end
+
+  defp handle_frame(:malformed, frame, state) do
+    Logger.warning(
+      "pool #{inspect(state.options.name)} dropped #{byte_size(frame)} bytes that are no message"
+    )
+
+    state
+  end
+
+  defp answer_all(state, error) do
+    Enum.reduce(Map.keys(state.calls), state, fn id, state ->
+      {call, state} = pop_call(state, id)
+      reply(call, {:error, error})
+      state
+    end)
+  end
+
+  defp reply(%Call{from: {:startup, _operation}}, _answer), do: :ok
+  defp reply(%Call{from: from}, answer), do: GenServer.reply(from, answer)
+
+  # Calls ------------------------------------------------------------------------------------------------------------
+
+  defp next_id(state) do
+    id = if state.last_id == Protocol.max_id(), do: 1, else: state.last_id + 1
+    state = %{state | last_id: id}
+    # Only after two thousand million calls can an id still be in use.
+    if is_map_key(state.calls, id), do: next_id(state), else: {id, state}
+  end
+
+  defp put_call(state, id, call), do: %{state | calls: Map.put(state.calls, id, call)}
+
+  defp pop_call(state, id) do
+    case Map.pop(state.calls, id) do
+      {nil, _calls} ->
+        {nil, state}
+
+      {call, calls} ->
+        cancel(call.timer)
+        if call.monitor, do: Process.demonitor(call.monitor, [:flush])
+        {call, %{state | calls: calls, monitors: Map.delete(state.monitors, call.monitor)}}
+    end
+  end
+
+  defp stage(_call, %{phase: :starting}), do: "start"
+  defp stage(%Call{sent?: false}, _state), do: "send"
+  defp stage(_call, _state), do: "python"
+
+  defp cause(_call, %{phase: :starting}), do: "python is still being started"
+  defp cause(%Call{sent?: false}, _state), do: "python does not read"
+  defp cause(_call, _state), do: "python has not answered"
+
+  defp call_timer(_id, :infinity), do: nil
+
+  defp call_timer(id, deadline) do
+    Process.send_after(self(), {:deadline, id}, deadline + @grace_ms, abs: true)
+  end
+
+  defp start_timer(state),
+    do: Process.send_after(self(), :start_timeout, state.options.start_timeout)
+
+  defp cancel(nil), do: :ok
+  defp cancel(timer), do: Process.cancel_timer(timer)
+
+  defp close(nil), do: :ok
+
+  defp close(port) do
+    Port.close(port)
+  rescue
+    ArgumentError -> true
+  end
+
+  defp put_model_state(state, model_state) do
+    {_new, _old} = Registry.update_value(state.registry, state.key, fn _old -> model_state end)
+    :ok
+  end
+end

@@ -1,0 +1,124 @@
+defmodule DSPex.Python.Protocol do
+  @moduledoc false
+
+  # The messages on the port as bytes, without any process. A frame is one external term:
+  #
+  #     to Python    {:C, id, :dspy_bridge, operation, args}
+  #     from Python  {:r, id, result} | {:e, id, {:python, class, message, traceback}}
+  #
+  # Terms are built and read in the process of the caller, which is where the work can be done for many callers at
+  # once. The owner of the port only puts the id in front (frame/2) and finds it again (peek/1).
+  #
+  # Source: https://www.erlang.org/doc/apps/erts/erl_ext_dist.html
+
+  alias DSPex.Python.Error
+
+  @version 131
+  @small_tuple 104
+  @small_integer 97
+  @integer 98
+  # The largest id that INTEGER_EXT holds.
+  @max_id 0x7FFFFFFF
+
+  # Both as they stand inside of a term: without the version byte.
+  @call_atom :C |> :erlang.term_to_binary() |> then(&binary_part(&1, 1, byte_size(&1) - 1))
+  @module_atom :dspy_bridge
+               |> :erlang.term_to_binary()
+               |> then(&binary_part(&1, 1, byte_size(&1) - 1))
+
+  @typedoc "A call without its id, ready to be sent."
+  @opaque request :: iodata()
+  @type id :: 1..unquote(@max_id)
+
+  @doc """
+  The largest call id; after it ids begin at 1 again.
+  """
+  @spec max_id() :: pos_integer()
+  def max_id, do: @max_id
+
+  @doc """
+  Encodes all of a call but its id. Large binaries are referred to, not copied.
+  """
+  @spec encode_request(atom(), [term()]) :: request()
+  def encode_request(operation, args) when is_atom(operation) and is_list(args) do
+    <<@version, operation_atom::binary>> = :erlang.term_to_binary(operation)
+    [<<@version, start::binary>> | rest] = :erlang.term_to_iovec(args)
+    [@module_atom, operation_atom, start | rest]
+  end
+
+  @doc """
+  Gives the frame of a call, without the length that the port puts before it.
+  """
+  @spec frame(id(), request()) :: iodata()
+  def frame(id, request),
+    do: [<<@version, @small_tuple, 5>>, @call_atom, <<@integer, id::32>> | request]
+
+  @doc """
+  Tells which call a frame answers, reading only its first bytes.
+
+  Any other message of the protocol is `{:message, name}`; what does not begin like a message is `:malformed`.
+  """
+  @spec peek(binary()) :: {:answer, non_neg_integer()} | {:message, String.t()} | :malformed
+  def peek(<<@version, @small_tuple, arity, rest::binary>>) do
+    with {:ok, name, rest} <- peek_name(rest), do: peek_id(name, arity, rest)
+  end
+
+  def peek(_frame), do: :malformed
+
+  @doc """
+  Decodes an answer. Never makes an atom: one that does not exist yet is an error.
+  """
+  @spec decode_answer(binary()) :: {:ok, term()} | {:error, Error.t()}
+  def decode_answer(frame) do
+    case :erlang.binary_to_term(frame, [:safe]) do
+      {:r, _id, result} -> {:ok, result}
+      {:e, _id, reason} -> {:error, Error.from_exception(reason)}
+    end
+  rescue
+    ArgumentError ->
+      {:error,
+       Error.new(
+         :internal,
+         "python's answer is no term, or has an atom that this node does not know"
+       )}
+  end
+
+  @doc false
+  # Atoms in answers that the code of this application may not have mentioned yet when the first answer comes.
+  @spec known_atoms() :: [atom()]
+  def known_atoms do
+    [:python_exception, :python, :nan, :infinity, :neg_infinity, :"$erlport.opaque", :erlang] ++
+      [DateTime, NaiveDateTime, Date, Time, MapSet, Range, Decimal, Calendar.ISO] ++
+      [:calendar, :year, :month, :day, :hour, :minute, :second, :microsecond] ++
+      [
+        :std_offset,
+        :utc_offset,
+        :time_zone,
+        :zone_abbr,
+        :sign,
+        :coef,
+        :exp,
+        :first,
+        :last,
+        :step,
+        :map,
+        :inf
+      ]
+  end
+
+  # The four encodings of an atom; all names of messages have one letter.
+  defp peek_name(<<100, 1::16, name::binary-size(1), rest::binary>>), do: {:ok, name, rest}
+  defp peek_name(<<115, 1, name::binary-size(1), rest::binary>>), do: {:ok, name, rest}
+  defp peek_name(<<118, 1::16, name::binary-size(1), rest::binary>>), do: {:ok, name, rest}
+  defp peek_name(<<119, 1, name::binary-size(1), rest::binary>>), do: {:ok, name, rest}
+  defp peek_name(_rest), do: :malformed
+
+  defp peek_id(name, 3, <<@small_integer, id, _rest::binary>>) when name in ["r", "e"],
+    do: {:answer, id}
+
+  defp peek_id(name, 3, <<@integer, id::32, _rest::binary>>) when name in ["r", "e"],
+    do: {:answer, id}
+
+  defp peek_id(name, 3, _rest) when name in ["r", "e"], do: :malformed
+  defp peek_id(name, _arity, _rest), do: {:message, name}
+end

@@ -1,0 +1,28 @@
+defmodule DSPex.MixProject do
+  use Mix.Project
+
+  def project do
+    [
+      app: :dspex,
+      version: "0.1.0",
+      elixir: "~> 1.14",
+      elixirc_paths: elixirc_paths(Mix.env()),
+      start_permanent: Mix.env() == :prod,
+      description: "Call DSPy from Elixir over an Erlang port, with native terms",
+      deps: deps()
+    ]
+  end
+
+  def application do
+    [mod: {DSPex.Application, []}, extra_applications: [:logger]]
+  end
+
+  # None are needed. What DSPex uses when the application that contains it has it:
+  #
+  #     {:telemetry, "~> 1.0"}   # events of every call, see DSPex.Python
+  #     {:erlport, "~> 0.11"}    # only to call :dspy_bridge by :python.call/4 yourself
+  defp deps, do: []
+
+  defp elixirc_paths(:test), do: ["lib", "test/support"]
+  defp elixirc_paths(_environment), do: ["lib"]
+end

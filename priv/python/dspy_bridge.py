@@ -1,0 +1,376 @@
+"""The operations that Elixir calls, by name.
+
+Each answers ``{:ok, term}`` or ``{:error, {:python_exception, details}}`` and never raises across the port. Arguments
+are positional; the last is a map of options that may be left out. Under ``python -m erlport_bridge`` the operations
+run side by side; imported by ErlPort's own Python half they run one at a time, with the same results.
+
+This module offers :data:`OPERATIONS` and nothing else. The messages of errors and the shapes of results are described
+in ``docs/operations.md``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import inspect
+import json
+import platform
+import sys
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import erlport_bridge
+from erlport_bridge import errors
+from erlport_bridge.errors import EncodeError, OperationError
+from erlport_bridge.port import runtime, stock
+from erlport_bridge.programs import arguments, catalogue, execution, models, sandbox, tools
+from erlport_bridge.programs.execution import CallOptions, Request
+from erlport_bridge.programs.metrics import Metrics
+from erlport_bridge.programs.pipeline import Stage
+from erlport_bridge.programs.sessions import Program, Sessions
+from erlport_bridge.programs.signatures import parse_signature
+from erlport_bridge.programs.text import shown, suggestion
+from erlport_bridge.term import Atom
+
+Operation = Callable[..., Awaitable[tuple[Atom, Any]]]
+
+#: Every operation by name.
+OPERATIONS: dict[str, Operation] = {}
+
+_OK = Atom("ok")
+_ERROR = Atom("error")
+_PYTHON_EXCEPTION = Atom("python_exception")
+
+# Items of a batch that run at the same time unless the caller says otherwise.
+_DEFAULT_MAX_CONCURRENCY = 16
+
+_sessions = Sessions.from_environment()
+_metrics = Metrics()
+
+runtime.before_exit(sandbox.kill_all)
+
+
+def _failure_term(error: BaseException) -> tuple[Atom, tuple[Atom, dict[str, Any]]]:
+    """Give what an operation answers for an exception."""
+    if isinstance(error, EncodeError):
+        # The path within the result, not within {:ok, result}.
+        error = EncodeError(error.reason, error.path.removeprefix("[1]"))
+    return _ERROR, (_PYTHON_EXCEPTION, errors.details(error))
+
+
+def _operation(function: Callable[..., Awaitable[Any]]) -> Operation:
+    """Make a function an operation: counted, and with every outcome as an answer."""
+    name = function.__name__
+    signature = inspect.signature(function)
+
+    @functools.wraps(function)
+    async def operation(*args: Any) -> tuple[Atom, Any]:
+        started_at = _metrics.begin("operations", name)
+        kind = None
+        try:
+            try:
+                signature.bind(*args)
+            except TypeError:
+                takes = ", ".join(signature.parameters)
+                raise OperationError("input", f"{name} takes ({takes}), got {len(args)} arguments") from None
+            return _OK, await function(*args)
+        except BaseException as error:  # noqa: BLE001 - the one place where a call of an operation becomes an answer
+            kind = errors.kind_of(error)
+            return _failure_term(error)
+        finally:
+            _metrics.end("operations", name, started_at, kind=kind)
+
+    operation.failure_term = _failure_term  # type: ignore[attr-defined]
+    OPERATIONS[name] = operation
+    return operation
+
+
+@_operation
+async def ping(payload: object = None) -> dict[str, Any]:
+    """Answer with the versions of this side, its default model, and ``payload`` unchanged."""
+    default = _sessions.default_model()
+    return {
+        "erlport_bridge": erlport_bridge.__version__,
+        "dspy": models.dspy.__version__,
+        "python": platform.python_version(),
+        "executable": sys.executable,
+        "model": default.describe() if default else None,
+        "payload": payload,
+    }
+
+
+@_operation
+async def configure_lm(provider: object, config: object = None, opts: object = None) -> dict[str, Any]:
+    """Set the language model of the port, or of the session that ``session_id`` names; answers its description."""
+    options = arguments.options(opts, "opts")
+    session_id = arguments.optional_text(options.pop("session_id", None), "opts.session_id")
+    if options:
+        raise OperationError("input", f"configure_lm takes no option {next(iter(options))!r}; it takes session_id")
+    model = models.language_model(provider, config)
+    _sessions.configure(model, session_id)
+    return model.describe()
+
+
+@_operation
+async def list_modules() -> list[str]:
+    """Answer the names of the modules that can be called."""
+    return list(catalogue.MODULES)
+
+
+@_operation
+async def describe_module(name: object) -> dict[str, Any]:
+    """Answer what a module does, takes and adds, and the tools that it can be given by name."""
+    entry = catalogue.find_module(name)
+    return {**entry.describe(), "tools": tools.available() if entry.takes_tools else {}}
+
+
+@_operation
+async def validate_module(name: object, signature: object = None, opts: object = None) -> dict[str, Any]:
+    """Check a module, a signature and options as ``execute_module`` does, and ask no model."""
+    entry = catalogue.find_module(name)
+    options = execution.read_call_options(opts, entry)
+    answer: dict[str, Any] = {"module": entry.name, "warnings": list(options.warnings)}
+    if signature is not None:
+        stage = _stage(entry, signature, options)
+        execution.built((stage,))
+        answer["signature"] = stage.spec.text
+    return answer
+
+
+@_operation
+async def execute_module(module: object, signature: object, inputs: object, opts: object = None) -> dict[str, Any]:
+    """Run a module once; answers the prediction."""
+    deadline = _Deadline()
+    entry = catalogue.find_module(module)
+    options = execution.read_call_options(opts, entry)
+    stage = _stage(entry, signature, options)
+    values = execution.read_inputs((stage,), stage.spec, inputs)
+    return await _run(_request(stage, values, options), deadline)
+
+
+@_operation
+async def execute_batch(
+    module: object, signature: object, list_of_inputs: object, opts: object = None
+) -> list[tuple[Atom, Any]]:
+    """Run a module for each element of a list; answers a list of ``{:ok, prediction}`` and ``{:error, …}`` in order.
+
+    ``timeout`` is for all of them together: what is not done by then is a timeout, the rest is kept. The option
+    ``max_concurrency`` says how many run at the same time.
+    """
+    deadline = _Deadline()
+    entry = catalogue.find_module(module)
+    given = arguments.options(opts, "opts")
+    at_once = given.pop("max_concurrency", _DEFAULT_MAX_CONCURRENCY)
+    if type(at_once) is not int or at_once < 1:
+        raise OperationError(
+            "input",
+            f"expected a positive integer at opts.max_concurrency, got {shown(at_once)}",
+            path="opts.max_concurrency",
+        )
+    options = execution.read_call_options(given, entry)
+    stage = _stage(entry, signature, options)
+    if not isinstance(list_of_inputs, list):
+        raise OperationError("input", f"expected a list of maps at inputs, got {shown(list_of_inputs)}", path="inputs")
+    places = asyncio.Semaphore(at_once)
+
+    async def item(inputs: object) -> tuple[Atom, Any]:
+        async with places:
+            try:
+                values = execution.read_inputs((stage,), stage.spec, inputs)
+                return _OK, await _run(_request(stage, values, options), deadline)
+            except Exception as error:  # noqa: BLE001 - the error of one item is its answer
+                return _failure_term(error)
+
+    return await asyncio.gather(*(item(inputs) for inputs in list_of_inputs))
+
+
+@_operation
+async def create_program(spec: object, opts: object = None) -> dict[str, Any]:
+    """Store a program in a session; answers its id, its session's id and its version."""
+    options = arguments.options(opts, "opts")
+    session_id = arguments.optional_text(options.pop("session_id", None), "opts.session_id")
+    if options:
+        raise OperationError("input", f"create_program takes no option {next(iter(options))!r}; it takes session_id")
+    program = _sessions.add_program(spec, session_id)
+    try:
+        execution.built(program.stages)
+    except BaseException:
+        _sessions.delete_program(program.session_id, program.id)
+        raise
+    return program.describe()
+
+
+@_operation
+async def execute_program(
+    session_id: object, program_id: object, inputs: object, opts: object = None
+) -> dict[str, Any]:
+    """Run a stored program; ``session_id`` may be ``nil``. Answers the prediction of all its stages together."""
+    deadline = _Deadline()
+    options = execution.read_call_options(opts)
+    program = _sessions.find_program(
+        arguments.optional_text(session_id, "session_id"), arguments.text(program_id, "program_id")
+    )
+    values = program.with_history(execution.read_inputs(program.stages, program.asked, inputs))
+    prediction = await _run(_program_request(program, values, options), deadline)
+    program.record(values, prediction)
+    return prediction
+
+
+@_operation
+async def list_programs(session_id: object = None) -> list[dict[str, Any]]:
+    """Answer the programs of a session, or of all sessions."""
+    wanted = arguments.optional_text(session_id, "session_id")
+    found = [_sessions.find(wanted)] if wanted is not None else _sessions.all()
+    return [program.describe() for session in found for program in session.programs.values()]
+
+
+@_operation
+async def delete_program(session_id: object, program_id: object) -> dict[str, Any]:
+    """Forget a program; answers what it was."""
+    return _sessions.delete_program(
+        arguments.optional_text(session_id, "session_id"), arguments.text(program_id, "program_id")
+    ).describe()
+
+
+@_operation
+async def list_sessions() -> list[dict[str, Any]]:
+    """Answer the sessions of this port."""
+    return [session.describe() for session in _sessions.all()]
+
+
+@_operation
+async def close_session(session_id: object) -> dict[str, Any]:
+    """Forget a session and its programs; answers what it was."""
+    return _sessions.close(arguments.text(session_id, "session_id")).describe()
+
+
+@_operation
+async def metrics() -> dict[str, Any]:
+    """Answer what this port has done so far."""
+    sessions = _sessions.all()
+    held = {"sessions": len(sessions), "programs": sum(len(session.programs) for session in sessions)}
+    return {**_metrics.report(), **held}
+
+
+async def handle(command: object, args: object = None) -> tuple[Atom, Any]:
+    """Call an operation by name, with its arguments as a map of their names or as a list."""
+    try:
+        function, values = _called(command, args)
+    except OperationError as error:
+        return _failure_term(error)
+    return await function(*values)
+
+
+async def handle_json(command: object, text: object = None) -> tuple[Atom, str]:
+    """Call an operation by name, with its arguments as JSON text; answers JSON text too.
+
+    The text is an array of the arguments in order, or an object of them by name. What JSON does not have comes out
+    as its nearest: a tuple as an array, an atom as a string, ``{:ok, value}`` within a batch as ``{"ok": value}``.
+    """
+    try:
+        args = json.loads(arguments.text(text, "the JSON text")) if text is not None else []
+        function, values = _called(command, args)
+    except ValueError as error:
+        status, answer = _failure_term(OperationError("input", f"expected JSON text: {error}"))
+    except OperationError as error:
+        status, answer = _failure_term(error)
+    else:
+        status, answer = await function(*values)
+    try:
+        return status, json.dumps(_json_value(answer), allow_nan=False)
+    except (TypeError, ValueError) as error:
+        refused = EncodeError(f"cannot write the result as JSON: {error}; use the native format")
+        return _ERROR, json.dumps(_json_value(_failure_term(refused)[1]))
+
+
+handle.failure_term = handle_json.failure_term = _failure_term  # type: ignore[attr-defined]
+OPERATIONS |= {"handle": handle, "handle_json": handle_json}
+
+
+def _called(command: object, args: object) -> tuple[Operation, Sequence[Any]]:
+    name = arguments.text(command, "command")
+    function = OPERATIONS.get(name)
+    if function is None or function in (handle, handle_json):
+        known = sorted(OPERATIONS.keys() - {"handle", "handle_json"})
+        raise OperationError(
+            "input",
+            f'unknown operation "{name[:80]}"{suggestion(name, known)}; known: {", ".join(known)}',
+            path="command",
+        )
+    if isinstance(args, list):
+        return function, args
+    given = arguments.options(args, "args")
+    names = list(inspect.signature(function).parameters)
+    for key in given:
+        if key not in names:
+            raise OperationError("input", f"{name} takes ({', '.join(names)}), got {key!r}", path=f"args.{key}")
+    last = max((names.index(key) for key in given), default=-1)
+    return function, [given.get(key) for key in names[: last + 1]]
+
+
+def _json_value(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _json_value(item) for key, item in value.items()}
+    if isinstance(value, tuple) and len(value) == 2 and value[0] in (_OK, _ERROR):
+        return {str(value[0]): _json_value(value[1])}
+    if isinstance(value, tuple) and len(value) == 2 and value[0] == _PYTHON_EXCEPTION:
+        return _json_value(value[1])
+    if isinstance(value, list | tuple):
+        return [_json_value(item) for item in value]
+    return value
+
+
+class _Deadline:
+    """When a call began, so that what is left of its budget is known at any later point."""
+
+    def __init__(self) -> None:
+        self._started_at = time.monotonic()
+
+    def left_s(self, timeout_ms: int | None) -> float | None:
+        """Give what is left of ``timeout_ms`` in seconds, at least 0; ``None``: no limit."""
+        if timeout_ms is None:
+            return None
+        return max(0.0, timeout_ms / 1000 - (time.monotonic() - self._started_at))
+
+
+def _stage(entry: catalogue.ModuleEntry, signature: object, options: CallOptions) -> Stage:
+    spec = parse_signature(signature, reserved=entry.reserved)
+    return Stage(entry, spec, tuple(sorted(options.module_options.items())), options.tools)
+
+
+def _request(stage: Stage, values: Mapping[str, Any], options: CallOptions) -> Request:
+    model = _sessions.model_for(options.session_id, options.model)
+    module = execution.built((stage,))
+    if options.demos:
+        module = execution.with_demos(module, stage, options.demos)
+    return Request(module, (stage,), values, model, options)
+
+
+def _program_request(program: Program, values: Mapping[str, Any], options: CallOptions) -> Request:
+    model = _sessions.model_for(program.session_id, options.model, program.model)
+    settings = {**program.settings, **options.settings}
+    with_session = replace(options, settings=settings, session_id=program.session_id)
+    return Request(execution.built(program.stages), program.stages, values, model, with_session)
+
+
+async def _run(request: Request, deadline: _Deadline) -> dict[str, Any]:
+    """Run a request within what is left of its budget, counted for each of its modules."""
+    names = {stage.entry.name for stage in request.stages}
+    started = {name: _metrics.begin("modules", name) for name in names}
+    kind, tokens = None, 0
+    try:
+        prediction = await execution.run(request, timeout_s=deadline.left_s(request.options.timeout_ms))
+        tokens = execution.total_tokens(prediction)
+        return prediction
+    except BaseException as error:
+        kind = errors.kind_of(error)
+        raise
+    finally:
+        for name, started_at in started.items():
+            _metrics.end("modules", name, started_at, kind=kind, tokens=tokens)
+
+
+if stock.in_use():
+    globals().update(stock.adapted(OPERATIONS))
