@@ -67,7 +67,7 @@ def from_stock(term: Any) -> Any:
     if kind == "OpaqueObject":
         return decode(_VERSION_BYTE + term.data)
     if kind == "ImproperList":
-        return ImproperList([from_stock(item) for item in term[:-1]], from_stock(term[-1]))
+        return ImproperList([from_stock(item) for item in term], from_stock(term.tail))
     if isinstance(term, bytes):
         return _binary(term)
     if isinstance(term, list):

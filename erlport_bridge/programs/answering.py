@@ -129,7 +129,8 @@ class _Answering:
 
     def _resolved(self, schema: Schema) -> Schema:
         if "$ref" in schema:
-            return self.root.get("$defs", {}).get(str(schema["$ref"]).rpartition("/")[2], {})
+            definitions: Mapping[str, Schema] = self.root.get("$defs", {})
+            return definitions.get(str(schema["$ref"]).rpartition("/")[2], {})
         if len(schema.get("allOf", ())) == 1:
             return self._resolved(schema["allOf"][0])
         return schema
@@ -199,7 +200,7 @@ class _Answering:
 
     def _number_list(self, kind: str, wanted: str) -> list[Any]:
         with_numbers = (found for sentence in self.source.ranked(wanted) if (found := numbers(sentence)))
-        found = next(with_numbers, None) or numbers(self.source.question)
+        found = next(with_numbers, []) or numbers(self.source.question)
         return [round(number) for number in found] if kind == "integer" else list(found)
 
     def _text_list(self, wanted: str) -> list[str]:
@@ -214,7 +215,9 @@ class _Answering:
         required = schema.get("required", ())
         return {
             name: self.value(
-                part, f"{wanted} {wanted_words(name, part.get('title', '') + ' ' + part.get('description', ''))}", depth + 1
+                part,
+                f"{wanted} {wanted_words(name, part.get('title', '') + ' ' + part.get('description', ''))}",
+                depth + 1,
             )
             for name, part in schema["properties"].items()
             if name in required or ("default" not in part and depth < _MAX_DEPTH)

@@ -69,7 +69,7 @@ def evaluate(expression: str) -> Number:
 
 
 def _value(node: ast.expr) -> Number:
-    if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float) and not isinstance(node.value, bool):
         return _bounded(node.value)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub | ast.UAdd):
         value = _value(node.operand)
@@ -86,14 +86,16 @@ def _value(node: ast.expr) -> Number:
         function = _FUNCTIONS.get(node.func.id)
         if function is not None:
             return _bounded(function(*map(_value, node.args)))
-    raise ValueError(f"only numbers, + - * / // % ** and {', '.join(_FUNCTIONS)} can be computed, got {ast.unparse(node)!r}")
+    raise ValueError(
+        f"only numbers, + - * / // % ** and {', '.join(_FUNCTIONS)} can be computed, got {ast.unparse(node)!r}"
+    )
 
 
 def _power(base: Number, exponent: Number) -> Number:
     # Checked before it is computed: 9 ** 9 ** 9 would otherwise take minutes and gigabytes.
-    if isinstance(base, int) and isinstance(exponent, int) and exponent > 0:
-        if max(base.bit_length(), 1) * exponent > _MAX_BITS and abs(base) > 1:
-            raise OverflowError
+    whole = isinstance(base, int) and isinstance(exponent, int)
+    if whole and abs(base) > 1 and int(base).bit_length() * exponent > _MAX_BITS:
+        raise OverflowError
     result = base**exponent
     if isinstance(result, complex):
         raise TypeError

@@ -267,7 +267,7 @@ def _history(value: object, path: str) -> Any:
 
 def _message(value: object, path: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise _mismatch("a message, a map from the names of fields", value, path)
+        raise _mismatch("a message (a map from the names of fields)", value, path)
     return {
         convert(str, key, f"a key of {path}", lenient=False): _plain_input(item, inside(path, key), revive=True)
         for key, item in value.items()
@@ -288,7 +288,7 @@ def _tool_calls(value: object, path: str) -> Any:
 
 def _tool_call(value: object, path: str) -> Any:
     if not isinstance(value, dict):
-        raise _mismatch("a tool call, a map with name and args", value, path)
+        raise _mismatch("a tool call (a map with name and args)", value, path)
     entries = _entries(value, "ToolCall", ("id", "name", "args"), path)
     call_id = convert(_OPTIONAL_TEXT, entries.get("id"), f"{path}.id")
     name = convert(str, entries.get("name"), f"{path}.name")

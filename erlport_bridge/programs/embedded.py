@@ -24,16 +24,20 @@ from erlport_bridge.programs.prompt_reading import Field, Prompt, Schema, read_p
 DESCRIPTION: Final = (
     "The embedded model answers from the text it is given: the sentence nearest to the question, the numbers, dates "
     "and options in it, the value of an arithmetic expression. It is deterministic, needs no network, and ignores "
-    "temperature and other generation settings. It is no language model: it knows nothing and writes no prose of its own."
+    "temperature and other generation settings. It is no language model: it knows nothing and writes no prose."
 )
 
 # A prompt of this size is read in about 5 ms; a longer one would hold up the other requests on an event loop.
 _MAX_CHARACTERS_ON_LOOP: Final = 50_000
 
 _REASONING_NAMES: Final = ("reasoning", "rationale")
-_QUESTION_NAMES: Final = frozenset("question query q prompt request task claim goal topic instruction problem".split())
+_QUESTION_NAMES: Final = frozenset(
+    ("question", "query", "q", "prompt", "request", "task", "claim", "goal", "topic", "instruction", "problem")
+)
 # Inputs that a module of DSPy adds; they are read by the module's step, not as text.
-_MODULE_INPUTS: Final = re.compile(r"trajectory|reasoning_attempt_\d+|final_generated_code|code_output|previous_code|error")
+_MODULE_INPUTS: Final = re.compile(
+    r"trajectory|reasoning_attempt_\d+|final_generated_code|code_output|previous_code|error"
+)
 _HEADER_START: Final = re.compile(r"\[\[ ##")
 _PLAIN_TEXT: Final[Schema] = {"type": "string"}
 
@@ -59,7 +63,14 @@ def complete(system: str, user: str) -> str:
         return str(answer(_question_and_text([(None, user)]), _PLAIN_TEXT, ""))
     values = _values(prompt)
     if prompt.wants_json:
-        return json.dumps(values)
+        # JSONAdapter reads a string of another type than text (bytes, a date) like ChatAdapter: as JSON once more.
+        schemas = {field.name: field.schema for field in prompt.outputs}
+        return json.dumps(
+            {
+                name: _rendered(value, schemas[name]) if isinstance(value, str) else value
+                for name, value in values.items()
+            }
+        )
     # A missing section is None for DSPy; the text "null" would be a string to an optional string.
     parts = [
         f"[[ ## {field.name} ## ]]\n{_rendered(values[field.name], field.schema)}"
@@ -90,7 +101,7 @@ def _values(prompt: Prompt) -> dict[str, Any]:
         if field.name not in known and field.name not in reasoning:
             values[field.name] = answer(source, field.schema, wanted_words(field.name, _described(field)))
             reason = reason or source.reason
-    values |= {name: reason for name in reasoning}
+    values |= dict.fromkeys(reasoning, reason)
     return {name: values[name] for name in names}
 
 

@@ -14,18 +14,34 @@ from typing import Final
 _SENTENCE_END: Final = re.compile(r"(?<=[.!?])[ \t]+(?=\S)")
 _WORD: Final = re.compile(r"[^\W_]+")
 # Not a part of a word or of a version; longer rows of digits are identifiers, and slow to turn into a number.
-_NUMBER: Final = re.compile(r"(?<![\w.])-?\d{1,3}(?:,\d{3}){1,6}(?:\.\d{1,15})?(?![\w,])|(?<![\w.])-?\d{1,18}(?:\.\d{1,15})?(?!\w)")
+_NUMBER: Final = re.compile(
+    r"(?<![\w.])-?\d{1,3}(?:,\d{3}){1,6}(?:\.\d{1,15})?(?![\w,])|(?<![\w.])-?\d{1,18}(?:\.\d{1,15})?(?!\w)"
+)
 _ISO_DATE: Final = re.compile(r"(?<!\d)(\d{4})-(\d{2})-(\d{2})(?!\d)")
 _MONTHS: Final = (
-    "january february march april may june july august september october november december".split()
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
+    "december",
 )
 _DAY_MONTH_YEAR: Final = re.compile(rf"\b(\d{{1,2}})(?:st|nd|rd|th)? ({'|'.join(_MONTHS)}),? (\d{{4}})\b", re.I)
 _MONTH_DAY_YEAR: Final = re.compile(rf"\b({'|'.join(_MONTHS)}) (\d{{1,2}})(?:st|nd|rd|th)?,? (\d{{4}})\b", re.I)
 
 _STOP_WORDS: Final = frozenset(
-    "a an and are as at be been but by can could did do does for from give had has have how i in is it its me my of on "
-    "or our please so tell than that the their them then there these they this to was we were what when where which "
-    "who whom whose why will with would you your".split()
+    re.findall(
+        r"\w+",
+        "a an and are as at be been but by can could did do does for from give had has have how i in is it "
+        "its me my of on or our please so tell than that the their them then there these they this to was we "
+        "were what when where which who whom whose why will with would you your",
+    )
 )
 
 # The usual constants of BM25: how fast a repeated word stops counting, and how much a long sentence is held back.

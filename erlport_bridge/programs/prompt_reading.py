@@ -37,7 +37,9 @@ _SIMPLE_NOTES: Final[Mapping[str, str]] = {
     "must be a single int value": "integer",
     "must be a single float value": "number",
 }
-_TOOL: Final = re.compile(r"\(\d+\) (\w+)(?:, whose description is <desc>(.*?)</desc>)?\. {1,3}It takes arguments (\{.*\})\.")
+_TOOL: Final = re.compile(
+    r"\(\d+\) (\w+)(?:, whose description is <desc>(.*?)</desc>)?\. {1,3}It takes arguments (\{.*\})\."
+)
 
 
 @dataclass(frozen=True)
@@ -142,9 +144,7 @@ def numbered_sections(text: str, prefix: str) -> list[str]:
     pattern = re.compile(r"^\[\[ ## (thought|tool_name|tool_args|observation)_\d+ ## \]\]$", re.MULTILINE)
     headers = list(pattern.finditer(text))
     ends = [*(header.start() for header in headers[1:]), len(text)]
-    return [
-        text[header.end() : end].strip() for header, end in zip(headers, ends, strict=False) if header[1] == prefix
-    ]
+    return [text[header.end() : end].strip() for header, end in zip(headers, ends, strict=False) if header[1] == prefix]
 
 
 def offered_tools(instructions: str, allowed: Iterable[str]) -> list[OfferedTool]:
@@ -177,7 +177,9 @@ def _listed_fields(text: str) -> list[tuple[str, str, str]]:
 
 
 def _chat_notes(structure: str, names: list[str]) -> dict[str, str]:
-    return {name: _note(section) for name, section in sections(structure, [*names, "completed"]).items()}
+    # DSPy's closing marker; a field may have the same name, so it is the last one that counts.
+    structure = structure.rpartition("[[ ## completed ## ]]")[0]
+    return {name: _note(section) for name, section in sections(structure, names).items()}
 
 
 def _json_notes(structure: str) -> dict[str, str]:

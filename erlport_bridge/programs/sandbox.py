@@ -11,6 +11,7 @@ registry alone: ``sandbox_kit/`` has the one file that DSPy's runner would load 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import os
 import re
 import subprocess
@@ -19,7 +20,7 @@ import threading
 import weakref
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Final
 
 import dspy
 
@@ -92,7 +93,6 @@ class _Interpreter(dspy.PythonInterpreter):  # type: ignore[misc]
     def __init__(self, sandboxes: Sandboxes) -> None:
         super().__init__()
         self._sandboxes = sandboxes
-        self._process: subprocess.Popen[str] | None = None
         # DSPy's own command, extended: a `deno_command` argument would switch off its version check and environment.
         after_run = self.deno_command.index("run") + 1
         self.deno_command[after_run:after_run] = [
@@ -102,43 +102,41 @@ class _Interpreter(dspy.PythonInterpreter):  # type: ignore[misc]
         ]
 
     def start(self) -> None:
-        if self._sandboxes.killed:
-            raise dspy.CodeInterpreterError("the sandbox was ended with its request")
-        try:
+        if not self._sandboxes.killed:
             super().start()
-        finally:
-            self._process = self.deno_process
-            if self._process is not None and self._sandboxes.killed:
-                self.kill()
-        _limit_cpu_time(self._process)
+            _limit_cpu_time(self.deno_process)
+        if self._sandboxes.killed:
+            # Killed before there was a process that `kill` could have seen.
+            self.kill()
+            raise dspy.CodeInterpreterError("the sandbox was ended with its request")
 
     def kill(self) -> None:
-        process = self.deno_process or self._process
+        process = self.deno_process
         if process is not None and process.poll() is None:
             process.kill()
 
     def shutdown(self) -> None:
         process = self.deno_process
-        if self._sandboxes.killed and process is not None:
-            self.kill()
+        if process is None:
+            return
+        if self._sandboxes.killed:
+            process.kill()
             process.wait()
-        # A process that just died breaks the pipe that DSPy writes its farewell to.
+        # DSPy leaves the pipes open, and writes a farewell to one that breaks if the process has just died.
         with contextlib.suppress(BrokenPipeError):
             super().shutdown()
-        if process is not None:
-            process.wait()
-            for pipe in (process.stdin, process.stdout, process.stderr):
-                with contextlib.suppress(BrokenPipeError):
-                    pipe.close()
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
 
 
-def _limit_cpu_time(process: subprocess.Popen[str] | None) -> None:
-    if process is None or sys.platform != "linux":
-        return
-    import resource
+def _limit_cpu_time(process: subprocess.Popen[str]) -> None:
+    if sys.platform == "linux":
+        import resource
 
-    with contextlib.suppress(ProcessLookupError):
-        resource.prlimit(process.pid, resource.RLIMIT_CPU, (_MAX_CPU_SECONDS, _MAX_CPU_SECONDS))
+        with contextlib.suppress(ProcessLookupError):
+            resource.prlimit(process.pid, resource.RLIMIT_CPU, (_MAX_CPU_SECONDS, _MAX_CPU_SECONDS))
 
 
 _probe_lock: Final = threading.Lock()
@@ -155,24 +153,59 @@ def probe() -> None:
     global _probed
     with _probe_lock:
         if not _probed:
-            deno = _deno()
-            _check_version(deno)
-            prepare(deno)
+            prepare()
             _probed = True
 
 
-def prepare(deno: str | None = None) -> None:
-    """Fill Deno's cache with what the sandbox needs; quick, and without the network, where it has it.
+def prepare() -> None:
+    """Check the version of Deno and fill its cache; quick, and without the network, where the cache is filled.
 
     Raises:
         OperationError: Of kind ``missing_dependency``.
     """
-    command = [deno or _deno(), "cache", "--quiet", "--no-config", "--no-lock", "--node-modules-dir=false"]
-    try:
-        done = _run([*command, _IMPORT_MAP, dspy.PythonInterpreter().deno_command[_RUNNER]], _FETCH_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        raise _cannot_fill(f"no answer from the npm registry within {_FETCH_TIMEOUT_S} s") from None
-    except OSError as error:
-        raise _missing(f"the sandbox needs Deno 2, which cannot be run: {error.strerror}") from error
+    deno = dspy.PythonInterpreter().deno_command[0]
+    version = re.match(r"deno (\d+)\.\S+", _run([deno, "--version"], _VERSION_TIMEOUT_S).stdout)
+    if version is None or version[1] != "2":
+        found = version[0] if version else "something else"
+        raise OperationError("missing_dependency", f"the sandbox needs Deno 2, but {deno!r} is {found}; {_REMEDY}")
+    runner = Path(inspect.getfile(dspy.PythonInterpreter)).with_name("runner.js")
+    options = ["--quiet", "--no-config", "--no-lock", "--node-modules-dir=false", _IMPORT_MAP]
+    done = _run([deno, "cache", *options, str(runner)], _FETCH_TIMEOUT_S)
     if done.returncode != 0:
-        raise _cannot_fill(" ".join(done.stderr.split())[-500:])
+        raise OperationError(
+            "missing_dependency",
+            "the sandbox's packages are not in Deno's cache and cannot be fetched from the npm registry; run "
+            f"`python -m erlport_bridge.programs.sandbox` where it can be reached: {_first_line(done.stderr)}",
+        )
+
+
+def _run(command: list[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"DENO_NO_PACKAGE_JSON": "1", "NO_COLOR": "1"}
+    try:
+        return subprocess.run(  # noqa: S603 - a fixed command
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=timeout_s,
+            check=False,
+            env=environment,
+        )
+    except subprocess.TimeoutExpired:
+        problem = f"{command[0]} {command[1]} gave no answer within {timeout_s} s"
+        raise OperationError("missing_dependency", f"the sandbox needs Deno 2, but {problem}") from None
+    except OSError as error:
+        problem = f"{command[0]!r} cannot be run ({error.strerror})"
+        raise OperationError("missing_dependency", f"the sandbox needs Deno 2, but {problem}; {_REMEDY}") from None
+
+
+def _first_line(text: str) -> str:
+    return next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")[:300]
+
+
+if __name__ == "__main__":
+    try:
+        prepare()
+    except OperationError as error:
+        sys.exit(str(error))

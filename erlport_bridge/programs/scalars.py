@@ -8,7 +8,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any, Final, TypeVar
 
 from erlport_bridge.programs.text import neutral, text_of
-from erlport_bridge.term.types import Atom
+from erlport_bridge.term import Atom
 
 #: What a reader gives for a term that is no value of its type. ``None`` is a value of a type.
 NO: Final[Any] = object()
@@ -62,10 +62,10 @@ def _decimal(value: object, lenient: bool) -> Any:
 _Moment = TypeVar("_Moment", datetime.datetime, datetime.date, datetime.time)
 
 
-def _moment(cls: type[_Moment]) -> Callable[[object, bool], Any]:
+def _moment(cls: type[_Moment], *, exclude: type | None = None) -> Callable[[object, bool], Any]:
     def read(value: object, lenient: bool) -> Any:
-        if isinstance(value, cls) and isinstance(value, datetime.datetime) is (cls is datetime.datetime):
-            return value  # a datetime is a date to isinstance, but no date
+        if isinstance(value, cls) and not (exclude and isinstance(value, exclude)):
+            return value
         if not lenient or not isinstance(value, str):
             return NO
         try:
@@ -87,6 +87,6 @@ SCALARS: Final[Mapping[Any, tuple[str, Callable[[object, bool], Any]]]] = {
     type(None): ("nil", _nil),
     Decimal: ("a decimal number", _decimal),
     datetime.datetime: ("a date and time", _moment(datetime.datetime)),
-    datetime.date: ("a date", _moment(datetime.date)),
+    datetime.date: ("a date", _moment(datetime.date, exclude=datetime.datetime)),  # isinstance takes one for a date
     datetime.time: ("a time of day", _moment(datetime.time)),
 }

@@ -33,11 +33,15 @@ MAX_NAME_CHARACTERS: Final = 100
 #: of its signature classes. Every name that starts with ``model_`` is Pydantic's. The tests try all attributes.
 RESERVED_NAMES: Final = frozenset(
     {
-        *("config", "demos", "lm", "new_signature", "prediction", "signature"),  # arguments of dspy.Predict
+        *("config", "demos", "lm", "new_signature", "signature"),  # arguments of dspy.Predict
         *("completions", "instance", "self"),  # parameters on the way of an input through dspy.Predict
         *("fields", "input_fields", "instructions", "output_fields"),  # attributes of a signature class
     }
 )
+
+#: Names that no input may have; as outputs they are common and harmless. DSPy takes a map that it finds in an input of
+#: this name for a setting of the language model.
+RESERVED_INPUT_NAMES: Final = frozenset({"prediction"})
 
 # A field may be called "schema" or "json". Pydantic warns that it hides a method; DSPy's classes work all the same.
 warnings.filterwarnings("ignore", r'Field name "\w+" in "\w+" shadows an attribute in parent', UserWarning)
@@ -240,7 +244,7 @@ def _listed_field(entry: object, where: str) -> Field:
 
 
 def _named_field(name_term: object, described: object, side: str) -> Field:
-    name = _text_at(name_term, f"the name of a field of {side}")
+    name = _text_at(name_term, side, what="the name of a field of ")
     problem = _name_problem(name)
     if problem:
         raise _error(f"{problem} at {side}", side)
@@ -276,7 +280,7 @@ def _instructions(term: object, where: str) -> str | None:
 def _entries(source: Mapping[Any, Any], known: tuple[str, ...], where: str) -> dict[str, Any]:
     entries = {}
     for key, entry in source.items():
-        name = _text_at(key, f"a key of {where}")
+        name = _text_at(key, where, what="a key of ")
         if name not in known:
             remedy = suggestion(name, known) or f"; known keys: {', '.join(known)}"
             raise _error(f"unknown key {quoted(name)} at {where}{remedy}", where)
@@ -284,10 +288,10 @@ def _entries(source: Mapping[Any, Any], known: tuple[str, ...], where: str) -> d
     return entries
 
 
-def _text_at(term: object, where: str) -> str:
+def _text_at(term: object, where: str, *, what: str = "") -> str:
     text = text_of(term)
     if text is None:
-        raise _error(expected_text(where, term), where)
+        raise _error(expected_text(what + where, term), where)
     return text
 
 
@@ -322,7 +326,8 @@ def _check_names(inputs: tuple[Field, ...], outputs: tuple[Field, ...], reserved
                 sides = f"twice among the {side}" if seen[name] == side else "among the inputs and among the outputs"
                 raise _error(f'field "{name}" stands {sides}', where)
             seen[name] = side
-            if name in RESERVED_NAMES or name.startswith("model_"):
+            of_dspy = name in RESERVED_NAMES or name.startswith("model_")
+            if of_dspy or (side == "inputs" and name in RESERVED_INPUT_NAMES):
                 raise _error(f'field name "{name}" is reserved by DSPy; choose another name', where)
             if name in reserved:
                 owner = reserved[name] if isinstance(reserved, Mapping) else "the module"

@@ -45,7 +45,7 @@ _FOUND_SENTENCES: Final = 3
 
 
 def calculator(expression: str) -> Number:
-    """Compute an arithmetic expression: numbers, + - * / // % **, parentheses, sqrt, abs, min, max, round, floor, ceil."""
+    """Compute an arithmetic expression: + - * / // % **, parentheses, sqrt, abs, min, max, round, floor, ceil."""
     return evaluate(expression)
 
 
@@ -187,7 +187,7 @@ class _OfferedTool(dspy.Tool):  # type: ignore[misc]
                 return f"Error in {self.name}: argument {name} is invalid: {reason}, got {shown(value)}"
         try:
             return _neutral_result(await _run(self.func, values))
-        except Exception as error:  # whatever an application's function raises is told to the model, not to the caller
+        except Exception as error:  # noqa: BLE001 - what an application's function raises is told to the model
             return f"Error in {self.name}: {_error_text(error)}"
 
 

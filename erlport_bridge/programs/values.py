@@ -17,7 +17,7 @@ from erlport_bridge.errors import EncodeError, OperationError
 from erlport_bridge.programs.conversion import MAX_VALUE_DEPTH, TYPE_KEY, convert
 from erlport_bridge.programs.signatures import SignatureSpec
 from erlport_bridge.programs.text import inside, quoted, shown, suggestion
-from erlport_bridge.term.types import (
+from erlport_bridge.term import (
     FrozenList,
     FrozenMap,
     ImproperList,
@@ -92,7 +92,7 @@ def _check_names(spec: SignatureSpec, given: Iterable[str], path: str) -> None:
             remedy = suggestion(name, names) or f"; the signature takes {', '.join(names)}"
             problem = f"unknown input {quoted(name)} at {path}{remedy}"
             message = f"{problem}; {missing_text}" if missing else problem
-            raise OperationError("input", message, path=inside(path, name))
+            raise OperationError("input", message, path=f"{path}.{quoted(name)[1:-1]}")
     if missing:
         given_text = ", ".join(name for name in names if name in given) or "nothing"
         raise OperationError("input", f"{missing_text}; given: {given_text}", path=f"{path}.{missing[0]}")

@@ -15,9 +15,30 @@ from struct import Struct
 from typing import Final, TypeAlias
 
 from erlport_bridge.errors import DecodeError
-from erlport_bridge.term import tags
 from erlport_bridge.term.structs import STRUCT, from_struct
-from erlport_bridge.term.tags import ATOMS, OPAQUE_READERS, READERS, REFUSED, Malformed, unpack_u32
+from erlport_bridge.term.tags import (
+    ATOMS,
+    BINARY,
+    COMPRESSED,
+    FUN,
+    INTEGER,
+    LARGE_TUPLE,
+    LIST,
+    MAP,
+    NEW_FLOAT,
+    NIL,
+    OPAQUE_READERS,
+    READERS,
+    REFUSED,
+    SMALL_ATOM_UTF8,
+    SMALL_INTEGER,
+    SMALL_TUPLE,
+    STRING,
+    VERSION,
+    Malformed,
+    unpack_u16,
+    unpack_u32,
+)
 from erlport_bridge.term.types import (
     MAX_DEPTH,
     Atom,
@@ -43,7 +64,7 @@ _unpack_i32: Final = Struct(">i").unpack_from
 _OPAQUE: Final = Atom("$erlport.opaque")
 _ERLANG: Final = Atom("erlang")
 _NOT_HASHABLE_AS_THEY_ARE: Final = frozenset({list, tuple, dict, ImproperList, set})
-_CONTAINERS: Final = frozenset({tags.SMALL_TUPLE, tags.LARGE_TUPLE, tags.LIST, tags.MAP, tags.FUN})
+_CONTAINERS: Final = frozenset({SMALL_TUPLE, LARGE_TUPLE, LIST, MAP, FUN})
 _TOP: Final = -1
 
 
@@ -92,7 +113,7 @@ def decode_elements(
     buffer, start = _body(data, max_bytes)
     try:
         tag = buffer[start]
-        if tag not in (tags.SMALL_TUPLE, tags.LARGE_TUPLE):
+        if tag not in (SMALL_TUPLE, LARGE_TUPLE):
             raise DecodeError(f"expected a tuple, got tag {tag}", start)
         size, i = _count(tag, buffer, start)
     except (IndexError, struct.error):
@@ -112,9 +133,9 @@ def _body(data: Buffer, max_bytes: int) -> tuple[bytes, int]:
         data = bytes(data)
     if not data:
         raise DecodeError("the data ends early", 0)
-    if data[0] != tags.VERSION:
-        raise DecodeError(f"expected the version byte {tags.VERSION}, got {data[0]}", 0)
-    if data[1:2] == bytes([tags.COMPRESSED]):
+    if data[0] != VERSION:
+        raise DecodeError(f"expected the version byte {VERSION}, got {data[0]}", 0)
+    if data[1:2] == bytes([COMPRESSED]):
         return _inflate(data, max_bytes), 0
     return data, 1
 
@@ -161,7 +182,7 @@ def _read(data: bytes, i: int, max_depth: int) -> tuple[Term, int]:
         while True:
             offset = i
             tag = data[i]
-            if tag == tags.BINARY:
+            if tag == BINARY:
                 start = i + 5
                 i = start + unpack_u32(data, i + 1)[0]
                 if i > size:
@@ -171,18 +192,18 @@ def _read(data: bytes, i: int, max_depth: int) -> tuple[Term, int]:
                     term = raw.decode()
                 except UnicodeDecodeError:
                     term = raw
-            elif tag == tags.SMALL_ATOM_UTF8:
+            elif tag == SMALL_ATOM_UTF8:
                 start = i + 2
                 i = start + data[i + 1]
                 if i > size:
                     raise IndexError
                 term = ATOMS[data[start:i]]
-            elif tag == tags.SMALL_INTEGER:
+            elif tag == SMALL_INTEGER:
                 term = data[i + 1]
                 i += 2
             elif tag in _CONTAINERS:
                 count, i = _count(tag, data, i)
-                if tag == tags.LIST and kind == tags.LIST and missing == 1:
+                if tag == LIST and kind == LIST and missing == 1:
                     missing = count + 1  # a list as the tail of a list: one list, not a deeper one
                     continue
                 missing_inside = _missing_inside(tag, count)
@@ -194,23 +215,23 @@ def _read(data: bytes, i: int, max_depth: int) -> tuple[Term, int]:
                     stack.append((kind, items, missing, opened))
                     kind, items, missing, opened = tag, [], missing_inside, offset
                     continue
-                term = {} if tag == tags.MAP else ()
-            elif tag == tags.NEW_FLOAT:
+                term = {} if tag == MAP else ()
+            elif tag == NEW_FLOAT:
                 term = _unpack_float(data, i + 1)[0]
                 i += 9
-            elif tag == tags.INTEGER:
+            elif tag == INTEGER:
                 term = _unpack_i32(data, i + 1)[0]
                 i += 5
-            elif tag == tags.NIL:
+            elif tag == NIL:
                 term = []
                 i += 1
-            elif tag == tags.STRING:
+            elif tag == STRING:
                 start = i + 3
-                i = start + tags.unpack_u16(data, i + 1)[0]
+                i = start + unpack_u16(data, i + 1)[0]
                 if i > size:
                     raise DecodeError(f"a list of {i - start} bytes, {max(size - start, 0)} bytes are left", offset)
                 term = list(data[start:i])
-                if kind == tags.LIST and missing == 1:
+                if kind == LIST and missing == 1:
                     items += term
                     term = []
             else:
@@ -224,11 +245,11 @@ def _read(data: bytes, i: int, max_depth: int) -> tuple[Term, int]:
                 if kind == _TOP:
                     return term, i
                 offset = opened
-                if kind == tags.MAP:
+                if kind == MAP:
                     term = _map(items)
-                elif kind == tags.LIST:
+                elif kind == LIST:
                     term = _list(items)
-                elif kind == tags.FUN:
+                elif kind == FUN:
                     term = _fun(items, data[opened + 1 : i])
                 else:
                     term = tuple(items)
@@ -245,17 +266,17 @@ def _read(data: bytes, i: int, max_depth: int) -> tuple[Term, int]:
 
 def _count(tag: int, data: bytes, i: int) -> tuple[int, int]:
     """Read how many elements a container has; ``i`` is the position of its tag."""
-    if tag == tags.SMALL_TUPLE:
+    if tag == SMALL_TUPLE:
         return data[i + 1], i + 2
     return unpack_u32(data, i + 1)[0], i + 5
 
 
 def _missing_inside(tag: int, count: int) -> int:
-    if tag == tags.MAP:
+    if tag == MAP:
         return 2 * count
-    if tag == tags.LIST:
+    if tag == LIST:
         return count + 1
-    if tag == tags.FUN:
+    if tag == FUN:
         return count + 4  # before the free variables: pid, module, index, uniq
     return count
 
@@ -316,4 +337,4 @@ def _fun(items: list[Term], raw: bytes) -> OtpErlangFunction:
     pid, module, index, uniq = items[:4]
     if not (isinstance(pid, OtpErlangPid) and isinstance(module, Atom) and type(index) is int and type(uniq) is int):
         raise Malformed("a fun without its pid, module, index and uniq")
-    return OtpErlangFunction(tags.FUN, raw)
+    return OtpErlangFunction(FUN, raw)

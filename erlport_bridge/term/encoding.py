@@ -92,12 +92,12 @@ class _NoTermError(Exception):
         super().__init__(reason)
 
 
-# How a value begins that may have others in it: its first bytes, its children (elements, or keys and values in turn), and
-# the bytes that follow them. Plain tuples, here and below: naming their fields costs a third of the encoder's speed.
-_Opened: TypeAlias = tuple[bytes, tuple[Term, ...], bytes]
+# How a value begins that may have others in it: its first bytes, its children (elements, or keys and values in turn),
+# and the bytes that follow them. Plain tuples, here and below: naming their fields costs a third of the speed.
+_Opening: TypeAlias = tuple[bytes, tuple[Term, ...], bytes]
 
-# A container that is being written: the value itself, how it began, and the children that are not written yet.
-_Frame: TypeAlias = tuple[Term, _Opened, Iterator[Term]]
+# A container that is being written: the value itself, how it began, and those of its children that are still to write.
+_Frame: TypeAlias = tuple[Term, _Opening, Iterator[Term]]
 
 
 class _AtomsAsBytes(dict[str, bytes]):
@@ -117,43 +117,49 @@ class _AtomsAsBytes(dict[str, bytes]):
 
 
 _ATOMS: Final = _AtomsAsBytes()
+_NIL_ATOM: Final = _ATOMS["nil"]
 
 
 def _write(term: Term, parts: list[bytes], max_depth: int) -> None:
     """Append the bytes of a term, without a version byte, to ``parts``."""
     append = parts.append
-    frame = _Frame(None, _Opened(b"", (term,)), iter((term,)))
     around: list[_Frame] = []  # the containers around the one being written, the outermost first
+    frame: _Frame = (None, (b"", (term,), b""), iter((term,)))
+    rest = frame[2]
     item = term
     try:
         while True:
-            for item in frame.rest:
+            for item in rest:
                 kind = type(item)
                 if kind is str:
                     raw = item.encode()
                     size = len(raw)
                     append(_BINARY_HEADERS[size] if size < 256 else _pack_tag_u32(tags.BINARY, size))
                     append(raw)
-                elif kind is Atom:
-                    append(_ATOMS[item])
                 elif kind is int:
                     append(_SMALL_INTEGERS[item] if 0 <= item < 256 else _integer(item))
                 elif kind is float:
                     append(_float(item))
+                elif kind is Atom:
+                    append(_ATOMS[item])
+                elif item is None:
+                    append(_NIL_ATOM)
                 else:
-                    opened = _open(item)
-                    append(opened.head)
-                    if opened.children:
+                    opening = _open(item)
+                    append(opening[0])
+                    if opening[1]:
                         if len(around) >= max_depth:
                             raise _NoTermError(_too_deep(item, [*around, frame], max_depth))
                         around.append(frame)
-                        frame = _Frame(item, opened, _children(opened, parts))
+                        rest = _children(opening, parts)
+                        frame = (item, opening, rest)
                         break
             else:
-                append(frame.opened.tail)
+                append(frame[1][2])
                 if not around:
                     return
                 frame = around.pop()
+                rest = frame[2]
     except (_NoTermError, EncodeError) as error:
         of_container = isinstance(error, _NoTermError) and error.of_container
         raise EncodeError(str(error), _path([*around, frame], None if of_container else item)) from None
@@ -188,53 +194,51 @@ def _binary(raw: bytes) -> bytes:
     return _pack_tag_u32(tags.BINARY, len(raw)) + raw
 
 
-def _open(item: Term) -> _Opened:
-    """Give how a value begins that is no ``str``, ``Atom``, ``int`` or ``float`` itself.
+def _open(item: Term) -> _Opening:
+    """Give how a value begins that is none of those that the loop writes itself.
 
     Containers are copied here: their length is written first, and another thread may change them meanwhile.
     """
-    if item is None:
-        return _Opened(_ATOMS["nil"])
     kind = type(item)
     if kind is dict:
         children = tuple(chain.from_iterable(item.items()))
-        return _Opened(_pack_tag_u32(tags.MAP, len(children) // 2), children)
+        return _pack_tag_u32(tags.MAP, len(children) // 2), children, b""
     if kind is list:
         return _open_list(tuple(item))
     if kind is tuple:
         size = len(item)
-        return _Opened(bytes([tags.SMALL_TUPLE, size]) if size < 256 else _pack_tag_u32(tags.LARGE_TUPLE, size), item)
+        return bytes([tags.SMALL_TUPLE, size]) if size < 256 else _pack_tag_u32(tags.LARGE_TUPLE, size), item, b""
     if kind is bool:
-        return _Opened(_ATOMS["true" if item else "false"])
+        return _ATOMS["true" if item else "false"], (), b""
     if kind is bytes:
-        return _Opened(_binary(item))
+        return _binary(item), (), b""
     if kind is ImproperList:
-        return _Opened(_pack_tag_u32(tags.LIST, len(item.items)), (*item.items, item.tail))
+        return _pack_tag_u32(tags.LIST, len(item.items)), (*item.items, item.tail), b""
     return _open_subclass(item)
 
 
-def _open_list(items: tuple[Term, ...]) -> _Opened:
+def _open_list(items: tuple[Term, ...]) -> _Opening:
     if not items:
-        return _Opened(_NIL)
+        return _NIL, (), b""
     # A list of bytes has a form of its own. True and 1 are different terms, so their types must be looked at.
     if type(items[0]) is int and len(items) <= 0xFFFF and set(map(type, items)) == {int}:
         try:
-            return _Opened(_pack_tag_u16(tags.STRING, len(items)) + bytes(items))
+            return _pack_tag_u16(tags.STRING, len(items)) + bytes(items), (), b""
         except ValueError:  # an integer beyond 0..255
             pass
-    return _Opened(_pack_tag_u32(tags.LIST, len(items)), items, _NIL)
+    return _pack_tag_u32(tags.LIST, len(items)), items, _NIL
 
 
-def _open_subclass(item: Term) -> _Opened:
+def _open_subclass(item: Term) -> _Opening:
     if isinstance(item, str):
-        return _Opened(_binary(str.__str__(item).encode()))
+        return _binary(str.__str__(item).encode()), (), b""
     if isinstance(item, int):
         number = int(item)
-        return _Opened(_SMALL_INTEGERS[number] if 0 <= number < 256 else _integer(number))
+        return (_SMALL_INTEGERS[number] if 0 <= number < 256 else _integer(number)), (), b""
     if isinstance(item, float):
-        return _Opened(_float(float(item)))
+        return _float(float(item)), (), b""
     if isinstance(item, bytes | bytearray | memoryview):
-        return _Opened(_binary(bytes(item)))
+        return _binary(bytes(item)), (), b""
     if isinstance(item, list | FrozenList):
         return _open_list(tuple(item))
     if isinstance(item, tuple):
@@ -242,7 +246,7 @@ def _open_subclass(item: Term) -> _Opened:
     if isinstance(item, dict):
         return _open(dict(item))
     if isinstance(item, _IDENTIFIERS):
-        return _Opened(_identifier(item))
+        return _identifier(item), (), b""
     fields = to_struct(item)
     if fields is None:
         raise _NoTermError(f"no term for an object of type {type(item).__module__}.{type(item).__qualname__}")
@@ -263,11 +267,11 @@ def _identifier(item: Term) -> bytes:
     raise _NoTermError(f"a malformed {type(item).__name__}")
 
 
-def _children(opened: _Opened, parts: list[bytes]) -> Iterator[Term]:
-    is_map = opened.head[0] == tags.MAP
-    if not is_map or _DISTINCT_KEYS.issuperset(map(type, opened.children[::2])):
-        return iter(opened.children)
-    return _children_with_distinct_keys(opened.children, parts)
+def _children(opening: _Opening, parts: list[bytes]) -> Iterator[Term]:
+    head, children, _ = opening
+    if head[0] != tags.MAP or _DISTINCT_KEYS.issuperset(map(type, children[::2])):
+        return iter(children)
+    return _children_with_distinct_keys(children, parts)
 
 
 def _children_with_distinct_keys(children: tuple[Term, ...], parts: list[bytes]) -> Iterator[Term]:
@@ -286,7 +290,7 @@ def _children_with_distinct_keys(children: tuple[Term, ...], parts: list[bytes])
 
 
 def _too_deep(item: Term, frames: list[_Frame], max_depth: int) -> str:
-    if any(frame.owner is item for frame in frames):
+    if any(owner is item for owner, _, _ in frames):
         return "a container that contains itself"
     return f"a value that nests deeper than {max_depth} levels"
 
@@ -298,13 +302,12 @@ def _path(frames: list[_Frame], item: Term) -> str:
     wrong, and the encoder would not have come to it.
     """
     steps = []
-    owners = [frame.owner for frame in frames[1:]]
-    for frame, child in zip(frames, [*owners, item] if item is not None else owners, strict=False):
-        children = frame.opened.children
-        index = next((index for index, candidate in enumerate(children) if candidate is child), 0)
-        if frame.owner is None:
-            continue  # the outermost frame, whose only child is the term itself
-        if frame.opened.head[0] != tags.MAP:
+    owners = [owner for owner, _, _ in frames[1:]]
+    children_on_the_way = owners if item is None else [*owners, item]
+    # The outermost frame is none of the caller's: its only child is the term itself.
+    for (_, (head, children, _), _), child in list(zip(frames, children_on_the_way, strict=False))[1:]:
+        index = next(index for index, candidate in enumerate(children) if candidate is child)
+        if head[0] != tags.MAP:
             steps.append(f"[{index}]")
         elif index % 2:
             steps.append(f"[{_key(children[index - 1])}]")

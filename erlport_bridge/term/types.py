@@ -90,7 +90,7 @@ class ImproperList:
 
     Args:
         items: What stands before the bar; at least one element, kept as a tuple.
-        tail: What stands behind it.
+        tail: What stands behind it. An improper list as the tail goes on with this one: its items are taken over.
 
     Raises:
         ValueError: There are no items, or the tail is a list: then the list is a proper one, or none.
@@ -100,10 +100,13 @@ class ImproperList:
     tail: Term
 
     def __init__(self, items: Iterable[Term], tail: Term) -> None:
-        object.__setattr__(self, "items", tuple(items))
-        object.__setattr__(self, "tail", tail)
-        if not self.items or isinstance(tail, list | FrozenList):
+        all_items = tuple(items)
+        if not all_items or isinstance(tail, list | FrozenList):
             raise ValueError(f"expected items and a tail that is no list, got {brief(items)} and {brief(tail)}")
+        if isinstance(tail, ImproperList):
+            all_items, tail = all_items + tail.items, tail.tail
+        object.__setattr__(self, "items", all_items)
+        object.__setattr__(self, "tail", tail)
 
 
 class FrozenList(tuple[Term, ...]):

@@ -12,7 +12,7 @@ defmodule DSPex.Prediction do
     * `:fields` - every output field by its name, a map with string keys
     * `:names` - the names of the output fields, in the order of the signature
     * `:reasoning` - the text that leads to the answer, for modules that give one, else `nil`
-    * `:completions` - for calls with `n > 1`, each field's values as a list; else `nil` or lists of one
+    * `:completions` - every answer of the model as a map of its fields; more than one for calls with `:n`
     * `:usage` - tokens used, by model
     * `:duration_ms` - how long Python worked on the call
     * `:warnings` - what was not done as asked, such as options that the module does not take
@@ -23,16 +23,18 @@ defmodule DSPex.Prediction do
   @behaviour Access
 
   @meta_key "$meta"
+  # Fields that modules add to tell how they came to their answer.
+  @accounts ~w(reasoning rationale trajectory)
 
   @enforce_keys [:fields]
   defstruct [
     :fields,
     :reasoning,
-    :completions,
     :usage,
     :duration_ms,
     :model,
     names: [],
+    completions: [],
     warnings: [],
     meta: %{}
   ]
@@ -42,7 +44,7 @@ defmodule DSPex.Prediction do
           fields: %{String.t() => term()},
           names: [String.t()],
           reasoning: term(),
-          completions: term(),
+          completions: [map()],
           usage: map() | nil,
           duration_ms: number() | nil,
           warnings: [String.t()],
@@ -65,7 +67,7 @@ defmodule DSPex.Prediction do
       fields: fields,
       names: names(meta["fields"], fields),
       reasoning: fields["reasoning"],
-      completions: meta["completions"],
+      completions: meta["completions"] || [],
       usage: meta["usage"],
       duration_ms: meta["duration_ms"],
       warnings: meta["warnings"] || [],
@@ -95,14 +97,14 @@ defmodule DSPex.Prediction do
   def to_map(%__MODULE__{fields: fields}), do: fields
 
   @doc """
-  Gives the main output: the first output field that is not the reasoning; `nil` if there is none.
+  Gives the main output: the first output field that is not about how it was found; `nil` if there is none.
 
       iex> DSPex.Prediction.main(DSPex.Prediction.from_term(%{"answer" => "4", "reasoning" => "2 + 2"}))
       "4"
   """
   @spec main(t()) :: term()
   def main(%__MODULE__{names: names, fields: fields}) do
-    case Enum.reject(names, &(&1 == "reasoning")) do
+    case names -- @accounts do
       [name | _rest] -> fields[name]
       [] -> nil
     end

@@ -91,13 +91,13 @@ defmodule DSPex.Python do
 
       iex> {:ok, _model} = DSPex.Python.configure_lm(:embedded)
   """
-  @spec configure_lm(Model.provider(), keyword() | map(), options()) :: result(term())
+  @spec configure_lm(Model.provider(), keyword() | map(), options()) :: result(map())
   def configure_lm(provider, config \\ %{}, options \\ []) do
     options = Map.new(options)
 
     with {:ok, {provider, config}} <- Model.resolve({provider, config}),
          {:ok, configured} <-
-           call(:configure_lm, [provider, config, python_options(options)], options) do
+           call(:configure_lm, [provider, config, session_options(options)], options) do
       unless options[:session_id],
         do: Pool.model_configured(Map.get(options, :pool, @default_pool))
 
@@ -106,9 +106,15 @@ defmodule DSPex.Python do
   end
 
   @doc """
-  Lists the DSPy modules that can be executed.
+  Lists the names of the DSPy modules that can be executed.
+
+  ## Examples
+
+      iex> {:ok, names} = DSPex.Python.list_modules()
+      iex> "dspy.ReAct" in names
+      true
   """
-  @spec list_modules(options()) :: result([map()])
+  @spec list_modules(options()) :: result([String.t()])
   def list_modules(options \\ []), do: call(:list_modules, [], options)
 
   @doc """
@@ -119,8 +125,10 @@ defmodule DSPex.Python do
 
   @doc """
   Checks a module, a signature and options as `execute_module/4` would, without asking a model.
+
+  Gives the signature as Python understood it, and warnings of options that nobody takes.
   """
-  @spec validate_module(String.t(), signature(), options()) :: result(term())
+  @spec validate_module(String.t(), signature(), options()) :: result(map())
   def validate_module(name, signature, options \\ []) do
     options = Map.new(options)
     call(:validate_module, [name, signature, python_options(options)], options)
@@ -177,7 +185,7 @@ defmodule DSPex.Python do
   def create_program(spec, options \\ []) do
     options = Map.new(options)
 
-    with {:ok, term} <- call(:create_program, [Map.new(spec), python_options(options)], options) do
+    with {:ok, term} <- call(:create_program, [Map.new(spec), session_options(options)], options) do
       {:ok, Program.from_term(term, Map.get(options, :pool, @default_pool))}
     end
   end
@@ -195,15 +203,16 @@ defmodule DSPex.Python do
   end
 
   @doc """
-  Lists the programs of a session.
+  Lists the programs of a session, or of all sessions for `nil`.
   """
-  @spec list_programs(String.t(), options()) :: result([map()])
-  def list_programs(session_id, options \\ []), do: call(:list_programs, [session_id], options)
+  @spec list_programs(String.t() | nil, options()) :: result([map()])
+  def list_programs(session_id \\ nil, options \\ []),
+    do: call(:list_programs, [session_id], options)
 
   @doc """
-  Deletes a program, which is a `%DSPex.Program{}` or its id.
+  Deletes a program, which is a `%DSPex.Program{}` or its id; gives what it was.
   """
-  @spec delete_program(Program.t() | String.t(), options()) :: result(term())
+  @spec delete_program(Program.t() | String.t(), options()) :: result(map())
   def delete_program(program, options \\ []) do
     {session_id, program_id, options} = program_target(program, options)
     call(:delete_program, [session_id, program_id], options)
@@ -216,9 +225,9 @@ defmodule DSPex.Python do
   def list_sessions(options \\ []), do: call(:list_sessions, [], options)
 
   @doc """
-  Closes a session; its programs are gone with it.
+  Closes a session; its programs are gone with it. Gives what it was.
   """
-  @spec close_session(String.t(), options()) :: result(term())
+  @spec close_session(String.t(), options()) :: result(map())
   def close_session(session_id, options \\ []), do: call(:close_session, [session_id], options)
 
   @doc """
@@ -327,13 +336,14 @@ defmodule DSPex.Python do
   defp python_inputs(inputs), do: inputs
 
   defp python_options(options) do
-    python_options = Map.drop(options, @local_options)
-
     case timeout!(options) do
-      :infinity -> python_options
-      timeout -> Map.put(python_options, :timeout, timeout)
+      :infinity -> session_options(options)
+      timeout -> options |> session_options() |> Map.put(:timeout, timeout)
     end
   end
+
+  # For operations that only look something up or write it down, and so have no deadline of their own.
+  defp session_options(options), do: Map.drop(options, @local_options)
 
   defp timeout!(options) do
     case Map.get(options, :timeout, @default_timeout) do

@@ -36,6 +36,8 @@ defmodule DSPex.Python.Error do
     port_closed: {"PortClosedError", true}
   }
 
+  # The other fields say it all again.
+  @derive {Inspect, except: [:details]}
   defexception [
     :kind,
     :type,

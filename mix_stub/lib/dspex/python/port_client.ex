@@ -95,7 +95,12 @@ defmodule DSPex.Python.PortClient do
   Tells that the pool has a model now.
   """
   @spec model_configured(pid()) :: :ok
-  def model_configured(client), do: GenServer.cast(client, :model_configured)
+  def model_configured(client) do
+    GenServer.call(client, :model_configured)
+  catch
+    # Python has just ended, and the model that was configured with it.
+    :exit, _reason -> :ok
+  end
 
   @impl true
   def init({options, registry, key}) do
@@ -124,10 +129,9 @@ defmodule DSPex.Python.PortClient do
     {:noreply, state |> put_call(id, call) |> enqueue(id, request) |> send_unsent()}
   end
 
-  @impl true
-  def handle_cast(:model_configured, state) do
+  def handle_call(:model_configured, _from, state) do
     put_model_state(state, :configured)
-    {:noreply, state}
+    {:reply, :ok, state}
   end
 
   @impl true
@@ -190,7 +194,8 @@ defmodule DSPex.Python.PortClient do
     answer_all(state, Error.new(:port_closed, error))
   end
 
-  # Crash reports and :sys.get_status/1 must not show requests, which may hold the key of a model.
+  # Crash reports and :sys.get_status/1 must not show requests, which may hold the key of a model; and of hundreds of
+  # calls their number is enough.
   # Called by OTP 25 and newer; Elixir 1.14 does not know it as a callback yet, hence no @impl.
   @doc false
   def format_status(status) do
@@ -202,7 +207,13 @@ defmodule DSPex.Python.PortClient do
         {:message, {port, {:data, byte_size(frame)}}}
 
       {:state, %__MODULE__{} = state} ->
-        {:state, %{state | unsent: :queue.len(state.unsent)}}
+        {:state,
+         %{
+           state
+           | unsent: :queue.len(state.unsent),
+             calls: map_size(state.calls),
+             monitors: map_size(state.monitors)
+         }}
 
       {:log, _events} ->
         {:log, []}

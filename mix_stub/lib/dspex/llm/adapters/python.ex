@@ -43,7 +43,7 @@ defmodule DSPex.LLM.Adapters.Python do
   @supported_modules ~w(dspy.Predict dspy.ChainOfThought dspy.ReAct dspy.ProgramOfThought dspy.MultiChainComparison)
   @formats [:native, :json]
   # The options of create_program/3 that belong to the call and not to the program.
-  @call_options [:timeout, :session_id, :request_id]
+  @call_options [:timeout, :session_id]
 
   defstruct pool: :general, timeout: 30_000, serialization_format: :native, module_config: %{}
 
@@ -254,7 +254,7 @@ defmodule DSPex.LLM.Adapters.Python do
   defp inputs(prompt) when is_binary(prompt) or is_map(prompt), do: {:ok, prompt}
 
   defp inputs([message | _rest] = messages) when is_map(message),
-    do: format_messages(nil_adapter(), messages)
+    do: format_messages(%__MODULE__{}, messages)
 
   defp inputs([{name, _value} | _rest] = inputs) when is_atom(name), do: {:ok, Map.new(inputs)}
 
@@ -263,8 +263,6 @@ defmodule DSPex.LLM.Adapters.Python do
      {:invalid_input,
       "expected a prompt as text, a map of inputs or a list of messages, got #{inspect(other)}"}}
   end
-
-  defp nil_adapter, do: %__MODULE__{}
 
   defp all_inputs(prompts) do
     Enum.reduce_while(prompts, {:ok, []}, fn prompt, {:ok, read} ->

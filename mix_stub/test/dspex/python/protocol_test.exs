@@ -1,0 +1,112 @@
+defmodule DSPex.Python.ProtocolTest do
+  use ExUnit.Case, async: true
+
+  alias DSPex.Python.Protocol
+  alias DSPex.RandomTerm
+
+  describe "frame/2" do
+    test "is the term of the call" do
+      request = Protocol.encode_request(:ping, [%{a: 1}])
+      assert decoded(Protocol.frame(7, request)) == {:C, 7, :dspy_bridge, :ping, [%{a: 1}]}
+    end
+
+    test "takes the smallest and the largest id, and a call without arguments" do
+      request = Protocol.encode_request(:metrics, [])
+
+      for id <- [1, Protocol.max_id()] do
+        assert decoded(Protocol.frame(id, request)) == {:C, id, :dspy_bridge, :metrics, []}
+      end
+    end
+
+    test "holds any arguments" do
+      for _ <- 1..200 do
+        args = [RandomTerm.term(), RandomTerm.term()]
+
+        assert {:C, 1, :dspy_bridge, :ping, ^args} =
+                 decoded(Protocol.frame(1, Protocol.encode_request(:ping, args)))
+      end
+    end
+  end
+
+  describe "peek/1" do
+    test "finds the id of an answer, whatever encoding its atom has" do
+      for tag <- [<<100, 1::16>>, <<115, 1>>, <<118, 1::16>>, <<119, 1>>], name <- ["r", "e"] do
+        for {encoded, id} <- [{<<97, 0>>, 0}, {<<97, 255>>, 255}, {<<98, 256::32>>, 256}] do
+          assert Protocol.peek(<<131, 104, 3, tag::binary, name::binary, encoded::binary, 106>>) ==
+                   {:answer, id}
+        end
+      end
+    end
+
+    test "finds the id that the BEAM itself wrote" do
+      for id <- [1, 255, 256, 70_000, Protocol.max_id()], result <- [RandomTerm.term(), nil] do
+        assert Protocol.peek(:erlang.term_to_binary({:r, id, result})) == {:answer, id}
+
+        assert Protocol.peek(:erlang.term_to_binary({:e, id, result}, minor_version: 1)) ==
+                 {:answer, id}
+      end
+    end
+
+    test "names the messages that are no answers" do
+      assert Protocol.peek(:erlang.term_to_binary({:M, self(), :hello})) == {:message, "M"}
+      assert Protocol.peek(:erlang.term_to_binary({:P, "printed"})) == {:message, "P"}
+      assert Protocol.peek(:erlang.term_to_binary({:C, 1, :m, :f, [], :L})) == {:message, "C"}
+      assert Protocol.peek(:erlang.term_to_binary({:e, :handler_failed})) == {:message, "e"}
+    end
+
+    test "calls malformed what does not begin like a message" do
+      for term <- [:r, {:answer, 1, 2}, {:r, :one, 2}, {:r, -1, 2} |> put_elem(1, 1.5), [], "r"] do
+        assert Protocol.peek(:erlang.term_to_binary(term)) == :malformed
+      end
+
+      assert Protocol.peek("") == :malformed
+    end
+
+    test "never fails on a frame that was cut or changed" do
+      for _ <- 1..500 do
+        frame = :erlang.term_to_binary({:r, :rand.uniform(100_000), RandomTerm.term()})
+        cut = binary_part(frame, 0, :rand.uniform(byte_size(frame)) - 1)
+        assert Protocol.peek(cut) == :malformed or match?({:answer, _id}, Protocol.peek(cut))
+        noise = :rand.bytes(:rand.uniform(20))
+        assert Protocol.peek(noise) == :malformed
+      end
+    end
+  end
+
+  describe "decode_answer/1" do
+    test "gives the result" do
+      for _ <- 1..100 do
+        result = RandomTerm.term()
+        assert Protocol.decode_answer(:erlang.term_to_binary({:r, 1, result})) == {:ok, result}
+      end
+    end
+
+    test "makes an error of an exception, with Python's lines" do
+      reason = {:python, :AttributeError, "no such function", ["line 1", "line 2"]}
+      assert {:error, error} = Protocol.decode_answer(:erlang.term_to_binary({:e, 1, reason}))
+
+      assert {error.kind, error.type, error.message} ==
+               {:internal, "AttributeError", "no such function"}
+
+      assert error.traceback == ["line 1", "line 2"]
+    end
+
+    test "never makes an atom of what came over the wire" do
+      name = "never_seen_#{System.unique_integer([:positive])}"
+      frame = <<131, 104, 3, 119, 1, "r", 97, 1, 119, byte_size(name), name::binary>>
+      assert {:error, %{kind: :internal}} = Protocol.decode_answer(frame)
+      assert_raise ArgumentError, fn -> String.to_existing_atom(name) end
+    end
+
+    test "is an error for every frame that was cut" do
+      frame = :erlang.term_to_binary({:r, 1, %{"answer" => RandomTerm.term()}})
+
+      for length <- 0..(byte_size(frame) - 1) do
+        assert {:error, %{kind: :internal}} =
+                 Protocol.decode_answer(binary_part(frame, 0, length))
+      end
+    end
+  end
+
+  defp decoded(iodata), do: iodata |> IO.iodata_to_binary() |> :erlang.binary_to_term()
+end

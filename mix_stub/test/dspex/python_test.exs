@@ -1,0 +1,167 @@
+defmodule DSPex.PythonTest do
+  use ExUnit.Case, async: true
+
+  import DSPex.TestPython
+
+  alias DSPex.{Prediction, Program, Python}
+  alias DSPex.Python.Error
+
+  doctest Python
+
+  @context "Lisbon is the capital of Portugal. It lies on the river Tagus."
+
+  test "tells of itself" do
+    assert {:ok, %{"dspy" => "3." <> _rest, "payload" => nil}} = Python.ping()
+  end
+
+  test "describes and checks modules without asking a model" do
+    assert {:ok, %{"takes_tools" => true, "tools" => %{"calculator" => _description}}} =
+             Python.describe_module("dspy.ReAct")
+
+    assert {:ok, %{"signature" => signature, "warnings" => [warning]}} =
+             Python.validate_module("dspy.Predict", "question -> score: float", max_hops: 3)
+
+    assert signature == "question: str -> score: float"
+    assert warning =~ "max_hops"
+
+    assert {:error, %Error{kind: :signature}} =
+             Python.validate_module("dspy.Predict", "question ->")
+  end
+
+  test "takes inputs as a map, as a keyword list and as text" do
+    results =
+      for inputs <- [%{question: "Why?"}, %{"question" => "Why?"}, [question: "Why?"], "Why?"] do
+        assert {:ok, %Prediction{} = prediction} =
+                 Python.execute_module("dspy.Predict", "question -> answer", inputs)
+
+        prediction[:answer]
+      end
+
+    assert [_same] = Enum.uniq(results)
+  end
+
+  test "gives the same with options as a map and as a keyword list" do
+    for options <- [[max_hops: 3, request_id: "r-1"], %{max_hops: 3, request_id: "r-1"}] do
+      assert {:ok, prediction} =
+               Python.execute_module("dspy.Predict", "question -> answer", "Why?", options)
+
+      assert [warning] = prediction.warnings
+      assert warning =~ "max_hops"
+      assert prediction.meta["request_id"] == "r-1"
+    end
+  end
+
+  test "gives the same result as JSON" do
+    call = fn format ->
+      {:ok, prediction} =
+        Python.execute_module(
+          "dspy.ChainOfThought",
+          "context, question -> answer, places: list[str], year: int, sure: bool",
+          %{context: @context, question: "What is the capital of Portugal?"},
+          serialization_format: format
+        )
+
+      {prediction.fields, prediction.completions, prediction.usage, prediction.warnings,
+       prediction.model}
+    end
+
+    assert call.(:json) == call.(:native)
+  end
+
+  test "says what JSON cannot carry before anything is sent" do
+    assert {:error, %Error{kind: :input, type: "ValueError"} = error} =
+             Python.execute_module("dspy.Predict", "question -> answer", %{question: {1}},
+               serialization_format: :json
+             )
+
+    assert error.message ==
+             "JSON cannot carry {1}, at argument [2].question; use serialization_format: :native"
+  end
+
+  test "gives errors as JSON with the same content" do
+    call = fn format ->
+      Python.execute_module("dspy.Predict", "question -> answer", %{},
+        serialization_format: format
+      )
+    end
+
+    assert {:error, %Error{kind: :input}} = call.(:native)
+    assert call.(:json) == call.(:native)
+  end
+
+  test "executes a batch in order, each item with its own result" do
+    inputs = [%{question: "one"}, %{wrong: "two"}, "three", %{question: 4}]
+
+    for format <- [:native, :json] do
+      assert {:ok, [first, second, third, fourth]} =
+               Python.execute_batch("dspy.Predict", "question -> answer", inputs,
+                 serialization_format: format
+               )
+
+      assert {:ok, %Prediction{}} = first
+      assert {:error, %Error{kind: :input}} = second
+      assert {:ok, prediction} = third
+      assert prediction[:answer] =~ "three"
+      assert {:error, %Error{kind: :input, path: "inputs.question"}} = fourth
+    end
+  end
+
+  test "keeps programs in a session until it is closed" do
+    assert {:ok, %Program{pool: :general, version: 1} = program} =
+             Python.create_program(
+               signature: "context, question -> answer",
+               modules: ["dspy.Predict"]
+             )
+
+    inputs = %{context: @context, question: "What is the capital of Portugal?"}
+    assert {:ok, by_struct} = Python.execute_program(program, inputs)
+    assert {:ok, by_id} = Python.execute_program(program.id, inputs)
+
+    assert {:ok, by_both} =
+             Python.execute_program(program.id, inputs, session_id: program.session_id)
+
+    assert by_struct[:answer] =~ "Lisbon"
+    assert by_id[:answer] == by_struct[:answer]
+    assert by_both[:answer] == by_struct[:answer]
+
+    id = program.id
+    assert {:ok, [%{"id" => ^id, "calls" => 3}]} = Python.list_programs(program.session_id)
+
+    assert {:ok, second} =
+             Python.create_program(%{signature: "question -> answer"},
+               session_id: program.session_id
+             )
+
+    assert second.session_id == program.session_id
+    assert {:ok, %{"id" => _deleted}} = Python.delete_program(second)
+    assert {:error, %Error{kind: :program_not_found}} = Python.execute_program(second, "Why?")
+
+    assert {:ok, sessions} = Python.list_sessions()
+    assert program.session_id in Enum.map(sessions, & &1["id"])
+    assert {:ok, %{"id" => _closed}} = Python.close_session(program.session_id)
+    assert {:error, %Error{kind: :session_not_found}} = Python.execute_program(program, inputs)
+    assert {:error, %Error{kind: :session_not_found}} = Python.close_session(program.session_id)
+  end
+
+  test "counts what it did" do
+    pool = start_pool!()
+
+    {:ok, _prediction} =
+      Python.execute_module("dspy.Predict", "question -> answer", "Why?", pool: pool)
+
+    assert {:ok, metrics} = Python.metrics(pool: pool)
+    assert get_in(metrics, ["operations", "execute_module", "calls"]) == 1
+  end
+
+  test "raises for misuse" do
+    assert_raise ArgumentError, "expected :timeout in ms or :infinity, got -1", fn ->
+      Python.ping(nil, timeout: -1)
+    end
+
+    assert_raise ArgumentError,
+                 "expected :serialization_format to be :native or :json, got :xml",
+                 fn ->
+                   Python.ping(nil, serialization_format: :xml)
+                 end
+  end
+end

@@ -1,0 +1,52 @@
+defmodule DSPex.ModelServer do
+  @moduledoc """
+  The OpenAI-compatible server on loopback that pytest uses too: `tests/model_server.py`.
+
+  A process of its own that ends with the test. The name of the model says how it behaves, see the Python file.
+  """
+
+  use GenServer, restart: :temporary
+
+  @script Path.expand("../../../tests/model_server.py", __DIR__)
+
+  @doc """
+  Starts the server under the test's supervisor and gives its address.
+  """
+  def start! do
+    server = ExUnit.Callbacks.start_supervised!(__MODULE__)
+    GenServer.call(server, :url, 30_000)
+  end
+
+  @doc """
+  The model of that name, as a pool's option `:model` has it.
+  """
+  def model(url, name),
+    do: {:openai, [model: name, api_base: url, api_key: "test-key-7f3a", num_retries: 0]}
+
+  def start_link(_options), do: GenServer.start_link(__MODULE__, nil)
+
+  @impl true
+  def init(nil) do
+    port =
+      Port.open({:spawn_executable, DSPex.TestPython.interpreter()}, [
+        :binary,
+        {:line, 1_000},
+        args: [@script]
+      ])
+
+    {:ok, %{port: port, url: nil, waiting: nil}}
+  end
+
+  @impl true
+  def handle_call(:url, from, %{url: nil} = state), do: {:noreply, %{state | waiting: from}}
+  def handle_call(:url, _from, state), do: {:reply, state.url, state}
+
+  # Its first line is its address.
+  @impl true
+  def handle_info({port, {:data, {:eol, url}}}, %{port: port, url: nil} = state) do
+    if state.waiting, do: GenServer.reply(state.waiting, url)
+    {:noreply, %{state | url: url}}
+  end
+
+  def handle_info({port, {:data, _line}}, %{port: port} = state), do: {:noreply, state}
+end

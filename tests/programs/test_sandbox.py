@@ -1,0 +1,190 @@
+"""ProgramOfThought in its real sandbox: Pyodide in Deno, started by these tests."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+
+from erlport_bridge.programs import sandbox
+from erlport_bridge.programs.embedded import embedded_model
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _prepared() -> None:
+    sandbox.prepare()
+
+
+@pytest.fixture
+def sandboxes() -> Iterator[sandbox.Sandboxes]:
+    with sandbox.Sandboxes() as opened:
+        yield opened
+
+
+@contextlib.contextmanager
+def interpreter_of(sandboxes: sandbox.Sandboxes) -> Iterator[Any]:
+    interpreter = sandboxes.factory()
+    try:
+        yield interpreter
+    finally:
+        interpreter.shutdown()
+
+
+def test_program_of_thought_computes_in_the_sandbox(sandboxes: sandbox.Sandboxes) -> None:
+    fields = {"question": (str, dspy.InputField()), "answer": (int, dspy.OutputField())}
+    module = dspy.ProgramOfThought(dspy.Signature(fields, "Answer."))
+    executed: list[Any] = []
+
+    class Seen(dspy.utils.BaseCallback):  # type: ignore[misc]
+        def on_interpreter_execute_end(self, call_id: str, outputs: Any, exception: Any = None) -> None:
+            executed.append(outputs)
+
+    with dspy.context(lm=embedded_model(), interpreter_factory=sandboxes.factory, callbacks=[Seen()]):
+        prediction = module(question="What is 6 * 7?")
+    assert prediction.answer == 42
+    assert executed == [dspy.primitives.code_interpreter.FinalOutput({"output": {"answer": 42}})]
+
+
+def test_text_survives_the_way_into_the_sandbox(sandboxes: sandbox.Sandboxes) -> None:
+    """DSPy cuts generated code at ``---``, at a code fence and at three line ends, also inside of a string."""
+    fields = {"question": (str, dspy.InputField()), "answer": (str, dspy.OutputField())}
+    text = 'a --- b ```python c``` "d" \\n é'
+    with dspy.context(lm=embedded_model(), interpreter_factory=sandboxes.factory):
+        prediction = dspy.ProgramOfThought(dspy.Signature(fields, "Answer."))(question=text)
+    assert text in prediction.answer
+
+
+def test_memory_is_limited_and_the_sandbox_survives(sandboxes: sandbox.Sandboxes) -> None:
+    with interpreter_of(sandboxes) as interpreter:
+        with pytest.raises(dspy.CodeInterpreterError, match="MemoryError"):
+            interpreter.execute("x = bytearray(700_000_000)")
+        assert interpreter.execute("print('alive')").strip() == "alive"
+
+
+def test_files_and_environment_of_the_host_are_out_of_reach(
+    sandboxes: sandbox.Sandboxes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BRIDGE_TEST_KEY", "value of the host")
+    (tmp_path / "secret").write_text("secret of the host")
+    with interpreter_of(sandboxes) as interpreter:
+        assert interpreter.execute("import os; print(os.environ.get('BRIDGE_TEST_KEY'))").strip() == "None"
+        with pytest.raises(dspy.CodeInterpreterError):
+            interpreter.execute(f"open({str(tmp_path / 'secret')!r}).read()")
+
+
+# Before there is a process, while it starts, and while it runs.
+@pytest.mark.parametrize("moment", ["before", "starting", "running"])
+def test_endless_loop_ends_when_its_request_is_killed(sandboxes: sandbox.Sandboxes, moment: str) -> None:
+    with interpreter_of(sandboxes) as interpreter:
+        if moment == "running":
+            interpreter.execute("print(1)")
+        if moment == "before":
+            sandboxes.kill()
+        killed_at: list[float] = []
+
+        def kill_it() -> None:
+            while interpreter.deno_process is None and moment == "starting":
+                time.sleep(0.001)
+            if moment == "running":
+                time.sleep(0.3)  # the loop has no event that could be waited for
+            killed_at.append(time.monotonic())
+            sandboxes.kill()
+
+        killer = threading.Thread(target=kill_it)
+        killer.start()
+        with pytest.raises(dspy.CodeInterpreterError):
+            interpreter.execute("while True: pass")
+        ended_at = time.monotonic()
+        killer.join()
+        process = interpreter.deno_process
+    assert ended_at - killed_at[0] < 1
+    assert process is None or process.returncode is not None
+
+
+def test_kill_ends_only_the_sandboxes_of_its_request(sandboxes: sandbox.Sandboxes) -> None:
+    with sandbox.Sandboxes() as others, interpreter_of(sandboxes) as mine, interpreter_of(others) as other:
+        mine.execute("x = 1")
+        other.execute("x = 2")
+        sandboxes.kill()
+        assert other.execute("print(x)").strip() == "2"
+
+
+def test_kill_all_ends_every_sandbox() -> None:
+    with sandbox.Sandboxes() as first, interpreter_of(first) as interpreter:
+        interpreter.execute("x = 1")
+        sandbox.kill_all()
+        interpreter.deno_process.wait(5)
+        with pytest.raises(dspy.CodeInterpreterError):
+            interpreter.execute("print(x)")
+
+
+def test_probe_is_quick_the_second_time() -> None:
+    sandbox.probe()
+    started_at = time.monotonic()
+    sandbox.probe()
+    assert time.monotonic() - started_at < 0.05
+
+
+def probe_elsewhere(script: str, **environment: str) -> str:
+    """Run a script that probes in a process without the ``deno`` package, and give the last line of its output."""
+    blocked = "import sys; sys.modules['deno'] = None\n"
+    done = subprocess.run(
+        [sys.executable, "-c", blocked + script],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return done.stdout.strip().splitlines()[-1]
+
+
+PROBE = """
+from erlport_bridge.errors import OperationError
+from erlport_bridge.programs import sandbox
+try:
+    sandbox.probe()
+except OperationError as error:
+    sys.stdout.write(f"{error.kind}: {error.message}")
+else:
+    sys.stdout.write("there")
+"""
+
+
+def test_missing_deno_says_what_to_install(tmp_path: Path) -> None:
+    message = probe_elsewhere(PROBE, PATH=str(tmp_path))
+    assert message.startswith("missing_dependency: ")
+    assert 'pip install "erlport_bridge[sandbox]"' in message
+
+
+def test_wrong_version_of_deno_is_named(tmp_path: Path) -> None:
+    (tmp_path / "deno").write_text("#!/bin/sh\necho deno 1.40.0\n")
+    (tmp_path / "deno").chmod(0o755)
+    message = probe_elsewhere(PROBE, PATH=f"{tmp_path}:/bin:/usr/bin")
+    assert message.startswith("missing_dependency: ")
+    assert "deno 1.40.0" in message
+
+
+def test_empty_cache_without_a_registry_is_named(tmp_path: Path) -> None:
+    deno = Path(dspy.PythonInterpreter().deno_command[0])
+    # A proxy on a port where nothing listens: the registry cannot be reached, wherever the test runs.
+    proxy = "http://127.0.0.1:9"
+    message = probe_elsewhere(
+        PROBE,
+        PATH=f"{deno.parent}:/bin:/usr/bin",
+        DENO_DIR=str(tmp_path),
+        HTTP_PROXY=proxy,
+        HTTPS_PROXY=proxy,
+        NO_PROXY="",
+    )
+    assert message.startswith("missing_dependency: ")
+    assert "python -m erlport_bridge.programs.sandbox" in message

@@ -1,0 +1,21 @@
+"""The door of the package."""
+
+import subprocess
+import sys
+
+import erlport_bridge.term
+
+
+def test_door_names_everything_that_others_may_use() -> None:
+    assert set(erlport_bridge.term.__all__) == {
+        *("decode", "decode_elements", "encode", "set_elixir_version", "MAX_BYTES", "MAX_DEPTH", "Term"),
+        *("Atom", "FrozenList", "FrozenMap", "ImproperList"),
+        *("OtpErlangBinary", "OtpErlangFunction", "OtpErlangPid", "OtpErlangPort", "OtpErlangReference"),
+        *("ElixirZone", "PreciseDateTime", "PreciseTime"),
+    }
+
+
+def test_codec_does_not_load_dspy() -> None:
+    code = "import sys, erlport_bridge.term; print('dspy' in sys.modules)"
+    answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == "False"
