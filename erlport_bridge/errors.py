@@ -162,8 +162,8 @@ def details(error: BaseException, *, request_id: str | None = None) -> dict[str,
                 found[name] = fact
     if request_id is not None:
         found["request_id"] = request_id
-    found["message"] = redact(found["message"])[:_MAX_MESSAGE_CHARACTERS]
-    found["traceback"] = [redact(line) for line in found["traceback"]]
+    found["message"] = _sendable(found["message"])[:_MAX_MESSAGE_CHARACTERS]
+    found["traceback"] = [_sendable(line) for line in found["traceback"]]
     return found
 
 
@@ -173,6 +173,8 @@ def kind_of(error: BaseException) -> str:
         return error.kind
     if isinstance(error, EncodeError):
         return "encode"
+    if isinstance(error, DecodeError):
+        return "input"
     if isinstance(error, TimeoutError):
         return "timeout"
     for cls in type(error).__mro__:
@@ -184,6 +186,9 @@ def kind_of(error: BaseException) -> str:
 
 
 def _type_name(error: BaseException) -> str:
+    if isinstance(error, DecodeError):
+        # The caller's term was wrong.
+        return "ValueError"
     # Unlike Python: an exception of somebody's code must not be taken for our own statement that the caller's
     # module or input is wrong, on which the adapter matches by type.
     name = type(error).__name__
@@ -195,6 +200,11 @@ def _message(error: BaseException) -> str:
         return str(error) or type(error).__name__
     except Exception as raised:  # noqa: BLE001 - a __str__ that raises must not cost the caller its answer
         return f"{type(error).__name__}, whose message could not be made: {type(raised).__name__}"
+
+
+def _sendable(text: str) -> str:
+    """Give a text without keys and without lone surrogates, which no binary can hold."""
+    return redact(text).encode("utf-8", "backslashreplace").decode()
 
 
 def _traceback_lines(error: BaseException) -> list[str]:

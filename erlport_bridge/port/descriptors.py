@@ -58,7 +58,6 @@ def take_descriptors(*, use_stdio: bool) -> Descriptors:
     os.dup2(2, 1)
     if nowhere > 2:
         os.close(nowhere)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(line_buffering=True, errors="backslashreplace")
+    # A new object: the old one remembers of what kind the file was that descriptor 1 led to.
+    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
     return Descriptors(read, write)

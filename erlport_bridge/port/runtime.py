@@ -17,7 +17,7 @@ from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NoReturn
 
-from erlport_bridge.errors import BridgeError, DecodeError, OperationError, ProtocolError
+from erlport_bridge.errors import DecodeError, OperationError, ProtocolError
 from erlport_bridge.port.descriptors import Descriptors
 from erlport_bridge.port.protocol import (
     Call,
@@ -189,7 +189,7 @@ class Runtime:
             self._calls -= 1
         try:
             data = frame(encode_message(answer, compressed=self._compressed), self._packet)
-        except BridgeError as error:
+        except Exception as error:  # noqa: BLE001 - an answer that cannot be written is still owed
             failure = _failed(answer.id, function, error)
             data = frame(encode_message(failure, compressed=self._compressed), self._packet)
         self._write(data)

@@ -5,5 +5,5 @@ Importing this package prepares the process for DSPy; it must come before the fi
 
 import os
 
-# DSPy asks the internet for a list of prices before its first request otherwise, and stalls for 5 s where there is none.
+# DSPy asks the internet for a list of prices before its first request otherwise, and stalls 5 s where there is none.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")

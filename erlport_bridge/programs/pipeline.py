@@ -6,7 +6,7 @@ the inputs ``previous_<field>``, which hold what the stage before gave.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -17,6 +17,7 @@ from erlport_bridge.programs import arguments, catalogue, tools
 from erlport_bridge.programs.catalogue import ModuleEntry
 from erlport_bridge.programs.signatures import Field, SignatureSpec, build_signature, parse_signature
 from erlport_bridge.programs.text import shown
+from erlport_bridge.programs.values import input_values, plain
 
 HISTORY_FIELD: Final = "history"
 _PREVIOUS: Final = "previous_"
@@ -52,21 +53,34 @@ class Pipeline(dspy.Module):  # type: ignore[misc]
 
     def __init__(self, stages: Sequence[Stage]) -> None:
         super().__init__()
-        self.input_names = [[field.name for field in stage.spec.inputs] for stage in stages]
+        self.stages = tuple(stages)
         self.modules = [stage.build() for stage in stages]
 
     async def aforward(self, **inputs: Any) -> dspy.Prediction:
         """Run all stages; a field that several stages give has the last one's value."""
-        known = dict(inputs)
         merged: dict[str, Any] = {}
-        for names, module in zip(self.input_names, self.modules, strict=True):
-            prediction = await module.acall(**{name: known[name] for name in names})
+        earlier: dict[str, Any] = {}
+        for stage, module in zip(self.stages, self.modules, strict=True):
+            prediction = await module.acall(**_stage_inputs(stage, inputs, earlier))
             outputs = dict(prediction.items())
             merged.update(outputs)
-            known.update({name: value for name, value in outputs.items() if name not in inputs})
-            known.update({_PREVIOUS + name: value for name, value in outputs.items()})
+            earlier.update(outputs)
+            earlier.update({_PREVIOUS + name: value for name, value in outputs.items()})
         # A single stage's prediction has its completions, which merged ones do not have.
         return prediction if len(self.modules) == 1 else dspy.Prediction(**merged)
+
+
+def _stage_inputs(stage: Stage, inputs: Mapping[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a stage's inputs: the program's own as they are, and what earlier stages gave, checked like a caller's.
+
+    What a model wrote is data to the next stage: it must have the type of the field, and must not pose as structure.
+    """
+    passed = {field.name for field in stage.spec.inputs if field.name in inputs}
+    passed.update(name for name in stage.entry.optional_inputs if name in inputs)
+    fields = tuple(field for field in stage.spec.inputs if field.name not in passed)
+    given = {field.name: plain(earlier[field.name]) for field in fields}
+    checked = input_values(SignatureSpec(fields, (), None), given, path=f"the inputs of {stage.entry.name}")
+    return {name: inputs[name] for name in passed} | checked
 
 
 def read_stages(

@@ -188,7 +188,9 @@ class Sessions:
 
     def add_program(self, spec: object, session_id: str | None) -> Program:
         """Make a program from its spec, in a session that is opened if need be; without an id, in a new one."""
-        given = {"signature": spec} if isinstance(spec, str | bytes) else arguments.options(spec, "spec")
+        given: dict[str, Any] = (
+            {"signature": spec} if isinstance(spec, str | bytes) else arguments.options(spec, "spec")
+        )
         for key in given:
             if key not in _SPEC_KEYS:
                 known = ", ".join(sorted(_SPEC_KEYS))

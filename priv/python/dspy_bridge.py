@@ -21,6 +21,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import dspy
+
 import erlport_bridge
 from erlport_bridge import errors
 from erlport_bridge.errors import EncodeError, OperationError
@@ -93,7 +95,7 @@ async def ping(payload: object = None) -> dict[str, Any]:
     default = _sessions.default_model()
     return {
         "erlport_bridge": erlport_bridge.__version__,
-        "dspy": models.dspy.__version__,
+        "dspy": dspy.__version__,
         "python": platform.python_version(),
         "executable": sys.executable,
         "model": default.describe() if default else None,

@@ -17,6 +17,7 @@ defmodule DSPex.Python.Protocol do
   @small_tuple 104
   @small_integer 97
   @integer 98
+  @binary_tag 109
   # The largest id that INTEGER_EXT holds.
   @max_id 0x7FFFFFFF
 
@@ -60,17 +61,18 @@ defmodule DSPex.Python.Protocol do
   """
   @spec peek(binary()) :: {:answer, non_neg_integer()} | {:message, String.t()} | :malformed
   def peek(<<@version, @small_tuple, arity, rest::binary>>) do
-    with {:ok, name, rest} <- peek_name(rest), do: peek_id(name, arity, rest)
+    with {:ok, name, rest} <- atom_text(rest), do: peek_id(name, arity, rest)
   end
 
   def peek(_frame), do: :malformed
 
   @doc """
-  Decodes an answer. Never makes an atom: one that does not exist yet is an error.
+  Decodes an answer. Never makes an atom: one that does not exist yet is an error, but for the class of an exception,
+  which may be anybody's and is read as a binary.
   """
   @spec decode_answer(binary()) :: {:ok, term()} | {:error, Error.t()}
   def decode_answer(frame) do
-    case :erlang.binary_to_term(frame, [:safe]) do
+    case frame |> class_as_binary() |> :erlang.binary_to_term([:safe]) do
       {:r, _id, result} -> {:ok, result}
       {:e, _id, reason} -> {:error, Error.from_exception(reason)}
     end
@@ -106,13 +108,6 @@ defmodule DSPex.Python.Protocol do
       ]
   end
 
-  # The four encodings of an atom; all names of messages have one letter.
-  defp peek_name(<<100, 1::16, name::binary-size(1), rest::binary>>), do: {:ok, name, rest}
-  defp peek_name(<<115, 1, name::binary-size(1), rest::binary>>), do: {:ok, name, rest}
-  defp peek_name(<<118, 1::16, name::binary-size(1), rest::binary>>), do: {:ok, name, rest}
-  defp peek_name(<<119, 1, name::binary-size(1), rest::binary>>), do: {:ok, name, rest}
-  defp peek_name(_rest), do: :malformed
-
   defp peek_id(name, 3, <<@small_integer, id, _rest::binary>>) when name in ["r", "e"],
     do: {:answer, id}
 
@@ -120,5 +115,34 @@ defmodule DSPex.Python.Protocol do
     do: {:answer, id}
 
   defp peek_id(name, 3, _rest) when name in ["r", "e"], do: :malformed
-  defp peek_id(name, _arity, _rest), do: {:message, name}
+  defp peek_id(name, _arity, _rest) when name in ["M", "P", "C", "e"], do: {:message, name}
+  defp peek_id(_name, _arity, _rest), do: :malformed
+
+  # {:e, id, {:python, class, message, traceback}} with the class as a binary; other frames as they are.
+  defp class_as_binary(<<@version, @small_tuple, 3, rest::binary>> = frame) do
+    with {:ok, "e", after_name} <- atom_text(rest),
+         {:ok, <<@small_tuple, 4, after_tuple::binary>>} <- after_id(after_name),
+         {:ok, "python", after_python} <- atom_text(after_tuple),
+         {:ok, class, after_class} <- atom_text(after_python) do
+      head = binary_part(frame, 0, byte_size(frame) - byte_size(after_python))
+      <<head::binary, @binary_tag, byte_size(class)::32, class::binary, after_class::binary>>
+    else
+      _no_exception -> frame
+    end
+  end
+
+  defp class_as_binary(frame), do: frame
+
+  defp after_id(<<@small_integer, _id, rest::binary>>), do: {:ok, rest}
+  defp after_id(<<@integer, _id::32, rest::binary>>), do: {:ok, rest}
+  defp after_id(_rest), do: :error
+
+  # The four encodings of an atom.
+  defp atom_text(<<tag, size::16, text::binary-size(size), rest::binary>>) when tag in [100, 118],
+    do: {:ok, text, rest}
+
+  defp atom_text(<<tag, size, text::binary-size(size), rest::binary>>) when tag in [115, 119],
+    do: {:ok, text, rest}
+
+  defp atom_text(_rest), do: :malformed
 end

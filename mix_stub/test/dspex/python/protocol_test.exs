@@ -91,6 +91,30 @@ defmodule DSPex.Python.ProtocolTest do
       assert error.traceback == ["line 1", "line 2"]
     end
 
+    test "reads the class of an exception as a binary, in every encoding" do
+      for options <- [[], [minor_version: 1], [minor_version: 2]], id <- [1, 70_000] do
+        reason = {:python, :ClassOfSomebody, "m", []}
+
+        assert {:error, error} =
+                 Protocol.decode_answer(:erlang.term_to_binary({:e, id, reason}, options))
+
+        assert error.type == "ClassOfSomebody"
+      end
+
+      name = "NeverSeen#{System.unique_integer([:positive])}"
+
+      python =
+        :erlang.term_to_binary(:python)
+        |> binary_part(1, byte_size(:erlang.term_to_binary(:python)) - 1)
+
+      frame =
+        <<131, 104, 3, 119, 1, "e", 97, 1, 104, 4, python::binary, 119, byte_size(name),
+          name::binary, 106, 106>>
+
+      assert {:error, %{type: ^name}} = Protocol.decode_answer(frame)
+      assert_raise ArgumentError, fn -> String.to_existing_atom(name) end
+    end
+
     test "never makes an atom of what came over the wire" do
       name = "never_seen_#{System.unique_integer([:positive])}"
       frame = <<131, 104, 3, 119, 1, "r", 97, 1, 119, byte_size(name), name::binary>>

@@ -216,25 +216,24 @@ defmodule DSPex.LLM.Adapters.Python do
     {module, signature(own), call_options(adapter, options)}
   end
 
-  defp signature(%{signature: signature} = own) when not is_map_key(own, :instructions),
-    do: signature
+  defp signature(%{signature: signature, instructions: instructions}) when is_map(signature) do
+    Map.put(signature, :instructions, instructions)
+  end
+
+  # Each side of the map form may be text, so the fields and their types are left to Python.
+  defp signature(%{signature: signature, instructions: instructions}) when is_binary(signature) do
+    [inputs | outputs] = String.split(signature, "->", parts: 2)
+    %{inputs: inputs, outputs: Enum.join(outputs), instructions: instructions}
+  end
+
+  defp signature(%{signature: signature}), do: signature
 
   defp signature(own) do
-    {inputs, outputs} = sides(own)
-    put_present(%{inputs: inputs, outputs: outputs}, :instructions, own[:instructions])
+    own
+    |> Map.take([:inputs, :outputs, :instructions])
+    |> Map.put_new(:inputs, ["question"])
+    |> Map.put_new(:outputs, ["answer"])
   end
-
-  defp sides(%{signature: signature}) when is_binary(signature) do
-    case String.split(signature, "->", parts: 2) do
-      [inputs, outputs] -> {inputs, outputs}
-      [inputs] -> {inputs, ""}
-    end
-  end
-
-  defp sides(own), do: {Map.get(own, :inputs, ["question"]), Map.get(own, :outputs, ["answer"])}
-
-  defp put_present(map, _key, nil), do: map
-  defp put_present(map, key, value), do: Map.put(map, key, value)
 
   defp merged(adapter, options), do: Map.merge(Map.new(adapter.module_config), Map.new(options))
 

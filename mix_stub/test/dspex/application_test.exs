@@ -1,0 +1,41 @@
+defmodule DSPex.ApplicationTest do
+  # Other tests must not see the module :telemetry that comes and goes here.
+  use ExUnit.Case, async: false
+
+  test "starts the pools that the configuration names, with their model" do
+    assert [general: _options] = Application.fetch_env!(:dspex, DSPex.Python)[:pools]
+    assert {:ok, :configured} = DSPex.Python.Pool.model_state(:general)
+    assert {:ok, %{"model" => %{"provider" => "embedded"}}} = DSPex.Python.ping()
+  end
+
+  test "says on standard output of IEx what to try" do
+    # The file is a script of its own; what it prints must be Elixir that works.
+    printed =
+      ExUnit.CaptureIO.capture_io(fn -> Code.eval_file(Path.expand("../../.iex.exs", __DIR__)) end)
+
+    assert "try: " <> code = String.trim(printed)
+    assert {{:ok, %DSPex.Prediction{}}, _bindings} = Code.eval_string(code)
+  end
+
+  test "emits an event of each call when the application has :telemetry" do
+    # Stands in for the library, which this project does not depend on: it sends the event to the process of the call.
+    Code.compile_string("""
+    defmodule :telemetry do
+      def execute(event, measurements, metadata), do: send(self(), {event, measurements, metadata})
+    end
+    """)
+
+    on_exit(fn ->
+      :code.purge(:telemetry)
+      :code.delete(:telemetry)
+    end)
+
+    {:ok, _pong} = DSPex.Python.ping()
+    assert_received {[:dspex, :python, :call, :stop], %{duration: duration}, metadata}
+    assert duration > 0
+    assert metadata == %{pool: :general, operation: :ping, result: :ok}
+
+    {:error, _error} = DSPex.Python.describe_module("dspy.No")
+    assert_received {[:dspex, :python, :call, :stop], _measurements, %{result: :module_not_found}}
+  end
+end

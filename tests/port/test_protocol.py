@@ -1,0 +1,105 @@
+"""Frames and messages, fed whole, byte by byte and with trailing data."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from erlport_bridge.errors import DecodeError, EncodeError, ProtocolError
+from erlport_bridge.port.protocol import (
+    PACKET_SIZES,
+    Call,
+    Failure,
+    FrameReader,
+    Message,
+    Result,
+    UnreadableCall,
+    encode_message,
+    frame,
+    parse_message,
+)
+from erlport_bridge.term import Atom, decode, encode
+
+CALL = (Atom("C"), 7, Atom("math"), Atom("sqrt"), [4])
+
+
+@given(st.sampled_from(PACKET_SIZES), st.lists(st.binary(max_size=255)), st.lists(st.integers(1, 300)))
+def test_frames_come_out_whole_however_the_stream_is_cut(packet: int, payloads: list[bytes], cuts: list[int]) -> None:
+    stream = b"".join(frame(payload, packet) for payload in payloads)
+    reader = FrameReader(packet)
+    found: list[bytes] = []
+    for size in [*cuts, len(stream) + 1]:
+        found += reader.receive_data(stream[:size])
+        stream = stream[size:]
+    assert found == payloads
+    assert reader.pending_bytes == 0
+
+
+@pytest.mark.parametrize("packet", PACKET_SIZES)
+def test_incomplete_frame_is_kept(packet: int) -> None:
+    data = frame(b"abc", packet)
+    reader = FrameReader(packet)
+    for byte in data[:-1]:
+        assert list(reader.receive_data(bytes([byte]))) == []
+    assert reader.pending_bytes == len(data) - 1
+    assert list(reader.receive_data(data[-1:] + data[:1])) == [b"abc"]
+    assert reader.pending_bytes == 1
+
+
+def test_answer_too_long_for_its_packet_size_says_what_to_do() -> None:
+    with pytest.raises(ProtocolError, match=r"256 bytes does not fit in a frame of at most 255; .*packet: 4"):
+        frame(bytes(256), 1)
+
+
+def test_call_is_parsed() -> None:
+    assert parse_message(encode(CALL)) == Call(7, "math", "sqrt", [4])
+
+
+def test_compressed_call_is_parsed() -> None:
+    term = (Atom("C"), 7, Atom("math"), Atom("fsum"), [[1.5] * 1000])
+    data = encode(term, compressed=9)
+    assert data[1:2] == b"P"
+    assert parse_message(data) == Call(7, "math", "fsum", [[1.5] * 1000])
+
+
+def test_message_is_parsed() -> None:
+    assert parse_message(encode((Atom("M"), "stray"))) == Message("stray")
+
+
+@pytest.mark.parametrize("term", [Atom("C"), (Atom("C"), 7), (Atom("C"), "x", Atom("m"), Atom("f"), []), [CALL], 5])
+def test_term_that_is_no_message_is_refused(term: object) -> None:
+    with pytest.raises(ProtocolError, match="expected a call or a message"):
+        parse_message(encode(term))
+
+
+def test_call_with_unreadable_arguments_still_says_who_is_owed_an_answer() -> None:
+    # #{1 => a, 1.0 => b}: keys that Python would merge.
+    arguments = b"\x6c\0\0\0\1" + b"\x74\0\0\0\2" + b"\x61\1\x77\1a" + encode(1.0)[1:] + b"\x77\1b" + b"\x6a"
+    head = encode(CALL)
+    data = head[: head.rindex(encode([4])[1:])] + arguments
+    event = parse_message(data)
+    assert isinstance(event, UnreadableCall)
+    assert (event.id, event.module, event.function) == (7, "math", "sqrt")
+    assert isinstance(event.error, DecodeError)
+
+
+@given(st.integers(0, len(encode(CALL)) - 1))
+def test_truncated_call_is_a_typed_error_or_an_unreadable_call(length: int) -> None:
+    try:
+        event = parse_message(encode(CALL)[:length])
+    except DecodeError:
+        return
+    assert isinstance(event, UnreadableCall)
+
+
+def test_answers_are_what_erlport_expects() -> None:
+    assert decode(encode_message(Result(3, {"a": None}))) == (Atom("r"), 3, {"a": None})
+    failure = Failure(3, "builtins.ValueError", "no", ["  line 1"])
+    assert decode(encode_message(failure)) == ("e", 3, ("python", "builtins.ValueError", "no", ["  line 1"]))
+
+
+def test_path_of_an_unencodable_result_begins_at_the_result() -> None:
+    with pytest.raises(EncodeError) as raised:
+        encode_message(Result(3, {"a": [object()]}))
+    assert raised.value.path == '["a"][0]'

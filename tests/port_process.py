@@ -1,0 +1,132 @@
+"""A real process of the bridge on real pipes, driven as the Erlang side of a port drives it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any
+
+from erlport_bridge.port.protocol import FrameReader, frame
+from erlport_bridge.term import Atom, decode, encode
+
+# Becomes a program that has two given descriptors as 3 and 4, which `subprocess` has no word for. By way of high
+# numbers, as each may have the other's place.
+_ON_3_AND_4 = """
+import fcntl, os, sys
+ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 100) for end in sys.argv[1:3]]
+for end, place in zip(ends, (3, 4)):
+    os.dup2(end, place)
+    os.close(end)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
+
+
+class PortProcess:
+    """The Erlang side of one port.
+
+    Args:
+        flags: Beside ``--packet``; ``--use_stdio`` selects the descriptors 0 and 1.
+        packet: Size of a frame's length, in bytes.
+        environment: Added to this process's own.
+    """
+
+    def __init__(
+        self, flags: Sequence[str] = (), *, packet: int = 4, environment: dict[str, str] | None = None
+    ) -> None:
+        self._packet = packet
+        self._frames = FrameReader(packet)
+        self._received: list[Any] = []
+        self._next_id = 0
+        use_stdio = "--use_stdio" in flags
+        child_read, self.write_end = os.pipe()
+        self.read_end, child_write = os.pipe()
+        command = [sys.executable, "-m", "erlport_bridge", f"--packet={packet}", *flags]
+        if not use_stdio:
+            command = [sys.executable, "-c", _ON_3_AND_4, str(child_read), str(child_write), *command, "--nouse_stdio"]
+        self.process = subprocess.Popen(
+            command,
+            stdin=child_read if use_stdio else subprocess.DEVNULL,
+            stdout=child_write if use_stdio else subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            pass_fds=() if use_stdio else (child_read, child_write),
+            env={**os.environ, **(environment or {})},
+        )
+        os.close(child_read)
+        os.close(child_write)
+
+    def __enter__(self) -> PortProcess:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+        os.close(self.read_end)
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+    def close(self) -> None:
+        """Close this side's writing end, as a BEAM that ends does."""
+        if self.write_end >= 0:
+            os.close(self.write_end)
+            self.write_end = -1
+
+    def stderr_text(self) -> str:
+        """Give all that the process wrote to stderr; waits for its end."""
+        assert self.process.stderr is not None
+        return self.process.stderr.read().decode()
+
+    def send_bytes(self, data: bytes) -> None:
+        """Write bytes as they are."""
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self.write_end, view) :]
+
+    def send_call(self, module: str, function: str, arguments: Sequence[Any]) -> int:
+        """Send a call; gives its id."""
+        self._next_id += 1
+        message = encode((Atom("C"), self._next_id, Atom(module), Atom(function), list(arguments)))
+        self.send_bytes(frame(message, self._packet))
+        return self._next_id
+
+    def receive(self) -> Any:
+        """Give the next message of the process, waiting for it."""
+        while not self._received:
+            data = os.read(self.read_end, 1 << 20)
+            if not data:
+                raise EOFError(f"the process has closed the port: {self.stderr_text()}")
+            self._received.extend(map(decode, self._frames.receive_data(data)))
+        return self._received.pop(0)
+
+    def call(self, module: str, function: str, *arguments: Any) -> Any:
+        """Call a function and give the whole answer message, ``{r, Id, Result}`` or ``{e, Id, Reason}``."""
+        call_id = self.send_call(module, function, arguments)
+        answer = self.receive()
+        assert answer[1] == call_id
+        return answer
+
+    def operate(self, operation: str, *arguments: Any) -> Any:
+        """Call an operation of ``dspy_bridge`` and give its result, ``{ok, term}`` or ``{error, …}``."""
+        tag, _, result = self.call("dspy_bridge", operation, *arguments)
+        assert tag == "r", result
+        return result
+
+    def done(self, operation: str, *arguments: Any) -> Any:
+        """Call an operation that must succeed; gives its term."""
+        status, result = self.operate(operation, *arguments)
+        assert status == "ok", result
+        return result
+
+    def failed(self, operation: str, *arguments: Any) -> dict[str, Any]:
+        """Call an operation that must fail; gives the details map."""
+        status, result = self.operate(operation, *arguments)
+        assert status == "error", result
+        exception, details = result
+        assert exception == "python_exception"
+        assert isinstance(details, dict)
+        return details

@@ -1,0 +1,116 @@
+"""Every exception becomes a details map."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import dspy
+import pytest
+
+from erlport_bridge.errors import KINDS, DecodeError, EncodeError, OperationError, details, kind_of
+from erlport_bridge.redaction import redact, remember_secret
+from erlport_bridge.term import encode
+
+CONFORMANCE = Path(__file__).parent.parent / "conformance" / "errors.tsv"
+
+
+class SilentError(Exception):
+    """An exception whose text cannot be made."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def test_kinds_are_those_that_both_languages_agreed_on() -> None:
+    with CONFORMANCE.open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.reader(file, delimiter="\t") if not row[0].startswith("#")]
+    assert {kind: (type_name, retryable == "true") for kind, type_name, retryable in rows} == dict(KINDS)
+
+
+def test_operation_error_keeps_its_facts() -> None:
+    found = details(OperationError("timeout", "no answer", stage="model", path=None), request_id="r-1")
+    assert found == {
+        "type": "TimeoutError",
+        "kind": "timeout",
+        "message": "no answer",
+        "path": None,
+        "traceback": [],
+        "retryable": True,
+        "stage": "model",
+        "request_id": "r-1",
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (dspy.LMAuthError("no"), "auth"),
+        (dspy.LMBillingError("no"), "billing"),
+        (dspy.LMRateLimitError("no"), "rate_limit"),
+        (dspy.LMTimeoutError("no"), "timeout"),
+        (dspy.LMTransportError("no"), "transport"),
+        (dspy.LMServerError("no"), "server"),
+        (dspy.LMInvalidRequestError("no"), "provider"),
+        (dspy.LMUnsupportedModelError("no"), "unsupported_model"),
+        (dspy.LMNotConfiguredError("no"), "lm_not_configured"),
+        (dspy.ContextWindowExceededError(message="no"), "context_window"),
+        (dspy.CodeInterpreterError("no"), "sandbox"),
+        (EncodeError("no", '["a"]'), "encode"),
+        (DecodeError("no", 5), "input"),
+        (TimeoutError(), "timeout"),
+        (ImportError("no"), "missing_dependency"),
+        (ZeroDivisionError("no"), "internal"),
+    ],
+)
+def test_every_exception_has_a_kind(error: Exception, kind: str) -> None:
+    assert kind_of(error) == kind
+    found = details(error)
+    assert found["kind"] == kind
+    assert found["retryable"] is KINDS[kind][1]
+    encode(found)
+
+
+def test_facts_of_dspys_errors_are_kept() -> None:
+    error = dspy.LMRateLimitError("slow down", model="openai/x", provider="openai", status=429, retry_after=7.0)
+    found = details(error)
+    assert (found["model"], found["provider"], found["status"], found["retry_after"]) == (
+        "openai/x",
+        "openai",
+        429,
+        7.0,
+    )
+
+
+def test_value_error_of_somebody_elses_code_is_no_statement_about_the_input() -> None:
+    assert details(ValueError("x"))["type"] == "builtins.ValueError"
+    assert details(DecodeError("x", 1))["type"] == "ValueError"
+
+
+def test_exception_without_text_is_still_an_answer() -> None:
+    try:
+        raise SilentError
+    except SilentError as error:
+        found = details(error)
+    assert "SilentError" in found["message"]
+    assert found["traceback"]
+
+
+def test_details_can_always_be_encoded() -> None:
+    encode(details(RuntimeError("half a character: \ud800")))
+
+
+def test_no_key_stands_in_details() -> None:
+    key = "sk-very-secret-0123456789"
+    remember_secret(key)
+    try:
+        raise RuntimeError(f"the header was Bearer {key}")
+    except RuntimeError as error:
+        found = details(error)
+    assert key not in repr(found)
+    assert "[redacted]" in found["message"]
+
+
+def test_words_are_no_secrets() -> None:
+    remember_secret("test")
+    assert redact("a test") == "a test"
