@@ -69,6 +69,15 @@ _KIND_OF_DSPY_CLASS: Final[Mapping[str, str]] = {
     "CodeInterpreterError": "sandbox",
 }
 
+# Attributes of DSPy's errors, and what they are called here: "request_id" is the one that the caller gave.
+_FACTS_OF_DSPY: Final[Mapping[str, str]] = {
+    "retry_after": "retry_after",
+    "status": "status",
+    "provider": "provider",
+    "model": "model",
+    "request_id": "provider_request_id",
+}
+
 # A model's whole answer may stand in a message of DSPy; a details map is read by a person.
 _MAX_MESSAGE_CHARACTERS: Final = 2_000
 _MAX_TRACEBACK_LINES: Final = 40
@@ -141,7 +150,8 @@ def details(error: BaseException, *, request_id: str | None = None) -> dict[str,
     Returns:
         String keys: ``type``, ``kind``, ``message``, ``path``, ``traceback`` (a list of lines, empty where the message
         says all), ``retryable``, and where known ``retry_after`` (seconds), ``status`` (HTTP), ``provider``,
-        ``model``, ``request_id``, ``stage``. No API key that a language model was configured with stands in it.
+        ``model``, ``request_id``, ``provider_request_id``, ``stage``. No API key that a language model was configured
+        with stands in it.
     """
     found: dict[str, Any] = {"path": None, "traceback": []}
     if isinstance(error, OperationError):
@@ -156,8 +166,8 @@ def details(error: BaseException, *, request_id: str | None = None) -> dict[str,
             found["path"] = error.path
         else:
             found["traceback"] = _traceback_lines(error)
-        for name in ("retry_after", "status", "provider", "model", "request_id"):
-            fact = getattr(error, name, None)
+        for attribute, name in _FACTS_OF_DSPY.items():
+            fact = getattr(error, attribute, None)
             if isinstance(fact, str | int | float):
                 found[name] = fact
     if request_id is not None:

@@ -155,12 +155,13 @@ class ModelServer:
 
 
 class _Server(ThreadingHTTPServer):
+    # Hundreds of clients connect at once; the default of 5 turns most of them away.
+    request_queue_size = 1024
     daemon_threads = True
     owner: ModelServer
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         super().__init__(address, handler)
-        self.request_queue_size = 128
         self._lock = threading.Lock()
         self._connections: set[socket.socket] = set()
 

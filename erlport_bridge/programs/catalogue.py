@@ -59,6 +59,25 @@ class InThread(dspy.Module):  # type: ignore[misc]
         return await asyncio.to_thread(self.module, **inputs)
 
 
+class ProgramOfThought(InThread):
+    """``dspy.ProgramOfThought``, whose failure to get working code from the model is an error of the sandbox."""
+
+    async def aforward(self, **inputs: Any) -> dspy.Prediction:
+        """Run the module in a thread.
+
+        Raises:
+            OperationError: Of kind ``sandbox``: no attempt at code ran without an error.
+        """
+        try:
+            return await super().aforward(**inputs)
+        except RuntimeError as error:
+            if type(error) is not RuntimeError:  # DSPy's errors of the sandbox itself have classes of their own
+                raise
+            raise OperationError(
+                "sandbox", f"the model wrote no code that runs, in {self.module.max_iters} attempts: {error}"
+            ) from error
+
+
 Build = Callable[[Any, Mapping[str, int], Sequence[Any]], dspy.Module]
 
 
@@ -123,7 +142,7 @@ def _react(signature: Any, options: Mapping[str, int], tools: Sequence[Any]) -> 
 
 
 def _program_of_thought(signature: Any, options: Mapping[str, int], tools: Sequence[Any]) -> dspy.Module:
-    return InThread(dspy.ProgramOfThought(signature, max_iters=options["max_iters"]))
+    return ProgramOfThought(dspy.ProgramOfThought(signature, max_iters=options["max_iters"]))
 
 
 MODULES: Final[Mapping[str, ModuleEntry]] = {

@@ -6,6 +6,7 @@ import asyncio
 import functools
 import time
 from collections.abc import Mapping, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -55,6 +56,10 @@ class CallOptions:
     warnings: tuple[str, ...] = ()
 
 
+#: The request id of the call that runs here, once its options have been read; for the errors of that call.
+request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+
 def read_call_options(opts: object, entry: ModuleEntry | None = None) -> CallOptions:
     """Read the options of a call.
 
@@ -66,6 +71,7 @@ def read_call_options(opts: object, entry: ModuleEntry | None = None) -> CallOpt
         OperationError: Of kind ``input``, with the path ``opts.…``; an option that nobody takes is only a warning.
     """
     given = arguments.options(opts, "opts")
+    request_id.set(arguments.optional_text(given.get("request_id"), "opts.request_id"))
     constructor = {option.name for option in entry.options} if entry else set()
     warnings = []
     for name in given.keys() - _CALL_OPTIONS - models.GENERATION_SETTINGS - constructor:
@@ -80,7 +86,7 @@ def read_call_options(opts: object, entry: ModuleEntry | None = None) -> CallOpt
     return CallOptions(
         timeout_ms=arguments.timeout_ms(given.get("timeout")),
         session_id=arguments.optional_text(given.get("session_id"), "opts.session_id"),
-        request_id=arguments.optional_text(given.get("request_id"), "opts.request_id"),
+        request_id=request_id.get(),
         model=None if given.get("lm") is None else models.from_option(given["lm"]),
         adapter=_adapter_name(given.get("adapter")),
         settings={name: value for name, value in settings.items() if value is not None},

@@ -78,7 +78,9 @@ class Passages:
     """The sentences of a text, indexed by word: reading the text costs its length once, a query only its matches."""
 
     def __init__(self, text: str) -> None:
-        self.sentences = sentences(text)
+        # A sentence that stands there twice (in a text and in what an earlier stage took from it) says nothing more,
+        # but would make its words look common.
+        self.sentences = list(dict.fromkeys(sentences(text)))
         self._lengths: list[int] = []
         self._occurrences: dict[str, dict[int, int]] = {}  # word -> number of the sentence -> how often it stands there
         for index, sentence in enumerate(self.sentences):

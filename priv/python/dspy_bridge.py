@@ -59,7 +59,7 @@ def _failure_term(error: BaseException) -> tuple[Atom, tuple[Atom, dict[str, Any
     if isinstance(error, EncodeError):
         # The path within the result, not within {:ok, result}.
         error = EncodeError(error.reason, error.path.removeprefix("[1]"))
-    return _ERROR, (_PYTHON_EXCEPTION, errors.details(error))
+    return _ERROR, (_PYTHON_EXCEPTION, errors.details(error, request_id=execution.request_id.get()))
 
 
 def _operation(function: Callable[..., Awaitable[Any]]) -> Operation:

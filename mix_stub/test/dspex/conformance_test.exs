@@ -44,7 +44,7 @@ defmodule DSPex.ConformanceTest do
             assert {name, form, echo} === {name, form, expected(term)}
 
           {{:error, error}, true} ->
-            assert error.type == "DecodeError"
+            assert error.kind == :input
 
           unexpected ->
             flunk("#{name}, #{form}: #{inspect(unexpected)}")
