@@ -89,7 +89,7 @@ def test_text_as_inputs_fills_the_first_field(shared_port: PortProcess, inputs: 
 def test_chain_of_thought_adds_its_reasoning(shared_port: PortProcess) -> None:
     prediction = shared_port.done("execute_module", "dspy.ChainOfThought", QA, {"question": "Why?"}, {"max_hops": 3})
     assert prediction["reasoning"]
-    assert prediction["$meta"]["warnings"] == ["dspy.ChainOfThought takes no option 'max_hops'; it was ignored"]
+    assert prediction["$meta"]["warnings"] == ['dspy.ChainOfThought takes no option "max_hops"; it was ignored']
 
 
 def test_react_calls_the_tools_that_it_is_given(shared_port: PortProcess) -> None:
@@ -353,7 +353,7 @@ def test_demos_stand_in_the_prompt_of_that_call_only(shared_port: PortProcess, m
 
 
 def test_batch_answers_in_order_with_an_error_for_each_bad_item(shared_port: PortProcess) -> None:
-    items = [{"question": f"Q{number}"} for number in range(20)]
+    items: list[Any] = [{"question": f"Q{number}"} for number in range(20)]
     items[7] = {"question": 7}
     results = shared_port.done("execute_batch", "dspy.Predict", QA, items, {"max_concurrency": 4})
     for number, (status, result) in enumerate(results):
@@ -447,7 +447,7 @@ def test_stages_with_signatures_of_their_own_are_wired_by_name(port: PortProcess
         ({"signature": QA, "history": "yes"}, "input", "spec.history"),
         ({"signature": "history, q -> a", "history": True}, "signature", "history"),
         ({"signature": "reasoning -> a", "modules": ["dspy.ChainOfThought"]}, "signature", "reserved"),
-        ({"signature": QA, "modules": [{"module": "dspy.Predict", "options": {"x": 1}}]}, "input", "takes no option"),
+        ({"signature": QA, "modules": [{"module": "dspy.Predict", "options": {"x": 1}}]}, "input", "unknown option"),
         ({"signature": QA, "modules": [{"module": "dspy.ReAct", "tools": ["nope"]}]}, "tool", "nope"),
         ({"signature": QA, "modules": [{"module": "dspy.Predict", "signature": "z -> a"}]}, "signature", '"z"'),
         ({"signature": QA, "config": {"tmperature": 1}}, "input", "tmperature"),

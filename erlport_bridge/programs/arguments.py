@@ -5,11 +5,11 @@ Text may come as a binary, an atom or a charlist; options as a map or a keyword 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs.text import expected_text, shown, text_of
+from erlport_bridge.programs.text import expected_text, quoted, shown, suggestion, text_of
 
 
 def text(value: object, path: str) -> str:
@@ -75,3 +75,25 @@ def timeout_ms(value: object, path: str = "opts.timeout") -> int | None:
     raise OperationError(
         "input", f"expected milliseconds, a positive integer, at {path}, got {shown(value)}", path=path
     )
+
+
+def unknown(what: str, name: str, known: Collection[str], where: str, path: str | None = None) -> OperationError:
+    """Give the error about a name that is none of the known ones, with the nearest of them.
+
+    Args:
+        what: What it should have been the name of, such as ``option``.
+        name: What came.
+        known: All names that mean something here.
+        where: Where it came.
+        path: The path of the details map, if it is not ``where``.
+    """
+    choices = ", ".join(sorted(known))
+    message = f"unknown {what} {quoted(name)} at {where}{suggestion(name, known)}; known here: {choices}"
+    return OperationError("input", message, path=path or where)
+
+
+def only(given: Mapping[str, Any], known: Collection[str], what: str, path: str) -> None:
+    """Raise the error of :func:`unknown` for the first key that is none of the known ones."""
+    for name in given:
+        if name not in known:
+            raise unknown(what, name, known, path, f"{path}.{name}")

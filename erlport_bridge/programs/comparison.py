@@ -11,7 +11,7 @@ import dspy
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import arguments
-from erlport_bridge.programs.text import shown
+from erlport_bridge.programs.text import quoted, shown
 
 #: Most answers that are compared: each is one more input field of the comparing prompt.
 MAX_ATTEMPTS: Final = 20
@@ -70,6 +70,6 @@ class ComparedChains(dspy.Module):  # type: ignore[misc]
             attempt["reasoning"] = attempt["rationale"]
         for name in ("reasoning", self.compare.last_key):
             if name not in attempt:
-                raise OperationError("input", f"expected {name!r} in the map at {path}", path=f"{path}.{name}")
+                raise OperationError("input", f"expected {quoted(name)} in the map at {path}", path=f"{path}.{name}")
         attempt["reasoning"] = arguments.text(attempt["reasoning"], f"{path}.reasoning")
         return attempt

@@ -19,7 +19,7 @@ from erlport_bridge.programs.catalogue import ModuleEntry
 from erlport_bridge.programs.models import LanguageModel
 from erlport_bridge.programs.pipeline import Pipeline, Stage, read_tool_names
 from erlport_bridge.programs.signatures import SignatureSpec
-from erlport_bridge.programs.text import shown
+from erlport_bridge.programs.text import quoted, shown
 from erlport_bridge.programs.values import input_values, plain
 
 #: The key of a prediction that holds everything beside its fields.
@@ -75,7 +75,7 @@ def read_call_options(opts: object, entry: ModuleEntry | None = None) -> CallOpt
     constructor = {option.name for option in entry.options} if entry else set()
     warnings = []
     for name in given.keys() - _CALL_OPTIONS - models.GENERATION_SETTINGS - constructor:
-        warnings.append(f"{entry.name if entry else 'a stored program'} takes no option {name!r}; it was ignored")
+        warnings.append(f"{entry.name if entry else 'a stored program'} takes no option {quoted(name)}; it was ignored")
     for name in ("tools", "demos"):
         if given.get(name) and (entry is None or (name == "tools" and not entry.takes_tools)):
             warnings.append(f"{entry.name if entry else 'a stored program'} takes no {name}; they were ignored")
@@ -226,7 +226,7 @@ async def run(request: Request, *, timeout_s: float | None) -> dict[str, Any]:
             sandboxes.kill()
             raise OperationError(
                 "timeout",
-                f"no answer within {request.options.timeout_ms} ms; the time ran out in stage {stage!r}",
+                f"no answer within {request.options.timeout_ms} ms; the time ran out in stage {quoted(stage)}",
                 stage=stage,
                 model=request.model.model,
             )
@@ -274,6 +274,8 @@ def prediction_term(prediction: dspy.Prediction, request: Request, duration_ms: 
     return {
         **fields,
         META: {
+            # In the order of the signature, which a map on the other side does not keep.
+            "fields": list(fields),
             "usage": plain(prediction.get_lm_usage() or {}, '["usage"]'),
             "completions": plain(rows, '["completions"]'),
             "duration_ms": duration_ms,
@@ -294,8 +296,7 @@ def total_tokens(prediction: Mapping[str, Any]) -> int:
 def _adapter_name(value: object) -> str | None:
     name = arguments.optional_text(value, "opts.adapter")
     if name is not None and name not in _ADAPTERS:
-        known = ", ".join(_ADAPTERS)
-        raise OperationError("input", f"unknown adapter {name!r} at opts.adapter; known: {known}", path="opts.adapter")
+        raise arguments.unknown("adapter", name, _ADAPTERS, "opts.adapter")
     return name
 
 

@@ -21,7 +21,7 @@ import dspy
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import arguments, embedded
-from erlport_bridge.programs.text import shown, suggestion
+from erlport_bridge.programs.text import quoted, shown, suggestion
 from erlport_bridge.redaction import remember_secret
 
 # Off for good: DSPy's cache keys leave out the API key and the endpoint, so that two tenants would share answers.
@@ -132,14 +132,7 @@ def language_model(provider: object, options: object, *, path: str = "config") -
     given = arguments.options(options, path)
     if "base_url" in given:
         given.setdefault("api_base", given.pop("base_url"))
-    for option in given:
-        if option not in OPTIONS:
-            raise OperationError(
-                "input",
-                f"unknown option {option!r} at {path}{suggestion(option, OPTIONS)}"
-                f"; known options: {', '.join(sorted(OPTIONS))}",
-                path=f"{path}.{option}",
-            )
+    arguments.only(given, OPTIONS, "option", path)
     if model:
         given.setdefault("model", model)
     settings = {key: _setting(key, given[key], path) for key in sorted(GENERATION_SETTINGS & given.keys())}
@@ -150,7 +143,7 @@ def language_model(provider: object, options: object, *, path: str = "config") -
         known = sorted([EMBEDDED, *PROVIDERS, *LITELLM_PROVIDERS])
         raise OperationError(
             "provider",
-            f"unknown provider {name!r}{suggestion(name, known)}; known providers: {', '.join(known)}",
+            f"unknown provider {quoted(name)}{suggestion(name, known)}; known providers: {', '.join(known)}",
             path="provider",
             provider=name,
         )
@@ -198,7 +191,7 @@ def _remote(name: str, given: dict[str, Any], settings: dict[str, Any], path: st
     if model_type not in ("chat", "responses"):
         raise OperationError(
             "input",
-            f'expected "chat" or "responses" at {path}.model_type, got {model_type!r}',
+            f'expected "chat" or "responses" at {path}.model_type, got {quoted(model_type)}',
             path=f"{path}.model_type",
         )
     lm = _cached_lm(
@@ -235,14 +228,14 @@ def _api_base(value: object, provider: Provider | None, name: str, path: str) ->
         if provider is not None and provider.needs_api_base:
             raise OperationError(
                 "input",
-                f'provider {name!r} needs the address of its server at {path}.api_base, such as "http://127.0.0.1:8000/v1"',
+                f'provider {quoted(name)} needs the address of its server at {path}.api_base, such as "http://127.0.0.1:8000/v1"',
                 path=f"{path}.api_base",
             )
         return None
     parts = urlsplit(base)
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise OperationError(
-            "input", f"expected an http or https URL at {path}.api_base, got {base!r}", path=f"{path}.api_base"
+            "input", f"expected an http or https URL at {path}.api_base, got {quoted(base)}", path=f"{path}.api_base"
         )
     if provider is not None and parts.path in ("", "/"):
         base = base.rstrip("/") + provider.base_path
@@ -264,7 +257,7 @@ def _api_key(value: object, provider: Provider | None, name: str, api_base: str 
             return key
     raise OperationError(
         "auth",
-        f"no API key for provider {name!r}; give {path}.api_key or set {' or '.join(provider.key_variables)} "
+        f"no API key for provider {quoted(name)}; give {path}.api_key or set {' or '.join(provider.key_variables)} "
         f"in the environment of the port",
         path=f"{path}.api_key",
         provider=name,

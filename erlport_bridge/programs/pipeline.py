@@ -118,15 +118,10 @@ def read_stages(
 
 def _read_stage(item: object, shared: SignatureSpec | None, earlier: Sequence[Stage], path: str) -> Stage:
     given = {"module": item} if isinstance(item, str) else arguments.options(item, path)
-    for key in given:
-        if key not in _STAGE_KEYS:
-            known = ", ".join(sorted(_STAGE_KEYS))
-            raise OperationError("input", f"unknown key {key!r} at {path}; known keys: {known}", path=f"{path}.{key}")
+    arguments.only(given, _STAGE_KEYS, "key", path)
     entry = catalogue.find_module(given.get("module"))
     options = arguments.options(given.get("options"), f"{path}.options")
-    for name in options:
-        if name not in {option.name for option in entry.options}:
-            raise OperationError("input", f"{entry.name} takes no option {name!r} at {path}.options", path=path)
+    arguments.only(options, [option.name for option in entry.options], f"option of {entry.name}", f"{path}.options")
     if "signature" in given:
         spec = parse_signature(given["signature"], instructions=given.get("instructions"), reserved=entry.reserved)
     elif shared is None:

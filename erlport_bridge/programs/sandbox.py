@@ -25,6 +25,7 @@ from typing import Final
 import dspy
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.text import quoted
 
 _KIT: Final = Path(__file__).parent / "sandbox_kit"
 _IMPORT_MAP: Final = f"--import-map={_KIT / 'import_map.json'}"
@@ -167,7 +168,9 @@ def prepare() -> None:
     version = re.match(r"deno (\d+)\.\S+", _run([deno, "--version"], _VERSION_TIMEOUT_S).stdout)
     if version is None or version[1] != "2":
         found = version[0] if version else "something else"
-        raise OperationError("missing_dependency", f"the sandbox needs Deno 2, but {deno!r} is {found}; {_REMEDY}")
+        raise OperationError(
+            "missing_dependency", f"the sandbox needs Deno 2, but {quoted(deno)} is {found}; {_REMEDY}"
+        )
     runner = Path(inspect.getfile(dspy.PythonInterpreter)).with_name("runner.js")
     options = ["--quiet", "--no-config", "--no-lock", "--node-modules-dir=false", _IMPORT_MAP]
     done = _run([deno, "cache", *options, str(runner)], _FETCH_TIMEOUT_S)
@@ -196,7 +199,7 @@ def _run(command: list[str], timeout_s: float) -> subprocess.CompletedProcess[st
         problem = f"{command[0]} {command[1]} gave no answer within {timeout_s} s"
         raise OperationError("missing_dependency", f"the sandbox needs Deno 2, but {problem}") from None
     except OSError as error:
-        problem = f"{command[0]!r} cannot be run ({error.strerror})"
+        problem = f"{quoted(command[0])} cannot be run ({error.strerror})"
         raise OperationError("missing_dependency", f"the sandbox needs Deno 2, but {problem}; {_REMEDY}") from None
 
 

@@ -22,7 +22,7 @@ from erlport_bridge.programs import arguments, pipeline
 from erlport_bridge.programs.models import GENERATION_SETTINGS, LanguageModel, from_option, generation_setting
 from erlport_bridge.programs.pipeline import HISTORY_FIELD, Stage
 from erlport_bridge.programs.signatures import SignatureSpec, parse_signature
-from erlport_bridge.programs.text import shown, suggestion
+from erlport_bridge.programs.text import quoted, shown, suggestion
 
 DEFAULT_MAX_PROGRAMS: Final = 1_000
 DEFAULT_SESSION_IDLE_MS: Final = 3_600_000
@@ -191,14 +191,7 @@ class Sessions:
         given: dict[str, Any] = (
             {"signature": spec} if isinstance(spec, str | bytes) else arguments.options(spec, "spec")
         )
-        for key in given:
-            if key not in _SPEC_KEYS:
-                known = ", ".join(sorted(_SPEC_KEYS))
-                raise OperationError(
-                    "input",
-                    f"unknown key {key!r} at spec{suggestion(key, _SPEC_KEYS)}; known keys: {known}",
-                    path=f"spec.{key}",
-                )
+        arguments.only(given, _SPEC_KEYS, "key", "spec")
         history = given.get("history", False)
         if not isinstance(history, bool):
             raise OperationError(
@@ -289,12 +282,7 @@ class Sessions:
 
 def _settings(config: object) -> dict[str, Any]:
     given = arguments.options(config, "spec.config")
-    for name in given:
-        if name not in GENERATION_SETTINGS:
-            known = ", ".join(sorted(GENERATION_SETTINGS))
-            raise OperationError(
-                "input", f"unknown setting {name!r} at spec.config; known: {known}", path=f"spec.config.{name}"
-            )
+    arguments.only(given, GENERATION_SETTINGS, "setting", "spec.config")
     return {name: generation_setting(name, value, "spec.config") for name, value in given.items()}
 
 
@@ -303,5 +291,7 @@ def _limit(variable: str, default: int) -> int:
     if text is None:
         return default
     if not text.isdecimal() or int(text) == 0:
-        raise OperationError("input", f"expected a positive integer in the environment at {variable}, got {text!r}")
+        raise OperationError(
+            "input", f"expected a positive integer in the environment at {variable}, got {quoted(text)}"
+        )
     return int(text)

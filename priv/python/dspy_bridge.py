@@ -33,7 +33,7 @@ from erlport_bridge.programs.metrics import Metrics
 from erlport_bridge.programs.pipeline import Stage
 from erlport_bridge.programs.sessions import Program, Sessions
 from erlport_bridge.programs.signatures import parse_signature
-from erlport_bridge.programs.text import shown, suggestion
+from erlport_bridge.programs.text import quoted, shown, suggestion
 from erlport_bridge.term import Atom
 
 Operation = Callable[..., Awaitable[tuple[Atom, Any]]]
@@ -109,7 +109,9 @@ async def configure_lm(provider: object, config: object = None, opts: object = N
     options = arguments.options(opts, "opts")
     session_id = arguments.optional_text(options.pop("session_id", None), "opts.session_id")
     if options:
-        raise OperationError("input", f"configure_lm takes no option {next(iter(options))!r}; it takes session_id")
+        raise OperationError(
+            "input", f"configure_lm takes no option {quoted(next(iter(options)))}; it takes session_id"
+        )
     model = models.language_model(provider, config)
     _sessions.configure(model, session_id)
     return model.describe()
@@ -194,7 +196,9 @@ async def create_program(spec: object, opts: object = None) -> dict[str, Any]:
     options = arguments.options(opts, "opts")
     session_id = arguments.optional_text(options.pop("session_id", None), "opts.session_id")
     if options:
-        raise OperationError("input", f"create_program takes no option {next(iter(options))!r}; it takes session_id")
+        raise OperationError(
+            "input", f"create_program takes no option {quoted(next(iter(options)))}; it takes session_id"
+        )
     program = _sessions.add_program(spec, session_id)
     try:
         execution.built(program.stages)
@@ -307,7 +311,7 @@ def _called(command: object, args: object) -> tuple[Operation, Sequence[Any]]:
     names = list(inspect.signature(function).parameters)
     for key in given:
         if key not in names:
-            raise OperationError("input", f"{name} takes ({', '.join(names)}), got {key!r}", path=f"args.{key}")
+            raise OperationError("input", f"{name} takes ({', '.join(names)}), got {quoted(key)}", path=f"args.{key}")
     last = max((names.index(key) for key in given), default=-1)
     return function, [given.get(key) for key in names[: last + 1]]
 
@@ -335,6 +339,13 @@ class _Deadline:
         if timeout_ms is None:
             return None
         return max(0.0, timeout_ms / 1000 - (time.monotonic() - self._started_at))
+
+
+def _session_option(opts: object) -> str | None:
+    """Read the options of an operation that takes ``session_id`` and nothing else."""
+    options = arguments.options(opts, "opts")
+    arguments.only(options, ["session_id"], "option", "opts")
+    return arguments.optional_text(options.get("session_id"), "opts.session_id")
 
 
 def _stage(entry: catalogue.ModuleEntry, signature: object, options: CallOptions) -> Stage:

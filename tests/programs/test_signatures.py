@@ -91,7 +91,7 @@ def test_map_form_has_descriptions_and_instructions() -> None:
     ("source", "message"),
     [
         (42, "expected text or a map at signature, got 42"),
-        (None, "expected text or a map at signature, got None"),
+        (None, "expected text or a map at signature, got nil"),
         (b"\xff", "expected UTF-8 text at signature, got a binary that is not UTF-8"),
         ({b"\xff": 1}, "expected UTF-8 text at a key of signature, got a binary that is not UTF-8"),
         ({}, "a signature without inputs"),
@@ -105,9 +105,9 @@ def test_map_form_has_descriptions_and_instructions() -> None:
             {"inputs": ["a: Thing"], "outputs": ["b"]},
             'unknown type "Thing" of field "a" at character 3 of signature.inputs[0]',
         ),
-        ({"inputs": ["a, b"], "outputs": ["c"]}, "expected one field, got ',' at character 1 of signature.inputs[0]"),
+        ({"inputs": ["a, b"], "outputs": ["c"]}, 'expected one field, got "," at character 1 of signature.inputs[0]'),
         ({"inputs": {"a": "Thing"}, "outputs": ["b"]}, "at character 0 of signature.inputs.a"),
-        ({"inputs": {"a": "int int"}, "outputs": ["b"]}, "expected the end of the type, got 'int' at character 4"),
+        ({"inputs": {"a": "int int"}, "outputs": ["b"]}, 'expected the end of the type, got "int" at character 4'),
         ({"inputs": {"a": b"\xff"}, "outputs": ["b"]}, "expected UTF-8 text at signature.inputs.a"),
         (
             {"inputs": {"a": {"typ": "int"}}, "outputs": ["b"]},
@@ -118,7 +118,7 @@ def test_map_form_has_descriptions_and_instructions() -> None:
         ({"inputs": {"a": {"desc": 4}}, "outputs": ["c"]}, "expected a string at signature.inputs.a.desc, got 4"),
         (
             {"inputs": "a b", "outputs": "c"},
-            "expected \",\" or the end of the text, got 'b' at character 2 of signature.inputs",
+            'expected "," or the end of the text, got "b" at character 2 of signature.inputs',
         ),
         ({"inputs": ["a"], "outputs": ["b"], "instructions": 5}, "expected a string at signature.instructions, got 5"),
         (
@@ -241,7 +241,7 @@ def test_half_a_character_is_no_text(source: Any) -> None:
 
 def test_error_says_position_and_remedy() -> None:
     assert refused("x=1 -> y").message == (
-        'expected "," or "->", got \'=\' at character 1 of signature; a field has no default value'
+        'expected "," or "->", got "=" at character 1 of signature; a field has no default value'
     )
     assert 'a signature has exactly one "->"' in refused("a -> b -> c").message
     assert refused("a -> b, a").message == 'field "a" stands among the inputs and among the outputs'

@@ -61,7 +61,7 @@ def test_built_in_tools_answer() -> None:
         (["finish"], "tools[0]", 'the tool "finish" at tools[0] is part of ReAct; leave it out'),
         (["today", "today"], "tools[1]", 'the tool "today" is given twice, again at tools[1]'),
         ([3], "tools[0]", "expected the name of a tool at tools[0], got 3"),
-        ("today", "tools", "expected a list of names of tools at tools, got 'today'"),
+        ("today", "tools", 'expected a list of names of tools at tools, got "today"'),
     ],
 )
 def test_wrong_name_is_refused_with_its_path(names: object, path: str, message: str) -> None:
@@ -98,8 +98,8 @@ def test_decorator_gives_the_function_back() -> None:
     ("arguments", "observation"),
     [
         ({}, "missing argument article"),
-        ({"article": "x", "colour": "red"}, "unknown argument 'colour'"),
-        ({"article": "x", "self": 1}, "unknown argument 'self'"),
+        ({"article": "x", "colour": "red"}, 'unknown argument "colour"'),
+        ({"article": "x", "self": 1}, 'unknown argument "self"'),
         ({"article": "x", "pieces": "many"}, "argument pieces is invalid"),
     ],
 )

@@ -201,7 +201,7 @@ class _Opaque:
         (_Point, "cannot encode a value of type builtins.type"),
         ({"a": {(1, 2): 3}}, 'cannot encode a key of type tuple at ["a"]'),
         ({_Opaque: 1}, "cannot encode a key of type type"),
-        ({_Colour.RED: 1, "red": 2}, "cannot encode a map with the key 'red' twice"),
+        ({_Colour.RED: 1, "red": 2}, 'cannot encode a map with the key "red" twice'),
         ([{_Point(1)}], "cannot encode a set whose elements have fields at [0]"),
     ],
 )

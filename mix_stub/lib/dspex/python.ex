@@ -98,7 +98,7 @@ defmodule DSPex.Python do
     with {:ok, {provider, config}} <- Model.resolve({provider, config}),
          {:ok, configured} <-
            call(:configure_lm, [provider, config, session_options(options)], options) do
-      unless options[:session_id],
+      if options[:session_id] == nil,
         do: Pool.model_configured(Map.get(options, :pool, @default_pool))
 
       {:ok, configured}
@@ -354,7 +354,9 @@ defmodule DSPex.Python do
   end
 
   defp emit_stop(duration, pool, operation, result) do
-    if Code.ensure_loaded?(:telemetry) do
+    # Not Code.ensure_loaded?/1: where there is no such module it searches the disk, a millisecond for each call. A
+    # module that nobody has loaded has no handlers either.
+    if function_exported?(:telemetry, :execute, 3) do
       metadata = %{pool: pool, operation: operation, result: outcome(result)}
       # By apply/3: the module is somebody else's, and may not be there when this one is compiled.
       apply(:telemetry, :execute, [

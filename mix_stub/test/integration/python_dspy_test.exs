@@ -279,7 +279,7 @@ defmodule DSPex.Integration.PythonDSPyTest do
           end)
         end
 
-      eventually(fn -> map_size(:sys.get_state(client(pool)).calls) == 30 end)
+      eventually(fn -> waiting(pool) == 30 end)
       signal(pool, "KILL")
       results = Task.await_many(calls, 5_000)
       for result <- results, do: assert({:error, %Error{kind: :port_closed}} = result)

@@ -37,6 +37,11 @@ defmodule DSPex.TestPython do
   end
 
   @doc """
+  How many calls of the pool wait for an answer.
+  """
+  def waiting(pool), do: DSPex.Python.Calls.count(:sys.get_state(client(pool)).calls)
+
+  @doc """
   The operating system's process id of the pool's Python, once it is there.
   """
   def os_pid(pool) do

@@ -34,13 +34,13 @@ defmodule DSPex.Python.PoolOptions do
   def new!(%__MODULE__{} = options), do: options
 
   def new!(options) do
-    unless Keyword.keyword?(options) do
+    if not Keyword.keyword?(options) do
       raise ArgumentError, "expected the options of a pool as a keyword list"
     end
 
     name = options[:name]
 
-    unless is_atom(name) and name not in [nil, true, false] do
+    if not is_atom(name) or name in [nil, true, false] do
       raise ArgumentError,
             "expected the option :name of a pool to be an atom, got #{inspect(name)}"
     end
@@ -61,7 +61,7 @@ defmodule DSPex.Python.PoolOptions do
   end
 
   defp check!(option, value, pool) when option in [:python_path, :preload] do
-    unless is_list(value) and Enum.all?(value, &is_binary/1) do
+    if not is_list(value) or not Enum.all?(value, &is_binary/1) do
       raise ArgumentError,
             "expected a list of strings for #{where(option, pool)}, got #{inspect(value)}"
     end

@@ -14,7 +14,8 @@ defmodule DSPex.Python.PortClient do
 
   require Logger
 
-  alias DSPex.Python.{Error, Interpreter, Model, PoolOptions, Protocol}
+  alias DSPex.Python.{Calls, Error, Interpreter, Model, PoolOptions, Protocol}
+  alias DSPex.Python.Calls.Call
 
   # Python ends the work at the caller's timeout and says where the time went. This side gives it that much longer, so
   # that its answer is the one that normally arrives.
@@ -29,13 +30,6 @@ defmodule DSPex.Python.PortClient do
   @first_retry_ms 1_000
   @last_retry_ms 30_000
 
-  defmodule Call do
-    @moduledoc false
-    # `from` is a GenServer.from(), or :startup for the calls that this process makes itself.
-    @enforce_keys [:from]
-    defstruct [:from, :monitor, :timer, :timeout, sent?: false]
-  end
-
   @enforce_keys [:options, :registry, :key]
   defstruct [
     :options,
@@ -48,9 +42,7 @@ defmodule DSPex.Python.PortClient do
     :probe,
     phase: :starting,
     failures: 0,
-    last_id: 0,
-    calls: %{},
-    monitors: %{},
+    calls: %Calls{},
     unsent: :queue.new()
   ]
 
@@ -121,12 +113,10 @@ defmodule DSPex.Python.PortClient do
     {:reply, {:error, error}, state}
   end
 
-  def handle_call({:call, request, timeout, deadline}, {caller, _tag} = from, state) do
-    {id, state} = next_id(state)
-    monitor = Process.monitor(caller)
-    call = %Call{from: from, monitor: monitor, timeout: timeout, timer: call_timer(id, deadline)}
-    state = %{state | monitors: Map.put(state.monitors, monitor, id)}
-    {:noreply, state |> put_call(id, call) |> enqueue(id, request) |> send_unsent()}
+  def handle_call({:call, request, timeout, deadline}, from, state) do
+    {id, calls} = Calls.add_call(state.calls, from, timeout, answer_by(deadline))
+    unsent = :queue.in({id, request}, state.unsent)
+    {:noreply, send_unsent(%{state | calls: calls, unsent: unsent})}
   end
 
   def handle_call(:model_configured, _from, state) do
@@ -156,10 +146,8 @@ defmodule DSPex.Python.PortClient do
     end
   end
 
-  def handle_info({:DOWN, monitor, :process, _caller, _reason}, %{monitors: monitors} = state)
-      when is_map_key(monitors, monitor) do
-    {_call, state} = pop_call(state, monitors[monitor])
-    {:noreply, state}
+  def handle_info({:DOWN, monitor, :process, _caller, _reason}, state) do
+    {:noreply, %{state | calls: Calls.drop_monitored(state.calls, monitor)}}
   end
 
   def handle_info(:send_unsent, state), do: {:noreply, send_unsent(%{state | unsent_timer: nil})}
@@ -207,13 +195,7 @@ defmodule DSPex.Python.PortClient do
         {:message, {port, {:data, byte_size(frame)}}}
 
       {:state, %__MODULE__{} = state} ->
-        {:state,
-         %{
-           state
-           | unsent: :queue.len(state.unsent),
-             calls: map_size(state.calls),
-             monitors: map_size(state.monitors)
-         }}
+        {:state, %{state | unsent: :queue.len(state.unsent), calls: Calls.count(state.calls)}}
 
       {:log, _events} ->
         {:log, []}
@@ -245,10 +227,10 @@ defmodule DSPex.Python.PortClient do
   end
 
   defp startup_call(state, operation, args) do
-    {id, state} = next_id(state)
+    {id, calls} = Calls.add_startup(state.calls, operation)
     # A port that has just been opened takes this little at once.
     command(state.port, id, Protocol.encode_request(operation, args))
-    put_call(state, id, %Call{from: {:startup, operation}, sent?: true})
+    %{state | calls: calls}
   end
 
   defp started(:ping, {:ok, {:ok, _pong}}, state) do
@@ -327,24 +309,23 @@ defmodule DSPex.Python.PortClient do
 
   # Sending ----------------------------------------------------------------------------------------------------------
 
-  defp enqueue(state, id, request), do: %{state | unsent: :queue.in({id, request}, state.unsent)}
-
   # Sends what waits, in its order, as far as the port takes it.
   defp send_unsent(%{phase: :ready} = state) do
     case :queue.out(state.unsent) do
       {:empty, _unsent} ->
         state
 
-      {{:value, {id, _request}}, unsent} when not is_map_key(state.calls, id) ->
-        # Its caller has been told of a timeout, or is gone.
-        send_unsent(%{state | unsent: unsent})
-
       {{:value, {id, request}}, unsent} ->
-        if command(state.port, id, request) do
-          calls = Map.update!(state.calls, id, &%{&1 | sent?: true})
-          send_unsent(%{state | unsent: unsent, calls: calls})
-        else
-          send_later(state)
+        cond do
+          # Its caller has been told of a timeout, or is gone.
+          not Calls.waiting?(state.calls, id) ->
+            send_unsent(%{state | unsent: unsent})
+
+          command(state.port, id, request) ->
+            send_unsent(%{state | unsent: unsent, calls: Calls.sent(state.calls, id)})
+
+          true ->
+            send_later(state)
         end
     end
   end
@@ -398,38 +379,21 @@ defmodule DSPex.Python.PortClient do
   end
 
   defp answer_all(state, error) do
-    Enum.reduce(Map.keys(state.calls), state, fn id, state ->
-      {call, state} = pop_call(state, id)
-      reply(call, {:error, error})
-      state
-    end)
+    {calls, none} = Calls.pop_all(state.calls)
+    Enum.each(calls, &reply(&1, {:error, error}))
+    %{state | calls: none}
   end
 
   defp reply(%Call{from: {:startup, _operation}}, _answer), do: :ok
   defp reply(%Call{from: from}, answer), do: GenServer.reply(from, answer)
 
-  # Calls ------------------------------------------------------------------------------------------------------------
-
-  defp next_id(state) do
-    id = if state.last_id == Protocol.max_id(), do: 1, else: state.last_id + 1
-    state = %{state | last_id: id}
-    # Only after two thousand million calls can an id still be in use.
-    if is_map_key(state.calls, id), do: next_id(state), else: {id, state}
-  end
-
-  defp put_call(state, id, call), do: %{state | calls: Map.put(state.calls, id, call)}
-
   defp pop_call(state, id) do
-    case Map.pop(state.calls, id) do
-      {nil, _calls} ->
-        {nil, state}
-
-      {call, calls} ->
-        cancel(call.timer)
-        if call.monitor, do: Process.demonitor(call.monitor, [:flush])
-        {call, %{state | calls: calls, monitors: Map.delete(state.monitors, call.monitor)}}
-    end
+    {call, calls} = Calls.pop(state.calls, id)
+    {call, %{state | calls: calls}}
   end
+
+  defp answer_by(:infinity), do: :infinity
+  defp answer_by(deadline), do: deadline + @grace_ms
 
   defp stage(_call, %{phase: :starting}), do: "start"
   defp stage(%Call{sent?: false}, _state), do: "send"
@@ -438,12 +402,6 @@ defmodule DSPex.Python.PortClient do
   defp cause(_call, %{phase: :starting}), do: "python is still being started"
   defp cause(%Call{sent?: false}, _state), do: "python does not read"
   defp cause(_call, _state), do: "python has not answered"
-
-  defp call_timer(_id, :infinity), do: nil
-
-  defp call_timer(id, deadline) do
-    Process.send_after(self(), {:deadline, id}, deadline + @grace_ms, abs: true)
-  end
 
   defp start_timer(state),
     do: Process.send_after(self(), :start_timeout, state.options.start_timeout)

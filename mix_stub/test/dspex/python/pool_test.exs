@@ -39,10 +39,10 @@ defmodule DSPex.Python.PoolTest do
         end)
 
       assert_receive :calling
-      eventually(fn -> map_size(:sys.get_state(client(pool)).calls) == 1 end)
+      eventually(fn -> waiting(pool) == 1 end)
       Process.exit(caller, :kill)
-      eventually(fn -> map_size(:sys.get_state(client(pool)).calls) == 0 end)
-      assert :sys.get_state(client(pool)).monitors == %{}
+      eventually(fn -> waiting(pool) == 0 end)
+      assert :sys.get_state(client(pool)).calls.id_of_monitor == %{}
       signal(pool, "CONT")
       assert {:ok, _pong} = Python.ping(nil, pool: pool)
     end
@@ -76,7 +76,7 @@ defmodule DSPex.Python.PoolTest do
       python = os_pid(:to_be_stopped)
       signal(:to_be_stopped, "STOP")
       call = Task.async(fn -> Python.ping(nil, pool: :to_be_stopped) end)
-      eventually(fn -> map_size(:sys.get_state(client(:to_be_stopped)).calls) == 1 end)
+      eventually(fn -> waiting(:to_be_stopped) == 1 end)
 
       assert :ok = Python.stop_pool(:to_be_stopped)
       assert {:error, %Error{kind: :port_closed, message: message}} = Task.await(call)
@@ -156,7 +156,7 @@ defmodule DSPex.Python.PoolTest do
       # Stopped first, so that the calls are in flight when it is killed.
       signal(pool, "STOP")
       calls = for _ <- 1..50, do: Task.async(fn -> Python.ping(nil, pool: pool) end)
-      eventually(fn -> map_size(:sys.get_state(client(pool)).calls) == 50 end)
+      eventually(fn -> waiting(pool) == 50 end)
       first = os_pid(pool)
 
       {results, duration_ms} =
@@ -355,7 +355,7 @@ defmodule DSPex.Python.PoolTest do
           # With a request in the queue that holds the key, the owner crashes.
           signal(pool, "STOP")
           call = Task.async(fn -> Python.configure_lm(:openai, elem(model, 1), pool: pool) end)
-          eventually(fn -> map_size(:sys.get_state(client(pool)).calls) == 1 end)
+          eventually(fn -> waiting(pool) == 1 end)
           signal(pool, "KILL")
           assert {:error, %Error{kind: :port_closed} = error} = Task.await(call)
           refute inspect(error, structs: false) =~ key

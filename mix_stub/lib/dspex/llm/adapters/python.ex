@@ -1,4 +1,6 @@
 defmodule DSPex.LLM.Adapters.Python do
+  @supported_modules ~w(dspy.Predict dspy.ChainOfThought dspy.ReAct dspy.ProgramOfThought dspy.MultiChainComparison)
+
   @moduledoc """
   DSPy's modules, in a pool's Python, behind the protocol `DSPex.LLM.Adapter`.
 
@@ -21,7 +23,8 @@ defmodule DSPex.LLM.Adapters.Python do
 
   ## Options of `generate/3`, `stream/3` and `batch/3`
 
-    * `:module` - one of #{Enum.map_join(~w(dspy.Predict dspy.ChainOfThought dspy.ReAct dspy.ProgramOfThought dspy.MultiChainComparison), ", ", &"`#{inspect(&1)}`")}; `"dspy.Predict"` by default
+    * `:module` - one of #{Enum.map_join(@supported_modules, ", ", &"`#{inspect(&1)}`")};
+      `"dspy.Predict"` by default
     * `:signature` - `"question -> answer"` by default; or `:inputs` and `:outputs` (lists of names or of `"name: type"`)
     * `:instructions` - what the model is told to do, in words
     * all others are those of `DSPex.Python.execute_module/4`
@@ -40,7 +43,6 @@ defmodule DSPex.LLM.Adapters.Python do
   alias DSPex.{Prediction, Program}
   alias DSPex.Python.{Error, Model, Pool}
 
-  @supported_modules ~w(dspy.Predict dspy.ChainOfThought dspy.ReAct dspy.ProgramOfThought dspy.MultiChainComparison)
   @formats [:native, :json]
   # The options of create_program/3 that belong to the call and not to the program.
   @call_options [:timeout, :session_id]
