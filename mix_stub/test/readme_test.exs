@@ -1,0 +1,38 @@
+defmodule DSPex.ReadmeTest do
+  # The Elixir of the README runs as it stands there, block after block.
+  use ExUnit.Case, async: true
+
+  @readme Path.expand("../../README.md", __DIR__)
+  @external_resource @readme
+
+  test "every Elixir block of the README runs" do
+    blocks = Regex.scan(~r/```elixir\n(.*?)```/s, File.read!(@readme), capture: :all_but_first)
+    # The configuration is for config.exs.
+    {config, calls} = Enum.split_with(List.flatten(blocks), &(&1 =~ "config :dspex"))
+    assert [_one] = config
+    assert length(calls) >= 2
+
+    bindings =
+      Enum.reduce(calls, [], fn block, bindings ->
+        {_value, bindings} = Code.eval_string(block, bindings, file: @readme)
+        bindings
+      end)
+
+    assert bindings[:prediction][:answer] =~ "green"
+    assert %DSPex.Prediction{} = bindings[:result]
+  end
+
+  test "the configuration of the README is one that pools take" do
+    [block] =
+      Regex.run(~r/config :dspex, DSPex.Python,\n(.*?)```/s, File.read!(@readme),
+        capture: :all_but_first
+      )
+
+    {options, _bindings} = Code.eval_string("[" <> block <> "]")
+
+    for {name, pool} <- options[:pools] do
+      assert %{id: {DSPex.Python.Pool, ^name}} =
+               DSPex.Python.Pool.child_spec([name: name] ++ pool)
+    end
+  end
+end
