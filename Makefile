@@ -10,7 +10,7 @@ SANDBOX := $(VENV)/.sandbox
 # Elixir warns under any other encoding, and prints what models write wrongly.
 export LC_ALL := C.UTF-8
 
-.PHONY: demo test lint test-python test-elixir format setup clean
+.PHONY: demo test lint test-python test-elixir bench format setup clean
 
 demo: setup
 	cd mix_stub && mix dspex.demo
@@ -29,6 +29,9 @@ test-python: setup
 
 test-elixir: setup
 	cd mix_stub && mix test
+
+bench: setup
+	$(BIN)/python -m benchmarks
 
 format: setup
 	$(BIN)/ruff format .

@@ -14,11 +14,12 @@ defmodule DSPex.Python do
   A keyword list or a map with atom keys.
 
     * `:pool` - the pool that is asked; `:general` by default. See `DSPex.Python.Pool`
-    * `:timeout` - in ms, or `:infinity`; 30,000 by default. One budget for everything: Python stops the work at its
+    * `:timeout` - in ms, 1 or more, or `:infinity`; 30,000 by default. One budget for everything: Python stops the work at its
       end, and the caller has its answer at most 200 ms later
     * `:serialization_format` - `:native` (the default) or `:json`, which gives the same results more slowly
 
-  The functions that execute something also take `:session_id`, `:request_id`, `:lm` (a model for this call), `:demos`,
+  The functions that execute something also take `:session_id`, `:request_id`, `:lm` (a model for this call, written as in
+  `DSPex.Python.Pool`), `:demos`,
   `:tools`, and settings of the model (`:temperature`, `:max_tokens`, …) and of the module (`:max_iters`, …). What
   nobody takes does not fail the call: it is named in `prediction.warnings`.
 
@@ -42,12 +43,7 @@ defmodule DSPex.Python do
   """
 
   alias DSPex.{Prediction, Program}
-  alias DSPex.Python.{Error, JSON, Model, Pool, Pools}
-
-  @default_pool :general
-  @default_timeout 30_000
-  # The options that this side uses; all others are Python's.
-  @local_options [:pool, :timeout, :serialization_format]
+  alias DSPex.Python.{CallOptions, Error, JSON, Model, Pool, Pools}
 
   @type options :: keyword() | %{optional(atom()) => term()}
   @type signature :: String.t() | map()
@@ -93,14 +89,12 @@ defmodule DSPex.Python do
   """
   @spec configure_lm(Model.provider(), keyword() | map(), options()) :: result(map())
   def configure_lm(provider, config \\ %{}, options \\ []) do
-    options = Map.new(options)
+    options = CallOptions.new!(options)
+    python_options = CallOptions.without_deadline(options)
 
-    with {:ok, {provider, config}} <- Model.resolve({provider, config}),
-         {:ok, configured} <-
-           call(:configure_lm, [provider, config, session_options(options)], options) do
-      if options[:session_id] == nil,
-        do: Pool.model_configured(Map.get(options, :pool, @default_pool))
-
+    with {:ok, {provider, config}} <- Model.checked(provider, config),
+         {:ok, configured} <- call(:configure_lm, [provider, config, python_options], options) do
+      if options[:session_id] == nil, do: Pool.model_configured(CallOptions.pool!(options))
       {:ok, configured}
     end
   end
@@ -130,8 +124,10 @@ defmodule DSPex.Python do
   """
   @spec validate_module(String.t(), signature(), options()) :: result(map())
   def validate_module(name, signature, options \\ []) do
-    options = Map.new(options)
-    call(:validate_module, [name, signature, python_options(options)], options)
+    options = CallOptions.new!(options)
+
+    with {:ok, python_options} <- CallOptions.for_execution(options),
+         do: call(:validate_module, [name, signature, python_options], options)
   end
 
   @doc """
@@ -153,10 +149,11 @@ defmodule DSPex.Python do
   """
   @spec execute_module(String.t(), signature(), inputs(), options()) :: result(Prediction.t())
   def execute_module(module, signature, inputs, options \\ []) do
-    options = Map.new(options)
-    args = [module, signature, python_inputs(inputs), python_options(options)]
+    options = CallOptions.new!(options)
 
-    with {:ok, term} <- call(:execute_module, args, options),
+    with {:ok, python_options} <- CallOptions.for_execution(options),
+         args = [module, signature, python_inputs(inputs), python_options],
+         {:ok, term} <- call(:execute_module, args, options),
          do: {:ok, Prediction.from_term(term)}
   end
 
@@ -167,11 +164,15 @@ defmodule DSPex.Python do
   """
   @spec execute_batch(String.t(), signature(), [inputs()], options()) ::
           result([result(Prediction.t())])
-  def execute_batch(module, signature, inputs_list, options \\ []) when is_list(inputs_list) do
-    options = Map.new(options)
-    args = [module, signature, Enum.map(inputs_list, &python_inputs/1), python_options(options)]
+  def execute_batch(module, signature, inputs_list, options \\ []) do
+    options = CallOptions.new!(options)
+    # What is no list is left to Python to say.
+    inputs_list =
+      if is_list(inputs_list), do: Enum.map(inputs_list, &python_inputs/1), else: inputs_list
 
-    with {:ok, terms} <- call(:execute_batch, args, options),
+    with {:ok, python_options} <- CallOptions.for_execution(options),
+         args = [module, signature, inputs_list, python_options],
+         {:ok, terms} <- call(:execute_batch, args, options),
          do: {:ok, Enum.map(terms, &batch_result/1)}
   end
 
@@ -183,10 +184,12 @@ defmodule DSPex.Python do
   """
   @spec create_program(map() | keyword(), options()) :: result(Program.t())
   def create_program(spec, options \\ []) do
-    options = Map.new(options)
+    options = CallOptions.new!(options)
 
-    with {:ok, term} <- call(:create_program, [Map.new(spec), session_options(options)], options) do
-      {:ok, Program.from_term(term, Map.get(options, :pool, @default_pool))}
+    with {:ok, spec} <- python_spec(spec),
+         args = [spec, CallOptions.without_deadline(options)],
+         {:ok, term} <- call(:create_program, args, options) do
+      {:ok, Program.from_term(term, CallOptions.pool!(options))}
     end
   end
 
@@ -196,9 +199,10 @@ defmodule DSPex.Python do
   @spec execute_program(Program.t() | String.t(), inputs(), options()) :: result(Prediction.t())
   def execute_program(program, inputs, options \\ []) do
     {session_id, program_id, options} = program_target(program, options)
-    args = [session_id, program_id, python_inputs(inputs), python_options(options)]
 
-    with {:ok, term} <- call(:execute_program, args, options),
+    with {:ok, python_options} <- CallOptions.for_execution(options),
+         args = [session_id, program_id, python_inputs(inputs), python_options],
+         {:ok, term} <- call(:execute_program, args, options),
          do: {:ok, Prediction.from_term(term)}
   end
 
@@ -242,15 +246,15 @@ defmodule DSPex.Python do
   Of `options` only those of every function are used; an operation's own are the last of its arguments.
   """
   @spec call(atom(), [term()], options()) :: result(term())
-  def call(operation, args, options \\ []) do
-    options = Map.new(options)
-    pool = Map.get(options, :pool, @default_pool)
+  def call(operation, args, options \\ []) when is_atom(operation) and is_list(args) do
+    options = CallOptions.new!(options)
+    pool = CallOptions.pool!(options)
     started = System.monotonic_time()
 
     result =
       options
       |> Map.get(:serialization_format, :native)
-      |> call_as(pool, operation, args, timeout!(options))
+      |> call_as(pool, operation, args, CallOptions.timeout!(options))
       |> explain_missing_model(pool)
 
     emit_stop(System.monotonic_time() - started, pool, operation, result)
@@ -323,35 +327,26 @@ defmodule DSPex.Python do
     do: {:error, Error.from_details(details)}
 
   defp program_target(%Program{} = program, options) do
-    {program.session_id, program.id, options |> Map.new() |> Map.put(:pool, program.pool)}
+    {program.session_id, program.id,
+     options |> CallOptions.new!() |> Map.put(:pool, program.pool)}
   end
 
   defp program_target(program_id, options) do
     # Without a session, Python finds the program by its id, which is unique in the pool.
-    {session_id, options} = options |> Map.new() |> Map.pop(:session_id)
+    {session_id, options} = options |> CallOptions.new!() |> Map.pop(:session_id)
     {session_id, program_id, options}
   end
 
   defp python_inputs([{name, _value} | _rest] = inputs) when is_atom(name), do: Map.new(inputs)
   defp python_inputs(inputs), do: inputs
 
-  defp python_options(options) do
-    case timeout!(options) do
-      :infinity -> session_options(options)
-      timeout -> options |> session_options() |> Map.put(:timeout, timeout)
-    end
+  # Text instead of a map, and the like, is left to Python to say.
+  defp python_spec(spec) when is_list(spec) do
+    if Keyword.keyword?(spec), do: spec |> Map.new() |> CallOptions.with_model(), else: {:ok, spec}
   end
 
-  # For operations that only look something up or write it down, and so have no deadline of their own.
-  defp session_options(options), do: Map.drop(options, @local_options)
-
-  defp timeout!(options) do
-    case Map.get(options, :timeout, @default_timeout) do
-      :infinity -> :infinity
-      timeout when is_integer(timeout) and timeout >= 0 -> timeout
-      other -> raise ArgumentError, "expected :timeout in ms or :infinity, got #{inspect(other)}"
-    end
-  end
+  defp python_spec(spec) when is_map(spec), do: CallOptions.with_model(spec)
+  defp python_spec(spec), do: {:ok, spec}
 
   defp emit_stop(duration, pool, operation, result) do
     # Not Code.ensure_loaded?/1: where there is no such module it searches the disk, a millisecond for each call. A

@@ -46,6 +46,35 @@ defmodule DSPex.Python.Model do
   def resolve(provider), do: {:ok, {provider, %{}}}
 
   @doc """
+  Checks and resolves a provider and its options, as `DSPex.Python.configure_lm/3` takes them.
+  """
+  @spec checked(term(), term()) :: {:ok, {provider(), map()}} | {:error, Error.t()}
+  def checked(provider, options) do
+    case validate({provider, options}) do
+      :ok -> resolve({provider, options})
+      {:error, message} -> {:error, Error.new(:input, message, %{"path" => "provider"})}
+    end
+  end
+
+  @doc """
+  Gives the model of one call in Python's form: a name, or a map with `:provider`. What is no model at all is left to
+  Python to say.
+  """
+  @spec for_call(term()) :: {:ok, term()} | {:error, Error.t()}
+  def for_call({provider, options}) do
+    with {:ok, {provider, options}} <- checked(provider, options),
+         do: {:ok, Map.put(options, :provider, provider)}
+  end
+
+  def for_call(lm) do
+    if (is_map(lm) and not is_struct(lm)) or (lm != [] and Keyword.keyword?(lm)) do
+      with {:ok, {_provider, options}} <- resolve({lm[:provider], lm}), do: {:ok, options}
+    else
+      {:ok, lm}
+    end
+  end
+
+  @doc """
   A model as a person may write it, for messages.
   """
   @spec example() :: String.t()
