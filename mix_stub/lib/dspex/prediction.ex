@@ -132,6 +132,11 @@ defmodule DSPex.Prediction do
   defp key(name) when is_atom(name), do: Atom.to_string(name)
   defp key(name) when is_binary(name), do: name
 
+  defp key(other) do
+    raise ArgumentError,
+          "expected the name of an output field as an atom or a string, got #{inspect(other)}"
+  end
+
   defimpl Inspect do
     import Inspect.Algebra
 

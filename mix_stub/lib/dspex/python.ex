@@ -53,7 +53,8 @@ defmodule DSPex.Python do
   @doc """
   Starts a pool under the supervision of `:dspex`. Options: see `DSPex.Python.Pool`; an unknown one raises.
 
-  Does not wait for Python: calls do.
+  Does not wait for Python: calls do. Answers `{:error, {:already_started, pid}}` if there is a pool of that name, and
+  `{:error, :not_started}` if the application `:dspex` has not been started.
   """
   @spec start_pool(atom(), keyword()) :: {:ok, pid()} | {:error, term()}
   defdelegate start_pool(name, options), to: Pools
@@ -279,7 +280,9 @@ defmodule DSPex.Python do
   end
 
   defp answer({:ok, _value} = ok), do: ok
-  defp answer({:error, {:python_exception, details}}), do: {:error, Error.from_details(details)}
+
+  defp answer({:error, {:python_exception, details}}) when is_map(details),
+    do: {:error, Error.from_details(details)}
 
   defp answer(other),
     do: {:error, Error.new(:internal, "unexpected answer #{inspect(other, limit: 5)}")}
@@ -342,7 +345,9 @@ defmodule DSPex.Python do
 
   # Text instead of a map, and the like, is left to Python to say.
   defp python_spec(spec) when is_list(spec) do
-    if Keyword.keyword?(spec), do: spec |> Map.new() |> CallOptions.with_model(), else: {:ok, spec}
+    if Keyword.keyword?(spec),
+      do: spec |> Map.new() |> CallOptions.with_model(),
+      else: {:ok, spec}
   end
 
   defp python_spec(spec) when is_map(spec), do: CallOptions.with_model(spec)

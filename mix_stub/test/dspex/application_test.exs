@@ -38,4 +38,18 @@ defmodule DSPex.ApplicationTest do
     {:error, _error} = DSPex.Python.describe_module("dspy.No")
     assert_received {[:dspex, :python, :call, :stop], _measurements, %{result: :module_not_found}}
   end
+
+  test "that is stopped is an error of every call, and starts its pools anew" do
+    ExUnit.CaptureLog.capture_log(fn -> :ok = Application.stop(:dspex) end)
+    on_exit(fn -> {:ok, _started} = Application.ensure_all_started(:dspex) end)
+
+    assert {:error, %DSPex.Python.Error{kind: :pool_not_found} = error} = DSPex.Python.ping()
+    assert error.message =~ "start the application :dspex"
+    assert {:error, :not_started} = DSPex.Python.start_pool(:late, model: :embedded)
+    assert {:error, :not_found} = DSPex.Python.stop_pool(:general)
+
+    {:ok, _started} = Application.ensure_all_started(:dspex)
+    # A call that is made before Python is ready waits for it.
+    assert {:ok, %{"payload" => :boot}} = DSPex.Python.ping(:boot)
+  end
 end

@@ -30,6 +30,11 @@ defmodule DSPex.PredictionTest do
     assert prediction.reasoning == "because"
   end
 
+  test "says what names a field", %{prediction: prediction} do
+    message = "expected the name of an output field as an atom or a string, got 0"
+    assert_raise ArgumentError, message, fn -> prediction[0] end
+  end
+
   test "keeps what came beside the fields", %{prediction: prediction} do
     assert prediction.usage == %{"m" => %{"total_tokens" => 3}}
     assert {prediction.duration_ms, prediction.warnings, prediction.model} == {1.5, ["w"], "m"}

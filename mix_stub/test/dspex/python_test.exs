@@ -153,15 +153,63 @@ defmodule DSPex.PythonTest do
     assert get_in(metrics, ["operations", "execute_module", "calls"]) == 1
   end
 
-  test "raises for misuse" do
-    assert_raise ArgumentError, "expected :timeout in ms or :infinity, got -1", fn ->
-      Python.ping(nil, timeout: -1)
+  test "takes the model of one call in the form that a pool's has" do
+    for format <- [:native, :json],
+        lm <- [:embedded, {:embedded, []}, [provider: :embedded], %{"provider" => "embedded"}] do
+      assert {:ok, prediction} =
+               Python.execute_module("dspy.Predict", "question -> answer", "Why?",
+                 lm: lm,
+                 serialization_format: format
+               )
+
+      assert prediction.model =~ "embedded"
     end
 
-    assert_raise ArgumentError,
-                 "expected :serialization_format to be :native or :json, got :xml",
-                 fn ->
-                   Python.ping(nil, serialization_format: :xml)
-                 end
+    key = {:system, "DSPEX_NOT_SET"}
+
+    for lm <- [{:openai, model: "m", api_key: key}, %{provider: :openai, api_key: key}] do
+      assert {:error, %Error{kind: :lm_not_configured, message: message}} =
+               Python.execute_module("dspy.Predict", "question -> answer", "Why?", lm: lm)
+
+      assert message ==
+               ~s|the environment variable "DSPEX_NOT_SET" for api_key of the model :openai is not set|
+
+      assert {:error, %Error{kind: :lm_not_configured}} =
+               Python.create_program(signature: "question -> answer", lm: lm)
+    end
+  end
+
+  test "takes a model to configure in the form that a pool's has" do
+    pool = start_pool!(model: nil)
+    assert {:ok, _model} = Python.configure_lm({:embedded, []}, [], pool: pool)
+
+    for {provider, config, message} <- [
+          {nil, [], "expected a provider such as :openai"},
+          {{:openai, model: "m"}, [temperature: 1], "expected :embedded, {provider, options}"},
+          {:openai, "gpt-4o-mini", "expected the options of the model :openai as a keyword list"}
+        ] do
+      assert {:error, %Error{kind: :input} = error} =
+               Python.configure_lm(provider, config, pool: pool)
+
+      assert error.message =~ message
+    end
+  end
+
+  test "says of arguments of another form what was expected" do
+    assert {:error, %Error{kind: :input, path: "inputs"}} =
+             Python.execute_batch("dspy.Predict", "question -> answer", "Why?")
+
+    assert {:error, %Error{kind: :input, path: "spec"}} = Python.create_program(42)
+  end
+
+  test "raises for misuse" do
+    for {options, message} <- [
+          {[timeout: -1], "expected :timeout in ms, from 1 to 4294967295, or :infinity, got -1"},
+          {[serialization_format: :xml],
+           "expected :serialization_format to be :native or :json, got :xml"},
+          {[pool: "general"], ~s|expected :pool to be a pool's name, an atom, got "general"|}
+        ] do
+      assert_raise ArgumentError, message, fn -> Python.ping(nil, options) end
+    end
   end
 end

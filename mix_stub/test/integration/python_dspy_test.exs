@@ -115,7 +115,10 @@ defmodule DSPex.Integration.PythonDSPyTest do
       assert {:ok, _prediction} = Python.execute_program(program, "Why?")
       client = Process.monitor(client(pool))
       signal(pool, "KILL")
-      assert_receive {:DOWN, ^client, :process, _client, {:python_exited, 137}}, 5_000
+
+      assert_receive {:DOWN, ^client, :process, _client, {:shutdown, {:python_exited, 137}}},
+                     5_000
+
       assert {:error, %Error{kind: :session_not_found}} = Python.execute_program(program, "Why?")
 
       assert {:error, %Error{kind: :program_not_found}} =

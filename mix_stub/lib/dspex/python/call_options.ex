@@ -38,8 +38,11 @@ defmodule DSPex.Python.CallOptions do
   @spec pool!(t()) :: atom()
   def pool!(options) do
     case Map.get(options, :pool, @default_pool) do
-      pool when is_atom(pool) and pool != nil -> pool
-      other -> raise ArgumentError, "expected :pool to be a pool's name, an atom, got #{inspect(other)}"
+      pool when is_atom(pool) and pool != nil ->
+        pool
+
+      other ->
+        raise ArgumentError, "expected :pool to be a pool's name, an atom, got #{inspect(other)}"
     end
   end
 

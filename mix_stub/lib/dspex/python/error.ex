@@ -2,7 +2,8 @@ defmodule DSPex.Python.Error do
   @moduledoc """
   What went wrong with a call: an answer, not a crash.
 
-  `DSPex.Python` returns it in `{:error, error}`; it is an exception, so that `raise error` works too.
+  `DSPex.Python` returns it in `{:error, error}`; it is an exception, so that `raise error` works too. What `inspect`
+  shows is what one needs at a glance; `error.traceback` and `error.details` have the rest.
 
   ## Fields
 
@@ -36,8 +37,6 @@ defmodule DSPex.Python.Error do
     port_closed: {"PortClosedError", true}
   }
 
-  # The other fields say it all again.
-  @derive {Inspect, except: [:details]}
   defexception [
     :kind,
     :type,
@@ -134,4 +133,23 @@ defmodule DSPex.Python.Error do
   defp name(class) when is_atom(class), do: Atom.to_string(class)
   defp name(class) when is_binary(class), do: class
   defp name(class), do: inspect(class)
+
+  defimpl Inspect do
+    import Inspect.Algebra
+
+    # A line of IEx or of a log is for what went wrong. The type follows from the kind; a traceback is long, and
+    # `details` say it all again.
+    def inspect(error, options) do
+      shown =
+        for name <- [:kind, :message, :path, :stage, :retryable],
+            value = Map.fetch!(error, name),
+            do: {name, value}
+
+      entry = fn {name, value}, options ->
+        concat([to_string(name), ": ", to_doc(value, options)])
+      end
+
+      container_doc("#DSPex.Python.Error<", shown, ">", options, entry, break: :strict)
+    end
+  end
 end

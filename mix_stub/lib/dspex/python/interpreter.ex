@@ -5,6 +5,10 @@ defmodule DSPex.Python.Interpreter do
 
   alias DSPex.Python.{Error, PoolOptions}
 
+  # How much the driver of the port may hold before it counts as busy. The defaults (8 KiB) would make every larger
+  # call wait for the next attempt.
+  @busy_limits {512 * 1024, 2 * 1024 * 1024}
+
   # What Python must be able to do before it is worth starting the runtime; its last line names what is missing.
   @probe """
   import sys
@@ -37,19 +41,41 @@ defmodule DSPex.Python.Interpreter do
   end
 
   @doc """
-  Gives the settings of `Port.open/2` that start the runtime.
+  Starts the runtime, as a port of the calling process.
   """
-  @spec port_settings(PoolOptions.t()) :: keyword()
-  def port_settings(%PoolOptions{} = options) do
-    preload =
-      if options.preload == [], do: [], else: ["--preload=" <> Enum.join(options.preload, ",")]
+  @spec open(String.t(), PoolOptions.t()) :: {:ok, port()} | {:error, Error.t()}
+  def open(path, %PoolOptions{} = options) do
+    {:ok, Port.open({:spawn_executable, path}, port_settings(options))}
+  catch
+    # Such as :emfile or :eacces. The owner of the port must not end by it: it tries again later.
+    :error, reason ->
+      {:error, missing("python at #{inspect(path)} cannot be started: #{inspect(reason)}")}
+  end
 
-    [
-      args:
-        ~w(-m erlport_bridge --packet=4 --nouse_stdio --modules=dspy_bridge) ++
-          ["--elixir-version=" <> System.version()] ++ preload,
-      env: for({name, value} <- environment(options), do: {to_charlist(name), to_charlist(value)})
-    ]
+  @doc """
+  Closes the port; the runtime at its other end leaves at once. One that is closed already is left as it is.
+  """
+  @spec close(port() | nil) :: :ok
+  def close(nil), do: :ok
+
+  def close(port) do
+    Port.close(port)
+    :ok
+  rescue
+    ArgumentError -> :ok
+  end
+
+  @doc """
+  Kills what the port has started and closes it: for a Python that hangs and would not notice a closed port.
+  """
+  @spec kill(port() | nil) :: :ok
+  def kill(port) do
+    # As long as the port is open its process has not been buried, so the number is still its own.
+    with port when port != nil <- port, {:os_pid, os_pid} <- Port.info(port, :os_pid) do
+      System.cmd("kill", ["-KILL", Integer.to_string(os_pid)], stderr_to_stdout: true)
+    end
+
+    close(port)
   end
 
   @doc """
@@ -57,28 +83,78 @@ defmodule DSPex.Python.Interpreter do
   """
   @spec diagnose(String.t(), PoolOptions.t(), term()) :: Error.t()
   def diagnose(path, %PoolOptions{} = options, status) do
-    {output, probe_status} =
+    ended = "python at #{inspect(path)} #{ending(status)} before it was ready"
+
+    case probe(path, options) do
+      {:ok, cause} ->
+        missing("#{ended}: #{cause}; #{remedy(path, cause, options)}")
+
+      :error ->
+        missing(
+          "#{ended}; see standard error for what it said, and check that the option :python of pool " <>
+            "#{inspect(options.name)} names a python"
+        )
+    end
+  end
+
+  @doc """
+  Says how Python ended, by its exit status or by why the port broke.
+  """
+  @spec ending(term()) :: String.t()
+  # The driver of the port counts signals as a shell does.
+  def ending(status) when status in 129..192, do: "was killed by signal #{status - 128}"
+  def ending(status) when is_integer(status), do: "ended with status #{status}"
+  def ending(reason), do: "broke the pipe (#{inspect(reason)})"
+
+  # The last line of a Python that fails.
+  defp probe(path, options) do
+    {output, status} =
       System.cmd(path, ["-c", @probe | options.preload],
         stderr_to_stdout: true,
         env: environment(options)
       )
 
-    ended = "python at #{inspect(path)} ended with status #{inspect(status)} before it was ready"
-
     case output |> String.split("\n", trim: true) |> List.last() do
-      cause when probe_status != 0 and is_binary(cause) ->
-        missing("#{ended}: #{String.trim(cause)}; #{remedy(path, cause)}")
-
-      _nothing_said ->
-        missing("#{ended}; what it said is on standard error")
+      cause when status != 0 and is_binary(cause) -> {:ok, String.trim(cause)}
+      _nothing_said -> :error
     end
+  catch
+    # A script whose own interpreter does not exist.
+    :error, reason -> {:ok, "it cannot be executed (#{inspect(reason)})"}
   end
 
-  defp remedy(path, cause) do
-    if cause =~ "python 3.10" do
-      "set the option :python of the pool to a newer one"
-    else
-      "run: #{path} -m pip install erlport_bridge"
+  defp port_settings(options) do
+    preload =
+      if options.preload == [], do: [], else: ["--preload=" <> Enum.join(options.preload, ",")]
+
+    [:binary, {:packet, 4}, :nouse_stdio, :exit_status, :hide] ++
+      [
+        busy_limits_port: @busy_limits,
+        busy_limits_msgq: @busy_limits,
+        args:
+          ~w(-m erlport_bridge --packet=4 --nouse_stdio --modules=dspy_bridge) ++
+            ["--elixir-version=" <> System.version()] ++ preload,
+        env:
+          for({name, value} <- environment(options), do: {to_charlist(name), to_charlist(value)})
+      ]
+  end
+
+  defp remedy(path, cause, options) do
+    cond do
+      cause =~ "python 3.10" ->
+        "set the option :python of pool #{inspect(options.name)} to a newer one"
+
+      cause =~ "cannot be executed" ->
+        "set the option :python of pool #{inspect(options.name)} to a python"
+
+      cause =~ ~r/No module named '(erlport_bridge|dspy|erlang)/ ->
+        "install it with: #{path} -m pip install /path/to/erlport_bridge"
+
+      options.preload != [] ->
+        "check the options :preload and :python_path of pool #{inspect(options.name)}"
+
+      true ->
+        "install erlport_bridge anew with: #{path} -m pip install /path/to/erlport_bridge"
     end
   end
 

@@ -17,7 +17,8 @@ defmodule DSPex.Python.Model do
     if is_map(options) or Keyword.keyword?(options) do
       :ok
     else
-      {:error, "expected the options of the model #{inspect(provider)} as a keyword list"}
+      {:error,
+       "expected the options of the model #{inspect(provider)} as a keyword list or a map"}
     end
   end
 
@@ -49,26 +50,24 @@ defmodule DSPex.Python.Model do
   Checks and resolves a provider and its options, as `DSPex.Python.configure_lm/3` takes them.
   """
   @spec checked(term(), term()) :: {:ok, {provider(), map()}} | {:error, Error.t()}
-  def checked(provider, options) do
-    case validate({provider, options}) do
-      :ok -> resolve({provider, options})
-      {:error, message} -> {:error, Error.new(:input, message, %{"path" => "provider"})}
-    end
-  end
+  def checked({_provider, _options} = model, none) when none in [[], %{}], do: checked(model)
+  def checked(provider, options), do: checked({provider, options})
 
   @doc """
   Gives the model of one call in Python's form: a name, or a map with `:provider`. What is no model at all is left to
   Python to say.
   """
   @spec for_call(term()) :: {:ok, term()} | {:error, Error.t()}
-  def for_call({provider, options}) do
-    with {:ok, {provider, options}} <- checked(provider, options),
+  def for_call({_provider, _options} = model) do
+    with {:ok, {provider, options}} <- checked(model),
          do: {:ok, Map.put(options, :provider, provider)}
   end
 
   def for_call(lm) do
     if (is_map(lm) and not is_struct(lm)) or (lm != [] and Keyword.keyword?(lm)) do
-      with {:ok, {_provider, options}} <- resolve({lm[:provider], lm}), do: {:ok, options}
+      options = Map.new(lm)
+      provider = options[:provider] || options["provider"]
+      with {:ok, {_provider, options}} <- resolve({provider, options}), do: {:ok, options}
     else
       {:ok, lm}
     end
@@ -79,6 +78,18 @@ defmodule DSPex.Python.Model do
   """
   @spec example() :: String.t()
   def example, do: ~S|{:openai, model: "gpt-4o-mini", api_key: {:system, "OPENAI_API_KEY"}}|
+
+  defp checked({nil, _options}) do
+    message = "expected a provider such as :openai, or #{example()}, got nil"
+    {:error, Error.new(:input, message, %{"path" => "provider"})}
+  end
+
+  defp checked(model) do
+    case validate(model) do
+      :ok -> resolve(model)
+      {:error, message} -> {:error, Error.new(:input, message, %{"path" => "provider"})}
+    end
+  end
 
   defp unexpected do
     {:error, "expected :embedded, {provider, options} such as #{example()}, or nil"}

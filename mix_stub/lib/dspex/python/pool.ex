@@ -33,7 +33,9 @@ defmodule DSPex.Python.Pool do
 
   ## What happens when Python ends
 
-  A Python that ends after it has been ready is started again at once; its sessions and programs are gone with it.
+  A Python that ends after it has been ready is started again at once; its sessions and programs are gone with it. Its
+  calls in flight are answered with an error of kind `:port_closed`, which is `retryable`; calls made while it is being
+  started wait for it.
   A Python that cannot be started is tried again after 1 s, 2 s, 4 s and so on up to every 30 s. In the meantime each
   call is answered at once with an error that names the cause and the remedy.
 
@@ -45,7 +47,7 @@ defmodule DSPex.Python.Pool do
 
   use Supervisor, restart: :permanent
 
-  alias DSPex.Python.{Error, Model, PortClient, PoolOptions}
+  alias DSPex.Python.{Error, Model, PoolOptions, PortClient}
 
   @registry DSPex.Python.Registry
   # How long a caller sleeps between two looks for a client that is being restarted. A restart of the client itself
@@ -82,8 +84,9 @@ defmodule DSPex.Python.Pool do
       start: {PortClient, :start_link, [options, @registry, {:port, options.name}]}
     }
 
-    # A Python that cannot start does not end the client, so restarts only follow a start that worked.
-    Supervisor.init([client], strategy: :one_for_one, max_restarts: 10, max_seconds: 10)
+    # A restart only follows a start of Python that worked, which takes some tenths of a second. So not even a Python
+    # that ends at every call reaches this limit, and the pool never goes away under its callers.
+    Supervisor.init([client], strategy: :one_for_one, max_restarts: 100, max_seconds: 10)
   end
 
   @doc """

@@ -6,6 +6,8 @@ defmodule DSPex.Python.PoolOptions do
 
   alias DSPex.Python.Model
 
+  # The longest timer that is sensible; beyond some of Erlang's limits a process would crash.
+  @max_timeout 0xFFFFFFFF
   @known [:name, :python, :python_path, :model, :preload, :start_timeout]
 
   @enforce_keys [:name]
@@ -52,7 +54,7 @@ defmodule DSPex.Python.PoolOptions do
 
   defp check!(:name, _name, _pool), do: :ok
   defp check!(:python, value, _pool) when is_binary(value) and value != "", do: :ok
-  defp check!(:start_timeout, value, _pool) when is_integer(value) and value > 0, do: :ok
+  defp check!(:start_timeout, value, _pool) when value in 1..@max_timeout, do: :ok
 
   defp check!(:model, value, pool) do
     with {:error, message} <- Model.validate(value) do

@@ -11,11 +11,16 @@ defmodule DSPex.Python.Pools do
   def start_link(pools), do: Supervisor.start_link(__MODULE__, pools, name: __MODULE__)
 
   @doc """
-  Starts a pool; `{:error, {:already_started, pid}}` if there is one of that name.
+  Starts a pool; `{:error, {:already_started, pid}}` if there is one of that name, `{:error, :not_started}` if the
+  application `:dspex` has not been started.
   """
   @spec start_pool(atom(), keyword()) :: {:ok, pid()} | {:error, term()}
   def start_pool(name, options) do
-    Supervisor.start_child(__MODULE__, child_spec_of_pool(name, options))
+    child_spec = child_spec_of_pool(name, options)
+
+    unless_stopped({:error, :not_started}, fn ->
+      Supervisor.start_child(__MODULE__, child_spec)
+    end)
   end
 
   @doc """
@@ -23,18 +28,31 @@ defmodule DSPex.Python.Pools do
   """
   @spec stop_pool(atom()) :: :ok | {:error, :not_found}
   def stop_pool(name) do
-    with :ok <- Supervisor.terminate_child(__MODULE__, {Pool, name}) do
-      Supervisor.delete_child(__MODULE__, {Pool, name})
-    end
+    unless_stopped({:error, :not_found}, fn ->
+      with :ok <- Supervisor.terminate_child(__MODULE__, {Pool, name}) do
+        Supervisor.delete_child(__MODULE__, {Pool, name})
+      end
+    end)
   end
 
   @impl true
   def init(pools) do
     children = for {name, options} <- pools, do: child_spec_of_pool(name, options)
 
-    # A pool ends only after ten restarts of its Python in ten seconds; that must not end the application.
+    # A pool ends only by a fault in its own code, again and again; the other pools and the application go on.
     Supervisor.init(children, strategy: :one_for_one, max_restarts: 100, max_seconds: 10)
   end
 
-  defp child_spec_of_pool(name, options), do: Pool.child_spec(Keyword.put(options, :name, name))
+  defp child_spec_of_pool(name, options) do
+    # What is no keyword list is for the pool to refuse.
+    options = if Keyword.keyword?(options), do: Keyword.put(options, :name, name), else: options
+    Pool.child_spec(options)
+  end
+
+  defp unless_stopped(otherwise, work) do
+    work.()
+  catch
+    :exit, {reason, {GenServer, :call, _call}} when reason in [:noproc, :shutdown, :normal] ->
+      otherwise
+  end
 end

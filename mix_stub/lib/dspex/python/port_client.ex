@@ -22,9 +22,6 @@ defmodule DSPex.Python.PortClient do
   @grace_ms 100
   # How often a port that takes no more data is tried again. There is no message that tells when it does.
   @retry_unsent_ms 2
-  # How much the driver of the port may hold before it counts as busy. The defaults (8 KiB) would make every larger
-  # call wait for the next attempt.
-  @busy_limits {512 * 1024, 2 * 1024 * 1024}
   # After an answer of this size the owner collects its garbage, or it would keep the answer alive until its next one.
   @large_bytes 1024 * 1024
   @first_retry_ms 1_000
@@ -73,9 +70,6 @@ defmodule DSPex.Python.PortClient do
       :restarting
 
     :exit, {{:shutdown, _reason}, {GenServer, :call, _call}} ->
-      :restarting
-
-    :exit, {{:python_exited, _status}, {GenServer, :call, _call}} ->
       :restarting
 
     # Its request is not shown: it may hold the key of a model.
@@ -141,7 +135,8 @@ defmodule DSPex.Python.PortClient do
         {:noreply, state}
 
       {call, state} ->
-        reply(call, {:error, Error.timeout(call.timeout, stage(call, state), cause(call, state))})
+        {stage, cause} = silence(call, state)
+        reply(call, {:error, Error.timeout(call.timeout, stage, cause)})
         {:noreply, state}
     end
   end
@@ -157,6 +152,8 @@ defmodule DSPex.Python.PortClient do
     message =
       "python at #{inspect(state.python)} was not ready within #{state.options.start_timeout} ms"
 
+    # Without this, each attempt would leave one more Python that hangs.
+    Interpreter.kill(state.port)
     {:noreply, start_failed(Error.new(:port_closed, message), state)}
   end
 
@@ -172,8 +169,8 @@ defmodule DSPex.Python.PortClient do
   def terminate(reason, state) do
     error =
       case reason do
-        {:python_exited, status} ->
-          "python ended with status #{inspect(status)} while the call was being made; it is started again"
+        {:shutdown, {:python_exited, status}} ->
+          "python #{Interpreter.ending(status)} while the call was being made; it is started again"
 
         _stopped ->
           "pool #{inspect(state.options.name)} was stopped while the call was being made"
@@ -210,20 +207,12 @@ defmodule DSPex.Python.PortClient do
   defp start_python(state) do
     state = %{state | phase: :starting, start_timer: start_timer(state)}
 
-    case Interpreter.find(state.options) do
-      {:ok, python} ->
-        port = Port.open({:spawn_executable, python}, port_settings(state.options))
-        startup_call(%{state | port: port, python: python}, :ping, [])
-
-      {:error, error} ->
-        start_failed(error, state)
+    with {:ok, python} <- Interpreter.find(state.options),
+         {:ok, port} <- Interpreter.open(python, state.options) do
+      startup_call(%{state | port: port, python: python}, :ping, [])
+    else
+      {:error, error} -> start_failed(error, state)
     end
-  end
-
-  defp port_settings(options) do
-    [:binary, {:packet, 4}, :nouse_stdio, :exit_status, :hide] ++
-      [{:busy_limits_port, @busy_limits}, {:busy_limits_msgq, @busy_limits}] ++
-      Interpreter.port_settings(options)
   end
 
   defp startup_call(state, operation, args) do
@@ -281,7 +270,7 @@ defmodule DSPex.Python.PortClient do
   defp start_failed(error, state) do
     cancel(state.start_timer)
     if state.probe, do: Task.shutdown(state.probe, :brutal_kill)
-    close(state.port)
+    Interpreter.close(state.port)
     retry_ms = min(@first_retry_ms * Integer.pow(2, min(state.failures, 10)), @last_retry_ms)
     Process.send_after(self(), :start_again, retry_ms)
     name = inspect(state.options.name)
@@ -295,7 +284,13 @@ defmodule DSPex.Python.PortClient do
   end
 
   defp python_ended(status, %{phase: :ready} = state) do
-    {:stop, {:python_exited, status}, %{state | port: nil}}
+    Logger.error(
+      "python of pool #{inspect(state.options.name)} #{Interpreter.ending(status)}; it is started again, " <>
+        "calls in flight are answered with an error: #{Calls.count(state.calls)}"
+    )
+
+    # Not an error of this process, so without its crash report.
+    {:stop, {:shutdown, {:python_exited, status}}, %{state | port: nil}}
   end
 
   defp python_ended(status, %{phase: :starting} = state) do
@@ -395,27 +390,16 @@ defmodule DSPex.Python.PortClient do
   defp answer_by(:infinity), do: :infinity
   defp answer_by(deadline), do: deadline + @grace_ms
 
-  defp stage(_call, %{phase: :starting}), do: "start"
-  defp stage(%Call{sent?: false}, _state), do: "send"
-  defp stage(_call, _state), do: "python"
-
-  defp cause(_call, %{phase: :starting}), do: "python is still being started"
-  defp cause(%Call{sent?: false}, _state), do: "python does not read"
-  defp cause(_call, _state), do: "python has not answered"
+  # Where the time of a call without an answer went, and why.
+  defp silence(_call, %{phase: :starting}), do: {"start", "python is still being started"}
+  defp silence(%Call{sent?: false}, _state), do: {"send", "python does not read"}
+  defp silence(_call, _state), do: {"python", "python has not answered"}
 
   defp start_timer(state),
     do: Process.send_after(self(), :start_timeout, state.options.start_timeout)
 
   defp cancel(nil), do: :ok
   defp cancel(timer), do: Process.cancel_timer(timer)
-
-  defp close(nil), do: :ok
-
-  defp close(port) do
-    Port.close(port)
-  rescue
-    ArgumentError -> true
-  end
 
   defp put_model_state(state, model_state) do
     {_new, _old} = Registry.update_value(state.registry, state.key, fn _old -> model_state end)

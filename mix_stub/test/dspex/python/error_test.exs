@@ -61,6 +61,25 @@ defmodule DSPex.Python.ErrorTest do
     end
   end
 
+  test "shows at a prompt what went wrong, and neither its traceback nor what is empty" do
+    error =
+      Error.from_details(%{
+        "kind" => "input",
+        "type" => "ValueError",
+        "message" => "expected a string",
+        "path" => "inputs.question",
+        "traceback" => ["line 1", "line 2"]
+      })
+
+    assert inspect(error, width: 200) ==
+             ~s|#DSPex.Python.Error<kind: :input, message: "expected a string", path: "inputs.question">|
+
+    assert error.traceback == ["line 1", "line 2"]
+
+    assert inspect(Error.timeout(5, "start", "slow"), width: 200) ==
+             ~s|#DSPex.Python.Error<kind: :timeout, message: "no answer within 5 ms: slow", stage: "start", retryable: true>|
+  end
+
   test "can be raised" do
     assert_raise Error, "there is none", fn ->
       raise Error.new(:pool_not_found, "there is none")

@@ -18,7 +18,11 @@ defmodule DSPex.Python.PoolOptionsTest do
           {[name: :p, preload: "tools"],
            ~S|expected a list of strings for the option :preload of pool :p, got "tools"|},
           {[name: :p, start_timeout: 0],
-           "expected a positive number of milliseconds for the option :start_timeout of pool :p, got 0"}
+           "expected a positive number of milliseconds for the option :start_timeout of pool :p, got 0"},
+          # Longer than Erlang's timers: it would crash the process of the port at each start.
+          {[name: :p, start_timeout: 10_000_000_000_000],
+           "expected a positive number of milliseconds for the option :start_timeout of pool :p, got 10000000000000"},
+          {%{name: :p}, "expected the options of a pool as a keyword list"}
         ] do
       assert_raise ArgumentError, message, fn -> PoolOptions.new!(options) end
       assert_raise ArgumentError, message, fn -> Pool.child_spec(options) end

@@ -41,7 +41,7 @@ defmodule DSPex.LLM.Adapters.Python do
   """
 
   alias DSPex.{Prediction, Program}
-  alias DSPex.Python.{Error, Model, Pool}
+  alias DSPex.Python.{CallOptions, Error, Model, Pool}
 
   @formats [:native, :json]
   # The options of create_program/3 that belong to the call and not to the program.
@@ -76,9 +76,7 @@ defmodule DSPex.LLM.Adapters.Python do
   def configure(%__MODULE__{} = adapter, model) do
     with :ok <- check_fields(adapter),
          :ok <- invalid(Model.validate(model)) do
-      {provider, config} = if is_tuple(model), do: model, else: {model, %{}}
-
-      case DSPex.Python.configure_lm(provider, config, call_options(adapter, %{})) do
+      case DSPex.Python.configure_lm(model, %{}, call_options(adapter, %{})) do
         {:ok, _configured} -> :ok
         {:error, error} -> {:error, reason(error)}
       end
@@ -112,7 +110,7 @@ defmodule DSPex.LLM.Adapters.Python do
   def execute_program(%__MODULE__{} = adapter, program, inputs, options \\ []) do
     with :ok <- check_fields(adapter) do
       program
-      |> DSPex.Python.execute_program(inputs, call_options(adapter, Map.new(options)))
+      |> DSPex.Python.execute_program(inputs, call_options(adapter, CallOptions.new!(options)))
       |> mapped()
     end
   end
@@ -148,7 +146,7 @@ defmodule DSPex.LLM.Adapters.Python do
   end
 
   @doc false
-  def batch(%__MODULE__{} = adapter, prompts, options) when is_list(prompts) do
+  def batch(%__MODULE__{} = adapter, prompts, options) do
     with :ok <- check_fields(adapter),
          {:ok, inputs_list} <- all_inputs(prompts) do
       {module, signature, options} = request(adapter, options)
@@ -237,7 +235,8 @@ defmodule DSPex.LLM.Adapters.Python do
     |> Map.put_new(:outputs, ["answer"])
   end
 
-  defp merged(adapter, options), do: Map.merge(Map.new(adapter.module_config), Map.new(options))
+  defp merged(adapter, options),
+    do: Map.merge(Map.new(adapter.module_config), CallOptions.new!(options))
 
   defp call_options(adapter, options) do
     Map.merge(
@@ -259,10 +258,17 @@ defmodule DSPex.LLM.Adapters.Python do
 
   defp inputs([{name, _value} | _rest] = inputs) when is_atom(name), do: {:ok, Map.new(inputs)}
 
+  # A charlist.
+  defp inputs([character | _rest] = text) when is_integer(character), do: {:ok, text}
+
   defp inputs(other) do
     {:error,
      {:invalid_input,
-      "expected a prompt as text, a map of inputs or a list of messages, got #{inspect(other)}"}}
+      "expected a prompt as text, a map of inputs or a list of messages, got #{inspect(other, limit: 5)}"}}
+  end
+
+  defp all_inputs(prompts) when not is_list(prompts) do
+    {:error, {:invalid_input, "expected a list of prompts, got #{inspect(prompts, limit: 5)}"}}
   end
 
   defp all_inputs(prompts) do
@@ -326,7 +332,7 @@ defmodule DSPex.LLM.Adapters.Python do
         not is_atom(adapter.pool) or adapter.pool == nil ->
           {:error, "expected the name of a pool at pool, got #{inspect(adapter.pool)}"}
 
-        not timeout?(adapter.timeout) ->
+        not CallOptions.timeout?(adapter.timeout) ->
           {:error,
            "expected a positive number of milliseconds or :infinity at timeout, got #{inspect(adapter.timeout)}"}
 
@@ -343,8 +349,6 @@ defmodule DSPex.LLM.Adapters.Python do
       end
     )
   end
-
-  defp timeout?(timeout), do: timeout == :infinity or (is_integer(timeout) and timeout > 0)
 
   defp invalid(:ok), do: :ok
   defp invalid({:error, message}), do: {:error, {:invalid_config, message}}

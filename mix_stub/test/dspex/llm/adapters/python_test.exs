@@ -64,6 +64,9 @@ defmodule DSPex.LLM.Adapters.PythonTest do
       assert {:ok, by_string} = Adapter.generate(adapter, %{"text" => @context}, Map.new(options))
       assert by_text[:summary] == by_name[:summary]
       assert by_text[:summary] == by_string[:summary]
+      charlist = String.to_charlist(@context)
+      assert {:ok, by_charlist} = Adapter.generate(adapter, charlist, options)
+      assert by_charlist[:summary] == by_text[:summary]
     end
 
     test "takes a conversation", %{adapter: adapter} do
@@ -216,6 +219,8 @@ defmodule DSPex.LLM.Adapters.PythonTest do
       assert four[:answer] =~ "four"
       assert {:ok, []} = Adapter.batch(adapter, [])
       assert {:error, {:invalid_input, _message}} = Adapter.batch(adapter, ["one", 2])
+      assert {:error, {:invalid_input, message}} = Adapter.batch(adapter, "one")
+      assert message == ~s|expected a list of prompts, got "one"|
       assert {:error, :module_not_found} = Adapter.batch(adapter, ["one"], module: "dspy.No")
     end
   end
