@@ -15,6 +15,7 @@ loaded DSPy yet can still answer.
 
 from __future__ import annotations
 
+import asyncio
 import traceback as traceback_module
 from collections.abc import Mapping
 from typing import Any, Final
@@ -158,23 +159,21 @@ def details(error: BaseException, *, request_id: str | None = None) -> dict[str,
         found |= {"type": error.type, "kind": error.kind, "message": error.message, "retryable": error.retryable}
         found |= error.facts
         if error.__cause__ is not None:
-            found["traceback"] = _traceback_lines(error.__cause__)
+            found["traceback"] = traceback_lines(error.__cause__)
     else:
         kind = kind_of(error)
-        found |= {"type": _type_name(error), "kind": kind, "message": _message(error), "retryable": KINDS[kind][1]}
+        found |= {"type": _type_name(error), "kind": kind, "message": message_of(error), "retryable": KINDS[kind][1]}
         if isinstance(error, EncodeError):
             found["path"] = error.path
         else:
-            found["traceback"] = _traceback_lines(error)
-        for attribute, name in _FACTS_OF_DSPY.items():
-            fact = getattr(error, attribute, None)
-            if isinstance(fact, str | int | float):
-                found[name] = fact
+            found["traceback"] = traceback_lines(error)
+        found |= _facts_of_dspy(error)
     if request_id is not None:
         found["request_id"] = request_id
-    found["message"] = _sendable(found["message"])[:_MAX_MESSAGE_CHARACTERS]
-    found["traceback"] = [_sendable(line) for line in found["traceback"]]
-    return found
+    return {
+        name: _sendable(fact, _MAX_MESSAGE_CHARACTERS) if isinstance(fact, str) else fact
+        for name, fact in found.items()
+    }
 
 
 def kind_of(error: BaseException) -> str:
@@ -185,14 +184,48 @@ def kind_of(error: BaseException) -> str:
         return "encode"
     if isinstance(error, DecodeError):
         return "input"
-    if isinstance(error, TimeoutError):
+    if isinstance(error, TimeoutError | asyncio.TimeoutError):  # two classes before Python 3.11
         return "timeout"
-    for cls in type(error).__mro__:
-        if cls.__module__.startswith("dspy.") and cls.__name__ in _KIND_OF_DSPY_CLASS:
+    if isinstance(error, asyncio.CancelledError):
+        return "cancelled"
+    for cls in _classes_of_dspy(error):
+        if cls.__name__ in _KIND_OF_DSPY_CLASS:
             return _KIND_OF_DSPY_CLASS[cls.__name__]
     if isinstance(error, ImportError):
         return "missing_dependency"
     return "internal"
+
+
+def message_of(error: BaseException) -> str:
+    """Give the text of an exception as it may leave this process: without keys, and not too long to be read."""
+    try:
+        text = str(error) or type(error).__name__
+    except BaseException as raised:  # noqa: BLE001 - a __str__ that raises must not cost the caller its answer
+        text = f"{type(error).__name__}, whose message could not be made: {type(raised).__name__}"
+    return _sendable(text, _MAX_MESSAGE_CHARACTERS)
+
+
+def traceback_lines(error: BaseException) -> list[str]:
+    """Give the last lines of an exception's traceback, with what it was caused by, as they may leave this process."""
+    try:
+        formatted = traceback_module.format_exception(error)
+    except BaseException:  # noqa: BLE001 - format_exception calls the error's __str__
+        formatted = traceback_module.format_tb(error.__traceback__)
+    lines = [line for entry in formatted for line in entry.splitlines()]
+    return [_sendable(line, _MAX_MESSAGE_CHARACTERS) for line in lines[-_MAX_TRACEBACK_LINES:]]
+
+
+def _classes_of_dspy(error: BaseException) -> list[type]:
+    # str(): the module of a class may be anything, also None.
+    return [cls for cls in type(error).__mro__ if str(cls.__module__).startswith("dspy.")]
+
+
+def _facts_of_dspy(error: BaseException) -> dict[str, Any]:
+    # Only of classes whose attributes are known: one of an application's may be a property that raises.
+    if not _classes_of_dspy(error):
+        return {}
+    facts = {name: getattr(error, attribute, None) for attribute, name in _FACTS_OF_DSPY.items()}
+    return {name: fact for name, fact in facts.items() if isinstance(fact, str | int | float)}
 
 
 def _type_name(error: BaseException) -> str:
@@ -205,22 +238,7 @@ def _type_name(error: BaseException) -> str:
     return f"{type(error).__module__}.{name}" if name in ("ModuleNotFoundError", "ValueError") else name
 
 
-def _message(error: BaseException) -> str:
-    try:
-        return str(error) or type(error).__name__
-    except Exception as raised:  # noqa: BLE001 - a __str__ that raises must not cost the caller its answer
-        return f"{type(error).__name__}, whose message could not be made: {type(raised).__name__}"
-
-
-def _sendable(text: str) -> str:
+def _sendable(text: str, max_characters: int) -> str:
     """Give a text without keys and without lone surrogates, which no binary can hold."""
-    return redact(text).encode("utf-8", "backslashreplace").decode()
-
-
-def _traceback_lines(error: BaseException) -> list[str]:
-    try:
-        formatted = traceback_module.format_exception(error)
-    except Exception:  # noqa: BLE001 - format_exception calls the error's __str__
-        formatted = traceback_module.format_tb(error.__traceback__)
-    lines = [line for entry in formatted for line in entry.splitlines()]
-    return [line[:_MAX_MESSAGE_CHARACTERS] for line in lines[-_MAX_TRACEBACK_LINES:]]
+    # Redacted first: of a key that stands across the cut, half would stay.
+    return redact(text)[:max_characters].encode("utf-8", "backslashreplace").decode()

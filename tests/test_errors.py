@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import dspy
 import pytest
 
 from erlport_bridge.errors import KINDS, DecodeError, EncodeError, OperationError, details, kind_of
-from erlport_bridge.redaction import redact, remember_secret
+from erlport_bridge.redaction import remember_secret
 from erlport_bridge.term import encode
 
 CONFORMANCE = Path(__file__).parent.parent / "conformance" / "errors.tsv"
@@ -59,6 +60,7 @@ def test_operation_error_keeps_its_facts() -> None:
         (EncodeError("no", '["a"]'), "encode"),
         (DecodeError("no", 5), "input"),
         (TimeoutError(), "timeout"),
+        (asyncio.TimeoutError(), "timeout"),
         (ImportError("no"), "missing_dependency"),
         (ZeroDivisionError("no"), "internal"),
     ],
@@ -111,6 +113,36 @@ def test_no_key_stands_in_details() -> None:
     assert "[redacted]" in found["message"]
 
 
-def test_words_are_no_secrets() -> None:
-    remember_secret("test")
-    assert redact("a test") == "a test"
+def test_key_across_the_cut_of_a_long_message_leaves_no_half() -> None:
+    key = "sk-across-the-cut-0123456789"
+    remember_secret(key)
+    assert "sk-across" not in details(RuntimeError("m" * 1_990 + key))["message"]
+
+
+def test_facts_of_dspy_are_told_without_keys() -> None:
+    remember_secret("sk-in-a-fact-0123456789")
+    found = details(dspy.LMAuthError("no", model="sk-in-a-fact-0123456789", status=401))
+    assert (found["model"], found["status"]) == ("[redacted]", 401)
+
+
+def test_attributes_of_an_applications_exception_are_not_asked() -> None:
+    """A property that raised once cost the caller its answer."""
+
+    class TreacherousError(Exception):
+        @property
+        def status(self) -> int:
+            raise RuntimeError("no")
+
+    assert details(TreacherousError("x"))["kind"] == "internal"
+
+
+def test_text_that_ends_the_process_is_still_an_answer() -> None:
+    class LeavingError(Exception):
+        def __str__(self) -> str:
+            raise SystemExit(4)
+
+    assert details(LeavingError())["message"] == "LeavingError, whose message could not be made: SystemExit"
+
+
+def test_class_of_no_module_has_a_kind() -> None:
+    assert kind_of(type("Odd", (Exception,), {"__module__": None})()) == "internal"

@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "redaction": set(),
     "errors": {"redaction"},
     "term": {"errors"},
-    "port": {"term", "errors"},
+    "port": {"term", "errors", "redaction"},
     "programs": {"term", "errors", "redaction"},
     "__main__": {"port", "term", "errors"},
     "__init__": set(),

@@ -13,6 +13,7 @@ import sys
 from typing import NamedTuple
 
 from erlport_bridge.errors import ProtocolError
+from erlport_bridge.redaction import redacted_stream
 
 # Above every number that a program uses by convention.
 _FIRST_PRIVATE_DESCRIPTOR = 64
@@ -58,6 +59,7 @@ def take_descriptors(*, use_stdio: bool) -> Descriptors:
     os.dup2(2, 1)
     if nowhere > 2:
         os.close(nowhere)
-    # A new object: the old one remembers of what kind the file was that descriptor 1 led to.
-    sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
+    # New objects: the old one remembers of what kind the file was that descriptor 1 led to.
+    sys.stdout = redacted_stream(1)
+    sys.stderr = redacted_stream(2)
     return Descriptors(read, write)

@@ -7,6 +7,7 @@ asyncio loop; both may be answered in any order. When the other side closes the 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import inspect
 import os
@@ -17,7 +18,8 @@ from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NoReturn
 
-from erlport_bridge.errors import DecodeError, OperationError, ProtocolError
+from erlport_bridge.errors import DecodeError, OperationError, ProtocolError, message_of, traceback_lines
+from erlport_bridge.port import event_loop
 from erlport_bridge.port.descriptors import Descriptors
 from erlport_bridge.port.protocol import (
     Call,
@@ -30,6 +32,7 @@ from erlport_bridge.port.protocol import (
     frame,
     parse_message,
 )
+from erlport_bridge.term import MAX_ATOM_CHARACTERS
 
 _READ_BYTES: Final = 1 << 20
 
@@ -39,6 +42,9 @@ _ANSWERING_THREADS: Final = 4
 #: Calls taken in and not answered yet; one more is answered with kind ``overloaded``. Far above what one process can
 #: work on, low enough that a caller who never waits cannot fill the memory.
 DEFAULT_MAX_CALLS: Final = 4_096
+
+# Of each text of an error answer when nothing longer fits: two of them, and the rest, are less than 255 bytes.
+_SHORT_BYTES: Final = 100
 
 _before_exit: list[Callable[[], object]] = []
 
@@ -85,21 +91,27 @@ class Runtime:
         self._threads = ThreadPoolExecutor(max_threads, thread_name_prefix="call")
         # Threads of their own: answers must go out also while every other thread is busy.
         self._answering = ThreadPoolExecutor(_ANSWERING_THREADS, thread_name_prefix="answer")
-        self._loop = asyncio.new_event_loop()
+        self._loop = event_loop.start()
         # What a coroutine hands to a thread (``asyncio.to_thread``) counts against the same bound.
         self._loop.set_default_executor(self._threads)
         self._imported: set[str] = set()
 
     def serve(self) -> NoReturn:
         """Answer calls until the other side closes the port, then end the process."""
-        threading.Thread(target=self._loop.run_forever, name="loop", daemon=True).start()
+        try:
+            self._read_calls()
+        except BaseException:  # noqa: BLE001 - nobody reads any more: a process that stays would answer nothing, for ever
+            _report(traceback.format_exc())
+            leave(1)
+        leave(0)
+
+    def _read_calls(self) -> None:
         frames = FrameReader(self._packet)
         while data := os.read(self._descriptors.read, _READ_BYTES):
             for message in frames.receive_data(data):
                 self._receive(message)
         if frames.pending_bytes:
             _report(f"the port was closed inside a frame, {frames.pending_bytes} bytes of it had come")
-        leave(0)
 
     def _receive(self, message: bytes) -> None:
         try:
@@ -126,8 +138,11 @@ class Runtime:
         error = OperationError(
             "overloaded", f"{self._max_calls} calls are in flight on this port already", stage="queue"
         )
-        function = getattr(sys.modules.get(event.module), event.function, None)
-        self._answer(_failed(event.id, function, error))
+        function = None
+        # Nothing is imported only to be refused; what cannot be found is refused all the same.
+        with contextlib.suppress(Exception):
+            function = self._resolve(event.module, event.function) if event.module in self._imported else None
+        self._answer(_failed(event.id, function, error), function)
 
     def _begin(self, event: Call | UnreadableCall) -> None:
         """Start a call where its function belongs: on the loop or in a thread."""
@@ -184,15 +199,28 @@ class Runtime:
         return found  # type: ignore[no-any-return]
 
     def _answer(self, answer: Result | Failure, function: Callable[..., Any] | None = None) -> None:
-        """Encode and write one answer; one that cannot be encoded, or does not fit, becomes an error answer."""
+        """Write one answer; one that cannot be encoded, or does not fit its frame, becomes an error answer."""
         with self._calls_lock:
             self._calls -= 1
         try:
-            data = frame(encode_message(answer, compressed=self._compressed), self._packet)
-        except Exception as error:  # noqa: BLE001 - an answer that cannot be written is still owed
-            failure = _failed(answer.id, function, error)
-            data = frame(encode_message(failure, compressed=self._compressed), self._packet)
+            data = self._framed(answer)
+        except BaseException as error:  # noqa: BLE001 - an answer that cannot be written is still owed
+            failure = answer if isinstance(answer, Failure) else _failed(answer.id, function, error)
+            data = self._framed_failure(failure, error)
         self._write(data)
+
+    def _framed_failure(self, failure: Result | Failure, error: BaseException) -> bytes:
+        try:
+            return self._framed(failure)
+        except BaseException:  # noqa: BLE001 - it may be a details map or a traceback, and its frame one of 255 bytes
+            if isinstance(failure, Failure):
+                name, message = failure.type, failure.message
+            else:
+                name, message = _class_name(error), message_of(error)
+            return self._framed(Failure(failure.id, _cut(name), _cut(message), []))
+
+    def _framed(self, answer: Result | Failure) -> bytes:
+        return frame(encode_message(answer, compressed=self._compressed), self._packet)
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
@@ -202,6 +230,10 @@ class Runtime:
                     written = os.write(self._descriptors.write, view)
                 except BrokenPipeError:
                     leave(0)
+                except OSError as error:
+                    # No answer can go out any more; the other side sees the end of this process.
+                    _report(f"cannot write to the port: {error}")
+                    leave(1)
                 view = view[written:]
 
 
@@ -211,11 +243,13 @@ def leave(status: int) -> NoReturn:
     A normal exit would wait for threads that may sit in a language model's call for minutes, and nobody can read an
     answer any more.
     """
-    for function in _before_exit:
-        function()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(status)
+    try:
+        for function in _before_exit:
+            function()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(status)
 
 
 def _failed(call_id: int, function: Callable[..., Any] | None, error: BaseException) -> Result | Failure:
@@ -224,19 +258,22 @@ def _failed(call_id: int, function: Callable[..., Any] | None, error: BaseExcept
     A function that has an attribute ``failure_term`` says itself how its callers are told, as a returned value;
     any other raises on the other side, as under ErlPort.
     """
-    failure_term = getattr(function, "failure_term", None)
-    if failure_term is not None:
-        return Result(call_id, failure_term(error))
-    name = f"{type(error).__module__}.{type(error).__qualname__}"
-    lines = [line for entry in traceback.format_tb(error.__traceback__) for line in entry.splitlines()]
-    return Failure(call_id, name, _text(error), lines)
-
-
-def _text(error: BaseException) -> str:
     try:
-        return str(error).encode("utf-8", "backslashreplace").decode()
-    except Exception as raised:  # noqa: BLE001 - a __str__ that raises must not cost the caller its answer
-        return f"a message that could not be made: {type(raised).__name__}"
+        failure_term = getattr(function, "failure_term", None)
+        if failure_term is not None:
+            return Result(call_id, failure_term(error))
+    except BaseException as raised:  # noqa: BLE001 - the caller is owed an answer, if only the general one
+        _report(f"cannot tell a failure as a term: {message_of(raised)}")
+    return Failure(call_id, _class_name(error), message_of(error), traceback_lines(error))
+
+
+def _class_name(error: BaseException) -> str:
+    # It goes out as an atom.
+    return f"{type(error).__module__}.{type(error).__qualname__}"[:MAX_ATOM_CHARACTERS]
+
+
+def _cut(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace")[:_SHORT_BYTES].decode(errors="ignore")
 
 
 def _report(text: str) -> None:

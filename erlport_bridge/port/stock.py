@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import select
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from erlport_bridge.errors import EncodeError
+from erlport_bridge.errors import OperationError
+from erlport_bridge.port import event_loop
+from erlport_bridge.port.runtime import leave
+from erlport_bridge.redaction import redacted_stream
 from erlport_bridge.term import Atom, ImproperList, decode, encode
 
 _VERSION_BYTE = b"\x83"
@@ -32,25 +36,45 @@ def adapted(operations: Mapping[str, Callable[..., Awaitable[Any]]]) -> dict[str
     They run on one event loop in a thread of its own, for connections to a model's server belong to a loop. What is
     printed goes to stderr from now on: ErlPort would send each write to the Erlang side as a message of its own.
     """
-    sys.stdout = sys.stderr
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="loop", daemon=True).start()
+    sys.stdout = sys.stderr = redacted_stream(2)
+    threading.Thread(target=_leave_with_the_port, name="port", daemon=True).start()
+    loop = event_loop.start()
     return {name: _adapted(operation, loop) for name, operation in operations.items()}
 
 
 def _adapted(operation: Callable[..., Awaitable[Any]], loop: asyncio.AbstractEventLoop) -> Callable[..., Any]:
-    @functools.wraps(operation)
-    def called(*args: Any) -> Any:
-        async def call() -> Any:
-            return await operation(*map(from_stock, args))
-
-        result = asyncio.run_coroutine_threadsafe(call(), loop).result()
+    async def call(args: tuple[Any, ...]) -> Any:
         try:
-            return to_stock(result)
-        except EncodeError as error:
+            return to_stock(await operation(*_arguments(args)))
+        except Exception as error:  # noqa: BLE001 - an argument or a result that is no term, told as any other failure
             return to_stock(operation.failure_term(error))  # type: ignore[attr-defined]
 
+    @functools.wraps(operation)
+    def called(*args: Any) -> Any:
+        return asyncio.run_coroutine_threadsafe(call(args), loop).result()
+
     return called
+
+
+def _arguments(args: tuple[Any, ...]) -> list[Any]:
+    try:
+        return [from_stock(arg) for arg in args]
+    except RecursionError:
+        raise OperationError("input", "expected arguments that nest less deep") from None
+
+
+def _leave_with_the_port() -> None:
+    """End the process when the other side has closed the port.
+
+    Unlike ErlPort: it notices only when it reads or writes again, so that a call without an end would keep the process
+    of a port that was stopped.
+    """
+    written_end = 4 if "--nouse_stdio" in sys.orig_argv else 1
+    poll = select.poll()
+    # No event is asked for: that nobody reads any more is always told.
+    poll.register(written_end, 0)
+    if any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll()):
+        leave(0)
 
 
 def from_stock(term: Any) -> Any:

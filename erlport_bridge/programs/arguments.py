@@ -6,10 +6,14 @@ Text may come as a binary, an atom or a charlist; options as a map or a keyword 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, Final
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.text import expected_text, quoted, shown, suggestion, text_of
+from erlport_bridge.term import Atom
+
+#: The longest time limit: 2^32 - 1 milliseconds, 49 days, as Erlang's own.
+MAX_TIMEOUT_MS: Final = 2**32 - 1
 
 
 def text(value: object, path: str) -> str:
@@ -53,27 +57,35 @@ def options(value: object, path: str) -> dict[str, Any]:
     elif isinstance(value, list) and all(isinstance(item, tuple) and len(item) == 2 for item in value):
         pairs = value
     else:
-        raise OperationError("input", f"expected a map or a keyword list at {path}, got {shown(value)}", path=path)
+        raise OperationError("input", f"expected a map or a keyword list at {path}, got {_outline(value)}", path=path)
     for key, _ in pairs:
         if not isinstance(key, str):
             raise OperationError(
-                "input", f"expected an atom or a string as a key of {path}, got {shown(key)}", path=path
+                "input", f"expected an atom or a string as a key of {path}, got {_outline(key)}", path=path
             )
     return {str(key): item for key, item in pairs}
+
+
+def _outline(value: object) -> str:
+    """Give what came in place of options without what stands in it, which may be an API key."""
+    for kind, name in ((Atom, None), (str, "a string"), (list, "a list"), (tuple, "a tuple"), (Mapping, "a map")):
+        if isinstance(value, kind):
+            return name or shown(value)
+    return shown(value)
 
 
 def timeout_ms(value: object, path: str = "opts.timeout") -> int | None:
     """Read a time limit in milliseconds; ``None`` for ``nil`` and ``:infinity``.
 
     Raises:
-        OperationError: Of kind ``input``: it is no positive integer.
+        OperationError: Of kind ``input``: it is no positive integer, or longer than :data:`MAX_TIMEOUT_MS`.
     """
     if value is None or value == "infinity":
         return None
-    if type(value) is int and value > 0:
+    if type(value) is int and 0 < value <= MAX_TIMEOUT_MS:
         return value
     raise OperationError(
-        "input", f"expected milliseconds, a positive integer, at {path}, got {shown(value)}", path=path
+        "input", f"expected milliseconds, from 1 to {MAX_TIMEOUT_MS}, at {path}, got {shown(value)}", path=path
     )
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Iterable, Mapping
 from types import SimpleNamespace
 from typing import Any, Final
 
 import dspy
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs import arguments
-from erlport_bridge.programs.text import quoted, shown
+from erlport_bridge.programs.conversion import convert
+from erlport_bridge.programs.text import neutral, quoted, shown
 
 #: Most answers that are compared: each is one more input field of the comparing prompt.
 MAX_ATTEMPTS: Final = 20
@@ -38,8 +38,7 @@ class ComparedChains(dspy.Module):  # type: ignore[misc]
         """Compare ``completions``, or answers made by ``dspy.ChainOfThought`` at the same time if there are none."""
         settings = {"temperature": dspy.settings.lm.kwargs.get("temperature") or _TEMPERATURE}
         if completions is None:
-            makers = (self.attempt.acall(**inputs, config=settings) for _ in range(self.count))
-            attempts: list[Any] = await asyncio.gather(*makers)
+            attempts = await _all(self.attempt.acall(**inputs, config=settings) for _ in range(self.count))
         else:
             attempts = self._checked(completions)
         return await self.compare.predict.acall(**self._prompt_inputs(attempts, inputs), config=settings)
@@ -52,7 +51,8 @@ class ComparedChains(dspy.Module):  # type: ignore[misc]
         """
         stand_in = SimpleNamespace(M=self.count, last_key=self.compare.last_key, predict=dict)
         fields: dict[str, Any] = dspy.MultiChainComparison.forward(stand_in, attempts, **inputs)
-        return fields
+        # What a model wrote in an attempt must stay text in this prompt.
+        return {name: neutral(value) if isinstance(value, str) else value for name, value in fields.items()}
 
     def _checked(self, completions: object) -> list[dict[str, Any]]:
         path = "inputs.completions"
@@ -68,8 +68,21 @@ class ComparedChains(dspy.Module):  # type: ignore[misc]
         attempt = {str(key): value for key, value in item.items()}
         if "reasoning" not in attempt and "rationale" in attempt:
             attempt["reasoning"] = attempt["rationale"]
-        for name in ("reasoning", self.compare.last_key):
+        answer = self.compare.last_key
+        for name in ("reasoning", answer):
             if name not in attempt:
                 raise OperationError("input", f"expected {quoted(name)} in the map at {path}", path=f"{path}.{name}")
-        attempt["reasoning"] = arguments.text(attempt["reasoning"], f"{path}.reasoning")
-        return attempt
+        return {
+            "reasoning": convert(str, attempt["reasoning"], f"{path}.reasoning"),
+            answer: convert(Any, attempt[answer], f"{path}.{answer}"),
+        }
+
+
+async def _all(awaitables: Iterable[Awaitable[Any]]) -> list[Any]:
+    """Await all at the same time; when one fails, the others are cancelled, for nobody would use what they cost."""
+    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()

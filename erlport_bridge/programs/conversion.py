@@ -27,7 +27,7 @@ from typing import Any, Final, Literal, Optional, Union, get_args, get_origin
 import dspy
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs.scalars import NO, SCALARS
+from erlport_bridge.programs.scalars import MAX_INTEGER_BITS, NO, SCALARS
 from erlport_bridge.programs.text import expected_text, inside, neutral, shown, text_of
 
 #: Of a value whose type says nothing of its depth. What comes deeper would exhaust Python's stack inside DSPy.
@@ -86,6 +86,8 @@ def describe(annotation: Any) -> str:
 
 
 def _scalar_mismatch(annotation: Any, description: str, value: object, path: str) -> OperationError:
+    if annotation is int and type(value) is int:
+        return _mismatch(f"an integer of at most {MAX_INTEGER_BITS} bits", value, path)
     if annotation is not str:
         return _mismatch(description, value, path)
     remedy = "; a field that takes a list has the type list[str] in its signature" if isinstance(value, list) else ""
@@ -192,6 +194,8 @@ def _plain_input(value: object, path: str, *, revive: bool = False, depth: int =
 
     if isinstance(value, str | bytes):
         return convert(str, value, path)
+    if type(value) is int:
+        return convert(int, value, path)
     if value is None or isinstance(value, _PLAIN):
         return value
     if isinstance(value, dict):

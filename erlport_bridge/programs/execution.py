@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import functools
+import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -13,13 +13,13 @@ from typing import Any, Final
 import dspy
 from dspy.utils.callback import BaseCallback
 
-from erlport_bridge.errors import OperationError
+from erlport_bridge.errors import OperationError, message_of
 from erlport_bridge.programs import arguments, models, sandbox
 from erlport_bridge.programs.catalogue import ModuleEntry
 from erlport_bridge.programs.models import LanguageModel
 from erlport_bridge.programs.pipeline import Pipeline, Stage, read_tool_names
 from erlport_bridge.programs.signatures import SignatureSpec
-from erlport_bridge.programs.text import quoted, shown
+from erlport_bridge.programs.text import quoted, shown, text_of
 from erlport_bridge.programs.values import input_values, plain
 
 #: The key of a prediction that holds everything beside its fields.
@@ -97,12 +97,6 @@ def read_call_options(opts: object, entry: ModuleEntry | None = None) -> CallOpt
     )
 
 
-@functools.lru_cache(maxsize=256)
-def built(stages: tuple[Stage, ...]) -> Pipeline:
-    """Give the module for stages: the same one for equal stages, as building one costs more than all else here."""
-    return Pipeline(stages)
-
-
 def read_inputs(stages: Sequence[Stage], whole: SignatureSpec, inputs: object) -> dict[str, Any]:
     """Check the inputs of a call; text fills the first input of the signature.
 
@@ -110,7 +104,7 @@ def read_inputs(stages: Sequence[Stage], whole: SignatureSpec, inputs: object) -
         OperationError: Of kind ``input``, with the path ``inputs.…``.
     """
     given = inputs
-    if isinstance(inputs, str | bytes) or (isinstance(inputs, list) and inputs and type(inputs[0]) is int):
+    if isinstance(inputs, str | bytes) or text_of(inputs):
         given = {whole.inputs[0].name: inputs}
     extra = {}
     optional = {name for stage in stages for name in stage.entry.optional_inputs}
@@ -146,11 +140,21 @@ class Progress(BaseCallback):  # type: ignore[misc]
 
     def __init__(self) -> None:
         self._stages = ["module"]
+        self._parse_error: BaseException | None = None
 
     @property
     def stage(self) -> str:
         """One of ``module``, ``model``, ``tool``, ``sandbox``."""
         return self._stages[-1]
+
+    @contextlib.contextmanager
+    def within(self, stage: str) -> Iterator[None]:
+        """Be in a stage that DSPy knows nothing of."""
+        self._enter(stage)
+        try:
+            yield
+        finally:
+            self._leave(stage)
 
     def _enter(self, stage: str) -> None:
         self._stages.append(stage)
@@ -174,6 +178,14 @@ class Progress(BaseCallback):  # type: ignore[misc]
     def on_tool_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
         """A tool has answered."""
         self._leave("tool")
+
+    def on_adapter_parse_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
+        """The model's text was read."""
+        self._parse_error = exception
+
+    def is_parse_error(self, error: BaseException) -> bool:
+        """Tell whether an exception came from reading the model's text, of whatever class it is."""
+        return error is self._parse_error
 
     def on_interpreter_execute_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """Code runs in the sandbox."""
@@ -209,35 +221,47 @@ async def run(request: Request, *, timeout_s: float | None) -> dict[str, Any]:
         OperationError: Of kind ``timeout``, with the stage in which the time ran out; the work is cancelled.
         Exception: Whatever DSPy raises.
     """
-    if any(stage.entry.needs_sandbox for stage in request.stages):
-        # Before the model is paid for.
-        await asyncio.to_thread(sandbox.probe)
     progress = Progress()
     started_at = time.monotonic()
     with sandbox.Sandboxes() as sandboxes:
         work = asyncio.ensure_future(_predict(request, progress, sandboxes, timeout_s))
-        # Not `wait_for`: it waits for the cancelled work to end, and the deadline is the caller's.
-        done, _ = await asyncio.wait({work}, timeout=timeout_s)
-        if not done:
-            stage = progress.stage
-            work.cancel()
-            # Whatever it still raises has no reader; asked for, so that asyncio does not report it as forgotten.
-            work.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
-            sandboxes.kill()
-            raise OperationError(
-                "timeout",
-                f"no answer within {request.options.timeout_ms} ms; the time ran out in stage {quoted(stage)}",
-                stage=stage,
-                model=request.model.model,
-            )
-        prediction = work.result()
+        try:
+            # Not `wait_for`: it waits for the cancelled work to end, and the deadline is the caller's.
+            await asyncio.wait({work}, timeout=timeout_s)
+            if not work.done():
+                raise timeout_error(request, progress.stage)
+            prediction = work.result()
+        except (RecursionError, ValueError) as error:
+            if not progress.is_parse_error(error):
+                raise
+            # Text that nests too deep, for one: DSPy lets its parsers' own exceptions through.
+            raise OperationError("parse", f"cannot read the model's answer: {message_of(error)}") from error
+        finally:
+            if not work.done():
+                work.cancel()
+                # Whatever it still raises has no reader; asked for, so that asyncio does not report it as forgotten.
+                work.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
     duration_ms = (time.monotonic() - started_at) * 1000
     return prediction_term(prediction, request, duration_ms)
+
+
+def timeout_error(request: Request, stage: str) -> OperationError:
+    """Give the error of a request whose time ran out in ``stage``."""
+    return OperationError(
+        "timeout",
+        f"no answer within {request.options.timeout_ms} ms; the time ran out in stage {quoted(stage)}",
+        stage=stage,
+        model=request.model.model,
+    )
 
 
 async def _predict(
     request: Request, progress: Progress, sandboxes: sandbox.Sandboxes, timeout_s: float | None
 ) -> dspy.Prediction:
+    if any(stage.entry.needs_sandbox for stage in request.stages):
+        # Before the model is paid for.
+        with progress.within("sandbox"):
+            await asyncio.to_thread(sandbox.probe)
     lm = models.with_settings(request.model.lm, request.options.settings)
     if timeout_s is not None and any(stage.entry.runs_in_thread for stage in request.stages):
         # A thread cannot be cancelled; its requests end by their own timeout.

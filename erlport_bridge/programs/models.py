@@ -15,13 +15,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
 
 import dspy
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import arguments, embedded
-from erlport_bridge.programs.text import quoted, shown, suggestion
+from erlport_bridge.programs.text import quoted, shown, suggestion, text_of
 from erlport_bridge.redaction import remember_secret
 
 # Off for good: DSPy's cache keys leave out the API key and the endpoint, so that two tenants would share answers.
@@ -93,6 +93,11 @@ OPTIONS: Final = GENERATION_SETTINGS | _CLIENT_OPTIONS
 # key is given, so that the key in the environment never reaches a host it was not made for.
 _NO_KEY: Final = "not-needed"
 _MAX_RETRIES: Final = 10
+_MIN_QUERY_SECRET_CHARACTERS: Final = 8
+# OpenAI's limit. The embedded model would write any number of them, and could not be stopped.
+_MAX_COMPLETIONS: Final = 128
+# JSON's readers hold no larger integer, and Python refuses to write one of more than 4,300 digits.
+_MAX_NUMBER: Final = 2**63 - 1
 
 
 @dataclass(frozen=True)
@@ -202,7 +207,9 @@ def _remote(name: str, given: dict[str, Any], settings: dict[str, Any], path: st
         retries,
         model_type,
     )
-    return LanguageModel(name, f"{name}/{model}", with_settings(lm, settings), api_base, tuple(settings.items()))
+    return LanguageModel(
+        name, f"{name}/{model}", with_settings(lm, settings), _public_address(api_base), tuple(settings.items())
+    )
 
 
 @functools.lru_cache(maxsize=64)
@@ -232,23 +239,48 @@ def _api_base(value: object, provider: Provider | None, name: str, path: str) ->
                 path=f"{path}.api_base",
             )
         return None
-    parts = urlsplit(base)
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise OperationError(
-            "input", f"expected an http or https URL at {path}.api_base, got {quoted(base)}", path=f"{path}.api_base"
-        )
+    parts = _url_parts(base)
+    if parts is None:
+        raise OperationError("input", f"expected an http or https URL at {path}.api_base", path=f"{path}.api_base")
+    # Credentials may stand in an address too. A user without a password is a token; a short value is a setting.
+    remember_secret(unquote(parts.password or parts.username or ""))
+    for _, value_in_query in parse_qsl(parts.query):
+        if len(value_in_query) >= _MIN_QUERY_SECRET_CHARACTERS:
+            remember_secret(value_in_query)
     if provider is not None and parts.path in ("", "/"):
         base = base.rstrip("/") + provider.base_path
     return base
 
 
+def _url_parts(text: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(text)
+        usable = parts.scheme in ("http", "https") and (parts.hostname or "").encode("idna") and parts.port != 0
+    except ValueError:  # a bracket, a name or a port that is none
+        return None
+    return parts if usable else None
+
+
+def _public_address(api_base: str | None) -> str | None:
+    """Give an address without what may be secret in it: the user and the query."""
+    if api_base is None:
+        return None
+    parts = urlsplit(api_base)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
 def _api_key(value: object, provider: Provider | None, name: str, api_base: str | None, path: str) -> str | None:
-    key = arguments.optional_text(value, f"{path}.api_key")
-    if provider is None or key is not None:
-        # LiteLLM's providers have ways of their own to find their credentials.
-        if key is not None:
-            remember_secret(key)
+    if value is not None:
+        key = text_of(value)
+        if not key or not (key.isascii() and key.isprintable()):
+            # Whatever came, it is not shown.
+            message = f"expected a string of printable ASCII characters at {path}.api_key"
+            raise OperationError("input", message, path=f"{path}.api_key")
+        remember_secret(key)
         return key
+    if provider is None:
+        # LiteLLM's providers have ways of their own to find their credentials.
+        return None
     if api_base is not None or not provider.key_variables:
         return _NO_KEY
     for variable in provider.key_variables:
@@ -270,7 +302,11 @@ def _setting(name: str, value: object, path: str) -> Any:
     wrong: str | None = None
     if value is None:
         return None
-    if name in ("max_tokens", "n"):
+    if isinstance(value, int) and abs(value) > _MAX_NUMBER:
+        wrong = "a number of at most 63 bits"
+    elif name == "n":
+        wrong = None if whole and 0 < value <= _MAX_COMPLETIONS else f"1 to {_MAX_COMPLETIONS}"  # type: ignore[operator]
+    elif name == "max_tokens":
         wrong = None if whole and value > 0 else "a positive integer"  # type: ignore[operator]
     elif name == "seed":
         wrong = None if whole else "an integer"

@@ -6,6 +6,7 @@ the inputs ``previous_<field>``, which hold what the stage before gave.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
@@ -68,6 +69,12 @@ class Pipeline(dspy.Module):  # type: ignore[misc]
             earlier.update({_PREVIOUS + name: value for name, value in outputs.items()})
         # A single stage's prediction has its completions, which merged ones do not have.
         return prediction if len(self.modules) == 1 else dspy.Prediction(**merged)
+
+
+@functools.lru_cache(maxsize=256)
+def built(stages: tuple[Stage, ...]) -> Pipeline:
+    """Give the module for stages: the same one for equal stages, as building one costs more than all else here."""
+    return Pipeline(stages)
 
 
 def _stage_inputs(stage: Stage, inputs: Mapping[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:

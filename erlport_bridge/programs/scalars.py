@@ -13,6 +13,9 @@ from erlport_bridge.term import Atom
 #: What a reader gives for a term that is no value of its type. ``None`` is a value of a type.
 NO: Final[Any] = object()
 
+#: 4,300 decimal digits: Python writes no longer integer, so that none can stand in a prompt.
+MAX_INTEGER_BITS: Final = 14_284
+
 
 def _text(value: object, lenient: bool) -> Any:
     text = text_of(value) if lenient or isinstance(value, str) else None
@@ -20,7 +23,9 @@ def _text(value: object, lenient: bool) -> Any:
 
 
 def _integer(value: object, lenient: bool) -> Any:
-    return value if isinstance(value, int) and not isinstance(value, bool) else NO
+    if not isinstance(value, int) or isinstance(value, bool):
+        return NO
+    return value if value.bit_length() <= MAX_INTEGER_BITS else NO
 
 
 def _float(value: object, lenient: bool) -> Any:

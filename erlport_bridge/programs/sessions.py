@@ -22,7 +22,7 @@ from erlport_bridge.programs import arguments, pipeline
 from erlport_bridge.programs.models import GENERATION_SETTINGS, LanguageModel, from_option, generation_setting
 from erlport_bridge.programs.pipeline import HISTORY_FIELD, Stage
 from erlport_bridge.programs.signatures import SignatureSpec, parse_signature
-from erlport_bridge.programs.text import quoted, shown, suggestion
+from erlport_bridge.programs.text import quoted, shown, suggestion, text_of
 
 DEFAULT_MAX_PROGRAMS: Final = 1_000
 DEFAULT_SESSION_IDLE_MS: Final = 3_600_000
@@ -117,7 +117,7 @@ class Sessions:
     """The registry.
 
     Args:
-        max_programs: Most programs that all sessions hold together.
+        max_programs: Most programs that all sessions hold together, and most sessions.
         session_idle_ms: How long a session lives without being used.
     """
 
@@ -143,9 +143,10 @@ class Sessions:
         """Set the default model of the port, or of one session, which is opened if there is none of that id."""
         if session_id is None:
             self._default_model = model
-        else:
-            with self._lock:
-                self._opened(session_id).model = model
+            return
+        with self._lock:
+            self._close_idle()
+            self._opened(session_id).model = model
 
     def model_for(self, session_id: str | None, *preferred: LanguageModel | None) -> LanguageModel:
         """Give the first of ``preferred`` that is a model, else the session's, else the port's default.
@@ -189,7 +190,7 @@ class Sessions:
     def add_program(self, spec: object, session_id: str | None) -> Program:
         """Make a program from its spec, in a session that is opened if need be; without an id, in a new one."""
         given: dict[str, Any] = (
-            {"signature": spec} if isinstance(spec, str | bytes) else arguments.options(spec, "spec")
+            {"signature": spec} if isinstance(spec, str | bytes) or text_of(spec) else arguments.options(spec, "spec")
         )
         arguments.only(given, _SPEC_KEYS, "key", "spec")
         history = given.get("history", False)
@@ -204,6 +205,8 @@ class Sessions:
         model = None if given.get("lm") is None else from_option(given["lm"], "spec.lm")
         settings = _settings(given.get("config"))
         turns: deque[dict[str, Any]] | None = deque(maxlen=MAX_TURNS) if history else None
+        # What cannot be built is not kept.
+        pipeline.built(stages)
         with self._lock:
             self._close_idle()
             held = sum(len(session.programs) for session in self._sessions.values())
@@ -269,7 +272,16 @@ class Sessions:
             return list(self._sessions.values())
 
     def _opened(self, session_id: str) -> Session:
-        session = self._sessions.setdefault(session_id, Session(session_id))
+        session = self._sessions.get(session_id)
+        if session is None:
+            # A session may be opened for its model alone, so that the bound on programs does not bound sessions.
+            if len(self._sessions) >= self._max_programs:
+                raise OperationError(
+                    "overloaded",
+                    f"this port holds {len(self._sessions)} sessions already; close_session first, or start it with a "
+                    f"larger DSPEX_MAX_PROGRAMS",
+                )
+            session = self._sessions[session_id] = Session(session_id)
         session.used_at = time.monotonic()
         return session
 

@@ -29,7 +29,7 @@ import dspy
 import pydantic
 from dspy.utils.callback import with_callbacks
 
-from erlport_bridge.errors import OperationError
+from erlport_bridge.errors import OperationError, message_of
 from erlport_bridge.programs.arithmetic import Number, evaluate
 from erlport_bridge.programs.extraction import nearest_sentences
 from erlport_bridge.programs.text import neutral, shown, suggestion
@@ -187,15 +187,23 @@ class _OfferedTool(dspy.Tool):  # type: ignore[misc]
                 return f"Error in {self.name}: argument {name} is invalid: {reason}, got {shown(value)}"
         try:
             return _neutral_result(await _run(self.func, values))
-        except Exception as error:  # noqa: BLE001 - what an application's function raises is told to the model
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - what it raises is told to the model
             return f"Error in {self.name}: {_error_text(error)}"
 
 
 async def _run(function: Callable[..., Any], values: dict[str, Any]) -> Any:
     if inspect.iscoroutinefunction(function):
         return await function(**values)
-    result = await asyncio.to_thread(function, **values)
+    result = await asyncio.to_thread(_call, function, values)
     return await result if inspect.isawaitable(result) else result
+
+
+def _call(function: Callable[..., Any], values: dict[str, Any]) -> Any:
+    try:
+        return function(**values)
+    except StopIteration as error:
+        # A future takes no StopIteration: before Python 3.12 the waiting call would never hear of the thread's end.
+        raise RuntimeError("the tool raised StopIteration") from error
 
 
 def _argument_problem(arguments: dict[str, Any], known: Iterable[str], required: list[str]) -> str:
@@ -209,8 +217,8 @@ def _neutral_result(result: Any) -> Any:
     return neutral(result) if isinstance(result, str) else result
 
 
-def _error_text(error: Exception) -> str:
-    text = " ".join(_HOST_PATH.sub("…", str(error)).split())[:_MAX_ERROR_CHARACTERS]
+def _error_text(error: BaseException) -> str:
+    text = " ".join(_HOST_PATH.sub("…", message_of(error)).split())[:_MAX_ERROR_CHARACTERS]
     return neutral(text) or type(error).__name__
 
 

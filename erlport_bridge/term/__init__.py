@@ -7,6 +7,7 @@
 from erlport_bridge.term.pure import MAX_BYTES, MAX_DEPTH, decode, decode_elements, encode
 from erlport_bridge.term.structs import ElixirZone, PreciseDateTime, PreciseTime, set_elixir_version
 from erlport_bridge.term.types import (
+    MAX_ATOM_CHARACTERS,
     Atom,
     FrozenList,
     FrozenMap,
@@ -20,6 +21,7 @@ from erlport_bridge.term.types import (
 )
 
 __all__ = [
+    "MAX_ATOM_CHARACTERS",
     "MAX_BYTES",
     "MAX_DEPTH",
     "Atom",

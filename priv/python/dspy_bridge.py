@@ -27,7 +27,7 @@ import erlport_bridge
 from erlport_bridge import errors
 from erlport_bridge.errors import EncodeError, OperationError
 from erlport_bridge.port import runtime, stock
-from erlport_bridge.programs import arguments, catalogue, execution, models, sandbox, tools
+from erlport_bridge.programs import arguments, catalogue, execution, models, pipeline, sandbox, tools
 from erlport_bridge.programs.execution import CallOptions, Request
 from erlport_bridge.programs.metrics import Metrics
 from erlport_bridge.programs.pipeline import Stage
@@ -45,8 +45,13 @@ _OK = Atom("ok")
 _ERROR = Atom("error")
 _PYTHON_EXCEPTION = Atom("python_exception")
 
+# The operations that call the others.
+_BY_NAME = frozenset(["handle", "handle_json"])
+
 # Items of a batch that run at the same time unless the caller says otherwise.
 _DEFAULT_MAX_CONCURRENCY = 16
+# More at once gain nothing, as a call takes about a millisecond of this process's own time, and delay the other calls.
+_MAX_CONCURRENCY = 256
 
 _sessions = Sessions.from_environment()
 _metrics = Metrics()
@@ -65,28 +70,45 @@ def _failure_term(error: BaseException) -> tuple[Atom, tuple[Atom, dict[str, Any
 def _operation(function: Callable[..., Awaitable[Any]]) -> Operation:
     """Make a function an operation: counted, and with every outcome as an answer."""
     name = function.__name__
-    signature = inspect.signature(function)
 
     @functools.wraps(function)
-    async def operation(*args: Any) -> tuple[Atom, Any]:
+    async def counted(*args: Any) -> tuple[Atom, Any]:
         started_at = _metrics.begin("operations", name)
         kind = None
         try:
-            try:
-                signature.bind(*args)
-            except TypeError:
-                takes = ", ".join(signature.parameters)
-                raise OperationError("input", f"{name} takes ({takes}), got {len(args)} arguments") from None
             return _OK, await function(*args)
-        except BaseException as error:  # noqa: BLE001 - the one place where a call of an operation becomes an answer
+        except BaseException as error:
             kind = errors.kind_of(error)
-            return _failure_term(error)
+            raise
         finally:
             _metrics.end("operations", name, started_at, kind=kind)
 
+    return _offered(counted)
+
+
+def _offered(function: Callable[..., Awaitable[tuple[Atom, Any]]]) -> Operation:
+    """Offer a function that gives an answer itself, so that it also answers when it raises."""
+
+    @functools.wraps(function)
+    async def operation(*args: Any) -> tuple[Atom, Any]:
+        try:
+            _check_count(function, args)
+            return await function(*args)
+        except BaseException as error:  # noqa: BLE001 - the one place where a call of an operation becomes an answer
+            return _failure_term(error)
+
     operation.failure_term = _failure_term  # type: ignore[attr-defined]
-    OPERATIONS[name] = operation
+    OPERATIONS[function.__name__] = operation
     return operation
+
+
+def _check_count(function: Callable[..., Any], args: Sequence[Any]) -> None:
+    signature = inspect.signature(function)
+    try:
+        signature.bind(*args)
+    except TypeError:
+        takes = ", ".join(signature.parameters)
+        raise OperationError("input", f"{function.__name__} takes ({takes}), got {len(args)} arguments") from None
 
 
 @_operation
@@ -106,12 +128,7 @@ async def ping(payload: object = None) -> dict[str, Any]:
 @_operation
 async def configure_lm(provider: object, config: object = None, opts: object = None) -> dict[str, Any]:
     """Set the language model of the port, or of the session that ``session_id`` names; answers its description."""
-    options = arguments.options(opts, "opts")
-    session_id = arguments.optional_text(options.pop("session_id", None), "opts.session_id")
-    if options:
-        raise OperationError(
-            "input", f"configure_lm takes no option {quoted(next(iter(options)))}; it takes session_id"
-        )
+    session_id = _session_option(opts)
     model = models.language_model(provider, config)
     _sessions.configure(model, session_id)
     return model.describe()
@@ -138,7 +155,7 @@ async def validate_module(name: object, signature: object = None, opts: object =
     answer: dict[str, Any] = {"module": entry.name, "warnings": list(options.warnings)}
     if signature is not None:
         stage = _stage(entry, signature, options)
-        execution.built((stage,))
+        pipeline.built((stage,))
         answer["signature"] = stage.spec.text
     return answer
 
@@ -161,7 +178,7 @@ async def execute_batch(
     """Run a module for each element of a list; answers a list of ``{:ok, prediction}`` and ``{:error, …}`` in order.
 
     ``timeout`` is for all of them together: what is not done by then is a timeout, the rest is kept. The option
-    ``max_concurrency`` says how many run at the same time.
+    ``max_concurrency`` says how many run at the same time, 256 at most.
     """
     deadline = _Deadline()
     entry = catalogue.find_module(module)
@@ -177,35 +194,34 @@ async def execute_batch(
     stage = _stage(entry, signature, options)
     if not isinstance(list_of_inputs, list):
         raise OperationError("input", f"expected a list of maps at inputs, got {shown(list_of_inputs)}", path="inputs")
-    places = asyncio.Semaphore(at_once)
+    template = _request(stage, {}, options)
+    waiting = iter(enumerate(list_of_inputs))
+    answers: dict[int, tuple[Atom, Any]] = {}
 
-    async def item(inputs: object) -> tuple[Atom, Any]:
-        async with places:
+    async def work() -> None:
+        for index, inputs in waiting:
+            if deadline.left_s(options.timeout_ms) == 0:
+                return
             try:
                 values = execution.read_inputs((stage,), stage.spec, inputs)
-                return _OK, await _run(_request(stage, values, options), deadline)
+                answers[index] = _OK, await _run(replace(template, values=values), deadline)
             except Exception as error:  # noqa: BLE001 - the error of one item is its answer
-                return _failure_term(error)
+                answers[index] = _failure_term(error)
+            # An item that never waits must not keep the other calls waiting.
+            await asyncio.sleep(0)
 
-    return await asyncio.gather(*(item(inputs) for inputs in list_of_inputs))
+    await asyncio.gather(*(work() for _ in range(min(at_once, len(list_of_inputs), _MAX_CONCURRENCY))))
+    if len(answers) < len(list_of_inputs):
+        # One error for all, made once: what is left of ten thousand items must not delay the answer.
+        too_late = _failure_term(execution.timeout_error(template, "queue"))
+        answers = {index: answers.get(index, too_late) for index in range(len(list_of_inputs))}
+    return [answers[index] for index in range(len(list_of_inputs))]
 
 
 @_operation
 async def create_program(spec: object, opts: object = None) -> dict[str, Any]:
     """Store a program in a session; answers its id, its session's id and its version."""
-    options = arguments.options(opts, "opts")
-    session_id = arguments.optional_text(options.pop("session_id", None), "opts.session_id")
-    if options:
-        raise OperationError(
-            "input", f"create_program takes no option {quoted(next(iter(options)))}; it takes session_id"
-        )
-    program = _sessions.add_program(spec, session_id)
-    try:
-        execution.built(program.stages)
-    except BaseException:
-        _sessions.delete_program(program.session_id, program.id)
-        raise
-    return program.describe()
+    return _sessions.add_program(spec, _session_option(opts)).describe()
 
 
 @_operation
@@ -260,15 +276,14 @@ async def metrics() -> dict[str, Any]:
     return {**_metrics.report(), **held}
 
 
+@_offered
 async def handle(command: object, args: object = None) -> tuple[Atom, Any]:
     """Call an operation by name, with its arguments as a map of their names or as a list."""
-    try:
-        function, values = _called(command, args)
-    except OperationError as error:
-        return _failure_term(error)
+    function, values = _called(command, args)
     return await function(*values)
 
 
+@_offered
 async def handle_json(command: object, text: object = None) -> tuple[Atom, str]:
     """Call an operation by name, with its arguments as JSON text; answers JSON text too.
 
@@ -276,33 +291,35 @@ async def handle_json(command: object, text: object = None) -> tuple[Atom, str]:
     as its nearest: a tuple as an array, an atom as a string, ``{:ok, value}`` within a batch as ``{"ok": value}``.
     """
     try:
-        args = json.loads(arguments.text(text, "the JSON text")) if text is not None else []
-        function, values = _called(command, args)
-    except ValueError as error:
-        status, answer = _failure_term(OperationError("input", f"expected JSON text: {error}"))
+        function, values = _called(command, _json_arguments(text))
     except OperationError as error:
         status, answer = _failure_term(error)
     else:
         status, answer = await function(*values)
     try:
         return status, json.dumps(_json_value(answer), allow_nan=False)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         refused = EncodeError(f"cannot write the result as JSON: {error}; use the native format")
         return _ERROR, json.dumps(_json_value(_failure_term(refused)[1]))
 
 
-handle.failure_term = handle_json.failure_term = _failure_term  # type: ignore[attr-defined]
-OPERATIONS |= {"handle": handle, "handle_json": handle_json}
+def _json_arguments(text: object) -> object:
+    if text is None:
+        return []
+    try:
+        return json.loads(arguments.text(text, "text"))
+    except (ValueError, RecursionError) as error:
+        raise OperationError("input", f"expected JSON at text: {error}", path="text") from None
 
 
 def _called(command: object, args: object) -> tuple[Operation, Sequence[Any]]:
     name = arguments.text(command, "command")
     function = OPERATIONS.get(name)
-    if function is None or function in (handle, handle_json):
-        known = sorted(OPERATIONS.keys() - {"handle", "handle_json"})
+    if function is None or name in _BY_NAME:
+        known = sorted(OPERATIONS.keys() - _BY_NAME)
         raise OperationError(
             "input",
-            f'unknown operation "{name[:80]}"{suggestion(name, known)}; known: {", ".join(known)}',
+            f"unknown operation {quoted(name)}{suggestion(name, known)}; known: {', '.join(known)}",
             path="command",
         )
     if isinstance(args, list):
@@ -355,7 +372,7 @@ def _stage(entry: catalogue.ModuleEntry, signature: object, options: CallOptions
 
 def _request(stage: Stage, values: Mapping[str, Any], options: CallOptions) -> Request:
     model = _sessions.model_for(options.session_id, options.model)
-    module = execution.built((stage,))
+    module = pipeline.built((stage,))
     if options.demos:
         module = execution.with_demos(module, stage, options.demos)
     return Request(module, (stage,), values, model, options)
@@ -365,7 +382,7 @@ def _program_request(program: Program, values: Mapping[str, Any], options: CallO
     model = _sessions.model_for(program.session_id, options.model, program.model)
     settings = {**program.settings, **options.settings}
     with_session = replace(options, settings=settings, session_id=program.session_id)
-    return Request(execution.built(program.stages), program.stages, values, model, with_session)
+    return Request(pipeline.built(program.stages), program.stages, values, model, with_session)
 
 
 async def _run(request: Request, deadline: _Deadline) -> dict[str, Any]:

@@ -60,6 +60,41 @@ async def pauses(seconds):
     await asyncio.sleep(seconds)
     return "rested"
 
+async def task_that_leaves():
+    async def leaves_inside():
+        sys.exit(5)
+    return await asyncio.ensure_future(leaves_inside())
+
+def text_that_leaves():
+    class Leaving(Exception):
+        def __str__(self):
+            raise SystemExit(4)
+    raise Leaving
+
+def long_name():
+    raise type("L" * 400, (Exception,), {})("no")
+
+def huge_message():
+    raise RuntimeError("m" * 10_000_000)
+
+def endless():
+    def there(): back()
+    def back(): there()
+    there()
+
+def itself():
+    found = []
+    found.append(found)
+    return found
+
+def untold():
+    raise ValueError("the call's own error")
+
+def _raises_too(error):
+    raise SystemExit(1)
+
+untold.failure_term = _raises_too
+
 class Box:
     @staticmethod
     def held():
@@ -138,6 +173,32 @@ def test_exceptions_are_answers(user_path: dict[str, str]) -> None:
         assert port.call("user_module", "Box.held")[2] == "held"
 
 
+@pytest.mark.parametrize("packet", [1, 2, 4])
+@pytest.mark.parametrize(
+    ("function", "kind"),
+    [
+        ("text_that_leaves", "user_module."),
+        ("long_name", "user_module.LLLL"),
+        ("huge_message", "builtins.RuntimeError"),
+        ("endless", "builtins.RecursionError"),
+        ("itself", "erlport_bridge.errors.EncodeError"),
+        ("untold", "builtins.ValueError"),
+        ("task_that_leaves", "builtins.SystemExit"),
+    ],
+)
+def test_every_call_is_answered_once_however_it_fails(
+    packet: int, function: str, kind: str, user_path: dict[str, str]
+) -> None:
+    """Each of these was once a call without an answer, in a frame of one byte or in any."""
+    with PortProcess(packet=packet, environment=user_path) as port:
+        tag, _, (language, found, _, lines) = port.call("user_module", function)
+        assert (tag, language) == ("e", "python")
+        assert found.startswith(kind)
+        assert len(lines) <= 40
+        # The next answer is the next call's: the loop lives, and nothing was sent twice.
+        assert port.call("user_module", "pauses", 0)[2] == "rested"
+
+
 def test_result_that_cannot_be_encoded_is_an_error_with_its_path(user_path: dict[str, str]) -> None:
     with PortProcess(environment=user_path) as port:
         kind, message = port.call("user_module", "unencodable")[2][1:3]
@@ -147,10 +208,11 @@ def test_result_that_cannot_be_encoded_is_an_error_with_its_path(user_path: dict
         assert port.call("math", "sqrt", 4)[2] == 2.0
 
 
-def test_answer_that_does_not_fit_its_frame_is_an_error(user_path: dict[str, str]) -> None:
-    with PortProcess(packet=2, environment=user_path) as port:
+@pytest.mark.parametrize(("packet", "largest"), [(1, 200), (2, 60_000)])
+def test_answer_that_does_not_fit_its_frame_is_an_error(packet: int, largest: int, user_path: dict[str, str]) -> None:
+    with PortProcess(packet=packet, environment=user_path) as port:
         assert "does not fit" in port.call("user_module", "large", 100_000)[2][2]
-        assert len(port.call("user_module", "large", 60_000)[2]) == 60_000
+        assert len(port.call("user_module", "large", largest)[2]) == largest
 
 
 @pytest.mark.parametrize(

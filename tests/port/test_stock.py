@@ -6,6 +6,7 @@ operations were run by hand under the real one.
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from types import ModuleType
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 from erlport_bridge.errors import EncodeError
-from erlport_bridge.port import stock
+from erlport_bridge.port import event_loop, stock
 from erlport_bridge.term import Atom, ImproperList, OtpErlangPid, decode, encode
 
 PID = b"X" + encode(Atom("nonode@nohost"))[1:] + bytes(8) + b"\0\0\0\0"
@@ -92,6 +93,31 @@ def test_results_go_out_as_binaries_and_nil_not_as_charlists_and_undefined(erlte
 def test_what_is_no_term_is_refused(erlterms: None) -> None:
     with pytest.raises(EncodeError):
         stock.to_stock(object())
+
+
+def test_process_leaves_when_its_port_is_closed_although_a_call_goes_on() -> None:
+    """Under ErlPort's half the process of a stopped port once stayed as long as its call."""
+    code = "import time; from erlport_bridge.port import stock; stock.adapted({}); time.sleep(60)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=1)
+        process.stdout.close()
+        assert process.wait(timeout=10) == 0
+
+
+def test_arguments_that_nest_too_deep_are_an_error_of_that_call(erlterms: None) -> None:
+    async def operation(*args: Any) -> Any:
+        return args
+
+    operation.failure_term = lambda error: (Atom("error"), error.kind)  # type: ignore[attr-defined]
+    loop = event_loop.start()
+    called = stock._adapted(operation, loop)
+    deep: list[Any] = []
+    for _ in range(10_000):
+        deep = [deep]
+    assert decode(b"\x83" + called(deep).data) == (Atom("error"), "input")
+    assert decode(b"\x83" + called(StockAtom(b"nil")).data) == (None,)
 
 
 def test_stock_half_is_recognised_by_its_module(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -297,8 +297,9 @@ def test_large_prompt_does_not_hold_up_the_event_loop() -> None:
         started_at = time.perf_counter()
         longest = asyncio.run(run())
         total = time.perf_counter() - started_at
-    # DSPy itself formats the prompt on the loop; the reading of it, which is most of the time, must not be there.
-    assert longest < total / 2
+    # DSPy itself formats the prompt on the loop; the reading of it, which is most of the time, must not be there. The
+    # loop stands still for 0.26 to 0.49 of the time so, idle machine or loaded, and for 0.76 to 0.93 with the reading.
+    assert longest < 0.65 * total
 
 
 # --- what it is made of

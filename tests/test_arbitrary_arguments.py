@@ -1,0 +1,132 @@
+"""Whatever arguments come, an operation answers, and knows what was wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from erlport_bridge.errors import KINDS
+from erlport_bridge.term import Atom, ImproperList
+from tests.port_process import PortProcess
+
+SCALARS = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.sampled_from([0, -1, 2**63, -(2**63)]),
+    # More than a float holds, and more than Python writes in decimal.
+    st.sampled_from([400, 5_000]).map(lambda digits: 10**digits),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=20),
+    st.binary(max_size=20),
+    st.text(max_size=10).map(Atom),
+    st.sampled_from(["a/b", "::", "http://[", "-> a", "a ->", "\x00", "x" * 1_000, b"\xff", "{", "[[", "١"]),
+)
+TERMS = st.recursive(
+    SCALARS,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.lists(inner, max_size=3).map(tuple),
+        st.dictionaries(SCALARS.filter(lambda key: not isinstance(key, int | float)), inner, max_size=3),
+        inner.map(lambda term: ImproperList([1], term) if not isinstance(term, list) else term),
+    ),
+    max_leaves=6,
+)
+
+SETTINGS = [
+    *("temperature", "max_tokens", "top_p", "n", "seed", "stop", "reasoning_effort", "presence_penalty"),
+    *("frequency_penalty",),
+]
+
+
+def options(*names: str) -> st.SearchStrategy[Any]:
+    """Give maps of options with any values, and what is no map at all."""
+    return st.one_of(TERMS, st.dictionaries(st.sampled_from(names), TERMS, max_size=3))
+
+
+MODULES = st.one_of(
+    st.sampled_from(["dspy.Predict", "dspy.ChainOfThought", "dspy.ReAct", "dspy.MultiChainComparison"]), TERMS
+)
+TEXT_SIGNATURES = st.sampled_from(
+    ["question -> answer", "a: list[int], b: Any -> c: float", "d: dict[str, int] -> e: Optional[bool]", "h -> i, j"]
+)
+SIGNATURES = st.one_of(TEXT_SIGNATURES, TERMS, options("inputs", "outputs", "instructions"))
+INPUTS = st.one_of(st.just("text"), TERMS, options(*["question", "answer", "a", "b", "d", "h", "completions"]))
+LM = st.one_of(
+    TERMS,
+    st.just("embedded"),
+    st.dictionaries(st.sampled_from(["model", "api_key", "api_base", "num_retries", *SETTINGS]), TERMS, max_size=3).map(
+        lambda config: {"provider": "openai", "model": "m", "api_base": "http://127.0.0.1:9", "num_retries": 0} | config
+    ),
+)
+CALL = st.one_of(
+    options("timeout", "session_id", "request_id", "adapter", "demos", "tools", "max_iters", "M", *SETTINGS),
+    st.fixed_dictionaries({"lm": LM}),
+    st.fixed_dictionaries({"demos": st.lists(options("question", "answer"), max_size=2)}),
+)
+STAGE = st.one_of(MODULES, options("module", "signature", "instructions", "options", "tools"))
+SPEC = st.one_of(
+    SIGNATURES,
+    options("signature", "instructions", "modules", "history", "lm", "config"),
+    st.fixed_dictionaries(
+        {"signature": SIGNATURES, "modules": st.lists(STAGE, max_size=3), "config": options(*SETTINGS)}
+    ),
+)
+
+ARGUMENTS = {
+    "ping": [TERMS],
+    "configure_lm": [st.one_of(st.just("openai"), TERMS), options("model", "api_key", "api_base", *SETTINGS), TERMS],
+    "list_modules": [],
+    "describe_module": [MODULES],
+    "validate_module": [MODULES, SIGNATURES, CALL],
+    "execute_module": [MODULES, SIGNATURES, INPUTS, CALL],
+    "execute_batch": [MODULES, SIGNATURES, st.one_of(st.lists(INPUTS, max_size=3), TERMS), CALL],
+    "create_program": [SPEC, options("session_id")],
+    "execute_program": [TERMS, TERMS, INPUTS, CALL],
+    "list_programs": [TERMS],
+    "delete_program": [TERMS, TERMS],
+    "list_sessions": [],
+    "close_session": [TERMS],
+    "metrics": [],
+    "handle": [st.one_of(st.just("ping"), st.just("handle"), TERMS), st.one_of(TERMS, options("payload"))],
+    "handle_json": [st.one_of(st.just("ping"), TERMS), st.one_of(TERMS, st.just("[" * 100_000))],
+}
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[PortProcess]:
+    """Give a port whose default model is the embedded one."""
+    with PortProcess(["--modules=dspy_bridge"]) as started:
+        started.done("configure_lm", "embedded", {}, {"session_id": "mine"})
+        started.done("configure_lm", "embedded", {})
+        yield started
+
+
+@pytest.mark.parametrize("operation", ARGUMENTS)
+def test_any_arguments_are_answered_with_a_result_or_a_kind_of_error(port: PortProcess, operation: str) -> None:
+    assert operation in ARGUMENTS
+    strategies = ARGUMENTS[operation]
+
+    @settings(max_examples=40, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @given(st.tuples(*strategies), st.integers(0, len(strategies)), st.booleans())
+    def answers(arguments: tuple[Any, ...], count: int, fewer: bool) -> None:
+        given_arguments = arguments[:count] if fewer else arguments
+        status, result = port.operate(operation, *given_arguments)
+        if operation == "handle_json" or status == "ok":
+            assert status in ("ok", "error")
+            return
+        exception, details = result
+        assert (status, exception) == ("error", "python_exception")
+        assert details["kind"] in KINDS.keys() - {"internal"}, details
+        assert details["message"]
+
+    answers()
+
+
+def test_every_operation_is_tried(port: PortProcess) -> None:
+    message = port.call("dspy_bridge", "no_such_operation")[2][2]
+    assert sorted(ARGUMENTS) == message.split("it has ")[1].split(", ")

@@ -1,0 +1,173 @@
+"""A call is answered by its deadline, whatever its work is doing, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.model_server import ModelServer
+from tests.port_process import PortProcess
+
+QA = "question -> answer"
+#: How much later than its timeout a call may be answered, in seconds.
+LATE_S = 0.2
+
+APPLICATION = """
+import asyncio, os, sys, threading, time
+from pathlib import Path
+
+from erlport_bridge.programs.tools import offer
+
+@offer
+def blocks(question: str) -> str:
+    "Answers a question after a while."
+    time.sleep(1.5)
+    return "too late"
+
+@offer
+def leaves(question: str) -> str:
+    "Answers a question by ending the process."
+    sys.exit(3)
+
+@offer
+async def leaves_async(question: str) -> str:
+    "Answers a question by ending the process."
+    sys.exit(3)
+
+@offer
+def stops(question: str) -> str:
+    "Answers a question with the first of nothing."
+    return next(iter([]))
+
+async def tasks():
+    return len(asyncio.all_tasks())
+
+def threads():
+    return threading.active_count()
+
+def children():
+    return len(Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text().split())
+"""
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PortProcess]:
+    """Give a port with the tools of an application."""
+    folder: Path = tmp_path_factory.mktemp("application")
+    (folder / "application.py").write_text(APPLICATION)
+    with PortProcess(["--preload=application"], environment={"PYTHONPATH": str(folder)}) as started:
+        started.done("configure_lm", "embedded", {})
+        # What is loaded at the first use is loaded.
+        started.done("execute_module", "dspy.ProgramOfThought", QA, "What is 6 * 7?")
+        yield started
+
+
+def provider(server: ModelServer, model: str) -> dict[str, Any]:
+    return {"provider": "openai", "model": model, "api_base": f"{server.url}/v1", "num_retries": 0}
+
+
+def scripted_tool(server: ModelServer, tool: str) -> dict[str, Any]:
+    """Give options of a ReAct whose model calls a tool once."""
+    call = {"next_thought": "-", "next_tool_name": tool, "next_tool_args": {"question": "x"}}
+    finish = {"next_thought": "-", "next_tool_name": "finish", "next_tool_args": {}}
+    replies = [{"fields": fields} for fields in (call, finish, {"reasoning": "-", "answer": "done"})]
+    server.script(tool, *replies)
+    return {"lm": provider(server, f"scripted:{tool}"), "tools": [tool]}
+
+
+def timed(port: PortProcess, operation: str, *arguments: Any) -> tuple[float, Any]:
+    """Give how long an operation took, in seconds, and its result."""
+    started_at = time.monotonic()
+    result = port.operate(operation, *arguments)
+    return time.monotonic() - started_at, result
+
+
+@pytest.mark.parametrize(
+    "module",
+    ["dspy.Predict", "dspy.ChainOfThought", "dspy.ReAct", "dspy.ProgramOfThought", "dspy.MultiChainComparison"],
+)
+def test_every_module_is_answered_by_its_deadline(port: PortProcess, model_server: ModelServer, module: str) -> None:
+    options = {"lm": provider(model_server, "delay-2000"), "timeout": 300}
+    took_s, (_, (_, details)) = timed(port, "execute_module", module, QA, "x", options)
+    assert (details["kind"], details["stage"]) == ("timeout", "model")
+    assert 0.3 <= took_s < 0.3 + LATE_S
+
+
+def test_tool_that_blocks_does_not_delay_the_answer(port: PortProcess, model_server: ModelServer) -> None:
+    options = {**scripted_tool(model_server, "blocks"), "timeout": 400}
+    took_s, (_, (_, details)) = timed(port, "execute_module", "dspy.ReAct", QA, "x", options)
+    assert (details["kind"], details["stage"]) == ("timeout", "tool")
+    assert took_s < 0.4 + LATE_S
+
+
+@pytest.mark.parametrize("tool", ["leaves", "leaves_async", "stops"])
+def test_tool_that_ends_oddly_is_an_observation_and_the_port_lives(
+    port: PortProcess, model_server: ModelServer, tool: str
+) -> None:
+    """SystemExit once stopped the event loop for good; StopIteration was a call without an answer."""
+    options = {**scripted_tool(model_server, tool), "timeout": 5_000}
+    prediction = port.done("execute_module", "dspy.ReAct", QA, "x", options)
+    assert prediction["trajectory"]["observation_0"].startswith(f"Error in {tool}: ")
+    assert prediction["answer"] == "done"
+    assert port.done("ping", 1)["payload"] == 1
+
+
+def test_program_is_answered_by_its_deadline(port: PortProcess, model_server: ModelServer) -> None:
+    spec = {"signature": QA, "modules": ["dspy.Predict"] * 3, "lm": provider(model_server, "delay-200")}
+    program = port.done("create_program", spec)
+    took_s, (_, (_, details)) = timed(port, "execute_program", None, program["id"], "x", {"timeout": 300})
+    assert details["kind"] == "timeout"
+    assert took_s < 0.3 + LATE_S
+    port.done("close_session", program["session_id"])
+
+
+def test_large_batch_is_answered_by_its_deadline(port: PortProcess) -> None:
+    """Each item that was left once cost half a millisecond after the deadline: five seconds for ten thousand."""
+    started_at = time.monotonic()
+    status, results = port.operate("execute_batch", "dspy.Predict", QA, ["x"] * 10_000, {"timeout": 500})
+    # Decoding and encoding ten thousand inputs and errors is not within the deadline.
+    assert time.monotonic() - started_at < 0.5 + LATE_S + 0.5
+    assert (status, len(results)) == ("ok", 10_000)
+    assert results[0][0] == "ok"
+    assert results[-1][1][1]["kind"] == "timeout"
+
+
+def test_batch_however_concurrent_does_not_hold_up_other_calls(port: PortProcess) -> None:
+    batch = port.send_call(
+        "dspy_bridge", "execute_batch", ["dspy.Predict", QA, ["x"] * 2_000, {"max_concurrency": 10**20}]
+    )
+    started_at = time.monotonic()
+    ping = port.send_call("dspy_bridge", "ping", [1])
+    assert port.receive()[1] == ping
+    assert time.monotonic() - started_at < 2
+    _, call_id, (_, results) = port.receive()
+    assert (call_id, len(results)) == (batch, 2_000)
+
+
+def test_empty_batch_is_an_empty_list(port: PortProcess) -> None:
+    assert port.done("execute_batch", "dspy.Predict", QA, []) == []
+
+
+def test_fifty_timeouts_leave_no_task_no_thread_and_no_process(port: PortProcess, model_server: ModelServer) -> None:
+    def held() -> list[int]:
+        return [port.call("application", name)[2] for name in ("tasks", "threads", "children")]
+
+    options = {"lm": provider(model_server, "delay-1000"), "timeout": 50}
+    modules = ["dspy.Predict", "dspy.ReAct", "dspy.MultiChainComparison", "dspy.ProgramOfThought", "dspy.Predict"]
+    before = held()
+    for number in range(50):
+        details = port.failed("execute_module", modules[number % 5], QA, "x", options)
+        assert details["kind"] == "timeout"
+    # A thread ends with its request, which has a read timeout of one second.
+    ends_at = time.monotonic() + 10
+    while held()[0] > before[0] and time.monotonic() < ends_at:
+        time.sleep(0.05)
+    tasks, threads, children = held()
+    assert (tasks, children) == (before[0], before[2])
+    # The pool keeps its threads for later calls; it has a bound.
+    assert threads <= 64 + 10
+    assert port.done("execute_module", "dspy.Predict", QA, "x")["answer"]
