@@ -79,6 +79,14 @@ _FACTS_OF_DSPY: Final[Mapping[str, str]] = {
     "request_id": "provider_request_id",
 }
 
+# What a provider said, or that it cannot be reached: the lines of DSPy's client on the way there say nothing more.
+_CAUSED_OUTSIDE: Final = frozenset(
+    {
+        *("auth", "billing", "rate_limit", "server", "transport", "timeout"),
+        *("context_window", "unsupported_model", "lm_not_configured"),
+    }
+)
+
 # A model's whole answer may stand in a message of DSPy; a details map is read by a person.
 _MAX_MESSAGE_CHARACTERS: Final = 2_000
 _MAX_TRACEBACK_LINES: Final = 40
@@ -165,7 +173,7 @@ def details(error: BaseException, *, request_id: str | None = None) -> dict[str,
         found |= {"type": _type_name(error), "kind": kind, "message": message_of(error), "retryable": KINDS[kind][1]}
         if isinstance(error, EncodeError):
             found["path"] = error.path
-        else:
+        elif kind not in _CAUSED_OUTSIDE:
             found["traceback"] = traceback_lines(error)
         found |= _facts_of_dspy(error)
     if request_id is not None:

@@ -16,6 +16,7 @@ from typing import Any, Final
 
 from erlport_bridge.errors import DecodeError, EncodeError, ProtocolError
 from erlport_bridge.term import Atom, decode, decode_elements, encode
+from erlport_bridge.term.inspecting import shown
 
 #: Sizes of a frame's length, in bytes.
 PACKET_SIZES: Final = (1, 2, 4)
@@ -145,7 +146,7 @@ def parse_message(message: bytes) -> Call | UnreadableCall | Message:
             return Call(call_id, module, function, arguments)
         case ("M", payload):
             return Message(payload)
-    raise ProtocolError(f"expected a call or a message, got {repr(term)[:200]}")
+    raise ProtocolError(f"expected a call or a message, got {shown(term)}")
 
 
 def _unreadable_call(message: bytes, error: DecodeError) -> UnreadableCall:

@@ -9,8 +9,9 @@ from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs.text import expected_text, quoted, shown, suggestion, text_of
+from erlport_bridge.programs.text import expected_text, quoted, suggestion, text_of
 from erlport_bridge.term import Atom
+from erlport_bridge.term.inspecting import shown
 
 #: The longest time limit: 2^32 - 1 milliseconds, 49 days, as Erlang's own.
 MAX_TIMEOUT_MS: Final = 2**32 - 1

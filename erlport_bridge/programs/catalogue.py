@@ -16,7 +16,8 @@ import dspy
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import arguments
 from erlport_bridge.programs.comparison import MAX_ATTEMPTS, ComparedChains
-from erlport_bridge.programs.text import shown, suggestion
+from erlport_bridge.programs.text import suggestion
+from erlport_bridge.term.inspecting import shown
 
 _MAX_ITERATIONS: Final = 100
 

@@ -11,7 +11,8 @@ import dspy
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.conversion import convert
-from erlport_bridge.programs.text import neutral, quoted, shown
+from erlport_bridge.programs.text import neutral, quoted
+from erlport_bridge.term.inspecting import shown
 
 #: Most answers that are compared: each is one more input field of the comparing prompt.
 MAX_ATTEMPTS: Final = 20

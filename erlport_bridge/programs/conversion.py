@@ -28,7 +28,8 @@ import dspy
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.scalars import MAX_INTEGER_BITS, NO, SCALARS
-from erlport_bridge.programs.text import expected_text, inside, neutral, shown, text_of
+from erlport_bridge.programs.text import expected_text, inside, neutral, text_of
+from erlport_bridge.term.inspecting import shown
 
 #: Of a value whose type says nothing of its depth. What comes deeper would exhaust Python's stack inside DSPy.
 MAX_VALUE_DEPTH: Final = 100

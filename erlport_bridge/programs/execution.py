@@ -19,8 +19,9 @@ from erlport_bridge.programs.catalogue import ModuleEntry
 from erlport_bridge.programs.models import LanguageModel
 from erlport_bridge.programs.pipeline import Pipeline, Stage, read_tool_names
 from erlport_bridge.programs.signatures import SignatureSpec
-from erlport_bridge.programs.text import quoted, shown, text_of
+from erlport_bridge.programs.text import quoted, text_of
 from erlport_bridge.programs.values import input_values, plain
+from erlport_bridge.term.inspecting import shown
 
 #: The key of a prediction that holds everything beside its fields.
 META: Final = "$meta"

@@ -27,7 +27,8 @@ from typing import Any, Final, Literal, NamedTuple, NoReturn, Optional, Union, g
 import dspy
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs.text import quoted, shown, suggestion
+from erlport_bridge.programs.text import quoted, suggestion
+from erlport_bridge.term.inspecting import shown
 
 MAX_TYPE_DEPTH: Final = 20
 #: Of one ``[…]`` or of one ``A | B``. Literal's choices are members too.
@@ -251,7 +252,7 @@ class _TypeParser:
         return canonical
 
     def _unknown(self, name: str, position: int) -> NoReturn:
-        remedy = suggestion(name, [*_NAMES, *_ALIASES]) or f"; known types: {', '.join(_NAMES)}"
+        remedy = f"{suggestion(name, [*_NAMES, *_ALIASES])}; known types: {', '.join(_NAMES)}"
         problem = f'unknown type {quoted(name)} of field "{self._field_name}"'
         self._reader.fail(problem, position, remedy)
 

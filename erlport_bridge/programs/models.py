@@ -21,8 +21,9 @@ import dspy
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import arguments, embedded
-from erlport_bridge.programs.text import quoted, shown, suggestion, text_of
+from erlport_bridge.programs.text import quoted, suggestion, text_of
 from erlport_bridge.redaction import remember_secret
+from erlport_bridge.term.inspecting import shown
 
 # Off for good: DSPy's cache keys leave out the API key and the endpoint, so that two tenants would share answers.
 dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)

@@ -17,8 +17,8 @@ from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import arguments, catalogue, tools
 from erlport_bridge.programs.catalogue import ModuleEntry
 from erlport_bridge.programs.signatures import Field, SignatureSpec, build_signature, parse_signature
-from erlport_bridge.programs.text import shown
 from erlport_bridge.programs.values import input_values, plain
+from erlport_bridge.term.inspecting import shown
 
 HISTORY_FIELD: Final = "history"
 _PREVIOUS: Final = "previous_"

@@ -22,7 +22,8 @@ from erlport_bridge.programs import arguments, pipeline
 from erlport_bridge.programs.models import GENERATION_SETTINGS, LanguageModel, from_option, generation_setting
 from erlport_bridge.programs.pipeline import HISTORY_FIELD, Stage
 from erlport_bridge.programs.signatures import SignatureSpec, parse_signature
-from erlport_bridge.programs.text import quoted, shown, suggestion, text_of
+from erlport_bridge.programs.text import quoted, suggestion, text_of
+from erlport_bridge.term.inspecting import shown
 
 DEFAULT_MAX_PROGRAMS: Final = 1_000
 DEFAULT_SESSION_IDLE_MS: Final = 3_600_000

@@ -23,7 +23,8 @@ import dspy
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.field_types import FieldType, Reader, parse_type
-from erlport_bridge.programs.text import expected_text, quoted, shown, suggestion, text_of
+from erlport_bridge.programs.text import expected_text, quoted, suggestion, text_of
+from erlport_bridge.term.inspecting import shown
 
 MAX_SIGNATURE_CHARACTERS: Final = 65_536
 MAX_FIELDS: Final = 100

@@ -32,7 +32,8 @@ from dspy.utils.callback import with_callbacks
 from erlport_bridge.errors import OperationError, message_of
 from erlport_bridge.programs.arithmetic import Number, evaluate
 from erlport_bridge.programs.extraction import nearest_sentences
-from erlport_bridge.programs.text import neutral, shown, suggestion
+from erlport_bridge.programs.text import neutral, suggestion
+from erlport_bridge.term.inspecting import shown
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 

@@ -16,7 +16,7 @@ from dspy.primitives.prediction import Completions
 from erlport_bridge.errors import EncodeError, OperationError
 from erlport_bridge.programs.conversion import MAX_VALUE_DEPTH, TYPE_KEY, convert
 from erlport_bridge.programs.signatures import SignatureSpec
-from erlport_bridge.programs.text import inside, quoted, shown, suggestion
+from erlport_bridge.programs.text import inside, quoted, suggestion
 from erlport_bridge.term import (
     FrozenList,
     FrozenMap,
@@ -27,6 +27,7 @@ from erlport_bridge.term import (
     OtpErlangPort,
     OtpErlangReference,
 )
+from erlport_bridge.term.inspecting import shown
 
 
 def input_values(spec: SignatureSpec, inputs: object, *, path: str = "inputs") -> dict[str, Any]:

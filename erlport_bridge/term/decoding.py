@@ -15,6 +15,7 @@ from struct import Struct
 from typing import Final, TypeAlias
 
 from erlport_bridge.errors import DecodeError
+from erlport_bridge.term.inspecting import shown
 from erlport_bridge.term.structs import STRUCT, from_struct
 from erlport_bridge.term.tags import (
     ATOMS,
@@ -46,7 +47,6 @@ from erlport_bridge.term.types import (
     OtpErlangFunction,
     OtpErlangPid,
     Term,
-    brief,
     freeze,
 )
 
@@ -312,7 +312,7 @@ def _merged_keys(keys: list[Term]) -> str:
     first_of: dict[Term, Term] = {}
     for key in keys:
         if key in first_of:
-            return f"a map with the keys {brief(first_of[key])} and {brief(key)}, which are one key in Python"
+            return f"a map with the keys {shown(first_of[key])} and {shown(key)}, which are one key in Python"
         first_of[key] = key
     raise AssertionError("no key occurs twice")
 
@@ -322,11 +322,11 @@ def _opaque(term: tuple[Term, ...]) -> Term:
     _, language, content = term
     if language is not _ERLANG:
         # Unlike ErlPort: it hands these bytes to pickle, which runs whatever they say.
-        raise Malformed(f"a term that is opaque to {brief(language)}; a pickle is never loaded")
+        raise Malformed(f"a term that is opaque to {shown(language)}; a pickle is never loaded")
     raw = content.encode() if type(content) is str else content
     reader = OPAQUE_READERS.get(raw[0]) if type(raw) is bytes and raw else None
     if reader is None:
-        raise Malformed(f"an opaque term that is no pid, port, reference, fun or bitstring, but {brief(content)}")
+        raise Malformed(f"an opaque term that is no pid, port, reference, fun or bitstring, but {shown(content)}")
     try:
         opaque, end = reader(raw, 1)
     except (IndexError, struct.error):

@@ -17,6 +17,7 @@ from erlang import OutputException
 
 from erlport_bridge.errors import EncodeError
 from erlport_bridge.term import tags
+from erlport_bridge.term.inspecting import shown
 from erlport_bridge.term.structs import to_struct
 from erlport_bridge.term.types import (
     MAX_ATOM_CHARACTERS,
@@ -30,7 +31,6 @@ from erlport_bridge.term.types import (
     OtpErlangPort,
     OtpErlangReference,
     Term,
-    brief,
 )
 
 __all__ = ["encode"]
@@ -285,7 +285,7 @@ def _children_with_distinct_keys(children: tuple[Term, ...], parts: list[bytes])
     for index in range(0, len(children), 2):
         raw = b"".join(parts[starts[index] : starts[index + 1]])
         if raw in key_of:
-            same = f"{brief(key_of[raw])} and {brief(children[index])}"
+            same = f"{shown(key_of[raw])} and {shown(children[index])}"
             raise _NoTermError(f"a map with the keys {same}, which are one key in Erlang", of_container=True)
         key_of[raw] = children[index]
 
@@ -320,5 +320,5 @@ def _path(frames: list[_Frame], item: Term) -> str:
 
 
 def _key(key: Term) -> str:
-    text = brief(key)
+    text = shown(key)
     return f'"{text[1:-1]}"' if type(key) is str and text.startswith("'") and '"' not in text else text

@@ -12,12 +12,13 @@ pid, port, reference, fun, bitstring         ``OtpErlangPid`` … of erlang-py, 
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final, NoReturn, TypeAlias
 
 from erlang import OtpErlangBinary, OtpErlangFunction, OtpErlangPid, OtpErlangPort, OtpErlangReference
+
+from erlport_bridge.term.inspecting import shown
 
 __all__ = [
     "MAX_ATOM_CHARACTERS",
@@ -33,7 +34,6 @@ __all__ = [
     "OtpErlangPort",
     "OtpErlangReference",
     "Term",
-    "brief",
     "freeze",
 ]
 
@@ -102,7 +102,7 @@ class ImproperList:
     def __init__(self, items: Iterable[Term], tail: Term) -> None:
         all_items = tuple(items)
         if not all_items or isinstance(tail, list | FrozenList):
-            raise ValueError(f"expected items and a tail that is no list, got {brief(items)} and {brief(tail)}")
+            raise ValueError(f"expected items and a tail that is no list, got {shown(items)} and {shown(tail)}")
         if isinstance(tail, ImproperList):
             all_items, tail = all_items + tail.items, tail.tail
         object.__setattr__(self, "items", all_items)
@@ -172,18 +172,3 @@ def freeze(term: Term, *, max_depth: int = MAX_KEY_DEPTH) -> Term:
 
 #: The classes whose instances :func:`freeze` looks into.
 _CONTAINERS: Final = frozenset({tuple, list, FrozenList, dict, FrozenMap, ImproperList, set, frozenset})
-
-
-class _Brief(reprlib.Repr):
-    """``repr`` for error messages: short, and never an exception itself."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.maxstring = self.maxother = self.maxlong = 60
-
-    def repr_int(self, x: int, level: int) -> str:
-        # Python refuses to write very long integers (sys.set_int_max_str_digits).
-        return super().repr_int(x, level) if x.bit_length() < 1_000 else f"<integer of {x.bit_length()} bits>"
-
-
-brief = _Brief().repr

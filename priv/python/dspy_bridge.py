@@ -33,8 +33,9 @@ from erlport_bridge.programs.metrics import Metrics
 from erlport_bridge.programs.pipeline import Stage
 from erlport_bridge.programs.sessions import Program, Sessions
 from erlport_bridge.programs.signatures import parse_signature
-from erlport_bridge.programs.text import quoted, shown, suggestion
+from erlport_bridge.programs.text import quoted, suggestion
 from erlport_bridge.term import Atom
+from erlport_bridge.term.inspecting import shown
 
 Operation = Callable[..., Awaitable[tuple[Atom, Any]]]
 

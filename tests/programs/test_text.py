@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from erlport_bridge.programs.text import expected_text, inside, neutral, quoted, shown, suggestion, text_of
+from erlport_bridge.programs.text import expected_text, inside, neutral, quoted, suggestion, text_of
 from erlport_bridge.term import Atom
+from erlport_bridge.term.inspecting import shown
 
 
 @pytest.mark.parametrize(

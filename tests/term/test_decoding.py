@@ -62,7 +62,7 @@ def compressed(body: bytes, declared: int | None = None) -> bytes:
         (b"\x83p\x00\x00\x00\x04" + bytes(40), "a fun of 4 bytes", 1),
         (
             b"\x83t\x00\x00\x00\x02w\x01aa\x01m\x00\x00\x00\x01aa\x02",
-            "a map with the keys Atom('a') and 'a', which are one key in Python",
+            'a map with the keys :a and "a", which are one key in Python',
             1,
         ),
         (b"\x83t\x00\x00\x00\x02a\x01ja\x01j", "a map with the keys 1 and 1, which are one key in Python", 1),
@@ -99,7 +99,7 @@ def test_key_with_the_bytes_of_a_pid_is_an_error_of_that_term() -> None:
 def test_very_long_integer_as_key_can_be_named() -> None:
     number = (1 << 40_000).to_bytes(5001, "little")
     key = b"o" + len(number).to_bytes(4, "big") + b"\0" + number
-    assert "<integer of 40001 bits>" in failure(b"\x83t\x00\x00\x00\x02" + key + b"j" + key + b"j")[0]
+    assert "an integer of 40001 bits" in failure(b"\x83t\x00\x00\x00\x02" + key + b"j" + key + b"j")[0]
 
 
 def test_map_key_nests_64_deep_and_no_deeper() -> None:
@@ -189,8 +189,8 @@ def test_floats_that_no_beam_writes_are_read_all_the_same() -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        (b"m\x00\x00\x00\x00", "an opaque term that is no pid, port, reference, fun or bitstring, but ''"),
-        (b"m\x00\x00\x00\x02a\x01", "an opaque term that is no pid, port, reference, fun or bitstring, but 'a\\x01'"),
+        (b"m\x00\x00\x00\x00", 'an opaque term that is no pid, port, reference, fun or bitstring, but ""'),
+        (b"m\x00\x00\x00\x02a\x01", 'an opaque term that is no pid, port, reference, fun or bitstring, but "a\\u0001"'),
         (b"a\x01", "an opaque term that is no pid, port, reference, fun or bitstring, but 1"),
         (b"m\x00\x00\x00\x02Xw", "an opaque term that ends early"),
         (b"m\x00\x00\x00\x08M\x00\x00\x00\x01\x01\x80!", "1 bytes too many behind an opaque term"),

@@ -1,0 +1,95 @@
+"""Terms in error messages: written as IEx does, for the reader of an error sent them from Elixir."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import reprlib
+from collections.abc import Callable, Iterable
+from typing import Final
+
+__all__ = ["shown"]
+
+
+def shown(term: object) -> str:
+    """Give a term in one short line, whatever its size and its class; never an exception.
+
+    >>> shown({"tags": [None, True, ("a", 2.5)]})
+    '%{"tags" => [nil, true, {"a", 2.5}]}'
+    """
+    return _INSPECT.repr(term)
+
+
+class _Inspect(reprlib.Repr):
+    # The methods are found by the names of the types, hence their own names.
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 80
+        self.maxlevel = 3
+        self.maxlist = 4
+
+    def repr_NoneType(self, x: None, level: int) -> str:  # noqa: N802
+        return "nil"
+
+    def repr_bool(self, x: bool, level: int) -> str:
+        return str(x).lower()
+
+    def repr_str(self, x: str, level: int) -> str:
+        text = json.dumps(x if len(x) <= self.maxstring else x[: self.maxstring] + "…", ensure_ascii=False)
+        # No error may hold half a character of UTF-16: it could not be sent.
+        return text.encode("utf-8", "backslashreplace").decode()
+
+    def repr_Atom(self, x: str, level: int) -> str:  # noqa: N802
+        return f":{x}" if x.isidentifier() else f":{self.repr_str(x, level)}"
+
+    def repr_int(self, x: int, level: int) -> str:
+        # Python refuses to write integers of more than 4,300 digits in decimal.
+        return super().repr_int(x, level) if x.bit_length() <= 256 else f"an integer of {x.bit_length()} bits"
+
+    def repr_bytes(self, x: bytes, level: int) -> str:
+        listed = ", ".join(map(str, x[: self.maxlist]))
+        return f"<<{listed}>>" if len(x) <= self.maxlist else f"a binary of {len(x)} bytes"
+
+    def repr_list(self, x: Iterable[object], level: int) -> str:
+        return f"[{self._items(map(self._within(level), x))}]"
+
+    def repr_tuple(self, x: tuple[object, ...], level: int) -> str:
+        return f"{{{self._items(map(self._within(level), x))}}}"
+
+    def repr_dict(self, x: dict[object, object], level: int) -> str:
+        return f"%{{{self._items(self._pair(key, value, level) for key, value in x.items())}}}"
+
+    repr_FrozenList = repr_list  # noqa: N815
+    repr_FrozenMap = repr_dict  # noqa: N815
+
+    def repr_OtpErlangPid(self, x: object, level: int) -> str:  # noqa: N802
+        return "a pid"
+
+    def repr_OtpErlangPort(self, x: object, level: int) -> str:  # noqa: N802
+        return "a port"
+
+    def repr_OtpErlangReference(self, x: object, level: int) -> str:  # noqa: N802
+        return "a reference"
+
+    def repr_OtpErlangFunction(self, x: object, level: int) -> str:  # noqa: N802
+        return "a function"
+
+    def repr_OtpErlangBinary(self, x: object, level: int) -> str:  # noqa: N802
+        return "a bitstring"
+
+    def _pair(self, key: object, value: object, level: int) -> str:
+        write = self._within(level)
+        if type(key).__name__ == "Atom" and str(key).isidentifier():
+            return f"{key}: {write(value)}"
+        return f"{write(key)} => {write(value)}"
+
+    def _within(self, level: int) -> Callable[[object], str]:
+        return lambda item: self.repr1(item, level - 1) if level > 0 else "…"
+
+    def _items(self, written: Iterable[str]) -> str:
+        first = list(itertools.islice(written, self.maxlist + 1))
+        return ", ".join(first if len(first) <= self.maxlist else [*first[: self.maxlist], "…"])
+
+
+_INSPECT: Final = _Inspect()
