@@ -154,6 +154,19 @@ class ModelServer:
         return True
 
 
+def openai(server: ModelServer, model: str, **options: Any) -> dict[str, Any]:
+    """Give the option ``lm`` for a behaviour of the provider on loopback."""
+    base = f"{server.url}/v1"
+    return {
+        "provider": "openai",
+        "model": model,
+        "api_base": base,
+        "api_key": "sk-loopback-key",
+        "num_retries": 0,
+        **options,
+    }
+
+
 class _Server(ThreadingHTTPServer):
     # Hundreds of clients connect at once; the default of 5 turns most of them away.
     request_queue_size = 1024
