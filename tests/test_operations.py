@@ -335,6 +335,13 @@ def test_batch_answers_in_order_with_an_error_for_each_bad_item(shared_port: Por
             assert f"Q{number}" in result["answer"]
 
 
+@pytest.mark.parametrize("at_once", [0, 257, 10**20, "4"])
+def test_batch_refuses_a_concurrency_that_it_would_not_keep(shared_port: PortProcess, at_once: object) -> None:
+    details = shared_port.failed("execute_batch", "dspy.Predict", QA, ["x"], {"max_concurrency": at_once})
+    assert (details["kind"], details["path"]) == ("input", "opts.max_concurrency")
+    assert "from 1 to 256" in details["message"]
+
+
 def test_batch_keeps_what_was_done_by_its_deadline(shared_port: PortProcess, model_server: ModelServer) -> None:
     options = {"lm": openai(model_server, "delay-400"), "timeout": 1_000, "max_concurrency": 1}
     results = shared_port.done("execute_batch", "dspy.Predict", QA, ["a", "b", "c", "d"], options)

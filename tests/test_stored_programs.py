@@ -122,3 +122,15 @@ def test_programs_are_bounded_and_idle_sessions_are_closed() -> None:
         time.sleep(0.8)
         assert port.failed("list_programs", "mine")["kind"] == "session_not_found"
         port.done("create_program", QA, {"session_id": "mine"})
+
+
+def test_session_of_the_options_counts_where_none_is_named_and_may_not_contradict_it(port: PortProcess) -> None:
+    port.done("configure_lm", "embedded", {})
+    program = port.done("create_program", QA, {"session_id": "mine"})
+    port.done("create_program", QA, {"session_id": "other"})
+    assert port.done("execute_program", None, program["id"], "Why?", {"session_id": "mine"})["answer"]
+    assert port.done("execute_program", "mine", program["id"], "Why?", {"session_id": "mine"})["answer"]
+    elsewhere = port.failed("execute_program", None, program["id"], "Why?", {"session_id": "other"})
+    assert elsewhere["kind"] == "program_not_found"
+    contradicted = port.failed("execute_program", "mine", program["id"], "Why?", {"session_id": "other"})
+    assert (contradicted["kind"], contradicted["path"]) == ("input", "opts.session_id")

@@ -16,7 +16,7 @@ import dspy
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import arguments
 from erlport_bridge.programs.comparison import MAX_ATTEMPTS, ComparedChains
-from erlport_bridge.programs.text import suggestion
+from erlport_bridge.programs.text import quoted, suggestion
 from erlport_bridge.term.inspecting import shown
 
 _MAX_ITERATIONS: Final = 100
@@ -211,5 +211,5 @@ def find_module(name: object) -> ModuleEntry:
     entry = MODULES.get(wanted)
     if entry is None:
         remedy = suggestion(wanted, MODULES) or f"; known modules: {', '.join(MODULES)}"
-        raise OperationError("module_not_found", f'unknown module "{wanted[:80]}"{remedy}', path="module")
+        raise OperationError("module_not_found", f"unknown module {quoted(wanted)}{remedy}", path="module")
     return entry

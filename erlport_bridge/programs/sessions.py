@@ -181,7 +181,7 @@ class Sessions:
             if session is None:
                 raise OperationError(
                     "session_not_found",
-                    f'unknown session "{session_id[:80]}"{suggestion(session_id, self._sessions)}; it was never '
+                    f"unknown session {quoted(session_id)}{suggestion(session_id, self._sessions)}; it was never "
                     f"opened, or closed, or idle for more than {self._session_idle_s:g} s",
                     path="session_id",
                 )
@@ -237,10 +237,10 @@ class Sessions:
                 programs = {key: item for session in self._sessions.values() for key, item in session.programs.items()}
         program = programs.get(program_id)
         if program is None:
-            where = f' in session "{session_id}"' if session_id is not None else " on this port"
+            where = f"in session {quoted(session_id)}" if session_id is not None else "on this port"
             raise OperationError(
                 "program_not_found",
-                f'unknown program "{program_id[:80]}"{where}{suggestion(program_id, programs)}',
+                f"unknown program {quoted(program_id)} {where}{suggestion(program_id, programs)}",
                 path="program_id",
             )
         self.find(program.session_id)

@@ -185,10 +185,10 @@ async def execute_batch(
     entry = catalogue.find_module(module)
     given = arguments.options(opts, "opts")
     at_once = given.pop("max_concurrency", _DEFAULT_MAX_CONCURRENCY)
-    if type(at_once) is not int or at_once < 1:
+    if type(at_once) is not int or not 1 <= at_once <= _MAX_CONCURRENCY:
         raise OperationError(
             "input",
-            f"expected a positive integer at opts.max_concurrency, got {shown(at_once)}",
+            f"expected an integer from 1 to {_MAX_CONCURRENCY} at opts.max_concurrency, got {shown(at_once)}",
             path="opts.max_concurrency",
         )
     options = execution.read_call_options(given, entry)
@@ -211,7 +211,7 @@ async def execute_batch(
             # An item that never waits must not keep the other calls waiting.
             await asyncio.sleep(0)
 
-    await asyncio.gather(*(work() for _ in range(min(at_once, len(list_of_inputs), _MAX_CONCURRENCY))))
+    await asyncio.gather(*(work() for _ in range(min(at_once, len(list_of_inputs)))))
     if len(answers) < len(list_of_inputs):
         # One error for all, made once: what is left of ten thousand items must not delay the answer.
         too_late = _failure_term(execution.timeout_error(template, "queue"))
@@ -232,9 +232,15 @@ async def execute_program(
     """Run a stored program; ``session_id`` may be ``nil``. Answers the prediction of all its stages together."""
     deadline = _Deadline()
     options = execution.read_call_options(opts)
-    program = _sessions.find_program(
-        arguments.optional_text(session_id, "session_id"), arguments.text(program_id, "program_id")
-    )
+    named = arguments.optional_text(session_id, "session_id")
+    if named is not None and options.session_id not in (None, named):
+        raise OperationError(
+            "input",
+            f"expected one session, got {quoted(named)} at session_id "
+            f"and {quoted(options.session_id)} at opts.session_id",
+            path="opts.session_id",
+        )
+    program = _sessions.find_program(named or options.session_id, arguments.text(program_id, "program_id"))
     values = program.with_history(execution.read_inputs(program.stages, program.asked, inputs))
     prediction = await _run(_program_request(program, values, options), deadline)
     program.record(values, prediction)
