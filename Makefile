@@ -10,7 +10,7 @@ SANDBOX := $(VENV)/.sandbox
 # Elixir warns under any other encoding, and prints what models write wrongly.
 export LC_ALL := C.UTF-8
 
-.PHONY: demo test lint test-python test-elixir bench format setup clean
+.PHONY: demo test lint test-python test-elixir bench fuzz format setup clean
 
 demo: setup
 	cd mix_stub && mix dspex.demo
@@ -33,6 +33,9 @@ test-elixir: setup
 bench: setup
 	$(BIN)/python -m benchmarks
 
+fuzz: setup
+	$(BIN)/python -m fuzzing
+
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -41,7 +44,7 @@ format: setup
 setup: $(INSTALLED) $(SANDBOX)
 	@setup/elixir
 
-$(INSTALLED): pyproject.toml setup/python
+$(INSTALLED): pyproject.toml setup/python setup/compiler $(wildcard erlport_bridge/term/native*.p*)
 	@setup/python "$(PYTHON)" $(VENV)
 	@touch $@
 
@@ -51,4 +54,4 @@ $(SANDBOX): $(INSTALLED)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info mix_stub/_build
+	rm -rf $(VENV) build dist *.egg-info mix_stub/_build erlport_bridge/term/native.c erlport_bridge/term/*.so

@@ -15,9 +15,8 @@ from collections.abc import Sequence
 from erlport_bridge import __version__
 from erlport_bridge.errors import ProtocolError
 from erlport_bridge.port.descriptors import take_descriptors
-from erlport_bridge.port.protocol import PACKET_SIZES
 from erlport_bridge.port.runtime import DEFAULT_MAX_CALLS, DEFAULT_MAX_THREADS, Runtime, leave
-from erlport_bridge.term import structs
+from erlport_bridge.term import FALLBACK_REASON, PACKET_SIZES, structs
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -50,6 +49,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         descriptors = take_descriptors(use_stdio=options.use_stdio)
     except ProtocolError as error:
         sys.exit(f"erlport_bridge: {error}")
+    if FALLBACK_REASON:
+        sys.stderr.write(
+            f"erlport_bridge: the compiled codec is missing ({FALLBACK_REASON}), so terms take about 15 times as long; "
+            "install a C compiler and Python's headers, and then erlport_bridge again\n"
+        )
     if options.elixir_version:
         structs.set_elixir_version(options.elixir_version)
     for name in options.preload:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
-from erlport_bridge.port.protocol import FrameReader, frame
+from erlport_bridge.port.protocol import FrameReader
 from erlport_bridge.term import Atom, decode, encode
 
 # Becomes a program that has two given descriptors as 3 and 4, which `subprocess` has no word for. By way of high
@@ -87,11 +87,14 @@ class PortProcess:
         while view:
             view = view[os.write(self.write_end, view) :]
 
+    def send_message(self, message: bytes) -> None:
+        """Write one frame."""
+        self.send_bytes(len(message).to_bytes(self._packet, "big") + message)
+
     def send_call(self, module: str, function: str, arguments: Sequence[Any]) -> int:
         """Send a call; gives its id."""
         self._next_id += 1
-        message = encode((Atom("C"), self._next_id, Atom(module), Atom(function), list(arguments)))
-        self.send_bytes(frame(message, self._packet))
+        self.send_message(encode((Atom("C"), self._next_id, Atom(module), Atom(function), list(arguments))))
         return self._next_id
 
     def receive(self) -> Any:

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from erlport_bridge.port.protocol import frame
 from erlport_bridge.programs.catalogue import MODULES
 from erlport_bridge.term import Atom, encode
 from tests.model_server import ModelServer, openai
@@ -155,7 +154,7 @@ def test_arguments_that_python_cannot_hold_are_an_error_of_that_call(shared_port
     assert shared_port.receive()[1] == call_id
     merging = b"\x74\0\0\0\2" + b"\x61\1\x61\1" + encode(1.0)[1:] + b"\x61\2"
     head = encode((Atom("C"), 77, Atom("dspy_bridge"), Atom("ping"), ["?"]))
-    shared_port.send_bytes(frame(head.replace(encode(["?"])[1:], b"\x6c\0\0\0\1" + merging + b"\x6a"), 4))
+    shared_port.send_message(head.replace(encode(["?"])[1:], b"\x6c\0\0\0\1" + merging + b"\x6a"))
     tag, call_id, (status, (_, details)) = shared_port.receive()
     assert (tag, call_id, status, details["kind"]) == ("r", 77, "error", "input")
     assert "at byte" in details["message"]

@@ -15,11 +15,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from erlport_bridge.errors import DecodeError, EncodeError, ProtocolError
-from erlport_bridge.term import Atom, decode, decode_elements, encode
+from erlport_bridge.term import PACKET_SIZES, Atom, decode, decode_elements, encode
 from erlport_bridge.term.inspecting import shown
-
-#: Sizes of a frame's length, in bytes.
-PACKET_SIZES: Final = (1, 2, 4)
 
 _RESULT: Final = Atom("r")
 _FAILURE: Final = Atom("e")
@@ -63,26 +60,6 @@ class FrameReader:
     def pending_bytes(self) -> int:
         """How many bytes of an incomplete frame have come: more than 0 at the end of the stream means it was cut."""
         return len(self._buffer)
-
-
-def frame(message: bytes, packet: int) -> bytes:
-    """Put the length before a message.
-
-    Raises:
-        ProtocolError: The message is longer than a length of ``packet`` bytes can say.
-    """
-    max_bytes = max_message_bytes(packet)
-    if len(message) > max_bytes:
-        raise ProtocolError(
-            f"an answer of {len(message)} bytes does not fit in a frame of at most {max_bytes}; "
-            f"start the port with packet: 4"
-        )
-    return len(message).to_bytes(packet, "big") + message
-
-
-def max_message_bytes(packet: int) -> int:
-    """Give the longest message, in bytes, that a frame with a length of ``packet`` bytes carries."""
-    return int((1 << (8 * packet)) - 1)
 
 
 @dataclass(frozen=True)
@@ -161,24 +138,26 @@ def _unreadable_call(message: bytes, error: DecodeError) -> UnreadableCall:
     raise error
 
 
-def encode_message(message: Result | Failure, *, compressed: int = 0) -> bytes:
-    """Write one message to the other side, without its frame.
+def encode_message(message: Result | Failure, *, packet: int, compressed: int = 0) -> bytes:
+    """Write one message to the other side, with its frame.
 
     Args:
         message: An answer.
+        packet: Size of the frame's length: 1, 2 or 4 bytes.
         compressed: zlib's level from 0 (not compressed) to 9.
 
     Raises:
-        EncodeError: The value of a :class:`Result` holds something that is no term. Its path is counted from the value.
+        EncodeError: The value of a :class:`Result` holds something that is no term (its path is counted from the
+            value), or the message is longer than a length of ``packet`` bytes can say.
     """
     match message:
         case Result(id=call_id, value=value):
             try:
-                return encode((_RESULT, call_id, value), compressed=compressed)
+                return encode((_RESULT, call_id, value), packet=packet, compressed=compressed)
             except EncodeError as error:
                 # The caller knows the value, not the envelope around it.
                 raise EncodeError(error.reason, error.path.removeprefix("[2]")) from None
         case Failure():
             # Unlike ErlPort: text goes out as binaries, not as charlists.
             reason = (_PYTHON, Atom(message.type), message.message, message.traceback)
-            return encode((_FAILURE, message.id, reason), compressed=compressed)
+            return encode((_FAILURE, message.id, reason), packet=packet, compressed=compressed)

@@ -29,7 +29,6 @@ from erlport_bridge.port.protocol import (
     Result,
     UnreadableCall,
     encode_message,
-    frame,
     parse_message,
 )
 from erlport_bridge.term import MAX_ATOM_CHARACTERS
@@ -220,7 +219,7 @@ class Runtime:
             return self._framed(Failure(failure.id, _cut(name), _cut(message), []))
 
     def _framed(self, answer: Result | Failure) -> bytes:
-        return frame(encode_message(answer, compressed=self._compressed), self._packet)
+        return encode_message(answer, packet=self._packet, compressed=self._compressed)
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)

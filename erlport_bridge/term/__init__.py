@@ -4,7 +4,9 @@
 {'answer': [1, 2.5, None, Atom('ok')]}
 """
 
-from erlport_bridge.term.pure import MAX_BYTES, MAX_DEPTH, decode, decode_elements, encode
+from erlport_bridge.term.encoding import PACKET_SIZES
+from erlport_bridge.term.implementation import FALLBACK_REASON, IMPLEMENTATION, codec
+from erlport_bridge.term.pure import MAX_BYTES, MAX_DEPTH, decode_elements
 from erlport_bridge.term.structs import ElixirZone, PreciseDateTime, PreciseTime, set_elixir_version
 from erlport_bridge.term.types import (
     MAX_ATOM_CHARACTERS,
@@ -20,10 +22,16 @@ from erlport_bridge.term.types import (
     Term,
 )
 
+decode = codec.decode
+encode = codec.encode
+
 __all__ = [
+    "FALLBACK_REASON",
+    "IMPLEMENTATION",
     "MAX_ATOM_CHARACTERS",
     "MAX_BYTES",
     "MAX_DEPTH",
+    "PACKET_SIZES",
     "Atom",
     "ElixirZone",
     "FrozenList",

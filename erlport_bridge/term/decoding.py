@@ -50,7 +50,7 @@ from erlport_bridge.term.types import (
     freeze,
 )
 
-__all__ = ["MAX_BYTES", "decode", "decode_elements"]
+__all__ = ["MAX_BYTES", "OPAQUE", "decode", "decode_elements", "inflated", "opaque_term"]
 
 #: What a compressed term may inflate to, in bytes. 1 MiB of zeros compresses to 1 KiB: without a limit a small frame
 #: fills the memory.
@@ -61,7 +61,8 @@ Buffer: TypeAlias = bytes | bytearray | memoryview
 _unpack_float: Final = Struct(">d").unpack_from
 _unpack_i32: Final = Struct(">i").unpack_from
 
-_OPAQUE: Final = Atom("$erlport.opaque")
+#: Begins the tuple that ErlPort makes of what only one side can look into.
+OPAQUE: Final = Atom("$erlport.opaque")
 _ERLANG: Final = Atom("erlang")
 _NOT_HASHABLE_AS_THEY_ARE: Final = frozenset({list, tuple, dict, ImproperList, set})
 _CONTAINERS: Final = frozenset({SMALL_TUPLE, LARGE_TUPLE, LIST, MAP, FUN})
@@ -130,17 +131,22 @@ def decode_elements(
 def _body(data: Buffer, max_bytes: int) -> tuple[bytes, int]:
     """Give the bytes of the term without compression, and where in them it begins."""
     if type(data) is not bytes:
-        data = bytes(data)
+        data = bytes(memoryview(data))  # bytes(5) would be five zeros
     if not data:
         raise DecodeError("the data ends early", 0)
     if data[0] != VERSION:
         raise DecodeError(f"expected the version byte {VERSION}, got {data[0]}", 0)
     if data[1:2] == bytes([COMPRESSED]):
-        return _inflate(data, max_bytes), 0
+        return inflated(data, max_bytes), 0
     return data, 1
 
 
-def _inflate(data: bytes, max_bytes: int) -> bytes:
+def inflated(data: bytes, max_bytes: int) -> bytes:
+    """Give what a compressed term inflates to: the term without a version byte.
+
+    Raises:
+        DecodeError: It declares more than ``max_bytes``, or its size is another than it declares.
+    """
     if len(data) < 6:
         raise DecodeError("the data ends early", len(data))
     declared: int = unpack_u32(data, 2)[0]
@@ -221,6 +227,8 @@ def _read(data: bytes, i: int, max_depth: int) -> tuple[Term, int]:
                 term = {} if tag == MAP else ()
             elif tag == NEW_FLOAT:
                 term = _unpack_float(data, i + 1)[0]
+                if term - term != 0:  # the BEAM has neither NaN nor infinities, and reads no term that holds one
+                    raise DecodeError(f"a float that is {term}", offset)
                 i += 9
             elif tag == INTEGER:
                 term = _unpack_i32(data, i + 1)[0]
@@ -256,8 +264,8 @@ def _read(data: bytes, i: int, max_depth: int) -> tuple[Term, int]:
                     term = _fun(items, data[opened + 1 : i])
                 else:
                     term = tuple(items)
-                    if term[0] is _OPAQUE and len(term) == 3:
-                        term = _opaque(term)
+                    if term[0] is OPAQUE and len(term) == 3:
+                        term = opaque_term(term)
                 kind, items, missing, opened = stack.pop()
                 items.append(term)
                 missing -= 1
@@ -317,8 +325,12 @@ def _merged_keys(keys: list[Term]) -> str:
     raise AssertionError("no key occurs twice")
 
 
-def _opaque(term: tuple[Term, ...]) -> Term:
-    """Give the term that ErlPort's Erlang half wrapped: something that only the BEAM can look into."""
+def opaque_term(term: tuple[Term, ...]) -> Term:
+    """Give the term that ErlPort's Erlang half wrapped: something that only the BEAM can look into.
+
+    Raises:
+        Malformed: It is no such term, or one of Python's.
+    """
     _, language, content = term
     if language is not _ERLANG:
         # Unlike ErlPort: it hands these bytes to pickle, which runs whatever they say.

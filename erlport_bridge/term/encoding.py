@@ -1,4 +1,4 @@
-"""From Python values to bytes, in the form that OTP 26 and newer write.
+"""From Python values to bytes, in the form that OTP 26 and newer write: the reference.
 
 The encoder keeps its own stack instead of calling itself, as the decoder does.
 """
@@ -13,27 +13,13 @@ from itertools import chain
 from struct import Struct
 from typing import Final, TypeAlias
 
-from erlang import OutputException
-
 from erlport_bridge.errors import EncodeError
 from erlport_bridge.term import tags
 from erlport_bridge.term.inspecting import shown
-from erlport_bridge.term.structs import to_struct
-from erlport_bridge.term.types import (
-    MAX_ATOM_CHARACTERS,
-    MAX_DEPTH,
-    Atom,
-    FrozenList,
-    ImproperList,
-    OtpErlangBinary,
-    OtpErlangFunction,
-    OtpErlangPid,
-    OtpErlangPort,
-    OtpErlangReference,
-    Term,
-)
+from erlport_bridge.term.plain import IDENTIFIERS, identifier, plain
+from erlport_bridge.term.types import MAX_ATOM_CHARACTERS, MAX_DEPTH, Atom, ImproperList, Term
 
-__all__ = ["encode"]
+__all__ = ["PACKET_SIZES", "deflated", "encode", "frame_length"]
 
 _pack_tag_u32: Final = Struct(">BI").pack
 _pack_tag_u16: Final = Struct(">BH").pack
@@ -49,39 +35,67 @@ _BINARY_HEADERS: Final = tuple(_pack_tag_u32(tags.BINARY, size) for size in rang
 # one binary, None and Atom("nil") one atom; and the BEAM refuses a map, and with it the frame, that has a key twice.
 _DISTINCT_KEYS: Final = frozenset({str, Atom, int})
 
-_IDENTIFIERS: Final = (OtpErlangPid, OtpErlangPort, OtpErlangReference, OtpErlangFunction, OtpErlangBinary)
+#: Sizes of a frame's length, in bytes.
+PACKET_SIZES: Final = (1, 2, 4)
 
 _MAX_CACHED_ATOMS: Final = 65_536
 _MAX_PATH_STEPS: Final = 20
 
 
-def encode(term: Term, *, compressed: int = 0, max_depth: int = MAX_DEPTH) -> bytes:
+def encode(term: Term, *, compressed: int = 0, max_depth: int = MAX_DEPTH, packet: int = 0) -> bytes:
     r"""Encode one term.
 
     Args:
         term: What ``decode`` gives, or a value of a subclass of these classes.
         compressed: Level of zlib, 1 to 9; the term stays as it is where that makes it no shorter, and for 0.
         max_depth: How many containers that are not empty may stand inside one another.
+        packet: 1, 2 or 4 puts the length of the term before it, in so many bytes: a whole frame of ``{packet, N}``.
 
     Returns:
         The term with its version byte, in the one form that a BEAM has for it: the same bytes as ``term_to_binary/1``.
 
     Raises:
         EncodeError: A value, a map key or a member of a set is no term, a text holds a lone surrogate, two keys of a
-            map become the same term, a container nests too deep or contains itself. ``path`` leads to the value.
+            map become the same term, a container nests too deep or contains itself; ``path`` leads to the value.
+            Or the term is too long for its frame.
 
     >>> encode((Atom("ok"), 1))
     b'\x83h\x02w\x02oka\x01'
+    >>> encode(None, packet=2)
+    b'\x00\x06\x83w\x03nil'
     """
     parts = [_VERSION]
     _write(term, parts, max_depth)
-    encoded = b"".join(parts)
     if compressed:
-        body = memoryview(encoded)[1:]
-        deflated = zlib.compress(body, compressed)
-        if len(deflated) + 5 < len(body) < 2**32:
-            return b"".join((_VERSION, _pack_tag_u32(tags.COMPRESSED, len(body)), deflated))
+        parts = [deflated(b"".join(parts), compressed)]
+    if packet:
+        parts.insert(0, frame_length(sum(map(len, parts)), packet))
+    return b"".join(parts)
+
+
+def deflated(encoded: bytes, level: int) -> bytes:
+    """Give an encoded term in its compressed form if that is shorter, else as it is."""
+    body = memoryview(encoded)[1:]
+    body_deflated = zlib.compress(body, level)
+    if len(body_deflated) + 5 < len(body) < 2**32:
+        return b"".join((_VERSION, _pack_tag_u32(tags.COMPRESSED, len(body)), body_deflated))
     return encoded
+
+
+def frame_length(size: int, packet: int) -> bytes:
+    """Give the length that stands before a frame of ``size`` bytes.
+
+    Raises:
+        EncodeError: It does not fit in ``packet`` bytes.
+    """
+    if packet not in PACKET_SIZES:
+        raise ValueError(f"expected a packet size of 1, 2 or 4, got {packet!r}")
+    max_size = (1 << 8 * packet) - 1
+    if size > max_size:
+        raise EncodeError(
+            f"an answer of {size} bytes does not fit in a frame of at most {max_size}; start the port with packet: 4"
+        )
+    return size.to_bytes(packet, "big")
 
 
 class _NoTermError(Exception):
@@ -215,7 +229,9 @@ def _open(item: Term) -> _Opening:
         return _binary(item), (), b""
     if kind is ImproperList:
         return _pack_tag_u32(tags.LIST, len(item.items)), (*item.items, item.tail), b""
-    return _open_subclass(item)
+    if isinstance(item, IDENTIFIERS):
+        return identifier(item), (), b""
+    return _open_plain(plain(item))
 
 
 def _open_list(items: tuple[Term, ...]) -> _Opening:
@@ -230,42 +246,15 @@ def _open_list(items: tuple[Term, ...]) -> _Opening:
     return _pack_tag_u32(tags.LIST, len(items)), items, _NIL
 
 
-def _open_subclass(item: Term) -> _Opening:
-    if isinstance(item, str):
-        return _binary(str.__str__(item).encode()), (), b""
-    if isinstance(item, int):
-        number = int(item)
-        return (_SMALL_INTEGERS[number] if 0 <= number < 256 else _integer(number)), (), b""
-    if isinstance(item, float):
-        return _float(float(item)), (), b""
-    if isinstance(item, bytes | bytearray | memoryview):
-        return _binary(bytes(item)), (), b""
-    if isinstance(item, list | FrozenList):
-        return _open_list(tuple(item))
-    if isinstance(item, tuple):
-        return _open(tuple(item))
-    if isinstance(item, dict):
-        return _open(dict(item))
-    if isinstance(item, _IDENTIFIERS):
-        return _identifier(item), (), b""
-    fields = to_struct(item)
-    if fields is None:
-        raise _NoTermError(f"no term for an object of type {type(item).__module__}.{type(item).__qualname__}")
-    return _open(fields)
-
-
-def _identifier(item: Term) -> bytes:
-    """Give the bytes of an object of erlang-py, read once more: what the BEAM refuses, it refuses with the frame."""
-    try:
-        raw: bytes = item.binary()
-        if raw[0] in (tags.BINARY, tags.FUN):
-            return raw
-        _, end = tags.OPAQUE_READERS[raw[0]](raw, 1)
-        if end == len(raw):
-            return raw
-    except (OutputException, struct.error, tags.Malformed, AttributeError, IndexError, KeyError, TypeError):
-        pass  # erlang-py checks nothing when an object is made
-    raise _NoTermError(f"a malformed {type(item).__name__}")
+def _open_plain(item: Term) -> _Opening:
+    kind = type(item)
+    if kind is str:
+        return _binary(item.encode()), (), b""
+    if kind is int:
+        return (_SMALL_INTEGERS[item] if 0 <= item < 256 else _integer(item)), (), b""
+    if kind is float:
+        return _float(item), (), b""
+    return _open(item)
 
 
 def _children(opening: _Opening, parts: list[bytes]) -> Iterator[Term]:

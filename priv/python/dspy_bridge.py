@@ -34,7 +34,7 @@ from erlport_bridge.programs.pipeline import Stage
 from erlport_bridge.programs.sessions import Program, Sessions
 from erlport_bridge.programs.signatures import parse_signature
 from erlport_bridge.programs.text import quoted, suggestion
-from erlport_bridge.term import Atom
+from erlport_bridge.term import IMPLEMENTATION, Atom
 from erlport_bridge.term.inspecting import shown
 
 Operation = Callable[..., Awaitable[tuple[Atom, Any]]]
@@ -120,6 +120,7 @@ async def ping(payload: object = None) -> dict[str, Any]:
         "erlport_bridge": erlport_bridge.__version__,
         "dspy": dspy.__version__,
         "python": platform.python_version(),
+        "codec": IMPLEMENTATION,
         "executable": sys.executable,
         "model": default.describe() if default else None,
         "payload": payload,

@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 
 from erlport_bridge.errors import DecodeError, EncodeError, ProtocolError
 from erlport_bridge.port.protocol import (
-    PACKET_SIZES,
     Call,
     Failure,
     FrameReader,
@@ -16,12 +15,15 @@ from erlport_bridge.port.protocol import (
     Result,
     UnreadableCall,
     encode_message,
-    frame,
     parse_message,
 )
-from erlport_bridge.term import Atom, decode, encode
+from erlport_bridge.term import PACKET_SIZES, Atom, decode, encode
 
 CALL = (Atom("C"), 7, Atom("math"), Atom("sqrt"), [4])
+
+
+def frame(message: bytes, packet: int) -> bytes:
+    return len(message).to_bytes(packet, "big") + message
 
 
 @given(st.sampled_from(PACKET_SIZES), st.lists(st.binary(max_size=255)), st.lists(st.integers(1, 300)))
@@ -48,8 +50,9 @@ def test_incomplete_frame_is_kept(packet: int) -> None:
 
 
 def test_answer_too_long_for_its_packet_size_says_what_to_do() -> None:
-    with pytest.raises(ProtocolError, match=r"256 bytes does not fit in a frame of at most 255; .*packet: 4"):
-        frame(bytes(256), 1)
+    failure = Failure(3, "builtins.ValueError", "x" * 255, [])
+    with pytest.raises(EncodeError, match=r"300 bytes does not fit in a frame of at most 255; .*packet: 4"):
+        encode_message(failure, packet=1)
 
 
 def test_call_is_parsed() -> None:
@@ -94,12 +97,16 @@ def test_truncated_call_is_a_typed_error_or_an_unreadable_call(length: int) -> N
 
 
 def test_answers_are_what_erlport_expects() -> None:
-    assert decode(encode_message(Result(3, {"a": None}))) == (Atom("r"), 3, {"a": None})
+    assert decode(encode_message(Result(3, {"a": None}), packet=4)[4:]) == (Atom("r"), 3, {"a": None})
     failure = Failure(3, "builtins.ValueError", "no", ["  line 1"])
-    assert decode(encode_message(failure)) == ("e", 3, ("python", "builtins.ValueError", "no", ["  line 1"]))
+    assert decode(encode_message(failure, packet=1)[1:]) == (
+        "e",
+        3,
+        ("python", "builtins.ValueError", "no", ["  line 1"]),
+    )
 
 
 def test_path_of_an_unencodable_result_begins_at_the_result() -> None:
     with pytest.raises(EncodeError) as raised:
-        encode_message(Result(3, {"a": [object()]}))
+        encode_message(Result(3, {"a": [object()]}), packet=4)
     assert raised.value.path == '["a"][0]'

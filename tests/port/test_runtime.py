@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 
-from erlport_bridge.port.protocol import frame
 from erlport_bridge.term import Atom, encode
 from tests.port_process import PortProcess
 
@@ -222,7 +221,7 @@ def test_answer_that_does_not_fit_its_frame_is_an_error(packet: int, largest: in
 )
 def test_frame_that_is_no_message_is_reported_and_the_port_lives(frame_bytes: bytes) -> None:
     with PortProcess() as port:
-        port.send_bytes(frame(frame_bytes, 4))
+        port.send_message(frame_bytes)
         assert port.call("math", "sqrt", 4)[2] == 2.0
         port.close()
         assert f"dropped a frame of {len(frame_bytes)} bytes" in port.stderr_text()
@@ -233,7 +232,7 @@ def test_term_nested_100_000_deep_is_an_error_of_that_call() -> None:
     head = encode((Atom("C"), 9, Atom("math"), Atom("sqrt"), []))[:-1]
     deep = b"\x6c\0\0\0\1" * 100_000 + b"\x6a" + b"\x6a" * 100_000
     with PortProcess() as port:
-        port.send_bytes(frame(head + deep, 4))
+        port.send_message(head + deep)
         tag, call_id, reason = port.receive()
         assert (tag, call_id) == ("e", 9)
         assert reason[1] == "erlport_bridge.errors.DecodeError"
@@ -244,7 +243,7 @@ def test_term_nested_100_000_deep_is_an_error_of_that_call() -> None:
 def test_stray_messages_are_ignored() -> None:
     with PortProcess() as port:
         for _ in range(10_000):
-            port.send_bytes(frame(encode((Atom("M"), "stray")), 4))
+            port.send_message(encode((Atom("M"), "stray")))
         assert port.call("math", "sqrt", 4)[2] == 2.0
 
 

@@ -1,0 +1,53 @@
+"""Which codec is in use: the compiled one, or the reference where the package was installed without a C compiler.
+
+The environment variable ``ERLPORT_BRIDGE_CODEC`` asks for one of them: ``compiled`` or ``pure``.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Final, Protocol
+
+from erlport_bridge.term import pure
+from erlport_bridge.term.decoding import MAX_BYTES, Buffer
+from erlport_bridge.term.types import MAX_DEPTH, Term
+
+__all__ = ["FALLBACK_REASON", "IMPLEMENTATION", "codec"]
+
+_VARIABLE: Final = "ERLPORT_BRIDGE_CODEC"
+
+
+class Codec(Protocol):
+    """What both codecs offer; ``pure`` describes it."""
+
+    def decode(self, data: Buffer, *, max_depth: int = MAX_DEPTH, max_bytes: int = MAX_BYTES) -> Term:
+        """Give the term of these bytes."""
+
+    def encode(self, term: Term, *, compressed: int = 0, max_depth: int = MAX_DEPTH, packet: int = 0) -> bytes:
+        """Give the bytes of a term."""
+
+
+def _chosen(wanted: str | None) -> tuple[Codec, str | None]:
+    """Give the codec, and why it is the slow one although nobody asked for that.
+
+    Raises:
+        ImportError: The compiled codec is asked for and is not there.
+        ValueError: There is no codec of this name.
+    """
+    if wanted not in (None, "", "compiled", "pure"):
+        raise ValueError(f'expected "compiled" or "pure" in {_VARIABLE}, got "{wanted}"')
+    if wanted == "pure":
+        return pure, None
+    try:
+        from erlport_bridge.term import native
+    except ImportError as error:
+        if wanted:
+            raise
+        return pure, str(error)
+    return native, None
+
+
+codec, FALLBACK_REASON = _chosen(os.environ.get(_VARIABLE))
+
+#: ``"compiled"`` or ``"pure"``.
+IMPLEMENTATION: Final = "pure" if codec is pure else "compiled"

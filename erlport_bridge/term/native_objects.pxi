@@ -1,0 +1,163 @@
+# Python's C API in terms of pointers, the tags, and what is done with bytes: part of native.pyx.
+
+cdef extern from "Python.h":
+    ctypedef struct PyTypeObject:
+        pass
+    ctypedef struct PyObject:
+        pass
+
+    PyTypeObject PyUnicode_Type, PyLong_Type, PyFloat_Type, PyBytes_Type
+    PyTypeObject PyList_Type, PyTuple_Type, PyDict_Type
+    PyObject* Py_None
+    PyObject* Py_True
+    PyObject* Py_False
+
+    void Py_INCREF(PyObject*)
+    void Py_DECREF(PyObject*)
+    void Py_XDECREF(PyObject*)
+    PyTypeObject* Py_TYPE(PyObject*)
+
+    void PyErr_Clear()
+    bint PyGC_Disable()
+    bint PyGC_Enable()
+    void* PyMem_Malloc(size_t)
+    void* PyMem_Realloc(void*, size_t)
+    void PyMem_Free(void*)
+
+    PyObject* PyLong_FromLong(long)
+    PyObject* PyLong_FromLongLong(long long)
+    long long PyLong_AsLongLongAndOverflow(PyObject*, int*)
+    PyObject* PyFloat_FromDouble(double)
+    double PyFloat_AS_DOUBLE(PyObject*)
+
+    PyObject* PyUnicode_New(Py_ssize_t, uint32_t)
+    PyObject* PyUnicode_FromOrdinal(int)
+    bint PyUnicode_IS_ASCII(PyObject*)
+    int PyUnicode_KIND(PyObject*)
+    void* PyUnicode_DATA(PyObject*)
+    uint32_t PyUnicode_READ(int, void*, Py_ssize_t)
+    Py_ssize_t PyUnicode_GET_LENGTH(PyObject*)
+
+    PyObject* PyBytes_FromStringAndSize(const char*, Py_ssize_t)
+    char* PyBytes_AS_STRING(PyObject*)
+    Py_ssize_t PyBytes_GET_SIZE(PyObject*)
+    int _PyBytes_Resize(PyObject**, Py_ssize_t)
+
+    PyObject* PyList_New(Py_ssize_t)
+    PyObject* PyList_GET_ITEM(PyObject*, Py_ssize_t)
+    void PyList_SET_ITEM(PyObject*, Py_ssize_t, PyObject*)
+    Py_ssize_t PyList_GET_SIZE(PyObject*)
+    PyObject* PyTuple_New(Py_ssize_t)
+    PyObject* PyTuple_GET_ITEM(PyObject*, Py_ssize_t)
+    void PyTuple_SET_ITEM(PyObject*, Py_ssize_t, PyObject*)
+    Py_ssize_t PyTuple_GET_SIZE(PyObject*)
+    PyObject* PyDict_New()
+    PyObject* PyDict_Copy(PyObject*)
+    int PyDict_SetItem(PyObject*, PyObject*, PyObject*)
+    int PyDict_Next(PyObject*, Py_ssize_t*, PyObject**, PyObject**)
+    Py_ssize_t PyDict_GET_SIZE "PyDict_Size"(PyObject*)
+
+# The names and numbers of tags.py. Constants, so that C makes a jump table of them.
+cdef enum:
+    VERSION = 131
+    COMPRESSED = 80
+    NEW_FLOAT = 70
+    SMALL_INTEGER = 97
+    INTEGER = 98
+    ATOM = 100
+    SMALL_TUPLE = 104
+    LARGE_TUPLE = 105
+    NIL = 106
+    STRING = 107
+    LIST = 108
+    BINARY = 109
+    SMALL_BIG = 110
+    LARGE_BIG = 111
+    SMALL_ATOM = 115
+    MAP = 116
+    ATOM_UTF8 = 118
+    SMALL_ATOM_UTF8 = 119
+
+cdef PyTypeObject* _Atom = <PyTypeObject*>Atom
+
+
+cdef inline uint32_t load_u16(const uint8_t* p) noexcept nogil:
+    return (<uint32_t>p[0] << 8) | p[1]
+
+
+cdef inline uint32_t load_u32(const uint8_t* p) noexcept nogil:
+    return (<uint32_t>p[0] << 24) | (<uint32_t>p[1] << 16) | (<uint32_t>p[2] << 8) | p[3]
+
+
+cdef inline double load_double(const uint8_t* p) noexcept nogil:
+    cdef uint64_t bits = (<uint64_t>load_u32(p) << 32) | load_u32(p + 4)
+    cdef double number
+    memcpy(&number, &bits, 8)
+    return number
+
+
+cdef inline void store_u16(uint8_t* p, uint32_t number) noexcept nogil:
+    p[0] = <uint8_t>(number >> 8)
+    p[1] = <uint8_t>number
+
+
+cdef inline void store_u32(uint8_t* p, uint32_t number) noexcept nogil:
+    p[0] = <uint8_t>(number >> 24)
+    p[1] = <uint8_t>(number >> 16)
+    p[2] = <uint8_t>(number >> 8)
+    p[3] = <uint8_t>number
+
+
+cdef inline void store_double(uint8_t* p, double number) noexcept nogil:
+    cdef uint64_t bits
+    memcpy(&bits, &number, 8)
+    store_u32(p, <uint32_t>(bits >> 32))
+    store_u32(p + 4, <uint32_t>bits)
+
+
+cdef inline bint are_8_ascii(const uint8_t* data) noexcept nogil:
+    cdef uint64_t word
+    memcpy(&word, data, 8)
+    return not word & <uint64_t>0x8080808080808080
+
+
+cdef bint is_ascii(const uint8_t* data, Py_ssize_t size) noexcept nogil:
+    cdef uint64_t words[4]
+    cdef uint8_t rest = 0
+    while size >= 32:
+        memcpy(words, data, 32)
+        if (words[0] | words[1] | words[2] | words[3]) & <uint64_t>0x8080808080808080:
+            return False
+        data += 32
+        size -= 32
+    while size >= 8:
+        if not are_8_ascii(data):
+            return False
+        data += 8
+        size -= 8
+    while size:
+        size -= 1
+        rest |= data[size]
+    return rest < 0x80
+
+
+cdef inline void copy(uint8_t* to, const uint8_t* source, Py_ssize_t size) noexcept nogil:
+    """Copy bytes. Most texts and names are short: for those a call of memcpy takes longer than what it does.
+
+    Two pieces of a fixed size, which C copies in place, overlap in the middle.
+    """
+    if size > 32:
+        memcpy(to, source, size)
+    elif size >= 16:
+        memcpy(to, source, 16)
+        memcpy(to + size - 16, source + size - 16, 16)
+    elif size >= 8:
+        memcpy(to, source, 8)
+        memcpy(to + size - 8, source + size - 8, 8)
+    elif size >= 4:
+        memcpy(to, source, 4)
+        memcpy(to + size - 4, source + size - 4, 4)
+    elif size:
+        to[0] = source[0]
+        to[size >> 1] = source[size >> 1]
+        to[size - 1] = source[size - 1]
