@@ -1,10 +1,30 @@
-"""Prints every comparison as a row of a Markdown table."""
+"""Prints what it measures as Markdown: ``python -m benchmarks [PART ...]``, all of ``make bench`` without a name."""
 
-from benchmarks import codec, port
-from benchmarks.timing import HEADER
+import subprocess
+import sys
+from importlib import import_module
+
+_SHOWN = ("codec", "scaling", "port")
+_PARTS = (*_SHOWN, "shapes")
+
+
+def main(names: list[str]) -> None:
+    """Run the parts of these names in turn.
+
+    Each has a process to itself, because what one leaves behind would slow the next: DSPy's many live objects, which
+    ``port`` imports, and the memory of ``scaling``.
+    """
+    unknown = set(names) - set(_PARTS)
+    if unknown:
+        raise SystemExit(f"unknown part {min(unknown)!r}; known are {', '.join(_PARTS)}")
+    if len(names) == 1:
+        for line in import_module(f"benchmarks.{names[0]}").lines():
+            print(line, flush=True)
+        return
+    for name in names or _SHOWN:
+        subprocess.run([sys.executable, "-m", "benchmarks", name], check=True)
+        print(flush=True)
+
 
 if __name__ == "__main__":
-    print(HEADER)
-    for part in (codec, port):
-        for comparison in part.comparisons():
-            print(comparison.line(), flush=True)
+    main(sys.argv[1:])

@@ -1,47 +1,96 @@
-"""The codec against erlang-py, and against orjson on the nearest JSON."""
+"""The codec in use against the BEAM's own, codecs of shorter formats, erlang-py, and the pure reference."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeAlias
 
 import erlang
+import msgspec
 import orjson
 
-from benchmarks.timing import Comparison, compare
-from erlport_bridge.term import decode, encode
+from benchmarks.beam import Beam
+from benchmarks.terms import FLAT, compared_terms
+from benchmarks.timing import Batch, header, in_python, judged, medians, readable, row
+from erlport_bridge.term import IMPLEMENTATION, Term, decode, encode, pure
 
-_RUNS = 300
+_SECONDS_PER_ROW = 5.0
+
+# At most this many times what the peer takes, for any term and for a flat list of numbers.
+_GOALS = {
+    "BEAM": (1.0, 2.0),
+    "BEAM, fresh process": (1.0, 2.0),
+    "orjson": (1.0, 2.0),
+    "msgspec": (1.3, 2.0),
+    "erlang-py": (0.05, 0.05),
+}
+_OURS = "ours"
+_REFERENCE = "pure reference"
+
+# A function and what it is called with.
+_Use: TypeAlias = tuple[Callable[[Any], object], Any]
 
 
-def realistic_result() -> dict[str, Any]:
-    """Give a result of DSPy as a term: several kB: nested maps, text, floats, demos."""
-    demo = {
-        "question": "What is the external term format? " * 4,
-        "answer": "The BEAM's own encoding. " * 8,
-        "score": 0.25,
+def lines() -> Iterator[str]:
+    """Measure the terms of the goals, both ways."""
+    yield f"## The codec ({IMPLEMENTATION}): its time, and the ratio of that to a peer's, at most its goal\n"
+    yield from table(compared_terms(), _SECONDS_PER_ROW)
+
+
+def table(terms: Mapping[str, Term], seconds: float) -> Iterator[str]:
+    """Measure terms by name, both ways, each for about ``seconds``."""
+    yield header("term", "bytes", "", _OURS, *_GOALS, _REFERENCE)
+    other_bytes = []
+    with Beam() as beam:
+        for name, term in terms.items():
+            data = beam.load(name, encode(term))
+            if encode(decode(data)) != data:
+                other_bytes.append(name)
+            for operation, contestants in _contestants(beam, name, data).items():
+                times = medians(contestants, seconds=seconds)
+                yield row([name, f"{len(data):,}", operation, *_cells(times, flat=name in FLAT)])
+    if other_bytes:
+        yield f"\n**`encode` gives other bytes than `term_to_binary` for: {', '.join(other_bytes)}**"
+    else:
+        yield "\n`encode` gives the same bytes as `term_to_binary` with `minor_version: 2` for each of them."
+
+
+def _contestants(beam: Beam, name: str, data: bytes) -> dict[str, dict[str, Batch]]:
+    """Give for each direction who takes part: all with the same term, each in its own format and types.
+
+    orjson and msgspec get it in the types that JSON has: ``list`` for ``tuple``, ``str`` for ``Atom``.
+    """
+    term = decode(data)
+    text = orjson.dumps(term, option=orjson.OPT_NON_STR_KEYS)
+    json_term = orjson.loads(text)
+    packer, unpacker = msgspec.msgpack.Encoder(), msgspec.msgpack.Decoder()
+    decoders: dict[str, _Use] = {
+        _OURS: (decode, data),
+        "orjson": (orjson.loads, text),
+        "msgspec": (unpacker.decode, packer.encode(json_term)),
+        "erlang-py": (erlang.binary_to_term, data),
+        _REFERENCE: (pure.decode, data),
     }
-    fields = {f"field_{number}": f"some words of an answer, number {number}. " * 3 for number in range(30)}
-    meta = {
-        "usage": {"openai/gpt-4o-mini": {"prompt_tokens": 812, "completion_tokens": 190, "total_tokens": 1002}},
-        "scores": [number / 7 for number in range(40)],
-        "demos": [demo] * 5,
-        "warnings": [],
-        "session_id": None,
+    encoders: dict[str, _Use] = {
+        _OURS: (encode, term),
+        "orjson": (orjson.dumps, json_term),
+        "msgspec": (packer.encode, json_term),
+        "erlang-py": (erlang.term_to_binary, erlang.binary_to_term(data)),
+        _REFERENCE: (pure.encode, term),
     }
-    return {**fields, "$meta": meta}
+    return {
+        operation: {
+            "BEAM, fresh process": beam.batch(name, operation, "fresh"),
+            "BEAM": beam.batch(name, operation, "steady"),
+            **{peer: in_python(*use) for peer, use in uses.items()},
+        }
+        for operation, uses in (("decode", decoders), ("encode", encoders))
+    }
 
 
-def comparisons() -> Iterator[Comparison]:
-    """Measure both directions."""
-    term = realistic_result()
-    data = encode(term)
-    text = orjson.dumps(term)
-    as_bytes = erlang.binary_to_term(data)
-    what = f"a result of {len(data) / 1000:.1f} kB"
-    yield compare(f"decode {what}", lambda: decode(data), "erlang-py", lambda: erlang.binary_to_term(data), runs=_RUNS)
-    yield compare(
-        f"encode {what}", lambda: encode(term), "erlang-py", lambda: erlang.term_to_binary(as_bytes), runs=_RUNS
-    )
-    yield compare(f"decode {what}", lambda: decode(data), "orjson on JSON", lambda: orjson.loads(text), runs=_RUNS)
-    yield compare(f"encode {what}", lambda: encode(term), "orjson on JSON", lambda: orjson.dumps(term), runs=_RUNS)
+def _cells(times: Mapping[str, float], *, flat: bool) -> Iterator[str]:
+    ours = times[_OURS]
+    yield readable(ours)
+    for peer, (goal, goal_if_flat) in _GOALS.items():
+        yield judged(ours / times[peer], goal_if_flat if flat else goal)
+    yield f"{ours / times[_REFERENCE]:.2f}"

@@ -6,12 +6,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from types import TracebackType
 
 import dspy
 
-from benchmarks.codec import realistic_result
-from benchmarks.timing import Comparison, compare
-from erlport_bridge.port.protocol import FrameReader, frame
+from benchmarks.terms import realistic_result
+from benchmarks.timing import header, in_python, medians, readable, row
+from erlport_bridge.port.protocol import FrameReader
 from erlport_bridge.programs.embedded import embedded_model
 from erlport_bridge.term import Atom, encode
 from tests.port_process import PortProcess
@@ -27,57 +28,63 @@ while data := os.read(0, 1 << 20):
 
 _QUESTION = "Where does photosynthesis happen?"
 _CONTEXT = "Photosynthesis turns light into chemical energy. It happens in the chloroplasts of plants."
+_INPUTS = {"context": _CONTEXT, "question": _QUESTION}
 _SIGNATURE = "context, question -> answer"
+_SECONDS_PER_ROW = 3.0
 
 
 class Echo:
-    """A process that sends back what it gets."""
+    """A process that sends back what it gets; a context manager, which ends it."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen([sys.executable, "-c", _ECHO], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 
-    def round_trip(self, message: bytes) -> bytes:
-        """Send one frame and wait for it."""
+    def __enter__(self) -> Echo:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._process.communicate()
+
+    def round_trip(self, frame: bytes) -> bytes:
+        """Send one frame, its length included, and wait for it."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        data = frame(message, 4)
         frames = FrameReader(4)
         # Smaller than a pipe, so written at once.
-        assert os.write(self._process.stdin.fileno(), data) == len(data)
+        assert os.write(self._process.stdin.fileno(), frame) == len(frame)
         while True:
             for found in frames.receive_data(os.read(self._process.stdout.fileno(), 1 << 20)):
                 return found
 
-    def close(self) -> None:
-        """End the process."""
-        self._process.communicate()
 
-
-def comparisons() -> Iterator[Comparison]:
+def lines() -> Iterator[str]:
     """Measure one caller that waits for each answer."""
-    echo = Echo()
-    with PortProcess(["--modules=dspy_bridge"]) as port:
+    yield "## Calls through a port\n"
+    yield header("call", "against", "ours", "theirs", "ratio")
+    term = realistic_result()
+    data = encode(term, packet=4)
+    small = encode((Atom("C"), 1, Atom("dspy_bridge"), Atom("ping"), []), packet=4)
+    with PortProcess(["--modules=dspy_bridge"]) as port, Echo() as echo:
         port.done("configure_lm", Atom("embedded"), {})
-        small = encode((Atom("C"), 1, Atom("dspy_bridge"), Atom("ping"), []))
-        yield compare("call `ping`", lambda: port.done("ping"), "bare echo", lambda: echo.round_trip(small), runs=1_000)
-        term = realistic_result()
-        data = encode(term)
-        yield compare(
-            f"`ping` with a result of {len(data) / 1000:.1f} kB",
-            lambda: port.done("ping", term),
-            "bare echo",
-            lambda: echo.round_trip(data),
-            runs=300,
-        )
-        inputs = {"context": _CONTEXT, "question": _QUESTION}
-        yield compare(
+        bare = "bare echo"
+        yield _row("`ping`", lambda: port.done("ping"), bare, lambda: echo.round_trip(small))
+        what = f"`ping` with a result of {len(data) / 1000:.1f} kB"
+        yield _row(what, lambda: port.done("ping", term), bare, lambda: echo.round_trip(data))
+        yield _row(
             "`execute_module`, `dspy.Predict`, model that answers at once",
-            lambda: port.done("execute_module", "dspy.Predict", _SIGNATURE, inputs),
+            lambda: port.done("execute_module", "dspy.Predict", _SIGNATURE, _INPUTS),
             "the same `dspy.Predict` in Python",
             _in_this_process(),
-            runs=300,
         )
-    echo.close()
+
+
+def _row(what: str, ours: Callable[[], object], peer: str, theirs: Callable[[], object]) -> str:
+    batches = {name: in_python(lambda call: call(), call) for name, call in (("ours", ours), ("theirs", theirs))}
+    times = medians(batches, seconds=_SECONDS_PER_ROW)
+    cells = [readable(times["ours"]), readable(times["theirs"]), f"{times['ours'] / times['theirs']:.2f}"]
+    return row([what, peer, *cells])
 
 
 def _in_this_process() -> Callable[[], object]:
@@ -86,6 +93,6 @@ def _in_this_process() -> Callable[[], object]:
 
     def ask() -> object:
         with dspy.context(lm=lm, trace=[], disable_history=True, track_usage=True):
-            return predict(context=_CONTEXT, question=_QUESTION)
+            return predict(**_INPUTS)
 
     return ask

@@ -50,10 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ProtocolError as error:
         sys.exit(f"erlport_bridge: {error}")
     if FALLBACK_REASON:
-        sys.stderr.write(
-            f"erlport_bridge: the compiled codec is missing ({FALLBACK_REASON}), so terms take about 15 times as long; "
-            "install a C compiler and Python's headers, and then erlport_bridge again\n"
-        )
+        sys.stderr.write(f"erlport_bridge: terms take about 15 times as long: {FALLBACK_REASON}\n")
     if options.elixir_version:
         structs.set_elixir_version(options.elixir_version)
     for name in options.preload:

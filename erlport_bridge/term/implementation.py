@@ -6,7 +6,8 @@ The environment variable ``ERLPORT_BRIDGE_CODEC`` asks for one of them: ``compil
 from __future__ import annotations
 
 import os
-from typing import Final, Protocol
+from importlib import import_module
+from typing import Final, Protocol, cast
 
 from erlport_bridge.term import pure
 from erlport_bridge.term.decoding import MAX_BYTES, Buffer
@@ -15,6 +16,7 @@ from erlport_bridge.term.types import MAX_DEPTH, Term
 __all__ = ["FALLBACK_REASON", "IMPLEMENTATION", "codec"]
 
 _VARIABLE: Final = "ERLPORT_BRIDGE_CODEC"
+_REMEDY: Final = "install a C compiler and Python's headers, and then erlport_bridge again"
 
 
 class Codec(Protocol):
@@ -39,15 +41,16 @@ def _chosen(wanted: str | None) -> tuple[Codec, str | None]:
     if wanted == "pure":
         return pure, None
     try:
-        from erlport_bridge.term import native
+        return cast(Codec, import_module("erlport_bridge.term.native")), None
     except ImportError as error:
+        reason = f"the compiled codec is missing ({error}); {_REMEDY}"
         if wanted:
-            raise
-        return pure, str(error)
-    return native, None
+            raise ImportError(f"{_VARIABLE} is {wanted}, but {reason}") from error
+        return pure, reason
 
 
 codec, FALLBACK_REASON = _chosen(os.environ.get(_VARIABLE))
 
-#: ``"compiled"`` or ``"pure"``.
+#: ``"compiled"`` or ``"pure"``; if it is the latter although nobody asked for it, the reason is told by
+#: :data:`FALLBACK_REASON`, which is ``None`` otherwise.
 IMPLEMENTATION: Final = "pure" if codec is pure else "compiled"

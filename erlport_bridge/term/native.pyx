@@ -24,6 +24,10 @@ from erlport_bridge.term.types import Atom, ImproperList, freeze
 
 __all__ = ["decode", "encode"]
 
+# Each is one thing; together they are one unit for C, which can then see through every call.
 include "native_objects.pxi"
+include "native_text.pxi"
+include "native_names.pxi"
 include "native_decoding.pxi"
+include "native_output.pxi"
 include "native_encoding.pxi"

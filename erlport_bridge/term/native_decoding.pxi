@@ -3,28 +3,13 @@
 cdef enum:
     IMPROPER = 256  # a list of which only the tail is missing; no tag is as large
 
-    # Names are remembered up to this size. Those of fields and options are shorter.
-    MAX_REMEMBERED_SIZE = 46
-    REMEMBERED_BITS = 10
-
     FRAMES_AT_START = 32
-
-
-# What a name was read as. One place for each value of a hash; a later name takes the place of an earlier one.
-cdef struct Remembered:
-    PyObject* term  # owned; NULL while the place is free
-    uint8_t size
-    uint8_t is_ascii
-    uint8_t name[MAX_REMEMBERED_SIZE]
-
-cdef Remembered _atoms[1 << REMEMBERED_BITS]
-cdef Remembered _keys[1 << REMEMBERED_BITS]
 
 
 # A container that is being filled.
 cdef struct Container:
     PyObject* container  # owned
-    PyObject* key  # owned; of a map whose next value is being read
+    PyObject* waiting  # owned: the key of a map whose value is being read, or the tail of an improper list
     Py_ssize_t filled
     Py_ssize_t size  # elements or entries
     int tag
@@ -90,7 +75,7 @@ cdef void _drop(Reading* reading) noexcept:
     while reading.depth:
         reading.depth -= 1
         Py_XDECREF(reading.around[reading.depth].container)
-        Py_XDECREF(reading.around[reading.depth].key)
+        Py_XDECREF(reading.around[reading.depth].waiting)
     if reading.around != reading.first:
         PyMem_Free(reading.around)
 
@@ -99,214 +84,207 @@ cdef PyObject* _read(Reading* reading, bytes buffer, Py_ssize_t max_depth) excep
     """Read the one term from the position to the end of the data."""
     cdef const uint8_t* data = reading.data
     cdef Py_ssize_t size = reading.size, i = reading.position
-    cdef Py_ssize_t count, children
     # Terms that are still owed. Each takes a byte at least, so a container that claims more is a lie, and is found out
     # before there is room for it: also where each of many containers claims all that is left.
     cdef Py_ssize_t owed = 1
-    cdef Container* top = NULL
-    cdef bint at_key = False
+    cdef Py_ssize_t count, turn_ends = i + BYTES_PER_TURN
     cdef int tag
-    cdef uint32_t length
-    cdef double number
+    cdef Container* top
     cdef PyObject* term
     while True:
         if i >= size:
             return NULL
+        if i > turn_ends:
+            let_others_run()
+            turn_ends = i + BYTES_PER_TURN
         tag = data[i]
         owed -= 1
-        if tag == BINARY:
-            if size - i < 5:
+        if tag == MAP or tag == LIST or tag == SMALL_TUPLE or tag == LARGE_TUPLE:
+            if size - i < (2 if tag == SMALL_TUPLE else 5):
                 return NULL
-            length = load_u32(data + i + 1)
-            i += 5
-            if length > size - i:
-                return NULL
-            if at_key and length <= MAX_REMEMBERED_SIZE:
-                term = _key(data + i, length)
-            else:
-                term = _text(data + i, length)
-            i += length
-        elif tag == SMALL_ATOM_UTF8 or tag == SMALL_ATOM:
-            if size - i < 2 or data[i + 1] > size - i - 2:
-                return NULL
-            length = data[i + 1]
-            term = _atom(data + i + 2, length, tag == SMALL_ATOM)
-            i += 2 + length
-        elif tag == SMALL_INTEGER:
-            if size - i < 2:
-                return NULL
-            term = PyLong_FromLong(data[i + 1])
-            i += 2
-        elif tag == INTEGER:
-            if size - i < 5:
-                return NULL
-            term = PyLong_FromLong(<int>load_u32(data + i + 1))
-            i += 5
-        elif tag == NEW_FLOAT:
-            if size - i < 9:
-                return NULL
-            number = load_double(data + i + 1)
-            if number - number != 0:
-                return NULL
-            term = PyFloat_FromDouble(number)
-            i += 9
-        elif tag == NIL:
-            term = PyList_New(0)
-            i += 1
-        elif tag == MAP or tag == LIST or tag == SMALL_TUPLE or tag == LARGE_TUPLE:
-            if tag == SMALL_TUPLE:
-                if size - i < 2:
-                    return NULL
-                count = data[i + 1]
-                i += 2
-            else:
-                if size - i < 5:
-                    return NULL
-                count = load_u32(data + i + 1)
-                i += 5
-            children = count
-            if tag == MAP:
-                children = 2 * count
-            elif tag == LIST:
-                children = count + 1
-            owed += children
+            count = data[i + 1] if tag == SMALL_TUPLE else load_u32(data + i + 1)
+            i += 2 if tag == SMALL_TUPLE else 5
+            owed += 2 * count if tag == MAP else count + 1 if tag == LIST else count
             if owed > size - i:
                 return NULL
             if count:
-                if reading.depth >= max_depth or (reading.depth == reading.room and not _make_room(reading)):
+                if not _begin(reading, tag, count, max_depth):
                     return NULL
-                if tag == MAP:
-                    # Without room for the entries to come: the function for that gives a table for keys of any type,
-                    # which is larger and no faster.
-                    term = PyDict_New()
-                elif tag == LIST:
-                    term = PyList_New(count)
-                else:
-                    term = PyTuple_New(count)
-                if term == NULL:
-                    return NULL
-                top = reading.around + reading.depth
-                reading.depth += 1
-                top.container = term
-                top.key = NULL
-                top.filled = 0
-                top.size = count
-                top.tag = tag
-                top.is_struct = False
-                at_key = tag == MAP
                 continue
             if tag == LIST:
                 return NULL
             term = PyDict_New() if tag == MAP else PyTuple_New(0)
-        elif tag == STRING:
-            if size - i < 3:
-                return NULL
-            length = load_u16(data + i + 1)
-            i += 3
-            if length > size - i:
-                return NULL
-            term = _small_integers(data + i, length)
-            i += length
-        elif tag == ATOM_UTF8 or tag == ATOM:
-            if size - i < 3 or load_u16(data + i + 1) > size - i - 3:
-                return NULL
-            length = load_u16(data + i + 1)
-            term = _atom(data + i + 3, length, tag == ATOM)
-            i += 3 + length
-        elif tag == SMALL_BIG and size - i >= 3 and data[i + 1] < 8 and data[i + 1] <= size - i - 3 and data[i + 2] < 2:
-            length = data[i + 1]
-            term = _integer(data + i + 3, length, data[i + 2])
-            i += 3 + length
         else:
-            term = _rare(tag, buffer, &i)
-        if term == NULL:
-            return NULL
+            term = _leaf(reading, tag, &i, buffer)
         # Put it where it belongs, and what it completes, too.
         while True:
-            if top == NULL:
-                if i != size:
-                    Py_DECREF(term)
-                    return NULL
-                return term
-            if top.tag == MAP:
-                if top.key == NULL:
-                    top.key = _hashable(term)
-                    if top.key == NULL:
-                        return NULL
-                    if top.key == <PyObject*>STRUCT:
-                        top.is_struct = True
-                    at_key = False
-                    break
-                if not _enter(top, term):
-                    return NULL
-                if top.filled < top.size:
-                    at_key = True
-                    break
-                if PyDict_GET_SIZE(top.container) != top.size:
-                    return NULL
-                if top.is_struct:
-                    term = _shared(from_struct(<object>top.container))
-                    Py_DECREF(top.container)
-                else:
-                    term = top.container
-            elif top.tag == LIST:
-                PyList_SET_ITEM(top.container, top.filled, term)
-                top.filled += 1
-                at_key = False
-                if top.filled < top.size:
-                    break
+            if term == NULL:
+                return NULL
+            if not reading.depth:
+                if i == size:
+                    return term
+                Py_DECREF(term)
+                return NULL
+            top = reading.around + reading.depth - 1
+            if not _put_in(top, term):
+                return NULL
+            if top.filled < top.size:
+                break
+            if top.tag == LIST:
                 if i >= size or data[i] == LIST or data[i] == STRING:
                     return NULL
                 if data[i] != NIL:
                     top.tag = IMPROPER
+                    top.size += 1
                     break
                 i += 1
                 owed -= 1
-                term = top.container
-            elif top.tag == IMPROPER:
-                term = _shared(ImproperList(<object>top.container, _owned(term)))
-                Py_DECREF(top.container)
-            else:
-                PyTuple_SET_ITEM(top.container, top.filled, term)
-                top.filled += 1
-                at_key = False
-                if top.filled < top.size:
-                    break
-                if top.size == 3 and PyTuple_GET_ITEM(top.container, 0) == <PyObject*>OPAQUE:
-                    term = _shared(opaque_term(<object>top.container))
-                    Py_DECREF(top.container)
-                else:
-                    term = top.container
-            reading.depth -= 1
-            top = reading.around + reading.depth - 1 if reading.depth else NULL
+            term = _completed(top)
+            if term != NULL:
+                reading.depth -= 1
 
 
-cdef bint _make_room(Reading* reading) noexcept:
-    cdef Py_ssize_t room = 2 * reading.room
-    cdef Container* around = NULL
-    if reading.around == reading.first:
-        around = <Container*>PyMem_Malloc(room * sizeof(Container))
-        if around != NULL:
-            memcpy(around, reading.first, sizeof(reading.first))
-    else:
-        around = <Container*>PyMem_Realloc(reading.around, room * sizeof(Container))
-    if around == NULL:
+cdef inline PyObject* _leaf(Reading* reading, int tag, Py_ssize_t* position, bytes buffer) except? NULL:
+    """Read a term that has no others in it."""
+    cdef const uint8_t* data = reading.data + position[0]
+    cdef Py_ssize_t left = reading.size - position[0], length
+    cdef double number
+    if tag == BINARY:
+        if left < 5 or load_u32(data + 1) > left - 5:
+            return NULL
+        length = load_u32(data + 1)
+        position[0] += 5 + length
+        return key_named(data + 5, length) if _is_at_key(reading) else new_text(data + 5, length)
+    elif tag == SMALL_ATOM_UTF8 or tag == SMALL_ATOM:
+        if left < 2 or data[1] > left - 2:
+            return NULL
+        length = data[1]
+        position[0] += 2 + length
+        return atom_named(data + 2, length, tag == SMALL_ATOM)
+    elif tag == SMALL_INTEGER:
+        if left < 2:
+            return NULL
+        position[0] += 2
+        return PyLong_FromLong(data[1])
+    elif tag == INTEGER:
+        if left < 5:
+            return NULL
+        position[0] += 5
+        return PyLong_FromLong(<int>load_u32(data + 1))
+    elif tag == NEW_FLOAT:
+        if left < 9:
+            return NULL
+        number = load_double(data + 1)
+        if number - number != 0:  # NaN or infinite
+            return NULL
+        position[0] += 9
+        return PyFloat_FromDouble(number)
+    elif tag == NIL:
+        position[0] += 1
+        return PyList_New(0)
+    elif tag == STRING:
+        if left < 3 or load_u16(data + 1) > left - 3:
+            return NULL
+        length = load_u16(data + 1)
+        position[0] += 3 + length
+        return _small_integers(data + 3, length)
+    elif tag == ATOM_UTF8 or tag == ATOM:
+        if left < 3 or load_u16(data + 1) > left - 3:
+            return NULL
+        length = load_u16(data + 1)
+        position[0] += 3 + length
+        return atom_named(data + 3, length, tag == ATOM)
+    elif tag == SMALL_BIG and left >= 3 and data[1] < 8 and data[1] <= left - 3 and data[2] < 2:
+        position[0] += 3 + data[1]
+        return _integer(data + 3, data[1], data[2])
+    return _rare(tag, buffer, position)
+
+
+cdef inline bint _begin(Reading* reading, int tag, Py_ssize_t size, Py_ssize_t max_depth) noexcept:
+    """Begin to fill a container."""
+    cdef Container* top
+    cdef PyObject* container
+    if reading.depth >= max_depth or (reading.depth == reading.room and not _make_room(reading)):
         return False
-    reading.around = around
-    reading.room = room
+    if tag == MAP:
+        # Without room for the entries to come: the function for that gives a table for keys of any type, which is
+        # larger and no faster.
+        container = PyDict_New()
+    else:
+        container = PyList_New(size) if tag == LIST else PyTuple_New(size)
+    if container == NULL:
+        return False
+    top = reading.around + reading.depth
+    reading.depth += 1
+    top.container = container
+    top.waiting = NULL
+    top.filled = 0
+    top.size = size
+    top.tag = tag
+    top.is_struct = False
     return True
 
 
-cdef inline bint _enter(Container* top, PyObject* value) noexcept:
-    """Put a value into a map, under the key that waits for it."""
-    cdef int status = PyDict_SetItem(top.container, top.key, value)
-    Py_DECREF(top.key)
-    Py_DECREF(value)
-    top.key = NULL
+cdef bint _make_room(Reading* reading) noexcept:
+    cdef void* around = enlarged(reading.around, reading.first, reading.room * sizeof(Container))
+    if around == NULL:
+        return False
+    reading.around = <Container*>around
+    reading.room *= 2
+    return True
+
+
+cdef inline bint _is_at_key(Reading* reading) noexcept:
+    """Say whether the next term is the key of a map."""
+    cdef Container* top
+    if not reading.depth:
+        return False
+    top = reading.around + reading.depth - 1
+    return top.tag == MAP and top.waiting == NULL
+
+
+cdef inline bint _put_in(Container* top, PyObject* term) except -1:
+    """Put a term into a container, which has the reference then."""
+    cdef int status
+    if top.tag == MAP:
+        if top.waiting == NULL:
+            top.waiting = _hashable(term)
+            top.is_struct = top.is_struct or top.waiting == <PyObject*>STRUCT
+            return True
+        status = PyDict_SetItem(top.container, top.waiting, term)
+        Py_DECREF(term)
+        Py_DECREF(top.waiting)
+        top.waiting = NULL
+        if status < 0:
+            PyErr_Clear()  # erlang-py's classes cannot be compared with others
+            return False
+    elif top.tag == LIST:
+        PyList_SET_ITEM(top.container, top.filled, term)
+    elif top.tag == IMPROPER:
+        top.waiting = term
+    else:
+        PyTuple_SET_ITEM(top.container, top.filled, term)
     top.filled += 1
-    if status < 0:
-        PyErr_Clear()  # erlang-py's classes cannot be compared with others
-    return status == 0
+    return True
+
+
+cdef inline PyObject* _completed(Container* top) except? NULL:
+    """Give a container that is full as a term, in exchange for the references in it."""
+    if top.tag == MAP:
+        if PyDict_GET_SIZE(top.container) != top.size:
+            return NULL
+        if not top.is_struct:
+            return top.container
+        value = from_struct(<object>top.container)
+    elif top.tag == IMPROPER:
+        value = ImproperList(<object>top.container, <object>top.waiting)
+        Py_DECREF(top.waiting)
+    elif top.tag != LIST and top.size == 3 and PyTuple_GET_ITEM(top.container, 0) == <PyObject*>OPAQUE:
+        value = opaque_term(<object>top.container)
+    else:
+        return top.container
+    Py_DECREF(top.container)
+    return _shared(value)
 
 
 cdef inline PyObject* _hashable(PyObject* key) except? NULL:
@@ -315,184 +293,6 @@ cdef inline PyObject* _hashable(PyObject* key) except? NULL:
     if kind == &PyUnicode_Type or kind == _Atom or kind == &PyLong_Type:
         return key
     return _shared(freeze(_owned(key)))
-
-
-cdef PyObject* _text(const uint8_t* data, Py_ssize_t size) noexcept:
-    """Give a binary: as text if it is UTF-8."""
-    cdef PyObject* text
-    cdef Py_ssize_t length
-    cdef uint8_t largest = 0
-    if is_ascii(data, size):
-        if size == 1:
-            return PyUnicode_FromOrdinal(data[0])
-        text = PyUnicode_New(size, 127)
-        if text != NULL and size:
-            copy(<uint8_t*>PyUnicode_DATA(text), data, size)
-        return text
-    # Python's own decoder makes a second copy of the text while it reads it, and one of the bytes for its exception.
-    length = _utf8_length(data, size, &largest)
-    if length < 0:
-        return PyBytes_FromStringAndSize(<const char*>data, size)
-    # The largest byte says how wide the characters are: 1, 2 or 4 bytes each.
-    if largest < 0xC4:
-        text = PyUnicode_New(length, 0xFF)
-        if text != NULL:
-            _fill_text(<uint8_t*>PyUnicode_DATA(text), data, length)
-    elif largest < 0xF0:
-        text = PyUnicode_New(length, 0xFFFF)
-        if text != NULL:
-            _fill_text(<uint16_t*>PyUnicode_DATA(text), data, length)
-    else:
-        text = PyUnicode_New(length, 0x10FFFF)
-        if text != NULL:
-            _fill_text(<uint32_t*>PyUnicode_DATA(text), data, length)
-    return text
-
-
-cdef Py_ssize_t _utf8_length(const uint8_t* data, Py_ssize_t size, uint8_t* largest) noexcept nogil:
-    """Give how many characters the bytes are, and the largest byte; -1 if they are not UTF-8.
-
-    As Unicode has it (table 3-7): no surrogates, no longer forms than needed.
-    """
-    cdef const uint8_t* end = data + size
-    cdef Py_ssize_t length = 0
-    cdef uint8_t first, second
-    while data < end:
-        first = data[0]
-        if first < 0x80:
-            if end - data >= 8 and are_8_ascii(data):
-                data += 8
-                length += 8
-            else:
-                data += 1
-                length += 1
-            continue
-        if first > largest[0]:
-            largest[0] = first
-        if end - data < 2 or data[1] & 0xC0 != 0x80:
-            return -1
-        second = data[1]
-        if 0xC2 <= first < 0xE0:
-            data += 2
-        elif 0xE0 <= first < 0xF0:
-            if (
-                end - data < 3
-                or data[2] & 0xC0 != 0x80
-                or (first == 0xE0 and second < 0xA0)
-                or (first == 0xED and second > 0x9F)
-            ):
-                return -1
-            data += 3
-        elif 0xF0 <= first <= 0xF4:
-            if (
-                end - data < 4
-                or data[2] & 0xC0 != 0x80
-                or data[3] & 0xC0 != 0x80
-                or (first == 0xF0 and second < 0x90)
-                or (first == 0xF4 and second > 0x8F)
-            ):
-                return -1
-            data += 4
-        else:
-            return -1
-        length += 1
-    return length
-
-
-ctypedef fused Character:
-    uint8_t
-    uint16_t
-    uint32_t
-
-
-cdef void _fill_text(Character* characters, const uint8_t* data, Py_ssize_t length) noexcept nogil:
-    """Write the characters of bytes that are UTF-8."""
-    cdef Character* end = characters + length
-    cdef uint8_t first
-    while characters < end:
-        first = data[0]
-        if first < 0x80:
-            if Character is uint8_t and end - characters >= 8 and are_8_ascii(data):
-                memcpy(characters, data, 8)
-                data += 8
-                characters += 8
-                continue
-            characters[0] = first
-            data += 1
-        elif first < 0xE0:
-            characters[0] = <Character>((first & 0x1F) << 6 | data[1] & 0x3F)
-            data += 2
-        elif first < 0xF0:
-            characters[0] = <Character>((first & 0x0F) << 12 | (data[1] & 0x3F) << 6 | data[2] & 0x3F)
-            data += 3
-        else:
-            characters[0] = <Character>(
-                (first & 0x07) << 18 | (data[1] & 0x3F) << 12 | (data[2] & 0x3F) << 6 | data[3] & 0x3F
-            )
-            data += 4
-        characters += 1
-
-
-cdef inline Remembered* _place(Remembered* table, const uint8_t* name, Py_ssize_t size) noexcept:
-    cdef uint64_t first = 0, last = 0
-    if size >= 8:
-        memcpy(&first, name, 8)
-        memcpy(&last, name + size - 8, 8)
-    elif size >= 4:
-        memcpy(&first, name, 4)
-        memcpy(&last, name + size - 4, 4)
-    elif size:
-        first = name[0] | (<uint64_t>name[size >> 1] << 8) | (<uint64_t>name[size - 1] << 16)
-    # Odd numbers with well mixed bits, from xxHash.
-    first = (first ^ <uint64_t>size) * <uint64_t>0x9E3779B185EBCA87 + last * <uint64_t>0xC2B2AE3D27D4EB4F
-    first ^= first >> 29
-    first *= <uint64_t>0x165667B19E3779F9
-    return table + (first >> (64 - REMEMBERED_BITS))
-
-
-cdef inline void _remember(Remembered* place, const uint8_t* name, Py_ssize_t size, PyObject* term) noexcept:
-    Py_XDECREF(place.term)
-    Py_INCREF(term)
-    place.term = term
-    place.size = <uint8_t>size
-    place.is_ascii = is_ascii(name, size)
-    memcpy(place.name, name, size)
-
-
-cdef PyObject* _key(const uint8_t* name, Py_ssize_t size) noexcept:
-    """Give a short binary that is the key of a map. Most keys come again, and have their hash already then."""
-    cdef Remembered* place = _place(_keys, name, size)
-    cdef PyObject* term = place.term
-    if term != NULL and place.size == size and memcmp(place.name, name, size) == 0:
-        Py_INCREF(term)
-        return term
-    term = _text(name, size)
-    if term != NULL and Py_TYPE(term) == &PyUnicode_Type:
-        _remember(place, name, size, term)
-    return term
-
-
-cdef PyObject* _atom(const uint8_t* name, Py_ssize_t size, bint is_latin1) except? NULL:
-    cdef Remembered* place = NULL
-    cdef PyObject* term
-    if size <= MAX_REMEMBERED_SIZE:
-        place = _place(_atoms, name, size)
-        term = place.term
-        if (
-            term != NULL
-            and place.size == size
-            and memcmp(place.name, name, size) == 0
-            and (place.is_ascii or not is_latin1)
-        ):
-            Py_INCREF(term)
-            return term
-    raw = <bytes>name[:size]
-    if is_latin1 and not is_ascii(name, size):
-        return _shared(ATOMS[raw.decode("latin-1").encode()])
-    term = _shared(ATOMS[raw])
-    if place != NULL:
-        _remember(place, name, size, term)
-    return term
 
 
 cdef PyObject* _small_integers(const uint8_t* data, Py_ssize_t size) noexcept:

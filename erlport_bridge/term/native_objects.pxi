@@ -55,7 +55,7 @@ cdef extern from "Python.h":
     PyObject* PyDict_Copy(PyObject*)
     int PyDict_SetItem(PyObject*, PyObject*, PyObject*)
     int PyDict_Next(PyObject*, Py_ssize_t*, PyObject**, PyObject**)
-    Py_ssize_t PyDict_GET_SIZE "PyDict_Size"(PyObject*)
+    Py_ssize_t PyDict_GET_SIZE(PyObject*)
 
 # The names and numbers of tags.py. Constants, so that C makes a jump table of them.
 cdef enum:
@@ -78,7 +78,17 @@ cdef enum:
     ATOM_UTF8 = 118
     SMALL_ATOM_UTF8 = 119
 
+cdef enum:
+    # After so many bytes another thread may run if one waits: about 1 to 5 ms, as Python's own interpreter does.
+    BYTES_PER_TURN = 1_048_576
+
 cdef PyTypeObject* _Atom = <PyTypeObject*>Atom
+
+
+cdef void let_others_run() noexcept:
+    """Give up the interpreter's lock for a moment: for longer only if another thread has asked for it."""
+    with nogil:
+        pass
 
 
 cdef inline uint32_t load_u16(const uint8_t* p) noexcept nogil:
@@ -115,32 +125,6 @@ cdef inline void store_double(uint8_t* p, double number) noexcept nogil:
     store_u32(p + 4, <uint32_t>bits)
 
 
-cdef inline bint are_8_ascii(const uint8_t* data) noexcept nogil:
-    cdef uint64_t word
-    memcpy(&word, data, 8)
-    return not word & <uint64_t>0x8080808080808080
-
-
-cdef bint is_ascii(const uint8_t* data, Py_ssize_t size) noexcept nogil:
-    cdef uint64_t words[4]
-    cdef uint8_t rest = 0
-    while size >= 32:
-        memcpy(words, data, 32)
-        if (words[0] | words[1] | words[2] | words[3]) & <uint64_t>0x8080808080808080:
-            return False
-        data += 32
-        size -= 32
-    while size >= 8:
-        if not are_8_ascii(data):
-            return False
-        data += 8
-        size -= 8
-    while size:
-        size -= 1
-        rest |= data[size]
-    return rest < 0x80
-
-
 cdef inline void copy(uint8_t* to, const uint8_t* source, Py_ssize_t size) noexcept nogil:
     """Copy bytes. Most texts and names are short: for those a call of memcpy takes longer than what it does.
 
@@ -161,3 +145,23 @@ cdef inline void copy(uint8_t* to, const uint8_t* source, Py_ssize_t size) noexc
         to[0] = source[0]
         to[size >> 1] = source[size >> 1]
         to[size - 1] = source[size - 1]
+
+
+cdef inline void copy_in_turn(uint8_t* to, const uint8_t* source, Py_ssize_t size) noexcept:
+    """Copy to where nobody else looks; other threads run meanwhile if it takes long."""
+    if size < BYTES_PER_TURN:
+        copy(to, source, size)
+    else:
+        with nogil:
+            memcpy(to, source, size)
+
+
+cdef void* enlarged(void* items, void* first, size_t size) noexcept:
+    """Give twice as much memory, with the same in it. The first one is part of its owner, and is not freed."""
+    cdef void* larger
+    if items != first:
+        return PyMem_Realloc(items, 2 * size)
+    larger = PyMem_Malloc(2 * size)
+    if larger != NULL:
+        memcpy(larger, items, size)
+    return larger

@@ -39,7 +39,7 @@ def plain(item: object) -> Term:
     if isinstance(item, float):
         return float(item)
     if isinstance(item, bytes | bytearray | memoryview):
-        return bytes(item)
+        return bytes(memoryview(item))  # bytes(item) would ask the item, whose answer may be of its class again
     if isinstance(item, list | FrozenList):
         return list(item)
     if isinstance(item, tuple):

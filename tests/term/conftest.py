@@ -1,26 +1,22 @@
-"""Fixtures of the term tests: the rows of ``conformance/`` and a real BEAM."""
+"""Fixtures of the term tests: both codecs, the rows of ``conformance/``, and a real BEAM."""
 
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 import pytest
+from hypothesis import settings
 
-from erlport_bridge.term import set_elixir_version
+from erlport_bridge.term import pure, set_elixir_version
 
-_CONFORMANCE = Path(__file__).parents[2] / "conformance"
+# No test is wrong because a machine is slow.
+settings.register_profile("no deadline", deadline=None)
+settings.load_profile("no deadline")
 
-# For each line of hex: the same term, encoded anew by this BEAM; for two on a line: whether they are the same term.
-_BEAM_LOOP = """
-  strict = fn a, b -> a === b end
-  Enum.each(IO.stream(:stdio, :line), fn line ->
-    case Enum.map(String.split(line), &:erlang.binary_to_term(Base.decode16!(&1, case: :lower))) do
-      [term] -> IO.puts(Base.encode16(:erlang.term_to_binary(term, minor_version: 2), case: :lower))
-      [left, right] -> IO.puts(strict.(left, right))
-    end
-  end)
-"""
+_HERE = Path(__file__).parent
+_CONFORMANCE = _HERE.parents[1] / "conformance"
 
 
 class Row(NamedTuple):
@@ -33,22 +29,66 @@ class Row(NamedTuple):
     encoded: bytes
 
 
+class RefusedRow(NamedTuple):
+    """One line of the file of terms that Python refuses."""
+
+    name: str
+    kind: str
+    beam: str
+    source: str
+    encoded: bytes
+
+
+@pytest.fixture(scope="session")
+def compiled() -> ModuleType:
+    """Give the compiled codec, or skip where the package was built without a compiler."""
+    try:
+        from erlport_bridge.term import native
+    except ImportError as error:
+        pytest.skip(f"no compiled codec: {error}")
+    return native
+
+
+@pytest.fixture(scope="session", params=["pure", "compiled"])
+def codec(request: pytest.FixtureRequest) -> ModuleType:
+    """Give each codec in turn: a module with ``decode`` and ``encode``."""
+    if request.param == "pure":
+        return pure
+    module: ModuleType = request.getfixturevalue("compiled")
+    return module
+
+
 @pytest.fixture(scope="session")
 def rows() -> Callable[[str], list[Row]]:
     """Give a function: name of a file in ``conformance/`` -> its rows."""
 
     def read(file_name: str) -> list[Row]:
-        lines = (_CONFORMANCE / file_name).read_text(encoding="utf-8").splitlines()
-        fields = [line.split("\t") for line in lines if not line.startswith("#")]
-        return [Row(name, release, form, source, bytes.fromhex(text)) for name, release, form, source, text in fields]
+        return [
+            Row(name, release, form, source, bytes.fromhex(text))
+            for name, release, form, source, text in _fields(file_name)
+        ]
 
     return read
 
 
 @pytest.fixture(scope="session")
+def refused_rows() -> list[RefusedRow]:
+    """Give the rows of ``conformance/refused.tsv``."""
+    return [
+        RefusedRow(name, kind, beam, source, bytes.fromhex(text))
+        for name, kind, beam, source, text in _fields("refused.tsv")
+    ]
+
+
+def _fields(file_name: str) -> list[list[str]]:
+    lines = (_CONFORMANCE / file_name).read_text(encoding="utf-8").splitlines()
+    return [line.split("\t") for line in lines if not line.startswith("#")]
+
+
+@pytest.fixture(scope="session")
 def ask_beam() -> Iterator[Callable[[str], str]]:
-    """Give a function that sends one line to a running BEAM and gives the line it answers."""
-    command = ["elixir", "-e", _BEAM_LOOP]
+    """Give a function that sends one line to a running BEAM and gives the line it answers; see ``beam.exs``."""
+    command = ["elixir", str(_HERE / "beam.exs")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as beam:
         assert beam.stdin is not None
         assert beam.stdout is not None
