@@ -4,7 +4,7 @@ The tree::
 
     BridgeError
     ├── TermError
-    │   ├── DecodeError      bytes that are no term, with the offset of the offending byte
+    │   ├── DecodeError      bytes that are no term, with the offset of the offending byte and its path
     │   └── EncodeError      a value that is no term, with its path
     ├── ProtocolError        a frame or a message that is not part of the protocol
     └── OperationError       an operation that cannot be done, with its kind
@@ -106,12 +106,15 @@ class DecodeError(TermError):
     Attributes:
         reason: What is wrong, without the place.
         offset: Position of the offending byte, counted from 0.
+        path: The way to the term from the top, such as ``["answer"][3]``; empty for the top itself, and where the data
+            ends early.
     """
 
-    def __init__(self, reason: str, offset: int) -> None:
+    def __init__(self, reason: str, offset: int, path: str = "") -> None:
         self.reason = reason
         self.offset = offset
-        super().__init__(f"{reason} at byte {offset}")
+        self.path = path
+        super().__init__(f"{reason} at {path} (byte {offset})" if path else f"{reason} at byte {offset}")
 
 
 class EncodeError(TermError):
@@ -171,7 +174,7 @@ def details(error: BaseException, *, request_id: str | None = None) -> dict[str,
     else:
         kind = kind_of(error)
         found |= {"type": _type_name(error), "kind": kind, "message": message_of(error), "retryable": KINDS[kind][1]}
-        if isinstance(error, EncodeError):
+        if isinstance(error, DecodeError | EncodeError):
             found["path"] = error.path
         elif kind not in _CAUSED_OUTSIDE:
             found["traceback"] = traceback_lines(error)

@@ -157,7 +157,7 @@ def test_arguments_that_python_cannot_hold_are_an_error_of_that_call(shared_port
     shared_port.send_message(head.replace(encode(["?"])[1:], b"\x6c\0\0\0\1" + merging + b"\x6a"))
     tag, call_id, (status, (_, details)) = shared_port.receive()
     assert (tag, call_id, status, details["kind"]) == ("r", 77, "error", "input")
-    assert "at byte" in details["message"]
+    assert "at arguments[0] (byte" in details["message"]
 
 
 def test_function_that_is_no_operation_cannot_be_called(shared_port: PortProcess) -> None:

@@ -134,7 +134,9 @@ def _unreadable_call(message: bytes, error: DecodeError) -> UnreadableCall:
         raise error from None
     match head:
         case ("C", int(call_id), str(module), str(function)):
-            return UnreadableCall(call_id, module, function, error)
+            # The caller knows the arguments, not the envelope around them.
+            path = error.path.replace("[4]", "arguments", 1)
+            return UnreadableCall(call_id, module, function, DecodeError(error.reason, error.offset, path))
     raise error
 
 

@@ -15,7 +15,7 @@ from struct import Struct
 from typing import Final, TypeAlias
 
 from erlport_bridge.errors import DecodeError
-from erlport_bridge.term.inspecting import shown
+from erlport_bridge.term.inspecting import path_text, shown, shown_key
 from erlport_bridge.term.structs import STRUCT, from_struct
 from erlport_bridge.term.tags import (
     ATOMS,
@@ -195,7 +195,7 @@ def _read(data: bytes, i: int, max_depth: int) -> tuple[Term, int]:
                 start = i + 5
                 i = start + unpack_u32(data, i + 1)[0]
                 if i > size:
-                    raise DecodeError(f"a binary of {i - start} bytes, {max(size - start, 0)} bytes are left", offset)
+                    raise Malformed(f"a binary of {i - start} bytes, {max(size - start, 0)} bytes are left")
                 raw = data[start:i]
                 try:
                     term = raw.decode()
@@ -218,9 +218,9 @@ def _read(data: bytes, i: int, max_depth: int) -> tuple[Term, int]:
                 missing_inside = _missing_inside(tag, count)
                 if missing_inside:
                     if missing_inside > size - i:
-                        raise DecodeError(f"a term of {count} elements, {size - i} bytes are left", offset)
+                        raise Malformed(f"a term of {count} elements, {size - i} bytes are left")
                     if len(stack) >= max_depth:
-                        raise DecodeError(f"a term that nests deeper than {max_depth} levels", offset)
+                        raise Malformed(f"a term that nests deeper than {max_depth} levels")
                     stack.append((kind, items, missing, opened))
                     kind, items, missing, opened = tag, [], missing_inside, offset
                     continue
@@ -228,7 +228,7 @@ def _read(data: bytes, i: int, max_depth: int) -> tuple[Term, int]:
             elif tag == NEW_FLOAT:
                 term = _unpack_float(data, i + 1)[0]
                 if term - term != 0:  # the BEAM has neither NaN nor infinities, and reads no term that holds one
-                    raise DecodeError(f"a float that is {term}", offset)
+                    raise Malformed(f"a float that is {term}")
                 i += 9
             elif tag == INTEGER:
                 term = _unpack_i32(data, i + 1)[0]
@@ -240,7 +240,7 @@ def _read(data: bytes, i: int, max_depth: int) -> tuple[Term, int]:
                 start = i + 3
                 i = start + unpack_u16(data, i + 1)[0]
                 if i > size:
-                    raise DecodeError(f"a list of {i - start} bytes, {max(size - start, 0)} bytes are left", offset)
+                    raise Malformed(f"a list of {i - start} bytes, {max(size - start, 0)} bytes are left")
                 term = list(data[start:i])
                 if kind == LIST and missing == 1:
                     items += term
@@ -248,7 +248,7 @@ def _read(data: bytes, i: int, max_depth: int) -> tuple[Term, int]:
             else:
                 reader = READERS.get(tag)
                 if reader is None:
-                    raise DecodeError(REFUSED.get(tag, f"unknown tag {tag}"), offset)
+                    raise Malformed(REFUSED.get(tag, f"unknown tag {tag}"))
                 term, i = reader(data, i + 1)
             items.append(term)
             missing -= 1
@@ -272,7 +272,21 @@ def _read(data: bytes, i: int, max_depth: int) -> tuple[Term, int]:
     except (IndexError, struct.error):
         raise DecodeError("the data ends early", size) from None
     except Malformed as error:
-        raise DecodeError(str(error), offset) from None
+        # What is wrong with a container itself is found out when it is complete: it is not on the way then.
+        inner = [] if offset == opened else [(kind, items)]
+        frames = [(of_kind, of_items) for of_kind, of_items, _, _ in stack] + inner
+        raise DecodeError(str(error), offset, _path(frames)) from None
+
+
+def _path(frames: list[tuple[int, list[Term]]]) -> str:
+    """Give the way through containers, of which each has so many of its terms."""
+    steps = []
+    for kind, items in frames:
+        if kind == MAP:
+            steps.append(f"[{shown_key(items[-1])}]" if len(items) % 2 else "[a key]")
+        elif kind != _TOP:
+            steps.append(f"[{len(items)}]")
+    return path_text(steps)
 
 
 def _count(tag: int, data: bytes, i: int) -> tuple[int, int]:

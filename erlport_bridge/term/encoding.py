@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 
 from erlport_bridge.errors import EncodeError
 from erlport_bridge.term import tags
-from erlport_bridge.term.inspecting import shown
+from erlport_bridge.term.inspecting import path_text, shown, shown_key
 from erlport_bridge.term.plain import IDENTIFIERS, identifier, plain
 from erlport_bridge.term.types import MAX_ATOM_CHARACTERS, MAX_DEPTH, Atom, ImproperList, Term
 
@@ -39,7 +39,6 @@ _DISTINCT_KEYS: Final = frozenset({str, Atom, int})
 PACKET_SIZES: Final = (1, 2, 4)
 
 _MAX_CACHED_ATOMS: Final = 65_536
-_MAX_PATH_STEPS: Final = 20
 
 
 def encode(term: Term, *, compressed: int = 0, max_depth: int = MAX_DEPTH, packet: int = 0) -> bytes:
@@ -300,14 +299,7 @@ def _path(frames: list[_Frame], item: Term) -> str:
         if head[0] != tags.MAP:
             steps.append(f"[{index}]")
         elif index % 2:
-            steps.append(f"[{_key(children[index - 1])}]")
+            steps.append(f"[{shown_key(children[index - 1])}]")
         else:
-            steps.append(f"[key {_key(child)}]")
-    if len(steps) > _MAX_PATH_STEPS:
-        steps[_MAX_PATH_STEPS // 2 : -_MAX_PATH_STEPS // 2] = [" … "]
-    return "".join(steps)
-
-
-def _key(key: Term) -> str:
-    text = shown(key)
-    return f'"{text[1:-1]}"' if type(key) is str and text.startswith("'") and '"' not in text else text
+            steps.append(f"[key {shown_key(child)}]")
+    return path_text(steps)

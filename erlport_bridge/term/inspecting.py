@@ -6,9 +6,15 @@ import itertools
 import json
 import reprlib
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-__all__ = ["shown"]
+if TYPE_CHECKING:
+    from erlport_bridge.term.types import ImproperList
+
+__all__ = ["path_text", "shown", "shown_key"]
+
+
+_MAX_PATH_STEPS: Final = 20
 
 
 def shown(term: object) -> str:
@@ -18,6 +24,19 @@ def shown(term: object) -> str:
     '%{"tags" => [nil, true, {"a", 2.5}]}'
     """
     return _INSPECT.repr(term)
+
+
+def shown_key(key: object) -> str:
+    """Give the key of a map as it stands in a path: a text always in double quotes."""
+    text = shown(key)
+    return f'"{text[1:-1]}"' if type(key) is str and text.startswith("'") and '"' not in text else text
+
+
+def path_text(steps: list[str]) -> str:
+    """Give the way to a value inside a term, such as ``["answer"][3]``, without its middle if it is long."""
+    if len(steps) > _MAX_PATH_STEPS:
+        steps = [*steps[: _MAX_PATH_STEPS // 2], " … ", *steps[-_MAX_PATH_STEPS // 2 :]]
+    return "".join(steps)
 
 
 class _Inspect(reprlib.Repr):
@@ -60,6 +79,10 @@ class _Inspect(reprlib.Repr):
     def repr_dict(self, x: dict[object, object], level: int) -> str:
         return f"%{{{self._items(self._pair(key, value, level) for key, value in x.items())}}}"
 
+    def repr_ImproperList(self, x: ImproperList, level: int) -> str:  # noqa: N802
+        write = self._within(level)
+        return f"[{self._items(map(write, x.items))} | {write(x.tail)}]"
+
     repr_FrozenList = repr_list  # noqa: N815
     repr_FrozenMap = repr_dict  # noqa: N815
 
@@ -77,6 +100,13 @@ class _Inspect(reprlib.Repr):
 
     def repr_OtpErlangBinary(self, x: object, level: int) -> str:  # noqa: N802
         return "a bitstring"
+
+    def repr_instance(self, x: object, level: int) -> str:
+        try:
+            text = repr(x)
+        except Exception:  # noqa: BLE001 - any class may be here, and this is a part of another error's message
+            return f"a {type(x).__name__}"
+        return text if len(text) <= self.maxother else f"{text[: self.maxother]}…"
 
     def _pair(self, key: object, value: object, level: int) -> str:
         write = self._within(level)

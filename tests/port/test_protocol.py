@@ -85,6 +85,7 @@ def test_call_with_unreadable_arguments_still_says_who_is_owed_an_answer() -> No
     assert isinstance(event, UnreadableCall)
     assert (event.id, event.module, event.function) == (7, "math", "sqrt")
     assert isinstance(event.error, DecodeError)
+    assert event.error.path == "arguments[0]"
 
 
 @given(st.integers(0, len(encode(CALL)) - 1))

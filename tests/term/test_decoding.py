@@ -238,3 +238,22 @@ def test_atoms_are_one_object_per_name(codec: ModuleType) -> None:
     assert first is second is third
     assert repr(third) == "Atom('new')"
     assert type(str(third)) is str
+
+
+@pytest.mark.parametrize(
+    ("data", "path"),
+    [
+        (b"\x83\xc8", ""),
+        (b"\x83h\x02a\x01\xc8", "[1]"),
+        (b"\x83t\x00\x00\x00\x01m\x00\x00\x00\x01kl\x00\x00\x00\x02a\x01\xc8j", '["k"][1]'),
+        (b"\x83t\x00\x00\x00\x01w\x01k\xc8", "[:k]"),
+        (b"\x83t\x00\x00\x00\x01\xc8j", "[a key]"),
+        (b"\x83l\x00\x00\x00\x01t\x00\x00\x00\x02a\x01ja\x01jj", "[0]"),
+        (b"\x83" + b"h\x01" * 30 + b"\xc8", "[0]" * 10 + " … " + "[0]" * 10),
+    ],
+)
+def test_error_says_where_in_the_term(codec: ModuleType, data: bytes, path: str) -> None:
+    with pytest.raises(DecodeError) as raised:
+        codec.decode(data)
+    assert raised.value.path == path
+    assert f"at {path} (byte {raised.value.offset})" in str(raised.value) or not path

@@ -52,8 +52,8 @@ def test_codec_can_be_chosen() -> None:
 @pytest.mark.parametrize(
     ("code", "codec", "error"),
     [
-        (MISSING + SHOW, "compiled", "ImportError: ERLPORT_BRIDGE_CODEC is compiled, but the compiled codec is missing"),
-        (SHOW, "fast", 'ValueError: expected "compiled" or "pure" in ERLPORT_BRIDGE_CODEC, got "fast"'),
+        (MISSING + SHOW, "compiled", "ERLPORT_BRIDGE_CODEC is compiled, but the compiled codec is missing"),
+        (SHOW, "fast", 'expected "compiled" or "pure" in ERLPORT_BRIDGE_CODEC, got "fast"'),
     ],
 )
 def test_codec_that_cannot_be_had_is_an_error(code: str, codec: str, error: str) -> None:
