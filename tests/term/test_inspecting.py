@@ -6,7 +6,7 @@ from erlport_bridge.term import Atom, FrozenList, FrozenMap, ImproperList
 from erlport_bridge.term.inspecting import shown, shown_key
 
 
-class Unwritable:
+class _Unwritable:
     def __repr__(self) -> str:
         raise ValueError
 
@@ -21,7 +21,7 @@ class Unwritable:
         (FrozenMap({FrozenList([1]): 2}), "%{[1] => 2}"),
         (ImproperList([1, "x"], Atom("t")), '[1, "x" | :t]'),
         (range(3), "range(0, 3)"),
-        (Unwritable(), "a Unwritable"),
+        (_Unwritable(), "a _Unwritable"),
         ([1, 2, 3, 4, 5], "[1, 2, 3, 4, …]"),
         (1 << 300, "an integer of 301 bits"),
     ],
