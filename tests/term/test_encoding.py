@@ -2,6 +2,8 @@
 
 import enum
 import math
+import threading
+import time
 from collections import OrderedDict, defaultdict, namedtuple
 from collections.abc import Callable
 from types import ModuleType
@@ -194,3 +196,28 @@ def test_frozen_containers_cannot_be_changed_and_are_no_tuples() -> None:
     assert frozen_list != (1, 2)
     assert {frozen_list: 1, (1, 2): 2} == {(1, 2): 2, frozen_list: 1}
     assert len({frozen_list, (1, 2)}) == 2
+
+
+def test_map_that_another_thread_changes_is_written_as_it_was(
+    codec: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The codec lets other threads run now and then: a map that is open must not be read on in another order."""
+    monkeypatch.setattr(codec, "reference", None, raising=False)  # nobody may be asked to write it once more
+    entries: dict[Any, Any] = {f"key {number}": ["x" * 2_500, {number: number}] for number in range(20_000)}
+    stop = threading.Event()
+
+    def change() -> None:
+        while not stop.is_set():
+            for key in list(entries)[:50]:
+                entries[key] = entries.pop(key)
+            time.sleep(0)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(20):
+            # The same key twice would be refused; one is missing while it is moved.
+            assert 19_999 <= len(codec.decode(codec.encode([entries]))[0]) <= 20_000
+    finally:
+        stop.set()
+        thread.join()
