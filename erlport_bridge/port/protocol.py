@@ -3,7 +3,8 @@
 A *frame* is a length of 1, 2 or 4 bytes (big-endian, ``{packet, N}`` on the Erlang side) and that many bytes: one
 external term, a *message*. Towards Python come ``{'C', Id, Module, Function, Args}`` (a call), ``{'M', Term}`` (a
 message that expects no answer) and ``{'r', Id, Result}`` / ``{'e', Id, Reason}`` (answers to calls that Python made).
-Towards Erlang go ``{'r', Id, Result}`` and ``{'e', Id, {python, Class, Message, Traceback}}``.
+Towards Erlang go ``{'r', Id, Result}`` and ``{'e', Id, {python, Class, Message, Traceback}}``, ``{'M', Pid, Term}`` (a
+message for a process) and ``{'C', Id, Module, Function, Args, 'N'}`` (a call, made by a process that is there for it).
 
 The protocol is ErlPort's (https://github.com/erlport/erlport), so that either half can be replaced.
 """
@@ -15,12 +16,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from erlport_bridge.errors import DecodeError, EncodeError, ProtocolError
-from erlport_bridge.term import PACKET_SIZES, Atom, decode, decode_elements, encode
+from erlport_bridge.term import PACKET_SIZES, Atom, OtpErlangPid, decode, decode_elements, encode
 from erlport_bridge.term.inspecting import shown
 
 _RESULT: Final = Atom("r")
 _FAILURE: Final = Atom("e")
 _PYTHON: Final = Atom("python")
+_CALL: Final = Atom("C")
+_MESSAGE: Final = Atom("M")
+# ErlPort's Erlang half makes such a call in a process of its own, and not in the one that owns the port.
+_NEW_PROCESS: Final = Atom("N")
 
 
 class FrameReader:
@@ -107,7 +112,34 @@ class Failure:
     traceback: list[str]
 
 
-def parse_message(message: bytes) -> Call | UnreadableCall | Message:
+@dataclass(frozen=True)
+class ElixirCall:
+    """``{'C', Id, Module, Function, Args, 'N'}``: a call of a function over there; its answer has this id."""
+
+    id: int
+    module: str
+    function: str
+    arguments: list[Any]
+
+
+@dataclass(frozen=True)
+class ElixirMessage:
+    """``{'M', Pid, Term}``: a term for a process over there."""
+
+    pid: OtpErlangPid
+    term: Any
+
+
+@dataclass(frozen=True)
+class ElixirAnswer:
+    """``{'r', Id, Result}`` or ``{'e', Id, Reason}``: what an :class:`ElixirCall` gave, or why it failed."""
+
+    id: int
+    value: Any
+    failed: bool
+
+
+def parse_message(message: bytes) -> Call | UnreadableCall | Message | ElixirAnswer:
     """Read one message from the other side.
 
     Raises:
@@ -123,6 +155,8 @@ def parse_message(message: bytes) -> Call | UnreadableCall | Message:
             return Call(call_id, module, function, arguments)
         case ("M", payload):
             return Message(payload)
+        case ("r" | "e" as name, int(call_id), value):
+            return ElixirAnswer(call_id, value, failed=name == "e")
     raise ProtocolError(f"expected a call or a message, got {shown(term)}")
 
 
@@ -140,7 +174,9 @@ def _unreadable_call(message: bytes, error: DecodeError) -> UnreadableCall:
     raise error
 
 
-def encode_message(message: Result | Failure, *, packet: int, compressed: int = 0) -> bytes:
+def encode_message(
+    message: Result | Failure | ElixirCall | ElixirMessage, *, packet: int, compressed: int = 0
+) -> bytes:
     """Write one message to the other side, with its frame.
 
     Args:
@@ -163,3 +199,8 @@ def encode_message(message: Result | Failure, *, packet: int, compressed: int = 
             # Unlike ErlPort: text goes out as binaries, not as charlists.
             reason = (_PYTHON, Atom(message.type), message.message, message.traceback)
             return encode((_FAILURE, message.id, reason), packet=packet, compressed=compressed)
+        case ElixirCall():
+            term = (_CALL, message.id, Atom(message.module), Atom(message.function), message.arguments, _NEW_PROCESS)
+            return encode(term, packet=packet, compressed=compressed)
+        case ElixirMessage():
+            return encode((_MESSAGE, message.pid, message.term), packet=packet, compressed=compressed)

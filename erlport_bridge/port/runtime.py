@@ -19,10 +19,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, NoReturn
 
 from erlport_bridge.errors import DecodeError, OperationError, ProtocolError, message_of, traceback_lines
-from erlport_bridge.port import event_loop
+from erlport_bridge.port import elixir, event_loop
 from erlport_bridge.port.descriptors import Descriptors
 from erlport_bridge.port.protocol import (
     Call,
+    ElixirAnswer,
+    ElixirCall,
+    ElixirMessage,
     Failure,
     FrameReader,
     Message,
@@ -94,6 +97,7 @@ class Runtime:
         # What a coroutine hands to a thread (``asyncio.to_thread``) counts against the same bound.
         self._loop.set_default_executor(self._threads)
         self._imported: set[str] = set()
+        elixir.connect(self._send)
 
     def serve(self) -> NoReturn:
         """Answer calls until the other side closes the port, then end the process."""
@@ -118,6 +122,9 @@ class Runtime:
         except (DecodeError, ProtocolError) as error:
             # It names no call, so nobody can be answered.
             _report(f"dropped a frame of {len(message)} bytes: {error}")
+            return
+        if isinstance(event, ElixirAnswer):
+            elixir.answered(event)
             return
         if isinstance(event, Message):
             # A stray message of the process that owns the port under ErlPort; there is no handler for it.
@@ -220,6 +227,9 @@ class Runtime:
 
     def _framed(self, answer: Result | Failure) -> bytes:
         return encode_message(answer, packet=self._packet, compressed=self._compressed)
+
+    def _send(self, message: ElixirCall | ElixirMessage) -> None:
+        self._write(encode_message(message, packet=self._packet, compressed=self._compressed))
 
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
