@@ -12,7 +12,7 @@ import dspy
 
 from benchmarks.terms import realistic_result
 from benchmarks.timing import header, in_python, medians, readable, row
-from erlport_bridge.port.protocol import FrameReader
+from erlport_bridge.port.frames import FrameReader
 from erlport_bridge.programs.embedded import embedded_model
 from erlport_bridge.term import Atom, encode
 from tests.port_process import PortProcess
@@ -54,9 +54,9 @@ class Echo:
         frames = FrameReader(4)
         # Smaller than a pipe, so written at once.
         assert os.write(self._process.stdin.fileno(), frame) == len(frame)
-        while True:
-            for found in frames.receive_data(os.read(self._process.stdout.fileno(), 1 << 20)):
-                return found
+        while (found := frames.take()) is None:
+            frames.received(os.readv(self._process.stdout.fileno(), [frames.room()]))
+        return bytes(found)
 
 
 def lines() -> Iterator[str]:

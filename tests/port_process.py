@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any
 
-from erlport_bridge.port.protocol import FrameReader
+from erlport_bridge.port.frames import FrameReader
 from erlport_bridge.term import Atom, decode, encode
 
 # Becomes a program that has two given descriptors as 3 and 4, which `subprocess` has no word for. By way of high
@@ -100,10 +100,12 @@ class PortProcess:
     def receive(self) -> Any:
         """Give the next message of the process, waiting for it."""
         while not self._received:
-            data = os.read(self.read_end, 1 << 20)
-            if not data:
+            size = os.readv(self.read_end, [self._frames.room()])
+            if not size:
                 raise EOFError(f"the process has closed the port: {self.stderr_text()}")
-            self._received.extend(map(decode, self._frames.receive_data(data)))
+            self._frames.received(size)
+            while (frame := self._frames.take()) is not None:
+                self._received.append(decode(frame))
         return self._received.pop(0)
 
     def call(self, module: str, function: str, *arguments: Any) -> Any:

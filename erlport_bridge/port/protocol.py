@@ -1,9 +1,8 @@
-"""Frames and messages of the port, without any input or output.
+"""The messages of the port, without any input or output.
 
-A *frame* is a length of 1, 2 or 4 bytes (big-endian, ``{packet, N}`` on the Erlang side) and that many bytes: one
-external term, a *message*. Towards Python come ``{'C', Id, Module, Function, Args}`` (a call), ``{'M', Term}`` (a
-message that expects no answer) and ``{'r', Id, Result}`` / ``{'e', Id, Reason}`` (answers to calls that Python made).
-Towards Erlang go ``{'r', Id, Result}`` and ``{'e', Id, {python, Class, Message, Traceback}}``, ``{'M', Pid, Term}`` (a
+A message is one external term, and stands in one frame. Towards Python come ``{'C', Id, Module, Function, Args}`` (a
+call), ``{'M', Term}`` (a message that expects no answer) and ``{'r', Id, Result}`` / ``{'e', Id, Reason}`` (answers to
+calls that Python made). Towards Erlang go ``{'r', Id, Result}`` and ``{'e', Id, {python, Class, Message, Traceback}}``, ``{'M', Pid, Term}`` (a
 message for a process) and ``{'C', Id, Module, Function, Args, 'N'}`` (a call, made by a process that is there for it).
 
 The protocol is ErlPort's (https://github.com/erlport/erlport), so that either half can be replaced.
@@ -11,12 +10,11 @@ The protocol is ErlPort's (https://github.com/erlport/erlport), so that either h
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
 from erlport_bridge.errors import DecodeError, EncodeError, ProtocolError
-from erlport_bridge.term import PACKET_SIZES, Atom, OtpErlangPid, decode, decode_elements, encode
+from erlport_bridge.term import Atom, Buffer, OtpErlangPid, decode, decode_elements, encode
 from erlport_bridge.term.inspecting import shown
 
 _RESULT: Final = Atom("r")
@@ -24,47 +22,12 @@ _FAILURE: Final = Atom("e")
 _PYTHON: Final = Atom("python")
 _CALL: Final = Atom("C")
 _MESSAGE: Final = Atom("M")
+_LOG: Final = Atom("L")
 # ErlPort's Erlang half makes such a call in a process of its own, and not in the one that owns the port.
 _NEW_PROCESS: Final = Atom("N")
 
-
-class FrameReader:
-    """Cuts a stream of bytes into frames.
-
-    Args:
-        packet: Size of a frame's length: 1, 2 or 4 bytes.
-    """
-
-    def __init__(self, packet: int) -> None:
-        if packet not in PACKET_SIZES:
-            raise ValueError(f"expected a packet size of 1, 2 or 4, got {packet!r}")
-        self._packet = packet
-        self._buffer = bytearray()
-
-    def receive_data(self, data: bytes) -> Iterator[bytes]:
-        """Take the next bytes of the stream, in pieces of any size; give each frame that they complete.
-
-        The frames come without their lengths. Bytes of a frame that is not complete yet are kept.
-        """
-        buffer = self._buffer
-        buffer += data
-        start = 0
-        while len(buffer) - start >= self._packet:
-            frame_start = start + self._packet
-            frame_end = frame_start + int.from_bytes(buffer[start:frame_start], "big")
-            if len(buffer) < frame_end:
-                break
-            with memoryview(buffer) as view:
-                frame = bytes(view[frame_start:frame_end])
-            start = frame_end
-            yield frame
-        if start:
-            del buffer[:start]
-
-    @property
-    def pending_bytes(self) -> int:
-        """How many bytes of an incomplete frame have come: more than 0 at the end of the stream means it was cut."""
-        return len(self._buffer)
+#: The id of calls that only ask whether Python still reads; ids of other calls begin at 1. ErlPort makes no such call.
+HEARTBEAT_ID: Final = 0
 
 
 @dataclass(frozen=True)
@@ -131,6 +94,24 @@ class ElixirMessage:
 
 
 @dataclass(frozen=True)
+class LogEntry:
+    """``{Level, Logger, RequestId, Text}``: one entry of the other side's log."""
+
+    level: str
+    logger: str
+    request_id: str | None
+    text: str
+
+
+@dataclass(frozen=True)
+class LogEntries:
+    """``{'L', Dropped, Entries}``: entries for the log, and how many there was no room for. Not ErlPort's."""
+
+    dropped: int
+    entries: list[LogEntry]
+
+
+@dataclass(frozen=True)
 class ElixirAnswer:
     """``{'r', Id, Result}`` or ``{'e', Id, Reason}``: what an :class:`ElixirCall` gave, or why it failed."""
 
@@ -139,7 +120,7 @@ class ElixirAnswer:
     failed: bool
 
 
-def parse_message(message: bytes) -> Call | UnreadableCall | Message | ElixirAnswer:
+def parse_message(message: Buffer) -> Call | UnreadableCall | Message | ElixirAnswer:
     """Read one message from the other side.
 
     Raises:
@@ -149,7 +130,7 @@ def parse_message(message: bytes) -> Call | UnreadableCall | Message | ElixirAns
     try:
         term = decode(message)
     except DecodeError as error:
-        return _unreadable_call(message, error)
+        return _unreadable_answer(message, error) or _unreadable_call(message, error)
     match term:
         case ("C", int(call_id), str(module), str(function), list(arguments)):
             return Call(call_id, module, function, arguments)
@@ -160,7 +141,22 @@ def parse_message(message: bytes) -> Call | UnreadableCall | Message | ElixirAns
     raise ProtocolError(f"expected a call or a message, got {shown(term)}")
 
 
-def _unreadable_call(message: bytes, error: DecodeError) -> UnreadableCall:
+def _unreadable_answer(message: Buffer, error: DecodeError) -> ElixirAnswer | None:
+    """Make out which of our calls is answered by a term that Python cannot hold: it has failed, and must not wait."""
+    try:
+        head = decode_elements(message, 2)
+    except DecodeError:
+        return None
+    match head:
+        case ("r" | "e", int(call_id)):
+            # The function's caller knows its result, not the envelope around it, nor its bytes.
+            path = error.path.removeprefix("[2]")
+            reason = f"the result cannot be read: {error.reason}" + (f" at {path}" if path else "")
+            return ElixirAnswer(call_id, reason, failed=True)
+    return None
+
+
+def _unreadable_call(message: Buffer, error: DecodeError) -> UnreadableCall:
     """Make out who is owed the answer; raises the error itself where nobody can be."""
     try:
         head = decode_elements(message, 4)
@@ -175,7 +171,7 @@ def _unreadable_call(message: bytes, error: DecodeError) -> UnreadableCall:
 
 
 def encode_message(
-    message: Result | Failure | ElixirCall | ElixirMessage, *, packet: int, compressed: int = 0
+    message: Result | Failure | ElixirCall | ElixirMessage | LogEntries, *, packet: int, compressed: int = 0
 ) -> bytes:
     """Write one message to the other side, with its frame.
 
@@ -204,3 +200,6 @@ def encode_message(
             return encode(term, packet=packet, compressed=compressed)
         case ElixirMessage():
             return encode((_MESSAGE, message.pid, message.term), packet=packet, compressed=compressed)
+        case LogEntries():
+            entries = [(Atom(entry.level), entry.logger, entry.request_id, entry.text) for entry in message.entries]
+            return encode((_LOG, message.dropped, entries), packet=packet, compressed=compressed)

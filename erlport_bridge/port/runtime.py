@@ -1,7 +1,8 @@
 """The process behind one port: reads calls, runs them side by side, answers each exactly once.
 
-The main thread only reads. A plain function runs in one of a bounded number of threads, a coroutine function on one
-asyncio loop; both may be answered in any order. When the other side closes the port the process leaves at once.
+A coroutine function runs on one asyncio loop. A plain function that has been quick so far runs at once in the thread
+that has read its call (:mod:`~erlport_bridge.port.leadership`), any other in one of a bounded number of threads. All may be
+answered in any order. When the other side closes the port the process leaves at once.
 """
 
 from __future__ import annotations
@@ -13,37 +14,47 @@ import inspect
 import os
 import sys
 import threading
+import time
 import traceback
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from mmap import mmap
 from typing import Any, Final, NoReturn
 
 from erlport_bridge.errors import DecodeError, OperationError, ProtocolError, message_of, traceback_lines
 from erlport_bridge.port import elixir, event_loop
 from erlport_bridge.port.descriptors import Descriptors
+from erlport_bridge.port.frames import FrameReader
+from erlport_bridge.port.leadership import Leadership
+from erlport_bridge.port.logs import Logs
 from erlport_bridge.port.protocol import (
+    HEARTBEAT_ID,
     Call,
     ElixirAnswer,
     ElixirCall,
     ElixirMessage,
     Failure,
-    FrameReader,
+    LogEntries,
     Message,
     Result,
     UnreadableCall,
     encode_message,
     parse_message,
 )
+from erlport_bridge.port.writer import FrameWriter
 from erlport_bridge.term import MAX_ATOM_CHARACTERS
-
-_READ_BYTES: Final = 1 << 20
 
 #: Threads for functions that are not coroutines, and for what coroutines hand to threads.
 DEFAULT_MAX_THREADS: Final = 64
-_ANSWERING_THREADS: Final = 4
 #: Calls taken in and not answered yet; one more is answered with kind ``overloaded``. Far above what one process can
 #: work on, low enough that a caller who never waits cannot fill the memory.
 DEFAULT_MAX_CALLS: Final = 4_096
+
+# A function that has returned within this time so often in turn runs where its call was read; one call that takes
+# longer than the second time, and it must prove itself anew.
+_QUICK_S: Final = 0.0002
+_QUICK_CALLS: Final = 3
+_NOT_QUICK_S: Final = 0.001
 
 # Of each text of an error answer when nothing longer fits: two of them, and the rest, are less than 255 bytes.
 _SHORT_BYTES: Final = 100
@@ -81,64 +92,89 @@ class Runtime:
         max_threads: int = DEFAULT_MAX_THREADS,
         max_calls: int = DEFAULT_MAX_CALLS,
     ) -> None:
-        self._descriptors = descriptors
+        self._descriptor = descriptors.read
         self._packet = packet
         self._compressed = compressed
         self._modules = None if modules is None else frozenset(modules)
         self._max_calls = max_calls
         self._calls = 0
         self._calls_lock = threading.Lock()
-        # Held for one whole frame, so that frames of several threads never mix.
-        self._write_lock = threading.Lock()
+        self._frames = FrameReader(packet)
+        self._writer = FrameWriter(descriptors.write, _cannot_write)
+        self._leadership = Leadership(self._lead)
+        # How often in turn a function has been quick, by its module and name.
+        self._quick_calls: dict[tuple[str, str], int] = {}
         self._threads = ThreadPoolExecutor(max_threads, thread_name_prefix="call")
-        # Threads of their own: answers must go out also while every other thread is busy.
-        self._answering = ThreadPoolExecutor(_ANSWERING_THREADS, thread_name_prefix="answer")
         self._loop = event_loop.start()
         # What a coroutine hands to a thread (``asyncio.to_thread``) counts against the same bound.
         self._loop.set_default_executor(self._threads)
+        self._tasks: set[asyncio.Task[None]] = set()
         self._imported: set[str] = set()
         elixir.connect(self._send)
 
+    def send_logs(self, logs: Logs) -> None:
+        """Have the entries of ``logs`` sent to the other side, which must know such messages."""
+        logs.connect(self._send, self._writer.is_busy)
+
     def serve(self) -> NoReturn:
         """Answer calls until the other side closes the port, then end the process."""
+        self._lead()
+        # Another thread reads on, and ends the process; this one stays for the signals, which Python gives to it.
+        while True:
+            time.sleep(3_600)
+
+    def _lead(self) -> None:
+        """Read and begin calls until another thread leads, or the port is closed."""
         try:
-            self._read_calls()
+            while self._receive_all():
+                size = os.readv(self._descriptor, [self._frames.room()])
+                if not size:
+                    if self._frames.pending_bytes:
+                        come = self._frames.pending_bytes
+                        _report(f"the port was closed inside a frame, {come} bytes of it had come")
+                    leave(0)
+                self._frames.received(size)
         except BaseException:  # noqa: BLE001 - nobody reads any more: a process that stays would answer nothing, for ever
             _report(traceback.format_exc())
             leave(1)
-        leave(0)
 
-    def _read_calls(self) -> None:
-        frames = FrameReader(self._packet)
-        while data := os.read(self._descriptors.read, _READ_BYTES):
-            for message in frames.receive_data(data):
-                self._receive(message)
-        if frames.pending_bytes:
-            _report(f"the port was closed inside a frame, {frames.pending_bytes} bytes of it had come")
+    def _receive_all(self) -> bool:
+        """Begin all calls that have come; ``False`` if another thread leads now."""
+        while (frame := self._frames.take()) is not None:
+            if not self._receive(frame):
+                return False
+        return True
 
-    def _receive(self, message: bytes) -> None:
+    def _receive(self, frame: bytes | mmap) -> bool:
         try:
-            event = parse_message(message)
+            event = parse_message(frame)
         except (DecodeError, ProtocolError) as error:
             # It names no call, so nobody can be answered.
-            _report(f"dropped a frame of {len(message)} bytes: {error}")
-            return
+            _report(f"dropped a frame of {len(frame)} bytes: {error}")
+            return True
         if isinstance(event, ElixirAnswer):
             elixir.answered(event)
-            return
+            return True
+        if isinstance(event, Call) and event.id == HEARTBEAT_ID:
+            # Answered by the thread that reads, so that the answer says that calls are read.
+            self._writer.send(self._framed(Result(HEARTBEAT_ID, True)))
+            return True
         if isinstance(event, Message):
             # A stray message of the process that owns the port under ErlPort; there is no handler for it.
-            return
+            return True
         with self._calls_lock:
             accepted = self._calls < self._max_calls
             self._calls += 1
         if not accepted:
-            self._answering.submit(self._refuse, event)
-        elif event.module in self._imported:
-            self._begin(event)
-        else:
+            self._refuse(event)
+        elif event.module not in self._imported:
             # An import may take seconds, and reading never waits.
             self._threads.submit(self._begin, event)
+        elif self._quick_calls.get((event.module, event.function), 0) >= _QUICK_CALLS and isinstance(event, Call):
+            return self._run_here(event)
+        else:
+            self._begin(event)
+        return True
 
     def _refuse(self, event: Call | UnreadableCall) -> None:
         error = OperationError(
@@ -158,29 +194,51 @@ class Runtime:
             if isinstance(event, UnreadableCall):
                 raise event.error
         except BaseException as error:  # noqa: BLE001 - becomes the answer
-            self._answering.submit(self._answer, _failed(event.id, function, error), function)
+            self._answer(_failed(event.id, function, error), function)
         else:
             if inspect.iscoroutinefunction(function):
-                asyncio.run_coroutine_threadsafe(self._await(event.id, function, event.arguments), self._loop)
+                self._loop.call_soon_threadsafe(self._start, event, function)
             else:
-                self._threads.submit(self._run, event.id, function, event.arguments)
+                self._threads.submit(self._run, event, function)
 
-    def _run(self, call_id: int, function: Callable[..., Any], arguments: list[Any]) -> None:
-        answer: Result | Failure
+    def _run_here(self, event: Call) -> bool:
+        """Run a function that has been quick so far; ``False`` if it was not, and another thread leads now."""
+        running = self._leadership.begin()
         try:
-            answer = Result(call_id, function(*arguments))
+            function = self._resolve(event.module, event.function)
+        except BaseException as error:  # noqa: BLE001 - becomes the answer
+            self._answer(_failed(event.id, None, error))
+        else:
+            self._run(event, function)
+        return self._leadership.end(running)
+
+    def _run(self, event: Call, function: Callable[..., Any]) -> None:
+        answer: Result | Failure
+        started_at = time.perf_counter()
+        try:
+            answer = Result(event.id, function(*event.arguments))
         except BaseException as error:  # noqa: BLE001 - the one place where a call of any function becomes an answer
-            answer = _failed(call_id, function, error)
+            answer = _failed(event.id, function, error)
+        taken_s = time.perf_counter() - started_at
+        name = event.module, event.function
+        if taken_s < _QUICK_S:
+            self._quick_calls[name] = self._quick_calls.get(name, 0) + 1
+        elif taken_s > _NOT_QUICK_S:
+            self._quick_calls.pop(name, None)
         self._answer(answer, function)
 
-    async def _await(self, call_id: int, function: Callable[..., Any], arguments: list[Any]) -> None:
+    def _start(self, event: Call, function: Callable[..., Any]) -> None:
+        task = self._loop.create_task(self._await(event, function))
+        self._tasks.add(task)  # the loop itself would let it be collected
+        task.add_done_callback(self._tasks.discard)
+
+    async def _await(self, event: Call, function: Callable[..., Any]) -> None:
         answer: Result | Failure
         try:
-            answer = Result(call_id, await function(*arguments))
+            answer = Result(event.id, await function(*event.arguments))
         except BaseException as error:  # noqa: BLE001 - the same place, for coroutines
-            answer = _failed(call_id, function, error)
-        # Encoding and writing a large answer, or waiting for a full pipe, must not stop the loop.
-        self._answering.submit(self._answer, answer, function)
+            answer = _failed(event.id, function, error)
+        self._answer(answer, function)
 
     def _resolve(self, module_name: str, function_name: str) -> Callable[..., Any]:
         if self._modules is not None and module_name not in self._modules:
@@ -213,7 +271,7 @@ class Runtime:
         except BaseException as error:  # noqa: BLE001 - an answer that cannot be written is still owed
             failure = answer if isinstance(answer, Failure) else _failed(answer.id, function, error)
             data = self._framed_failure(failure, error)
-        self._write(data)
+        self._writer.send(data)
 
     def _framed_failure(self, failure: Result | Failure, error: BaseException) -> bytes:
         try:
@@ -225,25 +283,18 @@ class Runtime:
                 name, message = _class_name(error), message_of(error)
             return self._framed(Failure(failure.id, _cut(name), _cut(message), []))
 
-    def _framed(self, answer: Result | Failure) -> bytes:
-        return encode_message(answer, packet=self._packet, compressed=self._compressed)
+    def _framed(self, message: Result | Failure | ElixirCall | ElixirMessage | LogEntries) -> bytes:
+        return encode_message(message, packet=self._packet, compressed=self._compressed)
 
-    def _send(self, message: ElixirCall | ElixirMessage) -> None:
-        self._write(encode_message(message, packet=self._packet, compressed=self._compressed))
+    def _send(self, message: ElixirCall | ElixirMessage | LogEntries) -> None:
+        self._writer.send(self._framed(message))
 
-    def _write(self, data: bytes) -> None:
-        view = memoryview(data)
-        with self._write_lock:
-            while view:
-                try:
-                    written = os.write(self._descriptors.write, view)
-                except BrokenPipeError:
-                    leave(0)
-                except OSError as error:
-                    # No answer can go out any more; the other side sees the end of this process.
-                    _report(f"cannot write to the port: {error}")
-                    leave(1)
-                view = view[written:]
+
+def _cannot_write(error: OSError) -> None:
+    # No answer can go out any more; the other side sees the end of this process.
+    if not isinstance(error, BrokenPipeError):
+        _report(f"cannot write to the port: {error}")
+    leave(0 if isinstance(error, BrokenPipeError) else 1)
 
 
 def leave(status: int) -> NoReturn:

@@ -18,7 +18,7 @@ from typing import Any
 from erlport_bridge.errors import OperationError
 from erlport_bridge.port import event_loop
 from erlport_bridge.port.runtime import leave
-from erlport_bridge.redaction import redacted_stream
+from erlport_bridge.redaction import RedactedStream
 from erlport_bridge.term import Atom, ImproperList, decode, encode
 
 _VERSION_BYTE = b"\x83"
@@ -30,22 +30,23 @@ def in_use() -> bool:
     return "erlport.erlang" in sys.modules
 
 
-def adapted(operations: Mapping[str, Callable[..., Awaitable[Any]]]) -> dict[str, Callable[..., Any]]:
+def adapted(operations: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
     """Give the operations as functions that ErlPort's Python half can call.
 
     They run on one event loop in a thread of its own, for connections to a model's server belong to a loop. What is
     printed goes to stderr from now on: ErlPort would send each write to the Erlang side as a message of its own.
     """
-    sys.stdout = sys.stderr = redacted_stream(2)
+    sys.stdout = sys.stderr = RedactedStream(2)
     threading.Thread(target=_leave_with_the_port, name="port", daemon=True).start()
     loop = event_loop.start()
     return {name: _adapted(operation, loop) for name, operation in operations.items()}
 
 
-def _adapted(operation: Callable[..., Awaitable[Any]], loop: asyncio.AbstractEventLoop) -> Callable[..., Any]:
+def _adapted(operation: Callable[..., Any], loop: asyncio.AbstractEventLoop) -> Callable[..., Any]:
     async def call(args: tuple[Any, ...]) -> Any:
         try:
-            return to_stock(await operation(*_arguments(args)))
+            answer = operation(*_arguments(args))
+            return to_stock(await answer if isinstance(answer, Awaitable) else answer)
         except Exception as error:  # noqa: BLE001 - an argument or a result that is no term, told as any other failure
             return to_stock(operation.failure_term(error))  # type: ignore[attr-defined]
 

@@ -4,6 +4,7 @@
 {'answer': [1, 2.5, None, Atom('ok')]}
 """
 
+from erlport_bridge.term.decoding import Buffer
 from erlport_bridge.term.encoding import PACKET_SIZES
 from erlport_bridge.term.implementation import FALLBACK_REASON, IMPLEMENTATION, codec
 from erlport_bridge.term.pure import MAX_BYTES, MAX_DEPTH, decode_elements
@@ -33,6 +34,7 @@ __all__ = [
     "MAX_DEPTH",
     "PACKET_SIZES",
     "Atom",
+    "Buffer",
     "ElixirZone",
     "FrozenList",
     "FrozenMap",

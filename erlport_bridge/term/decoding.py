@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from mmap import mmap
 from struct import Struct
 from typing import Final, TypeAlias
 
@@ -50,13 +51,14 @@ from erlport_bridge.term.types import (
     freeze,
 )
 
-__all__ = ["MAX_BYTES", "OPAQUE", "decode", "decode_elements", "inflated", "opaque_term"]
+__all__ = ["MAX_BYTES", "OPAQUE", "Buffer", "decode", "decode_elements", "inflated", "opaque_term"]
 
 #: What a compressed term may inflate to, in bytes. 1 MiB of zeros compresses to 1 KiB: without a limit a small frame
 #: fills the memory.
 MAX_BYTES: Final = 256 * 1024 * 1024
 
-Buffer: TypeAlias = bytes | bytearray | memoryview
+#: What a term is read from.
+Buffer: TypeAlias = bytes | bytearray | memoryview | mmap
 
 _unpack_float: Final = Struct(">d").unpack_from
 _unpack_i32: Final = Struct(">i").unpack_from

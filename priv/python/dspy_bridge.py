@@ -34,10 +34,11 @@ from erlport_bridge.programs.pipeline import Stage
 from erlport_bridge.programs.sessions import Program, Sessions
 from erlport_bridge.programs.signatures import parse_signature
 from erlport_bridge.programs.text import quoted, suggestion
+from erlport_bridge.request import request_id
 from erlport_bridge.term import IMPLEMENTATION, Atom
 from erlport_bridge.term.inspecting import shown
 
-Operation = Callable[..., Awaitable[tuple[Atom, Any]]]
+Operation = Callable[..., Awaitable[tuple[Atom, Any]] | tuple[Atom, Any]]
 
 #: Every operation by name.
 OPERATIONS: dict[str, Operation] = {}
@@ -65,40 +66,75 @@ def _failure_term(error: BaseException) -> tuple[Atom, tuple[Atom, dict[str, Any
     if isinstance(error, EncodeError):
         # The path within the result, not within {:ok, result}.
         error = EncodeError(error.reason, error.path.removeprefix("[1]"))
-    return _ERROR, (_PYTHON_EXCEPTION, errors.details(error, request_id=execution.request_id.get()))
+    return _ERROR, (_PYTHON_EXCEPTION, errors.details(error, request_id=request_id.get()))
 
 
-def _operation(function: Callable[..., Awaitable[Any]]) -> Operation:
-    """Make a function an operation: counted, and with every outcome as an answer."""
+class _Counted:
+    """Counts what happens within it as one call of an operation."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        self._started_at = _metrics.begin("operations", self._name)
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        kind = None if error is None else errors.kind_of(error)
+        _metrics.end("operations", self._name, self._started_at, kind=kind)
+
+
+def _operation(function: Callable[..., Any]) -> Operation:
+    """Make a function an operation: counted, and with every outcome as an answer.
+
+    A plain function may run at once in any thread, beside others: it must be quick and change nothing. Whatever waits
+    or changes sessions is a coroutine function, and runs on the one event loop.
+    """
     name = function.__name__
+    if not inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        def counted(*args: Any) -> tuple[Atom, Any]:
+            with _Counted(name):
+                return _OK, function(*args)
+
+        return _offered(counted)
 
     @functools.wraps(function)
-    async def counted(*args: Any) -> tuple[Atom, Any]:
-        started_at = _metrics.begin("operations", name)
-        kind = None
-        try:
+    async def counted_while_awaited(*args: Any) -> tuple[Atom, Any]:
+        with _Counted(name):
             return _OK, await function(*args)
-        except BaseException as error:
-            kind = errors.kind_of(error)
-            raise
-        finally:
-            _metrics.end("operations", name, started_at, kind=kind)
 
-    return _offered(counted)
+    return _offered(counted_while_awaited)
 
 
-def _offered(function: Callable[..., Awaitable[tuple[Atom, Any]]]) -> Operation:
+def _offered(function: Callable[..., Any]) -> Operation:
     """Offer a function that gives an answer itself, so that it also answers when it raises."""
+    operation: Operation
+    if inspect.iscoroutinefunction(function):
 
-    @functools.wraps(function)
-    async def operation(*args: Any) -> tuple[Atom, Any]:
-        try:
-            _check_count(function, args)
-            return await function(*args)
-        except BaseException as error:  # noqa: BLE001 - the one place where a call of an operation becomes an answer
-            return _failure_term(error)
+        @functools.wraps(function)
+        async def awaited_operation(*args: Any) -> tuple[Atom, Any]:
+            try:
+                _check_count(function, args)
+                answer: tuple[Atom, Any] = await function(*args)
+            except BaseException as error:  # noqa: BLE001 - here a call of an operation becomes an answer
+                return _failure_term(error)
+            return answer
 
-    operation.failure_term = _failure_term  # type: ignore[attr-defined]
+        operation = awaited_operation
+    else:
+
+        @functools.wraps(function)
+        def plain_operation(*args: Any) -> tuple[Atom, Any]:
+            try:
+                _check_count(function, args)
+                answer: tuple[Atom, Any] = function(*args)
+            except BaseException as error:  # noqa: BLE001 - and here, of one that is not awaited
+                return _failure_term(error)
+            return answer
+
+        operation = plain_operation
+    operation.failure_term = _failure_term  # type: ignore[union-attr]
     OPERATIONS[function.__name__] = operation
     return operation
 
@@ -113,7 +149,7 @@ def _check_count(function: Callable[..., Any], args: Sequence[Any]) -> None:
 
 
 @_operation
-async def ping(payload: object = None) -> dict[str, Any]:
+def ping(payload: object = None) -> dict[str, Any]:
     """Answer with the versions of this side, its default model, and ``payload`` unchanged."""
     default = _sessions.default_model()
     return {
@@ -137,20 +173,20 @@ async def configure_lm(provider: object, config: object = None, opts: object = N
 
 
 @_operation
-async def list_modules() -> list[str]:
+def list_modules() -> list[str]:
     """Answer the names of the modules that can be called."""
     return list(catalogue.MODULES)
 
 
 @_operation
-async def describe_module(name: object) -> dict[str, Any]:
+def describe_module(name: object) -> dict[str, Any]:
     """Answer what a module does, takes and adds, and the tools that it can be given by name."""
     entry = catalogue.find_module(name)
     return {**entry.describe(), "tools": tools.available() if entry.takes_tools else {}}
 
 
 @_operation
-async def validate_module(name: object, signature: object = None, opts: object = None) -> dict[str, Any]:
+def validate_module(name: object, signature: object = None, opts: object = None) -> dict[str, Any]:
     """Check a module, a signature and options as ``execute_module`` does, and ask no model."""
     entry = catalogue.find_module(name)
     options = execution.read_call_options(opts, entry)
@@ -288,7 +324,8 @@ async def metrics() -> dict[str, Any]:
 async def handle(command: object, args: object = None) -> tuple[Atom, Any]:
     """Call an operation by name, with its arguments as a map of their names or as a list."""
     function, values = _called(command, args)
-    return await function(*values)
+    answer = function(*values)
+    return await answer if isinstance(answer, Awaitable) else answer
 
 
 @_offered
@@ -303,7 +340,8 @@ async def handle_json(command: object, text: object = None) -> tuple[Atom, str]:
     except OperationError as error:
         status, answer = _failure_term(error)
     else:
-        status, answer = await function(*values)
+        outcome = function(*values)
+        status, answer = await outcome if isinstance(outcome, Awaitable) else outcome
     try:
         return status, json.dumps(_json_value(answer), allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:

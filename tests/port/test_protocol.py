@@ -1,4 +1,4 @@
-"""Frames and messages, fed whole, byte by byte and with trailing data."""
+"""Messages of the port as bytes, and back."""
 
 from __future__ import annotations
 
@@ -10,43 +10,15 @@ from erlport_bridge.errors import DecodeError, EncodeError, ProtocolError
 from erlport_bridge.port.protocol import (
     Call,
     Failure,
-    FrameReader,
     Message,
     Result,
     UnreadableCall,
     encode_message,
     parse_message,
 )
-from erlport_bridge.term import PACKET_SIZES, Atom, decode, encode
+from erlport_bridge.term import Atom, decode, encode
 
 CALL = (Atom("C"), 7, Atom("math"), Atom("sqrt"), [4])
-
-
-def frame(message: bytes, packet: int) -> bytes:
-    return len(message).to_bytes(packet, "big") + message
-
-
-@given(st.sampled_from(PACKET_SIZES), st.lists(st.binary(max_size=255)), st.lists(st.integers(1, 300)))
-def test_frames_come_out_whole_however_the_stream_is_cut(packet: int, payloads: list[bytes], cuts: list[int]) -> None:
-    stream = b"".join(frame(payload, packet) for payload in payloads)
-    reader = FrameReader(packet)
-    found: list[bytes] = []
-    for size in [*cuts, len(stream) + 1]:
-        found += reader.receive_data(stream[:size])
-        stream = stream[size:]
-    assert found == payloads
-    assert reader.pending_bytes == 0
-
-
-@pytest.mark.parametrize("packet", PACKET_SIZES)
-def test_incomplete_frame_is_kept(packet: int) -> None:
-    data = frame(b"abc", packet)
-    reader = FrameReader(packet)
-    for byte in data[:-1]:
-        assert list(reader.receive_data(bytes([byte]))) == []
-    assert reader.pending_bytes == len(data) - 1
-    assert list(reader.receive_data(data[-1:] + data[:1])) == [b"abc"]
-    assert reader.pending_bytes == 1
 
 
 def test_answer_too_long_for_its_packet_size_says_what_to_do() -> None:

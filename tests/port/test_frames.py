@@ -1,0 +1,86 @@
+"""Frames, fed whole, byte by byte and with trailing data."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from erlport_bridge.port.frames import FrameReader
+from erlport_bridge.term import PACKET_SIZES
+
+BUFFER_BYTES = 65_536
+
+
+def frame(message: bytes, packet: int) -> bytes:
+    return len(message).to_bytes(packet, "big") + message
+
+
+def feed(reader: FrameReader, data: bytes) -> list[bytes]:
+    """Give the frames that these bytes of the stream complete."""
+    frames = []
+    while data:
+        room = reader.room()
+        part = data[: len(room)]
+        room[: len(part)] = part
+        reader.received(len(part))
+        data = data[len(part) :]
+        while (found := reader.take()) is not None:
+            frames.append(bytes(found))
+    return frames
+
+
+@given(st.sampled_from(PACKET_SIZES), st.lists(st.binary(max_size=255)), st.lists(st.integers(1, 300)))
+def test_frames_come_out_whole_however_the_stream_is_cut(packet: int, payloads: list[bytes], cuts: list[int]) -> None:
+    stream = b"".join(frame(payload, packet) for payload in payloads)
+    reader = FrameReader(packet)
+    found: list[bytes] = []
+    for size in [*cuts, len(stream) + 1]:
+        found += feed(reader, stream[:size])
+        stream = stream[size:]
+    assert found == payloads
+    assert reader.pending_bytes == 0
+
+
+@given(
+    st.lists(st.integers(BUFFER_BYTES - 10, BUFFER_BYTES + 10) | st.integers(0, 3 * BUFFER_BYTES), max_size=4),
+    st.lists(st.integers(1, 2 * BUFFER_BYTES)),
+)
+def test_frames_larger_than_the_buffer_come_out_whole(sizes: list[int], cuts: list[int]) -> None:
+    payloads = [bytes([number]) * size for number, size in enumerate(sizes)]
+    stream = b"".join(frame(payload, 4) for payload in payloads)
+    reader = FrameReader(4)
+    found: list[bytes] = []
+    for size in [*cuts, len(stream) + 1]:
+        found += feed(reader, stream[:size])
+        stream = stream[size:]
+    assert found == payloads
+    assert reader.pending_bytes == 0
+
+
+@pytest.mark.parametrize("packet", PACKET_SIZES)
+def test_incomplete_frame_is_kept(packet: int) -> None:
+    data = frame(b"abc", packet)
+    reader = FrameReader(packet)
+    for byte in data[:-1]:
+        assert feed(reader, bytes([byte])) == []
+    assert reader.pending_bytes == len(data) - 1
+    assert feed(reader, data[-1:] + data[:1]) == [b"abc"]
+    assert reader.pending_bytes == 1
+
+
+def test_large_frame_is_given_in_the_memory_that_it_was_read_into() -> None:
+    reader = FrameReader(4)
+    data = frame(b"x" * 1_000_000, 4)
+    assert feed(reader, data[:10]) == []
+    room = reader.room()
+    assert len(room) == 1_000_000 - 6
+    room[:] = data[10:]
+    reader.received(len(room))
+    found = reader.take()
+    assert found is not None
+    assert memoryview(found) == b"x" * 1_000_000
+
+
+@pytest.mark.parametrize("packet", [0, 3, 8])
+def test_other_sizes_of_a_length_are_refused(packet: int) -> None:
+    with pytest.raises(ValueError, match="expected a packet size of 1, 2 or 4"):
+        FrameReader(packet)
