@@ -28,33 +28,51 @@ cdef struct Reading:
 
 def decode(data, *, Py_ssize_t max_depth=MAX_DEPTH, max_bytes=MAX_BYTES):
     """Decode one Erlang external term; see the reference."""
-    cdef bytes buffer = data if type(data) is bytes else bytes(memoryview(data))
+    cdef PyObject* term
+    cdef Py_buffer* buffer
+    if type(data) is bytes:
+        term = _decoded(data, <const uint8_t*>PyBytes_AS_STRING(<PyObject*>data), PyBytes_GET_SIZE(<PyObject*>data),
+                        max_depth, max_bytes)
+        return reference.decode(data, max_depth=max_depth, max_bytes=max_bytes) if term == NULL else _owned(term)
+    view = memoryview(data)
+    if view.c_contiguous:
+        # Read where it is. A term that needs bytes for this is read once more.
+        buffer = PyMemoryView_GET_BUFFER(view)
+        term = _decoded(view, <const uint8_t*>buffer.buf, buffer.len, max_depth, max_bytes)
+        if term != NULL:
+            return _owned(term)
+    return decode(bytes(view), max_depth=max_depth, max_bytes=max_bytes)
+
+
+cdef PyObject* _decoded(source, const uint8_t* data, Py_ssize_t size, Py_ssize_t max_depth, max_bytes) except? NULL:
+    """Give the term of these bytes, or ``NULL`` where the reference is to say what is wrong."""
     cdef Reading reading
-    cdef PyObject* term = NULL
     cdef bint collects
+    if size < 2 or data[0] != VERSION:
+        return NULL
     reading.position = 1
-    if PyBytes_GET_SIZE(<PyObject*>buffer) > 1 and (<const uint8_t*>buffer)[0] == VERSION:
-        if (<const uint8_t*>buffer)[1] == COMPRESSED:
-            buffer = inflated(buffer, max_bytes)
-            reading.position = 0
-        reading.data = <const uint8_t*>PyBytes_AS_STRING(<PyObject*>buffer)
-        reading.size = PyBytes_GET_SIZE(<PyObject*>buffer)
-        reading.around = reading.first
-        reading.room = FRAMES_AT_START
-        reading.depth = 0
-        # Thousands of new containers would set off the collector again and again, to find that all are in use.
-        collects = PyGC_Disable()
-        try:
-            term = _read(&reading, buffer, max_depth)
-        except Exception:  # the reference says what it is
-            pass
-        finally:
-            if collects:
-                PyGC_Enable()
-            _drop(&reading)
-    if term == NULL:
-        return reference.decode(data, max_depth=max_depth, max_bytes=max_bytes)
-    return _owned(term)
+    if data[1] == COMPRESSED:
+        if type(source) is not bytes:
+            return NULL
+        source = inflated(source, max_bytes)
+        data = <const uint8_t*>PyBytes_AS_STRING(<PyObject*>source)
+        size = PyBytes_GET_SIZE(<PyObject*>source)
+        reading.position = 0
+    reading.data = data
+    reading.size = size
+    reading.around = reading.first
+    reading.room = FRAMES_AT_START
+    reading.depth = 0
+    # Thousands of new containers would set off the collector again and again, to find that all are in use.
+    collects = PyGC_Disable()
+    try:
+        return _read(&reading, source, max_depth)
+    except Exception:  # the reference says what it is
+        return NULL
+    finally:
+        if collects:
+            PyGC_Enable()
+        _drop(&reading)
 
 
 cdef object _owned(PyObject* term):
@@ -80,7 +98,7 @@ cdef void _drop(Reading* reading) noexcept:
         PyMem_Free(reading.around)
 
 
-cdef PyObject* _read(Reading* reading, bytes buffer, Py_ssize_t max_depth) except? NULL:
+cdef PyObject* _read(Reading* reading, source, Py_ssize_t max_depth) except? NULL:
     """Read the one term from the position to the end of the data."""
     cdef const uint8_t* data = reading.data
     cdef Py_ssize_t size = reading.size, i = reading.position
@@ -115,7 +133,7 @@ cdef PyObject* _read(Reading* reading, bytes buffer, Py_ssize_t max_depth) excep
                 return NULL
             term = PyDict_New() if tag == MAP else PyTuple_New(0)
         else:
-            term = _leaf(reading, tag, &i, buffer)
+            term = _leaf(reading, tag, &i, source)
         # Put it where it belongs, and what it completes, too.
         while True:
             if term == NULL:
@@ -144,7 +162,7 @@ cdef PyObject* _read(Reading* reading, bytes buffer, Py_ssize_t max_depth) excep
                 reading.depth -= 1
 
 
-cdef inline PyObject* _leaf(Reading* reading, int tag, Py_ssize_t* position, bytes buffer) except? NULL:
+cdef inline PyObject* _leaf(Reading* reading, int tag, Py_ssize_t* position, source) except? NULL:
     """Read a term that has no others in it."""
     cdef const uint8_t* data = reading.data + position[0]
     cdef Py_ssize_t left = reading.size - position[0], length
@@ -197,7 +215,7 @@ cdef inline PyObject* _leaf(Reading* reading, int tag, Py_ssize_t* position, byt
     elif tag == SMALL_BIG and left >= 3 and data[1] < 8 and data[1] <= left - 3 and data[2] < 2:
         position[0] += 3 + data[1]
         return _integer(data + 3, data[1], data[2])
-    return _rare(tag, buffer, position)
+    return _rare(tag, source, position)
 
 
 cdef inline bint _begin(Reading* reading, int tag, Py_ssize_t size, Py_ssize_t max_depth) noexcept:
@@ -313,10 +331,11 @@ cdef PyObject* _integer(const uint8_t* data, Py_ssize_t size, bint is_negative) 
     return PyLong_FromLongLong(-<long long>number if is_negative else <long long>number)
 
 
-cdef PyObject* _rare(int tag, bytes buffer, Py_ssize_t* position) except? NULL:
-    reader = READERS.get(tag)
+cdef PyObject* _rare(int tag, source, Py_ssize_t* position) except? NULL:
+    """Read a term as the reference does, which takes bytes."""
+    reader = READERS.get(tag) if type(source) is bytes else None
     if reader is None:
         return NULL
-    term, end = reader(buffer, position[0] + 1)
+    term, end = reader(source, position[0] + 1)
     position[0] = end
     return _shared(term)

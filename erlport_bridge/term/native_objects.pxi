@@ -38,6 +38,7 @@ cdef extern from "Python.h":
     uint32_t PyUnicode_READ(int, void*, Py_ssize_t)
     Py_ssize_t PyUnicode_GET_LENGTH(PyObject*)
 
+    Py_buffer* PyMemoryView_GET_BUFFER(object)
     PyObject* PyBytes_FromStringAndSize(const char*, Py_ssize_t)
     char* PyBytes_AS_STRING(PyObject*)
     Py_ssize_t PyBytes_GET_SIZE(PyObject*)

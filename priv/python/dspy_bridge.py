@@ -110,12 +110,13 @@ def _operation(function: Callable[..., Any]) -> Operation:
 def _offered(function: Callable[..., Any]) -> Operation:
     """Offer a function that gives an answer itself, so that it also answers when it raises."""
     operation: Operation
+    check_count = _count_checked(function)
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)
         async def awaited_operation(*args: Any) -> tuple[Atom, Any]:
             try:
-                _check_count(function, args)
+                check_count(args)
                 answer: tuple[Atom, Any] = await function(*args)
             except BaseException as error:  # noqa: BLE001 - here a call of an operation becomes an answer
                 return _failure_term(error)
@@ -127,7 +128,7 @@ def _offered(function: Callable[..., Any]) -> Operation:
         @functools.wraps(function)
         def plain_operation(*args: Any) -> tuple[Atom, Any]:
             try:
-                _check_count(function, args)
+                check_count(args)
                 answer: tuple[Atom, Any] = function(*args)
             except BaseException as error:  # noqa: BLE001 - and here, of one that is not awaited
                 return _failure_term(error)
@@ -139,13 +140,18 @@ def _offered(function: Callable[..., Any]) -> Operation:
     return operation
 
 
-def _check_count(function: Callable[..., Any], args: Sequence[Any]) -> None:
-    signature = inspect.signature(function)
-    try:
-        signature.bind(*args)
-    except TypeError:
-        takes = ", ".join(signature.parameters)
-        raise OperationError("input", f"{function.__name__} takes ({takes}), got {len(args)} arguments") from None
+def _count_checked(function: Callable[..., Any]) -> Callable[[Sequence[Any]], None]:
+    """Give a function that checks how many arguments another is given."""
+    parameters = inspect.signature(function).parameters.values()
+    most = len(parameters)
+    least = sum(parameter.default is parameter.empty for parameter in parameters)
+
+    def check(args: Sequence[Any]) -> None:
+        if not least <= len(args) <= most:
+            takes = ", ".join(parameter.name for parameter in parameters)
+            raise OperationError("input", f"{function.__name__} takes ({takes}), got {len(args)} arguments")
+
+    return check
 
 
 @_operation

@@ -1,0 +1,129 @@
+"""Functions that run where their call was read, until one of them takes long."""
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.port_process import PortProcess
+
+USER_MODULE = """
+import os, threading
+
+opened = threading.Event()
+
+def where(waits=False):
+    if waits:
+        opened.wait()
+    return threading.get_native_id()
+
+def open_gate():
+    opened.set()
+
+def close_gate():
+    opened.clear()
+
+def fails(waits=False):
+    if waits:
+        opened.wait()
+    raise ValueError("as expected")
+
+def cpu_ticks():
+    fields = open("/proc/self/stat").read().rsplit(")")[-1].split()
+    return int(fields[11]) + int(fields[12])
+"""
+PROOFS = 10
+
+
+@pytest.fixture
+def port(tmp_path: Path) -> Iterator[PortProcess]:
+    """Give a port whose functions ``where`` and ``open_gate`` have proved to be quick."""
+    (tmp_path / "user_module.py").write_text(USER_MODULE)
+    with PortProcess(environment={"PYTHONPATH": str(tmp_path)}) as port:
+        for name in ["where", "open_gate", "close_gate", "fails"] * PROOFS:
+            port.call("user_module", name)
+        yield port
+
+
+def ask(port: PortProcess, name: str, *arguments: object) -> object:
+    return port.call("user_module", name, *arguments)[2]
+
+
+def test_quick_function_runs_in_the_thread_that_reads(port: PortProcess) -> None:
+    assert {ask(port, "where") for _ in range(20)} == {port.process.pid}
+
+
+def test_function_that_once_takes_long_delays_nobody_and_is_answered(port: PortProcess) -> None:
+    for _ in range(10):
+        ask(port, "close_gate")
+        slow = port.send_call("user_module", "where", [True])
+        # Whoever reads now runs these, while the thread that has read the slow call waits in it.
+        assert [port.call("user_module", "fails")[0] for _ in range(PROOFS)] == ["e"] * PROOFS
+        assert port.send_call("user_module", "open_gate", []) > slow
+        assert {port.receive()[1], port.receive()[1]} == {slow, slow + PROOFS + 1}
+        for _ in range(PROOFS):
+            ask(port, "where")  # proves itself anew
+
+
+def test_function_that_takes_long_runs_in_a_thread_of_its_own_until_it_is_quick_again(port: PortProcess) -> None:
+    ask(port, "close_gate")
+    slow = {port.send_call("user_module", "where", [True]) for _ in range(5)}
+    ask(port, "open_gate")
+    readers = {port.receive()[2] for _ in slow}
+    assert len(readers) == len(slow)
+    for _ in range(PROOFS):
+        ask(port, "where")
+    assert len({ask(port, "where") for _ in range(20)}) == 1
+
+
+def test_failure_that_comes_late_is_answered_once(port: PortProcess) -> None:
+    ask(port, "close_gate")
+    late = port.send_call("user_module", "fails", [True])
+    assert isinstance(ask(port, "where"), int)
+    opened = port.send_call("user_module", "open_gate", [])
+    answers = {message[1]: message[0] for message in (port.receive(), port.receive())}
+    assert answers == {late: "e", opened: "r"}
+    assert isinstance(ask(port, "where"), int)
+
+
+def test_calls_read_in_one_piece_are_all_answered_when_the_first_takes_long(port: PortProcess) -> None:
+    ask(port, "close_gate")
+    ids = [port.send_call("user_module", "where", [number == 0]) for number in range(200)]
+    opened = port.send_call("user_module", "open_gate", [])
+    assert sorted(port.receive()[1] for _ in range(201)) == [*ids, opened]
+
+
+def test_process_leaves_with_the_port_while_the_thread_that_has_read_is_busy(port: PortProcess) -> None:
+    ask(port, "close_gate")
+    port.send_call("user_module", "where", [True])
+    assert isinstance(ask(port, "fails"), tuple)
+    port.close()
+    assert port.process.wait(timeout=10) == 0
+
+
+def test_signals_are_still_handled_when_the_main_thread_reads_no_more(port: PortProcess) -> None:
+    ask(port, "close_gate")
+    slow = port.send_call("user_module", "where", [True])
+    assert isinstance(ask(port, "fails"), tuple)
+    os.kill(port.process.pid, signal.SIGINT)
+    opened = port.send_call("user_module", "open_gate", [])
+    assert {port.receive()[1], port.receive()[1]} == {slow, opened}
+    os.kill(port.process.pid, signal.SIGINT)
+    assert isinstance(ask(port, "where"), int)
+
+
+def test_idle_process_watches_nothing(port: PortProcess) -> None:
+    def ticks() -> int:
+        used = ask(port, "cpu_ticks")
+        assert isinstance(used, int)
+        return used
+
+    ticks()
+    time.sleep(0.5)  # the watch ends when nothing has run for a while
+    before = ticks()
+    time.sleep(1.5)
+    # A hundredth of a second each: a watch that went on would wake 750 times.
+    assert ticks() - before <= 3

@@ -1,0 +1,87 @@
+"""Frames that are written from many threads, to somebody who may not read."""
+
+import fcntl
+import os
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from erlport_bridge.port.writer import FrameWriter
+
+PIPE_BYTES = 4_096
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[int, int]]:
+    """Give the reading and the writing end of a small pipe."""
+    read, write = os.pipe()
+    fcntl.fcntl(write, 1031, PIPE_BYTES)  # F_SETPIPE_SZ, which Python 3.10 names on Linux only
+    yield read, write
+    for descriptor in (read, write):
+        try:
+            os.close(descriptor)
+        except OSError:
+            assert descriptor == read  # closed by the test
+
+
+def unexpected(error: OSError) -> None:
+    raise AssertionError(error)
+
+
+def read_all(descriptor: int, size: int) -> bytes:
+    data = b""
+    while len(data) < size:
+        data += os.read(descriptor, 65_536)
+    return data
+
+
+def test_what_is_not_read_waits_and_arrives_in_order(pipe: tuple[int, int]) -> None:
+    read, write = pipe
+    writer = FrameWriter(write, unexpected)
+    frames = [bytes([number]) * 1_000 for number in range(100)]
+    for frame in frames:
+        writer.send(frame)  # returns, although nobody reads
+    assert read_all(read, 100_000) == b"".join(frames)
+    writer.send(b"after")
+    assert read_all(read, 5) == b"after"
+
+
+def test_frames_of_many_threads_are_whole(pipe: tuple[int, int]) -> None:
+    read, write = pipe
+    writer = FrameWriter(write, unexpected)
+    size, count = 700, 200
+
+    def send(number: int) -> None:
+        for _ in range(count):
+            writer.send(bytes([number]) * size)
+
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    data = read_all(read, 8 * count * size)
+    for thread in threads:
+        thread.join()
+    frames = [data[start : start + size] for start in range(0, len(data), size)]
+    assert all(len(set(frame)) == 1 for frame in frames)
+    assert sorted(frame[0] for frame in frames) == sorted(list(range(8)) * count)
+
+
+def test_nobody_at_the_other_end_is_told_once(pipe: tuple[int, int]) -> None:
+    read, write = pipe
+    errors: list[OSError] = []
+    writer = FrameWriter(write, errors.append)
+    os.close(read)
+    for _ in range(3):
+        writer.send(b"lost")
+    assert [type(error) for error in errors] == [BrokenPipeError]
+
+
+def test_end_that_is_closed_while_frames_wait_is_told(pipe: tuple[int, int]) -> None:
+    read, write = pipe
+    told = threading.Event()
+    writer = FrameWriter(write, lambda _error: told.set())
+    for _ in range(20):
+        writer.send(b"x" * 1_000)
+    os.close(read)
+    assert told.wait(timeout=20)
