@@ -14,8 +14,9 @@ from collections.abc import Sequence
 
 from erlport_bridge import __version__
 from erlport_bridge.errors import ProtocolError
+from erlport_bridge.port import lifeline, logs
 from erlport_bridge.port.descriptors import take_descriptors
-from erlport_bridge.port.runtime import DEFAULT_MAX_CALLS, DEFAULT_MAX_THREADS, Runtime, leave
+from erlport_bridge.port.runtime import DEFAULT_MAX_CALLS, DEFAULT_MAX_THREADS, Runtime, before_exit, leave
 from erlport_bridge.term import FALLBACK_REASON, PACKET_SIZES, structs
 
 
@@ -35,6 +36,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     own.add_argument("--modules", type=_names, help="the only modules whose functions may be called, by commas")
     own.add_argument("--preload", type=_names, default=[], help="modules to import at start, by commas")
     own.add_argument("--elixir-version", help="the other side's, for structs that differ between versions")
+    own.add_argument("--log-to-elixir", action="store_true", help="send what is logged and printed over the port")
     own.add_argument("--max-threads", type=_positive, default=DEFAULT_MAX_THREADS, help="threads that run functions")
     own.add_argument("--max-calls", type=_positive, default=DEFAULT_MAX_CALLS, help="calls in flight")
     return parser.parse_args(arguments)
@@ -45,10 +47,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_arguments(arguments)
     # Ctrl-C in IEx reaches every process of the terminal; it is meant for IEx.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # The system's own way to end: a handler in Python would not run while C code keeps Python's lock. Nothing needs to
+    # be saved, and the lifeline ends the children.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         descriptors = take_descriptors(use_stdio=options.use_stdio)
-    except ProtocolError as error:
+        lifeline.start(descriptors.read)
+    except (ProtocolError, OSError) as error:
         sys.exit(f"erlport_bridge: {error}")
+    collected = logs.install() if options.log_to_elixir else None
+    if collected:
+        before_exit(collected.close)
     if FALLBACK_REASON:
         sys.stderr.write(f"erlport_bridge: terms take about 15 times as long: {FALLBACK_REASON}\n")
     if options.elixir_version:
@@ -59,14 +68,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except Exception as error:  # noqa: BLE001 - whatever a module of the application raises, its name must be said
             sys.stderr.write(f"erlport_bridge: cannot preload {name!r}: {type(error).__name__}: {error}\n")
             leave(1)
-    Runtime(
+    runtime = Runtime(
         descriptors,
         packet=options.packet,
         compressed=options.compressed,
         modules=options.modules,
         max_threads=options.max_threads,
         max_calls=options.max_calls,
-    ).serve()
+    )
+    if collected:
+        runtime.send_logs(collected)
+    runtime.serve()
 
 
 def _names(text: str) -> list[str]:

@@ -9,7 +9,7 @@ import io
 import json
 import re
 import threading
-from typing import Final, TextIO
+from typing import Final
 from urllib.parse import quote
 
 _REPLACEMENT: Final = "[redacted]"
@@ -46,16 +46,17 @@ def redact(text: str) -> str:
     return text
 
 
-def redacted_stream(descriptor: int) -> TextIO:
-    """Give a text stream to a descriptor through which no remembered secret passes, for ``sys.stdout`` and ``stderr``.
+class RedactedStream(io.TextIOWrapper):
+    """A text stream to a descriptor through which no remembered secret passes, for ``sys.stdout`` and ``sys.stderr``.
 
     A library logs what a provider or a program said, and neither knows what is a key here.
     """
-    binary = open(descriptor, "wb", buffering=0, closefd=False)  # noqa: SIM115 - open as long as the process
-    return _RedactedText(binary, encoding="utf-8", errors="backslashreplace", write_through=True)
 
+    def __init__(self, descriptor: int) -> None:
+        binary = open(descriptor, "wb", buffering=0, closefd=False)  # noqa: SIM115 - open as long as the process
+        super().__init__(binary, encoding="utf-8", errors="backslashreplace", write_through=True)
 
-class _RedactedText(io.TextIOWrapper):
     def write(self, text: str) -> int:
+        """Write ``text`` without the secrets in it."""
         super().write(redact(text))
         return len(text)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from erlport_bridge import redaction
-from erlport_bridge.redaction import redact, redacted_stream, remember_secret
+from erlport_bridge.redaction import RedactedStream, redact, remember_secret
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def test_what_is_printed_and_logged_has_no_key(tmp_path: Path) -> None:
     remember_secret("sk-0123456789")
     descriptor = os.open(tmp_path / "log", os.O_CREAT | os.O_WRONLY)
     try:
-        stream = redacted_stream(descriptor)
+        stream = RedactedStream(descriptor)
         print("the key is sk-0123456789", "\ud800", file=stream)
         assert stream.fileno() == descriptor
     finally:

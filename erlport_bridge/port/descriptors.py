@@ -13,7 +13,7 @@ import sys
 from typing import NamedTuple
 
 from erlport_bridge.errors import ProtocolError
-from erlport_bridge.redaction import redacted_stream
+from erlport_bridge.redaction import RedactedStream
 
 # Above every number that a program uses by convention.
 _FIRST_PRIVATE_DESCRIPTOR = 64
@@ -60,6 +60,6 @@ def take_descriptors(*, use_stdio: bool) -> Descriptors:
     if nowhere > 2:
         os.close(nowhere)
     # New objects: the old one remembers of what kind the file was that descriptor 1 led to.
-    sys.stdout = redacted_stream(1)
-    sys.stderr = redacted_stream(2)
+    sys.stdout = RedactedStream(1)
+    sys.stderr = RedactedStream(2)
     return Descriptors(read, write)

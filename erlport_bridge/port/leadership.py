@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 # A function that has not returned after two of them is not waited for.
 _TICK_S: Final = 0.002
@@ -22,25 +22,27 @@ class Leadership:
 
     Args:
         lead: Reads until :meth:`end` gives ``False``; runs in a new thread for each new leader.
+        overdue: Told what :meth:`begin` was told if that takes too long, before another thread leads.
     """
 
-    def __init__(self, lead: Callable[[], None]) -> None:
+    def __init__(self, lead: Callable[[], None], overdue: Callable[[Any], None]) -> None:
         self._lead = lead
+        self._overdue = overdue
         self._lock = threading.Lock()
-        self._running: object | None = None
+        self._running: list[Any] | None = None
         self._watch_sleeps = True
         self._wake_watch = threading.Event()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
 
-    def begin(self) -> object:
-        """Say that the leader runs something now; gives what :meth:`end` must be told."""
-        running = self._running = object()
+    def begin(self, what: object) -> list[Any]:
+        """Say what the leader runs now; gives what :meth:`end` must be told."""
+        running = self._running = [what]
         if self._watch_sleeps:
             self._watch_sleeps = False
             self._wake_watch.set()
         return running
 
-    def end(self, running: object) -> bool:
+    def end(self, running: list[Any]) -> bool:
         """Say that it has run; ``False`` if another thread has become the leader meanwhile."""
         with self._lock:
             if self._running is not running:
@@ -57,6 +59,7 @@ class Leadership:
                 time.sleep(_TICK_S)
                 quiet_ticks = 0 if seen is not None else quiet_ticks + 1
                 if seen is not None and self.end(seen):
+                    self._overdue(seen[0])
                     threading.Thread(target=self._lead, name="reader", daemon=True).start()
             self._watch_sleeps = True
             if self._running is not None:  # begun since it was last looked at

@@ -2,8 +2,9 @@
 
 A message is one external term, and stands in one frame. Towards Python come ``{'C', Id, Module, Function, Args}`` (a
 call), ``{'M', Term}`` (a message that expects no answer) and ``{'r', Id, Result}`` / ``{'e', Id, Reason}`` (answers to
-calls that Python made). Towards Erlang go ``{'r', Id, Result}`` and ``{'e', Id, {python, Class, Message, Traceback}}``, ``{'M', Pid, Term}`` (a
-message for a process) and ``{'C', Id, Module, Function, Args, 'N'}`` (a call, made by a process that is there for it).
+calls that Python made). Towards Erlang go ``{'r', Id, Result}`` and ``{'e', Id, {python, Class, Message, Traceback}}``,
+``{'M', Pid, Term}`` (a message for a process) and ``{'C', Id, Module, Function, Args, 'N'}`` (a call, made by a process
+that is there for it), and ``{'L', Dropped, Entries}`` (for the log) if it has asked for such.
 
 The protocol is ErlPort's (https://github.com/erlport/erlport), so that either half can be replaced.
 """

@@ -1,14 +1,15 @@
 """The process behind one port: reads calls, runs them side by side, answers each exactly once.
 
 A coroutine function runs on one asyncio loop. A plain function that has been quick so far runs at once in the thread
-that has read its call (:mod:`~erlport_bridge.port.leadership`), any other in one of a bounded number of threads. All may be
-answered in any order. When the other side closes the port the process leaves at once.
+that has read its call (see ``leadership``), any other in one of a bounded number of threads. All may be answered in
+any order. When the other side closes the port the process leaves at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import fcntl
 import importlib
 import inspect
@@ -106,7 +107,7 @@ class Runtime:
             _enlarge_pipe(descriptor)
         self._frames = FrameReader(packet)
         self._writer = FrameWriter(descriptors.write, _cannot_write)
-        self._leadership = Leadership(self._lead)
+        self._leadership = Leadership(self._lead, self._is_not_quick)
         # How often in turn a function has been quick, by its module and name.
         self._quick_calls: dict[tuple[str, str], int] = {}
         self._threads = ThreadPoolExecutor(max_threads, thread_name_prefix="call")
@@ -208,7 +209,7 @@ class Runtime:
 
     def _run_here(self, event: Call) -> bool:
         """Run a function that has been quick so far; ``False`` if it was not, and another thread leads now."""
-        running = self._leadership.begin()
+        running = self._leadership.begin((event.module, event.function))
         try:
             function = self._resolve(event.module, event.function)
         except BaseException as error:  # noqa: BLE001 - becomes the answer
@@ -221,7 +222,8 @@ class Runtime:
         answer: Result | Failure
         started_at = time.perf_counter()
         try:
-            answer = Result(event.id, function(*event.arguments))
+            # In a context of its own: what it sets there is not for the next call of this thread.
+            answer = Result(event.id, contextvars.copy_context().run(function, *event.arguments))
         except BaseException as error:  # noqa: BLE001 - the one place where a call of any function becomes an answer
             answer = _failed(event.id, function, error)
         taken_s = time.perf_counter() - started_at
@@ -229,8 +231,11 @@ class Runtime:
         if taken_s < _QUICK_S:
             self._quick_calls[name] = self._quick_calls.get(name, 0) + 1
         elif taken_s > _NOT_QUICK_S:
-            self._quick_calls.pop(name, None)
+            self._is_not_quick(name)
         self._answer(answer, function)
+
+    def _is_not_quick(self, name: tuple[str, str]) -> None:
+        self._quick_calls.pop(name, None)
 
     def _start(self, event: Call, function: Callable[..., Any]) -> None:
         task = self._loop.create_task(self._await(event, function))

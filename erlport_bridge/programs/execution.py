@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -16,11 +15,13 @@ from dspy.utils.callback import BaseCallback
 from erlport_bridge.errors import OperationError, message_of
 from erlport_bridge.programs import arguments, models, sandbox
 from erlport_bridge.programs.catalogue import ModuleEntry
+from erlport_bridge.programs.elixir_tool import ElixirTool
 from erlport_bridge.programs.models import LanguageModel
-from erlport_bridge.programs.pipeline import Pipeline, Stage, read_tool_names
+from erlport_bridge.programs.pipeline import Pipeline, Stage, read_tools
 from erlport_bridge.programs.signatures import SignatureSpec
 from erlport_bridge.programs.text import quoted, text_of
 from erlport_bridge.programs.values import input_values, plain
+from erlport_bridge.request import request_id
 from erlport_bridge.term.inspecting import shown
 
 #: The key of a prediction that holds everything beside its fields.
@@ -40,7 +41,7 @@ class CallOptions:
         timeout_ms: The whole budget of the call; ``None``: no limit.
         settings: Generation settings for the model.
         module_options: For the module's constructor.
-        tools: Names of tools.
+        tools: Names of tools, and tools that are functions of Elixir.
         demos: Examples for the prompt.
         warnings: What was given and means nothing here.
     """
@@ -52,13 +53,9 @@ class CallOptions:
     adapter: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     module_options: Mapping[str, int] = field(default_factory=dict)
-    tools: tuple[str, ...] = ()
+    tools: tuple[str | ElixirTool, ...] = ()
     demos: tuple[Mapping[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
-
-
-#: The request id of the call that runs here, once its options have been read; for the errors of that call.
-request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
 
 def read_call_options(opts: object, entry: ModuleEntry | None = None) -> CallOptions:
@@ -92,7 +89,7 @@ def read_call_options(opts: object, entry: ModuleEntry | None = None) -> CallOpt
         adapter=_adapter_name(given.get("adapter")),
         settings={name: value for name, value in settings.items() if value is not None},
         module_options=entry.check_options(given, "opts") if entry else {},
-        tools=read_tool_names(given.get("tools"), entry, "opts.tools") if entry else (),
+        tools=read_tools(given.get("tools"), entry, "opts.tools") if entry else (),
         demos=_demos(given.get("demos")),
         warnings=tuple(sorted(warnings)),
     )

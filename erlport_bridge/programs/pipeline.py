@@ -16,6 +16,7 @@ import dspy
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import arguments, catalogue, tools
 from erlport_bridge.programs.catalogue import ModuleEntry
+from erlport_bridge.programs.elixir_tool import ElixirTool
 from erlport_bridge.programs.signatures import Field, SignatureSpec, build_signature, parse_signature
 from erlport_bridge.programs.values import input_values, plain
 from erlport_bridge.term.inspecting import shown
@@ -33,7 +34,7 @@ class Stage:
     entry: ModuleEntry
     spec: SignatureSpec
     options: tuple[tuple[str, int], ...] = ()
-    tools: tuple[str, ...] = ()
+    tools: tuple[str | ElixirTool, ...] = ()
 
     def build(self) -> dspy.Module:
         """Build the module."""
@@ -45,7 +46,7 @@ class Stage:
             "module": self.entry.name,
             "signature": self.spec.text,
             "options": dict(self.options),
-            "tools": list(self.tools),
+            "tools": [tool.name if isinstance(tool, ElixirTool) else tool for tool in self.tools],
         }
 
 
@@ -135,7 +136,7 @@ def _read_stage(item: object, shared: SignatureSpec | None, earlier: Sequence[St
         raise OperationError("signature", f"expected a signature at spec.signature or {path}.signature", path=path)
     else:
         spec = _shared_signature(shared, entry, earlier)
-    names = read_tool_names(given.get("tools"), entry, f"{path}.tools")
+    names = _read_tool_names(given.get("tools"), entry, f"{path}.tools")
     checked = entry.check_options(options, f"{path}.options")
     return Stage(entry, spec, tuple(sorted(checked.items())), names)
 
@@ -188,12 +189,26 @@ def _with_history(spec: SignatureSpec) -> SignatureSpec:
     return replace(spec, inputs=(field, *spec.inputs))
 
 
-def read_tool_names(value: object, entry: ModuleEntry, path: str) -> tuple[str, ...]:
-    """Read a list of tools' names for a module that takes tools."""
+def read_tools(value: object, entry: ModuleEntry, path: str) -> tuple[str | ElixirTool, ...]:
+    """Read a list of tools, names and functions of Elixir, for a module that takes tools."""
     if value is None or value == []:
         return ()
     if not entry.takes_tools:
         raise OperationError("input", f"{entry.name} takes no tools at {path}", path=path)
     if not isinstance(value, list):
         raise OperationError("input", f"expected a list of tools at {path}, got {shown(value)}", path=path)
-    return tuple(arguments.text(item, f"{path}[{index}]") for index, item in enumerate(value))
+    return tools.read_tools(value, path)
+
+
+def _read_tool_names(value: object, entry: ModuleEntry, path: str) -> tuple[str | ElixirTool, ...]:
+    """Read a list of tools for a program, which outlives the call that creates it."""
+    for index, item in enumerate(value if isinstance(value, list) else ()):
+        if isinstance(item, Mapping):
+            where = f"{path}[{index}]"
+            raise OperationError(
+                "input",
+                f"expected the name of a tool at {where}, got a function of Elixir, which can be called only while the "
+                "call lasts that brings it; give it to execute_module",
+                path=where,
+            )
+    return read_tools(value, entry, path)

@@ -35,7 +35,8 @@ _IMPORT_MAP: Final = f"--import-map={_KIT / 'import_map.json'}"
 _MAX_PROGRAM_PAGES: Final = 512 * 16
 _MAX_HEAP_MIB: Final = 512
 
-# Ends a program in an endless loop whose Python process was killed and could not kill it any more.
+# Ends a program in an endless loop whose Python process was killed and could not kill it any more, where there is no
+# lifeline (`port/lifeline.py`): under ErlPort's own Python half.
 _MAX_CPU_SECONDS: Final = 900
 
 _VERSION_TIMEOUT_S: Final = 10

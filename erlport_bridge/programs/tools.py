@@ -1,4 +1,6 @@
-"""The tools that Python offers to ReAct, by name: three of its own, and those that the application registers.
+"""The tools of ReAct: those that Python offers by name, and functions of Elixir that a call brings along.
+
+Python offers three of its own, and those that the application registers.
 
 An application registers a tool when its module is imported, and names the tool in a call::
 
@@ -8,9 +10,7 @@ An application registers a tool when its module is imported, and names the tool 
     def stock(article: str) -> int:
         \"\"\"How many pieces of an article are in stock.\"\"\"
 
-A language model writes the arguments and reads the result, so both are treated as foreign text: arguments are checked
-against the function's annotations, and an error becomes one short sentence, without a traceback or a path of this host.
-
+Arguments are checked against the function's annotations; what goes wrong is an observation (:mod:`.observed_tool`).
 ``await tool.acall(...)``, which ``ReAct.acall`` does, runs a plain function in a thread with the caller's context, so
 that a slow one does not hold up other requests. The sync call of a tool is for threads without an event loop.
 """
@@ -20,28 +20,24 @@ from __future__ import annotations
 import asyncio
 import datetime
 import inspect
-import re
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, TypeVar, overload
 
 import dspy
 import pydantic
-from dspy.utils.callback import with_callbacks
 
-from erlport_bridge.errors import OperationError, message_of
+from erlport_bridge.errors import OperationError
+from erlport_bridge.programs import arguments, elixir_tool
 from erlport_bridge.programs.arithmetic import Number, evaluate
+from erlport_bridge.programs.elixir_tool import ElixirTool
 from erlport_bridge.programs.extraction import nearest_sentences
-from erlport_bridge.programs.text import neutral, suggestion
+from erlport_bridge.programs.observed_tool import NAME, RESERVED_NAMES, ArgumentsError, ObservedTool, check_names
+from erlport_bridge.programs.text import suggestion
 from erlport_bridge.term.inspecting import shown
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
-# ReAct's own tool, which ends the trajectory; it silently replaces one of the same name.
-_RESERVED_NAMES: Final = frozenset(("finish",))
-_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
-_HOST_PATH: Final = re.compile(r"(?:[A-Za-z]:\\|/)[\w.+-]+(?:[/\\][\w.+-]+)+")
-_MAX_ERROR_CHARACTERS: Final = 300
 _FOUND_SENTENCES: Final = 3
 
 
@@ -111,32 +107,63 @@ def available() -> dict[str, str]:
     return {name: (tool.desc or "").strip().partition("\n")[0] for name, tool in sorted(_registry.all().items())}
 
 
-def find_tools(names: object, *, path: str = "tools") -> list[dspy.Tool]:
+def read_tools(value: Sequence[object], path: str) -> tuple[str | ElixirTool, ...]:
+    """Read the tools of a call: names, and maps that describe functions of Elixir.
+
+    The functions can be called by what runs in the context of the caller of this, and only until another call brings
+    its own.
+
+    Args:
+        value: List of names (atoms or strings) and maps, see :func:`.elixir_tool.read`.
+        path: Where it stands in the call, for errors.
+
+    Raises:
+        OperationError: Of kind ``input``: an item is neither, or its description is wrong.
+    """
+    tools: list[str | ElixirTool] = []
+    callback_ids = {}
+    for index, item in enumerate(value):
+        where = f"{path}[{index}]"
+        if isinstance(item, Mapping):
+            tool, callback_id = elixir_tool.read(item, where)
+            callback_ids[tool.name] = callback_id
+            tools.append(tool)
+        else:
+            tools.append(arguments.text(item, where))
+    elixir_tool.callback_ids.set(callback_ids)
+    return tuple(tools)
+
+
+def find_tools(wanted: object, *, path: str = "tools") -> list[dspy.Tool]:
     """Give the tools of a call.
 
     Args:
-        names: List of names, atoms or strings.
+        wanted: List of names (atoms or strings), and of functions of Elixir as :func:`read_tools` gives them.
         path: Where the names stand in the call, for errors.
 
     Raises:
         OperationError: Of kind ``tool``, with the path of the name (``tools[1]``): it is not offered, reserved for
             ReAct, or given twice.
     """
-    if not isinstance(names, list | tuple):
-        raise OperationError("tool", f"expected a list of names of tools at {path}, got {shown(names)}", path=path)
+    if not isinstance(wanted, list | tuple):
+        raise OperationError("tool", f"expected a list of names of tools at {path}, got {shown(wanted)}", path=path)
     offered = _registry.all()
     found: dict[str, dspy.Tool] = {}
-    for index, name in enumerate(names):
+    for index, item in enumerate(wanted):
         where = f"{path}[{index}]"
+        name = item.name if isinstance(item, ElixirTool) else item
         if not isinstance(name, str):
             raise OperationError("tool", f"expected the name of a tool at {where}, got {shown(name)}", path=where)
-        if name in _RESERVED_NAMES:
+        if name in RESERVED_NAMES:
             raise OperationError("tool", f'the tool "{name}" at {where} is part of ReAct; leave it out', path=where)
         if name in found:
             raise OperationError("tool", f'the tool "{name}" is given twice, again at {where}', path=where)
-        if name not in offered:
+        if isinstance(item, ElixirTool):
+            found[name] = item.build()
+        elif name in offered:
+            found[str(name)] = offered[name]
+        else:
             raise OperationError("tool", f"unknown tool {_quoted(name)} at {where}{_remedy(name, offered)}", path=where)
-        found[str(name)] = offered[name]
     return list(found.values())
 
 
@@ -149,9 +176,9 @@ def _remedy(name: str, offered: Iterable[str]) -> str:
 
 
 def _tool(function: Callable[..., Any], name: str) -> _OfferedTool:
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise OperationError("tool", f"expected letters, digits and _ as the name of a tool, got {shown(name)}")
-    if name in _RESERVED_NAMES:
+    if name in RESERVED_NAMES:
         raise OperationError("tool", f'the name "{name}" is reserved for ReAct; offer the tool under another one')
     for parameter in inspect.signature(function).parameters.values():
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
@@ -159,40 +186,26 @@ def _tool(function: Callable[..., Any], name: str) -> _OfferedTool:
     return _OfferedTool(function, name=name, desc=inspect.getdoc(function) or "")
 
 
-class _OfferedTool(dspy.Tool):  # type: ignore[misc]
-    """A tool of which everything that goes wrong is an observation.
+class _OfferedTool(ObservedTool):
+    """A function of Python."""
 
-    DSPy's own checks and a tool's own exceptions are raised, and ReAct shows the model what is raised with a traceback
-    that has this host's paths in it.
-    """
-
-    # The positional-only self leaves every name free for an argument.
-    async def acall(self, /, **arguments: Any) -> Any:
-        return await self._observation(arguments)
-
-    def __call__(self, /, **arguments: Any) -> Any:
-        return asyncio.run(self._observation(arguments))
-
-    @with_callbacks  # type: ignore[untyped-decorator]
-    async def _observation(self, kwargs: dict[str, Any]) -> Any:
+    def _checked(self, arguments: dict[str, Any]) -> dict[str, Any]:
         required = [name for name, schema in self.args.items() if "default" not in schema]
-        problem = _argument_problem(kwargs, self.args, required)
-        if problem:
-            return f"Error in {self.name}: {problem}"
+        check_names(arguments, known=self.args, required=required)
         values: dict[str, Any] = {}
-        for name, value in kwargs.items():
+        for name, value in arguments.items():
             try:
                 values[name] = pydantic.TypeAdapter(self.arg_types[name]).validate_python(value)
             except pydantic.ValidationError as error:
                 reason = error.errors()[0]["msg"]
-                return f"Error in {self.name}: argument {name} is invalid: {reason}, got {shown(value)}"
-        try:
-            return _neutral_result(await _run(self.func, values))
-        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - what it raises is told to the model
-            return f"Error in {self.name}: {_error_text(error)}"
+                raise ArgumentsError(f"argument {name} is invalid: {reason}, got {shown(value)}") from None
+        return values
+
+    async def _run(self, values: dict[str, Any]) -> Any:
+        return await _awaited(self.func, values)
 
 
-async def _run(function: Callable[..., Any], values: dict[str, Any]) -> Any:
+async def _awaited(function: Callable[..., Any], values: dict[str, Any]) -> Any:
     if inspect.iscoroutinefunction(function):
         return await function(**values)
     result = await asyncio.to_thread(_call, function, values)
@@ -205,22 +218,6 @@ def _call(function: Callable[..., Any], values: dict[str, Any]) -> Any:
     except StopIteration as error:
         # A future takes no StopIteration: before Python 3.12 the waiting call would never hear of the thread's end.
         raise RuntimeError("the tool raised StopIteration") from error
-
-
-def _argument_problem(arguments: dict[str, Any], known: Iterable[str], required: list[str]) -> str:
-    missing = [f"missing argument {name}" for name in required if name not in arguments]
-    unknown = [f"unknown argument {shown(name)}" for name in arguments if name not in known]
-    return ", ".join(missing + unknown)
-
-
-def _neutral_result(result: Any) -> Any:
-    # DSPy would turn a marker in a tool's text into a content part of the prompt, such as an image to be fetched.
-    return neutral(result) if isinstance(result, str) else result
-
-
-def _error_text(error: BaseException) -> str:
-    text = " ".join(_HOST_PATH.sub("…", message_of(error)).split())[:_MAX_ERROR_CHARACTERS]
-    return neutral(text) or type(error).__name__
 
 
 offer(calculator)

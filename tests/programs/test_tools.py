@@ -141,6 +141,13 @@ def test_marker_of_a_content_part_in_a_result_stays_text() -> None:
     """DSPy would turn it into an image that the provider fetches from any address."""
     marker = "<<CUSTOM-TYPE-START-IDENTIFIER>>"
     assert marker not in call(offered(lambda: f"{marker}[]"))
+    assert marker not in str(call(offered(lambda: {"found": [f"{marker}[]"]})))
+
+
+def test_list_of_numbers_is_an_observation_that_dspy_can_word() -> None:
+    """DSPy once ended the whole call with a TypeError."""
+    assert call(offered(lambda: [1, 2])) == "[1,2]"
+    assert call(offered(lambda: ["one", "two"])) == ["one", "two"]
 
 
 def test_slow_function_does_not_hold_up_the_event_loop() -> None:

@@ -9,7 +9,9 @@ defmodule DSPex.Application do
 
     children = [
       {Registry, keys: :unique, name: DSPex.Python.Registry},
-      {DSPex.Python.Pools, pools}
+      {DSPex.Python.Pools, pools},
+      # After the pools, which need not start anew with it: calls that use it go on with an error of their tools.
+      DSPex.Python.Callbacks
     ]
 
     # A new registry knows nothing of running pools, so they start anew with it.

@@ -20,7 +20,7 @@ defmodule DSPex.Python do
 
   The functions that execute something also take `:session_id`, `:request_id`, `:lm` (a model for this call, written as in
   `DSPex.Python.Pool`), `:demos`,
-  `:tools`, and settings of the model (`:temperature`, `:max_tokens`, …) and of the module (`:max_iters`, …). What
+  `:tools` (see `DSPex.Python.Tool`), and settings of the model (`:temperature`, `:max_tokens`, …) and of the module (`:max_iters`, …). What
   nobody takes does not fail the call: it is named in `prediction.warnings`.
 
   ## Values
@@ -43,7 +43,7 @@ defmodule DSPex.Python do
   """
 
   alias DSPex.{Prediction, Program}
-  alias DSPex.Python.{CallOptions, Error, JSON, Model, Pool, Pools}
+  alias DSPex.Python.{Callbacks, CallOptions, Error, JSON, Model, Pool, Pools, Tool}
 
   @type options :: keyword() | %{optional(atom()) => term()}
   @type signature :: String.t() | map()
@@ -127,8 +127,7 @@ defmodule DSPex.Python do
   def validate_module(name, signature, options \\ []) do
     options = CallOptions.new!(options)
 
-    with {:ok, python_options} <- CallOptions.for_execution(options),
-         do: call(:validate_module, [name, signature, python_options], options)
+    with_tools(options, &call(:validate_module, [name, signature, &1], options))
   end
 
   @doc """
@@ -152,9 +151,9 @@ defmodule DSPex.Python do
   def execute_module(module, signature, inputs, options \\ []) do
     options = CallOptions.new!(options)
 
-    with {:ok, python_options} <- CallOptions.for_execution(options),
-         args = [module, signature, python_inputs(inputs), python_options],
-         {:ok, term} <- call(:execute_module, args, options),
+    args = [module, signature, python_inputs(inputs)]
+
+    with {:ok, term} <- with_tools(options, &call(:execute_module, args ++ [&1], options)),
          do: {:ok, Prediction.from_term(term)}
   end
 
@@ -171,9 +170,9 @@ defmodule DSPex.Python do
     inputs_list =
       if is_list(inputs_list), do: Enum.map(inputs_list, &python_inputs/1), else: inputs_list
 
-    with {:ok, python_options} <- CallOptions.for_execution(options),
-         args = [module, signature, inputs_list, python_options],
-         {:ok, terms} <- call(:execute_batch, args, options),
+    args = [module, signature, inputs_list]
+
+    with {:ok, terms} <- with_tools(options, &call(:execute_batch, args ++ [&1], options)),
          do: {:ok, Enum.map(terms, &batch_result/1)}
   end
 
@@ -260,6 +259,17 @@ defmodule DSPex.Python do
 
     emit_stop(System.monotonic_time() - started, pool, operation, result)
     result
+  end
+
+  # Gives `work` Python's options; while it lasts, Python may call the functions among the tools.
+  defp with_tools(options, work) do
+    with {:ok, python_options} <- CallOptions.for_execution(options),
+         {:ok, tools, callbacks} <- Tool.read(options[:tools]) do
+      python_options =
+        if callbacks == [], do: python_options, else: Map.put(python_options, :tools, tools)
+
+      Callbacks.during(callbacks, fn -> work.(python_options) end)
+    end
   end
 
   defp call_as(:native, pool, operation, args, timeout) do

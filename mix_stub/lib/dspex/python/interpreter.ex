@@ -103,6 +103,7 @@ defmodule DSPex.Python.Interpreter do
   @spec ending(term()) :: String.t()
   # The driver of the port counts signals as a shell does.
   def ending(status) when status in 129..192, do: "was killed by signal #{status - 128}"
+  def ending({:silent, ms}), do: "was silent for #{ms} ms and was killed"
   def ending(status) when is_integer(status), do: "ended with status #{status}"
   def ending(reason), do: "broke the pipe (#{inspect(reason)})"
 
@@ -132,7 +133,7 @@ defmodule DSPex.Python.Interpreter do
         busy_limits_port: @busy_limits,
         busy_limits_msgq: @busy_limits,
         args:
-          ~w(-m erlport_bridge --packet=4 --nouse_stdio --modules=dspy_bridge) ++
+          ~w(-m erlport_bridge --packet=4 --nouse_stdio --modules=dspy_bridge --log-to-elixir) ++
             ["--elixir-version=" <> System.version()] ++ preload,
         env:
           for({name, value} <- environment(options), do: {to_charlist(name), to_charlist(value)})

@@ -30,6 +30,9 @@ defmodule DSPex.Python.Pool do
     * `:python_path` - folders that are put before `PYTHONPATH`, a list
     * `:preload` - names of Python modules that are imported at the start, such as one that offers tools
     * `:start_timeout` - how long Python may take to be ready, in ms; 60,000 by default
+    * `:heartbeat` - how a Python that is alive and silent is noticed, such as one that was stopped, or C code that keeps
+      Python's lock: `[interval: 5_000, limit: 30_000]` asks every 5 s, and kills a Python from which nothing has come
+      for 30 s. These are the defaults. `false` never asks
 
   ## What happens when Python ends
 
@@ -39,6 +42,13 @@ defmodule DSPex.Python.Pool do
   A Python that cannot be started is tried again after 1 s, 2 s, 4 s and so on up to every 30 s. In the meantime each
   call is answered at once with an error that names the cause and the remedy.
 
+  ## What Python logs and prints
+
+  goes to `Logger`, with the metadata `:pool`, `:python_logger` (the name of the logger; `"stdout"` or `"stderr"` for
+  what was printed, `"py.warnings"` for warnings) and, where it is known, `:request_id`. Python decides what it logs at
+  all: of loggers that nobody has configured these are warnings and errors. What C code and child processes write goes
+  to standard error. If more is logged than can be written, entries are dropped, and their number is logged.
+
   ## When not to use more than one
 
   One pool serves many calls at the same time. A second one costs 60 MB and a start of DSPy (about a second); it is
@@ -47,7 +57,7 @@ defmodule DSPex.Python.Pool do
 
   use Supervisor, restart: :permanent
 
-  alias DSPex.Python.{Error, Model, PoolOptions, PortClient}
+  alias DSPex.Python.{Error, Log, Model, PoolOptions, PortClient}
 
   @registry DSPex.Python.Registry
   # How long a caller sleeps between two looks for a client that is being restarted. A restart of the client itself
@@ -79,6 +89,8 @@ defmodule DSPex.Python.Pool do
 
   @impl true
   def init(options) do
+    log = %{id: Log, start: {Log, :start_link, [{options.name, @registry}]}}
+
     client = %{
       id: PortClient,
       start: {PortClient, :start_link, [options, @registry, {:port, options.name}]}
@@ -86,7 +98,7 @@ defmodule DSPex.Python.Pool do
 
     # A restart only follows a start of Python that worked, which takes some tenths of a second. So not even a Python
     # that ends at every call reaches this limit, and the pool never goes away under its callers.
-    Supervisor.init([client], strategy: :one_for_one, max_restarts: 100, max_seconds: 10)
+    Supervisor.init([log, client], strategy: :one_for_one, max_restarts: 100, max_seconds: 10)
   end
 
   @doc """

@@ -8,7 +8,9 @@ defmodule DSPex.Python.PoolOptions do
 
   # The longest timer that is sensible; beyond some of Erlang's limits a process would crash.
   @max_timeout 0xFFFFFFFF
-  @known [:name, :python, :python_path, :model, :preload, :start_timeout]
+  @known [:name, :python, :python_path, :model, :preload, :start_timeout, :heartbeat]
+  # Far longer than C code in use keeps Python's lock, and than a machine under load lets a process wait.
+  @heartbeat %{interval: 5_000, limit: 30_000}
 
   @enforce_keys [:name]
   defstruct [
@@ -17,7 +19,8 @@ defmodule DSPex.Python.PoolOptions do
     python: "python3",
     python_path: [],
     preload: [],
-    start_timeout: 60_000
+    start_timeout: 60_000,
+    heartbeat: @heartbeat
   ]
 
   @type t :: %__MODULE__{
@@ -26,7 +29,8 @@ defmodule DSPex.Python.PoolOptions do
           python_path: [String.t()],
           model: (() -> Model.t()),
           preload: [String.t()],
-          start_timeout: pos_integer()
+          start_timeout: pos_integer(),
+          heartbeat: false | %{interval: pos_integer(), limit: pos_integer()}
         }
 
   @doc """
@@ -49,9 +53,28 @@ defmodule DSPex.Python.PoolOptions do
 
     Enum.each(options, fn {option, value} -> check!(option, value, name) end)
     model = Keyword.get(options, :model)
-    struct!(__MODULE__, Keyword.put(options, :model, fn -> model end))
+    heartbeat = heartbeat!(Keyword.get(options, :heartbeat, []), name)
+    options = Keyword.merge(options, model: fn -> model end, heartbeat: heartbeat)
+    struct!(__MODULE__, options)
   end
 
+  defp heartbeat!(false, _pool), do: false
+
+  defp heartbeat!(given, pool) do
+    with true <- Keyword.keyword?(given),
+         %{interval: interval, limit: limit} = heartbeat <- Map.merge(@heartbeat, Map.new(given)),
+         true <- interval in 1..@max_timeout and limit in interval..@max_timeout//1,
+         2 <- map_size(heartbeat) do
+      heartbeat
+    else
+      _wrong ->
+        raise ArgumentError,
+              "expected false or [interval: ms, limit: ms] with a limit of at least the interval for " <>
+                "#{where(:heartbeat, pool)}, got #{inspect(given)}"
+    end
+  end
+
+  defp check!(:heartbeat, _checked_where_it_is_read, _pool), do: :ok
   defp check!(:name, _name, _pool), do: :ok
   defp check!(:python, value, _pool) when is_binary(value) and value != "", do: :ok
   defp check!(:start_timeout, value, _pool) when value in 1..@max_timeout, do: :ok

@@ -2,7 +2,8 @@ defmodule DSPex.Python.PortClient do
   @moduledoc false
 
   # The owner of one port: pairs answers with callers, and nothing else. Terms are encoded and decoded in the processes
-  # of the callers (DSPex.Python.Protocol), so that many of them use many cores.
+  # of the callers (DSPex.Python.Protocol), so that many of them use many cores. The other way round, functions that
+  # Python calls run in processes of their own (DSPex.Python.Callbacks.Invocation).
   #
   # The owner never blocks: data that the port does not take at once stays in `unsent`, and every call has its own
   # timer, so that callers have their answer in time even when Python does not read or the machine is busy.
@@ -14,7 +15,8 @@ defmodule DSPex.Python.PortClient do
 
   require Logger
 
-  alias DSPex.Python.{Calls, Error, Interpreter, Model, PoolOptions, Protocol}
+  alias DSPex.Python.{Calls, Error, Heartbeat, Interpreter, Log, Model, PoolOptions, Protocol}
+  alias DSPex.Python.Callbacks.Invocation
   alias DSPex.Python.Calls.Call
 
   # Python ends the work at the caller's timeout and says where the time went. This side gives it that much longer, so
@@ -26,6 +28,8 @@ defmodule DSPex.Python.PortClient do
   @large_bytes 1024 * 1024
   @first_retry_ms 1_000
   @last_retry_ms 30_000
+  # Of no call; the runtime answers it as soon as it has read it.
+  @heartbeat_id 0
 
   @enforce_keys [:options, :registry, :key]
   defstruct [
@@ -37,6 +41,7 @@ defmodule DSPex.Python.PortClient do
     :start_timer,
     :unsent_timer,
     :probe,
+    :heartbeat,
     phase: :starting,
     failures: 0,
     calls: %Calls{},
@@ -109,7 +114,7 @@ defmodule DSPex.Python.PortClient do
 
   def handle_call({:call, request, timeout, deadline}, from, state) do
     {id, calls} = Calls.add_call(state.calls, from, timeout, answer_by(deadline))
-    unsent = :queue.in({id, request}, state.unsent)
+    unsent = :queue.in({:call, id, request}, state.unsent)
     {:noreply, send_unsent(%{state | calls: calls, unsent: unsent})}
   end
 
@@ -122,6 +127,10 @@ defmodule DSPex.Python.PortClient do
   def handle_info({port, {:data, frame}}, %{port: port} = state) do
     state = handle_frame(Protocol.peek(frame), frame, state)
     if byte_size(frame) > @large_bytes, do: {:noreply, state, :hibernate}, else: {:noreply, state}
+  end
+
+  def handle_info({:python_answer, port, frame}, %{port: port} = state) do
+    {:noreply, send_unsent(%{state | unsent: :queue.in({:answer, frame}, state.unsent)})}
   end
 
   def handle_info({port, {:exit_status, status}}, %{port: port} = state),
@@ -146,6 +155,7 @@ defmodule DSPex.Python.PortClient do
   end
 
   def handle_info(:send_unsent, state), do: {:noreply, send_unsent(%{state | unsent_timer: nil})}
+  def handle_info(:heartbeat, state), do: heartbeat(Heartbeat.tick(state.heartbeat), state)
   def handle_info(:start_again, state), do: {:noreply, start_python(state)}
 
   def handle_info(:start_timeout, %{phase: :starting} = state) do
@@ -162,7 +172,8 @@ defmodule DSPex.Python.PortClient do
     {:noreply, start_failed(error, state)}
   end
 
-  # What comes late: the end of a port that was given up or of a probe, a timer that fired while it was cancelled.
+  # What comes late: the end of a port that was given up or of a probe, a timer that fired while it was cancelled, an
+  # answer to a call of a Python that is gone.
   def handle_info(_late, state), do: {:noreply, state}
 
   @impl true
@@ -187,6 +198,9 @@ defmodule DSPex.Python.PortClient do
     Map.new(status, fn
       {:message, {tag, from, {:call, _request, timeout, deadline}}} ->
         {:message, {tag, from, {:call, :request, timeout, deadline}}}
+
+      {:message, {:python_answer, port, _frame}} ->
+        {:message, {:python_answer, port, :frame}}
 
       {:message, {port, {:data, frame}}} ->
         {:message, {port, {:data, byte_size(frame)}}}
@@ -218,7 +232,7 @@ defmodule DSPex.Python.PortClient do
   defp startup_call(state, operation, args) do
     {id, calls} = Calls.add_startup(state.calls, operation)
     # A port that has just been opened takes this little at once.
-    command(state.port, id, Protocol.encode_request(operation, args))
+    command(state.port, Protocol.frame(id, Protocol.encode_request(operation, args)))
     %{state | calls: calls}
   end
 
@@ -264,7 +278,9 @@ defmodule DSPex.Python.PortClient do
 
   defp ready(state) do
     cancel(state.start_timer)
-    send_unsent(%{state | phase: :ready, start_timer: nil, failures: 0})
+    heartbeat = Heartbeat.start(state.options.heartbeat)
+
+    send_unsent(%{state | phase: :ready, start_timer: nil, failures: 0, heartbeat: heartbeat})
   end
 
   defp start_failed(error, state) do
@@ -302,6 +318,17 @@ defmodule DSPex.Python.PortClient do
 
   defp python_ended(_status, state), do: {:noreply, %{state | port: nil}}
 
+  defp heartbeat({:ask, heartbeat}, state) do
+    # A busy port is one that Python does not read, which is what this is about: counted like a question.
+    command(state.port, Protocol.frame(@heartbeat_id, Protocol.encode_request(:ping, [])))
+    {:noreply, %{state | heartbeat: heartbeat}}
+  end
+
+  defp heartbeat({:silent, ms}, state) do
+    Interpreter.kill(state.port)
+    python_ended({:silent, ms}, state)
+  end
+
   # Sending ----------------------------------------------------------------------------------------------------------
 
   # Sends what waits, in its order, as far as the port takes it.
@@ -310,22 +337,33 @@ defmodule DSPex.Python.PortClient do
       {:empty, _unsent} ->
         state
 
-      {{:value, {id, request}}, unsent} ->
-        cond do
-          # Its caller has been told of a timeout, or is gone.
-          not Calls.waiting?(state.calls, id) ->
-            send_unsent(%{state | unsent: unsent})
-
-          command(state.port, id, request) ->
-            send_unsent(%{state | unsent: unsent, calls: Calls.sent(state.calls, id)})
-
-          true ->
-            send_later(state)
+      {{:value, entry}, unsent} ->
+        case send_entry(entry, state) do
+          :busy -> send_later(state)
+          state -> send_unsent(%{state | unsent: unsent})
         end
     end
   end
 
   defp send_unsent(state), do: state
+
+  defp send_entry({:call, id, request}, state) do
+    cond do
+      # Its caller has been told of a timeout, or is gone.
+      not Calls.waiting?(state.calls, id) ->
+        state
+
+      command(state.port, Protocol.frame(id, request)) ->
+        %{state | calls: Calls.sent(state.calls, id)}
+
+      true ->
+        :busy
+    end
+  end
+
+  defp send_entry({:answer, frame}, state) do
+    if command(state.port, frame), do: state, else: :busy
+  end
 
   defp send_later(%{unsent_timer: nil} = state) do
     %{state | unsent_timer: Process.send_after(self(), :send_unsent, @retry_unsent_ms)}
@@ -334,14 +372,18 @@ defmodule DSPex.Python.PortClient do
   defp send_later(state), do: state
 
   # False if the port is busy.
-  defp command(port, id, request) do
-    Port.command(port, Protocol.frame(id, request), [:nosuspend])
+  defp command(port, frame) do
+    Port.command(port, frame, [:nosuspend])
   rescue
     # The port has just closed; the message that says so is on its way, and answers this call with the others.
     ArgumentError -> true
   end
 
   # Answers ----------------------------------------------------------------------------------------------------------
+
+  defp handle_frame({:answer, @heartbeat_id}, _frame, state) do
+    %{state | heartbeat: Heartbeat.answered(state.heartbeat)}
+  end
 
   defp handle_frame({:answer, id}, frame, state) do
     case pop_call(state, id) do
@@ -355,6 +397,15 @@ defmodule DSPex.Python.PortClient do
       {call, state} ->
         tap(state, fn _state -> reply(call, {:answer, frame}) end)
     end
+  end
+
+  defp handle_frame({:message, "L"}, frame, state) do
+    Log.take(state.registry, state.options.name, frame)
+    state
+  end
+
+  defp handle_frame({:call, id}, frame, state) do
+    tap(state, fn state -> Invocation.answer(frame, id, state.port) end)
   end
 
   defp handle_frame({:message, name}, _frame, state) do

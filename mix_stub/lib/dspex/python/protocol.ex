@@ -6,6 +6,11 @@ defmodule DSPex.Python.Protocol do
   #     to Python    {:C, id, :dspy_bridge, operation, args}
   #     from Python  {:r, id, result} | {:e, id, {:python, class, message, traceback}}
   #
+  # and the other way round, with ids of Python's own:
+  #
+  #     from Python  {:C, id, DSPex.Python.Callbacks, :call, args, :N}
+  #     to Python    {:r, id, result} | {:e, id, sentence}
+  #
   # Terms are built and read in the process of the caller, which is where the work can be done for many callers at
   # once. The owner of the port only puts the id in front (frame/2) and finds it again (peek/1).
   #
@@ -21,14 +26,18 @@ defmodule DSPex.Python.Protocol do
   # The largest id that INTEGER_EXT holds.
   @max_id 0x7FFFFFFF
 
-  # Both as they stand inside of a term: without the version byte.
+  # As they stand inside of a term: without the version byte.
   @call_atom :C |> :erlang.term_to_binary() |> then(&binary_part(&1, 1, byte_size(&1) - 1))
+  @result_atom :r |> :erlang.term_to_binary() |> then(&binary_part(&1, 1, byte_size(&1) - 1))
+  @failure_atom :e |> :erlang.term_to_binary() |> then(&binary_part(&1, 1, byte_size(&1) - 1))
   @module_atom :dspy_bridge
                |> :erlang.term_to_binary()
                |> then(&binary_part(&1, 1, byte_size(&1) - 1))
 
   @typedoc "A call without its id, ready to be sent."
   @opaque request :: iodata()
+  @typedoc "A result without its id, ready to be sent."
+  @opaque encoded_result :: iodata()
   @type id :: 1..unquote(@max_id)
 
   @doc """
@@ -55,11 +64,15 @@ defmodule DSPex.Python.Protocol do
     do: [<<@version, @small_tuple, 5>>, @call_atom, <<@integer, id::32>> | request]
 
   @doc """
-  Tells which call a frame answers, reading only its first bytes.
+  Tells which call a frame answers, or that it is a call itself, reading only its first bytes.
 
   Any other message of the protocol is `{:message, name}`; what does not begin like a message is `:malformed`.
   """
-  @spec peek(binary()) :: {:answer, non_neg_integer()} | {:message, String.t()} | :malformed
+  @spec peek(binary()) ::
+          {:answer, non_neg_integer()}
+          | {:call, non_neg_integer()}
+          | {:message, String.t()}
+          | :malformed
   def peek(<<@version, @small_tuple, arity, rest::binary>>) do
     with {:ok, name, rest} <- atom_text(rest), do: peek_id(name, arity, rest)
   end
@@ -85,6 +98,37 @@ defmodule DSPex.Python.Protocol do
        )}
   end
 
+  @doc """
+  Decodes a call that Python makes. Never makes an atom: what has one that does not exist yet is an error.
+  """
+  @spec decode_call(binary()) :: {:ok, atom(), atom(), [term()]} | :error
+  def decode_call(frame) do
+    case :erlang.binary_to_term(frame, [:safe]) do
+      {:C, _id, module, function, args, :N} -> {:ok, module, function, args}
+      _other -> :error
+    end
+  rescue
+    ArgumentError -> :error
+  end
+
+  @doc """
+  Encodes the result of a call that Python made; all of its answer but the id.
+  """
+  @spec encode_result(term()) :: encoded_result()
+  def encode_result(result) do
+    [<<@version, start::binary>> | rest] = :erlang.term_to_iovec(result)
+    [start | rest]
+  end
+
+  @doc """
+  Gives the frame of an answer to Python: an encoded result, or a sentence about what went wrong.
+  """
+  @spec answer_frame(id(), {:ok, encoded_result()} | {:error, String.t()}) :: iodata()
+  def answer_frame(id, {:ok, encoded}), do: [answer_head(@result_atom, id) | encoded]
+
+  def answer_frame(id, {:error, sentence}),
+    do: [answer_head(@failure_atom, id) | encode_result(sentence)]
+
   @doc false
   # Atoms in answers that the code of this application may not have mentioned yet when the first answer comes.
   @spec known_atoms() :: [atom()]
@@ -108,14 +152,19 @@ defmodule DSPex.Python.Protocol do
       ]
   end
 
+  defp answer_head(name, id), do: [<<@version, @small_tuple, 3>>, name, <<@integer, id::32>>]
+
   defp peek_id(name, 3, <<@small_integer, id, _rest::binary>>) when name in ["r", "e"],
     do: {:answer, id}
 
   defp peek_id(name, 3, <<@integer, id::32, _rest::binary>>) when name in ["r", "e"],
     do: {:answer, id}
 
+  defp peek_id("C", 6, <<@small_integer, id, _rest::binary>>), do: {:call, id}
+  defp peek_id("C", 6, <<@integer, id::32, _rest::binary>>), do: {:call, id}
+
   defp peek_id(name, 3, _rest) when name in ["r", "e"], do: :malformed
-  defp peek_id(name, _arity, _rest) when name in ["M", "P", "C", "e"], do: {:message, name}
+  defp peek_id(name, _arity, _rest) when name in ["M", "P", "C", "L", "e"], do: {:message, name}
   defp peek_id(_name, _arity, _rest), do: :malformed
 
   # {:e, id, {:python, class, message, traceback}} with the class as a binary; other frames as they are.

@@ -12,7 +12,7 @@ defmodule DSPex.Python.PoolOptionsTest do
   test "names what is wrong, the pool, and what is known" do
     for {options, message} <- [
           {[name: :p, modle: 1],
-           "unknown option :modle of pool :p; known are :name, :python, :python_path, :model, :preload, :start_timeout"},
+           "unknown option :modle of pool :p; known are :name, :python, :python_path, :model, :preload, :start_timeout, :heartbeat"},
           {[python: "python3"], "expected the option :name of a pool to be an atom, got nil"},
           {[name: :p, python: 3], "expected a path for the option :python of pool :p, got 3"},
           {[name: :p, preload: "tools"],

@@ -50,8 +50,17 @@ defmodule DSPex.Python.ProtocolTest do
     test "names the messages that are no answers" do
       assert Protocol.peek(:erlang.term_to_binary({:M, self(), :hello})) == {:message, "M"}
       assert Protocol.peek(:erlang.term_to_binary({:P, "printed"})) == {:message, "P"}
-      assert Protocol.peek(:erlang.term_to_binary({:C, 1, :m, :f, [], :L})) == {:message, "C"}
       assert Protocol.peek(:erlang.term_to_binary({:e, :handler_failed})) == {:message, "e"}
+    end
+
+    test "finds the id of a call that Python makes" do
+      for id <- [1, 255, 256, Protocol.max_id()] do
+        call = {:C, id, :m, :f, [RandomTerm.term()], :N}
+        assert Protocol.peek(:erlang.term_to_binary(call)) == {:call, id}
+        assert Protocol.peek(:erlang.term_to_binary(call, minor_version: 1)) == {:call, id}
+      end
+
+      assert Protocol.peek(:erlang.term_to_binary({:C, 1, :m, :f, []})) == {:message, "C"}
     end
 
     test "calls malformed what does not begin like a message" do
@@ -128,6 +137,41 @@ defmodule DSPex.Python.ProtocolTest do
       for length <- 0..(byte_size(frame) - 1) do
         assert {:error, %{kind: :internal}} =
                  Protocol.decode_answer(binary_part(frame, 0, length))
+      end
+    end
+  end
+
+  describe "decode_call/1" do
+    test "gives what is to be called" do
+      args = [RandomTerm.term()]
+      frame = :erlang.term_to_binary({:C, 1, :m, :f, args, :N})
+      assert Protocol.decode_call(frame) == {:ok, :m, :f, args}
+    end
+
+    test "is an error for a call inside the owner of the port, and for frames that were cut" do
+      assert Protocol.decode_call(:erlang.term_to_binary({:C, 1, :m, :f, [], :L})) == :error
+      frame = :erlang.term_to_binary({:C, 1, :m, :f, [RandomTerm.term()], :N})
+
+      for length <- 0..(byte_size(frame) - 1),
+          do: assert(Protocol.decode_call(binary_part(frame, 0, length)) == :error)
+    end
+
+    test "never makes an atom of what came over the wire" do
+      name = "never_seen_#{System.unique_integer([:positive])}"
+      <<131, known::binary>> = :erlang.term_to_binary(:C)
+      frame = <<131, 104, 6, known::binary, 97, 1, 119, byte_size(name), name::binary>>
+      frame = <<frame::binary, 119, 1, "f", 106, 119, 1, "N">>
+      assert Protocol.decode_call(frame) == :error
+      assert_raise ArgumentError, fn -> String.to_existing_atom(name) end
+    end
+  end
+
+  describe "answer_frame/2" do
+    test "is the term of the answer" do
+      for id <- [1, 255, Protocol.max_id()], result <- [RandomTerm.term(), nil] do
+        answer = Protocol.answer_frame(id, {:ok, Protocol.encode_result(result)})
+        assert decoded(answer) == {:r, id, result}
+        assert decoded(Protocol.answer_frame(id, {:error, "no"})) == {:e, id, "no"}
       end
     end
   end
