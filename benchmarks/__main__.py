@@ -4,7 +4,7 @@ import subprocess
 import sys
 from importlib import import_module
 
-_SHOWN = ("codec", "scaling", "port")
+_SHOWN = ("codec", "scaling", "port", "elixir")
 _PARTS = (*_SHOWN, "shapes")
 
 

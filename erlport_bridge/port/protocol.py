@@ -54,6 +54,12 @@ class Message(NamedTuple):
     term: Any
 
 
+class Cancel(NamedTuple):
+    """``{'M', {'$cancel', Id}}``: nobody waits any more for the answer to the call with this id. Not ErlPort's."""
+
+    id: int
+
+
 class Result(NamedTuple):
     """``{'r', Id, Value}``: what a call returned."""
 
@@ -110,7 +116,7 @@ class ElixirAnswer(NamedTuple):
     failed: bool
 
 
-def parse_message(message: Buffer) -> Call | UnreadableCall | Message | ElixirAnswer:
+def parse_message(message: Buffer) -> Call | UnreadableCall | Message | Cancel | ElixirAnswer:
     """Read one message from the other side.
 
     Raises:
@@ -127,6 +133,8 @@ def parse_message(message: Buffer) -> Call | UnreadableCall | Message | ElixirAn
         if type(call_id) is int and type(module) is type(function) is Atom and type(arguments) is list:
             return Call(call_id, module, function, arguments)
     match term:
+        case ("M", ("$cancel", int(call_id))):
+            return Cancel(call_id)
         case ("M", payload):
             return Message(payload)
         case ("r" | "e" as name, int(call_id), value):

@@ -32,6 +32,7 @@ from erlport_bridge.port.logs import Logs
 from erlport_bridge.port.protocol import (
     HEARTBEAT_ID,
     Call,
+    Cancel,
     ElixirAnswer,
     ElixirCall,
     ElixirMessage,
@@ -59,6 +60,8 @@ _PIPE_BYTES: Final = 1 << 20
 _QUICK_S: Final = 0.0002
 _QUICK_CALLS: Final = 3
 _NOT_QUICK_S: Final = 0.001
+# So many answers go out in one write at most, or the first would wait for the last.
+_MAX_HELD: Final = 16
 
 # Of each text of an error answer when nothing longer fits: two of them, and the rest, are less than 255 bytes.
 _SHORT_BYTES: Final = 100
@@ -107,14 +110,17 @@ class Runtime:
             _enlarge_pipe(descriptor)
         self._frames = FrameReader(packet)
         self._writer = FrameWriter(descriptors.write, _cannot_write)
-        self._leadership = Leadership(self._lead, self._is_not_quick)
+        # Answers of the thread that leads, for its next write.
+        self._held: list[bytes] = []
+        self._leadership = Leadership(self._lead, self._is_overdue)
         # How often in turn a function has been quick, by its module and name.
         self._quick_calls: dict[tuple[str, str], int] = {}
         self._threads = ThreadPoolExecutor(max_threads, thread_name_prefix="call")
         self._loop = event_loop.start()
         # What a coroutine hands to a thread (``asyncio.to_thread``) counts against the same bound.
         self._loop.set_default_executor(self._threads)
-        self._tasks: set[asyncio.Task[None]] = set()
+        # The coroutines that run, by the ids of their calls.
+        self._tasks: dict[int, asyncio.Task[None]] = {}
         self._imported: set[str] = set()
         elixir.connect(self._send)
 
@@ -149,7 +155,13 @@ class Runtime:
         while (frame := self._frames.take()) is not None:
             if not self._receive(frame):
                 return False
+        self._send_held()
         return True
+
+    def _send_held(self) -> None:
+        held, self._held = self._held, []
+        if held:
+            self._writer.send(b"".join(held))
 
     def _receive(self, frame: bytes | mmap) -> bool:
         try:
@@ -164,6 +176,9 @@ class Runtime:
         if isinstance(event, Call) and event.id == HEARTBEAT_ID:
             # Answered by the thread that reads, so that the answer says that calls are read.
             self._writer.send(self._framed(Result(HEARTBEAT_ID, True)))
+            return True
+        if isinstance(event, Cancel):
+            self._loop.call_soon_threadsafe(self._cancel, event.id)
             return True
         if isinstance(event, Message):
             # A stray message of the process that owns the port under ErlPort; there is no handler for it.
@@ -213,12 +228,23 @@ class Runtime:
         try:
             function = self._resolve(event.module, event.function)
         except BaseException as error:  # noqa: BLE001 - becomes the answer
-            self._answer(_failed(event.id, None, error))
+            data = self._encoded(_failed(event.id, None, error))
         else:
-            self._run(event, function)
-        return self._leadership.end(running)
+            data = self._answer_of(event, function)
+        if not self._leadership.end(running):
+            self._writer.send(data)
+            return False
+        # Goes out with those of the next calls, if these have come already.
+        self._held.append(data)
+        if len(self._held) >= _MAX_HELD:
+            self._send_held()
+        return True
 
     def _run(self, event: Call, function: Callable[..., Any]) -> None:
+        self._writer.send(self._answer_of(event, function))
+
+    def _answer_of(self, event: Call, function: Callable[..., Any]) -> bytes:
+        """Run a function and give its answer as a frame."""
         answer: Result | Failure
         started_at = time.perf_counter()
         try:
@@ -231,16 +257,23 @@ class Runtime:
         if taken_s < _QUICK_S:
             self._quick_calls[name] = self._quick_calls.get(name, 0) + 1
         elif taken_s > _NOT_QUICK_S:
-            self._is_not_quick(name)
-        self._answer(answer, function)
+            self._quick_calls.pop(name, None)
+        return self._encoded(answer, function)
 
-    def _is_not_quick(self, name: tuple[str, str]) -> None:
+    def _is_overdue(self, name: tuple[str, str]) -> None:
+        """Take note that a function runs longer than it should; nobody leads at this moment."""
         self._quick_calls.pop(name, None)
+        self._send_held()
 
     def _start(self, event: Call, function: Callable[..., Any]) -> None:
-        task = self._loop.create_task(self._await(event, function))
-        self._tasks.add(task)  # the loop itself would let it be collected
-        task.add_done_callback(self._tasks.discard)
+        self._tasks[event.id] = self._loop.create_task(self._await(event, function))
+
+    def _cancel(self, call_id: int) -> None:
+        """Cancel what nobody waits for; a function in a thread cannot be, and its answer is dropped over there."""
+        task = self._tasks.get(call_id)
+        if task is not None:
+            # After its first step: one that is cancelled before never gets to its answer.
+            self._loop.call_soon(task.cancel)
 
     async def _await(self, event: Call, function: Callable[..., Any]) -> None:
         answer: Result | Failure
@@ -248,6 +281,7 @@ class Runtime:
             answer = Result(event.id, await function(*event.arguments))
         except BaseException as error:  # noqa: BLE001 - the same place, for coroutines
             answer = _failed(event.id, function, error)
+        self._tasks.pop(event.id, None)
         self._answer(answer, function)
 
     def _resolve(self, module_name: str, function_name: str) -> Callable[..., Any]:
@@ -273,15 +307,17 @@ class Runtime:
         return found  # type: ignore[no-any-return]
 
     def _answer(self, answer: Result | Failure, function: Callable[..., Any] | None = None) -> None:
-        """Write one answer; one that cannot be encoded, or does not fit its frame, becomes an error answer."""
+        self._writer.send(self._encoded(answer, function))
+
+    def _encoded(self, answer: Result | Failure, function: Callable[..., Any] | None = None) -> bytes:
+        """Give an answer as a frame; one that cannot be encoded, or does not fit its frame, becomes an error answer."""
         with self._calls_lock:
             self._calls -= 1
         try:
-            data = self._framed(answer)
+            return self._framed(answer)
         except BaseException as error:  # noqa: BLE001 - an answer that cannot be written is still owed
             failure = answer if isinstance(answer, Failure) else _failed(answer.id, function, error)
-            data = self._framed_failure(failure, error)
-        self._writer.send(data)
+            return self._framed_failure(failure, error)
 
     def _framed_failure(self, failure: Result | Failure, error: BaseException) -> bytes:
         try:

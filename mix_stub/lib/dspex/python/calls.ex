@@ -68,12 +68,16 @@ defmodule DSPex.Python.Calls do
   end
 
   @doc """
-  Forgets the call of a process that is gone.
+  Takes out the call of a process that is gone, by its monitor; gives its id too.
   """
-  @spec drop_monitored(t(), reference()) :: t()
-  def drop_monitored(calls, monitor) do
-    {_call, calls} = pop(calls, Map.get(calls.id_of_monitor, monitor, 0))
-    calls
+  @spec pop_monitored(t(), reference()) :: {{Protocol.id(), Call.t()} | nil, t()}
+  def pop_monitored(calls, monitor) do
+    id = Map.get(calls.id_of_monitor, monitor, 0)
+
+    case pop(calls, id) do
+      {nil, calls} -> {nil, calls}
+      {call, calls} -> {{id, call}, calls}
+    end
   end
 
   @doc """

@@ -130,7 +130,7 @@ defmodule DSPex.Python.PortClient do
   end
 
   def handle_info({:python_answer, port, frame}, %{port: port} = state) do
-    {:noreply, send_unsent(%{state | unsent: :queue.in({:answer, frame}, state.unsent)})}
+    {:noreply, send_frame(frame, state)}
   end
 
   def handle_info({port, {:exit_status, status}}, %{port: port} = state),
@@ -146,12 +146,15 @@ defmodule DSPex.Python.PortClient do
       {call, state} ->
         {stage, cause} = silence(call, state)
         reply(call, {:error, Error.timeout(call.timeout, stage, cause)})
-        {:noreply, state}
+        {:noreply, cancel_call(id, call, state)}
     end
   end
 
   def handle_info({:DOWN, monitor, :process, _caller, _reason}, state) do
-    {:noreply, %{state | calls: Calls.drop_monitored(state.calls, monitor)}}
+    case Calls.pop_monitored(state.calls, monitor) do
+      {nil, _calls} -> {:noreply, state}
+      {{id, call}, calls} -> {:noreply, cancel_call(id, call, %{state | calls: calls})}
+    end
   end
 
   def handle_info(:send_unsent, state), do: {:noreply, send_unsent(%{state | unsent_timer: nil})}
@@ -361,9 +364,16 @@ defmodule DSPex.Python.PortClient do
     end
   end
 
-  defp send_entry({:answer, frame}, state) do
+  defp send_entry({:frame, frame}, state) do
     if command(state.port, frame), do: state, else: :busy
   end
+
+  # Nobody waits for it any more. Python has not seen a call that was not sent, and never will.
+  defp cancel_call(_id, %Call{sent?: false}, state), do: state
+  defp cancel_call(id, _call, state), do: send_frame(Protocol.cancel_frame(id), state)
+
+  defp send_frame(frame, state),
+    do: send_unsent(%{state | unsent: :queue.in({:frame, frame}, state.unsent)})
 
   defp send_later(%{unsent_timer: nil} = state) do
     %{state | unsent_timer: Process.send_after(self(), :send_unsent, @retry_unsent_ms)}

@@ -4,6 +4,7 @@ defmodule DSPex.Python.Protocol do
   # The messages on the port as bytes, without any process. A frame is one external term:
   #
   #     to Python    {:C, id, :dspy_bridge, operation, args}
+  #                  {:M, {:"$cancel", id}} when nobody waits for its answer any more
   #     from Python  {:r, id, result} | {:e, id, {:python, class, message, traceback}}
   #
   # and the other way round, with ids of Python's own:
@@ -62,6 +63,12 @@ defmodule DSPex.Python.Protocol do
   @spec frame(id(), request()) :: iodata()
   def frame(id, request),
     do: [<<@version, @small_tuple, 5>>, @call_atom, <<@integer, id::32>> | request]
+
+  @doc """
+  Gives the frame that tells Python that nobody waits for the answer to a call.
+  """
+  @spec cancel_frame(id()) :: iodata()
+  def cancel_frame(id), do: :erlang.term_to_iovec({:M, {:"$cancel", id}})
 
   @doc """
   Tells which call a frame answers, or that it is a call itself, reading only its first bytes.

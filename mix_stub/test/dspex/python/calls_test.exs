@@ -34,9 +34,9 @@ defmodule DSPex.Python.CallsTest do
     {_id, calls} = Calls.add_call(%Calls{}, {caller, make_ref()}, :infinity, :infinity)
     Process.exit(caller, :kill)
     assert_receive {:DOWN, monitor, :process, ^caller, :killed}
-    calls = Calls.drop_monitored(calls, monitor)
+    assert {{1, %Calls.Call{}}, calls} = Calls.pop_monitored(calls, monitor)
     assert {Calls.count(calls), calls.id_of_monitor} == {0, %{}}
-    assert Calls.drop_monitored(calls, make_ref()) == calls
+    assert Calls.pop_monitored(calls, make_ref()) == {nil, calls}
   end
 
   test "takes all calls out" do

@@ -1,0 +1,107 @@
+# Calls from Elixir against a program in C that sends every frame back: `mix run load.exs ECHO` in mix_stub. Writes one
+# line for each comparison: what, ours, theirs, and whether more is better, with tabs between them.
+
+defmodule Echo do
+  @moduledoc false
+  # The least that can own a port for many callers: frames come back in the order in which they were sent.
+  use GenServer
+
+  # So that a binary of 64 MiB does not make the port busy.
+  @low 100_000_000
+  @high 200_000_000
+
+  def start_link(program), do: GenServer.start_link(__MODULE__, program)
+  def round_trip(echo, data), do: GenServer.call(echo, {:round_trip, data}, :infinity)
+
+  @impl true
+  def init(program) do
+    options = [:binary, :nouse_stdio, {:packet, 4}, {:busy_limits_port, {@low, @high}}]
+    {:ok, {Port.open({:spawn_executable, program}, options), :queue.new()}}
+  end
+
+  @impl true
+  def handle_call({:round_trip, data}, from, {port, waiting}) do
+    Port.command(port, data)
+    {:noreply, {port, :queue.in(from, waiting)}}
+  end
+
+  @impl true
+  def handle_info({port, {:data, data}}, {port, waiting}) do
+    {{:value, from}, waiting} = :queue.out(waiting)
+    GenServer.reply(from, data)
+    {:noreply, {port, waiting}}
+  end
+end
+
+defmodule Load do
+  @moduledoc false
+
+  # Rounds of both in turn, so that a machine whose speed drifts is unfair to neither.
+  def compare(what, rounds, ours, theirs, better) do
+    {ours, theirs} = Enum.unzip(for _ <- 1..rounds, do: {ours.(), theirs.()})
+    IO.puts(Enum.join([what, median(ours), median(theirs), better], "\t"))
+  end
+
+  def median(values), do: values |> Enum.sort() |> Enum.at(div(length(values), 2))
+
+  def latency(count, call) do
+    median(for _ <- 1..count, do: elem(:timer.tc(call), 0)) / 1.0e6
+  end
+
+  def rate(callers, each, call) do
+    started = System.monotonic_time(:microsecond)
+
+    1..callers
+    |> Enum.map(fn _ -> Task.async(fn -> for _ <- 1..each, do: call.() end) end)
+    |> Task.await_many(:infinity)
+
+    callers * each / (System.monotonic_time(:microsecond) - started) * 1.0e6
+  end
+end
+
+[program] = System.argv()
+{:ok, echo} = Echo.start_link(program)
+
+ping = fn payload -> {:ok, %{"payload" => _echo}} = DSPex.Python.ping(payload, timeout: 60_000) end
+# What a call of `ping` looks like on the wire.
+frame = :erlang.term_to_binary({:C, 1, :dspy_bridge, :ping, [nil]})
+result = Map.new(1..30, &{"field_#{&1}", String.duplicate("some words of an answer. ", 12)})
+result_frame = :erlang.term_to_binary(result)
+
+for _ <- 1..500, do: ping.(nil)
+
+Load.compare(
+  "`ping`, one caller",
+  7,
+  fn -> Load.latency(500, fn -> ping.(nil) end) end,
+  fn -> Load.latency(500, fn -> Echo.round_trip(echo, frame) end) end,
+  "less"
+)
+
+Load.compare(
+  "`ping`, 64 callers, calls a second",
+  7,
+  fn -> Load.rate(64, 100, fn -> ping.(nil) end) end,
+  fn -> Load.rate(64, 100, fn -> Echo.round_trip(echo, frame) end) end,
+  "more"
+)
+
+Load.compare(
+  "`ping` with a map of #{div(byte_size(result_frame), 1000)} kB, 64 callers, calls a second",
+  7,
+  fn -> Load.rate(64, 40, fn -> ping.(result) end) end,
+  fn -> Load.rate(64, 40, fn -> Echo.round_trip(echo, result_frame) end) end,
+  "more"
+)
+
+for mebibytes <- [1, 16, 64] do
+  binary = :binary.copy("x", mebibytes * 1_048_576)
+
+  Load.compare(
+    "`ping` with a binary of #{mebibytes} MiB",
+    5,
+    fn -> Load.latency(1, fn -> ping.(binary) end) end,
+    fn -> Load.latency(1, fn -> Echo.round_trip(echo, binary) end) end,
+    "less"
+  )
+end
