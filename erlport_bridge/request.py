@@ -2,8 +2,42 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextvars import ContextVar
+from functools import partial
 
 #: The id that the caller gave its request, once the options of the call have been read; for its errors and its lines in
 #: the log.
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
+
+# What runs for an id; an id may be given more than once. Only the thread of the event loop comes here.
+_tasks: dict[str, set[asyncio.Task[object]]] = {}
+
+
+def begin(name: str | None) -> None:
+    """Say that what runs from here on is for the request of this id; :func:`cancel` finds the running task by it."""
+    request_id.set(name)
+    if name is None:
+        return
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:  # no event loop: a function that only looks something up
+        return
+    if task is not None:
+        _tasks.setdefault(name, set()).add(task)
+        task.add_done_callback(partial(_end, name))
+
+
+def cancel(name: str) -> int:
+    """Cancel what runs for the requests of this id; gives how many there were."""
+    tasks = _tasks.get(name, set())
+    for task in tasks:
+        task.cancel()
+    return len(tasks)
+
+
+def _end(name: str, task: asyncio.Task[object]) -> None:
+    tasks = _tasks[name]
+    tasks.discard(task)
+    if not tasks:
+        del _tasks[name]

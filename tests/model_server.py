@@ -20,6 +20,8 @@ What a request gets is chosen by its model's name (``openai/delay-500`` sends ``
 ``malformed``               a body that is no JSON
 ``closed``                  the connection is closed before the answer
 ``cut``                     the connection is closed in the middle of the answer
+``slow-<ms>``               an answer in pieces, with that pause before each
+``long-<count>``            an answer of so many words
 ``echo``                    the first input's value for each text field
 ``scripted:<name>``         the next reply of that script; without one, HTTP 500
 anything else               ``answer to <first input>`` for each text field, and a fixed value for each other type
@@ -27,6 +29,9 @@ anything else               ``answer to <first input>`` for each text field, and
 
 A reply of a script is a map, all of whose keys may be left out: ``fields`` (name -> value; written as the prompt wants
 it), ``content`` (the text as it is), ``delay_ms``, ``status`` and ``code`` (an error instead of an answer).
+
+A request with ``stream`` to OpenAI's endpoint gets the same answer in pieces, as server-sent events. Keys of a reply
+for it: ``pieces`` (the text cut by hand; else it is cut every few characters) and ``pause_ms`` before each piece.
 """
 
 from __future__ import annotations
@@ -234,8 +239,8 @@ class _Handler(BaseHTTPRequestHandler):
         if not self.path.endswith(("/chat/completions", "/messages")):
             self._send_error(404, "not_found", f"no such endpoint: {self.path}")
             return
-        if received.body.get("stream"):
-            self._send_error(400, "unsupported_value", "this server does not stream")
+        if received.body.get("stream") and self._is_anthropic():
+            self._send_error(400, "unsupported_value", "this server streams in OpenAI's way only")
             return
         kind, _, detail = received.model.replace(":", "-", 1).partition("-")
         reply: Mapping[str, Any] = {}
@@ -243,6 +248,11 @@ class _Handler(BaseHTTPRequestHandler):
             reply = self.server.owner.next_reply(detail)
         elif kind == "delay":
             reply = {"delay_ms": int(detail)}
+        elif kind == "slow":
+            reply = {"pause_ms": int(detail)}
+        elif kind == "long":
+            text = " ".join(f"word{number}" for number in range(int(detail)))
+            reply = {"fields": {"answer": text}, "piece_characters": 1_000}
         elif kind == "status":
             code, _, retry_after = detail.partition("-")
             reply = {"status": int(code), "retry_after": retry_after or "1"}
@@ -266,11 +276,45 @@ class _Handler(BaseHTTPRequestHandler):
         system, user = _prompt(received.body)
         if "content" in reply:
             content = reply["content"]
+        elif "pieces" in reply:
+            content = "".join(reply["pieces"])
         elif kind == "garbage":
             content = "I would rather not say."
         else:
             content = completion(user, reply.get("fields", {}), "" if kind == "echo" else "answer to ")
-        self._send(200, self._completion_body(received.model, content, len(system) + len(user)))
+        body = self._completion_body(received.model, content, len(system) + len(user))
+        if not received.body.get("stream"):
+            self._send(200, body)
+            return
+        try:
+            self._send_pieces(received, reply, body)
+        except ConnectionError:
+            received.disconnected = True
+            self.close_connection = True
+
+    def _send_pieces(self, received: ReceivedRequest, reply: Mapping[str, Any], body: dict[str, Any]) -> None:
+        """Send an answer of OpenAI's as it does with ``stream``."""
+        content, usage = body["choices"][0]["message"]["content"], body.pop("usage")
+        size = reply.get("piece_characters", 5)
+        pieces = reply.get("pieces") or [content[start : start + size] for start in range(0, len(content), size)]
+        self.close_connection = True  # its end is the end of the answer
+        self.send_response(200)
+        self.send_header("content-type", "text/event-stream")
+        self.end_headers()
+        for piece in pieces:
+            if not self.server.owner.sleep(reply.get("pause_ms", 0), self._is_disconnected):
+                received.disconnected = self._is_disconnected()
+                return
+            self._send_event({**body, "choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]})
+        self._send_event({**body, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
+        self._send_event({**body, "choices": [], "usage": usage})
+        self.wfile.write(b"data: [DONE]\n\n")
+        self.wfile.flush()
+
+    def _send_event(self, event: Mapping[str, Any]) -> None:
+        data = {**event, "object": "chat.completion.chunk"}
+        self.wfile.write(b"data: " + json.dumps(data).encode() + b"\n\n")
+        self.wfile.flush()
 
     def _completion_body(self, model: str, content: str, prompt_characters: int) -> dict[str, Any]:
         tokens_in, tokens_out = prompt_characters // 4, len(content) // 4

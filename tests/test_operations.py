@@ -134,7 +134,7 @@ def test_every_module_describes_itself(shared_port: PortProcess, name: str) -> N
             "unknown session",
         ),
         (("dspy.ReAct", QA, {"question": "x"}, {"max_iters": 0}), "input", "opts.max_iters", "from 1 to 100"),
-        (("dspy.ReAct", QA, {"question": "x"}, {"tools": ["calculatr"]}), "tool", "tools[0]", "calculator"),
+        (("dspy.ReAct", QA, {"question": "x"}, {"tools": ["calculatr"]}), "tool", "opts.tools[0]", "calculator"),
         (("dspy.Predict",), "input", None, "takes (module, signature, inputs, opts), got 1 argument"),
     ],
 )

@@ -17,7 +17,7 @@ from erlport_bridge.port.protocol import ElixirAnswer, ElixirCall, ElixirMessage
 from erlport_bridge.term import OtpErlangPid, Term
 from erlport_bridge.term.inspecting import shown
 
-__all__ = ["answered", "begin_call", "call", "cast", "connect", "waiting"]
+__all__ = ["answered", "begin_call", "call", "cast", "connect", "is_connected", "waiting"]
 
 _Send = Callable[[ElixirCall | ElixirMessage], None]
 
@@ -36,6 +36,11 @@ def connect(send: _Send) -> None:
     """
     global _send
     _send = send
+
+
+def is_connected() -> bool:
+    """Tell whether there is a port that takes calls and messages; ErlPort's own Python half is none."""
+    return _send is not None
 
 
 def cast(pid: OtpErlangPid, term: Term) -> None:

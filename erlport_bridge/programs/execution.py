@@ -12,6 +12,7 @@ from typing import Any, Final
 import dspy
 from dspy.utils.callback import BaseCallback
 
+from erlport_bridge import request as running_request
 from erlport_bridge.errors import OperationError, message_of
 from erlport_bridge.programs import arguments, models, sandbox
 from erlport_bridge.programs.catalogue import ModuleEntry
@@ -19,9 +20,9 @@ from erlport_bridge.programs.elixir_tool import ElixirTool
 from erlport_bridge.programs.models import LanguageModel
 from erlport_bridge.programs.pipeline import Pipeline, Stage, read_tools
 from erlport_bridge.programs.signatures import SignatureSpec
+from erlport_bridge.programs.streaming import EventStream, Telling
 from erlport_bridge.programs.text import quoted, text_of
 from erlport_bridge.programs.values import input_values, plain
-from erlport_bridge.request import request_id
 from erlport_bridge.term.inspecting import shown
 
 #: The key of a prediction that holds everything beside its fields.
@@ -69,7 +70,8 @@ def read_call_options(opts: object, entry: ModuleEntry | None = None) -> CallOpt
         OperationError: Of kind ``input``, with the path ``opts.…``; an option that nobody takes is only a warning.
     """
     given = arguments.options(opts, "opts")
-    request_id.set(arguments.optional_text(given.get("request_id"), "opts.request_id"))
+    request_id = arguments.optional_text(given.get("request_id"), "opts.request_id")
+    running_request.begin(request_id)
     constructor = {option.name for option in entry.options} if entry else set()
     warnings = []
     for name in given.keys() - _CALL_OPTIONS - models.GENERATION_SETTINGS - constructor:
@@ -84,7 +86,7 @@ def read_call_options(opts: object, entry: ModuleEntry | None = None) -> CallOpt
     return CallOptions(
         timeout_ms=arguments.timeout_ms(given.get("timeout")),
         session_id=arguments.optional_text(given.get("session_id"), "opts.session_id"),
-        request_id=request_id.get(),
+        request_id=request_id,
         model=None if given.get("lm") is None else models.from_option(given["lm"]),
         adapter=_adapter_name(given.get("adapter")),
         settings={name: value for name, value in settings.items() if value is not None},
@@ -205,12 +207,13 @@ class Request:
     options: CallOptions
 
 
-async def run(request: Request, *, timeout_s: float | None) -> dict[str, Any]:
+async def run(request: Request, *, timeout_s: float | None, events: EventStream | None = None) -> dict[str, Any]:
     """Run a module under its deadline.
 
     Args:
         request: What to run.
         timeout_s: What is left of the caller's budget, in seconds; ``None``: no limit.
+        events: Is told of the run while it lasts.
 
     Returns:
         The prediction as a term: its fields, and ``$meta``.
@@ -222,12 +225,13 @@ async def run(request: Request, *, timeout_s: float | None) -> dict[str, Any]:
     progress = Progress()
     started_at = time.monotonic()
     with sandbox.Sandboxes() as sandboxes:
-        work = asyncio.ensure_future(_predict(request, progress, sandboxes, timeout_s))
+        work = asyncio.ensure_future(_predict(request, progress, sandboxes, timeout_s, events))
         try:
             # Not `wait_for`: it waits for the cancelled work to end, and the deadline is the caller's.
             await asyncio.wait({work}, timeout=timeout_s)
             if not work.done():
-                raise timeout_error(request, progress.stage)
+                is_reader = events is not None and events.is_waiting
+                raise timeout_error(request, "reader" if is_reader else progress.stage)
             prediction = work.result()
         except (RecursionError, ValueError) as error:
             if not progress.is_parse_error(error):
@@ -254,7 +258,11 @@ def timeout_error(request: Request, stage: str) -> OperationError:
 
 
 async def _predict(
-    request: Request, progress: Progress, sandboxes: sandbox.Sandboxes, timeout_s: float | None
+    request: Request,
+    progress: Progress,
+    sandboxes: sandbox.Sandboxes,
+    timeout_s: float | None,
+    events: EventStream | None,
 ) -> dspy.Prediction:
     if any(stage.entry.needs_sandbox for stage in request.stages):
         # Before the model is paid for.
@@ -265,16 +273,26 @@ async def _predict(
         # A thread cannot be cancelled; its requests end by their own timeout.
         lm = _with_read_timeout(lm, timeout_s)
     adapter = _ADAPTERS[request.options.adapter]() if request.options.adapter else dspy.ChatAdapter()
+    telling = None if events is None else _telling(request, adapter, events)
     with dspy.context(
         lm=lm,
         adapter=adapter,
         trace=[],
         disable_history=True,
         track_usage=True,
-        callbacks=[progress],
+        callbacks=[progress] if telling is None else [progress, telling],
         interpreter_factory=sandboxes.factory,
+        **({} if telling is None else telling.settings()),
     ):
-        return await request.module.acall(**request.values)
+        prediction = await request.module.acall(**request.values)
+    if telling is not None:
+        await telling.finish(prediction)
+    return prediction
+
+
+def _telling(request: Request, adapter: dspy.Adapter, events: EventStream) -> Telling:
+    reads_chat = type(adapter) is dspy.ChatAdapter and request.model.writes_in_pieces
+    return Telling(events, request.module, reads_chat=reads_chat)
 
 
 def _with_read_timeout(lm: dspy.LM, timeout_s: float) -> dspy.LM:

@@ -103,7 +103,11 @@ _MAX_NUMBER: Final = 2**63 - 1
 
 @dataclass(frozen=True)
 class LanguageModel:
-    """A configured model. ``repr`` shows no key."""
+    """A configured model. ``repr`` shows no key.
+
+    Attributes:
+        writes_in_pieces: Its engine streams.
+    """
 
     provider: str
     model: str
@@ -111,6 +115,7 @@ class LanguageModel:
     api_base: str | None = None
     settings: tuple[tuple[str, Any], ...] = ()
     description: str = "a language model of this provider"
+    writes_in_pieces: bool = True
 
     def describe(self) -> dict[str, Any]:
         """Give what a caller may know: ``provider``, ``model``, ``api_base``, ``settings``, ``description``."""
@@ -178,7 +183,9 @@ def generation_setting(name: str, value: object, path: str = "opts") -> Any:
 
 def _embedded(settings: dict[str, Any]) -> LanguageModel:
     lm = with_settings(embedded.embedded_model(), settings)
-    return LanguageModel(EMBEDDED, lm.model, lm, None, tuple(settings.items()), embedded.DESCRIPTION)
+    return LanguageModel(
+        EMBEDDED, lm.model, lm, None, tuple(settings.items()), embedded.DESCRIPTION, writes_in_pieces=False
+    )
 
 
 def _remote(name: str, given: dict[str, Any], settings: dict[str, Any], path: str) -> LanguageModel:

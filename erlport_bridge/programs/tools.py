@@ -118,7 +118,8 @@ def read_tools(value: Sequence[object], path: str) -> tuple[str | ElixirTool, ..
         path: Where it stands in the call, for errors.
 
     Raises:
-        OperationError: Of kind ``input``: an item is neither, or its description is wrong.
+        OperationError: Of kind ``input``: an item is neither, or its description is wrong. Of kind ``tool``: as
+            :func:`find_tools`.
     """
     tools: list[str | ElixirTool] = []
     callback_ids = {}
@@ -130,6 +131,8 @@ def read_tools(value: Sequence[object], path: str) -> tuple[str | ElixirTool, ..
             tools.append(tool)
         else:
             tools.append(arguments.text(item, where))
+    # Now, while it is known where they stand in the call; the module that is made of them does not know it.
+    find_tools(tools, path=path)
     elixir_tool.callback_ids.set(callback_ids)
     return tuple(tools)
 

@@ -24,17 +24,17 @@ from typing import Any
 import dspy
 
 import erlport_bridge
-from erlport_bridge import errors
+from erlport_bridge import errors, request
 from erlport_bridge.errors import EncodeError, OperationError
 from erlport_bridge.port import runtime, stock
-from erlport_bridge.programs import arguments, catalogue, execution, models, pipeline, sandbox, tools
+from erlport_bridge.programs import arguments, catalogue, execution, models, pipeline, sandbox, streaming, tools
 from erlport_bridge.programs.execution import CallOptions, Request
 from erlport_bridge.programs.metrics import Metrics
 from erlport_bridge.programs.pipeline import Stage
 from erlport_bridge.programs.sessions import Program, Sessions
 from erlport_bridge.programs.signatures import parse_signature
+from erlport_bridge.programs.streaming import EventStream
 from erlport_bridge.programs.text import quoted, suggestion
-from erlport_bridge.request import request_id
 from erlport_bridge.term import IMPLEMENTATION, Atom
 from erlport_bridge.term.inspecting import shown
 
@@ -66,7 +66,7 @@ def _failure_term(error: BaseException) -> tuple[Atom, tuple[Atom, dict[str, Any
     if isinstance(error, EncodeError):
         # The path within the result, not within {:ok, result}.
         error = EncodeError(error.reason, error.path.removeprefix("[1]"))
-    return _ERROR, (_PYTHON_EXCEPTION, errors.details(error, request_id=request_id.get()))
+    return _ERROR, (_PYTHON_EXCEPTION, errors.details(error, request_id=request.request_id.get()))
 
 
 class _Counted:
@@ -216,6 +216,32 @@ async def execute_module(module: object, signature: object, inputs: object, opts
 
 
 @_operation
+async def stream_module(
+    reply_to: object, ref: object, module: object, signature: object, inputs: object, opts: object = None
+) -> dict[str, Any]:
+    """Run a module once and tell of it meanwhile; answers the prediction, as ``execute_module`` does.
+
+    The process ``reply_to`` gets messages ``{:dspex_stream, ref, event}``, at most ``buffer`` (an option) more than
+    ``stream_ack`` has acknowledged. The events are described in ``docs/operations.md``.
+    """
+    deadline = _Deadline()
+    entry = catalogue.find_module(module)
+    given = arguments.options(opts, "opts")
+    buffer = given.pop("buffer", None)
+    options = execution.read_call_options(given, entry)
+    stage = _stage(entry, signature, options)
+    values = execution.read_inputs((stage,), stage.spec, inputs)
+    with streaming.opened(reply_to, ref, buffer) as events:
+        return await _run(_request(stage, values, options), deadline, events)
+
+
+@_operation
+def stream_ack(ref: object, count: object) -> bool:
+    """Give a stream room for ``count`` more events; answers ``false`` if it runs no more."""
+    return streaming.acknowledge(ref, count)
+
+
+@_operation
 async def execute_batch(
     module: object, signature: object, list_of_inputs: object, opts: object = None
 ) -> list[tuple[Atom, Any]]:
@@ -273,6 +299,22 @@ async def execute_program(
     session_id: object, program_id: object, inputs: object, opts: object = None
 ) -> dict[str, Any]:
     """Run a stored program; ``session_id`` may be ``nil``. Answers the prediction of all its stages together."""
+    return await _execute_program(session_id, program_id, inputs, arguments.options(opts, "opts"))
+
+
+@_operation
+async def stream_program(
+    reply_to: object, ref: object, session_id: object, program_id: object, inputs: object, opts: object = None
+) -> dict[str, Any]:
+    """Run a stored program and tell of it meanwhile; see :func:`stream_module` and :func:`execute_program`."""
+    given = arguments.options(opts, "opts")
+    with streaming.opened(reply_to, ref, given.pop("buffer", None)) as events:
+        return await _execute_program(session_id, program_id, inputs, given, events)
+
+
+async def _execute_program(
+    session_id: object, program_id: object, inputs: object, opts: object, events: EventStream | None = None
+) -> dict[str, Any]:
     deadline = _Deadline()
     options = execution.read_call_options(opts)
     named = arguments.optional_text(session_id, "session_id")
@@ -285,7 +327,7 @@ async def execute_program(
         )
     program = _sessions.find_program(named or options.session_id, arguments.text(program_id, "program_id"))
     values = program.with_history(execution.read_inputs(program.stages, program.asked, inputs))
-    prediction = await _run(_program_request(program, values, options), deadline)
+    prediction = await _run(_program_request(program, values, options), deadline, events)
     program.record(values, prediction)
     return prediction
 
@@ -316,6 +358,12 @@ async def list_sessions() -> list[dict[str, Any]]:
 async def close_session(session_id: object) -> dict[str, Any]:
     """Forget a session and its programs; answers what it was."""
     return _sessions.close(arguments.text(session_id, "session_id")).describe()
+
+
+@_operation
+async def cancel(request_id: object) -> int:
+    """Cancel the calls that were given this ``request_id``; answers how many there were. Each is answered as well."""
+    return request.cancel(arguments.text(request_id, "request_id"))
 
 
 @_operation
@@ -437,13 +485,13 @@ def _program_request(program: Program, values: Mapping[str, Any], options: CallO
     return Request(pipeline.built(program.stages), program.stages, values, model, with_session)
 
 
-async def _run(request: Request, deadline: _Deadline) -> dict[str, Any]:
+async def _run(request: Request, deadline: _Deadline, events: EventStream | None = None) -> dict[str, Any]:
     """Run a request within what is left of its budget, counted for each of its modules."""
     names = {stage.entry.name for stage in request.stages}
     started = {name: _metrics.begin("modules", name) for name in names}
     kind, tokens = None, 0
     try:
-        prediction = await execution.run(request, timeout_s=deadline.left_s(request.options.timeout_ms))
+        prediction = await execution.run(request, timeout_s=deadline.left_s(request.options.timeout_ms), events=events)
         tokens = execution.total_tokens(prediction)
         return prediction
     except BaseException as error:

@@ -12,7 +12,7 @@ import pytest
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import elixir_tool
-from erlport_bridge.programs.tools import find_tools, read_tools
+from erlport_bridge.programs.tools import read_tools
 from erlport_bridge.term import Atom, encode
 from tests.model_server import ModelServer
 from tests.port_process import PortProcess
@@ -249,9 +249,8 @@ def test_wrong_description_is_refused_with_its_path_before_a_model_is_asked(
 
 
 def test_name_that_is_taken_by_another_tool_of_the_call_is_refused() -> None:
-    tools = read_tools(["today", {**STOCK, "name": "today"}], "opts.tools")
-    with pytest.raises(OperationError, match="given twice"):
-        find_tools(tools)
+    with pytest.raises(OperationError, match=r"given twice, again at opts.tools\[1\]"):
+        read_tools(["today", {**STOCK, "name": "today"}], "opts.tools")
 
 
 def test_description_without_parameters_takes_no_arguments() -> None:

@@ -43,7 +43,7 @@ defmodule DSPex.Python do
   """
 
   alias DSPex.{Prediction, Program}
-  alias DSPex.Python.{Callbacks, CallOptions, Error, JSON, Model, Pool, Pools, Tool}
+  alias DSPex.Python.{Callbacks, CallOptions, Error, EventStream, JSON, Model, Pool, Pools, Tool}
 
   @type options :: keyword() | %{optional(atom()) => term()}
   @type signature :: String.t() | map()
@@ -158,6 +158,47 @@ defmodule DSPex.Python do
   end
 
   @doc """
+  Executes a DSPy module as `execute_module/4` does, and gives what there is of its answer while the model writes it.
+
+  The stream emits
+
+    * `{:chunk, field, text}` - the next piece of a text field; all pieces of a field together are its text
+    * `{:status, map}` - what begins: `"stage"` is `"module"`, `"model"` or `"tool"`, and `"name"` its name
+    * `{:prediction, prediction}` or `{:error, error}` - the last element
+
+  Nothing is asked before the first element is wanted, and each enumeration asks anew. A stream that is halted, or whose
+  process ends, ends its call and closes the request to the model. An element that is taken late is made late: at most
+  `:buffer` (64 by default) are on their way, then the model's answer is read no further; the `:timeout` goes on.
+
+  Fields come whole, as one piece, from a model that does not stream (`:embedded`), with an `:adapter` other than
+  `"chat"`, and of `dspy.ProgramOfThought`. A field that is no text is in the prediction only. Once the model
+  has begun to write, an answer that cannot be read is an error: DSPy does not ask again.
+
+  ## Examples
+
+      iex> stream = DSPex.Python.stream("dspy.Predict", "context, question -> answer",
+      ...>   %{context: "Lisbon is the capital of Portugal.", question: "What is the capital of Portugal?"})
+      iex> Enum.any?(stream, &match?({:chunk, "answer", _text}, &1))
+      true
+  """
+  @spec stream(String.t(), signature(), inputs(), options()) :: Enumerable.t()
+  def stream(module, signature, inputs, options \\ []) do
+    args = [module, signature, python_inputs(inputs)]
+    options |> CallOptions.new!() |> stream_of(:stream_module, args)
+  end
+
+  @doc """
+  Executes a program as `execute_program/3` does, and gives what there is of its answer meanwhile, as `stream/4`.
+
+  Of a field that several stages give, the pieces are the last one's.
+  """
+  @spec stream_program(Program.t() | String.t(), inputs(), options()) :: Enumerable.t()
+  def stream_program(program, inputs, options \\ []) do
+    {session_id, program_id, options} = program_target(program, options)
+    stream_of(options, :stream_program, [session_id, program_id, python_inputs(inputs)])
+  end
+
+  @doc """
   Executes a DSPy module once for each element of `inputs_list`, at the same time, within one timeout.
 
   The results are in the order of the inputs; each is `{:ok, prediction}` or `{:error, error}` of its own.
@@ -233,6 +274,15 @@ defmodule DSPex.Python do
   """
   @spec close_session(String.t(), options()) :: result(map())
   def close_session(session_id, options \\ []), do: call(:close_session, [session_id], options)
+
+  @doc """
+  Cancels the calls that were given this id as their `request_id:`; gives how many there were.
+
+  Each answers `{:error, %DSPex.Python.Error{kind: :cancelled}}`, and its request to the model is closed. A call whose
+  process ends is cancelled without being asked for.
+  """
+  @spec cancel(String.t(), options()) :: result(non_neg_integer())
+  def cancel(request_id, options \\ []), do: call(:cancel, [request_id], options)
 
   @doc """
   Gives the counts and durations of the pool's Python since it was started.
@@ -331,6 +381,26 @@ defmodule DSPex.Python do
   end
 
   defp explain_missing_model(result, _pool), do: result
+
+  defp stream_of(options, operation, args) do
+    CallOptions.timeout!(options)
+    buffer = EventStream.buffer!(options)
+    # Events are messages of terms. JSON is a format of calls, with the same results.
+    options = Map.merge(options, %{buffer: buffer, serialization_format: :native})
+
+    call = fn reply_to, ref ->
+      with_tools(options, &call(operation, [reply_to, ref | args] ++ [&1], options))
+    end
+
+    options |> CallOptions.pool!() |> EventStream.new(buffer, call) |> Stream.map(&element/1)
+  end
+
+  defp element({:event, %{"type" => "chunk", "field" => field, "text" => text}}),
+    do: {:chunk, field, text}
+
+  defp element({:event, status}), do: {:status, Map.delete(status, "type")}
+  defp element({:ok, term}), do: {:prediction, Prediction.from_term(term)}
+  defp element({:error, error}), do: {:error, error}
 
   defp batch_result(%{"ok" => term}), do: {:ok, Prediction.from_term(term)}
   defp batch_result(%{"error" => details}), do: {:error, Error.from_details(details)}

@@ -35,8 +35,9 @@ defprotocol DSPex.LLM.Adapter do
   @doc """
   Answers one prompt piece by piece.
 
-  The stream is lazy: the work begins when it is enumerated, and is done anew each time. It emits
-  `{:field, name, text}`, at last `{:prediction, prediction}`, or `{:error, reason}` and nothing after it.
+  The stream is lazy: the work begins when it is enumerated, and is done anew each time; it ends when the stream is
+  halted. It emits `{:chunk, field, text}`, the next piece of a text field, and `{:status, map}`, what begins; at last
+  `{:prediction, prediction}`, or `{:error, reason}` and nothing after it.
   """
   @spec stream(t(), prompt(), options()) :: {:ok, Enumerable.t()} | {:error, reason()}
   def stream(adapter, prompt, options \\ [])

@@ -414,6 +414,14 @@ defmodule DSPex.Python.PortClient do
     state
   end
 
+  # Of a call that runs (DSPex.Python.EventStream). Small, and no more than their reader has asked for.
+  defp handle_frame({:message, "M"}, frame, state) do
+    case Protocol.decode_message(frame) do
+      {:ok, pid, message} -> tap(state, fn _state -> send(pid, message) end)
+      :error -> handle_frame(:malformed, frame, state)
+    end
+  end
+
   defp handle_frame({:call, id}, frame, state) do
     tap(state, fn state -> Invocation.answer(frame, id, state.port) end)
   end

@@ -10,6 +10,7 @@ defmodule DSPex.Python.Protocol do
   # and the other way round, with ids of Python's own:
   #
   #     from Python  {:C, id, DSPex.Python.Callbacks, :call, args, :N}
+  #                  {:M, pid, term} to a process
   #     to Python    {:r, id, result} | {:e, id, sentence}
   #
   # Terms are built and read in the process of the caller, which is where the work can be done for many callers at
@@ -119,6 +120,19 @@ defmodule DSPex.Python.Protocol do
   end
 
   @doc """
+  Decodes a message of Python's to a process of this node. Never makes an atom.
+  """
+  @spec decode_message(binary()) :: {:ok, pid(), term()} | :error
+  def decode_message(frame) do
+    case :erlang.binary_to_term(frame, [:safe]) do
+      {:M, pid, message} when is_pid(pid) and node(pid) == node() -> {:ok, pid, message}
+      _other -> :error
+    end
+  rescue
+    ArgumentError -> :error
+  end
+
+  @doc """
   Encodes the result of a call that Python made; all of its answer but the id.
   """
   @spec encode_result(term()) :: encoded_result()
@@ -141,6 +155,7 @@ defmodule DSPex.Python.Protocol do
   @spec known_atoms() :: [atom()]
   def known_atoms do
     [:python_exception, :python, :nan, :infinity, :neg_infinity, :"$erlport.opaque", :erlang] ++
+      [:M, :dspex_stream] ++
       [DateTime, NaiveDateTime, Date, Time, MapSet, Range, Decimal, Calendar.ISO] ++
       [:calendar, :year, :month, :day, :hour, :minute, :second, :microsecond] ++
       [

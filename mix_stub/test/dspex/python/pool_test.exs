@@ -55,7 +55,7 @@ defmodule DSPex.Python.PoolTest do
 
       log =
         capture_log(fn ->
-          for frame <- [:erlang.term_to_binary({:M, self(), 1}), "noise", ""] do
+          for frame <- [:erlang.term_to_binary({:P, "printed"}), "noise", ""] do
             send(client, {port, {:data, frame}})
           end
 
@@ -65,7 +65,7 @@ defmodule DSPex.Python.PoolTest do
           assert {:ok, _pong} = Python.ping(nil, pool: pool)
         end)
 
-      assert log =~ ~s|dropped a message "M" of python|
+      assert log =~ ~s|dropped a message "P" of python|
       assert log =~ "dropped 5 bytes that are no message"
       assert client(pool) == client
     end

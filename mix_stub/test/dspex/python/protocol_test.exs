@@ -166,6 +166,28 @@ defmodule DSPex.Python.ProtocolTest do
     end
   end
 
+  describe "decode_message/1" do
+    test "gives a term and the process of this node that it is for" do
+      for term <- [RandomTerm.term(), nil] do
+        assert Protocol.decode_message(:erlang.term_to_binary({:M, self(), term})) ==
+                 {:ok, self(), term}
+      end
+    end
+
+    test "is an error for a process of another node, for what is none, and for frames that were cut" do
+      # A pid as OTP 23 and newer write it, of a node whose name is an atom that exists.
+      elsewhere = :erlang.binary_to_term(<<131, 88, 119, 6, "python", 1::32, 0::32, 1::32>>)
+      assert node(elsewhere) == :python
+      frame = :erlang.term_to_binary({:M, self(), RandomTerm.term()})
+
+      assert Protocol.decode_message(:erlang.term_to_binary({:M, elsewhere, 1})) == :error
+      assert Protocol.decode_message(:erlang.term_to_binary({:M, :python, 1})) == :error
+
+      for length <- 0..(byte_size(frame) - 1),
+          do: assert(Protocol.decode_message(binary_part(frame, 0, length)) == :error)
+    end
+  end
+
   describe "answer_frame/2" do
     test "is the term of the answer" do
       for id <- [1, 255, Protocol.max_id()], result <- [RandomTerm.term(), nil] do

@@ -123,8 +123,7 @@ defmodule DSPex.LLM.Adapters.Python do
       batch: true,
       programs: true,
       tools: true,
-      # stream/3 gives whole fields; no tokens come while the model is still writing.
-      streaming: false
+      streaming: true
     }
   end
 
@@ -141,7 +140,10 @@ defmodule DSPex.LLM.Adapters.Python do
   def stream(%__MODULE__{} = adapter, prompt, options) do
     with :ok <- check_fields(adapter),
          {:ok, inputs} <- inputs(prompt) do
-      {:ok, Stream.flat_map([inputs], &events(generate(adapter, &1, options)))}
+      {module, signature, options} = request(adapter, options)
+
+      {:ok,
+       module |> DSPex.Python.stream(signature, inputs, options) |> Stream.map(&mapped_element/1)}
     end
   end
 
@@ -303,16 +305,8 @@ defmodule DSPex.LLM.Adapters.Python do
 
   # Results ----------------------------------------------------------------------------------------------------------
 
-  defp events({:ok, prediction}) do
-    fields =
-      for name <- prediction.names, is_map_key(prediction.fields, name) do
-        {:field, name, prediction.fields[name]}
-      end
-
-    fields ++ [{:prediction, prediction}]
-  end
-
-  defp events({:error, reason}), do: [{:error, reason}]
+  defp mapped_element({:error, error}), do: {:error, reason(error)}
+  defp mapped_element(element), do: element
 
   defp mapped({:ok, _value} = ok), do: ok
   defp mapped({:error, %Error{} = error}), do: {:error, reason(error)}

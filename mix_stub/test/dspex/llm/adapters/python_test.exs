@@ -191,13 +191,15 @@ defmodule DSPex.LLM.Adapters.PythonTest do
   end
 
   describe "stream/3" do
-    test "emits each field and then the prediction, when it is enumerated", %{adapter: adapter} do
+    test "emits the text of each field and then the prediction", %{adapter: adapter} do
       assert {:ok, stream} = Adapter.stream(adapter, "Why?", module: "dspy.ChainOfThought")
       events = Enum.to_list(stream)
       assert {:prediction, prediction} = List.last(events)
 
-      assert Enum.sort(for {:field, name, text} <- events, do: {name, text}) ==
+      assert Enum.sort(for {:chunk, name, text} <- events, do: {name, text}) ==
                Enum.sort(prediction.fields)
+
+      assert {:status, %{"stage" => "module", "name" => "dspy.ChainOfThought"}} = hd(events)
     end
 
     test "does nothing before it is enumerated, and emits an error", %{adapter: adapter} do
@@ -349,7 +351,7 @@ defmodule DSPex.LLM.Adapters.PythonTest do
   end
 
   test "says what it can do", %{adapter: adapter} do
-    assert %{streaming: false, batch: true, modules: modules} = Adapter.capabilities(adapter)
+    assert %{streaming: true, batch: true, modules: modules} = Adapter.capabilities(adapter)
     assert {:ok, offered} = DSPex.Python.list_modules()
     assert modules -- offered == []
     assert length(modules) == 5
