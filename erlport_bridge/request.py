@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextvars import ContextVar
 from functools import partial
 
@@ -41,3 +42,16 @@ def _end(name: str, task: asyncio.Task[object]) -> None:
     tasks.discard(task)
     if not tasks:
         del _tasks[name]
+
+
+class Deadline:
+    """When a call began, so that what is left of its budget is known at any later point."""
+
+    def __init__(self) -> None:
+        self._started_at = time.monotonic()
+
+    def left_s(self, timeout_ms: int | None) -> float | None:
+        """Give what is left of ``timeout_ms`` in seconds, at least 0; ``None``: no limit."""
+        if timeout_ms is None:
+            return None
+        return max(0.0, timeout_ms / 1000 - (time.monotonic() - self._started_at))

@@ -16,7 +16,6 @@ import inspect
 import json
 import platform
 import sys
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -35,6 +34,7 @@ from erlport_bridge.programs.sessions import Program, Sessions
 from erlport_bridge.programs.signatures import parse_signature
 from erlport_bridge.programs.streaming import EventStream
 from erlport_bridge.programs.text import quoted, suggestion
+from erlport_bridge.request import Deadline
 from erlport_bridge.term import IMPLEMENTATION, Atom
 from erlport_bridge.term.inspecting import shown
 
@@ -207,7 +207,7 @@ def validate_module(name: object, signature: object = None, opts: object = None)
 @_operation
 async def execute_module(module: object, signature: object, inputs: object, opts: object = None) -> dict[str, Any]:
     """Run a module once; answers the prediction."""
-    deadline = _Deadline()
+    deadline = Deadline()
     entry = catalogue.find_module(module)
     options = execution.read_call_options(opts, entry)
     stage = _stage(entry, signature, options)
@@ -224,7 +224,7 @@ async def stream_module(
     The process ``reply_to`` gets messages ``{:dspex_stream, ref, event}``, at most ``buffer`` (an option) more than
     ``stream_ack`` has acknowledged. The events are described in ``docs/operations.md``.
     """
-    deadline = _Deadline()
+    deadline = Deadline()
     entry = catalogue.find_module(module)
     given = arguments.options(opts, "opts")
     buffer = given.pop("buffer", None)
@@ -250,7 +250,7 @@ async def execute_batch(
     ``timeout`` is for all of them together: what is not done by then is a timeout, the rest is kept. The option
     ``max_concurrency`` says how many run at the same time, 256 at most.
     """
-    deadline = _Deadline()
+    deadline = Deadline()
     entry = catalogue.find_module(module)
     given = arguments.options(opts, "opts")
     at_once = given.pop("max_concurrency", _DEFAULT_MAX_CONCURRENCY)
@@ -315,7 +315,7 @@ async def stream_program(
 async def _execute_program(
     session_id: object, program_id: object, inputs: object, opts: object, events: EventStream | None = None
 ) -> dict[str, Any]:
-    deadline = _Deadline()
+    deadline = Deadline()
     options = execution.read_call_options(opts)
     named = arguments.optional_text(session_id, "session_id")
     if named is not None and options.session_id not in (None, named):
@@ -445,19 +445,6 @@ def _json_value(value: object) -> object:
     return value
 
 
-class _Deadline:
-    """When a call began, so that what is left of its budget is known at any later point."""
-
-    def __init__(self) -> None:
-        self._started_at = time.monotonic()
-
-    def left_s(self, timeout_ms: int | None) -> float | None:
-        """Give what is left of ``timeout_ms`` in seconds, at least 0; ``None``: no limit."""
-        if timeout_ms is None:
-            return None
-        return max(0.0, timeout_ms / 1000 - (time.monotonic() - self._started_at))
-
-
 def _session_option(opts: object) -> str | None:
     """Read the options of an operation that takes ``session_id`` and nothing else."""
     options = arguments.options(opts, "opts")
@@ -485,7 +472,7 @@ def _program_request(program: Program, values: Mapping[str, Any], options: CallO
     return Request(pipeline.built(program.stages), program.stages, values, model, with_session)
 
 
-async def _run(request: Request, deadline: _Deadline, events: EventStream | None = None) -> dict[str, Any]:
+async def _run(request: Request, deadline: Deadline, events: EventStream | None = None) -> dict[str, Any]:
     """Run a request within what is left of its budget, counted for each of its modules."""
     names = {stage.entry.name for stage in request.stages}
     started = {name: _metrics.begin("modules", name) for name in names}
