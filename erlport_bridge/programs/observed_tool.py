@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from abc import abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
@@ -57,13 +58,13 @@ class ObservedTool(dspy.Tool):  # type: ignore[misc]
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - what it raises is told to the model
             return f"Error in {self.name}: {_error_text(error)}"
 
+    @abstractmethod
     def _checked(self, arguments: dict[str, Any]) -> dict[str, Any]:
         """Give the arguments as the tool takes them; raises :class:`ArgumentsError`."""
-        raise NotImplementedError
 
+    @abstractmethod
     async def _run(self, values: dict[str, Any]) -> Any:
         """Do what the tool is for."""
-        raise NotImplementedError
 
 
 def check_names(given: Mapping[str, Any], *, known: Iterable[str], required: Iterable[str]) -> None:

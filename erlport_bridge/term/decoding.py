@@ -57,7 +57,7 @@ __all__ = ["MAX_BYTES", "OPAQUE", "Buffer", "decode", "decode_elements", "inflat
 #: fills the memory.
 MAX_BYTES: Final = 256 * 1024 * 1024
 
-#: What a term is read from.
+#: What a term is read from. An ``mmap`` is read where it is, and must not be changed meanwhile.
 Buffer: TypeAlias = bytes | bytearray | memoryview | mmap
 
 _unpack_float: Final = Struct(">d").unpack_from

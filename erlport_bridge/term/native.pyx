@@ -7,8 +7,10 @@ only when somebody needs it; the price is that a wrong term is read twice. To do
 whether an exception is set or not.
 
 As the reference they keep stacks of their own instead of calling themselves. Objects are handled as ``PyObject*``, because
-Cython counts references of ``object`` variables at every assignment, which took half of the time.
+Cython counts references of ``object`` variables at every assignment.
 """
+
+from mmap import mmap
 
 from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy

@@ -35,8 +35,9 @@ def decode(data, *, Py_ssize_t max_depth=MAX_DEPTH, max_bytes=MAX_BYTES):
                         max_depth, max_bytes)
         return reference.decode(data, max_depth=max_depth, max_bytes=max_bytes) if term == NULL else _owned(term)
     view = memoryview(data)
-    if view.c_contiguous:
-        # Read where it is. A term that needs bytes for this is read once more.
+    if type(data) is mmap:
+        # A frame of the port, which nobody changes, is read where it is; a term that needs bytes for this, once more.
+        # Anything else might be changed by the threads that run meanwhile, after it was found to be UTF-8.
         buffer = PyMemoryView_GET_BUFFER(view)
         term = _decoded(view, <const uint8_t*>buffer.buf, buffer.len, max_depth, max_bytes)
         if term != NULL:

@@ -1,10 +1,15 @@
 """Bytes that are no term, limits, and the tags that no BEAM of today writes."""
 
+import mmap
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from types import ModuleType
+from typing import Any
 
 import pytest
+from erlang import OtpErlangAtom
 
 from erlport_bridge.errors import DecodeError
 from erlport_bridge.term import (
@@ -16,6 +21,7 @@ from erlport_bridge.term import (
     OtpErlangReference,
     decode_elements,
 )
+from tests.term.exact import exact
 
 NODE = b"s\x03a@b"  # SMALL_ATOM_EXT
 NODE_UTF8 = b"w\x03a@b"
@@ -257,3 +263,61 @@ def test_error_says_where_in_the_term(codec: ModuleType, data: bytes, path: str)
         codec.decode(data)
     assert raised.value.path == path
     assert f"at {path} (byte {raised.value.offset})" in str(raised.value) or not path
+
+
+def mapped(data: bytes) -> mmap.mmap:
+    memory = mmap.mmap(-1, len(data))
+    memory[:] = data
+    return memory
+
+
+@pytest.mark.parametrize("make", [bytearray, memoryview, lambda data: memoryview(data * 2)[: len(data)], mapped])
+@pytest.mark.parametrize(
+    "term",
+    [
+        (Atom("ok"), {"a": [1, 2.5, None]}),
+        [OtpErlangPid(OtpErlangAtom("a@b"), bytes(4), bytes(4), bytes(4)), 2**80, "text"],
+        {"large": "é" * 700_000, "ascii": "a" * 1_200_000, "bytes": b"\xff" * 1_200_000},
+    ],
+)
+def test_term_is_read_from_any_memory(codec: ModuleType, make: Callable[[bytes], Any], term: Any) -> None:
+    for compressed in (0, 6):
+        data = codec.encode(term, compressed=compressed)
+        assert exact(codec.decode(make(data))) == exact(codec.decode(data))
+        with pytest.raises(DecodeError) as raised:
+            codec.decode(make(data[:-1]))
+        with pytest.raises(DecodeError) as of_bytes:
+            codec.decode(data[:-1])
+        assert str(raised.value) == str(of_bytes.value)
+
+
+# In a process of its own, because the fault that it looks for is a crash.
+RACE = """
+import sys, threading
+from importlib import import_module
+
+codec = import_module(sys.argv[1])
+two, four = "é".encode() * 1_000_000, "🚀".encode() * 500_000
+data = bytearray(codec.encode("é" * 1_000_000))
+stop = threading.Event()
+
+def change():
+    while not stop.is_set():
+        data[-len(two):] = four
+        data[-len(two):] = two
+
+thread = threading.Thread(target=change)
+thread.start()
+try:
+    seen = set().union(*(codec.decode(data) for _ in range(300)))
+finally:
+    stop.set()
+    thread.join()
+assert seen <= {"é", "🚀"}, seen
+"""
+
+
+def test_bytearray_that_another_thread_changes_is_read_as_it_was(codec: ModuleType) -> None:
+    """It was once read where it is while others ran: found to be 2-byte characters, and read as 4-byte ones."""
+    ended = subprocess.run([sys.executable, "-c", RACE, codec.__name__], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
