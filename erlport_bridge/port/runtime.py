@@ -11,8 +11,6 @@ import asyncio
 import contextlib
 import contextvars
 import fcntl
-import importlib
-import inspect
 import os
 import sys
 import threading
@@ -44,6 +42,7 @@ from erlport_bridge.port.protocol import (
     encode_message,
     parse_message,
 )
+from erlport_bridge.port.targets import Target, Targets
 from erlport_bridge.port.writer import FrameWriter
 from erlport_bridge.term import MAX_ATOM_CHARACTERS
 
@@ -102,8 +101,9 @@ class Runtime:
         self._descriptor = descriptors.read
         self._packet = packet
         self._compressed = compressed
-        self._modules = None if modules is None else frozenset(modules)
+        self._targets = Targets(modules)
         self._max_calls = max_calls
+        # Calls that run or wait to; not the one that runs in the thread that leads, unless it takes too long.
         self._calls = 0
         self._calls_lock = threading.Lock()
         for descriptor in descriptors:
@@ -113,15 +113,12 @@ class Runtime:
         # Answers of the thread that leads, for its next write.
         self._held: list[bytes] = []
         self._leadership = Leadership(self._lead, self._is_overdue)
-        # How often in turn a function has been quick, by its module and name.
-        self._quick_calls: dict[tuple[str, str], int] = {}
         self._threads = ThreadPoolExecutor(max_threads, thread_name_prefix="call")
         self._loop = event_loop.start()
         # What a coroutine hands to a thread (``asyncio.to_thread``) counts against the same bound.
         self._loop.set_default_executor(self._threads)
         # The coroutines that run, by the ids of their calls.
         self._tasks: dict[int, asyncio.Task[None]] = {}
-        self._imported: set[str] = set()
         elixir.connect(self._send)
 
     def send_logs(self, logs: Logs) -> None:
@@ -170,32 +167,35 @@ class Runtime:
             # It names no call, so nobody can be answered.
             _report(f"dropped a frame of {len(frame)} bytes: {error}")
             return True
-        if isinstance(event, ElixirAnswer):
+        if type(event) is Call:
+            if event.id == HEARTBEAT_ID:
+                # Answered by the thread that reads, so that the answer says that calls are read.
+                self._writer.send(self._framed(Result(HEARTBEAT_ID, True)))
+                return True
+            target = self._targets.known(event.module, event.function)
+            if target is not None and target.quick_calls >= _QUICK_CALLS and self._calls < self._max_calls:
+                return self._run_here(event, target)
+            self._accept(event)
+        elif isinstance(event, UnreadableCall):
+            self._accept(event)
+        elif isinstance(event, ElixirAnswer):
             elixir.answered(event)
-            return True
-        if isinstance(event, Call) and event.id == HEARTBEAT_ID:
-            # Answered by the thread that reads, so that the answer says that calls are read.
-            self._writer.send(self._framed(Result(HEARTBEAT_ID, True)))
-            return True
-        if isinstance(event, Cancel):
+        elif isinstance(event, Cancel):
             self._loop.call_soon_threadsafe(self._cancel, event.id)
-            return True
-        if isinstance(event, Message):
-            # A stray message of the process that owns the port under ErlPort; there is no handler for it.
-            return True
+        # Any other message is a stray one of the process that owns the port under ErlPort; there is no handler for it.
+        return True
+
+    def _accept(self, event: Call | UnreadableCall) -> None:
         with self._calls_lock:
             accepted = self._calls < self._max_calls
             self._calls += 1
         if not accepted:
             self._refuse(event)
-        elif event.module not in self._imported:
+        elif self._targets.is_imported(event.module):
+            self._begin(event)
+        else:
             # An import may take seconds, and reading never waits.
             self._threads.submit(self._begin, event)
-        elif self._quick_calls.get((event.module, event.function), 0) >= _QUICK_CALLS and isinstance(event, Call):
-            return self._run_here(event)
-        else:
-            self._begin(event)
-        return True
 
     def _refuse(self, event: Call | UnreadableCall) -> None:
         error = OperationError(
@@ -204,34 +204,32 @@ class Runtime:
         function = None
         # Nothing is imported only to be refused; what cannot be found is refused all the same.
         with contextlib.suppress(Exception):
-            function = self._resolve(event.module, event.function) if event.module in self._imported else None
+            if self._targets.is_imported(event.module):
+                function = self._targets.find(event.module, event.function).function
         self._answer(_failed(event.id, function, error), function)
 
     def _begin(self, event: Call | UnreadableCall) -> None:
         """Start a call where its function belongs: on the loop or in a thread."""
         function: Callable[..., Any] | None = None
         try:
-            function = self._resolve(event.module, event.function)
+            target = self._targets.find(event.module, event.function)
+            function = target.function
             if isinstance(event, UnreadableCall):
                 raise event.error
         except BaseException as error:  # noqa: BLE001 - becomes the answer
             self._answer(_failed(event.id, function, error), function)
         else:
-            if inspect.iscoroutinefunction(function):
-                self._loop.call_soon_threadsafe(self._start, event, function)
+            if target.is_coroutine:
+                self._loop.call_soon_threadsafe(self._start, event, target.function)
             else:
-                self._threads.submit(self._run, event, function)
+                self._threads.submit(self._run, event, target)
 
-    def _run_here(self, event: Call) -> bool:
+    def _run_here(self, event: Call, target: Target) -> bool:
         """Run a function that has been quick so far; ``False`` if it was not, and another thread leads now."""
-        running = self._leadership.begin((event.module, event.function))
-        try:
-            function = self._resolve(event.module, event.function)
-        except BaseException as error:  # noqa: BLE001 - becomes the answer
-            data = self._encoded(_failed(event.id, None, error))
-        else:
-            data = self._answer_of(event, function)
+        running = self._leadership.begin(target)
+        data = self._answer_of(event, target)
         if not self._leadership.end(running):
+            self._answered()
             self._writer.send(data)
             return False
         # Goes out with those of the next calls, if these have come already.
@@ -240,30 +238,33 @@ class Runtime:
             self._send_held()
         return True
 
-    def _run(self, event: Call, function: Callable[..., Any]) -> None:
-        self._writer.send(self._answer_of(event, function))
+    def _is_overdue(self, target: Target) -> None:
+        """Take note that a function runs longer than it should; nobody leads at this moment."""
+        target.quick_calls = 0
+        with self._calls_lock:
+            self._calls += 1
+        self._send_held()
 
-    def _answer_of(self, event: Call, function: Callable[..., Any]) -> bytes:
+    def _run(self, event: Call, target: Target) -> None:
+        data = self._answer_of(event, target)
+        self._answered()
+        self._writer.send(data)
+
+    def _answer_of(self, event: Call, target: Target) -> bytes:
         """Run a function and give its answer as a frame."""
         answer: Result | Failure
         started_at = time.perf_counter()
         try:
             # In a context of its own: what it sets there is not for the next call of this thread.
-            answer = Result(event.id, contextvars.copy_context().run(function, *event.arguments))
+            answer = Result(event.id, contextvars.copy_context().run(target.function, *event.arguments))
         except BaseException as error:  # noqa: BLE001 - the one place where a call of any function becomes an answer
-            answer = _failed(event.id, function, error)
+            answer = _failed(event.id, target.function, error)
         taken_s = time.perf_counter() - started_at
-        name = event.module, event.function
         if taken_s < _QUICK_S:
-            self._quick_calls[name] = self._quick_calls.get(name, 0) + 1
+            target.quick_calls += 1
         elif taken_s > _NOT_QUICK_S:
-            self._quick_calls.pop(name, None)
-        return self._encoded(answer, function)
-
-    def _is_overdue(self, name: tuple[str, str]) -> None:
-        """Take note that a function runs longer than it should; nobody leads at this moment."""
-        self._quick_calls.pop(name, None)
-        self._send_held()
+            target.quick_calls = 0
+        return self._encoded(answer, target.function)
 
     def _start(self, event: Call, function: Callable[..., Any]) -> None:
         self._tasks[event.id] = self._loop.create_task(self._await(event, function))
@@ -284,35 +285,17 @@ class Runtime:
         self._tasks.pop(event.id, None)
         self._answer(answer, function)
 
-    def _resolve(self, module_name: str, function_name: str) -> Callable[..., Any]:
-        if self._modules is not None and module_name not in self._modules:
-            raise ProtocolError(
-                f'module "{module_name}" may not be called on this port; allowed: {", ".join(sorted(self._modules))}'
-            )
-        # Waits for an import that another thread has begun, which a look into sys.modules would not.
-        module = importlib.import_module(module_name)
-        self._imported.add(module_name)
-        # A module that lists what it offers offers nothing else: what it imports is not an operation.
-        offered = getattr(module, "OPERATIONS", None)
-        if offered is not None and function_name not in offered:
-            raise ProtocolError(
-                f'{module_name} has no operation "{function_name}"; it has {", ".join(sorted(offered))}'
-            )
-        found: Any = module
-        # Like ErlPort: 'Class.method' is a path.
-        for name in function_name.split("."):
-            found = getattr(found, name)
-        if not callable(found):
-            raise TypeError(f"{module_name}.{function_name} is not a function")
-        return found  # type: ignore[no-any-return]
-
     def _answer(self, answer: Result | Failure, function: Callable[..., Any] | None = None) -> None:
+        self._answered()
         self._writer.send(self._encoded(answer, function))
+
+    def _answered(self) -> None:
+        """Count down: a call that was accepted has its answer."""
+        with self._calls_lock:
+            self._calls -= 1
 
     def _encoded(self, answer: Result | Failure, function: Callable[..., Any] | None = None) -> bytes:
         """Give an answer as a frame; one that cannot be encoded, or does not fit its frame, becomes an error answer."""
-        with self._calls_lock:
-            self._calls -= 1
         try:
             return self._framed(answer)
         except BaseException as error:  # noqa: BLE001 - an answer that cannot be written is still owed

@@ -58,6 +58,30 @@ cdef extern from "Python.h":
     int PyDict_Next(PyObject*, Py_ssize_t*, PyObject**, PyObject**)
     Py_ssize_t PyDict_GET_SIZE(PyObject*)
 
+cdef extern from *:
+    """
+    #if defined(__linux__)
+    #include <sys/mman.h>
+    #include <unistd.h>
+    #endif
+
+    /* Has the system give memory that is about to be written in pages of 2 MiB, where it would clear and map 512 of them
+       one by one. Only advice: without effect where the system has no such pages. */
+    static void use_large_pages(void *start, size_t size) {
+    #if defined(__linux__) && defined(MADV_HUGEPAGE)
+        size_t page = (size_t)sysconf(_SC_PAGESIZE);
+        size_t from = ((size_t)start + page - 1) & ~(page - 1);
+        size_t to = ((size_t)start + size) & ~(page - 1);
+        if (to > from)
+            (void)madvise((void *)from, to - from, MADV_HUGEPAGE);
+    #else
+        (void)start;
+        (void)size;
+    #endif
+    }
+    """
+    void use_large_pages(void*, size_t) noexcept nogil
+
 # The names and numbers of tags.py. Constants, so that C makes a jump table of them.
 cdef enum:
     VERSION = 131
@@ -82,6 +106,8 @@ cdef enum:
 cdef enum:
     # After so many bytes another thread may run if one waits: about 1 to 5 ms, as Python's own interpreter does.
     BYTES_PER_TURN = 1_048_576
+    # Half a page more or less does not matter from here on.
+    LARGE_MEMORY = 4_194_304
 
 cdef PyTypeObject* _Atom = <PyTypeObject*>Atom
 
@@ -90,6 +116,14 @@ cdef void let_others_run() noexcept:
     """Give up the interpreter's lock for a moment: for longer only if another thread has asked for it."""
     with nogil:
         pass
+
+
+cdef inline PyObject* new_bytes(Py_ssize_t size) noexcept:
+    """Give a bytes object to be written to."""
+    cdef PyObject* data = PyBytes_FromStringAndSize(NULL, size)
+    if size >= LARGE_MEMORY and data != NULL:
+        use_large_pages(PyBytes_AS_STRING(data), size)
+    return data
 
 
 cdef inline uint32_t load_u16(const uint8_t* p) noexcept nogil:

@@ -25,8 +25,10 @@ cdef uint8_t* _grown(Output* output, Py_ssize_t used, Py_ssize_t size) noexcept:
     if output.owner != NULL:
         if _PyBytes_Resize(&output.owner, new_size) < 0:
             return NULL
+        if new_size >= LARGE_MEMORY:
+            use_large_pages(PyBytes_AS_STRING(output.owner) + used, new_size - used)
     else:
-        owner = PyBytes_FromStringAndSize(NULL, new_size)
+        owner = new_bytes(new_size)
         if owner == NULL:
             return NULL
         if used:

@@ -42,26 +42,34 @@ cdef PyObject* new_text(const uint8_t* data, Py_ssize_t size) noexcept:
     if length == 1 and largest < 0x80:
         return PyUnicode_FromOrdinal(data[0])
     if length < 0:
-        text = PyBytes_FromStringAndSize(NULL, size)
+        text = new_bytes(size)
         if text != NULL:
             copy_in_turn(<uint8_t*>PyBytes_AS_STRING(text), data, size)
     # The largest byte says how wide the characters are: 1, 2 or 4 bytes each.
     elif largest < 0x80:
-        text = PyUnicode_New(size, 0x7F)
+        text = _new_characters(size, 0x7F, 1)
         if text != NULL and size:
             copy_in_turn(<uint8_t*>PyUnicode_DATA(text), data, size)
     elif largest < 0xC4:
-        text = PyUnicode_New(length, 0xFF)
+        text = _new_characters(length, 0xFF, 1)
         if text != NULL:
             _fill_text(<uint8_t*>PyUnicode_DATA(text), data, length)
     elif largest < 0xF0:
-        text = PyUnicode_New(length, 0xFFFF)
+        text = _new_characters(length, 0xFFFF, 2)
         if text != NULL:
             _fill_text(<uint16_t*>PyUnicode_DATA(text), data, length)
     else:
-        text = PyUnicode_New(length, 0x10FFFF)
+        text = _new_characters(length, 0x10FFFF, 4)
         if text != NULL:
             _fill_text(<uint32_t*>PyUnicode_DATA(text), data, length)
+    return text
+
+
+cdef inline PyObject* _new_characters(Py_ssize_t length, uint32_t largest, int width) noexcept:
+    """Give a text to be written to, whose characters take ``width`` bytes each."""
+    cdef PyObject* text = PyUnicode_New(length, largest)
+    if length * width >= LARGE_MEMORY and text != NULL:
+        use_large_pages(PyUnicode_DATA(text), length * width)
     return text
 
 

@@ -1,0 +1,94 @@
+"""The functions that can be called over a port, found by name once and remembered."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Collection
+from types import ModuleType
+from typing import Any
+
+from erlport_bridge.errors import ProtocolError
+
+
+class Target:
+    """A function that is called over the port.
+
+    Attributes:
+        name: Its module and its own name, as the other side calls them.
+        is_coroutine: It runs on the event loop.
+        quick_calls: How often in turn it has returned at once; the runtime's own count.
+    """
+
+    __slots__ = ("function", "is_coroutine", "module", "name", "quick_calls")
+
+    def __init__(self, name: tuple[str, str], module: ModuleType, function: Callable[..., Any]) -> None:
+        self.name = name
+        self.module = module
+        self.function = function
+        self.is_coroutine = inspect.iscoroutinefunction(function)
+        self.quick_calls = 0
+
+
+class Targets:
+    """What may be called on one port.
+
+    Args:
+        allowed: The modules whose functions may be called; ``None`` allows every module, as ErlPort does.
+    """
+
+    def __init__(self, allowed: Collection[str] | None) -> None:
+        self._allowed = None if allowed is None else frozenset(allowed)
+        self._imported: set[str] = set()
+        self._found: dict[tuple[str, str], Target] = {}
+
+    def is_imported(self, module_name: str) -> bool:
+        """Tell whether :meth:`find` imports nothing that it has not imported before."""
+        return module_name in self._imported
+
+    def known(self, module_name: str, function_name: str) -> Target | None:
+        """Give a function that has been found before, unless its module has been replaced or has another of its name."""
+        target = self._found.get((module_name, function_name))
+        if target is None or sys.modules.get(module_name) is not target.module:
+            return None
+        # A name with a dot is not an attribute of the module, and is found anew each time.
+        return target if getattr(target.module, function_name, None) is target.function else None
+
+    def find(self, module_name: str, function_name: str) -> Target:
+        """Find a function; imports its module, which may take seconds.
+
+        Raises:
+            ProtocolError: The module may not be called, or does not offer the function.
+            Exception: Whatever the import raises; there is no such function.
+        """
+        if self._allowed is not None and module_name not in self._allowed:
+            raise ProtocolError(
+                f'module "{module_name}" may not be called on this port; allowed: {", ".join(sorted(self._allowed))}'
+            )
+        # Waits for an import that another thread has begun, which a look into sys.modules would not.
+        module = importlib.import_module(module_name)
+        self._imported.add(module_name)
+        # A module that lists what it offers offers nothing else: what it imports is not an operation.
+        offered = getattr(module, "OPERATIONS", None)
+        if offered is not None and function_name not in offered:
+            raise ProtocolError(
+                f'{module_name} has no operation "{function_name}"; it has {", ".join(sorted(offered))}'
+            )
+        found: Any = module
+        # Like ErlPort: 'Class.method' is a path.
+        for name in function_name.split("."):
+            found = getattr(found, name)
+        if not callable(found):
+            raise TypeError(f"{module_name}.{function_name} is not a function")
+        return self._remembered(module_name, function_name, module, found)
+
+    def _remembered(
+        self, module_name: str, function_name: str, module: ModuleType, function: Callable[..., Any]
+    ) -> Target:
+        known = self._found.get((module_name, function_name))
+        # A method looked up anew is another object, but equal.
+        if known is not None and known.module is module and known.function == function:
+            return known
+        target = self._found[module_name, function_name] = Target((module_name, function_name), module, function)
+        return target
