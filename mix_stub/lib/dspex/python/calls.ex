@@ -1,119 +1,134 @@
 defmodule DSPex.Python.Calls do
   @moduledoc false
 
-  # The calls of one port that wait for an answer: their ids, timers and monitors.
+  # The calls of one port that wait for an answer: a table that callers write to themselves (DSPex.Python.Line), so that
+  # a call costs the owner of the port nothing before its answer comes.
+  #
+  # Whoever takes a call out of the table answers it: the owner when its answer comes or Python ends, the caller at its
+  # deadline, the owner when the caller has died. That happens exactly once.
+  #
+  # The table belongs to the process that makes it, and is gone with it: each function then raises ArgumentError.
 
   alias DSPex.Python.Protocol
 
   defmodule Call do
     @moduledoc false
 
-    # `from` is a GenServer.from(), or {:startup, operation} for the calls that the port's owner makes itself, which
-    # have neither a monitor nor a timer.
-    @enforce_keys [:from]
-    defstruct [:from, :monitor, :timer, :timeout, sent?: false]
+    # `reply_to` is an alias of the caller, or {:startup, operation} for the calls that the port's owner makes itself.
+    @enforce_keys [:reply_to, :caller, :sent?]
+    defstruct @enforce_keys
 
     @type t :: %__MODULE__{
-            from: GenServer.from() | {:startup, atom()},
-            monitor: reference() | nil,
-            timer: reference() | nil,
-            timeout: timeout() | nil,
+            reply_to: reference() | {:startup, atom()},
+            caller: pid(),
             sent?: boolean()
           }
   end
 
-  defstruct last_id: 0, by_id: %{}, id_of_monitor: %{}
+  @enforce_keys [:table, :counters]
+  defstruct @enforce_keys
 
-  @type t :: %__MODULE__{
-          last_id: non_neg_integer(),
-          by_id: %{Protocol.id() => Call.t()},
-          id_of_monitor: %{reference() => Protocol.id()}
-        }
+  @type t :: %__MODULE__{table: :ets.tid(), counters: :atomics.atomics_ref()}
 
-  @doc """
-  Adds a call of the owner itself.
-  """
-  @spec add_startup(t(), atom()) :: {Protocol.id(), t()}
-  def add_startup(calls, operation),
-    do: add(calls, %Call{from: {:startup, operation}, sent?: true})
+  # The places of the counters.
+  @last_id 1
+  @watched 2
+
+  # The place of `sent?` in a row of the table.
+  @sent_position 4
 
   @doc """
-  Adds a call of another process, which is watched. At `answer_by` (monotonic ms) the calling process, the owner of
-  the port, gets the message `{:deadline, id}`.
+  Makes an empty table, which is gone with the calling process.
   """
-  @spec add_call(t(), GenServer.from(), timeout(), integer() | :infinity) :: {Protocol.id(), t()}
-  def add_call(calls, {caller, _tag} = from, timeout, answer_by) do
-    monitor = Process.monitor(caller)
-    {id, calls} = add(calls, %Call{from: from, monitor: monitor, timeout: timeout})
-    calls = put_in(calls.by_id[id].timer, timer(id, answer_by))
-    {id, %{calls | id_of_monitor: Map.put(calls.id_of_monitor, monitor, id)}}
+  @spec new() :: t()
+  def new do
+    %__MODULE__{
+      table: :ets.new(__MODULE__, [:public, write_concurrency: true]),
+      counters: :atomics.new(2, signed: false)
+    }
   end
 
   @doc """
-  Takes a call out, with its timer and its monitor; `nil` if there is none of that id.
+  Adds a call of the calling process; its answer goes to `reply_to`. It counts as sent until `unsent/2` says otherwise.
   """
-  @spec pop(t(), non_neg_integer()) :: {Call.t() | nil, t()}
-  def pop(calls, id) do
-    case Map.pop(calls.by_id, id) do
-      {nil, _by_id} ->
-        {nil, calls}
+  @spec add(t(), reference() | {:startup, atom()}) :: Protocol.id()
+  def add(calls, reply_to) do
+    id = rem(:atomics.add_get(calls.counters, @last_id, 1) - 1, Protocol.max_id()) + 1
 
-      {call, by_id} ->
-        if call.timer, do: Process.cancel_timer(call.timer)
-        if call.monitor, do: Process.demonitor(call.monitor, [:flush])
-
-        {call,
-         %{calls | by_id: by_id, id_of_monitor: Map.delete(calls.id_of_monitor, call.monitor)}}
-    end
+    # Only after two thousand million calls can an id still be in use.
+    if :ets.insert_new(calls.table, {id, reply_to, self(), true}),
+      do: id,
+      else: add(calls, reply_to)
   end
 
   @doc """
-  Takes out the call of a process that is gone, by its monitor; gives its id too.
+  Takes a call out; `nil` if there is none of that id, which is then answered already.
   """
-  @spec pop_monitored(t(), reference()) :: {{Protocol.id(), Call.t()} | nil, t()}
-  def pop_monitored(calls, monitor) do
-    id = Map.get(calls.id_of_monitor, monitor, 0)
+  @spec take(t(), non_neg_integer()) :: Call.t() | nil
+  def take(calls, id) do
+    case :ets.take(calls.table, id) do
+      [{_id, reply_to, caller, sent?}] ->
+        %Call{reply_to: reply_to, caller: caller, sent?: sent?}
 
-    case pop(calls, id) do
-      {nil, calls} -> {nil, calls}
-      {call, calls} -> {{id, call}, calls}
+      [] ->
+        nil
     end
   end
 
   @doc """
   Takes all calls out.
   """
-  @spec pop_all(t()) :: {[Call.t()], t()}
-  def pop_all(calls), do: Enum.map_reduce(Map.keys(calls.by_id), calls, &pop(&2, &1))
+  @spec take_all(t()) :: [Call.t()]
+  def take_all(calls) do
+    for {id, _caller} <- callers(calls), call = take(calls, id), do: call
+  end
+
+  @doc """
+  Gives the ids of all calls with the processes that wait for their answers.
+  """
+  @spec callers(t()) :: [{Protocol.id(), pid()}]
+  def callers(calls),
+    do: :ets.select(calls.table, [{{:"$1", :_, :"$2", :_}, [], [{{:"$1", :"$2"}}]}])
 
   @doc """
   Tells whether a call of that id waits for an answer.
   """
   @spec waiting?(t(), Protocol.id()) :: boolean()
-  def waiting?(calls, id), do: is_map_key(calls.by_id, id)
+  def waiting?(calls, id), do: :ets.member(calls.table, id)
 
   @doc """
-  Notes that the port has taken a call.
+  Notes that the port has not taken a call; `sent/2`, that it has now.
   """
-  @spec sent(t(), Protocol.id()) :: t()
-  def sent(calls, id), do: put_in(calls.by_id[id].sent?, true)
+  @spec unsent(t(), Protocol.id()) :: :ok
+  def unsent(calls, id), do: set_sent(calls, id, false)
+
+  @spec sent(t(), Protocol.id()) :: :ok
+  def sent(calls, id), do: set_sent(calls, id, true)
 
   @doc """
   How many calls wait for an answer.
   """
   @spec count(t()) :: non_neg_integer()
-  def count(calls), do: map_size(calls.by_id)
+  def count(calls), do: :ets.info(calls.table, :size)
 
-  defp add(calls, call) do
-    id = if calls.last_id == Protocol.max_id(), do: 1, else: calls.last_id + 1
-    # Only after two thousand million calls can an id still be in use.
-    if waiting?(calls, id) do
-      add(%{calls | last_id: id}, call)
-    else
-      {id, %{calls | last_id: id, by_id: Map.put(calls.by_id, id, call)}}
-    end
+  @doc """
+  Says that the callers must be watched from now on; `true` if nobody has said so since `unwatch/1`.
+  """
+  @spec watch(t()) :: boolean()
+  def watch(calls) do
+    # Mostly they are watched already, and reading is cheaper than writing.
+    :atomics.get(calls.counters, @watched) == 0 and
+      :atomics.exchange(calls.counters, @watched, 1) == 0
   end
 
-  defp timer(_id, :infinity), do: nil
-  defp timer(id, answer_by), do: Process.send_after(self(), {:deadline, id}, answer_by, abs: true)
+  @doc """
+  Says that the callers are watched no more.
+  """
+  @spec unwatch(t()) :: :ok
+  def unwatch(calls), do: :atomics.put(calls.counters, @watched, 0)
+
+  defp set_sent(calls, id, sent?) do
+    :ets.update_element(calls.table, id, {@sent_position, sent?})
+    :ok
+  end
 end

@@ -57,7 +57,7 @@ defmodule DSPex.Python.Pool do
 
   use Supervisor, restart: :permanent
 
-  alias DSPex.Python.{Error, Log, Model, PoolOptions, PortClient}
+  alias DSPex.Python.{Error, Line, Log, Model, PoolOptions, PortClient}
 
   @registry DSPex.Python.Registry
   # How long a caller sleeps between two looks for a client that is being restarted. A restart of the client itself
@@ -121,7 +121,7 @@ defmodule DSPex.Python.Pool do
       {nil, _client} ->
         {:error, not_found(pool)}
 
-      {_supervisor, {_client, state}} when state != nil ->
+      {_supervisor, {_client, %{model: state}}} ->
         {:ok, state}
 
       _restarting ->
@@ -133,7 +133,7 @@ defmodule DSPex.Python.Pool do
   @doc false
   @spec model_configured(atom()) :: :ok
   def model_configured(pool) do
-    with {client, _state} <- lookup({:port, pool}), do: PortClient.model_configured(client)
+    with {client, _value} <- lookup({:port, pool}), do: PortClient.model_configured(client)
     :ok
   end
 
@@ -145,17 +145,16 @@ defmodule DSPex.Python.Pool do
   end
 
   defp call_until(pool, operation, args, timeout, deadline) do
-    case {lookup({:pool, pool}), lookup({:port, pool})} do
-      {nil, _client} ->
-        {:error, not_found(pool)}
-
-      {_supervisor, {client, _state}} ->
-        with :restarting <- PortClient.call(client, operation, args, timeout, deadline) do
+    case lookup({:port, pool}) do
+      {_client, %{line: line}} ->
+        with :restarting <- Line.call(line, operation, args, timeout, deadline) do
           wait_for_restart(pool, operation, args, timeout, deadline)
         end
 
-      {_supervisor, nil} ->
-        wait_for_restart(pool, operation, args, timeout, deadline)
+      _not_there ->
+        if lookup({:pool, pool}),
+          do: wait_for_restart(pool, operation, args, timeout, deadline),
+          else: {:error, not_found(pool)}
     end
   end
 

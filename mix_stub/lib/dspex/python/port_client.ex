@@ -1,12 +1,14 @@
 defmodule DSPex.Python.PortClient do
   @moduledoc false
 
-  # The owner of one port: pairs answers with callers, and nothing else. Terms are encoded and decoded in the processes
-  # of the callers (DSPex.Python.Protocol), so that many of them use many cores. The other way round, functions that
+  # The owner of one port: gives answers to their callers, and starts Python anew. Callers encode, write and decode their
+  # calls themselves (DSPex.Python.Line), so that many of them use many cores. The other way round, functions that
   # Python calls run in processes of their own (DSPex.Python.Callbacks.Invocation).
   #
-  # The owner never blocks: data that the port does not take at once stays in `unsent`, and every call has its own
-  # timer, so that callers have their answer in time even when Python does not read or the machine is busy.
+  # The owner never blocks: what the port does not take at once stays in `unsent`, and callers keep their own time, so
+  # that they have their answer in time even when Python does not read or the machine is busy.
+  #
+  # Callers are watched only when they have waited for a moment (DSPex.Python.Watch): most are answered before that.
   #
   # Phases: :starting (Python is being started; calls wait in `unsent`) -> :ready, or {:down, error} until the next
   # attempt. Python that ends when :ready ends this process, and the supervisor starts both anew.
@@ -15,13 +17,22 @@ defmodule DSPex.Python.PortClient do
 
   require Logger
 
-  alias DSPex.Python.{Calls, Error, Heartbeat, Interpreter, Log, Model, PoolOptions, Protocol}
+  alias DSPex.Python.{
+    Calls,
+    Error,
+    Heartbeat,
+    Interpreter,
+    Line,
+    Log,
+    Model,
+    PoolOptions,
+    Protocol,
+    Watch
+  }
+
   alias DSPex.Python.Callbacks.Invocation
   alias DSPex.Python.Calls.Call
 
-  # Python ends the work at the caller's timeout and says where the time went. This side gives it that much longer, so
-  # that its answer is the one that normally arrives.
-  @grace_ms 100
   # How often a port that takes no more data is tried again. There is no message that tells when it does.
   @retry_unsent_ms 2
   # After an answer of this size the owner collects its garbage, or it would keep the answer alive until its next one.
@@ -42,10 +53,12 @@ defmodule DSPex.Python.PortClient do
     :unsent_timer,
     :probe,
     :heartbeat,
+    :model_state,
+    :calls,
     phase: :starting,
     failures: 0,
-    calls: %Calls{},
-    unsent: :queue.new()
+    unsent: :queue.new(),
+    watch: %Watch{}
   ]
 
   @doc false
@@ -53,33 +66,6 @@ defmodule DSPex.Python.PortClient do
     GenServer.start_link(__MODULE__, {options, registry, key},
       name: {:via, Registry, {registry, key}}
     )
-  end
-
-  @doc """
-  Calls an operation and waits for its answer.
-
-  `:restarting` if the client ended before it took the call: Python has not seen it, so it may be made again.
-  """
-  @spec call(pid(), atom(), [term()], timeout(), integer() | :infinity) ::
-          {:ok, term()} | {:error, Error.t()} | :restarting
-  def call(client, operation, args, timeout, deadline) do
-    request = Protocol.encode_request(operation, args)
-
-    case GenServer.call(client, {:call, request, timeout, deadline}, :infinity) do
-      {:answer, frame} -> Protocol.decode_answer(frame)
-      {:error, _error} = error -> error
-    end
-  catch
-    # The client answers all it has taken before it ends, so what is left in its mailbox was not taken.
-    :exit, {reason, {GenServer, :call, _call}} when reason in [:noproc, :normal, :shutdown] ->
-      :restarting
-
-    :exit, {{:shutdown, _reason}, {GenServer, :call, _call}} ->
-      :restarting
-
-    # Its request is not shown: it may hold the key of a model.
-    :exit, {_reason, {GenServer, :call, _call}} ->
-      {:error, Error.new(:port_closed, "the port's owner crashed")}
   end
 
   @doc """
@@ -99,28 +85,25 @@ defmodule DSPex.Python.PortClient do
     Process.flag(:trap_exit, true)
     # Makes the atoms of answers exist, see Protocol.decode_answer/1.
     Protocol.known_atoms()
-    state = %__MODULE__{options: options, registry: registry, key: key}
-    put_model_state(state, if(options.model.() == nil, do: :none, else: :configured))
-    {:ok, state, {:continue, :start_python}}
+    model_state = if options.model.() == nil, do: :none, else: :configured
+
+    state = %__MODULE__{
+      options: options,
+      registry: registry,
+      key: key,
+      model_state: model_state,
+      calls: Calls.new()
+    }
+
+    {:ok, published(state), {:continue, :start_python}}
   end
 
   @impl true
   def handle_continue(:start_python, state), do: {:noreply, start_python(state)}
 
   @impl true
-  def handle_call({:call, _request, _timeout, _deadline}, _from, %{phase: {:down, error}} = state) do
-    {:reply, {:error, error}, state}
-  end
-
-  def handle_call({:call, request, timeout, deadline}, from, state) do
-    {id, calls} = Calls.add_call(state.calls, from, timeout, answer_by(deadline))
-    unsent = :queue.in({:call, id, request}, state.unsent)
-    {:noreply, send_unsent(%{state | calls: calls, unsent: unsent})}
-  end
-
   def handle_call(:model_configured, _from, state) do
-    put_model_state(state, :configured)
-    {:reply, :ok, state}
+    {:reply, :ok, published(%{state | model_state: :configured})}
   end
 
   @impl true
@@ -138,22 +121,29 @@ defmodule DSPex.Python.PortClient do
 
   def handle_info({:EXIT, port, reason}, %{port: port} = state), do: python_ended(reason, state)
 
-  def handle_info({:deadline, id}, state) do
-    case pop_call(state, id) do
-      {nil, state} ->
-        {:noreply, state}
+  # What a caller could not write to the port itself.
+  def handle_info({:send_call, id, _request}, %{phase: {:down, error}} = state) do
+    {:noreply, answer(id, {:error, error}, state)}
+  end
 
-      {call, state} ->
-        {stage, cause} = silence(call, state)
-        reply(call, {:error, Error.timeout(call.timeout, stage, cause)})
-        {:noreply, cancel_call(id, call, state)}
-    end
+  def handle_info({:send_call, id, request}, state) do
+    {:noreply, send_unsent(%{state | unsent: :queue.in({:call, id, request}, state.unsent)})}
+  end
+
+  def handle_info({:send_frame, frame}, state), do: {:noreply, send_frame(frame, state)}
+
+  def handle_info(:watch_callers, state) do
+    {:noreply, %{state | watch: Watch.look(state.watch, state.calls)}}
   end
 
   def handle_info({:DOWN, monitor, :process, _caller, _reason}, state) do
-    case Calls.pop_monitored(state.calls, monitor) do
-      {nil, _calls} -> {:noreply, state}
-      {{id, call}, calls} -> {:noreply, cancel_call(id, call, %{state | calls: calls})}
+    {id, watch} = Watch.pop(state.watch, monitor)
+    state = %{state | watch: watch}
+
+    case Calls.take(state.calls, id || 0) do
+      %Call{sent?: true} -> {:noreply, send_frame(Protocol.cancel_frame(id), state)}
+      # Python has not seen a call that was not sent, and never will.
+      _unsent_or_answered -> {:noreply, state}
     end
   end
 
@@ -190,6 +180,8 @@ defmodule DSPex.Python.PortClient do
           "pool #{inspect(state.options.name)} was stopped while the call was being made"
       end
 
+    # What is written from now on is refused, so that no call reaches a Python that is given up.
+    Interpreter.close(state.port)
     answer_all(state, Error.new(:port_closed, error))
   end
 
@@ -199,8 +191,8 @@ defmodule DSPex.Python.PortClient do
   @doc false
   def format_status(status) do
     Map.new(status, fn
-      {:message, {tag, from, {:call, _request, timeout, deadline}}} ->
-        {:message, {tag, from, {:call, :request, timeout, deadline}}}
+      {:message, {:send_call, id, _request}} ->
+        {:message, {:send_call, id, :request}}
 
       {:message, {:python_answer, port, _frame}} ->
         {:message, {:python_answer, port, :frame}}
@@ -233,10 +225,10 @@ defmodule DSPex.Python.PortClient do
   end
 
   defp startup_call(state, operation, args) do
-    {id, calls} = Calls.add_startup(state.calls, operation)
+    id = Calls.add(state.calls, {:startup, operation})
     # A port that has just been opened takes this little at once.
     command(state.port, Protocol.frame(id, Protocol.encode_request(operation, args)))
-    %{state | calls: calls}
+    state
   end
 
   defp started(:ping, {:ok, {:ok, _pong}}, state) do
@@ -275,15 +267,16 @@ defmodule DSPex.Python.PortClient do
       "the model of pool #{inspect(state.options.name)} cannot be configured: #{error.message}"
     )
 
-    put_model_state(state, {:failed, error})
-    ready(state)
+    ready(%{state | model_state: {:failed, error}})
   end
 
   defp ready(state) do
     cancel(state.start_timer)
     heartbeat = Heartbeat.start(state.options.heartbeat)
 
-    send_unsent(%{state | phase: :ready, start_timer: nil, failures: 0, heartbeat: heartbeat})
+    %{state | phase: :ready, start_timer: nil, failures: 0, heartbeat: heartbeat}
+    |> published()
+    |> send_unsent()
   end
 
   defp start_failed(error, state) do
@@ -357,7 +350,8 @@ defmodule DSPex.Python.PortClient do
         state
 
       command(state.port, Protocol.frame(id, request)) ->
-        %{state | calls: Calls.sent(state.calls, id)}
+        Calls.sent(state.calls, id)
+        state
 
       true ->
         :busy
@@ -367,10 +361,6 @@ defmodule DSPex.Python.PortClient do
   defp send_entry({:frame, frame}, state) do
     if command(state.port, frame), do: state, else: :busy
   end
-
-  # Nobody waits for it any more. Python has not seen a call that was not sent, and never will.
-  defp cancel_call(_id, %Call{sent?: false}, state), do: state
-  defp cancel_call(id, _call, state), do: send_frame(Protocol.cancel_frame(id), state)
 
   defp send_frame(frame, state),
     do: send_unsent(%{state | unsent: :queue.in({:frame, frame}, state.unsent)})
@@ -383,7 +373,7 @@ defmodule DSPex.Python.PortClient do
 
   # False if the port is busy.
   defp command(port, frame) do
-    Port.command(port, frame, [:nosuspend])
+    Line.command(port, frame)
   rescue
     # The port has just closed; the message that says so is on its way, and answers this call with the others.
     ArgumentError -> true
@@ -396,16 +386,17 @@ defmodule DSPex.Python.PortClient do
   end
 
   defp handle_frame({:answer, id}, frame, state) do
-    case pop_call(state, id) do
+    case Calls.take(state.calls, id) do
       # Late: the caller has been told of a timeout, or is gone.
-      {nil, state} ->
+      nil ->
         state
 
-      {%Call{from: {:startup, operation}}, state} ->
+      %Call{reply_to: {:startup, operation}} ->
         started(operation, Protocol.decode_answer(frame), state)
 
-      {call, state} ->
-        tap(state, fn _state -> reply(call, {:answer, frame}) end)
+      call ->
+        Line.answer(call, {:frame, frame})
+        %{state | watch: Watch.forget(state.watch, id)}
     end
   end
 
@@ -442,27 +433,15 @@ defmodule DSPex.Python.PortClient do
     state
   end
 
+  defp answer(id, answer, state) do
+    with %Call{} = call <- Calls.take(state.calls, id), do: Line.answer(call, answer)
+    %{state | watch: Watch.forget(state.watch, id)}
+  end
+
   defp answer_all(state, error) do
-    {calls, none} = Calls.pop_all(state.calls)
-    Enum.each(calls, &reply(&1, {:error, error}))
-    %{state | calls: none}
+    state.calls |> Calls.take_all() |> Enum.each(&Line.answer(&1, {:error, error}))
+    state
   end
-
-  defp reply(%Call{from: {:startup, _operation}}, _answer), do: :ok
-  defp reply(%Call{from: from}, answer), do: GenServer.reply(from, answer)
-
-  defp pop_call(state, id) do
-    {call, calls} = Calls.pop(state.calls, id)
-    {call, %{state | calls: calls}}
-  end
-
-  defp answer_by(:infinity), do: :infinity
-  defp answer_by(deadline), do: deadline + @grace_ms
-
-  # Where the time of a call without an answer went, and why.
-  defp silence(_call, %{phase: :starting}), do: {"start", "python is still being started"}
-  defp silence(%Call{sent?: false}, _state), do: {"send", "python does not read"}
-  defp silence(_call, _state), do: {"python", "python has not answered"}
 
   defp start_timer(state),
     do: Process.send_after(self(), :start_timeout, state.options.start_timeout)
@@ -470,8 +449,12 @@ defmodule DSPex.Python.PortClient do
   defp cancel(nil), do: :ok
   defp cancel(timer), do: Process.cancel_timer(timer)
 
-  defp put_model_state(state, model_state) do
-    {_new, _old} = Registry.update_value(state.registry, state.key, fn _old -> model_state end)
-    :ok
+  # What callers look up: the state of the model, and the line on which they make their calls.
+  defp published(state) do
+    port = if state.phase == :ready, do: state.port
+    line = %Line{owner: self(), port: port, calls: state.calls}
+    value = %{model: state.model_state, line: line}
+    {_new, _old} = Registry.update_value(state.registry, state.key, fn _old -> value end)
+    state
   end
 end

@@ -2,49 +2,50 @@ defmodule DSPex.Python.CallsTest do
   use ExUnit.Case, async: true
 
   alias DSPex.Python.{Calls, Protocol}
-
-  defp from, do: {self(), make_ref()}
+  alias DSPex.Python.Calls.Call
 
   test "gives ids in order, and none that is in use when they begin again" do
-    {1, calls} = Calls.add_call(%Calls{}, from(), :infinity, :infinity)
-    {2, calls} = Calls.add_call(calls, from(), :infinity, :infinity)
-    {_call, calls} = Calls.pop(calls, 2)
-
-    {id, calls} =
-      Calls.add_call(%{calls | last_id: Protocol.max_id() - 1}, from(), :infinity, :infinity)
-
-    assert id == Protocol.max_id()
+    calls = Calls.new()
+    assert Calls.add(calls, make_ref()) == 1
+    assert Calls.add(calls, make_ref()) == 2
+    Calls.take(calls, 2)
+    :atomics.put(calls.counters, 1, Protocol.max_id() - 1)
+    assert Calls.add(calls, make_ref()) == Protocol.max_id()
     # 1 still waits.
-    assert {2, calls} = Calls.add_startup(calls, :ping)
+    assert Calls.add(calls, {:startup, :ping}) == 2
     assert Calls.count(calls) == 3
   end
 
-  test "sends a message at the deadline of a call, and none after it was taken out" do
-    soon = System.monotonic_time(:millisecond) + 20
-    {kept, calls} = Calls.add_call(%Calls{}, from(), 20, soon)
-    {taken, calls} = Calls.add_call(calls, from(), 20, soon)
-    {%Calls.Call{timeout: 20}, calls} = Calls.pop(calls, taken)
-    assert_receive {:deadline, ^kept}, 1_000
-    refute_received {:deadline, ^taken}
-    assert {nil, ^calls} = Calls.pop(calls, taken)
+  test "gives a call to one taker only" do
+    calls = Calls.new()
+    reply_to = make_ref()
+    id = Calls.add(calls, reply_to)
+    assert Calls.waiting?(calls, id)
+
+    taken =
+      1..50
+      |> Enum.map(fn _taker -> Task.async(fn -> Calls.take(calls, id) end) end)
+      |> Task.await_many()
+
+    assert Enum.filter(taken, & &1) == [%Call{reply_to: reply_to, caller: self(), sent?: true}]
+    refute Calls.waiting?(calls, id)
   end
 
-  test "forgets the call of a process that is gone" do
-    caller = spawn(fn -> Process.sleep(:infinity) end)
-    {_id, calls} = Calls.add_call(%Calls{}, {caller, make_ref()}, :infinity, :infinity)
-    Process.exit(caller, :kill)
-    assert_receive {:DOWN, monitor, :process, ^caller, :killed}
-    assert {{1, %Calls.Call{}}, calls} = Calls.pop_monitored(calls, monitor)
-    assert {Calls.count(calls), calls.id_of_monitor} == {0, %{}}
-    assert Calls.pop_monitored(calls, make_ref()) == {nil, calls}
+  test "takes all calls out, and knows which were sent" do
+    calls = Calls.new()
+    first = Calls.add(calls, make_ref())
+    second = Calls.add(calls, make_ref())
+    Calls.unsent(calls, first)
+    Calls.unsent(calls, second)
+    Calls.sent(calls, second)
+    assert calls |> Calls.take_all() |> Enum.map(& &1.sent?) |> Enum.sort() == [false, true]
+    assert Calls.count(calls) == 0
   end
 
-  test "takes all calls out" do
-    {_id, calls} = Calls.add_startup(%Calls{}, :ping)
-    {id, calls} = Calls.add_call(calls, from(), :infinity, :infinity)
-    calls = Calls.sent(calls, id)
-    assert {popped, none} = Calls.pop_all(calls)
-    assert Enum.map(popped, & &1.sent?) == [true, true]
-    assert Calls.count(none) == 0
+  test "asks for a watch of the callers once" do
+    calls = Calls.new()
+    assert [Calls.watch(calls), Calls.watch(calls)] == [true, false]
+    Calls.unwatch(calls)
+    assert Calls.watch(calls)
   end
 end

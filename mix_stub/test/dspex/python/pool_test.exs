@@ -42,7 +42,7 @@ defmodule DSPex.Python.PoolTest do
       eventually(fn -> waiting(pool) == 1 end)
       Process.exit(caller, :kill)
       eventually(fn -> waiting(pool) == 0 end)
-      assert :sys.get_state(client(pool)).calls.id_of_monitor == %{}
+      assert eventually(fn -> :sys.get_state(client(pool)).watch.monitors == %{} end)
       signal(pool, "CONT")
       assert {:ok, _pong} = Python.ping(nil, pool: pool)
     end

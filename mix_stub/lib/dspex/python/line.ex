@@ -1,0 +1,147 @@
+defmodule DSPex.Python.Line do
+  @moduledoc false
+
+  # What a caller needs to make a call of its own: it writes its call to the port itself, and waits for the answer, which
+  # the owner of the port (DSPex.Python.PortClient) passes on. So a call is two messages and not four, and its terms are
+  # encoded and decoded where they are needed.
+  #
+  # What the port does not take at once, or not yet because Python is being started, the owner sends later.
+
+  alias DSPex.Python.{Calls, Error, Protocol}
+  alias DSPex.Python.Calls.Call
+
+  # Python ends the work at the caller's timeout and says where the time went. This side gives it that much longer, so
+  # that its answer is the one that normally arrives.
+  @grace_ms 100
+  # The longest that `receive` takes.
+  @longest_ms 0xFFFFFFFF
+
+  @enforce_keys [:owner, :port, :calls]
+  defstruct @enforce_keys
+
+  @typedoc "The port is `nil` while no call may be written to it."
+  @type t :: %__MODULE__{owner: pid(), port: port() | nil, calls: Calls.t()}
+
+  @doc """
+  Calls an operation and waits for its answer, until `deadline` (monotonic ms).
+
+  `:restarting` if the owner of the port ended before the call was sent: Python has not seen it, so it may be made again.
+  """
+  @spec call(t(), atom(), [term()], timeout(), integer() | :infinity) ::
+          {:ok, term()} | {:error, Error.t()} | :restarting
+  def call(%__MODULE__{} = line, operation, args, timeout, deadline) do
+    request = Protocol.encode_request(operation, args)
+
+    # One reference for the answer and for the end of the owner; what comes after it was taken back is dropped.
+    reply_to = :erlang.monitor(:process, line.owner, alias: :reply_demonitor)
+
+    case send_call(line, reply_to, request) do
+      {:ok, id} ->
+        receive do
+          {^reply_to, answer} -> read(answer)
+          {:DOWN, ^reply_to, :process, _owner, reason} -> owner_ended(reason)
+        after
+          left_ms(deadline) -> time_over(line, id, reply_to, timeout)
+        end
+
+      :closed ->
+        forget(reply_to)
+        :restarting
+    end
+  end
+
+  @doc """
+  Writes a frame to a port, from any process; `false` if the port is busy.
+  """
+  @spec command(port(), iodata()) :: boolean()
+  def command(port, frame), do: Port.command(port, frame, [:nosuspend])
+
+  @doc """
+  Answers a call, which must have been taken out of the table.
+  """
+  @spec answer(Call.t(), {:frame, binary()} | {:error, Error.t()}) :: :ok
+  def answer(%Call{reply_to: {:startup, _operation}}, _answer), do: :ok
+
+  def answer(%Call{reply_to: reply_to}, answer) do
+    send(reply_to, {reply_to, answer})
+    :ok
+  end
+
+  defp send_call(line, reply_to, request) do
+    id = Calls.add(line.calls, reply_to)
+    if Calls.watch(line.calls), do: send(line.owner, :watch_callers)
+
+    unless line.port != nil and command(line.port, Protocol.frame(id, request)) do
+      Calls.unsent(line.calls, id)
+      send(line.owner, {:send_call, id, request})
+    end
+
+    {:ok, id}
+  rescue
+    # The port is closed, or the table is gone with its owner. What is left in it is nobody's.
+    ArgumentError -> :closed
+  end
+
+  defp time_over(line, id, reply_to, timeout) do
+    case Calls.take(line.calls, id) do
+      # Answered at this moment.
+      nil ->
+        answered(reply_to)
+
+      call ->
+        forget(reply_to)
+        if call.sent?, do: cancel(line, id)
+        {stage, cause} = silence(line, call)
+        {:error, Error.timeout(timeout, stage, cause)}
+    end
+  rescue
+    # The owner ends, and has answered all calls.
+    ArgumentError -> answered(reply_to)
+  end
+
+  defp answered(reply_to) do
+    receive do
+      {^reply_to, answer} -> read(answer)
+      {:DOWN, ^reply_to, :process, _owner, reason} -> owner_ended(reason)
+    end
+  end
+
+  defp read({:frame, frame}), do: Protocol.decode_answer(frame)
+  defp read({:error, _error} = error), do: error
+
+  # It answers all calls before it ends, so that one without an answer came after that.
+  defp owner_ended(reason) when reason in [:noproc, :normal, :shutdown], do: :restarting
+  defp owner_ended({:shutdown, _reason}), do: :restarting
+  defp owner_ended(_crash), do: {:error, Error.new(:port_closed, "the port's owner crashed")}
+
+  defp cancel(line, id) do
+    frame = Protocol.cancel_frame(id)
+    # Through the owner if the port is busy, or if the call went that way.
+    unless line.port != nil and command(line.port, frame),
+      do: send(line.owner, {:send_frame, frame})
+  rescue
+    ArgumentError -> :closed
+  end
+
+  # Where the time of a call without an answer went, and why.
+  defp silence(%{port: nil}, %Call{sent?: false}), do: {"start", "python is still being started"}
+  defp silence(_line, %Call{sent?: false}), do: {"send", "python does not read"}
+  defp silence(_line, _call), do: {"python", "python has not answered"}
+
+  defp left_ms(:infinity), do: :infinity
+
+  defp left_ms(deadline) do
+    (deadline + @grace_ms - System.monotonic_time(:millisecond)) |> max(0) |> min(@longest_ms)
+  end
+
+  # Nothing comes from it any more.
+  defp forget(reply_to) do
+    Process.demonitor(reply_to, [:flush])
+
+    receive do
+      {^reply_to, _answer} -> :ok
+    after
+      0 -> :ok
+    end
+  end
+end
