@@ -36,7 +36,6 @@ from erlport_bridge.port.protocol import (
     ElixirMessage,
     Failure,
     LogEntries,
-    Message,
     Result,
     UnreadableCall,
     encode_message,

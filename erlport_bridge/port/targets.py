@@ -48,7 +48,7 @@ class Targets:
         return module_name in self._imported
 
     def known(self, module_name: str, function_name: str) -> Target | None:
-        """Give a function that has been found before, unless its module has been replaced or has another of its name."""
+        """Give a function that has been found before, unless its module is another now or has another of its name."""
         target = self._found.get((module_name, function_name))
         if target is None or sys.modules.get(module_name) is not target.module:
             return None
