@@ -121,7 +121,7 @@ defmodule DSPex.Python.Pool do
       {nil, _client} ->
         {:error, not_found(pool)}
 
-      {_supervisor, {_client, %{model: state}}} ->
+      {_supervisor, {_client, state}} when state != nil ->
         {:ok, state}
 
       _restarting ->
@@ -145,25 +145,26 @@ defmodule DSPex.Python.Pool do
   end
 
   defp call_until(pool, operation, args, timeout, deadline) do
-    case lookup({:port, pool}) do
-      {_client, %{line: line}} ->
-        with :restarting <- Line.call(line, operation, args, timeout, deadline) do
-          wait_for_restart(pool, operation, args, timeout, deadline)
-        end
-
-      _not_there ->
-        if lookup({:pool, pool}),
-          do: wait_for_restart(pool, operation, args, timeout, deadline),
-          else: {:error, not_found(pool)}
+    with {:ok, line} <- line(pool),
+         answer when answer != :restarting <-
+           Line.call(line, operation, args, timeout, deadline) do
+      answer
+    else
+      _restarting -> wait_for_restart(pool, operation, args, timeout, deadline)
     end
   end
 
   defp wait_for_restart(pool, operation, args, timeout, deadline) do
-    if deadline == :infinity or System.monotonic_time(:millisecond) < deadline do
-      Process.sleep(@restart_poll_ms)
-      call_until(pool, operation, args, timeout, deadline)
-    else
-      {:error, Error.timeout(timeout, "start", "pool #{inspect(pool)} is being restarted")}
+    cond do
+      lookup({:pool, pool}) == nil ->
+        {:error, not_found(pool)}
+
+      deadline == :infinity or System.monotonic_time(:millisecond) < deadline ->
+        Process.sleep(@restart_poll_ms)
+        call_until(pool, operation, args, timeout, deadline)
+
+      true ->
+        {:error, Error.timeout(timeout, "start", "pool #{inspect(pool)} is being restarted")}
     end
   end
 
@@ -193,6 +194,13 @@ defmodule DSPex.Python.Pool do
   # A keyword list writes the atom :general as general:.
   defp key(pool) when is_atom(pool), do: pool |> inspect() |> String.trim_leading(":")
   defp key(pool), do: inspect(pool)
+
+  defp line(pool) do
+    Registry.meta(@registry, {:line, pool})
+  rescue
+    # As below.
+    ArgumentError -> :error
+  end
 
   defp lookup(key) do
     case Registry.lookup(@registry, key) do

@@ -29,12 +29,12 @@ defmodule DSPex.Python.Protocol do
   @max_id 0x7FFFFFFF
 
   # As they stand inside of a term: without the version byte.
-  @call_atom :C |> :erlang.term_to_binary() |> then(&binary_part(&1, 1, byte_size(&1) - 1))
   @result_atom :r |> :erlang.term_to_binary() |> then(&binary_part(&1, 1, byte_size(&1) - 1))
   @failure_atom :e |> :erlang.term_to_binary() |> then(&binary_part(&1, 1, byte_size(&1) - 1))
-  @module_atom :dspy_bridge
-               |> :erlang.term_to_binary()
-               |> then(&binary_part(&1, 1, byte_size(&1) - 1))
+  # What every call begins with, up to its id, which takes four bytes. Atoms in UTF-8, as OTP 26 and newer write them of
+  # their own accord: so the length does not depend on where this is compiled and where it runs.
+  @call_head <<@version, @small_tuple, 5, 119, 1, "C", @integer>>
+  @encoding [minor_version: 2]
 
   @typedoc "A call without its id, ready to be sent."
   @opaque request :: iodata()
@@ -53,17 +53,17 @@ defmodule DSPex.Python.Protocol do
   """
   @spec encode_request(atom(), [term()]) :: request()
   def encode_request(operation, args) when is_atom(operation) and is_list(args) do
-    <<@version, operation_atom::binary>> = :erlang.term_to_binary(operation)
-    [<<@version, start::binary>> | rest] = :erlang.term_to_iovec(args)
-    [@module_atom, operation_atom, start | rest]
+    # As a whole, for encoding its parts one by one takes longer.
+    call = {:C, @max_id, :dspy_bridge, operation, args}
+    [<<@call_head, @max_id::32, start::binary>> | rest] = :erlang.term_to_iovec(call, @encoding)
+    [start | rest]
   end
 
   @doc """
   Gives the frame of a call, without the length that the port puts before it.
   """
   @spec frame(id(), request()) :: iodata()
-  def frame(id, request),
-    do: [<<@version, @small_tuple, 5>>, @call_atom, <<@integer, id::32>> | request]
+  def frame(id, request), do: [<<@call_head, id::32>> | request]
 
   @doc """
   Gives the frame that tells Python that nobody waits for the answer to a call.
