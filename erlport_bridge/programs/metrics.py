@@ -19,6 +19,13 @@ class _Tally:
     max_ms: float = 0.0
     tokens: int = 0
 
+    def done(self, duration_ms: float, kind: str | None) -> None:
+        self.total_ms += duration_ms
+        if duration_ms > self.max_ms:
+            self.max_ms = duration_ms
+        if kind is not None:
+            self.errors[kind] += 1
+
     def report(self) -> dict[str, Any]:
         done = self.calls - self.in_flight
         return {
@@ -43,10 +50,18 @@ class Metrics:
     def begin(self, group: str, name: str) -> float:
         """Count the start of a call. Returns what :meth:`end` needs."""
         with self._lock:
-            tally = self._tallies.setdefault((group, name), _Tally())
+            tally = self._tally(group, name)
             tally.calls += 1
             tally.in_flight += 1
         return time.monotonic()
+
+    def add(self, group: str, name: str, started_at: float, *, kind: str | None = None) -> None:
+        """Count a call that :meth:`begin` did not: one that is over so quickly that nobody sees it in flight."""
+        duration_ms = (time.monotonic() - started_at) * 1000
+        with self._lock:
+            tally = self._tally(group, name)
+            tally.calls += 1
+            tally.done(duration_ms, kind)
 
     def end(self, group: str, name: str, started_at: float, *, kind: str | None = None, tokens: int = 0) -> None:
         """Count the end of a call that :meth:`begin` counted; ``kind`` is that of its error."""
@@ -54,11 +69,8 @@ class Metrics:
         with self._lock:
             tally = self._tallies[group, name]
             tally.in_flight -= 1
-            tally.total_ms += duration_ms
-            tally.max_ms = max(tally.max_ms, duration_ms)
             tally.tokens += tokens
-            if kind is not None:
-                tally.errors[kind] += 1
+            tally.done(duration_ms, kind)
 
     def report(self) -> dict[str, Any]:
         """Give all counters: ``uptime_ms``, ``memory_bytes`` (resident), and a map for each group."""
@@ -68,6 +80,12 @@ class Metrics:
                 groups.setdefault(group, {})[name] = tally.report()
         uptime_ms = round((time.monotonic() - self._started_at) * 1000)
         return {"uptime_ms": uptime_ms, "memory_bytes": _resident_bytes(), **groups}
+
+    def _tally(self, group: str, name: str) -> _Tally:
+        tally = self._tallies.get((group, name))
+        if tally is None:
+            tally = self._tallies[group, name] = _Tally()
+        return tally
 
 
 def _resident_bytes() -> int | None:

@@ -16,6 +16,7 @@ import inspect
 import json
 import platform
 import sys
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -91,13 +92,7 @@ def _operation(function: Callable[..., Any]) -> Operation:
     """
     name = function.__name__
     if not inspect.iscoroutinefunction(function):
-
-        @functools.wraps(function)
-        def counted(*args: Any) -> tuple[Atom, Any]:
-            with _Counted(name):
-                return _OK, function(*args)
-
-        return _offered(counted)
+        return _plain_operation(function)
 
     @functools.wraps(function)
     async def counted_while_awaited(*args: Any) -> tuple[Atom, Any]:
@@ -107,37 +102,46 @@ def _operation(function: Callable[..., Any]) -> Operation:
     return _offered(counted_while_awaited)
 
 
+def _plain_operation(function: Callable[..., Any]) -> Operation:
+    """Make a plain function an operation: in one piece, for its wrapping should not take longer than itself."""
+    name = function.__name__
+    check_count = _count_checked(function)
+
+    @functools.wraps(function)
+    def operation(*args: Any) -> tuple[Atom, Any]:
+        started_at = time.monotonic()
+        try:
+            check_count(args)
+            answer = _OK, function(*args)
+        except BaseException as error:  # noqa: BLE001 - here a call of a plain operation becomes an answer
+            _metrics.add("operations", name, started_at, kind=errors.kind_of(error))
+            return _failure_term(error)
+        _metrics.add("operations", name, started_at)
+        return answer
+
+    return _registered(operation)
+
+
 def _offered(function: Callable[..., Any]) -> Operation:
     """Offer a function that gives an answer itself, so that it also answers when it raises."""
-    operation: Operation
     check_count = _count_checked(function)
-    if inspect.iscoroutinefunction(function):
 
-        @functools.wraps(function)
-        async def awaited_operation(*args: Any) -> tuple[Atom, Any]:
-            try:
-                check_count(args)
-                answer: tuple[Atom, Any] = await function(*args)
-            except BaseException as error:  # noqa: BLE001 - here a call of an operation becomes an answer
-                return _failure_term(error)
-            return answer
+    @functools.wraps(function)
+    async def operation(*args: Any) -> tuple[Atom, Any]:
+        try:
+            check_count(args)
+            answer: tuple[Atom, Any] = await function(*args)
+        except BaseException as error:  # noqa: BLE001 - here a call of an awaited operation becomes an answer
+            return _failure_term(error)
+        return answer
 
-        operation = awaited_operation
-    else:
+    return _registered(operation)
 
-        @functools.wraps(function)
-        def plain_operation(*args: Any) -> tuple[Atom, Any]:
-            try:
-                check_count(args)
-                answer: tuple[Atom, Any] = function(*args)
-            except BaseException as error:  # noqa: BLE001 - and here, of one that is not awaited
-                return _failure_term(error)
-            return answer
 
-        operation = plain_operation
-    operation.failure_term = _failure_term  # type: ignore[union-attr]
-    OPERATIONS[function.__name__] = operation
-    return operation
+def _registered(operation: Any) -> Operation:
+    operation.failure_term = _failure_term
+    OPERATIONS[operation.__name__] = operation
+    return operation  # type: ignore[no-any-return]
 
 
 def _count_checked(function: Callable[..., Any]) -> Callable[[Sequence[Any]], None]:
