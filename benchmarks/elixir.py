@@ -14,13 +14,13 @@ _HERE = Path(__file__).parent
 _MIX_STUB = _HERE.parent / "mix_stub"
 
 # At most this many times the other's time; or, of calls a second, at least this part of the other's.
-_MOST_TIME = {"`ping`, one caller": 1.25}
+_MOST_TIME = {"a small call, one caller": 1.25}
 _MOST_TIME_OF_BINARIES = 2.5
 _LEAST_RATE = {"64 callers, calls a second": 0.6, "9 kB, 64 callers, calls a second": 0.25}
 
 
 def lines() -> Iterator[str]:
-    """Measure ``DSPex.Python.ping``, which gives its argument back."""
+    """Measure a call that does nothing, and ``DSPex.Python.ping``, which gives its argument back."""
     yield "## Calls from Elixir\n"
     yield header("call", "ours", "C echo", "ratio")
     with tempfile.TemporaryDirectory() as folder:
