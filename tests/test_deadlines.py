@@ -59,7 +59,9 @@ def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PortProcess]:
     """Give a port with the tools of an application."""
     folder: Path = tmp_path_factory.mktemp("application")
     (folder / "application.py").write_text(APPLICATION)
-    with PortProcess(["--preload=application"], environment={"PYTHONPATH": str(folder)}) as started:
+    # None is kept ready: the tests count processes.
+    environment = {"PYTHONPATH": str(folder), "DSPEX_WARM_SANDBOXES": "0"}
+    with PortProcess(["--preload=application"], environment=environment) as started:
         started.done("configure_lm", "embedded", {})
         # What is loaded at the first use is loaded.
         started.done("execute_module", "dspy.ProgramOfThought", QA, "What is 6 * 7?")

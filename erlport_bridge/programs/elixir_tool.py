@@ -7,8 +7,10 @@ call, and is found in its context.
 
 from __future__ import annotations
 
+import inspect
 import json
-from collections.abc import Mapping
+import keyword
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import date, datetime, time
@@ -60,7 +62,7 @@ class ElixirTool:
     def build(self) -> dspy.Tool:
         """Build the tool; it can be shared by all calls that describe it so."""
         schema = json.loads(self.schema)
-        return _ElixirFunction(_called_by_name, self.name, self.description, schema)
+        return _ElixirFunction(_stand_in(schema), self.name, self.description, schema)
 
 
 def read(item: Mapping[Any, Any], path: str) -> tuple[ElixirTool, str]:
@@ -123,9 +125,26 @@ def _wrong(path: str, expected: str, value: object) -> OperationError:
     return OperationError("input", f"expected {expected} at {path}, got {shown(value)}", path=path)
 
 
-async def _called_by_name(**values: Any) -> Any:
-    """Stand in for the function, which DSPy wants to see; the tool calls Elixir's own instead."""
-    raise TypeError("a function of Elixir is called by its tool")
+def _stand_in(schema: Mapping[str, Any]) -> Callable[..., Any]:
+    """Stand in for the function, of which DSPy wants to see the parameters; the tool calls Elixir's own instead."""
+
+    def called_by_name(**values: Any) -> Any:
+        raise TypeError("a function of Elixir is called by its tool")
+
+    required = schema.get("required", ())
+    parameters = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=inspect.Parameter.empty if name in required else None,
+        )
+        for name in schema["properties"]
+        if name.isidentifier() and not keyword.iskeyword(name)
+    ]
+    # Code in the sandbox may give arguments by their place: those that may be left out come last.
+    parameters.sort(key=lambda parameter: parameter.name not in required)
+    called_by_name.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return called_by_name
 
 
 class _ElixirFunction(ObservedTool):
@@ -143,7 +162,8 @@ class _ElixirFunction(ObservedTool):
         defaults = {name: schema["default"] for name, schema in properties.items() if _has_default(schema)}
         required = [name for name in self._schema.get("required", ()) if name not in defaults]
         check_names(arguments, known=arguments if takes_others else properties, required=required)
-        values = defaults | {name: _read_value(value, properties.get(name)) for name, value in arguments.items()}
+        given = {name: value for name, value in arguments.items() if value is not None or self._takes_nil(name)}
+        values = defaults | {name: _read_value(value, properties.get(name)) for name, value in given.items()}
         error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(self._schema).iter_errors(values))
         if error is None:
             return values
@@ -153,6 +173,15 @@ class _ElixirFunction(ObservedTool):
         name, *inner = error.absolute_path
         where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in inner)
         raise ArgumentsError(f"argument {name}{where} is invalid: {reason}")
+
+    def _takes_nil(self, name: str) -> bool:
+        """Tell whether ``nil`` is a value of an argument, and does not say that it is left out.
+
+        Models write it so, and code in the sandbox, where each function has all its parameters.
+        """
+        if name in self._schema.get("required", ()) or name not in self._schema["properties"]:
+            return True
+        return bool(jsonschema.Draft202012Validator(self._schema["properties"][name]).is_valid(None))
 
     async def _run(self, values: dict[str, Any]) -> Any:
         callback_id = callback_ids.get()[str(self.name)]

@@ -16,6 +16,7 @@ from erlport_bridge import request as running_request
 from erlport_bridge.errors import OperationError, message_of
 from erlport_bridge.programs import arguments, models, sandbox
 from erlport_bridge.programs.catalogue import ModuleEntry
+from erlport_bridge.programs.conversion import convert
 from erlport_bridge.programs.elixir_tool import ElixirTool
 from erlport_bridge.programs.models import LanguageModel
 from erlport_bridge.programs.pipeline import Pipeline, Stage, read_tools
@@ -53,7 +54,7 @@ class CallOptions:
     model: LanguageModel | None = None
     adapter: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
-    module_options: Mapping[str, int] = field(default_factory=dict)
+    module_options: Mapping[str, Any] = field(default_factory=dict)
     tools: tuple[str | ElixirTool, ...] = ()
     demos: tuple[Mapping[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
@@ -106,12 +107,21 @@ def read_inputs(stages: Sequence[Stage], whole: SignatureSpec, inputs: object) -
     given = inputs
     if isinstance(inputs, str | bytes) or text_of(inputs):
         given = {whole.inputs[0].name: inputs}
+    optional = {name: annotation for stage in stages for name, annotation in stage.entry.optional_inputs.items()}
+    optional = {name: annotation for name, annotation in optional.items() if not _has_input(whole, name)}
     extra = {}
-    optional = {name for stage in stages for name in stage.entry.optional_inputs}
     if isinstance(given, Mapping):
-        extra = {str(name): value for name, value in given.items() if name in optional}
+        extra = {
+            str(name): value if optional[name] is Any else convert(optional[name], value, f"inputs.{name}")
+            for name, value in given.items()
+            if name in optional
+        }
         given = {name: value for name, value in given.items() if name not in optional}
     return input_values(whole, given) | extra
+
+
+def _has_input(spec: SignatureSpec, name: str) -> bool:
+    return any(item.name == name for item in spec.inputs)
 
 
 def with_demos(module: Pipeline, stage: Stage, demos: Sequence[Mapping[str, Any]]) -> Pipeline:
@@ -224,7 +234,7 @@ async def run(request: Request, *, timeout_s: float | None, events: EventStream 
     """
     progress = Progress()
     started_at = time.monotonic()
-    with sandbox.Sandboxes() as sandboxes:
+    with sandbox.Sandboxes(progress.within) as sandboxes:
         work = asyncio.ensure_future(_predict(request, progress, sandboxes, timeout_s, events))
         try:
             # Not `wait_for`: it waits for the cancelled work to end, and the deadline is the caller's.
@@ -268,6 +278,7 @@ async def _predict(
         # Before the model is paid for.
         with progress.within("sandbox"):
             await asyncio.to_thread(sandbox.probe)
+        sandboxes.prepare()
     lm = models.with_settings(request.model.lm, request.options.settings)
     if timeout_s is not None and any(stage.entry.runs_in_thread for stage in request.stages):
         # A thread cannot be cancelled; its requests end by their own timeout.

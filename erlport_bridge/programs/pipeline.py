@@ -33,7 +33,7 @@ class Stage:
 
     entry: ModuleEntry
     spec: SignatureSpec
-    options: tuple[tuple[str, int], ...] = ()
+    options: tuple[tuple[str, Any], ...] = ()
     tools: tuple[str | ElixirTool, ...] = ()
 
     def build(self) -> dspy.Module:
@@ -197,7 +197,13 @@ def read_tools(value: object, entry: ModuleEntry, path: str) -> tuple[str | Elix
         raise OperationError("input", f"{entry.name} takes no tools at {path}", path=path)
     if not isinstance(value, list):
         raise OperationError("input", f"expected a list of tools at {path}, got {shown(value)}", path=path)
-    return tools.read_tools(value, path)
+    read = tools.read_tools(value, path)
+    for index, tool in enumerate(read):
+        name, where = tool.name if isinstance(tool, ElixirTool) else tool, f"{path}[{index}]"
+        if name in entry.reserved_tools:
+            message = f'the tool "{name}" at {where} has the name of one of {entry.name} itself; give it another one'
+            raise OperationError("tool", message, path=where)
+    return read
 
 
 def _read_tool_names(value: object, entry: ModuleEntry, path: str) -> tuple[str | ElixirTool, ...]:

@@ -1,8 +1,9 @@
-"""The sandbox of ProgramOfThought: Pyodide inside Deno, without web access, with limits, and killed at the deadline.
+"""The sandbox of code that a model wrote: Pyodide inside Deno, without web access, with limits, and killed at them.
 
-DSPy starts one interpreter for each run of the module. The module is cached and shared between calls, so it is built
+DSPy asks for one interpreter for each run of a module. The module is cached and shared between calls, so it is built
 without an ``interpreter_factory`` of its own (one given to the constructor would win), and each request sets its own by
-``dspy.context(interpreter_factory=sandboxes.factory)``, which DSPy looks up when it creates the interpreter.
+``dspy.context(interpreter_factory=sandboxes.factory)``, which DSPy looks up when it creates the interpreter. Those come
+from a pool of started ones (:mod:`.sandbox_pool`), each for one run.
 
 Deno's cache is filled once, by ``python -m erlport_bridge.programs.sandbox`` or by the first use. It comes from the npm
 registry alone: ``sandbox_kit/`` has the one file that DSPy's runner would load from the web.
@@ -17,14 +18,19 @@ import re
 import subprocess
 import sys
 import threading
+import time
 import weakref
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import Any, Final
 
 import dspy
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.sandbox_pool import WarmPool, warm_size
 from erlport_bridge.programs.text import quoted
 
 _KIT: Final = Path(__file__).parent / "sandbox_kit"
@@ -34,6 +40,9 @@ _IMPORT_MAP: Final = f"--import-map={_KIT / 'import_map.json'}"
 # program that fills a list takes the memory of the whole machine; with it, it gets a MemoryError.
 _MAX_PROGRAM_PAGES: Final = 512 * 16
 _MAX_HEAP_MIB: Final = 512
+
+#: How long one piece of code may run unless the module's option ``code_timeout`` says otherwise.
+DEFAULT_CODE_TIMEOUT_MS: Final = 30_000
 
 # Ends a program in an endless loop whose Python process was killed and could not kill it any more, where there is no
 # lifeline (`port/lifeline.py`): under ErlPort's own Python half.
@@ -46,30 +55,225 @@ _FETCH_TIMEOUT_S: Final = 120
 _REMEDY: Final = 'install it with `pip install "erlport_bridge[sandbox]"`'
 
 
+class Interpreter(dspy.PythonInterpreter):  # type: ignore[misc]
+    """DSPy's interpreter with our import map and limits, which can be killed from another thread.
+
+    It may be started in any thread; the first one that executes with it must be the only one.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_killed = False
+        self._code_timeout_ms = DEFAULT_CODE_TIMEOUT_MS
+        self._left_s = 0.0
+        self._clock: threading.Timer | None = None
+        self._clock_started_at = 0.0
+        self._is_out_of_time = False
+        # DSPy's own command, extended: a `deno_command` argument would switch off its version check and environment.
+        after_run = self.deno_command.index("run") + 1
+        self.deno_command[after_run:after_run] = [
+            _IMPORT_MAP,
+            "--cached-only",
+            f"--v8-flags=--wasm-max-mem-pages={_MAX_PROGRAM_PAGES},--max-old-space-size={_MAX_HEAP_MIB}",
+        ]
+
+    @classmethod
+    def started(cls) -> Interpreter:
+        """Give one that is ready to execute."""
+        interpreter = cls()
+        interpreter.start()
+        return interpreter
+
+    def start(self) -> None:
+        """Start the process; takes about two seconds."""
+        super().start()
+        _limit_cpu_time(self.deno_process)
+
+    def limit(self, code_timeout_ms: int) -> None:
+        """Say how long each execution may take, without the time that tools of this side take meanwhile."""
+        self._code_timeout_ms = code_timeout_ms
+
+    def offer(self, tools: Mapping[str, Callable[..., Any]], output_fields: list[dict[str, Any]] | None) -> None:
+        """Say what code may call from the next execution on, and what ``SUBMIT`` takes."""
+        self.tools = dict(tools)
+        self.output_fields = output_fields
+        self._tools_registered = False
+
+    def execute(self, code: str, variables: dict[str, Any] | None = None) -> Any:
+        """Execute code.
+
+        Raises:
+            OperationError: Of kind ``sandbox``: it took too long, and the sandbox was killed.
+            dspy.CodeExecutionError: The code failed; the next one may be executed.
+            dspy.CodeInterpreterError: The sandbox ended.
+        """
+        if self.is_killed:
+            raise dspy.CodeInterpreterError("the sandbox was ended with its request")
+        self._left_s = self._code_timeout_ms / 1000
+        self._start_clock()
+        try:
+            return super().execute(code, variables)
+        except dspy.CodeInterpreterError:
+            if self._is_out_of_time:
+                raise OperationError(
+                    "sandbox",
+                    f"the code that the model wrote ran longer than {self._code_timeout_ms} ms and was killed",
+                ) from None
+            raise
+        finally:
+            self._stop_clock()
+
+    def invoke_tool(self, tool_name: str, kwargs: dict[str, Any]) -> Any:
+        """Call a tool of this side for the code that runs; its time does not count as the code's."""
+        self._stop_clock()
+        try:
+            return super().invoke_tool(tool_name, kwargs)
+        finally:
+            self._start_clock()
+
+    def _start_clock(self) -> None:
+        self._clock_started_at = time.monotonic()
+        self._clock = threading.Timer(max(0.0, self._left_s), self._end_of_time)
+        self._clock.daemon = True
+        self._clock.start()
+
+    def _stop_clock(self) -> None:
+        if self._clock is not None:
+            self._clock.cancel()
+            self._clock = None
+            self._left_s -= time.monotonic() - self._clock_started_at
+
+    def _end_of_time(self) -> None:
+        self._is_out_of_time = True
+        self.kill()
+
+    def kill(self) -> None:
+        """End the program that runs, however busy it is; from any thread."""
+        self.is_killed = True
+        process = self.deno_process
+        if process is not None and process.poll() is None:
+            process.kill()
+
+    def shutdown(self) -> None:
+        """End the process and bury it."""
+        process = self.deno_process
+        if process is None:
+            return
+        if self.is_killed:
+            process.kill()
+            process.wait()
+        # DSPy leaves the pipes open, and writes a farewell to one that breaks if the process has just died.
+        with contextlib.suppress(BrokenPipeError):
+            super().shutdown()
+        process.wait()
+        for pipe in (process.stdin, process.stdout, process.stderr):
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+
+
+def end(interpreter: Interpreter) -> None:
+    """End a sandbox that nobody uses; does not wait."""
+    interpreter.kill()
+    # Burying the process takes a while, and an event loop may be here.
+    threading.Thread(target=interpreter.shutdown, name="sandbox end", daemon=True).start()
+
+
+_pool: Final = WarmPool(Interpreter.started, end, size=warm_size())
+
+
+class Sandbox:
+    """A sandbox for one run of a module, as DSPy sees it; it is waited for when the first code comes.
+
+    So the model is asked while the sandbox starts.
+
+    Attributes:
+        tools: What the code may call, by name.
+        output_fields: What ``SUBMIT`` takes.
+    """
+
+    def __init__(self, sandboxes: Sandboxes, code_timeout_ms: int) -> None:
+        self.tools: dict[str, Callable[..., Any]] = {}
+        self.output_fields: list[dict[str, Any]] | None = None
+        self._sandboxes = sandboxes
+        self._code_timeout_ms = code_timeout_ms
+        self._interpreter: Interpreter | None = None
+
+    def start(self) -> None:
+        """Wait until it is ready; see :meth:`Sandboxes.take`."""
+        self._started()
+
+    def execute(self, code: str, variables: dict[str, Any] | None = None) -> Any:
+        """Execute code; see :meth:`Interpreter.execute`."""
+        interpreter = self._started()
+        if interpreter.tools != self.tools or interpreter.output_fields != self.output_fields:
+            interpreter.offer(self.tools, self.output_fields)
+        return interpreter.execute(code, variables)
+
+    def shutdown(self) -> None:
+        """End it."""
+        if self._interpreter is not None:
+            self._interpreter.shutdown()
+
+    def _started(self) -> Interpreter:
+        if self._interpreter is None:
+            self._interpreter = self._sandboxes.take()
+            self._interpreter.limit(self._code_timeout_ms)
+        return self._interpreter
+
+
 class Sandboxes:
     """The sandboxes of one request; leaving the ``with`` block ends them.
 
     ``kill`` may be called from any thread, at any time: a program that runs ends at once with DSPy's
     ``CodeInterpreterError``, and no further one starts.
+
+    Args:
+        within: Is told that the request waits for a sandbox, as long as its context lasts.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, within: Callable[[str], AbstractContextManager[Any]] | None = None) -> None:
         self.killed = False
-        self._interpreters: list[_Interpreter] = []
+        self.factory = Factory(self)
+        self._within = within
+        self._lock = threading.Lock()
+        self._prepared: Future[Interpreter] | None = None
+        self._interpreters: list[Interpreter] = []
         _open.add(self)
 
-    def factory(self) -> dspy.PythonInterpreter:
-        """Create an interpreter; DSPy calls this once for each run of a module, and shuts the interpreter down."""
-        interpreter = _Interpreter(self)
-        self._interpreters.append(interpreter)
-        return interpreter
+    def prepare(self) -> None:
+        """Have a sandbox made ready for this request while its model is asked."""
+        self._prepared = _pool.take()
+
+    def take(self) -> Interpreter:
+        """Give one that has run nothing yet, waiting until it is ready; whoever takes it shuts it down.
+
+        Raises:
+            dspy.CodeInterpreterError: The request has ended.
+        """
+        with self._lock:
+            if self.killed:
+                raise dspy.CodeInterpreterError("the sandbox was ended with its request")
+            coming, self._prepared = self._prepared, None
+        with self._within("sandbox") if self._within else contextlib.nullcontext():
+            interpreter: Interpreter = (coming or _pool.take()).result()
+        with self._lock:
+            if not self.killed:
+                self._interpreters.append(interpreter)
+                return interpreter
+        _pool.give_back(interpreter)
+        raise dspy.CodeInterpreterError("the sandbox was ended with its request")
 
     def kill(self) -> None:
         """End every program of this request, however busy it is."""
-        # Set first: a process that is being started now is ended by its own thread, in `_Interpreter.start`.
-        self.killed = True
-        for interpreter in list(self._interpreters):
+        with self._lock:
+            self.killed = True
+            interpreters = list(self._interpreters)
+            coming, self._prepared = self._prepared, None
+        for interpreter in interpreters:
             interpreter.kill()
+        if coming is not None and not coming.cancel() and coming.exception() is None:
+            # Ready, and not used: it does for another request.
+            _pool.give_back(coming.result())
 
     def __enter__(self) -> Sandboxes:
         return self
@@ -80,57 +284,38 @@ class Sandboxes:
         self.kill()
 
 
+class Factory:
+    """What DSPy calls for an interpreter, once for each run of a module that needs one.
+
+    Args:
+        sandboxes: Those of the request.
+        code_timeout_ms: How long each execution may take.
+    """
+
+    # A prompt of dspy.RLM says what the code may do.
+    execution_instructions = dspy.PythonInterpreter.execution_instructions
+
+    def __init__(self, sandboxes: Sandboxes, code_timeout_ms: int = DEFAULT_CODE_TIMEOUT_MS) -> None:
+        self._sandboxes = sandboxes
+        self._code_timeout_ms = code_timeout_ms
+
+    def within(self, code_timeout_ms: int) -> Factory:
+        """Give the same with another limit."""
+        return Factory(self._sandboxes, code_timeout_ms)
+
+    def __call__(self) -> Sandbox:
+        """Give a sandbox, which whoever takes it shuts down."""
+        return Sandbox(self._sandboxes, self._code_timeout_ms)
+
+
 _open: Final[weakref.WeakSet[Sandboxes]] = weakref.WeakSet()
 
 
 def kill_all() -> None:
-    """End the sandboxes of every request: the process is about to exit."""
+    """End the sandboxes of every request, and those that wait for one: the process is about to exit."""
     for sandboxes in list(_open):
         sandboxes.kill()
-
-
-class _Interpreter(dspy.PythonInterpreter):  # type: ignore[misc]
-    """DSPy's interpreter with our import map and limits, which can be killed from another thread."""
-
-    def __init__(self, sandboxes: Sandboxes) -> None:
-        super().__init__()
-        self._sandboxes = sandboxes
-        # DSPy's own command, extended: a `deno_command` argument would switch off its version check and environment.
-        after_run = self.deno_command.index("run") + 1
-        self.deno_command[after_run:after_run] = [
-            _IMPORT_MAP,
-            "--cached-only",
-            f"--v8-flags=--wasm-max-mem-pages={_MAX_PROGRAM_PAGES},--max-old-space-size={_MAX_HEAP_MIB}",
-        ]
-
-    def start(self) -> None:
-        if not self._sandboxes.killed:
-            super().start()
-            _limit_cpu_time(self.deno_process)
-        if self._sandboxes.killed:
-            # Killed before there was a process that `kill` could have seen.
-            self.kill()
-            raise dspy.CodeInterpreterError("the sandbox was ended with its request")
-
-    def kill(self) -> None:
-        process = self.deno_process
-        if process is not None and process.poll() is None:
-            process.kill()
-
-    def shutdown(self) -> None:
-        process = self.deno_process
-        if process is None:
-            return
-        if self._sandboxes.killed:
-            process.kill()
-            process.wait()
-        # DSPy leaves the pipes open, and writes a farewell to one that breaks if the process has just died.
-        with contextlib.suppress(BrokenPipeError):
-            super().shutdown()
-        process.wait()
-        for pipe in (process.stdin, process.stdout, process.stderr):
-            with contextlib.suppress(BrokenPipeError):
-                pipe.close()
+    _pool.close()
 
 
 def _limit_cpu_time(process: subprocess.Popen[str]) -> None:

@@ -193,7 +193,7 @@ class Telling(BaseCallback):  # type: ignore[misc]
             own = {*stage.entry.adds, *(item.name for item in stage.spec.outputs)} - names
             names |= own
             # A module in a thread would have to wait for the reader there, and cannot be cancelled.
-            if reads_chat and not stage.entry.runs_in_thread:
+            if reads_chat and stage.entry.is_streamed:
                 self._listen(built, own)
 
     def _listen(self, module: dspy.Module, names: Set[str]) -> None:

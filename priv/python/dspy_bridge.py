@@ -191,7 +191,7 @@ def list_modules() -> list[str]:
 @_operation
 def describe_module(name: object) -> dict[str, Any]:
     """Answer what a module does, takes and adds, and the tools that it can be given by name."""
-    entry = catalogue.find_module(name)
+    entry = catalogue.find_entry(name)
     return {**entry.describe(), "tools": tools.available() if entry.takes_tools else {}}
 
 

@@ -15,7 +15,8 @@ from typing import Any
 import dspy
 import pytest
 
-from erlport_bridge.programs import sandbox
+from erlport_bridge.errors import OperationError
+from erlport_bridge.programs import sandbox, sandbox_pool
 from erlport_bridge.programs.embedded import embedded_model
 
 
@@ -37,6 +38,10 @@ def interpreter_of(sandboxes: sandbox.Sandboxes) -> Iterator[Any]:
         yield interpreter
     finally:
         interpreter.shutdown()
+
+
+def process_of(interpreter: sandbox.Sandbox) -> Any:
+    return interpreter._started().deno_process
 
 
 def test_program_of_thought_computes_in_the_sandbox(sandboxes: sandbox.Sandboxes) -> None:
@@ -81,21 +86,13 @@ def test_files_and_environment_of_the_host_are_out_of_reach(
             interpreter.execute(f"open({str(tmp_path / 'secret')!r}).read()")
 
 
-# Before there is a process, while it starts, and while it runs.
-@pytest.mark.parametrize("moment", ["before", "starting", "running"])
-def test_endless_loop_ends_when_its_request_is_killed(sandboxes: sandbox.Sandboxes, moment: str) -> None:
+def test_endless_loop_ends_when_its_request_is_killed(sandboxes: sandbox.Sandboxes) -> None:
     with interpreter_of(sandboxes) as interpreter:
-        if moment == "running":
-            interpreter.execute("print(1)")
-        if moment == "before":
-            sandboxes.kill()
+        interpreter.execute("print(1)")
         killed_at: list[float] = []
 
         def kill_it() -> None:
-            while interpreter.deno_process is None and moment == "starting":
-                time.sleep(0.001)
-            if moment == "running":
-                time.sleep(0.3)  # the loop has no event that could be waited for
+            time.sleep(0.3)  # the loop has no event that could be waited for
             killed_at.append(time.monotonic())
             sandboxes.kill()
 
@@ -105,9 +102,45 @@ def test_endless_loop_ends_when_its_request_is_killed(sandboxes: sandbox.Sandbox
             interpreter.execute("while True: pass")
         ended_at = time.monotonic()
         killer.join()
-        process = interpreter.deno_process
+        process = process_of(interpreter)
     assert ended_at - killed_at[0] < 1
-    assert process is None or process.returncode is not None
+    assert process.returncode is not None
+
+
+def test_request_that_has_ended_gets_no_sandbox(sandboxes: sandbox.Sandboxes) -> None:
+    sandboxes.prepare()
+    sandboxes.kill()
+    with pytest.raises(dspy.CodeInterpreterError, match="ended with its request"):
+        sandboxes.factory().execute("print(1)")
+
+
+def test_endless_loop_is_killed_at_its_time_limit(sandboxes: sandbox.Sandboxes) -> None:
+    interpreter = sandboxes.factory.within(300)()
+    with pytest.raises(OperationError, match="ran longer than 300 ms and was killed") as caught:
+        interpreter.execute("while True: pass")
+    assert caught.value.kind == "sandbox"
+    process = process_of(interpreter)
+    interpreter.shutdown()
+    assert process.returncode is not None
+
+
+def test_time_of_a_tool_is_not_the_codes(sandboxes: sandbox.Sandboxes) -> None:
+    interpreter = sandboxes.factory.within(1_500)()
+    interpreter.tools["slow"] = lambda: time.sleep(1.6)
+    assert interpreter.execute("slow(); print('done')").strip() == "done"
+    interpreter.shutdown()
+
+
+def test_next_call_has_a_fresh_sandbox_that_was_started_before(sandboxes: sandbox.Sandboxes) -> None:
+    pool = sandbox_pool.WarmPool(sandbox.Interpreter.started, sandbox.end, size=1)
+    first = pool.take().result()
+    first.execute("left = 'behind'")
+    first.shutdown()
+    second = pool.take().result()
+    with pytest.raises(dspy.CodeExecutionError, match="left"):
+        second.execute("print(left)")
+    second.shutdown()
+    pool.close()
 
 
 def test_kill_ends_only_the_sandboxes_of_its_request(sandboxes: sandbox.Sandboxes) -> None:
@@ -122,7 +155,7 @@ def test_kill_all_ends_every_sandbox() -> None:
     with sandbox.Sandboxes() as first, interpreter_of(first) as interpreter:
         interpreter.execute("x = 1")
         sandbox.kill_all()
-        interpreter.deno_process.wait(5)
+        process_of(interpreter).wait(5)
         with pytest.raises(dspy.CodeInterpreterError):
             interpreter.execute("print(x)")
 

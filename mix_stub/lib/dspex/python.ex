@@ -171,7 +171,7 @@ defmodule DSPex.Python do
   `:buffer` (64 by default) are on their way, then the model's answer is read no further; the `:timeout` goes on.
 
   Fields come whole, as one piece, from a model that does not stream (`:embedded`), with an `:adapter` other than
-  `"chat"`, and of `dspy.ProgramOfThought`. A field that is no text is in the prediction only. Once the model
+  `"chat"`, and of modules that run code. A field that is no text is in the prediction only. Once the model
   has begun to write, an answer that cannot be read is an error: DSPy does not ask again.
 
   ## Examples

@@ -1,5 +1,7 @@
 defmodule DSPex.LLM.Adapters.Python do
-  @supported_modules ~w(dspy.Predict dspy.ChainOfThought dspy.ReAct dspy.ProgramOfThought dspy.MultiChainComparison)
+  # What Python's catalogue has; a test compares the two.
+  @supported_modules ~w(dspy.Predict dspy.ChainOfThought dspy.ReAct dspy.ReActV2 dspy.ProgramOfThought dspy.CodeAct
+                        dspy.RLM dspy.Flex dspy.MultiChainComparison)
 
   @moduledoc """
   DSPy's modules, in a pool's Python, behind the protocol `DSPex.LLM.Adapter`.

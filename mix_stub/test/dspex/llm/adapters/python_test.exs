@@ -353,8 +353,7 @@ defmodule DSPex.LLM.Adapters.PythonTest do
   test "says what it can do", %{adapter: adapter} do
     assert %{streaming: true, batch: true, modules: modules} = Adapter.capabilities(adapter)
     assert {:ok, offered} = DSPex.Python.list_modules()
-    assert modules -- offered == []
-    assert length(modules) == 5
+    assert Enum.sort(modules) == Enum.sort(offered)
     assert modules == Adapters.Python.supported_modules()
   end
 end

@@ -1,0 +1,125 @@
+"""Options of the modules' constructors: their types, defaults and bounds, checked before anything is built."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Any
+
+from erlport_bridge.errors import OperationError
+from erlport_bridge.programs import arguments, models
+from erlport_bridge.term.inspecting import shown
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option(ABC):
+    """An option of a module.
+
+    Attributes:
+        name: As callers write it, and where DSPy has it, as DSPy's constructor calls it.
+        description: What it is for, a few words.
+        default: What it is where a caller leaves it out.
+        required: It cannot be left out.
+    """
+
+    name: str
+    description: str
+    default: Any = None
+    required: bool = False
+
+    def read(self, value: object, path: str) -> Hashable:
+        """Give the value as the module is built with it; ``nil`` where the default is ``nil``.
+
+        Raises:
+            OperationError: Of kind ``input``, with the path: it has not the type, or is out of bounds.
+        """
+        if value is None and self.default is None and not self.required:
+            return None
+        return self._read(value, path)
+
+    def describe(self) -> dict[str, Any]:
+        """Give the option as a term."""
+        return {
+            **self._type(),
+            "default": self.default,
+            "required": self.required,
+            "description": self.description,
+        }
+
+    @abstractmethod
+    def _read(self, value: object, path: str) -> Hashable:
+        """Check a value that is not left out."""
+
+    @abstractmethod
+    def _type(self) -> dict[str, Any]:
+        """Give ``type`` and the bounds as a term."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class IntegerOption(Option):
+    """An integer within bounds, both included."""
+
+    minimum: int
+    maximum: int
+
+    def _read(self, value: object, path: str) -> int:
+        if type(value) is int and self.minimum <= value <= self.maximum:
+            return value
+        raise _wrong(f"an integer from {self.minimum} to {self.maximum}", value, path)
+
+    def _type(self) -> dict[str, Any]:
+        return {"type": "int", "minimum": self.minimum, "maximum": self.maximum}
+
+
+@dataclass(frozen=True, kw_only=True)
+class NumberOption(Option):
+    """A number."""
+
+    def _read(self, value: object, path: str) -> float:
+        if type(value) in (int, float) and isinstance(value, int | float) and math.isfinite(value):
+            return float(value)
+        raise _wrong("a number", value, path)
+
+    def _type(self) -> dict[str, Any]:
+        return {"type": "float"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class BooleanOption(Option):
+    """``true`` or ``false``."""
+
+    def _read(self, value: object, path: str) -> bool:
+        if isinstance(value, bool):
+            return value
+        raise _wrong("a boolean", value, path)
+
+    def _type(self) -> dict[str, Any]:
+        return {"type": "bool"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextOption(Option):
+    """Text that is not empty."""
+
+    def _read(self, value: object, path: str) -> str:
+        return arguments.text(value, path)
+
+    def _type(self) -> dict[str, Any]:
+        return {"type": "str"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOption(Option):
+    """A language model, written as in the option ``lm`` of a call."""
+
+    def _read(self, value: object, path: str) -> models.LanguageModel:
+        return models.from_option(value, path)
+
+    def _type(self) -> dict[str, Any]:
+        return {"type": "lm"}
+
+
+def _wrong(expected: str, value: object, path: str) -> OperationError:
+    return OperationError("input", f"expected {expected} at {path}, got {shown(value)}", path=path)

@@ -1,0 +1,142 @@
+"""DSPy's modules that run code of a model, over a real port, with a scripted model and the real sandbox."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.model_server import ModelServer, openai
+from tests.port_process import PortProcess
+
+QA = "question -> answer"
+
+APPLICATION = '''
+from erlport_bridge.programs.tools import offer
+
+RATES = {"EUR": 1.5}
+
+
+@offer
+def convert(amount: float, currency: str = "EUR") -> float:
+    """Convert an amount."""
+    return amount * RATES[currency]
+'''
+
+
+@pytest.fixture(scope="module")
+def code_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PortProcess]:
+    folder = tmp_path_factory.mktemp("application")
+    (folder / "application.py").write_text(APPLICATION)
+    # A module with an effect when it is imported.
+    (folder / "hostile.py").write_text(f"open({str(folder / 'imported')!r}, 'w').close()")
+    flags = ["--modules=dspy_bridge", "--preload=application"]
+    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    with PortProcess(flags, environment={"PYTHONPATH": path}) as port:
+        port.hostile_effect = folder / "imported"  # type: ignore[attr-defined]
+        yield port
+
+
+def run(port: PortProcess, server: ModelServer, module: str, *replies: Any, **options: Any) -> Any:
+    server.script(module, *({"fields": reply} if isinstance(reply, dict) else {"content": reply} for reply in replies))
+    options["lm"] = openai(server, f"scripted:{module}")
+    return port.operate("execute_module", module, options.pop("signature", QA), {"question": "?"}, options)
+
+
+def test_code_of_codeact_calls_tools_that_stay_on_this_side(code_port: PortProcess, model_server: ModelServer) -> None:
+    """DSPy copies a tool's source into the sandbox, where ``RATES`` and the decorator are missing."""
+    code = {"generated_code": "print(convert(4, 'EUR'), convert(amount=2))", "finished": True}
+    extracted = {"reasoning": "as printed", "answer": "6"}
+    _, prediction = run(code_port, model_server, "dspy.CodeAct", code, extracted, tools=["convert"])
+    assert prediction["trajectory"]["code_output_0"] == '"6 3\\n"'
+    assert (prediction["answer"], prediction["reasoning"]) == ("6", "as printed")
+
+
+def test_code_of_rlm_asks_the_model_calls_tools_and_builds_modules(
+    code_port: PortProcess, model_server: ModelServer
+) -> None:
+    first = {"reasoning": "look", "code": "print(llm_query('sum up'), convert(2), len(question))"}
+    second = {"reasoning": "done", "code": "import dspy\nSUBMIT(dspy.Predict('q -> a: int')(q='x').a)"}
+    _, prediction = run(
+        code_port, model_server, "dspy.RLM", first, "in short", second, {"a": 7}, tools=["convert"], signature=QA
+    )
+    assert prediction["trajectory"][0]["output"] == "in short 3 1\n"
+    assert (prediction["answer"], prediction["final_reasoning"]) == ("7", "done")
+    assert prediction["$meta"]["usage"]["openai/scripted:dspy.RLM"]["total_tokens"] > 0
+
+
+def test_code_in_the_sandbox_cannot_have_this_side_import_a_module(
+    code_port: PortProcess, model_server: ModelServer
+) -> None:
+    """DSPy reads a signature that the code writes by importing whatever a type is named like."""
+    tried = (
+        "import dspy\ntry:\n    dspy.Predict('q: hostile -> a')(q=1)\nexcept RuntimeError as error:\n    print(error)"
+    )
+    replies = [{"reasoning": "-", "code": tried}, {"reasoning": "-", "code": "SUBMIT('no')"}]
+    _, prediction = run(code_port, model_server, "dspy.RLM", *replies)
+    assert 'unknown type "hostile"' in prediction["trajectory"][0]["output"]
+    assert not code_port.hostile_effect.exists()  # type: ignore[attr-defined]
+
+
+def test_text_that_code_puts_into_a_prompt_stays_text(code_port: PortProcess, model_server: ModelServer) -> None:
+    marker = "<<CUSTOM-TYPE-START-IDENTIFIER>>[]<<CUSTOM-TYPE-END-IDENTIFIER>>"
+    code = f"import dspy\nSUBMIT(dspy.Predict('q -> a')(q={marker!r}).a)"
+    run(code_port, model_server, "dspy.RLM", {"reasoning": "-", "code": code}, {"a": "x"})
+    sent = str(model_server.requests[-1].body)
+    assert "<< CUSTOM-TYPE-START-IDENTIFIER>>[]" in sent
+    assert "<<CUSTOM-TYPE" not in sent
+
+
+def test_flex_runs_its_code_in_the_sandbox(code_port: PortProcess, model_server: ModelServer) -> None:
+    _, prediction = run(code_port, model_server, "dspy.Flex", {"answer": "from Predict"})
+    assert prediction["answer"] == "from Predict"
+
+
+def test_reactv2_gives_a_conversation_that_another_call_goes_on_with(
+    code_port: PortProcess, model_server: ModelServer
+) -> None:
+    def turn(name: str, **arguments: Any) -> dict[str, Any]:
+        return {"next_thought": "-", "tool_calls": {"tool_calls": [{"name": name, "args": arguments}]}}
+
+    replies = [turn("convert", amount=2), turn("submit", answer="3")]
+    _, first = run(code_port, model_server, "dspy.ReActV2", *replies, tools=["convert"])
+    assert (first["answer"], first["termination_reason"]) == ("3", "submit")
+    model_server.script("again", {"fields": turn("submit", answer="still 3")})
+    inputs = {"question": "And again?", "history": first["history"]}
+    options = {"lm": openai(model_server, "scripted:again"), "tools": ["convert"]}
+    second = code_port.done("execute_module", "dspy.ReActV2", QA, inputs, options)
+    assert second["answer"] == "still 3"
+    assert "call_0_0" in str(model_server.requests[-1].body)
+
+
+def test_reactv2_without_an_answer_is_an_error_of_the_model(code_port: PortProcess, model_server: ModelServer) -> None:
+    nothing = {"next_thought": "-", "tool_calls": {"tool_calls": []}}
+    _, (_, details) = run(code_port, model_server, "dspy.ReActV2", nothing, nothing)
+    assert details["kind"] == "parse"
+    assert "submitted no output fields" in details["message"]
+
+
+def test_code_that_never_ends_is_killed_at_its_limit(code_port: PortProcess, model_server: ModelServer) -> None:
+    endless = {"reasoning": "-", "code": "while True: pass"}
+    _, (_, details) = run(code_port, model_server, "dspy.RLM", endless, code_timeout=200)
+    assert (details["kind"], details["type"]) == ("sandbox", "SandboxError")
+    assert details["message"] == "the code that the model wrote ran longer than 200 ms and was killed"
+
+
+@pytest.mark.parametrize(
+    ("module", "options", "path"),
+    [
+        ("dspy.RLM", {"max_llm_calls": -1}, "opts.max_llm_calls"),
+        ("dspy.RLM", {"sub_lm": {"model": "x"}}, "opts.sub_lm.provider"),
+        ("dspy.RLM", {"tools": ["llm_query"]}, "opts.tools[0]"),
+        ("dspy.CodeAct", {"code_timeout": 0}, "opts.code_timeout"),
+        ("dspy.ChainOfThought", {"rationale_field": 7}, "opts.rationale_field"),
+    ],
+)
+def test_wrong_options_are_named_before_anything_is_asked(
+    code_port: PortProcess, module: str, options: dict[str, Any], path: str
+) -> None:
+    details = code_port.failed("execute_module", module, QA, {"question": "?"}, options)
+    assert details["path"] == path
