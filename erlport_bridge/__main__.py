@@ -16,8 +16,9 @@ from erlport_bridge import __version__
 from erlport_bridge.errors import ProtocolError
 from erlport_bridge.port import lifeline, logs
 from erlport_bridge.port.descriptors import take_descriptors
-from erlport_bridge.port.runtime import DEFAULT_MAX_CALLS, DEFAULT_MAX_THREADS, Runtime, before_exit, leave
+from erlport_bridge.port.runtime import DEFAULT_MAX_CALLS, Runtime, before_exit, leave
 from erlport_bridge.term import FALLBACK_REASON, PACKET_SIZES, structs
+from erlport_bridge.threads import DEFAULT_MAX_QUEUED, DEFAULT_MAX_STUCK, DEFAULT_MAX_THREADS, Threads
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -38,6 +39,16 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     own.add_argument("--elixir-version", help="the other side's, for structs that differ between versions")
     own.add_argument("--log-to-elixir", action="store_true", help="send what is logged and printed over the port")
     own.add_argument("--max-threads", type=_positive, default=DEFAULT_MAX_THREADS, help="threads that run functions")
+    own.add_argument("--max-queued", type=_positive, default=DEFAULT_MAX_QUEUED, help="calls that wait for a thread")
+    own.add_argument(
+        "--max-stuck",
+        type=_number,
+        default=DEFAULT_MAX_STUCK,
+        help="threads that may be stuck; with more, work for threads is refused, or another process is asked for",
+    )
+    own.add_argument(
+        "--ask-for-recycling", action="store_true", help="tell the other side that it should start another process"
+    )
     own.add_argument("--max-calls", type=_positive, default=DEFAULT_MAX_CALLS, help="calls in flight")
     return parser.parse_args(arguments)
 
@@ -73,11 +84,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         packet=options.packet,
         compressed=options.compressed,
         modules=options.modules,
-        max_threads=options.max_threads,
+        threads=Threads(options.max_threads, max_stuck=options.max_stuck, max_queued=options.max_queued),
         max_calls=options.max_calls,
     )
     if collected:
         runtime.send_logs(collected)
+    if options.ask_for_recycling:
+        runtime.ask_for_recycling()
     runtime.serve()
 
 
@@ -89,6 +102,13 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected a positive number, got {text}")
+    return number
+
+
+def _number(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"expected 0 or a positive number, got {text}")
     return number
 
 

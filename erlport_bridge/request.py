@@ -11,6 +11,12 @@ from functools import partial
 #: the log.
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
+#: When the call that runs here had come, by the clock ``time.monotonic``.
+received_at: ContextVar[float | None] = ContextVar("received_at", default=None)
+
+#: Gets what the code that runs here hands to threads, as long as none of them has begun it.
+queued: ContextVar[set[object] | None] = ContextVar("queued", default=None)
+
 # What runs for an id; an id may be given more than once. Only the thread of the event loop comes here.
 _tasks: dict[str, set[asyncio.Task[object]]] = {}
 
@@ -45,10 +51,10 @@ def _end(name: str, task: asyncio.Task[object]) -> None:
 
 
 class Deadline:
-    """When a call began, so that what is left of its budget is known at any later point."""
+    """When a call came, so that what is left of its budget is known at any later point."""
 
     def __init__(self) -> None:
-        self._started_at = time.monotonic()
+        self._started_at = received_at.get() or time.monotonic()
 
     def left_s(self, timeout_ms: int | None) -> float | None:
         """Give what is left of ``timeout_ms`` in seconds, at least 0; ``None``: no limit."""

@@ -17,9 +17,10 @@ MAY_IMPORT = {
     "request": set(),
     "errors": {"redaction"},
     "term": {"errors"},
-    "port": {"term", "errors", "redaction", "request"},
-    "programs": {"term", "errors", "redaction", "port.elixir", "request"},
-    "__main__": {"port", "term", "errors"},
+    "threads": {"errors", "request"},
+    "port": {"term", "errors", "redaction", "request", "threads"},
+    "programs": {"term", "errors", "redaction", "port.elixir", "request", "threads"},
+    "__main__": {"port", "term", "threads", "errors"},
     "__init__": set(),
 }
 

@@ -7,11 +7,13 @@ import sys
 import threading
 
 from erlport_bridge.errors import message_of
+from erlport_bridge.threads import Threads
 
 
-def start() -> asyncio.AbstractEventLoop:
-    """Give a loop that runs, until the process ends, in a daemon thread."""
+def start(threads: Threads) -> asyncio.AbstractEventLoop:
+    """Give a loop that runs, until the process ends, in a daemon thread; coroutines hand work to ``threads``."""
     loop = asyncio.new_event_loop()
+    loop.set_default_executor(threads)
     threading.Thread(target=_run, args=(loop,), name="loop", daemon=True).start()
     return loop
 

@@ -4,7 +4,8 @@ A message is one external term, and stands in one frame. Towards Python come ``{
 call), ``{'M', Term}`` (a message that expects no answer) and ``{'r', Id, Result}`` / ``{'e', Id, Reason}`` (answers to
 calls that Python made). Towards Erlang go ``{'r', Id, Result}`` and ``{'e', Id, {python, Class, Message, Traceback}}``,
 ``{'M', Pid, Term}`` (a message for a process) and ``{'C', Id, Module, Function, Args, 'N'}`` (a call, made by a process
-that is there for it), and ``{'L', Dropped, Entries}`` (for the log) if it has asked for such.
+that is there for it), and ``{'L', Dropped, Entries}`` (for the log) and ``{'R', Reason}`` (asks for another process in
+place of this one) if it has asked for such.
 
 The protocol is ErlPort's (https://github.com/erlport/erlport), so that either half can be replaced.
 """
@@ -23,6 +24,7 @@ _PYTHON: Final = Atom("python")
 _CALL: Final = Atom("C")
 _MESSAGE: Final = Atom("M")
 _LOG: Final = Atom("L")
+_RECYCLING: Final = Atom("R")
 # ErlPort's Erlang half makes such a call in a process of its own, and not in the one that owns the port.
 _NEW_PROCESS: Final = Atom("N")
 
@@ -108,6 +110,12 @@ class LogEntries(NamedTuple):
     entries: list[LogEntry]
 
 
+class Recycling(NamedTuple):
+    """``{'R', Reason}``: this process works on, and should be replaced by another one. Not ErlPort's."""
+
+    reason: str
+
+
 class ElixirAnswer(NamedTuple):
     """``{'r', Id, Result}`` or ``{'e', Id, Reason}``: what an :class:`ElixirCall` gave, or why it failed."""
 
@@ -172,7 +180,10 @@ def _unreadable_call(message: Buffer, error: DecodeError) -> UnreadableCall:
 
 
 def encode_message(
-    message: Result | Failure | ElixirCall | ElixirMessage | LogEntries, *, packet: int, compressed: int = 0
+    message: Result | Failure | ElixirCall | ElixirMessage | LogEntries | Recycling,
+    *,
+    packet: int,
+    compressed: int = 0,
 ) -> bytes:
     """Write one message to the other side, with its frame.
 
@@ -194,8 +205,8 @@ def encode_message(
                 raise EncodeError(error.reason, error.path.removeprefix("[2]")) from None
         case Failure():
             # Unlike ErlPort: text goes out as binaries, not as charlists.
-            reason = (_PYTHON, Atom(message.type), message.message, message.traceback)
-            return encode((_FAILURE, message.id, reason), packet=packet, compressed=compressed)
+            raised = (_PYTHON, Atom(message.type), message.message, message.traceback)
+            return encode((_FAILURE, message.id, raised), packet=packet, compressed=compressed)
         case ElixirCall():
             term = (_CALL, message.id, Atom(message.module), Atom(message.function), message.arguments, _NEW_PROCESS)
             return encode(term, packet=packet, compressed=compressed)
@@ -204,3 +215,5 @@ def encode_message(
         case LogEntries():
             entries = [(Atom(entry.level), entry.logger, entry.request_id, entry.text) for entry in message.entries]
             return encode((_LOG, message.dropped, entries), packet=packet, compressed=compressed)
+        case Recycling(reason=reason):
+            return encode((_RECYCLING, reason), packet=packet, compressed=compressed)

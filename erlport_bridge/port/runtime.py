@@ -17,10 +17,12 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
+from functools import partial
 from mmap import mmap
 from typing import Any, Final, NoReturn
 
+from erlport_bridge import request
 from erlport_bridge.errors import DecodeError, OperationError, ProtocolError, message_of, traceback_lines
 from erlport_bridge.port import elixir, event_loop
 from erlport_bridge.port.descriptors import Descriptors
@@ -36,6 +38,7 @@ from erlport_bridge.port.protocol import (
     ElixirMessage,
     Failure,
     LogEntries,
+    Recycling,
     Result,
     UnreadableCall,
     encode_message,
@@ -44,9 +47,8 @@ from erlport_bridge.port.protocol import (
 from erlport_bridge.port.targets import Target, Targets
 from erlport_bridge.port.writer import FrameWriter
 from erlport_bridge.term import MAX_ATOM_CHARACTERS
+from erlport_bridge.threads import NoThreadError, Task, Threads, Work, uninterrupted
 
-#: Threads for functions that are not coroutines, and for what coroutines hand to threads.
-DEFAULT_MAX_THREADS: Final = 64
 #: Calls taken in and not answered yet; one more is answered with kind ``overloaded``. Far above what one process can
 #: work on, low enough that a caller who never waits cannot fill the memory.
 DEFAULT_MAX_CALLS: Final = 4_096
@@ -75,6 +77,29 @@ def before_exit(function: Callable[[], object]) -> None:
     _before_exit.append(function)
 
 
+class _Owed:
+    """One call until it has its answer, and what runs for it, by which it can be cancelled.
+
+    Attributes:
+        function: What is called, as soon as it is known.
+        task: A coroutine function's.
+        future: A plain function's, in a thread of the pool.
+        work: A plain function's that runs where its call was read.
+    """
+
+    __slots__ = ("event", "function", "future", "is_answered", "is_cancelled", "received_at", "task", "work")
+
+    def __init__(self, event: Call | UnreadableCall) -> None:
+        self.event = event
+        self.received_at = time.monotonic()
+        self.is_answered = False
+        self.is_cancelled = False
+        self.function: Callable[..., Any] | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.future: Task[Any] | None = None
+        self.work: Work | None = None
+
+
 class Runtime:
     """Serves one port.
 
@@ -83,7 +108,7 @@ class Runtime:
         packet: Size of a frame's length: 1, 2 or 4 bytes.
         compressed: zlib's level for answers, 0 to 9.
         modules: The Python modules whose functions may be called; ``None`` allows every module, as ErlPort does.
-        max_threads: Most threads that run functions.
+        threads: Run the functions that are not coroutines, and what coroutines hand to threads.
         max_calls: Most calls in flight.
     """
 
@@ -94,7 +119,7 @@ class Runtime:
         packet: int = 4,
         compressed: int = 0,
         modules: Collection[str] | None = None,
-        max_threads: int = DEFAULT_MAX_THREADS,
+        threads: Threads,
         max_calls: int = DEFAULT_MAX_CALLS,
     ) -> None:
         self._descriptor = descriptors.read
@@ -112,17 +137,19 @@ class Runtime:
         # Answers of the thread that leads, for its next write.
         self._held: list[bytes] = []
         self._leadership = Leadership(self._lead, self._is_overdue)
-        self._threads = ThreadPoolExecutor(max_threads, thread_name_prefix="call")
-        self._loop = event_loop.start()
-        # What a coroutine hands to a thread (``asyncio.to_thread``) counts against the same bound.
-        self._loop.set_default_executor(self._threads)
-        # The coroutines that run, by the ids of their calls.
-        self._tasks: dict[int, asyncio.Task[None]] = {}
+        self._threads = threads
+        self._loop = event_loop.start(threads)
+        # The calls that are not answered, by their ids; but for one in the thread that leads.
+        self._owed: dict[int, _Owed] = {}
         elixir.connect(self._send)
 
     def send_logs(self, logs: Logs) -> None:
         """Have the entries of ``logs`` sent to the other side, which must know such messages."""
         logs.connect(self._send, self._writer.is_busy)
+
+    def ask_for_recycling(self) -> None:
+        """Ask the other side, which must know such messages, for another process when too many threads are stuck."""
+        self._threads.stuck.ask_for_recycling(lambda reason: self._send(Recycling(reason)))
 
     def serve(self) -> NoReturn:
         """Answer calls until the other side closes the port, then end the process."""
@@ -180,118 +207,164 @@ class Runtime:
         elif isinstance(event, ElixirAnswer):
             elixir.answered(event)
         elif isinstance(event, Cancel):
-            self._loop.call_soon_threadsafe(self._cancel, event.id)
+            self._cancel(event.id)
         # Any other message is a stray one of the process that owns the port under ErlPort; there is no handler for it.
         return True
 
     def _accept(self, event: Call | UnreadableCall) -> None:
+        owed = _Owed(event)
         with self._calls_lock:
             accepted = self._calls < self._max_calls
             self._calls += 1
         if not accepted:
-            self._refuse(event)
-        elif self._targets.is_imported(event.module):
-            self._begin(event)
+            self._refuse(owed)
+            return
+        self._owed[event.id] = owed
+        if self._targets.is_imported(event.module):
+            self._begin(owed)
         else:
             # An import may take seconds, and reading never waits.
-            self._threads.submit(self._begin, event)
+            self._submit(owed, self._begin, owed)
 
-    def _refuse(self, event: Call | UnreadableCall) -> None:
-        error = OperationError(
-            "overloaded", f"{self._max_calls} calls are in flight on this port already", stage="queue"
-        )
-        function = None
+    def _refuse(self, owed: _Owed) -> None:
+        event = owed.event
         # Nothing is imported only to be refused; what cannot be found is refused all the same.
         with contextlib.suppress(Exception):
             if self._targets.is_imported(event.module):
-                function = self._targets.find(event.module, event.function).function
-        self._answer(_failed(event.id, function, error), function)
+                owed.function = self._targets.find(event.module, event.function).function
+        error = OperationError(
+            "overloaded", f"{self._max_calls} calls are in flight on this port already", stage="queue"
+        )
+        self._fail(owed, error)
 
-    def _begin(self, event: Call | UnreadableCall) -> None:
+    def _begin(self, owed: _Owed) -> None:
         """Start a call where its function belongs: on the loop or in a thread."""
-        function: Callable[..., Any] | None = None
+        event = owed.event
         try:
             target = self._targets.find(event.module, event.function)
-            function = target.function
+            owed.function = target.function
             if isinstance(event, UnreadableCall):
                 raise event.error
         except BaseException as error:  # noqa: BLE001 - becomes the answer
-            self._answer(_failed(event.id, function, error), function)
+            self._fail(owed, error)
+            return
+        if target.is_coroutine:
+            self._loop.call_soon_threadsafe(self._start, owed, event, target.function)
+            return
+        # In a context of its own: what it sets there is not for the next call of that thread.
+        owed.future = self._submit(owed, contextvars.copy_context().run, target.function, *event.arguments)
+        if owed.future is not None:
+            owed.future.add_done_callback(partial(self._end, owed, target))
+            if owed.is_cancelled:
+                self._cancel_function(owed)
+
+    def _submit(self, owed: _Owed, function: Callable[..., Any], *arguments: Any) -> Task[Any] | None:
+        try:
+            return self._threads.submit(function, *arguments)
+        except NoThreadError as error:
+            self._fail(owed, error)
+            return None
+
+    def _end(self, owed: _Owed, target: Target, future: Future[Any]) -> None:
+        """Answer a call whose function has run in a thread of the pool."""
+        if isinstance(future, Task):
+            _note_duration(target, future.work)
+        try:
+            answer = Result(owed.event.id, future.result())
+        except BaseException as error:  # noqa: BLE001 - a call of any function becomes an answer
+            self._fail(owed, error)
         else:
-            if target.is_coroutine:
-                self._loop.call_soon_threadsafe(self._start, event, target.function)
-            else:
-                self._threads.submit(self._run, event, target)
+            self._answer(owed, answer)
 
     def _run_here(self, event: Call, target: Target) -> bool:
         """Run a function that has been quick so far; ``False`` if it was not, and another thread leads now."""
-        running = self._leadership.begin(target)
-        data = self._answer_of(event, target)
-        if not self._leadership.end(running):
-            self._answered()
-            self._writer.send(data)
-            return False
-        # Goes out with those of the next calls, if these have come already.
-        self._held.append(data)
-        if len(self._held) >= _MAX_HELD:
-            self._send_held()
-        return True
+        owed = _Owed(event)
+        work = owed.work = Work(target.name)
+        owed.function = target.function
+        answer: Result | Failure
+        running = self._leadership.begin((owed, target))
+        try:
+            # In a context of its own: what it sets there is not for the next call of this thread.
+            answer = Result(event.id, work.run(contextvars.copy_context().run, target.function, *event.arguments))
+        except BaseException as error:  # noqa: BLE001 - the same place, for functions that run here
+            answer = _failed(event.id, target.function, error)
+        _note_duration(target, work)
+        if self._leadership.end(running):
+            # Goes out with those of the next calls, if these have come already.
+            self._held.append(self._encoded(answer, target.function))
+            if len(self._held) >= _MAX_HELD:
+                self._send_held()
+            return True
+        if work.is_cancelled:
+            self._threads.stuck.ended(work)
+        self._answer(owed, answer)
+        return False
 
-    def _is_overdue(self, target: Target) -> None:
+    def _is_overdue(self, what: tuple[_Owed, Target]) -> None:
         """Take note that a function runs longer than it should; nobody leads at this moment."""
+        owed, target = what
         target.quick_calls = 0
         with self._calls_lock:
             self._calls += 1
+            if not owed.is_answered:
+                self._owed[owed.event.id] = owed
         self._send_held()
 
-    def _run(self, event: Call, target: Target) -> None:
-        data = self._answer_of(event, target)
-        self._answered()
-        self._writer.send(data)
+    def _start(self, owed: _Owed, event: Call, function: Callable[..., Any]) -> None:
+        owed.task = self._loop.create_task(self._await(owed, event, function))
+        if owed.is_cancelled:
+            self._cancel_task(owed)
 
-    def _answer_of(self, event: Call, target: Target) -> bytes:
-        """Run a function and give its answer as a frame."""
-        answer: Result | Failure
-        started_at = time.perf_counter()
-        try:
-            # In a context of its own: what it sets there is not for the next call of this thread.
-            answer = Result(event.id, contextvars.copy_context().run(target.function, *event.arguments))
-        except BaseException as error:  # noqa: BLE001 - the one place where a call of any function becomes an answer
-            answer = _failed(event.id, target.function, error)
-        taken_s = time.perf_counter() - started_at
-        if taken_s < _QUICK_S:
-            target.quick_calls += 1
-        elif taken_s > _NOT_QUICK_S:
-            target.quick_calls = 0
-        return self._encoded(answer, target.function)
-
-    def _start(self, event: Call, function: Callable[..., Any]) -> None:
-        self._tasks[event.id] = self._loop.create_task(self._await(event, function))
-
-    def _cancel(self, call_id: int) -> None:
-        """Cancel what nobody waits for; a function in a thread cannot be, and its answer is dropped over there."""
-        task = self._tasks.get(call_id)
-        if task is not None:
-            # After its first step: one that is cancelled before never gets to its answer.
-            self._loop.call_soon(task.cancel)
-
-    async def _await(self, event: Call, function: Callable[..., Any]) -> None:
-        answer: Result | Failure
+    async def _await(self, owed: _Owed, event: Call, function: Callable[..., Any]) -> None:
+        request.received_at.set(owed.received_at)
         try:
             answer = Result(event.id, await function(*event.arguments))
         except BaseException as error:  # noqa: BLE001 - the same place, for coroutines
-            answer = _failed(event.id, function, error)
-        self._tasks.pop(event.id, None)
-        self._answer(answer, function)
+            self._fail(owed, error)
+        else:
+            self._answer(owed, answer)
 
-    def _answer(self, answer: Result | Failure, function: Callable[..., Any] | None = None) -> None:
-        self._answered()
-        self._writer.send(self._encoded(answer, function))
+    def _cancel(self, call_id: int) -> None:
+        """End what nobody waits for any more."""
+        owed = self._owed.get(call_id)
+        if owed is None:
+            return
+        if owed.future is not None or owed.work is not None:
+            self._cancel_function(owed)
+        else:
+            self._loop.call_soon_threadsafe(self._cancel_task, owed)
 
-    def _answered(self) -> None:
-        """Count down: a call that was accepted has its answer."""
+    def _cancel_task(self, owed: _Owed) -> None:
+        if owed.task is not None:
+            # After its first step: one that is cancelled before never gets to its answer.
+            self._loop.call_soon(owed.task.cancel)
+            return
+        # Its module is just being imported.
+        owed.is_cancelled = True
+        if owed.future is not None:
+            self._cancel_function(owed)
+
+    def _cancel_function(self, owed: _Owed) -> None:
+        """Answer a call at once; what its function still returns, if it ends at all, is dropped."""
+        self._fail(owed, OperationError("cancelled", "the call was cancelled"))
+        if owed.future is not None:
+            owed.future.cancel()
+        elif owed.work is not None:
+            self._threads.stuck.interrupt(owed.work)
+
+    def _fail(self, owed: _Owed, error: BaseException) -> None:
+        self._answer(owed, _failed(owed.event.id, owed.function, error))
+
+    def _answer(self, owed: _Owed, answer: Result | Failure) -> None:
+        """Answer a call, unless it has its answer already."""
         with self._calls_lock:
+            if owed.is_answered:
+                return
+            owed.is_answered = True
             self._calls -= 1
+            if self._owed.get(owed.event.id) is owed:
+                del self._owed[owed.event.id]
+        self._writer.send(self._encoded(answer, owed.function))
 
     def _encoded(self, answer: Result | Failure, function: Callable[..., Any] | None = None) -> bytes:
         """Give an answer as a frame; one that cannot be encoded, or does not fit its frame, becomes an error answer."""
@@ -311,11 +384,20 @@ class Runtime:
                 name, message = _class_name(error), message_of(error)
             return self._framed(Failure(failure.id, _cut(name), _cut(message), []))
 
-    def _framed(self, message: Result | Failure | ElixirCall | ElixirMessage | LogEntries) -> bytes:
+    def _framed(self, message: Result | Failure | ElixirCall | ElixirMessage | LogEntries | Recycling) -> bytes:
         return encode_message(message, packet=self._packet, compressed=self._compressed)
 
-    def _send(self, message: ElixirCall | ElixirMessage | LogEntries) -> None:
-        self._writer.send(self._framed(message))
+    def _send(self, message: ElixirCall | ElixirMessage | LogEntries | Recycling) -> None:
+        # From threads that run calls too: one that is interrupted must not leave half a frame.
+        with uninterrupted():
+            self._writer.send(self._framed(message))
+
+
+def _note_duration(target: Target, work: Work) -> None:
+    if work.taken_s < _QUICK_S:
+        target.quick_calls += 1
+    elif work.taken_s > _NOT_QUICK_S:
+        target.quick_calls = 0
 
 
 def _enlarge_pipe(descriptor: int) -> None:

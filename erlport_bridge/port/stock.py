@@ -20,6 +20,7 @@ from erlport_bridge.port import event_loop
 from erlport_bridge.port.runtime import leave
 from erlport_bridge.redaction import RedactedStream
 from erlport_bridge.term import Atom, ImproperList, decode, encode
+from erlport_bridge.threads import Threads
 
 _VERSION_BYTE = b"\x83"
 _NAMED = {"nil": None, "true": True, "false": False}
@@ -38,7 +39,7 @@ def adapted(operations: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[
     """
     sys.stdout = sys.stderr = RedactedStream(2)
     threading.Thread(target=_leave_with_the_port, name="port", daemon=True).start()
-    loop = event_loop.start()
+    loop = event_loop.start(Threads())
     return {name: _adapted(operation, loop) for name, operation in operations.items()}
 
 

@@ -42,7 +42,7 @@ class ModuleEntry:
         takes_tools: It takes the option ``tools``.
         reserved_tools: Names that no tool may have, for the module has its own of that name.
         needs_sandbox: It runs code that a model wrote.
-        runs_in_thread: It blocks a thread, so that a deadline ends the wait for it but not at once its work.
+        runs_in_thread: It blocks a thread, which a deadline interrupts, but not while it waits for the model.
         is_streamed: The text of its fields is told of while the model writes it.
         optional_inputs: Inputs it takes beside the signature's, each with its type: as DSPy's, ``Any`` for any term.
         operation: The operation that does what it is for, where it is no module that can be executed.

@@ -31,7 +31,7 @@ class InThread(dspy.Module):  # type: ignore[misc]
         self._code_timeout_ms = code_timeout_ms
 
     async def aforward(self, **inputs: Any) -> dspy.Prediction:
-        """Run the module in a thread. When this is cancelled the thread goes on until its own work ends."""
+        """Run the module in a thread, which is interrupted when this is cancelled."""
         if self._code_timeout_ms is None:
             return await asyncio.to_thread(self._run, inputs)
         factory = dspy.settings.interpreter_factory.within(self._code_timeout_ms)

@@ -19,6 +19,7 @@ from erlport_bridge.programs.catalogue import ModuleEntry
 from erlport_bridge.programs.conversion import convert
 from erlport_bridge.programs.elixir_tool import ElixirTool
 from erlport_bridge.programs.models import LanguageModel
+from erlport_bridge.programs.observed_tool import CallEndedError
 from erlport_bridge.programs.pipeline import Pipeline, Stage, read_tools
 from erlport_bridge.programs.signatures import SignatureSpec
 from erlport_bridge.programs.streaming import EventStream, Telling
@@ -150,12 +151,14 @@ class Progress(BaseCallback):  # type: ignore[misc]
 
     def __init__(self) -> None:
         self._stages = ["module"]
+        #: What waits for a thread.
+        self.queued: set[object] = set()
         self._parse_error: BaseException | None = None
 
     @property
     def stage(self) -> str:
-        """One of ``module``, ``model``, ``tool``, ``sandbox``."""
-        return self._stages[-1]
+        """One of ``module``, ``model``, ``tool``, ``sandbox``, ``queue``."""
+        return "queue" if self.queued else self._stages[-1]
 
     @contextlib.contextmanager
     def within(self, stage: str) -> Iterator[None]:
@@ -232,7 +235,10 @@ async def run(request: Request, *, timeout_s: float | None, events: EventStream 
         OperationError: Of kind ``timeout``, with the stage in which the time ran out; the work is cancelled.
         Exception: Whatever DSPy raises.
     """
+    if timeout_s == 0:
+        raise timeout_error(request, "queue")
     progress = Progress()
+    running_request.queued.set(progress.queued)
     started_at = time.monotonic()
     with sandbox.Sandboxes(progress.within) as sandboxes:
         work = asyncio.ensure_future(_predict(request, progress, sandboxes, timeout_s, events))
@@ -243,6 +249,8 @@ async def run(request: Request, *, timeout_s: float | None, events: EventStream 
                 is_reader = events is not None and events.is_waiting
                 raise timeout_error(request, "reader" if is_reader else progress.stage)
             prediction = work.result()
+        except CallEndedError as ended:
+            raise ended.__cause__ or ended from None
         except (RecursionError, ValueError) as error:
             if not progress.is_parse_error(error):
                 raise
@@ -281,7 +289,7 @@ async def _predict(
         sandboxes.prepare()
     lm = models.with_settings(request.model.lm, request.options.settings)
     if timeout_s is not None and any(stage.entry.runs_in_thread for stage in request.stages):
-        # A thread cannot be cancelled; its requests end by their own timeout.
+        # A thread that waits for an answer cannot be interrupted; its requests end by their own timeout.
         lm = _with_read_timeout(lm, timeout_s)
     adapter = _ADAPTERS[request.options.adapter]() if request.options.adapter else dspy.ChatAdapter()
     telling = None if events is None else _telling(request, adapter, events)

@@ -19,6 +19,7 @@ from dspy.utils.callback import with_callbacks
 from erlport_bridge.errors import message_of
 from erlport_bridge.programs.text import neutral
 from erlport_bridge.term.inspecting import shown
+from erlport_bridge.threads import NoThreadError
 
 #: ReAct's own tool, which ends the trajectory; it silently replaces one of the same name.
 RESERVED_NAMES: Final = frozenset(("finish",))
@@ -31,6 +32,10 @@ _MAX_ERROR_CHARACTERS: Final = 300
 
 class ArgumentsError(Exception):
     """The arguments that a model wrote are not those that the tool takes; the text says why."""
+
+
+class CallEndedError(BaseException):
+    """Ends the call in which a tool runs, with ``__cause__`` as its error. ReAct would go on with an ``Exception``."""
 
 
 class ObservedTool(dspy.Tool):  # type: ignore[misc]
@@ -55,6 +60,9 @@ class ObservedTool(dspy.Tool):  # type: ignore[misc]
             return _observation_of(await self._run(self._checked(kwargs)))
         except ArgumentsError as error:
             return f"Error in {self.name}: {neutral(str(error))}"
+        except NoThreadError as error:
+            # Nothing that the model could do anything about.
+            raise CallEndedError from error
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - what it raises is told to the model
             return f"Error in {self.name}: {_error_text(error)}"
 

@@ -21,7 +21,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +32,7 @@ import dspy
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.sandbox_pool import WarmPool, warm_size
 from erlport_bridge.programs.text import quoted
+from erlport_bridge.threads import Interrupted, uninterrupted
 
 _KIT: Final = Path(__file__).parent / "sandbox_kit"
 _IMPORT_MAP: Final = f"--import-map={_KIT / 'import_map.json'}"
@@ -159,16 +160,17 @@ class Interpreter(dspy.PythonInterpreter):  # type: ignore[misc]
         process = self.deno_process
         if process is None:
             return
-        if self.is_killed:
-            process.kill()
-            process.wait()
-        # DSPy leaves the pipes open, and writes a farewell to one that breaks if the process has just died.
-        with contextlib.suppress(BrokenPipeError):
-            super().shutdown()
-        process.wait()
-        for pipe in (process.stdin, process.stdout, process.stderr):
+        with uninterrupted():
+            if self.is_killed:
+                process.kill()
+                process.wait()
+            # DSPy leaves the pipes open, and writes a farewell to one that breaks if the process has just died.
             with contextlib.suppress(BrokenPipeError):
-                pipe.close()
+                super().shutdown()
+            process.wait()
+            for pipe in (process.stdin, process.stdout, process.stderr):
+                with contextlib.suppress(BrokenPipeError):
+                    pipe.close()
 
 
 def end(interpreter: Interpreter) -> None:
@@ -253,14 +255,20 @@ class Sandboxes:
         with self._lock:
             if self.killed:
                 raise dspy.CodeInterpreterError("the sandbox was ended with its request")
-            coming, self._prepared = self._prepared, None
-        with self._within("sandbox") if self._within else contextlib.nullcontext():
-            interpreter: Interpreter = (coming or _pool.take()).result()
-        with self._lock:
-            if not self.killed:
-                self._interpreters.append(interpreter)
-                return interpreter
-        _pool.give_back(interpreter)
+            prepared, self._prepared = self._prepared, None
+        coming = prepared or _pool.take()
+        try:
+            with self._within("sandbox") if self._within else contextlib.nullcontext():
+                wait([coming])
+            # What is ready is noted, or it would never be killed.
+            with uninterrupted(), self._lock:
+                if not self.killed:
+                    self._interpreters.append(coming.result())
+                    return self._interpreters[-1]
+        except Interrupted:
+            coming.add_done_callback(_give_back)
+            raise
+        _give_back(coming)
         raise dspy.CodeInterpreterError("the sandbox was ended with its request")
 
     def kill(self) -> None:
@@ -271,9 +279,8 @@ class Sandboxes:
             coming, self._prepared = self._prepared, None
         for interpreter in interpreters:
             interpreter.kill()
-        if coming is not None and not coming.cancel() and coming.exception() is None:
-            # Ready, and not used: it does for another request.
-            _pool.give_back(coming.result())
+        if coming is not None and not coming.cancel():
+            _give_back(coming)
 
     def __enter__(self) -> Sandboxes:
         return self
@@ -282,6 +289,12 @@ class Sandboxes:
         self, cls: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.kill()
+
+
+def _give_back(coming: Future[Interpreter]) -> None:
+    """Have what is ready and not used do for another request."""
+    if not coming.cancelled() and coming.exception() is None:
+        _pool.give_back(coming.result())
 
 
 class Factory:

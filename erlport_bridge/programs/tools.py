@@ -12,13 +12,15 @@ An application registers a tool when its module is imported, and names the tool 
 
 Arguments are checked against the function's annotations; what goes wrong is an observation (:mod:`.observed_tool`).
 ``await tool.acall(...)``, which ``ReAct.acall`` does, runs a plain function in a thread with the caller's context, so
-that a slow one does not hold up other requests. The sync call of a tool is for threads without an event loop.
+that a slow one does not hold up other requests; when its call ends it is interrupted. The sync call of a tool is for
+threads without an event loop.
 """
 
 from __future__ import annotations
 
 import asyncio
 import datetime
+import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -211,16 +213,21 @@ class _OfferedTool(ObservedTool):
 async def _awaited(function: Callable[..., Any], values: dict[str, Any]) -> Any:
     if inspect.iscoroutinefunction(function):
         return await function(**values)
-    result = await asyncio.to_thread(_call, function, values)
+    result = await asyncio.to_thread(_without_stop_iteration(function), **values)
     return await result if inspect.isawaitable(result) else result
 
 
-def _call(function: Callable[..., Any], values: dict[str, Any]) -> Any:
-    try:
-        return function(**values)
-    except StopIteration as error:
-        # A future takes no StopIteration: before Python 3.12 the waiting call would never hear of the thread's end.
-        raise RuntimeError("the tool raised StopIteration") from error
+def _without_stop_iteration(function: Callable[..., Any]) -> Callable[..., Any]:
+    # With the function's own name, by which a thread that is stuck in it is told.
+    @functools.wraps(function)
+    def call(**values: Any) -> Any:
+        try:
+            return function(**values)
+        except StopIteration as error:
+            # A future takes no StopIteration: before Python 3.12 the waiting call would never hear of the thread's end.
+            raise RuntimeError("the tool raised StopIteration") from error
+
+    return call
 
 
 offer(calculator)

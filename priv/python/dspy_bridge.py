@@ -24,7 +24,7 @@ from typing import Any
 import dspy
 
 import erlport_bridge
-from erlport_bridge import errors, request
+from erlport_bridge import errors, request, threads
 from erlport_bridge.errors import EncodeError, OperationError
 from erlport_bridge.port import runtime, stock
 from erlport_bridge.programs import arguments, catalogue, execution, models, pipeline, sandbox, streaming, tools
@@ -375,7 +375,7 @@ async def metrics() -> dict[str, Any]:
     """Answer what this port has done so far."""
     sessions = _sessions.all()
     held = {"sessions": len(sessions), "programs": sum(len(session.programs) for session in sessions)}
-    return {**_metrics.report(), **held}
+    return {**_metrics.report(), **held, "threads": threads.report()}
 
 
 @_offered

@@ -16,6 +16,7 @@ import pytest
 from erlport_bridge.errors import EncodeError
 from erlport_bridge.port import event_loop, stock
 from erlport_bridge.term import Atom, ImproperList, OtpErlangPid, decode, encode
+from erlport_bridge.threads import Threads
 
 PID = b"X" + encode(Atom("nonode@nohost"))[1:] + bytes(8) + b"\0\0\0\0"
 
@@ -111,7 +112,7 @@ def test_arguments_that_nest_too_deep_are_an_error_of_that_call(erlterms: None) 
         return args
 
     operation.failure_term = lambda error: (Atom("error"), error.kind)  # type: ignore[attr-defined]
-    loop = event_loop.start()
+    loop = event_loop.start(Threads())
     called = stock._adapted(operation, loop)
     deep: list[Any] = []
     for _ in range(10_000):

@@ -1,0 +1,25 @@
+"""Threads whose work can be ended from outside: by its deadline, or since nobody waits for it any more."""
+
+from erlport_bridge.threads.interruption import Interrupted, Work, uninterrupted
+from erlport_bridge.threads.pool import (
+    DEFAULT_MAX_QUEUED,
+    DEFAULT_MAX_STUCK,
+    DEFAULT_MAX_THREADS,
+    Task,
+    Threads,
+    report,
+)
+from erlport_bridge.threads.stuck import NoThreadError
+
+__all__ = [
+    "DEFAULT_MAX_QUEUED",
+    "DEFAULT_MAX_STUCK",
+    "DEFAULT_MAX_THREADS",
+    "Interrupted",
+    "NoThreadError",
+    "Task",
+    "Threads",
+    "Work",
+    "report",
+    "uninterrupted",
+]

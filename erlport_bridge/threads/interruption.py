@@ -1,0 +1,175 @@
+"""A function that runs in some thread, and an exception that is raised in it there and nowhere else.
+
+CPython can set an exception that a thread raises as soon as it runs Python code again
+(``PyThreadState_SetAsyncExc``). Here it is only set while the thread runs one certain function, and never
+
+- after the function has returned: the thread does something else then, the next call for one,
+- within :func:`uninterrupted`, where half of what is done would harm others, such as half a frame on the port,
+- in code that holds a lock of the whole process for a moment without a ``with`` (``logging``, the import system).
+
+A function in C that blocks (a socket, a long sleep) ends when it would have ended, and then the exception is raised.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final, TypeVar
+
+_Result = TypeVar("_Result")
+
+# By the names of modules: in them the exception is not raised. What they call may raise it.
+_FRAGILE: Final = ("logging", "importlib._bootstrap", "subprocess", "erlport_bridge.port.", "erlport_bridge.term.")
+_OWN: Final = ("erlport_bridge.threads.", "erlport_bridge.redaction", "erlport_bridge.programs.metrics")
+
+_set_exception: Final = ctypes.pythonapi.PyThreadState_SetAsyncExc
+# The work that this thread runs.
+_here = threading.local()
+
+
+class Interrupted(BaseException):
+    """Raised in a thread whose work nobody waits for any more. No ``Exception``: what takes those goes on with them."""
+
+
+class Work:
+    """One function in one thread; :meth:`run` there, :meth:`interrupt` from any other.
+
+    Attributes:
+        name: Of the function, for people; or what gives it.
+        is_pooled: The thread is one of a pool's.
+        is_cancelled: It has been interrupted, or will be as soon as it begins.
+        taken_s: How long the function has run, once it has ended.
+    """
+
+    __slots__ = (
+        *("_began_at", "_is_leaving", "_lock", "_sent", "_shields", "_thread_id"),
+        *("is_cancelled", "is_pooled", "name", "taken_s"),
+    )
+
+    def __init__(self, name: object, *, is_pooled: bool = False) -> None:
+        self.name = name
+        self.is_pooled = is_pooled
+        self.is_cancelled = False
+        self.taken_s = 0.0
+        self._began_at = 0.0
+        # Held to set an exception, and by the thread itself where none may be set any more. It may be taken twice by
+        # one thread: a finalizer that runs meanwhile may do anything.
+        self._lock = threading.RLock()
+        self._thread_id: int | None = None
+        self._is_leaving = False
+        self._sent = 0
+        self._shields = 0
+
+    def run(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
+        """Run the function in the calling thread, once.
+
+        Raises:
+            Interrupted: It has been interrupted; when this is raised, nothing can come any more.
+            BaseException: What the function raises.
+        """
+        try:
+            try:
+                _here.work = self
+                self._began_at = time.perf_counter()
+                self._thread_id = threading.get_ident()
+                if self.is_cancelled:
+                    raise Interrupted
+                return function(*arguments)
+            finally:
+                # Seen by `interrupt`, so that one exception at most can be raised from here on.
+                self._is_leaving = True
+                self._leave()
+        except Interrupted:
+            self._leave()
+            raise
+
+    def interrupt(self) -> bool:
+        """Have :class:`Interrupted` raised in the function; tells whether that was possible at this moment.
+
+        May be called again, if it was not possible or if the function has taken the exception and gone on.
+        """
+        with self._lock:
+            self.is_cancelled = True
+            if self._thread_id is None:
+                return False
+            if self._sent:
+                # One that has not been raised yet must not be raised beside the next.
+                _set_exception(ctypes.c_ulong(self._thread_id), None)
+            if self._is_leaving or self._shields or _is_fragile(_innermost(self._thread_id)):
+                return False
+            self._sent += 1
+            _set_exception(ctypes.c_ulong(self._thread_id), ctypes.py_object(Interrupted))
+            return True
+
+    @property
+    def was_interrupted(self) -> bool:
+        """Tell whether the exception has been set."""
+        return self._sent > 0
+
+    @property
+    def has_ended(self) -> bool:
+        """Tell whether the function has returned or raised."""
+        return self._is_leaving
+
+    def place(self) -> str | None:
+        """Give where the function is now, for people."""
+        frame = None if self._thread_id is None or self._is_leaving else _innermost(self._thread_id)
+        if frame is None or frame.f_globals is globals():  # a function in C
+            return None
+        return f"{frame.f_code.co_name} ({frame.f_code.co_filename}:{frame.f_lineno})"
+
+    def _leave(self) -> None:
+        self.taken_s = time.perf_counter() - self._began_at
+        with self._lock:
+            self._is_leaving = True
+            if self._sent:
+                _set_exception(ctypes.c_ulong(threading.get_ident()), None)
+        _here.work = None
+
+    def shield(self) -> None:
+        """Have nothing raised in this thread until :meth:`unshield`; what is on its way is raised here."""
+        shielded = False
+        try:
+            with self._lock:
+                self._shields += 1
+                shielded = True
+            _let_come()
+        except Interrupted:
+            if shielded:
+                self.unshield()
+            raise
+
+    def unshield(self) -> None:
+        """End what :meth:`shield` has begun."""
+        with self._lock:
+            self._shields -= 1
+
+
+@contextlib.contextmanager
+def uninterrupted() -> Iterator[None]:
+    """What is done within is done as a whole; an interruption comes afterwards."""
+    work: Work | None = getattr(_here, "work", None)
+    if work is None:
+        yield
+        return
+    work.shield()
+    try:
+        yield
+    finally:
+        work.unshield()
+
+
+def _let_come() -> None:
+    """Do nothing: an exception that has been set for a thread is raised at the latest where it calls a function."""
+
+
+def _innermost(thread_id: int) -> Any:
+    return sys._current_frames().get(thread_id)
+
+
+def _is_fragile(frame: Any) -> bool:
+    return frame is None or str(frame.f_globals.get("__name__")).startswith(_FRAGILE + _OWN)

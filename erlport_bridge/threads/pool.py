@@ -1,0 +1,188 @@
+"""A bounded number of threads for work that blocks; a stuck one has a replacement."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from erlport_bridge import request
+from erlport_bridge.threads.interruption import Interrupted, Work
+from erlport_bridge.threads.stuck import NoThreadError, StuckThreads
+
+_Result = TypeVar("_Result")
+
+#: Threads that work; stuck ones do not count.
+DEFAULT_MAX_THREADS: Final = 64
+#: Threads that may be stuck.
+DEFAULT_MAX_STUCK: Final = 32
+#: Work that waits for a thread.
+DEFAULT_MAX_QUEUED: Final = 1_024
+
+
+class Task(Future[_Result]):
+    """Work that was handed in. To cancel it also ends it where it runs.
+
+    Attributes:
+        work: The function, in its thread.
+    """
+
+    def __init__(self, function: Callable[[], _Result], stuck: StuckThreads, queued: set[object] | None) -> None:
+        super().__init__()
+        self.work = Work(function, is_pooled=True)
+        self._function = function
+        self._stuck = stuck
+        self._request_id = request.request_id.get()
+        self._queued = queued
+        if queued is not None:
+            queued.add(self)
+
+    def cancel(self) -> bool:
+        """Cancel it if it has not begun, or interrupt it; ``False`` if it has begun."""
+        if super().cancel():
+            self._has_left_queue()
+            return True
+        self._stuck.interrupt(self.work, self._request_id)
+        return False
+
+    def run(self) -> None:
+        """Run it in the calling thread."""
+        if not self.set_running_or_notify_cancel():
+            return
+        self._has_left_queue()
+        try:
+            result = self.work.run(self._function)
+        except BaseException as error:  # noqa: BLE001 - for whoever waits for it
+            self._end()
+            self.set_exception(error)
+        else:
+            self._end()
+            self.set_result(result)
+
+    def _end(self) -> None:
+        if self.work.is_cancelled:
+            self._stuck.ended(self.work)
+
+    def _has_left_queue(self) -> None:
+        if self._queued is not None:
+            self._queued.discard(self)
+
+
+class Threads(ThreadPoolExecutor):
+    """Runs functions in threads: at most ``max_threads`` that are not stuck.
+
+    It is what a loop hands work to (``asyncio.to_thread``), which takes no executor of another class; of the class
+    above it has nothing but the type. What is cancelled there, as by a deadline, is interrupted here.
+
+    Args:
+        max_threads: Most threads that work.
+        max_stuck: Most threads that may be stuck; with more, further work is refused.
+        max_queued: Most work that waits for a thread.
+    """
+
+    def __init__(
+        self,
+        max_threads: int = DEFAULT_MAX_THREADS,
+        *,
+        max_stuck: int = DEFAULT_MAX_STUCK,
+        max_queued: int = DEFAULT_MAX_QUEUED,
+    ) -> None:
+        super().__init__(max_threads)
+        self._max_threads = max_threads
+        self._max_queued = max_queued
+        self.stuck = StuckThreads(max_stuck, self._start_missing)
+        # Guards all below.
+        self._changed = threading.Condition()
+        self._tasks: deque[Task[Any]] = deque()
+        self._running = 0
+        self._started = 0
+        self._idle = 0
+        global _last_made
+        _last_made = self
+
+    def submit(self, function: Callable[..., _Result], /, *args: Any, **kwargs: Any) -> Task[_Result]:
+        """Run a function as soon as there is a thread for it; :meth:`Future.cancel` interrupts it.
+
+        Raises:
+            NoThreadError: Too much waits already, or too many threads are stuck.
+        """
+        self.stuck.check()
+        call = partial(function, *args, **kwargs)
+        with self._changed:
+            if len(self._tasks) >= self._max_queued:
+                raise NoThreadError(
+                    f"all {self._max_threads} threads are busy, and {self._max_queued} calls wait for one already"
+                )
+            task = Task(call, self.stuck, request.queued.get())
+            self._tasks.append(task)
+            self._changed.notify()
+            is_missing = len(self._tasks) > self._idle
+        if is_missing:
+            self._start_missing()
+        return task
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Leave the threads to the end of the process."""
+
+    def report(self) -> dict[str, int]:
+        """Give how many threads are ``busy``, ``queued`` work, ``stuck`` threads, and how much was ``interrupted``."""
+        with self._changed:
+            counts = {"busy": self._running - self._idle, "queued": len(self._tasks)}
+        return {**counts, "stuck": self.stuck.count(), "interrupted": self.stuck.interrupted}
+
+    def _start_missing(self) -> None:
+        """Start threads for what waits, as far as the bound allows."""
+        stuck = self.stuck.count_pooled()
+        with self._changed:
+            free = self._max_threads + stuck - self._running
+            for _ in range(min(free, len(self._tasks) - self._idle)):
+                try:
+                    self._started += 1
+                    threading.Thread(target=self._work, name=f"call-{self._started}", daemon=True).start()
+                except RuntimeError:
+                    # The system gives no more; those that run do what waits, unless there are none.
+                    if self._running:
+                        return
+                    raise
+                self._running += 1
+                self._idle += 1
+
+    def _work(self) -> None:
+        try:
+            while True:
+                with self._changed:
+                    while not self._tasks:
+                        self._changed.wait()
+                    self._idle -= 1
+                    task = self._tasks.popleft()
+                task.run()
+                # The result is not kept until the next work.
+                del task
+                if not self._has_place():
+                    return
+        except Interrupted:
+            # Cannot come here; if it does, this thread is not to be trusted with other work.
+            with self._changed:
+                self._running -= 1
+
+    def _has_place(self) -> bool:
+        """Be idle again; ``False`` if this thread is one too many, since stuck ones have come back."""
+        stuck = self.stuck.count_pooled() if self._running > self._max_threads else 0
+        with self._changed:
+            if self._running - stuck > self._max_threads:
+                self._running -= 1
+                return False
+            self._idle += 1
+            return True
+
+
+# The process has one.
+_last_made: Threads | None = None
+
+
+def report() -> dict[str, int]:
+    """Give what :meth:`Threads.report` gives, of this process."""
+    return _last_made.report() if _last_made else {"busy": 0, "queued": 0, "stuck": 0, "interrupted": 0}
