@@ -267,7 +267,7 @@ class Runtime:
 
     def _end(self, owed: _Owed, target: Target, future: Future[Any]) -> None:
         """Answer a call whose function has run in a thread of the pool."""
-        if isinstance(future, Task):
+        if isinstance(future, Task) and not future.cancelled():
             _note_duration(target, future.work)
         try:
             answer = Result(owed.event.id, future.result())
@@ -394,6 +394,8 @@ class Runtime:
 
 
 def _note_duration(target: Target, work: Work) -> None:
+    if work.is_cancelled:
+        return
     if work.taken_s < _QUICK_S:
         target.quick_calls += 1
     elif work.taken_s > _NOT_QUICK_S:

@@ -14,6 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
+import logging
 import sys
 import threading
 import time
@@ -23,8 +25,14 @@ from typing import Any, Final, TypeVar
 _Result = TypeVar("_Result")
 
 # By the names of modules: in them the exception is not raised. What they call may raise it.
-_FRAGILE: Final = ("logging", "importlib._bootstrap", "subprocess", "erlport_bridge.port.", "erlport_bridge.term.")
-_OWN: Final = ("erlport_bridge.threads.", "erlport_bridge.redaction", "erlport_bridge.programs.metrics")
+_FRAGILE: Final = (
+    *("importlib._bootstrap", "subprocess"),
+    *("erlport_bridge.port.", "erlport_bridge.term.", "erlport_bridge.threads.", "erlport_bridge.programs.metrics"),
+)
+# Functions of `logging` that take a lock before the `try` that gives it back; see also `protect_logging`.
+_FRAGILE_IN_LOGGING: Final = frozenset(
+    {"handle", "acquire", "release", "flush", "close", "isEnabledFor", "getLogger", "_acquireLock", "_releaseLock"}
+)
 
 _set_exception: Final = ctypes.pythonapi.PyThreadState_SetAsyncExc
 # The work that this thread runs.
@@ -140,13 +148,17 @@ class Work:
             _let_come()
         except Interrupted:
             if shielded:
-                self.unshield()
+                self._shields -= 1
             raise
 
     def unshield(self) -> None:
-        """End what :meth:`shield` has begun."""
+        """End what :meth:`shield` has begun; raises :class:`Interrupted` if that was wanted meanwhile."""
         with self._lock:
             self._shields -= 1
+            is_next = self.is_cancelled and not self._sent and not self._shields
+            self._sent += is_next
+        if is_next:
+            raise Interrupted
 
 
 @contextlib.contextmanager
@@ -163,6 +175,22 @@ def uninterrupted() -> Iterator[None]:
         work.unshield()
 
 
+@functools.cache
+def protect_logging() -> None:
+    """Have every handler of ``logging`` handle a record as a whole; once for the process.
+
+    It takes its lock before the ``try`` that gives it back: an exception between the two would have every thread that
+    logs wait for ever.
+    """
+    handle = logging.Handler.handle
+
+    def handle_whole(handler: logging.Handler, record: logging.LogRecord) -> Any:
+        with uninterrupted():
+            return handle(handler, record)
+
+    logging.Handler.handle = handle_whole  # type: ignore[method-assign, assignment]
+
+
 def _let_come() -> None:
     """Do nothing: an exception that has been set for a thread is raised at the latest where it calls a function."""
 
@@ -172,4 +200,7 @@ def _innermost(thread_id: int) -> Any:
 
 
 def _is_fragile(frame: Any) -> bool:
-    return frame is None or str(frame.f_globals.get("__name__")).startswith(_FRAGILE + _OWN)
+    if frame is None:
+        return True
+    module = str(frame.f_globals.get("__name__"))
+    return module.startswith(_FRAGILE) or (module == "logging" and frame.f_code.co_name in _FRAGILE_IN_LOGGING)

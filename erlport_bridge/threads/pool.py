@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -10,14 +11,14 @@ from functools import partial
 from typing import Any, Final, TypeVar
 
 from erlport_bridge import request
-from erlport_bridge.threads.interruption import Interrupted, Work
+from erlport_bridge.threads.interruption import Interrupted, Work, protect_logging
 from erlport_bridge.threads.stuck import NoThreadError, StuckThreads
 
 _Result = TypeVar("_Result")
 
 #: Threads that work; stuck ones do not count.
 DEFAULT_MAX_THREADS: Final = 64
-#: Threads that may be stuck.
+#: Stuck threads that have a replacement.
 DEFAULT_MAX_STUCK: Final = 32
 #: Work that waits for a thread.
 DEFAULT_MAX_QUEUED: Final = 1_024
@@ -30,19 +31,24 @@ class Task(Future[_Result]):
         work: The function, in its thread.
     """
 
-    def __init__(self, function: Callable[[], _Result], stuck: StuckThreads, queued: set[object] | None) -> None:
+    def __init__(
+        self, function: Callable[[], _Result], stuck: StuckThreads, unqueue: Callable[[Task[_Result]], None]
+    ) -> None:
         super().__init__()
         self.work = Work(function, is_pooled=True)
         self._function = function
         self._stuck = stuck
         self._request_id = request.request_id.get()
-        self._queued = queued
-        if queued is not None:
-            queued.add(self)
+        self._unqueue = unqueue
+        # Of whoever wants to know what has not begun.
+        self._queued = request.queued.get()
+        if self._queued is not None:
+            self._queued.add(self)
 
     def cancel(self) -> bool:
         """Cancel it if it has not begun, or interrupt it; ``False`` if it has begun."""
         if super().cancel():
+            self._unqueue(self)
             self._has_left_queue()
             return True
         self._stuck.interrupt(self.work, self._request_id)
@@ -72,14 +78,14 @@ class Task(Future[_Result]):
 
 
 class Threads(ThreadPoolExecutor):
-    """Runs functions in threads: at most ``max_threads`` that are not stuck.
+    """Runs functions in threads: at most ``max_threads``, beside those that are stuck.
 
     It is what a loop hands work to (``asyncio.to_thread``), which takes no executor of another class; of the class
     above it has nothing but the type. What is cancelled there, as by a deadline, is interrupted here.
 
     Args:
         max_threads: Most threads that work.
-        max_stuck: Most threads that may be stuck; with more, further work is refused.
+        max_stuck: Most stuck threads that have a replacement; further ones count as threads that work.
         max_queued: Most work that waits for a thread.
     """
 
@@ -91,6 +97,7 @@ class Threads(ThreadPoolExecutor):
         max_queued: int = DEFAULT_MAX_QUEUED,
     ) -> None:
         super().__init__(max_threads)
+        protect_logging()
         self._max_threads = max_threads
         self._max_queued = max_queued
         self.stuck = StuckThreads(max_stuck, self._start_missing)
@@ -107,16 +114,20 @@ class Threads(ThreadPoolExecutor):
         """Run a function as soon as there is a thread for it; :meth:`Future.cancel` interrupts it.
 
         Raises:
-            NoThreadError: Too much waits already, or too many threads are stuck.
+            NoThreadError: Too much waits already, or all threads are stuck.
         """
-        self.stuck.check()
         call = partial(function, *args, **kwargs)
+        if self.stuck.excess() >= self._max_threads:
+            raise NoThreadError(
+                f"all threads are stuck in work that does not end: {self.stuck.count()}; "
+                "start python anew, and give that work a time limit of its own"
+            )
         with self._changed:
-            if len(self._tasks) >= self._max_queued:
+            if len(self._tasks) - self._idle >= self._max_queued:
                 raise NoThreadError(
                     f"all {self._max_threads} threads are busy, and {self._max_queued} calls wait for one already"
                 )
-            task = Task(call, self.stuck, request.queued.get())
+            task = Task(call, self.stuck, self._unqueue)
             self._tasks.append(task)
             self._changed.notify()
             is_missing = len(self._tasks) > self._idle
@@ -130,14 +141,20 @@ class Threads(ThreadPoolExecutor):
     def report(self) -> dict[str, int]:
         """Give how many threads are ``busy``, ``queued`` work, ``stuck`` threads, and how much was ``interrupted``."""
         with self._changed:
-            counts = {"busy": self._running - self._idle, "queued": len(self._tasks)}
+            # Idle ones may just be about to take what waits.
+            taken = min(self._idle, len(self._tasks))
+            counts = {"busy": self._running - self._idle + taken, "queued": len(self._tasks) - taken}
         return {**counts, "stuck": self.stuck.count(), "interrupted": self.stuck.interrupted}
+
+    def _unqueue(self, task: Task[Any]) -> None:
+        with self._changed, contextlib.suppress(ValueError):
+            self._tasks.remove(task)
 
     def _start_missing(self) -> None:
         """Start threads for what waits, as far as the bound allows."""
-        stuck = self.stuck.count_pooled()
+        bound = self._bound()
         with self._changed:
-            free = self._max_threads + stuck - self._running
+            free = bound - self._running
             for _ in range(min(free, len(self._tasks) - self._idle)):
                 try:
                     self._started += 1
@@ -170,13 +187,17 @@ class Threads(ThreadPoolExecutor):
 
     def _has_place(self) -> bool:
         """Be idle again; ``False`` if this thread is one too many, since stuck ones have come back."""
-        stuck = self.stuck.count_pooled() if self._running > self._max_threads else 0
+        bound = self._bound() if self._running > self._max_threads else self._max_threads
         with self._changed:
-            if self._running - stuck > self._max_threads:
+            if self._running > bound:
                 self._running -= 1
                 return False
             self._idle += 1
             return True
+
+    def _bound(self) -> int:
+        """Give how many threads may run, with those that are stuck."""
+        return self._max_threads + self.stuck.count_pooled() - self.stuck.excess()
 
 
 # The process has one.

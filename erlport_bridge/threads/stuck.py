@@ -43,7 +43,7 @@ class StuckThreads:
     """Interrupts work, again and again until it ends; a thread that still works after a second is *stuck*.
 
     Args:
-        limit: How many may be stuck.
+        limit: More than so many stuck threads are too many.
         became_stuck: Called without a lock when one has become stuck.
     """
 
@@ -60,7 +60,7 @@ class StuckThreads:
         self._interrupted = 0
 
     def ask_for_recycling(self, ask: Callable[[str], None]) -> None:
-        """Have ``ask(reason)`` called once when too many are stuck, instead of refusing further work."""
+        """Have ``ask(reason)`` called once, when too many are stuck."""
         self._ask = ask
 
     def interrupt(self, work: Work, request_id: str | None = None) -> None:
@@ -97,16 +97,9 @@ class StuckThreads:
         with self._changed:
             return sum(work.is_pooled for work in self._stuck)
 
-    def check(self) -> None:
-        """Raise a :class:`NoThreadError` if too many are stuck and nobody recycles this process."""
-        if self._is_past_limit() and self._ask is None:
-            raise NoThreadError(f"{self._summary()}; start python anew, and give that work a time limit of its own")
-
-    def _is_past_limit(self) -> bool:
-        return len(self._stuck) > self._limit
-
-    def _summary(self) -> str:
-        return f"{len(self._stuck)} threads are stuck in work that does not end, more than the {self._limit} allowed"
+    def excess(self) -> int:
+        """Give how many more are stuck than may be."""
+        return max(0, len(self._stuck) - self._limit)
 
     def _watch(self) -> None:
         while True:
@@ -148,9 +141,9 @@ class StuckThreads:
             len(self._stuck),
         )
         request.request_id.set(None)
-        if self._is_past_limit() and self._ask is not None and not self._has_asked:
+        if self.excess() and self._ask is not None and not self._has_asked:
             self._has_asked = True
-            self._ask(self._summary())
+            self._ask(f"{len(self._stuck)} of its threads are stuck in work that does not end")
 
 
 def name_of(function: Any) -> str:

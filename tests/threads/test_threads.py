@@ -1,0 +1,279 @@
+"""Threads whose work can be interrupted, without a port."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import logging
+import os
+import random
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from erlport_bridge import request
+from erlport_bridge.threads import Interrupted, NoThreadError, Task, Threads, uninterrupted
+
+LONG_S = 20
+
+
+def loop() -> None:
+    for _ in itertools.count():
+        pass
+
+
+def eventually(condition: Callable[[], bool]) -> None:
+    ends_at = time.monotonic() + LONG_S
+    while not condition():
+        assert time.monotonic() < ends_at
+        time.sleep(0.005)
+
+
+def outcome(task: Task[Any]) -> object:
+    """Give what a task has returned, or the class of what it has raised."""
+    try:
+        return task.result(LONG_S)
+    except (Interrupted, CancelledError) as error:
+        return type(error)
+
+
+class Blocked:
+    """A function that blocks in C until it is released, and does not see an exception until then."""
+
+    def __init__(self) -> None:
+        self._read, self._write = os.pipe()
+        self.has_begun = threading.Event()
+
+    def __call__(self) -> str:
+        """Wait for the release."""
+        self.has_begun.set()
+        os.read(self._read, 1)
+        return "released"
+
+    def release(self) -> None:
+        """Have the function go on."""
+        os.write(self._write, b"x")
+
+
+def test_endless_loop_ends_and_its_thread_works_on() -> None:
+    threads = Threads(4)
+    before = threading.active_count()
+    for _ in range(200):
+        task = threads.submit(loop)
+        eventually(task.running)
+        assert not task.cancel()
+        assert outcome(task) is Interrupted
+        assert threads.submit(pow, 2, 3).result(LONG_S) == 8
+    assert threads.report() == {"busy": 0, "queued": 0, "stuck": 0, "interrupted": 200}
+    # Two at most, beside the one that follows what was interrupted: never did more run at a time.
+    assert threading.active_count() <= before + 3
+
+
+def test_interruption_never_meets_other_work() -> None:
+    """Work of about a millisecond is cancelled at random moments, also just when it ends; what follows is unharmed."""
+    threads = Threads(4)
+
+    def count(limit: int) -> int:
+        number = 0
+        for number in range(1, limit + 1):  # noqa: B007 - what counts is the time it takes
+            pass
+        return number
+
+    def ask(seed: int) -> list[object]:
+        chosen = random.Random(seed)  # noqa: S311 - a test that can be repeated
+        outcomes: list[object] = []
+        for _ in range(600):
+            limit = chosen.randrange(60_000)
+            task = threads.submit(count, limit)
+            if chosen.random() < 0.7:
+                while not (task.running() or task.done()):
+                    pass
+                for _ in range(chosen.randrange(1_000)):
+                    pass
+                for _ in range(chosen.randrange(1, 3)):
+                    task.cancel()
+            result = outcome(task)
+            assert result in (limit, Interrupted, CancelledError)
+            outcomes.append(result)
+            assert threads.submit(count, 7).result(LONG_S) == 7
+        return outcomes
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        with ThreadPoolExecutor(3) as callers:
+            outcomes = [result for results in callers.map(ask, range(3)) for result in results]
+    finally:
+        sys.setswitchinterval(interval)
+    assert outcomes.count(Interrupted) > 30
+    assert sum(isinstance(result, int) for result in outcomes) > 50
+    report = threads.report()
+    assert (report["busy"], report["queued"], report["stuck"]) == (0, 0, 0)
+
+
+def test_what_is_done_uninterrupted_is_done_as_a_whole() -> None:
+    threads = Threads(1)
+    halves = [0, 0]
+
+    def work() -> None:
+        while True:
+            with uninterrupted():
+                halves[0] += 1
+                for _ in range(1_000):
+                    pass
+                halves[1] += 1
+
+    for _ in range(30):
+        task = threads.submit(work)
+        eventually(task.running)
+        task.cancel()
+        assert outcome(task) is Interrupted
+        assert halves[0] == halves[1]
+
+
+def test_locks_of_logging_are_not_left_behind() -> None:
+    threads = Threads(4)
+    handler = logging.StreamHandler(io.StringIO())
+    record = logging.makeLogRecord({"msg": "busy"})
+
+    def log() -> None:
+        while True:
+            handler.handle(record)
+
+    for _ in range(30):
+        tasks = [threads.submit(log) for _ in range(3)]
+        for task in tasks:
+            eventually(task.running)
+            task.cancel()
+        assert {outcome(task) for task in tasks} == {Interrupted}
+    assert threads.submit(handler.handle, record).result(LONG_S)
+
+
+def test_function_that_takes_the_exception_and_goes_on_is_interrupted_again() -> None:
+    taken = []
+
+    def retry() -> None:
+        while True:
+            try:
+                loop()
+            except BaseException as error:  # as careless code does
+                taken.append(error)
+                if len(taken) == 2:
+                    raise
+
+    task = Threads(1).submit(retry)
+    eventually(task.running)
+    task.cancel()
+    assert outcome(task) is Interrupted
+    assert len(taken) == 2
+
+
+def test_exception_is_none_that_careless_code_takes() -> None:
+    def careless() -> None:
+        while True:
+            with contextlib.suppress(Exception):
+                loop()
+
+    task = Threads(1).submit(careless)
+    eventually(task.running)
+    task.cancel()
+    assert outcome(task) is Interrupted
+
+
+def test_blocked_thread_is_told_counted_and_replaced_until_it_ends(caplog: pytest.LogCaptureFixture) -> None:
+    threads = Threads(1)
+    blocked = Blocked()
+    token = request.request_id.set("r-7")
+    task = threads.submit(blocked)
+    request.request_id.reset(token)
+    blocked.has_begun.wait(LONG_S)
+    waiting = threads.submit(pow, 2, 3)
+    task.cancel()
+    # There is one thread only, and it is blocked.
+    assert waiting.result(LONG_S) == 8
+    assert threads.report() == {"busy": 1, "queued": 0, "stuck": 1, "interrupted": 1}
+    (warning,) = caplog.messages
+    assert warning.startswith(
+        "a thread is stuck: tests.threads.test_threads.Blocked for request 'r-7' goes on although it was"
+    )
+    assert "now in __call__ (" in warning
+    assert warning.endswith("; stuck threads: 1")
+    blocked.release()
+    assert outcome(task) is Interrupted
+    eventually(lambda: threads.report()["stuck"] == 0)
+    assert threads.submit(pow, 2, 3).result(LONG_S) == 8
+    # One of the two threads was too many.
+    eventually(lambda: sum(thread.name.startswith("call-") for thread in threading.enumerate()) >= 1)
+    assert threads.report()["busy"] == 0
+
+
+def test_more_stuck_threads_than_allowed_take_the_place_of_others_until_they_end() -> None:
+    threads = Threads(1, max_stuck=1)
+    blocked = [Blocked(), Blocked()]
+    tasks = [threads.submit(each) for each in blocked]
+    for number, (each, task) in enumerate(zip(blocked, tasks, strict=True), 1):
+        each.has_begun.wait(LONG_S)
+        task.cancel()
+        eventually(lambda number=number: threads.report()["stuck"] == number)  # type: ignore[misc]
+    with pytest.raises(NoThreadError) as caught:
+        threads.submit(pow, 2, 3)
+    assert caught.value.message == (
+        "all threads are stuck in work that does not end: 2; "
+        "start python anew, and give that work a time limit of its own"
+    )
+    assert (caught.value.kind, caught.value.facts) == ("overloaded", {"stage": "queue"})
+    blocked[0].release()
+    eventually(lambda: threads.report()["stuck"] == 1)
+    assert threads.submit(pow, 2, 3).result(LONG_S) == 8
+    blocked[1].release()
+
+
+def test_another_process_is_asked_for_once_and_no_work_is_refused() -> None:
+    threads = Threads(4, max_stuck=0)
+    asked: list[str] = []
+    threads.stuck.ask_for_recycling(asked.append)
+    blocked = [Blocked(), Blocked()]
+    for each in blocked:
+        task = threads.submit(each)
+        each.has_begun.wait(LONG_S)
+        task.cancel()
+    eventually(lambda: threads.report()["stuck"] == 2)
+    assert threads.submit(pow, 2, 3).result(LONG_S) == 8
+    assert len(asked) == 1
+    assert "of its threads are stuck in work that does not end" in asked[0]
+    for each in blocked:
+        each.release()
+
+
+def test_work_past_the_bound_of_the_queue_is_refused() -> None:
+    threads = Threads(1, max_queued=2)
+    blocked = Blocked()
+    first = threads.submit(blocked)
+    blocked.has_begun.wait(LONG_S)
+    queued = [threads.submit(pow, 2, 3) for _ in range(2)]
+    with pytest.raises(NoThreadError) as caught:
+        threads.submit(pow, 2, 3)
+    assert caught.value.message == "all 1 threads are busy, and 2 calls wait for one already"
+    # What is cancelled makes room.
+    assert queued[0].cancel()
+    eventually(lambda: threads.report()["queued"] == 1)
+    blocked.release()
+    assert first.result(LONG_S) == "released"
+    assert queued[1].result(LONG_S) == 8
+
+
+def test_as_many_threads_run_as_there_is_work_and_no_more_than_allowed() -> None:
+    threads = Threads(3)
+    blocked = [Blocked() for _ in range(5)]
+    tasks = [threads.submit(each) for each in blocked]
+    eventually(lambda: sum(each.has_begun.is_set() for each in blocked) == 3)
+    assert threads.report()["queued"] == 2
+    for each in blocked:
+        each.release()
+    assert [task.result(LONG_S) for task in tasks] == ["released"] * 5
