@@ -95,7 +95,10 @@ def test_every_module_describes_itself(shared_port: PortProcess, name: str) -> N
     description = shared_port.done("describe_module", name)
     assert description["name"] == name
     assert ("calculator" in description["tools"]) is description["takes_tools"]
-    assert shared_port.done("validate_module", name, QA)["signature"] == "question: str -> answer: str"
+    options = {}
+    if description["takes_module"]:
+        options = {"reward": {"check": "equals", "field": "answer", "value": "x"}, "of": "dspy.Predict"}
+    assert shared_port.done("validate_module", name, QA, options)["signature"] == "question: str -> answer: str"
 
 
 @pytest.mark.parametrize(

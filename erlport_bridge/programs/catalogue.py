@@ -7,102 +7,30 @@ nothing of a call.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import dspy
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import arguments
+from erlport_bridge.programs.attempts import BestOfN, Refine
 from erlport_bridge.programs.code_modules import CodeAct, InThread, ProgramOfThought
 from erlport_bridge.programs.comparison import MAX_ATTEMPTS, ComparedChains
-from erlport_bridge.programs.module_options import IntegerOption, ModelOption, Option, TextOption
+from erlport_bridge.programs.module_entry import ModuleEntry, Parts
+from erlport_bridge.programs.module_options import (
+    IntegerOption,
+    ModelOption,
+    NumberOption,
+    RewardOption,
+    TextOption,
+)
 from erlport_bridge.programs.sandbox import DEFAULT_CODE_TIMEOUT_MS
 from erlport_bridge.programs.text import quoted, suggestion
 from erlport_bridge.programs.tool_agent import ToolAgent
 
 # DSPy says so at each construction, and `describe_module` once.
 warnings.filterwarnings("ignore", r".*(ProgramOfThought|CodeAct) is deprecated", DeprecationWarning)
-
-Build = Callable[[Any, Mapping[str, Any], Sequence[Any]], dspy.Module]
-
-
-@dataclass(frozen=True)
-class ModuleEntry:
-    """One module that can be called.
-
-    Attributes:
-        name: As callers write it.
-        summary: What it does, one sentence.
-        build_module: From a signature, all options, and tools.
-        options: What its constructor takes.
-        adds: Fields of a prediction beside the signature's outputs.
-        reserved: Names that no field of a signature may have, for the module uses them itself.
-        takes_tools: It takes the option ``tools``.
-        reserved_tools: Names that no tool may have, for the module has its own of that name.
-        needs_sandbox: It runs code that a model wrote.
-        runs_in_thread: It blocks a thread, which a deadline interrupts, but not while it waits for the model.
-        is_streamed: The text of its fields is told of while the model writes it.
-        optional_inputs: Inputs it takes beside the signature's, each with its type: as DSPy's, ``Any`` for any term.
-        operation: The operation that does what it is for, where it is no module that can be executed.
-        experimental: DSPy says that it may change.
-        deprecated: What DSPy says of its future.
-    """
-
-    name: str
-    summary: str
-    build_module: Build
-    options: tuple[Option, ...] = ()
-    adds: tuple[str, ...] = ()
-    reserved: tuple[str, ...] = ()
-    takes_tools: bool = False
-    reserved_tools: tuple[str, ...] = ()
-    needs_sandbox: bool = False
-    runs_in_thread: bool = False
-    is_streamed: bool = True
-    optional_inputs: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    operation: str = "execute_module"
-    experimental: bool = False
-    deprecated: str | None = None
-
-    def build(self, signature: Any, options: Mapping[str, Any], tools: Sequence[Any]) -> dspy.Module:
-        """Build the module for a signature; ``options`` left out have their defaults."""
-        defaults = {option.name: option.default for option in self.options}
-        return self.build_module(signature, defaults | dict(options), tools)
-
-    def check_options(self, given: Mapping[str, object], path: str) -> dict[str, Any]:
-        """Give those options of the constructor that ``given`` holds, checked.
-
-        Raises:
-            OperationError: Of kind ``input``, with the path: an option has not the type, or is missing.
-        """
-        for option in self.options:
-            if option.required and option.name not in given:
-                where = f"{path}.{option.name}"
-                raise OperationError("input", f"expected {option.description} at {where}", path=where)
-        known = [option for option in self.options if option.name in given]
-        return {option.name: option.read(given[option.name], f"{path}.{option.name}") for option in known}
-
-    def describe(self) -> dict[str, Any]:
-        """Give the entry as a term."""
-        return {
-            "name": self.name,
-            "summary": self.summary,
-            "operation": self.operation,
-            "options": {option.name: option.describe() for option in self.options},
-            "adds": list(self.adds),
-            "reserved": list(self.reserved),
-            "optional_inputs": list(self.optional_inputs),
-            "takes_tools": self.takes_tools,
-            "reserved_tools": list(self.reserved_tools),
-            "needs_sandbox": self.needs_sandbox,
-            "runs_in_thread": self.runs_in_thread,
-            "cancellable": not self.runs_in_thread,
-            "streamed": self.is_streamed,
-            "experimental": self.experimental,
-            "deprecated": self.deprecated,
-        }
 
 
 def _iterations(default: int, description: str) -> IntegerOption:
@@ -121,9 +49,9 @@ _CODE_FIELDS: Final = ("generated_code", "interpreter", "max_iters", "interprete
 _REMOVED_IN_3_5: Final = "DSPy 3.5 removes it; dspy.RLM takes its place"
 
 
-def _chain_of_thought(signature: Any, options: Mapping[str, Any], tools: Sequence[Any]) -> dspy.Module:
-    asked = options["rationale_field"]
-    return dspy.ChainOfThought(signature, rationale_field=None if asked is None else _reasoning_field(asked))
+def _chain_of_thought(parts: Parts) -> dspy.Module:
+    asked = parts.options["rationale_field"]
+    return dspy.ChainOfThought(parts.signature, rationale_field=None if asked is None else _reasoning_field(asked))
 
 
 def _reasoning_field(description: str) -> Any:
@@ -133,26 +61,53 @@ def _reasoning_field(description: str) -> Any:
     return rationale
 
 
-def _rlm(signature: Any, options: Mapping[str, Any], tools: Sequence[Any]) -> dspy.Module:
-    sub_lm = options["sub_lm"]
+def _rlm(parts: Parts) -> dspy.Module:
+    sub_lm = parts.options["sub_lm"]
     module = dspy.RLM(
-        signature,
-        max_iters=options["max_iters"],
-        max_llm_calls=options["max_llm_calls"],
-        max_output_chars=options["max_output_chars"],
-        tools=list(tools),
+        parts.signature,
+        max_iters=parts.options["max_iters"],
+        max_llm_calls=parts.options["max_llm_calls"],
+        max_output_chars=parts.options["max_output_chars"],
+        tools=list(parts.tools),
         sub_lm=None if sub_lm is None else sub_lm.lm,
     )
-    return InThread(module, options["code_timeout"])
+    return InThread(module, parts.options["code_timeout"])
 
 
-def _flex(signature: Any, options: Mapping[str, Any], tools: Sequence[Any]) -> dspy.Module:
-    module = dspy.Flex(signature, tools=list(tools), max_predictor_calls=options["max_predictor_calls"])
-    return InThread(module, options["code_timeout"])
+def _flex(parts: Parts) -> dspy.Module:
+    most = parts.options["max_predictor_calls"]
+    module = dspy.Flex(parts.signature, tools=list(parts.tools), max_predictor_calls=most)
+    return InThread(module, parts.options["code_timeout"])
 
 
-def _never(signature: Any, options: Mapping[str, Any], tools: Sequence[Any]) -> dspy.Module:
+def _code_act(parts: Parts) -> dspy.Module:
+    return CodeAct(parts.signature, parts.tools, parts.options["max_iters"], parts.options["code_timeout"])
+
+
+def _never(parts: Parts) -> dspy.Module:
     raise TypeError("this is no module: it is called by an operation of its own")
+
+
+def _attempts(cls: type[BestOfN]) -> Callable[[Parts], dspy.Module]:
+    def build(parts: Parts) -> dspy.Module:
+        options = parts.options
+        return cls(parts.module, options["N"], options["reward"], options["threshold"], options["fail_count"])
+
+    return build
+
+
+_ATTEMPT_OPTIONS: Final = (
+    IntegerOption(name="N", aliases=("n",), default=3, minimum=1, maximum=100, description="most attempts"),
+    RewardOption(name="reward", required=True, description="how good a prediction is: a function, or a check"),
+    NumberOption(name="threshold", description="a reward that is enough; all attempts are made without it"),
+    IntegerOption(
+        name="fail_count",
+        default=None,
+        minimum=0,
+        maximum=100,
+        description="how many attempts may fail; by default all but one",
+    ),
+)
 
 
 #: Everything that ``describe_module`` knows, by name.
@@ -162,7 +117,7 @@ ENTRIES: Final[Mapping[str, ModuleEntry]] = {
         ModuleEntry(
             "dspy.Predict",
             "asks the model once for the output fields",
-            lambda signature, options, tools: dspy.Predict(signature),
+            lambda parts: dspy.Predict(parts.signature),
         ),
         ModuleEntry(
             "dspy.ChainOfThought",
@@ -175,7 +130,7 @@ ENTRIES: Final[Mapping[str, ModuleEntry]] = {
         ModuleEntry(
             "dspy.ReAct",
             "lets the model call tools, one after the other, until it can give the output fields",
-            lambda signature, options, tools: dspy.ReAct(signature, list(tools), options["max_iters"]),
+            lambda parts: dspy.ReAct(parts.signature, list(parts.tools), parts.options["max_iters"]),
             options=(_iterations(20, "most tool calls"),),
             adds=("reasoning", "trajectory"),
             reserved=("reasoning", "trajectory", "next_thought", "next_tool_name", "next_tool_args", "max_iters"),
@@ -185,7 +140,7 @@ ENTRIES: Final[Mapping[str, ModuleEntry]] = {
         ModuleEntry(
             "dspy.ReActV2",
             "lets the model call tools, several at a time too, in a conversation that goes on in another call",
-            lambda signature, options, tools: ToolAgent(signature, list(tools), options["max_iters"]),
+            lambda parts: ToolAgent(parts.signature, list(parts.tools), parts.options["max_iters"]),
             options=(_iterations(20, "most turns before the output fields are asked for"),),
             adds=("history", "termination_reason"),
             reserved=("history", "tools", "termination_reason", "next_thought", "tool_calls", "max_iters"),
@@ -199,8 +154,8 @@ ENTRIES: Final[Mapping[str, ModuleEntry]] = {
         ModuleEntry(
             "dspy.ProgramOfThought",
             "has the model write Python code, runs it in a sandbox, and takes the output fields from its result",
-            lambda signature, options, tools: ProgramOfThought(
-                dspy.ProgramOfThought(signature, options["max_iters"]), options["code_timeout"]
+            lambda parts: ProgramOfThought(
+                dspy.ProgramOfThought(parts.signature, parts.options["max_iters"]), parts.options["code_timeout"]
             ),
             options=(_iterations(3, "most attempts at code that runs"), _CODE_TIMEOUT),
             adds=("reasoning",),
@@ -213,7 +168,7 @@ ENTRIES: Final[Mapping[str, ModuleEntry]] = {
         ModuleEntry(
             "dspy.CodeAct",
             "has the model write Python code that calls tools, in a sandbox, until it can give the output fields",
-            lambda signature, options, tools: CodeAct(signature, tools, options["max_iters"], options["code_timeout"]),
+            _code_act,
             options=(_iterations(5, "most pieces of code"), _CODE_TIMEOUT),
             adds=("reasoning", "trajectory"),
             reserved=("reasoning", "trajectory", "finished", *_CODE_FIELDS),
@@ -282,7 +237,7 @@ ENTRIES: Final[Mapping[str, ModuleEntry]] = {
             "dspy.MultiChainComparison",
             "compares several answers with their reasoning and gives the best; makes the answers itself where the "
             'input "completions" brings none',
-            lambda signature, options, tools: ComparedChains(signature, options["M"]),
+            lambda parts: ComparedChains(parts.signature, parts.options["M"]),
             options=(
                 IntegerOption(
                     name="M", default=3, minimum=2, maximum=MAX_ATTEMPTS, description="how many answers are compared"
@@ -294,6 +249,24 @@ ENTRIES: Final[Mapping[str, ModuleEntry]] = {
                 *(f"reasoning_attempt_{number}" for number in range(1, MAX_ATTEMPTS + 1)),
             ),
             optional_inputs={"completions": Any},
+        ),
+        ModuleEntry(
+            "dspy.BestOfN",
+            "runs a module several times and gives the prediction with the best reward",
+            _attempts(BestOfN),
+            options=_ATTEMPT_OPTIONS,
+            takes_module=True,
+            # Of several attempts, only the end tells which one counts.
+            is_streamed=False,
+        ),
+        ModuleEntry(
+            "dspy.Refine",
+            "as dspy.BestOfN, and has the model say after each attempt what the next should do better",
+            _attempts(Refine),
+            options=_ATTEMPT_OPTIONS,
+            reserved=("hint_",),
+            takes_module=True,
+            is_streamed=False,
         ),
         ModuleEntry(
             "dspy.Parallel",

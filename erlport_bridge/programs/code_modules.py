@@ -25,6 +25,8 @@ class InThread(dspy.Module):  # type: ignore[misc]
         code_timeout_ms: How long each piece of code may run; ``None``: it runs none.
     """
 
+    wraps = True
+
     def __init__(self, module: dspy.Module, code_timeout_ms: int | None = None) -> None:
         super().__init__()
         self.module = module

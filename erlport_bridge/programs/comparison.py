@@ -29,6 +29,8 @@ class ComparedChains(dspy.Module):  # type: ignore[misc]
         count: How many answers are compared.
     """
 
+    stands_for = dspy.MultiChainComparison
+
     def __init__(self, signature: Any, count: int) -> None:
         super().__init__()
         self.count = count

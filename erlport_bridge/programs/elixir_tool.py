@@ -1,9 +1,4 @@
-"""Tools that are functions of Elixir: their description, the check of their arguments, and the call.
-
-A call brings the description of a tool with the id under which its function can be called while the call lasts. What
-is the same from call to call, the description, belongs to the module that is built and shared; the id belongs to the
-call, and is found in its context.
-"""
+"""Tools that are functions of Elixir: their description, and the check of their arguments."""
 
 from __future__ import annotations
 
@@ -11,7 +6,6 @@ import inspect
 import json
 import keyword
 from collections.abc import Callable, Mapping
-from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import date, datetime, time
 from decimal import Decimal
@@ -22,17 +16,11 @@ import jsonschema
 import pydantic
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.port import elixir
-from erlport_bridge.programs import arguments
+from erlport_bridge.programs import arguments, elixir_function
+from erlport_bridge.programs.elixir_function import ElixirFunction
 from erlport_bridge.programs.observed_tool import NAME, RESERVED_NAMES, ArgumentsError, ObservedTool, check_names
 from erlport_bridge.programs.text import inside
 from erlport_bridge.term.inspecting import shown
-
-#: The callback ids of the call that runs here, by the names of its tools.
-callback_ids: ContextVar[Mapping[str, str]] = ContextVar("callback_ids")
-
-_CALLBACKS_MODULE: Final = "Elixir.DSPex.Python.Callbacks"
-_CALLBACKS_FUNCTION: Final = "call"
 
 _KEYS: Final = frozenset({"name", "description", "parameters", "callback"})
 # What models write as text where they mean a number or a truth value, and how it is read.
@@ -53,28 +41,27 @@ class ElixirTool:
         name: What the model calls it.
         description: What it is for.
         schema: JSON schema of its arguments, an object, as text: equal for equal schemas.
+        function: What it calls.
     """
 
     name: str
     description: str
     schema: str
+    function: ElixirFunction
 
     def build(self) -> dspy.Tool:
         """Build the tool; it can be shared by all calls that describe it so."""
         schema = json.loads(self.schema)
-        return _ElixirFunction(_stand_in(schema), self.name, self.description, schema)
+        return _FunctionTool(_stand_in(schema), self, schema)
 
 
-def read(item: Mapping[Any, Any], path: str) -> tuple[ElixirTool, str]:
+def read(item: Mapping[Any, Any], path: str) -> ElixirTool:
     """Read the description of one tool.
 
     Args:
         item: A map with ``name``, ``description``, ``parameters`` (a JSON schema of an object; no arguments if it is
             left out) and ``callback`` (the id under which the function can be called).
         path: Where it stands in the call, for errors.
-
-    Returns:
-        The tool, and its callback id.
 
     Raises:
         OperationError: Of kind ``input``, with the path of what is wrong, such as ``opts.tools[0].name``.
@@ -88,7 +75,7 @@ def read(item: Mapping[Any, Any], path: str) -> tuple[ElixirTool, str]:
         raise _wrong(f"{path}.name", "a name that ReAct does not use itself", name)
     description = arguments.text(given.get("description"), f"{path}.description")
     schema = _read_schema(given.get("parameters"), f"{path}.parameters")
-    return ElixirTool(name, description, schema), arguments.text(given.get("callback"), f"{path}.callback")
+    return ElixirTool(name, description, schema, elixir_function.bring(path, given.get("callback")))
 
 
 def _read_schema(value: object, path: str) -> str:
@@ -147,14 +134,16 @@ def _stand_in(schema: Mapping[str, Any]) -> Callable[..., Any]:
     return called_by_name
 
 
-class _ElixirFunction(ObservedTool):
+class _FunctionTool(ObservedTool):
     """A function of Elixir."""
 
     _schema: dict[str, Any] = pydantic.PrivateAttr()
+    _function: ElixirFunction = pydantic.PrivateAttr()
 
-    def __init__(self, function: Any, name: str, description: str, schema: dict[str, Any]) -> None:
-        super().__init__(function, name=name, desc=description, args=schema["properties"], arg_types={})
+    def __init__(self, stand_in: Any, tool: ElixirTool, schema: dict[str, Any]) -> None:
+        super().__init__(stand_in, name=tool.name, desc=tool.description, args=schema["properties"], arg_types={})
         self._schema = schema
+        self._function = tool.function
 
     def _checked(self, arguments: dict[str, Any]) -> dict[str, Any]:
         properties: dict[str, Any] = self._schema["properties"]
@@ -184,8 +173,7 @@ class _ElixirFunction(ObservedTool):
         return bool(jsonschema.Draft202012Validator(self._schema["properties"][name]).is_valid(None))
 
     async def _run(self, values: dict[str, Any]) -> Any:
-        callback_id = callback_ids.get()[str(self.name)]
-        return _observable(await elixir.call(_CALLBACKS_MODULE, _CALLBACKS_FUNCTION, [callback_id, values]))
+        return _observable(await self._function.call(values))
 
 
 def _has_default(schema: object) -> bool:

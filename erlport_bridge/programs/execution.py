@@ -14,14 +14,14 @@ from dspy.utils.callback import BaseCallback
 
 from erlport_bridge import request as running_request
 from erlport_bridge.errors import OperationError, message_of
-from erlport_bridge.programs import arguments, models, sandbox
-from erlport_bridge.programs.catalogue import ModuleEntry
+from erlport_bridge.programs import arguments, elixir_function, models, sandbox
 from erlport_bridge.programs.conversion import convert
-from erlport_bridge.programs.elixir_tool import ElixirTool
 from erlport_bridge.programs.models import LanguageModel
+from erlport_bridge.programs.module_entry import ModuleEntry
 from erlport_bridge.programs.observed_tool import CallEndedError
-from erlport_bridge.programs.pipeline import Pipeline, Stage, read_tools
+from erlport_bridge.programs.pipeline import Pipeline
 from erlport_bridge.programs.signatures import SignatureSpec
+from erlport_bridge.programs.stages import CallPart, Stage
 from erlport_bridge.programs.streaming import EventStream, Telling
 from erlport_bridge.programs.text import quoted, text_of
 from erlport_bridge.programs.values import input_values, plain
@@ -43,8 +43,7 @@ class CallOptions:
     Attributes:
         timeout_ms: The whole budget of the call; ``None``: no limit.
         settings: Generation settings for the model.
-        module_options: For the module's constructor.
-        tools: Names of tools, and tools that are functions of Elixir.
+        module: For the module itself, not checked yet.
         demos: Examples for the prompt.
         warnings: What was given and means nothing here.
     """
@@ -55,32 +54,37 @@ class CallOptions:
     model: LanguageModel | None = None
     adapter: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
-    module_options: Mapping[str, Any] = field(default_factory=dict)
-    tools: tuple[str | ElixirTool, ...] = ()
+    module: CallPart = field(default_factory=CallPart)
     demos: tuple[Mapping[str, Any], ...] = ()
     warnings: tuple[str, ...] = ()
 
 
-def read_call_options(opts: object, entry: ModuleEntry | None = None) -> CallOptions:
+def read_call_options(opts: object, entries: Sequence[ModuleEntry] = ()) -> CallOptions:
     """Read the options of a call.
 
     Args:
         opts: A map or keyword list.
-        entry: The module that is called; ``None`` for a stored program, whose modules have their options already.
+        entries: The module that is called, and those that it runs; none for a stored program, whose modules have their
+            options already.
 
     Raises:
         OperationError: Of kind ``input``, with the path ``opts.…``; an option that nobody takes is only a warning.
     """
+    elixir_function.begin()
     given = arguments.options(opts, "opts")
     request_id = arguments.optional_text(given.get("request_id"), "opts.request_id")
     running_request.begin(request_id)
-    constructor = {option.name for option in entry.options} if entry else set()
+    called = entries[0].name if entries else "a stored program"
+    own = {option.name for option in entries[0].options} if entries else set()
+    if entries and entries[0].takes_module:
+        own.add("of")
     warnings = []
-    for name in given.keys() - _CALL_OPTIONS - models.GENERATION_SETTINGS - constructor:
-        warnings.append(f"{entry.name if entry else 'a stored program'} takes no option {quoted(name)}; it was ignored")
+    for name in given.keys() - _CALL_OPTIONS - models.GENERATION_SETTINGS - own:
+        warnings.append(f"{called} takes no option {quoted(name)}; it was ignored")
+    takes_tools = any(entry.takes_tools for entry in entries)
     for name in ("tools", "demos"):
-        if given.get(name) and (entry is None or (name == "tools" and not entry.takes_tools)):
-            warnings.append(f"{entry.name if entry else 'a stored program'} takes no {name}; they were ignored")
+        if given.get(name) and (not entries or (name == "tools" and not takes_tools)):
+            warnings.append(f"{called} takes no {name}; they were ignored")
             del given[name]
     settings = {
         name: models.generation_setting(name, given[name]) for name in sorted(models.GENERATION_SETTINGS & given.keys())
@@ -92,8 +96,7 @@ def read_call_options(opts: object, entry: ModuleEntry | None = None) -> CallOpt
         model=None if given.get("lm") is None else models.from_option(given["lm"]),
         adapter=_adapter_name(given.get("adapter")),
         settings={name: value for name, value in settings.items() if value is not None},
-        module_options=entry.check_options(given, "opts") if entry else {},
-        tools=read_tools(given.get("tools"), entry, "opts.tools") if entry else (),
+        module=CallPart({name: given[name] for name in own & given.keys()}, given.get("tools")),
         demos=_demos(given.get("demos")),
         warnings=tuple(sorted(warnings)),
     )
@@ -108,8 +111,13 @@ def read_inputs(stages: Sequence[Stage], whole: SignatureSpec, inputs: object) -
     given = inputs
     if isinstance(inputs, str | bytes) or text_of(inputs):
         given = {whole.inputs[0].name: inputs}
-    optional = {name: annotation for stage in stages for name, annotation in stage.entry.optional_inputs.items()}
-    optional = {name: annotation for name, annotation in optional.items() if not _has_input(whole, name)}
+    declared = {item.name for item in whole.inputs}
+    optional = {
+        name: annotation
+        for stage in stages
+        for name, annotation in stage.optional_inputs.items()
+        if name not in declared
+    }
     extra = {}
     if isinstance(given, Mapping):
         extra = {
@@ -119,10 +127,6 @@ def read_inputs(stages: Sequence[Stage], whole: SignatureSpec, inputs: object) -
         }
         given = {name: value for name, value in given.items() if name not in optional}
     return input_values(whole, given) | extra
-
-
-def _has_input(spec: SignatureSpec, name: str) -> bool:
-    return any(item.name == name for item in spec.inputs)
 
 
 def with_demos(module: Pipeline, stage: Stage, demos: Sequence[Mapping[str, Any]]) -> Pipeline:
@@ -135,7 +139,7 @@ def with_demos(module: Pipeline, stage: Stage, demos: Sequence[Mapping[str, Any]
     checked = []
     for index, demo in enumerate(demos):
         known = tuple(fields[name] for name in demo if name in fields)
-        added = {name: value for name, value in demo.items() if name in stage.entry.adds}
+        added = {name: value for name, value in demo.items() if name in stage.adds}
         given = {name: value for name, value in demo.items() if name not in added}
         spec = SignatureSpec(known, (), None)
         checked.append(dspy.Example(**input_values(spec, given, path=f"opts.demos[{index}]"), **added))
@@ -282,13 +286,13 @@ async def _predict(
     timeout_s: float | None,
     events: EventStream | None,
 ) -> dspy.Prediction:
-    if any(stage.entry.needs_sandbox for stage in request.stages):
+    if any(stage.needs_sandbox for stage in request.stages):
         # Before the model is paid for.
         with progress.within("sandbox"):
             await asyncio.to_thread(sandbox.probe)
         sandboxes.prepare()
     lm = models.with_settings(request.model.lm, request.options.settings)
-    if timeout_s is not None and any(stage.entry.runs_in_thread for stage in request.stages):
+    if timeout_s is not None and any(stage.runs_in_thread for stage in request.stages):
         # A thread that waits for an answer cannot be interrupted; its requests end by their own timeout.
         lm = _with_read_timeout(lm, timeout_s)
     adapter = _ADAPTERS[request.options.adapter]() if request.options.adapter else dspy.ChatAdapter()

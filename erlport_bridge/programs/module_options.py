@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs import arguments, models
+from erlport_bridge.programs import arguments, models, rewards
 from erlport_bridge.term.inspecting import shown
 
 
@@ -22,12 +22,16 @@ class Option(ABC):
         description: What it is for, a few words.
         default: What it is where a caller leaves it out.
         required: It cannot be left out.
+        aliases: What it may be called too, where no setting of the model has that name.
+        is_shared: Equal values make equal modules, which calls may share.
     """
 
     name: str
     description: str
     default: Any = None
     required: bool = False
+    aliases: tuple[str, ...] = ()
+    is_shared: bool = True
 
     def read(self, value: object, path: str) -> Hashable:
         """Give the value as the module is built with it; ``nil`` where the default is ``nil``.
@@ -47,6 +51,10 @@ class Option(ABC):
             "required": self.required,
             "description": self.description,
         }
+
+    def shown(self, value: Any) -> Any:
+        """Give a value that was read as a term, for descriptions."""
+        return value
 
     @abstractmethod
     def _read(self, value: object, path: str) -> Hashable:
@@ -114,11 +122,32 @@ class TextOption(Option):
 class ModelOption(Option):
     """A language model, written as in the option ``lm`` of a call."""
 
+    is_shared: bool = False
+
+    def shown(self, value: Any) -> Any:
+        """Give the model's name."""
+        return value.model if value else None
+
     def _read(self, value: object, path: str) -> models.LanguageModel:
         return models.from_option(value, path)
 
     def _type(self) -> dict[str, Any]:
         return {"type": "lm"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardOption(Option):
+    """A reward, see :mod:`.rewards`."""
+
+    def shown(self, value: Any) -> Any:
+        """Give what it is, as a sentence."""
+        return value.code
+
+    def _read(self, value: object, path: str) -> rewards.ElixirReward | rewards.Check:
+        return rewards.read_reward(value, path)
+
+    def _type(self) -> dict[str, Any]:
+        return {"type": "reward"}
 
 
 def _wrong(expected: str, value: object, path: str) -> OperationError:

@@ -20,8 +20,9 @@ import dspy
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import arguments, pipeline
 from erlport_bridge.programs.models import GENERATION_SETTINGS, LanguageModel, from_option, generation_setting
-from erlport_bridge.programs.pipeline import HISTORY_FIELD, Stage
+from erlport_bridge.programs.pipeline import HISTORY_FIELD
 from erlport_bridge.programs.signatures import SignatureSpec, parse_signature
+from erlport_bridge.programs.stages import Source, Stage
 from erlport_bridge.programs.text import quoted, suggestion, text_of
 from erlport_bridge.term.inspecting import shown
 
@@ -30,7 +31,7 @@ DEFAULT_SESSION_IDLE_MS: Final = 3_600_000
 #: Turns of a conversation that a program with a history shows its model.
 MAX_TURNS: Final = 50
 
-_SPEC_KEYS: Final = frozenset(["signature", "instructions", "modules", "history", "lm", "config"])
+_SPEC_KEYS: Final = frozenset(["signature", "instructions", "modules", "outputs", "history", "lm", "config"])
 _DEFAULT_MODULES: Final = ["dspy.Predict"]
 
 
@@ -39,6 +40,7 @@ class Program:
     """Stages with a name; keeps its conversation if it was asked to.
 
     Attributes:
+        outputs: The fields that it gives and where they come from; ``None``: all that its stages give.
         whole: The inputs that it takes and the outputs that it gives.
         model: Its own model; ``None``: the session's.
         settings: Generation settings of all its calls.
@@ -48,6 +50,7 @@ class Program:
     id: str
     session_id: str
     stages: tuple[Stage, ...]
+    outputs: tuple[tuple[str, Source], ...] | None
     whole: SignatureSpec
     model: LanguageModel | None
     settings: Mapping[str, Any]
@@ -86,6 +89,7 @@ class Program:
             "version": self.version,
             "signature": self.asked.text,
             "stages": [stage.describe() for stage in self.stages],
+            "outputs": {name: source.text for name, source in self.outputs} if self.outputs else None,
             "history": self.turns is not None,
             "model": self.model.model if self.model else None,
             "config": dict(self.settings),
@@ -203,11 +207,12 @@ class Sessions:
         if given.get("signature") is not None:
             shared = parse_signature(given["signature"], instructions=given.get("instructions"))
         stages, whole = pipeline.read_stages(given.get("modules", _DEFAULT_MODULES), shared, history=history)
+        outputs, whole = pipeline.read_outputs(given.get("outputs"), stages, whole)
         model = None if given.get("lm") is None else from_option(given["lm"], "spec.lm")
         settings = _settings(given.get("config"))
         turns: deque[dict[str, Any]] | None = deque(maxlen=MAX_TURNS) if history else None
         # What cannot be built is not kept.
-        pipeline.built(stages)
+        pipeline.built(stages, outputs)
         with self._lock:
             self._close_idle()
             held = sum(len(session.programs) for session in self._sessions.values())
@@ -219,7 +224,7 @@ class Sessions:
                 )
             session = self._opened(session_id or f"session-{secrets.token_hex(6)}")
             program_id = f"program-{secrets.token_hex(6)}"
-            program = Program(program_id, session.id, stages, whole, model, settings, turns)
+            program = Program(program_id, session.id, stages, outputs, whole, model, settings, turns)
             session.programs[program_id] = program
         return program
 

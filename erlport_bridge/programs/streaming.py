@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,6 +21,7 @@ from erlport_bridge.errors import OperationError
 from erlport_bridge.port import elixir
 from erlport_bridge.programs.chat_sections import ChatSections
 from erlport_bridge.programs.pipeline import Pipeline
+from erlport_bridge.programs.stand_ins import public_name
 from erlport_bridge.programs.values import plain
 from erlport_bridge.term import Atom, OtpErlangPid, Term, encode
 from erlport_bridge.term.inspecting import shown
@@ -187,21 +188,20 @@ class Telling(BaseCallback):  # type: ignore[misc]
         self._listeners: list[_Listener] = []
         # By the identity of the predictor that writes them.
         self._sections: dict[int, ChatSections] = {}
-        names: set[str] = set()
-        # From the last one on: a field that several stages give has the last one's value.
-        for stage, built in reversed(list(zip(module.stages, module.modules, strict=True))):
-            own = {*stage.entry.adds, *(item.name for item in stage.spec.outputs)} - names
-            names |= own
+        # What its fields are called in the prediction.
+        self._names: dict[int, Mapping[str, str]] = {}
+        for stage, built, names in zip(module.stages, module.modules, module.shown_fields(), strict=True):
             # A module in a thread would have to wait for the reader there, and cannot be cancelled.
-            if reads_chat and stage.entry.is_streamed:
-                self._listen(built, own)
+            if reads_chat and stage.is_streamed and names:
+                self._listen(built, names)
 
-    def _listen(self, module: dspy.Module, names: Set[str]) -> None:
+    def _listen(self, module: dspy.Module, names: Mapping[str, str]) -> None:
         # Of those that a module has, the one that gives its fields, and not what is decided on the way to them.
-        predictor = max(module.predictors(), key=lambda item: len(names & item.signature.output_fields.keys()))
+        predictor = max(module.predictors(), key=lambda item: len(names.keys() & item.signature.output_fields.keys()))
         fields = predictor.signature.output_fields
-        texts = {name for name in names & fields.keys() if fields[name].annotation is str}
+        texts = {name for name in names.keys() & fields.keys() if fields[name].annotation is str}
         self._sections[id(predictor)] = ChatSections(texts)
+        self._names[id(predictor)] = names
         self._listeners.append(_Listener(predictor))
 
     def settings(self) -> dict[str, Any]:
@@ -221,7 +221,7 @@ class Telling(BaseCallback):  # type: ignore[misc]
             # What follows is another completion (`n`), and the first is the prediction's.
             del self._sections[chunk.predict_id]
         for name, text in pieces:
-            await self._send_piece(name, text)
+            await self._send_piece(self._names[chunk.predict_id][name], text)
 
     async def finish(self, prediction: dspy.Prediction) -> None:
         """Send what has not been sent of the text fields: of a model that does not write in pieces, all."""
@@ -237,8 +237,9 @@ class Telling(BaseCallback):  # type: ignore[misc]
 
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """A module begins."""
-        if not isinstance(instance, Pipeline):
-            self._tell("module", f"dspy.{type(instance).__name__}")
+        name = public_name(instance)
+        if name is not None and not isinstance(instance, Pipeline):
+            self._tell("module", name)
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """The model is asked."""

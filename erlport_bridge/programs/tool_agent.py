@@ -12,6 +12,8 @@ from erlport_bridge.errors import OperationError, message_of
 class ToolAgent(dspy.ReActV2):  # type: ignore[misc]
     """The module itself, with an error that says whose fault it is."""
 
+    stands_for = dspy.ReActV2
+
     async def aforward(self, **inputs: Any) -> dspy.Prediction:
         """Run the module.
 

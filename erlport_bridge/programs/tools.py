@@ -112,8 +112,7 @@ def available() -> dict[str, str]:
 def read_tools(value: Sequence[object], path: str) -> tuple[str | ElixirTool, ...]:
     """Read the tools of a call: names, and maps that describe functions of Elixir.
 
-    The functions can be called by what runs in the context of the caller of this, and only until another call brings
-    its own.
+    The functions can be called by what runs in the context of the caller of this.
 
     Args:
         value: List of names (atoms or strings) and maps, see :func:`.elixir_tool.read`.
@@ -124,18 +123,14 @@ def read_tools(value: Sequence[object], path: str) -> tuple[str | ElixirTool, ..
             :func:`find_tools`.
     """
     tools: list[str | ElixirTool] = []
-    callback_ids = {}
     for index, item in enumerate(value):
         where = f"{path}[{index}]"
         if isinstance(item, Mapping):
-            tool, callback_id = elixir_tool.read(item, where)
-            callback_ids[tool.name] = callback_id
-            tools.append(tool)
+            tools.append(elixir_tool.read(item, where))
         else:
             tools.append(arguments.text(item, where))
     # Now, while it is known where they stand in the call; the module that is made of them does not know it.
     find_tools(tools, path=path)
-    elixir_tool.callback_ids.set(callback_ids)
     return tuple(tools)
 
 

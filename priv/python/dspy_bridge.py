@@ -27,12 +27,12 @@ import erlport_bridge
 from erlport_bridge import errors, request, threads
 from erlport_bridge.errors import EncodeError, OperationError
 from erlport_bridge.port import runtime, stock
-from erlport_bridge.programs import arguments, catalogue, execution, models, pipeline, sandbox, streaming, tools
+from erlport_bridge.programs import arguments, catalogue, execution, models, pipeline, sandbox, stages, streaming, tools
 from erlport_bridge.programs.execution import CallOptions, Request
 from erlport_bridge.programs.metrics import Metrics
-from erlport_bridge.programs.pipeline import Stage
 from erlport_bridge.programs.sessions import Program, Sessions
-from erlport_bridge.programs.signatures import parse_signature
+from erlport_bridge.programs.signatures import SignatureSpec, parse_signature
+from erlport_bridge.programs.stages import SignatureSource, Stage
 from erlport_bridge.programs.streaming import EventStream
 from erlport_bridge.programs.text import quoted, suggestion
 from erlport_bridge.request import Deadline
@@ -47,6 +47,9 @@ OPERATIONS: dict[str, Operation] = {}
 _OK = Atom("ok")
 _ERROR = Atom("error")
 _PYTHON_EXCEPTION = Atom("python_exception")
+
+# Stands in where a module is checked without one.
+_ANY_SIGNATURE = parse_signature("input -> output")
 
 # The operations that call the others.
 _BY_NAME = frozenset(["handle", "handle_json"])
@@ -198,11 +201,9 @@ def describe_module(name: object) -> dict[str, Any]:
 @_operation
 def validate_module(name: object, signature: object = None, opts: object = None) -> dict[str, Any]:
     """Check a module, a signature and options as ``execute_module`` does, and ask no model."""
-    entry = catalogue.find_module(name)
-    options = execution.read_call_options(opts, entry)
-    answer: dict[str, Any] = {"module": entry.name, "warnings": list(options.warnings)}
-    if signature is not None:
-        stage = _stage(entry, signature, options)
+    stage, options = _read_call(name, signature, opts, otherwise=_ANY_SIGNATURE)
+    answer: dict[str, Any] = {"module": stage.entry.name, "warnings": list(options.warnings)}
+    if stage.spec is not _ANY_SIGNATURE:
         pipeline.built((stage,))
         answer["signature"] = stage.spec.text
     return answer
@@ -212,9 +213,7 @@ def validate_module(name: object, signature: object = None, opts: object = None)
 async def execute_module(module: object, signature: object, inputs: object, opts: object = None) -> dict[str, Any]:
     """Run a module once; answers the prediction."""
     deadline = Deadline()
-    entry = catalogue.find_module(module)
-    options = execution.read_call_options(opts, entry)
-    stage = _stage(entry, signature, options)
+    stage, options = _read_call(module, signature, opts)
     values = execution.read_inputs((stage,), stage.spec, inputs)
     return await _run(_request(stage, values, options), deadline)
 
@@ -229,11 +228,9 @@ async def stream_module(
     ``stream_ack`` has acknowledged. The events are described in ``docs/operations.md``.
     """
     deadline = Deadline()
-    entry = catalogue.find_module(module)
     given = arguments.options(opts, "opts")
     buffer = given.pop("buffer", None)
-    options = execution.read_call_options(given, entry)
-    stage = _stage(entry, signature, options)
+    stage, options = _read_call(module, signature, given)
     values = execution.read_inputs((stage,), stage.spec, inputs)
     with streaming.opened(reply_to, ref, buffer) as events:
         return await _run(_request(stage, values, options), deadline, events)
@@ -255,7 +252,6 @@ async def execute_batch(
     ``max_concurrency`` says how many run at the same time, 256 at most.
     """
     deadline = Deadline()
-    entry = catalogue.find_module(module)
     given = arguments.options(opts, "opts")
     at_once = given.pop("max_concurrency", _DEFAULT_MAX_CONCURRENCY)
     if type(at_once) is not int or not 1 <= at_once <= _MAX_CONCURRENCY:
@@ -264,8 +260,7 @@ async def execute_batch(
             f"expected an integer from 1 to {_MAX_CONCURRENCY} at opts.max_concurrency, got {shown(at_once)}",
             path="opts.max_concurrency",
         )
-    options = execution.read_call_options(given, entry)
-    stage = _stage(entry, signature, options)
+    stage, options = _read_call(module, signature, given)
     if not isinstance(list_of_inputs, list):
         raise OperationError("input", f"expected a list of maps at inputs, got {shown(list_of_inputs)}", path="inputs")
     template = _request(stage, {}, options)
@@ -456,9 +451,16 @@ def _session_option(opts: object) -> str | None:
     return arguments.optional_text(options.get("session_id"), "opts.session_id")
 
 
-def _stage(entry: catalogue.ModuleEntry, signature: object, options: CallOptions) -> Stage:
-    spec = parse_signature(signature, reserved=entry.reserved)
-    return Stage(entry, spec, tuple(sorted(options.module_options.items())), options.tools)
+def _read_call(
+    module: object, signature: object, opts: object, *, otherwise: SignatureSpec | None = None
+) -> tuple[Stage, CallOptions]:
+    """Read a module, its signature (``otherwise`` if there is none) and the options of a call."""
+    given = arguments.options(opts, "opts")
+    options = execution.read_call_options(given, stages.entries_of(module, given))
+    source = stages.given_signature(signature, "signature")
+    if signature is None and otherwise is not None:
+        source = SignatureSource(lambda _: otherwise)
+    return stages.read_stage(module, "spec", source, call=options.module), options
 
 
 def _request(stage: Stage, values: Mapping[str, Any], options: CallOptions) -> Request:
@@ -473,12 +475,12 @@ def _program_request(program: Program, values: Mapping[str, Any], options: CallO
     model = _sessions.model_for(program.session_id, options.model, program.model)
     settings = {**program.settings, **options.settings}
     with_session = replace(options, settings=settings, session_id=program.session_id)
-    return Request(pipeline.built(program.stages), program.stages, values, model, with_session)
+    return Request(pipeline.built(program.stages, program.outputs), program.stages, values, model, with_session)
 
 
 async def _run(request: Request, deadline: Deadline, events: EventStream | None = None) -> dict[str, Any]:
     """Run a request within what is left of its budget, counted for each of its modules."""
-    names = {stage.entry.name for stage in request.stages}
+    names = {stage.entry.name for outer in request.stages for stage in outer.chain}
     started = {name: _metrics.begin("modules", name) for name in names}
     kind, tokens = None, 0
     try:

@@ -254,17 +254,16 @@ def test_name_that_is_taken_by_another_tool_of_the_call_is_refused() -> None:
 
 
 def test_description_without_parameters_takes_no_arguments() -> None:
-    tool, callback_id = elixir_tool.read({"name": "now", "description": "d", "callback": "c"}, "opts.tools[0]")
-    assert callback_id == "c"
+    tool = elixir_tool.read({"name": "now", "description": "d", "callback": "c"}, "opts.tools[0]")
     assert json.loads(tool.schema)["additionalProperties"] is False
     assert tool.build().args == {}
 
 
 def test_equal_descriptions_are_one_to_the_cache_of_modules() -> None:
     properties = {"b": {"type": "string"}, "a": {"type": "integer"}}
-    first, _ = elixir_tool.read({**STOCK, "parameters": {"properties": properties}}, "t")
+    first = elixir_tool.read({**STOCK, "parameters": {"properties": properties}}, "t")
     reordered = {"properties": dict(reversed(properties.items()))}
-    second, _ = elixir_tool.read({**STOCK, "parameters": reordered, "callback": "another"}, "t")
+    second = elixir_tool.read({**STOCK, "parameters": reordered, "callback": "another"}, "t")
     assert hash(first) == hash(second)
     assert first == second
 

@@ -10,7 +10,7 @@ import pytest
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import pipeline
-from erlport_bridge.programs.pipeline import built, read_stages
+from erlport_bridge.programs.pipeline import built, read_outputs, read_stages
 from erlport_bridge.programs.signatures import parse_signature
 
 QA = parse_signature("question -> answer")
@@ -105,3 +105,72 @@ def test_wrong_stages_are_refused(modules: object, kind: str) -> None:
     with pytest.raises(OperationError) as caught:
         read_stages(modules, QA)
     assert caught.value.kind == kind
+
+
+SEARCH = {"name": "search", "module": "dspy.Predict", "signature": "question -> passages: list[str]"}
+ANSWER = {"module": "dspy.Predict", "signature": "context: list[str], ask -> answer"}
+
+
+def test_stage_takes_its_inputs_from_named_stages_and_from_the_programs_own() -> None:
+    wired = {**ANSWER, "inputs": {"context": "search.passages", "ask": "question"}}
+    stages, whole = read_stages([SEARCH, wired], None)
+    assert whole.text == "question: str -> passages: list[str], answer: str"
+    told = [Told(passages=["p"]), Told(answer="A")]
+    run(stages, told, question="Q")
+    assert told[1].inputs == [{"context": ["p"], "ask": "Q"}]
+
+
+def test_outputs_are_those_that_are_chosen_by_the_names_they_are_given() -> None:
+    stages, whole = read_stages([SEARCH, {**ANSWER, "inputs": {"context": "search.passages", "ask": "question"}}], None)
+    outputs, chosen = read_outputs({"reply": "answer", "seen": "search.passages"}, stages, whole)
+    assert chosen.text == "question: str -> reply: str, seen: list[str]"
+    module = pipeline.Pipeline(stages, outputs)
+    module.modules = [Told(passages=["p"]), Told(answer="A")]
+    assert dict(asyncio.run(module.acall(question="Q")).items()) == {"reply": "A", "seen": ["p"]}
+    assert module.shown_fields() == [{"passages": "seen"}, {"answer": "reply"}]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "path", "message"),
+    [
+        ({"context": "serach.passages"}, "inputs.context", 'did you mean "search"?'),
+        ({"context": "search.pasages"}, "inputs.context", 'did you mean "passages"?'),
+        ({"contxt": "search.passages"}, "inputs.contxt", 'did you mean "context"?'),
+        ({"context": 7}, "inputs.context", "expected a string"),
+        ("search.passages", "inputs", "expected a map"),
+    ],
+)
+def test_reference_to_nothing_is_refused(inputs: object, path: str, message: str) -> None:
+    with pytest.raises(OperationError) as caught:
+        read_stages([SEARCH, {**ANSWER, "inputs": inputs}], None)
+    assert caught.value.facts["path"] == f"spec.modules[1].{path}"
+    assert message in caught.value.message
+
+
+@pytest.mark.parametrize("name", ["inputs", "a b", "1", "", 7])
+def test_name_of_a_stage_is_an_identifier(name: object) -> None:
+    with pytest.raises(OperationError) as caught:
+        read_stages([{**SEARCH, "name": name}], None)
+    assert caught.value.facts["path"] == "spec.modules[0].name"
+
+
+def test_two_stages_have_two_names() -> None:
+    with pytest.raises(OperationError, match="a name of its own"):
+        read_stages([SEARCH, {**SEARCH, "signature": "question -> facts"}], None)
+
+
+@pytest.mark.parametrize(
+    ("outputs", "message"),
+    [
+        ([], "at least one field"),
+        (["nothing"], 'unknown field "nothing" at spec.outputs'),
+        (["passages", "search.passages"], "each name once"),
+        ({"a b": "passages"}, "expected an identifier"),
+        (7, "expected a map"),
+    ],
+)
+def test_wrong_outputs_are_refused(outputs: object, message: str) -> None:
+    stages, whole = read_stages([SEARCH], None)
+    with pytest.raises(OperationError, match=message) as caught:
+        read_outputs(outputs, stages, whole)
+    assert caught.value.facts["path"].startswith("spec.outputs")

@@ -43,7 +43,18 @@ defmodule DSPex.Python do
   """
 
   alias DSPex.{Prediction, Program}
-  alias DSPex.Python.{Callbacks, CallOptions, Error, EventStream, JSON, Model, Pool, Pools, Tool}
+
+  alias DSPex.Python.{
+    Callbacks,
+    CallOptions,
+    Error,
+    EventStream,
+    JSON,
+    Model,
+    ModuleSpec,
+    Pool,
+    Pools
+  }
 
   @type options :: keyword() | %{optional(atom()) => term()}
   @type signature :: String.t() | map()
@@ -123,15 +134,17 @@ defmodule DSPex.Python do
 
   Gives the signature as Python understood it, and warnings of options that nobody takes.
   """
-  @spec validate_module(String.t(), signature(), options()) :: result(map())
+  @spec validate_module(ModuleSpec.t(), signature() | nil, options()) :: result(map())
   def validate_module(name, signature, options \\ []) do
     options = CallOptions.new!(options)
 
-    with_tools(options, &call(:validate_module, [name, signature, &1], options))
+    with_functions(name, options, fn name, python_options ->
+      call(:validate_module, [name, signature, python_options], options)
+    end)
   end
 
   @doc """
-  Executes a DSPy module.
+  Executes a DSPy module: one by its name, or several that run one another, see `DSPex.Python.ModuleSpec`.
 
   `signature` is text such as `"context, question -> answer: str, score: float"`, or a map with `:inputs`, `:outputs`
   and `:instructions`. `inputs` is a map (or keyword list) of the input fields, or text for the first of them.
@@ -143,18 +156,28 @@ defmodule DSPex.Python do
       iex> prediction[:answer] =~ "Lisbon"
       true
 
+      iex> module = %{module: "dspy.BestOfN", N: 2, of: "dspy.Predict",
+      ...>   reward: fn %{"question" => _}, prediction -> String.length(prediction[:answer]) end}
+      iex> {:ok, best} = DSPex.Python.execute_module(module, "question -> answer", "What is ETF?")
+      iex> is_binary(best[:answer])
+      true
+
       iex> {:error, error} = DSPex.Python.execute_module("dspy.Predcit", "question -> answer", "Why?")
       iex> {error.kind, error.message =~ "dspy.Predict"}
       {:module_not_found, true}
   """
-  @spec execute_module(String.t(), signature(), inputs(), options()) :: result(Prediction.t())
+  @spec execute_module(ModuleSpec.t(), signature() | nil, inputs(), options()) ::
+          result(Prediction.t())
   def execute_module(module, signature, inputs, options \\ []) do
     options = CallOptions.new!(options)
 
-    args = [module, signature, python_inputs(inputs)]
+    executed =
+      with_functions(module, options, fn module, python_options ->
+        args = [module, signature, python_inputs(inputs), python_options]
+        call(:execute_module, args, options)
+      end)
 
-    with {:ok, term} <- with_tools(options, &call(:execute_module, args ++ [&1], options)),
-         do: {:ok, Prediction.from_term(term)}
+    with {:ok, term} <- executed, do: {:ok, Prediction.from_term(term)}
   end
 
   @doc """
@@ -181,10 +204,10 @@ defmodule DSPex.Python do
       iex> Enum.any?(stream, &match?({:chunk, "answer", _text}, &1))
       true
   """
-  @spec stream(String.t(), signature(), inputs(), options()) :: Enumerable.t()
+  @spec stream(ModuleSpec.t(), signature() | nil, inputs(), options()) :: Enumerable.t()
   def stream(module, signature, inputs, options \\ []) do
-    args = [module, signature, python_inputs(inputs)]
-    options |> CallOptions.new!() |> stream_of(:stream_module, args)
+    args = [signature, python_inputs(inputs)]
+    options |> CallOptions.new!() |> stream_of(:stream_module, module, args)
   end
 
   @doc """
@@ -195,7 +218,7 @@ defmodule DSPex.Python do
   @spec stream_program(Program.t() | String.t(), inputs(), options()) :: Enumerable.t()
   def stream_program(program, inputs, options \\ []) do
     {session_id, program_id, options} = program_target(program, options)
-    stream_of(options, :stream_program, [session_id, program_id, python_inputs(inputs)])
+    stream_of(options, :stream_program, session_id, [program_id, python_inputs(inputs)])
   end
 
   @doc """
@@ -203,7 +226,7 @@ defmodule DSPex.Python do
 
   The results are in the order of the inputs; each is `{:ok, prediction}` or `{:error, error}` of its own.
   """
-  @spec execute_batch(String.t(), signature(), [inputs()], options()) ::
+  @spec execute_batch(ModuleSpec.t(), signature() | nil, [inputs()], options()) ::
           result([result(Prediction.t())])
   def execute_batch(module, signature, inputs_list, options \\ []) do
     options = CallOptions.new!(options)
@@ -211,17 +234,35 @@ defmodule DSPex.Python do
     inputs_list =
       if is_list(inputs_list), do: Enum.map(inputs_list, &python_inputs/1), else: inputs_list
 
-    args = [module, signature, inputs_list]
+    executed =
+      with_functions(module, options, fn module, python_options ->
+        call(:execute_batch, [module, signature, inputs_list, python_options], options)
+      end)
 
-    with {:ok, terms} <- with_tools(options, &call(:execute_batch, args ++ [&1], options)),
-         do: {:ok, Enum.map(terms, &batch_result/1)}
+    with {:ok, terms} <- executed, do: {:ok, Enum.map(terms, &batch_result/1)}
   end
 
   @doc """
   Creates a program in a session: in that of the option `:session_id`, or else in a new one.
 
-  `spec` is a map (or keyword list) with `:signature` and `:modules`, a list of module names, which are executed one
-  after the other; each gets the inputs and the outputs of those before it.
+  `spec` is a map (or keyword list) with `:signature` and `:modules`, a list of modules (names, or maps as in
+  `DSPex.Python.ModuleSpec`), which are executed one after the other; each gets the inputs and the outputs of those before it. A map may
+  also have a `:name`, and `:inputs` that name other stages: `inputs: %{context: "search.passages"}`; `:outputs` of the spec chooses what
+  the program gives.
+
+  ## Examples
+
+      iex> {:ok, program} = DSPex.Python.create_program(%{
+      ...>   modules: [
+      ...>     %{name: "find", module: "dspy.Predict", signature: "text, question -> fact"},
+      ...>     %{module: "dspy.ChainOfThought", signature: "context, question -> answer", inputs: %{context: "find.fact"}}
+      ...>   ],
+      ...>   outputs: ["answer"]
+      ...> })
+      iex> {:ok, prediction} = DSPex.Python.execute_program(program,
+      ...>   %{text: "Lisbon is the capital of Portugal.", question: "What is the capital of Portugal?"})
+      iex> DSPex.Prediction.to_map(prediction)
+      %{"answer" => "Lisbon is the capital of Portugal."}
   """
   @spec create_program(map() | keyword(), options()) :: result(Program.t())
   def create_program(spec, options \\ []) do
@@ -311,14 +352,11 @@ defmodule DSPex.Python do
     result
   end
 
-  # Gives `work` Python's options; while it lasts, Python may call the functions among the tools.
-  defp with_tools(options, work) do
+  # Gives `work` the module and the options as Python takes them; while it lasts, Python may call the functions in them.
+  defp with_functions(module, options, work) do
     with {:ok, python_options} <- CallOptions.for_execution(options),
-         {:ok, tools, callbacks} <- Tool.read(options[:tools]) do
-      python_options =
-        if callbacks == [], do: python_options, else: Map.put(python_options, :tools, tools)
-
-      Callbacks.during(callbacks, fn -> work.(python_options) end)
+         {:ok, module, python_options, callbacks} <- ModuleSpec.read(module, python_options) do
+      Callbacks.during(callbacks, fn -> work.(module, python_options) end)
     end
   end
 
@@ -382,14 +420,17 @@ defmodule DSPex.Python do
 
   defp explain_missing_model(result, _pool), do: result
 
-  defp stream_of(options, operation, args) do
+  # `called` is a module's spec, or the session of a program.
+  defp stream_of(options, operation, called, args) do
     CallOptions.timeout!(options)
     buffer = EventStream.buffer!(options)
     # Events are messages of terms. JSON is a format of calls, with the same results.
     options = Map.merge(options, %{buffer: buffer, serialization_format: :native})
 
     call = fn reply_to, ref ->
-      with_tools(options, &call(operation, [reply_to, ref | args] ++ [&1], options))
+      with_functions(called, options, fn called, python_options ->
+        call(operation, [reply_to, ref, called | args] ++ [python_options], options)
+      end)
     end
 
     options |> CallOptions.pool!() |> EventStream.new(buffer, call) |> Stream.map(&element/1)

@@ -56,7 +56,7 @@ defmodule DSPex.Python.Tool do
   @type t :: String.t() | atom() | map() | keyword()
 
   @doc """
-  Reads the tools of a call: gives them as Python takes them, and the functions among them.
+  Reads the tools at `path` of a call: gives them as Python takes them, and the functions among them.
 
   What is no list is left to Python to refuse, as are the names, descriptions and schemas.
 
@@ -66,11 +66,16 @@ defmodule DSPex.Python.Tool do
       iex> error.message
       "expected a function of one argument at opts.tools[0].function, got \\"now\\""
   """
-  @spec read(term()) :: {:ok, term(), [Callback.t()]} | {:error, Error.t()}
-  def read(tools) when is_list(tools) do
-    if List.improper?(tools), do: throw({:tool, "opts.tools", "a list of tools", tools})
+  @spec read(term(), String.t()) :: {:ok, term(), [Callback.t()]} | {:error, Error.t()}
+  def read(tools, path \\ "opts.tools")
 
-    {tools, callbacks} = tools |> Enum.with_index() |> Enum.map(&read_tool(&1)) |> Enum.unzip()
+  def read(tools, path) when is_list(tools) do
+    if List.improper?(tools), do: throw({:tool, path, "a list of tools", tools})
+
+    {tools, callbacks} =
+      tools
+      |> Enum.with_index(fn tool, index -> read_tool(tool, "#{path}[#{index}]") end)
+      |> Enum.unzip()
 
     {:ok, tools, Enum.reject(callbacks, &is_nil/1)}
   catch
@@ -79,15 +84,14 @@ defmodule DSPex.Python.Tool do
       {:error, Error.new(:input, message, %{"path" => path})}
   end
 
-  def read(other), do: {:ok, other, []}
+  def read(other, _path), do: {:ok, other, []}
 
-  defp read_tool({[_first | _rest] = tool, index}) do
+  defp read_tool([_first | _rest] = tool, path) do
     # A charlist is a name.
-    if Keyword.keyword?(tool), do: read_tool({Map.new(tool), index}), else: {tool, nil}
+    if Keyword.keyword?(tool), do: tool |> Map.new() |> read_tool(path), else: {tool, nil}
   end
 
-  defp read_tool({tool, index}) when is_map(tool) and not is_struct(tool) do
-    path = "opts.tools[#{index}]"
+  defp read_tool(tool, path) when is_map(tool) and not is_struct(tool) do
     tool = Map.new(tool, fn {key, value} -> {known_key!(key, @keys, path), value} end)
     function = tool[:function]
 
@@ -111,7 +115,7 @@ defmodule DSPex.Python.Tool do
     {described, callback}
   end
 
-  defp read_tool({name, _index}), do: {name, nil}
+  defp read_tool(name, _path), do: {name, nil}
 
   defp known_key!(key, known, path) do
     Enum.find(known, &(&1 == key or Atom.to_string(&1) == key)) ||

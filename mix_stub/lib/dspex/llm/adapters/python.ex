@@ -1,7 +1,7 @@
 defmodule DSPex.LLM.Adapters.Python do
   # What Python's catalogue has; a test compares the two.
   @supported_modules ~w(dspy.Predict dspy.ChainOfThought dspy.ReAct dspy.ReActV2 dspy.ProgramOfThought dspy.CodeAct
-                        dspy.RLM dspy.Flex dspy.MultiChainComparison)
+                        dspy.RLM dspy.Flex dspy.MultiChainComparison dspy.BestOfN dspy.Refine)
 
   @moduledoc """
   DSPy's modules, in a pool's Python, behind the protocol `DSPex.LLM.Adapter`.
@@ -26,7 +26,7 @@ defmodule DSPex.LLM.Adapters.Python do
   ## Options of `generate/3`, `stream/3` and `batch/3`
 
     * `:module` - one of #{Enum.map_join(@supported_modules, ", ", &"`#{inspect(&1)}`")};
-      `"dspy.Predict"` by default
+      `"dspy.Predict"` by default; or a map, see `DSPex.Python.ModuleSpec`
     * `:signature` - `"question -> answer"` by default; or `:inputs` and `:outputs` (lists of names or of `"name: type"`)
     * `:instructions` - what the model is told to do, in words
     * all others are those of `DSPex.Python.execute_module/4`

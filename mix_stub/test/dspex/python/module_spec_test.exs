@@ -1,0 +1,117 @@
+defmodule DSPex.Python.ModuleSpecTest do
+  use ExUnit.Case, async: true
+
+  import DSPex.TestPython
+
+  alias DSPex.{ModelServer, Prediction, Python}
+  alias DSPex.Python.{Callbacks, ModuleSpec}
+
+  @qa "question -> answer"
+
+  setup_all do
+    url = ModelServer.start!()
+    {:ok, pool: start_pool!(model: ModelServer.model(url, "echo"))}
+  end
+
+  defp execute(context, spec, options \\ []),
+    do: Python.execute_module(spec, @qa, %{question: "Q?"}, [pool: context.pool] ++ options)
+
+  test "gives names and what it does not know to Python as they are" do
+    for spec <- ["dspy.Predict", ~c"dspy.Predict", nil, 7, ~D[2024-02-29], [1, 2]],
+        do: assert(ModuleSpec.read(spec, %{}) == {:ok, spec, %{}, []})
+  end
+
+  test "finds functions wherever they stand" do
+    reward = fn _inputs, _prediction -> 1 end
+    tool = %{name: "t", description: "d", function: fn %{} -> 1 end}
+    inner = [module: "dspy.ReAct", tools: [tool]]
+    spec = %{"module" => "dspy.BestOfN", "options" => %{reward: reward}, of: inner}
+
+    assert {:ok, %{"options" => %{reward: %{callback: id}}, of: %{tools: [%{callback: of_tool}]}},
+            %{tools: [%{callback: of_call}]}, callbacks} = ModuleSpec.read(spec, %{tools: [tool]})
+
+    assert Enum.sort(Enum.map(callbacks, & &1.id)) == Enum.sort([id, of_tool, of_call])
+  end
+
+  test "a reward is asked with the inputs and the prediction of each attempt", context do
+    test = self()
+
+    reward = fn inputs, prediction ->
+      send(test, {:asked, inputs, prediction})
+      if prediction[:answer] == "Q?", do: 0.25, else: 0
+    end
+
+    assert {:ok, %Prediction{} = best} =
+             execute(context, %{module: "dspy.BestOfN", N: 2, reward: reward, of: "dspy.Predict"})
+
+    assert best[:answer] == "Q?"
+    for _attempt <- 1..2, do: assert_received({:asked, %{"question" => "Q?"}, %Prediction{}})
+    refute_received {:asked, _inputs, _prediction}
+    assert %{registered: 0} = Callbacks.count()
+  end
+
+  test "a threshold that is met ends the attempts; true counts as 1", context do
+    test = self()
+    reward = fn _inputs, _prediction -> match?(:asked, send(test, :asked)) end
+    options = [reward: reward, of: "dspy.ChainOfThought", N: 5, threshold: 1]
+    assert {:ok, %Prediction{reasoning: "Q?"}} = execute(context, "dspy.BestOfN", options)
+    assert_received :asked
+    refute_received :asked
+  end
+
+  @tag :capture_log
+  test "a reward that fails or gives no number is the error of the call", context do
+    for {reward, message} <- [
+          {fn _inputs, _prediction -> raise "no idea" end, "failed: no idea"},
+          {fn _inputs, _prediction -> :good end,
+           "expected a number from the reward function at spec.reward, got :good"},
+          {fn _inputs, _prediction -> {:error, "closed"} end, "failed: closed"}
+        ] do
+      spec = %{module: "dspy.Refine", reward: reward, of: "dspy.Predict"}
+      assert {:error, error} = execute(context, spec)
+      assert error.kind == :tool
+      assert error.message =~ message
+      assert error.details["path"] == "spec.reward"
+    end
+  end
+
+  test "mistakes are named with their place", context do
+    one = fn _inputs -> 1 end
+    check = %{check: :words, field: :answer, maximum: 1}
+
+    for {spec, path, message} <- [
+          {%{module: "dspy.BestOfN", reward: one, of: "dspy.Predict"}, "spec.reward",
+           "a function of 2 arguments"},
+          {%{module: "dspy.BestOfN", reward: check, of: %{module: "dspy.Predcit"}},
+           "spec.of.module", "dspy.Predict"},
+          {%{module: "dspy.BestOfN", reward: check, of: %{module: "dspy.RLM", max_iters: 0}},
+           "spec.of.max_iters", "an integer from 1 to 100"},
+          {%{
+             module: "dspy.BestOfN",
+             reward: check,
+             of: %{module: "dspy.Predict", signature: "a -> b"}
+           }, "spec.of.signature", "expected one signature"}
+        ] do
+      assert {:error, error} = execute(context, spec)
+      assert error.message =~ message
+      assert error.details["path"] == path
+    end
+  end
+
+  test "a stored program takes a check and no function", context do
+    modules = fn reward ->
+      [%{module: "dspy.BestOfN", N: 2, reward: reward, of: "dspy.Predict"}]
+    end
+
+    check = %{check: :equals, field: :answer, input: :question}
+    spec = %{signature: @qa, modules: modules.(check)}
+    assert {:ok, program} = Python.create_program(spec, pool: context.pool)
+    assert {:ok, prediction} = Python.execute_program(program, %{question: "Q?"})
+    assert prediction[:answer] == "Q?"
+
+    spec = %{signature: @qa, modules: modules.(fn _inputs, _prediction -> 1 end)}
+    assert {:error, error} = Python.create_program(spec, pool: context.pool)
+    assert error.details["path"] == "spec.modules[0].reward"
+    assert error.message =~ "give it to execute_module"
+  end
+end
