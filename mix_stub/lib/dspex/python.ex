@@ -106,7 +106,9 @@ defmodule DSPex.Python do
 
     with {:ok, {provider, config}} <- Model.checked(provider, config),
          {:ok, configured} <- call(:configure_lm, [provider, config, python_options], options) do
-      if options[:session_id] == nil, do: Pool.model_configured(CallOptions.pool!(options))
+      if options[:session_id] == nil,
+        do: Pool.model_configured(CallOptions.pool!(options), {provider, config})
+
       {:ok, configured}
     end
   end

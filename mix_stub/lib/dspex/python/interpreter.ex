@@ -134,7 +134,8 @@ defmodule DSPex.Python.Interpreter do
         busy_limits_msgq: @busy_limits,
         args:
           ~w(-m erlport_bridge --packet=4 --nouse_stdio --modules=dspy_bridge --log-to-elixir) ++
-            ["--elixir-version=" <> System.version()] ++ preload,
+            ["--elixir-version=" <> System.version()] ++
+            ["--max-stuck=#{options.max_stuck}", "--ask-for-recycling"] ++ preload,
         env:
           for({name, value} <- environment(options), do: {to_charlist(name), to_charlist(value)})
       ]

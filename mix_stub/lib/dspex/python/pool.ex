@@ -57,7 +57,7 @@ defmodule DSPex.Python.Pool do
 
   use Supervisor, restart: :permanent
 
-  alias DSPex.Python.{Error, Line, Log, Model, PoolOptions, PortClient}
+  alias DSPex.Python.{Error, Line, Log, Model, PoolOptions, PortClient, Recycling}
 
   @registry DSPex.Python.Registry
   # How long a caller sleeps between two looks for a client that is being restarted. A restart of the client itself
@@ -93,7 +93,7 @@ defmodule DSPex.Python.Pool do
 
     client = %{
       id: PortClient,
-      start: {PortClient, :start_link, [options, @registry, {:port, options.name}]}
+      start: {PortClient, :start_link, [options, @registry, {:port, options.name}, PortClient]}
     }
 
     # A restart only follows a start of Python that worked, which takes some tenths of a second. So not even a Python
@@ -107,6 +107,15 @@ defmodule DSPex.Python.Pool do
   Waits for a Python that is being started or restarted, within `timeout`.
   """
   @spec call(atom(), atom(), [term()], timeout()) :: {:ok, term()} | {:error, Error.t()}
+  def call(pool, operation, args, timeout) when operation in [:stream_ack, :cancel] do
+    # About a call that may run in a Python that is being replaced.
+    deadline = deadline(timeout)
+    answer = call_until(pool, operation, args, timeout, deadline)
+    owner = with {client, _value} <- lookup({:port, pool}), do: client
+    again = &Line.call(&1, operation, args, timeout, deadline)
+    Recycling.call_predecessors(answer, owner, again, @registry)
+  end
+
   def call(pool, operation, args, timeout) do
     call_until(pool, operation, args, timeout, deadline(timeout))
   end
@@ -131,9 +140,9 @@ defmodule DSPex.Python.Pool do
   end
 
   @doc false
-  @spec model_configured(atom()) :: :ok
-  def model_configured(pool) do
-    with {client, _value} <- lookup({:port, pool}), do: PortClient.model_configured(client)
+  @spec model_configured(atom(), Model.t()) :: :ok
+  def model_configured(pool, model) do
+    with {client, _value} <- lookup({:port, pool}), do: PortClient.model_configured(client, model)
     :ok
   end
 

@@ -8,7 +8,8 @@ defmodule DSPex.Python.PoolOptions do
 
   # The longest timer that is sensible; beyond some of Erlang's limits a process would crash.
   @max_timeout 0xFFFFFFFF
-  @known [:name, :python, :python_path, :model, :preload, :start_timeout, :heartbeat]
+  @known [:name, :python, :python_path, :model, :preload, :start_timeout, :heartbeat] ++
+           [:max_stuck, :drain_timeout]
   # Far longer than C code in use keeps Python's lock, and than a machine under load lets a process wait.
   @heartbeat %{interval: 5_000, limit: 30_000}
 
@@ -20,7 +21,9 @@ defmodule DSPex.Python.PoolOptions do
     python_path: [],
     preload: [],
     start_timeout: 60_000,
-    heartbeat: @heartbeat
+    heartbeat: @heartbeat,
+    max_stuck: 32,
+    drain_timeout: 30_000
   ]
 
   @type t :: %__MODULE__{
@@ -30,7 +33,9 @@ defmodule DSPex.Python.PoolOptions do
           model: (() -> Model.t()),
           preload: [String.t()],
           start_timeout: pos_integer(),
-          heartbeat: false | %{interval: pos_integer(), limit: pos_integer()}
+          heartbeat: false | %{interval: pos_integer(), limit: pos_integer()},
+          max_stuck: non_neg_integer(),
+          drain_timeout: non_neg_integer()
         }
 
   @doc """
@@ -78,6 +83,8 @@ defmodule DSPex.Python.PoolOptions do
   defp check!(:name, _name, _pool), do: :ok
   defp check!(:python, value, _pool) when is_binary(value) and value != "", do: :ok
   defp check!(:start_timeout, value, _pool) when value in 1..@max_timeout, do: :ok
+  defp check!(:drain_timeout, value, _pool) when value in 0..@max_timeout, do: :ok
+  defp check!(:max_stuck, value, _pool) when is_integer(value) and value >= 0, do: :ok
 
   defp check!(:model, value, pool) do
     with {:error, message} <- Model.validate(value) do
@@ -99,6 +106,16 @@ defmodule DSPex.Python.PoolOptions do
   defp check!(:start_timeout, value, pool) do
     raise ArgumentError,
           "expected a positive number of milliseconds for #{where(:start_timeout, pool)}, got #{inspect(value)}"
+  end
+
+  defp check!(:drain_timeout, value, pool) do
+    raise ArgumentError,
+          "expected a number of milliseconds for #{where(:drain_timeout, pool)}, got #{inspect(value)}"
+  end
+
+  defp check!(:max_stuck, value, pool) do
+    raise ArgumentError,
+          "expected 0 or a positive integer for #{where(:max_stuck, pool)}, got #{inspect(value)}"
   end
 
   # The value is not shown: it may be a key that somebody wrote in the wrong place.

@@ -11,7 +11,8 @@ defmodule DSPex.Python.PortClient do
   # Callers are watched only when they have waited for a moment (DSPex.Python.Watch): most are answered before that.
   #
   # Phases: :starting (Python is being started; calls wait in `unsent`) -> :ready, or {:down, error} until the next
-  # attempt. Python that ends when :ready ends this process, and the supervisor starts both anew.
+  # attempt. Python that ends when :ready ends this process, and the supervisor starts both anew. Python that asks for
+  # it is replaced by another one with an owner of its own (DSPex.Python.Recycling).
 
   use GenServer
 
@@ -27,6 +28,7 @@ defmodule DSPex.Python.PortClient do
     Model,
     PoolOptions,
     Protocol,
+    Recycling,
     Watch
   }
 
@@ -42,11 +44,13 @@ defmodule DSPex.Python.PortClient do
   # Of no call; the runtime answers it as soon as it has read it.
   @heartbeat_id 0
 
-  @enforce_keys [:options, :registry, :key]
+  @enforce_keys [:options, :registry, :key, :id]
   defstruct [
     :options,
     :registry,
     :key,
+    :id,
+    :recycling,
     :port,
     :python,
     :start_timer,
@@ -62,25 +66,33 @@ defmodule DSPex.Python.PortClient do
   ]
 
   @doc false
-  def start_link(%PoolOptions{} = options, registry, key) do
-    GenServer.start_link(__MODULE__, {options, registry, key},
-      name: {:via, Registry, {registry, key}}
-    )
+  # As the child `id` of its supervisor. While another one owns the port of that key, it is the successor of that one.
+  def start_link(%PoolOptions{} = options, registry, key, id) do
+    case Registry.lookup(registry, key) do
+      [] ->
+        GenServer.start_link(__MODULE__, {options, registry, key, id, nil},
+          name: {:via, Registry, {registry, key}}
+        )
+
+      [{predecessor, _value}] ->
+        GenServer.start_link(__MODULE__, {options, registry, key, id, {:standby, predecessor}})
+    end
   end
 
   @doc """
-  Tells that the pool has a model now.
+  Tells which model the pool has now.
   """
-  @spec model_configured(pid()) :: :ok
-  def model_configured(client) do
-    GenServer.call(client, :model_configured)
+  @spec model_configured(pid(), Model.t()) :: :ok
+  def model_configured(client, model) do
+    # In a function, so that nothing prints its key.
+    GenServer.call(client, {:model_configured, fn -> model end})
   catch
     # Python has just ended, and the model that was configured with it.
     :exit, _reason -> :ok
   end
 
   @impl true
-  def init({options, registry, key}) do
+  def init({options, registry, key, id, recycling}) do
     # A port that breaks must not take this process with it before all callers are answered.
     Process.flag(:trap_exit, true)
     # Makes the atoms of answers exist, see Protocol.decode_answer/1.
@@ -91,6 +103,8 @@ defmodule DSPex.Python.PortClient do
       options: options,
       registry: registry,
       key: key,
+      id: id,
+      recycling: recycling,
       model_state: model_state,
       calls: Calls.new()
     }
@@ -102,8 +116,15 @@ defmodule DSPex.Python.PortClient do
   def handle_continue(:start_python, state), do: {:noreply, start_python(state)}
 
   @impl true
-  def handle_call(:model_configured, _from, state) do
-    {:reply, :ok, published(%{state | model_state: :configured})}
+  def handle_call({:model_configured, model}, _from, state) do
+    options = %{state.options | model: model}
+    {:reply, :ok, published(%{state | options: options, model_state: :configured})}
+  end
+
+  def handle_call(:retire, {successor, _tag}, state) do
+    %{options: options, registry: registry, key: key} = state
+    retiring = Recycling.retire(line(state), successor, options, registry, key)
+    {:reply, :ok, %{state | recycling: retiring}}
   end
 
   @impl true
@@ -149,7 +170,20 @@ defmodule DSPex.Python.PortClient do
 
   def handle_info(:send_unsent, state), do: {:noreply, send_unsent(%{state | unsent_timer: nil})}
   def handle_info(:heartbeat, state), do: heartbeat(Heartbeat.tick(state.heartbeat), state)
+
+  def handle_info(:start_again, %{recycling: {:standby, predecessor}} = state) do
+    # That of before has ended, and was started again: there is nothing left to replace.
+    if Process.alive?(predecessor),
+      do: {:noreply, start_python(state)},
+      else: {:noreply, tap(state, &leave/1)}
+  end
+
   def handle_info(:start_again, state), do: {:noreply, start_python(state)}
+
+  def handle_info(:retiring, state) do
+    if Recycling.check(state.recycling, state.calls) == :leave, do: leave(state)
+    {:noreply, state}
+  end
 
   def handle_info(:start_timeout, %{phase: :starting} = state) do
     message =
@@ -176,11 +210,14 @@ defmodule DSPex.Python.PortClient do
         {:shutdown, {:python_exited, status}} ->
           "python #{Interpreter.ending(status)} while the call was being made; it is started again"
 
+        _stopped when is_tuple(state.recycling) ->
+          "python was replaced while the call was being made; it was given #{state.options.drain_timeout} ms to end"
+
         _stopped ->
           "pool #{inspect(state.options.name)} was stopped while the call was being made"
       end
 
-    Registry.delete_meta(state.registry, {:line, state.options.name})
+    if published?(state), do: Registry.delete_meta(state.registry, {:line, state.options.name})
     # What is written from now on is refused, so that no call reaches a Python that is given up.
     Interpreter.close(state.port)
     answer_all(state, Error.new(:port_closed, error))
@@ -276,9 +313,21 @@ defmodule DSPex.Python.PortClient do
     heartbeat = Heartbeat.start(state.options.heartbeat)
 
     %{state | phase: :ready, start_timer: nil, failures: 0, heartbeat: heartbeat}
+    |> taken_over()
     |> published()
     |> send_unsent()
   end
+
+  defp taken_over(%{recycling: {:standby, predecessor}} = state) do
+    case Recycling.take_over(predecessor, state.registry, state.key) do
+      :ok -> %{state | recycling: nil}
+      :gone -> tap(state, &leave/1)
+    end
+  end
+
+  defp taken_over(state), do: state
+
+  defp leave(state), do: Recycling.leave(state.registry, state.options.name, state.id)
 
   defp start_failed(error, state) do
     cancel(state.start_timer)
@@ -294,6 +343,12 @@ defmodule DSPex.Python.PortClient do
 
     state = %{answer_all(state, error) | unsent: :queue.new(), failures: state.failures + 1}
     %{state | phase: {:down, error}, port: nil, probe: nil, start_timer: nil}
+  end
+
+  defp python_ended(status, %{recycling: {:retiring, _ends_at}} = state) do
+    leave(state)
+    message = "python #{Interpreter.ending(status)} while it was being replaced"
+    {:noreply, answer_all(%{state | port: nil}, Error.new(:port_closed, message))}
   end
 
   defp python_ended(status, %{phase: :ready} = state) do
@@ -414,6 +469,14 @@ defmodule DSPex.Python.PortClient do
     end
   end
 
+  defp handle_frame({:message, "R"}, frame, %{recycling: nil} = state) do
+    %{options: options, registry: registry, key: key} = state
+    %{state | recycling: Recycling.begin(frame, options, registry, key)}
+  end
+
+  # It has a successor already, or is about to leave.
+  defp handle_frame({:message, "R"}, _frame, state), do: state
+
   defp handle_frame({:call, id}, frame, state) do
     tap(state, fn state -> Invocation.answer(frame, id, state.port) end)
   end
@@ -453,10 +516,21 @@ defmodule DSPex.Python.PortClient do
   # What callers look up: the state of the model, and the line on which they make their calls. The line stands among the
   # registry's metadata, where it is found in a third of the time.
   defp published(state) do
-    port = if state.phase == :ready, do: state.port
-    line = %Line{owner: self(), port: port, calls: state.calls}
-    Registry.put_meta(state.registry, {:line, state.options.name}, line)
-    {_new, _old} = Registry.update_value(state.registry, state.key, fn _ -> state.model_state end)
+    if published?(state) do
+      Registry.put_meta(state.registry, {:line, state.options.name}, line(state))
+
+      {_new, _old} =
+        Registry.update_value(state.registry, state.key, fn _ -> state.model_state end)
+    end
+
     state
+  end
+
+  # A successor is not yet the one that callers find, and one that retires is not any more.
+  defp published?(state), do: not is_tuple(state.recycling)
+
+  defp line(state) do
+    port = if state.phase == :ready, do: state.port
+    %Line{owner: self(), port: port, calls: state.calls}
   end
 end

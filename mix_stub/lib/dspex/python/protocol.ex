@@ -11,6 +11,8 @@ defmodule DSPex.Python.Protocol do
   #
   #     from Python  {:C, id, DSPex.Python.Callbacks, :call, args, :N}
   #                  {:M, pid, term} to a process
+  #                  {:L, dropped, entries} for the log
+  #                  {:R, reason} when another Python should take its place
   #     to Python    {:r, id, result} | {:e, id, sentence}
   #
   # Terms are built and read in the process of the caller, which is where the work can be done for many callers at
@@ -133,6 +135,19 @@ defmodule DSPex.Python.Protocol do
   end
 
   @doc """
+  Decodes the reason for which Python asks to be replaced, `{:R, reason}`.
+  """
+  @spec decode_reason(binary()) :: String.t()
+  def decode_reason(frame) do
+    case :erlang.binary_to_term(frame, [:safe]) do
+      {:R, reason} when is_binary(reason) -> reason
+      _other -> "it gave no reason"
+    end
+  rescue
+    ArgumentError -> "it gave no reason"
+  end
+
+  @doc """
   Encodes the result of a call that Python made; all of its answer but the id.
   """
   @spec encode_result(term()) :: encoded_result()
@@ -186,7 +201,10 @@ defmodule DSPex.Python.Protocol do
   defp peek_id("C", 6, <<@integer, id::32, _rest::binary>>), do: {:call, id}
 
   defp peek_id(name, 3, _rest) when name in ["r", "e"], do: :malformed
-  defp peek_id(name, _arity, _rest) when name in ["M", "P", "C", "L", "e"], do: {:message, name}
+
+  defp peek_id(name, _arity, _rest) when name in ["M", "P", "C", "L", "R", "e"],
+    do: {:message, name}
+
   defp peek_id(_name, _arity, _rest), do: :malformed
 
   # {:e, id, {:python, class, message, traceback}} with the class as a binary; other frames as they are.

@@ -12,7 +12,11 @@ defmodule DSPex.Python.PoolOptionsTest do
   test "names what is wrong, the pool, and what is known" do
     for {options, message} <- [
           {[name: :p, modle: 1],
-           "unknown option :modle of pool :p; known are :name, :python, :python_path, :model, :preload, :start_timeout, :heartbeat"},
+           "unknown option :modle of pool :p; known are :name, :python, :python_path, :model, :preload, :start_timeout, :heartbeat, :max_stuck, :drain_timeout"},
+          {[name: :p, max_stuck: -1],
+           "expected 0 or a positive integer for the option :max_stuck of pool :p, got -1"},
+          {[name: :p, drain_timeout: :infinity],
+           "expected a number of milliseconds for the option :drain_timeout of pool :p, got :infinity"},
           {[python: "python3"], "expected the option :name of a pool to be an atom, got nil"},
           {[name: :p, python: 3], "expected a path for the option :python of pool :p, got 3"},
           {[name: :p, preload: "tools"],
