@@ -33,6 +33,8 @@ defmodule DSPex.Python.Pool do
     * `:heartbeat` - how a Python that is alive and silent is noticed, such as one that was stopped, or C code that keeps
       Python's lock: `[interval: 5_000, limit: 30_000]` asks every 5 s, and kills a Python from which nothing has come
       for 30 s. These are the defaults. `false` never asks
+    * `:max_stuck` - how many threads of Python may be stuck, 32 by default; see below
+    * `:drain_timeout` - how long calls in flight may still take in a Python that is replaced, in ms; 30,000 by default
 
   ## What happens when Python ends
 
@@ -41,6 +43,15 @@ defmodule DSPex.Python.Pool do
   started wait for it.
   A Python that cannot be started is tried again after 1 s, 2 s, 4 s and so on up to every 30 s. In the meantime each
   call is answered at once with an error that names the cause and the remedy.
+
+  ## What happens when threads of Python are stuck
+
+  At its deadline, or when it is cancelled, Python code that runs in a thread (a tool, a module that runs code) is
+  interrupted. A function in C that blocks, such as a socket without a time limit, keeps its thread all the same. Such a
+  stuck thread is logged with its function and `request_id`, counted in `DSPex.Python.metrics/1`, and has a replacement.
+  When more than `:max_stuck` are stuck the pool starts another Python, and changes over when that is ready: no call
+  fails or waits for it, but for those that take longer than `:drain_timeout`, which are answered with an error of kind
+  `:port_closed`. The model that was configured last goes along; sessions and programs are gone.
 
   ## What Python logs and prints
 

@@ -68,14 +68,15 @@ defmodule DSPex.Python.PortClient do
   @doc false
   # As the child `id` of its supervisor. While another one owns the port of that key, it is the successor of that one.
   def start_link(%PoolOptions{} = options, registry, key, id) do
-    case Registry.lookup(registry, key) do
-      [] ->
+    # One that has just ended may still be named there.
+    with [{predecessor, _value}] <- Registry.lookup(registry, key),
+         true <- Process.alive?(predecessor) do
+      GenServer.start_link(__MODULE__, {options, registry, key, id, {:standby, predecessor}})
+    else
+      _nobody ->
         GenServer.start_link(__MODULE__, {options, registry, key, id, nil},
           name: {:via, Registry, {registry, key}}
         )
-
-      [{predecessor, _value}] ->
-        GenServer.start_link(__MODULE__, {options, registry, key, id, {:standby, predecessor}})
     end
   end
 
