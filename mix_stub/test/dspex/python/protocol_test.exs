@@ -28,6 +28,13 @@ defmodule DSPex.Python.ProtocolTest do
     end
   end
 
+  test "the reason for which Python asks to be replaced is read, whatever comes" do
+    assert Protocol.decode_reason(:erlang.term_to_binary({:R, "a reason"})) == "a reason"
+
+    for frame <- [:erlang.term_to_binary({:R, 1}), :erlang.term_to_binary({:R}), "", <<131, 1>>],
+        do: assert(Protocol.decode_reason(frame) == "it gave no reason")
+  end
+
   describe "peek/1" do
     test "finds the id of an answer, whatever encoding its atom has" do
       for tag <- [<<100, 1::16>>, <<115, 1>>, <<118, 1::16>>, <<119, 1>>], name <- ["r", "e"] do
@@ -50,6 +57,7 @@ defmodule DSPex.Python.ProtocolTest do
     test "names the messages that are no answers" do
       assert Protocol.peek(:erlang.term_to_binary({:M, self(), :hello})) == {:message, "M"}
       assert Protocol.peek(:erlang.term_to_binary({:P, "printed"})) == {:message, "P"}
+      assert Protocol.peek(:erlang.term_to_binary({:R, "a reason"})) == {:message, "R"}
       assert Protocol.peek(:erlang.term_to_binary({:e, :handler_failed})) == {:message, "e"}
     end
 
