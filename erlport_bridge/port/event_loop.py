@@ -3,19 +3,91 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import functools
 import sys
 import threading
+import time
+from collections.abc import Callable
+from typing import Any, Final
 
 from erlport_bridge.errors import message_of
 from erlport_bridge.threads import Threads
 
+# A function that has returned within this time so often in turn runs on the loop itself; one call that takes longer
+# than the second time, and it must prove itself anew.
+_QUICK_S: Final = 0.0002
+_QUICK_CALLS: Final = 3
+_NOT_QUICK_S: Final = 0.001
+
+# Functions of these modules may run on the loop when they have been quick.
+_hasty_modules: set[str] = set()
+
+
+def run_in_place(*modules: str) -> None:
+    """Let functions of these modules that are handed to threads run on the loop while they are quick.
+
+    For libraries that hand over what may take long and hardly ever does: a hand-over there and back takes a tenth of a
+    millisecond. What waits for others to do something is not to be named here, however quick it was so far.
+    """
+    _hasty_modules.update(modules)
+
 
 def start(threads: Threads) -> asyncio.AbstractEventLoop:
     """Give a loop that runs, until the process ends, in a daemon thread; coroutines hand work to ``threads``."""
-    loop = asyncio.new_event_loop()
+    loop = Loop()
     loop.set_default_executor(threads)
     threading.Thread(target=_run, args=(loop,), name="loop", daemon=True).start()
     return loop
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """A loop that hands nothing to a thread that takes less time than handing it over, see :func:`run_in_place`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        # How often in turn a function was quick.
+        self._quick_calls: dict[Callable[..., Any], int] = {}
+
+    def run_in_executor(  # type: ignore[override]  # the types of asyncio's own stubs differ between versions
+        self, executor: Any, func: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
+        """Run a function in a thread, or at once; give its future."""
+        function = _handed_over(func) if executor is None and not args else None
+        if function is None:
+            return super().run_in_executor(executor, func, *args)
+        timed = functools.partial(self._timed, function, func)
+        if self._quick_calls.get(function, 0) < _QUICK_CALLS:
+            return super().run_in_executor(None, timed)
+        future = self.create_future()
+        try:
+            future.set_result(timed())
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # noqa: BLE001 - whoever awaits it gets it
+            future.set_exception(error)
+        return future
+
+    def _timed(self, function: Callable[..., Any], call: Callable[[], Any]) -> Any:
+        started_at = time.perf_counter()
+        try:
+            return call()
+        finally:
+            taken_s = time.perf_counter() - started_at
+            if taken_s < _QUICK_S:
+                self._quick_calls[function] = self._quick_calls.get(function, 0) + 1
+            elif taken_s > _NOT_QUICK_S:
+                self._quick_calls[function] = 0
+
+
+def _handed_over(call: Callable[..., Any]) -> Callable[..., Any] | None:
+    """Give the function that ``asyncio.to_thread`` has wrapped, if it may run in place."""
+    if type(call) is not functools.partial or not call.args:
+        return None
+    if type(getattr(call.func, "__self__", None)) is not contextvars.Context:
+        return None
+    function = call.args[0]
+    return function if getattr(function, "__module__", None) in _hasty_modules else None
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:

@@ -19,6 +19,7 @@ from erlport_bridge.programs import module_steps
 from erlport_bridge.programs.answering import Source, answer, wanted_words
 from erlport_bridge.programs.arithmetic import find_expression
 from erlport_bridge.programs.extraction import sentences
+from erlport_bridge.programs.progress import ObservedLM
 from erlport_bridge.programs.prompt_reading import Field, Prompt, Schema, read_prompt
 
 DESCRIPTION: Final = (
@@ -44,7 +45,7 @@ _PLAIN_TEXT: Final[Schema] = {"type": "string"}
 
 def embedded_model() -> dspy.LM:
     """Give the embedded model as a language model of DSPy, for sync and async modules."""
-    return dspy.LM("embedded/extractive", engine=_Engine(), async_engine=_AsyncEngine(), cache=False)
+    return ObservedLM("embedded/extractive", engine=_Engine(), async_engine=_AsyncEngine(), cache=False)
 
 
 def complete(system: str, user: str) -> str:

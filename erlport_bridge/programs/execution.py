@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
 import dspy
-from dspy.utils.callback import BaseCallback
 
 from erlport_bridge import request as running_request
 from erlport_bridge.errors import OperationError, message_of
@@ -20,6 +18,7 @@ from erlport_bridge.programs.models import LanguageModel
 from erlport_bridge.programs.module_entry import ModuleEntry
 from erlport_bridge.programs.observed_tool import CallEndedError
 from erlport_bridge.programs.pipeline import Pipeline
+from erlport_bridge.programs.progress import Progress, is_parse_error, within
 from erlport_bridge.programs.signatures import SignatureSpec
 from erlport_bridge.programs.stages import CallPart, Stage
 from erlport_bridge.programs.streaming import EventStream, Telling
@@ -150,69 +149,6 @@ def with_demos(module: Pipeline, stage: Stage, demos: Sequence[Mapping[str, Any]
     return copy
 
 
-class Progress(BaseCallback):  # type: ignore[misc]
-    """Follows one request: where it is now, which is where the time went if its deadline comes."""
-
-    def __init__(self) -> None:
-        self._stages = ["module"]
-        #: What waits for a thread.
-        self.queued: set[object] = set()
-        self._parse_error: BaseException | None = None
-
-    @property
-    def stage(self) -> str:
-        """One of ``module``, ``model``, ``tool``, ``sandbox``, ``queue``."""
-        return "queue" if self.queued else self._stages[-1]
-
-    @contextlib.contextmanager
-    def within(self, stage: str) -> Iterator[None]:
-        """Be in a stage that DSPy knows nothing of."""
-        self._enter(stage)
-        try:
-            yield
-        finally:
-            self._leave(stage)
-
-    def _enter(self, stage: str) -> None:
-        self._stages.append(stage)
-
-    def _leave(self, stage: str) -> None:
-        if stage in self._stages:
-            self._stages.remove(stage)
-
-    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """The model is asked."""
-        self._enter("model")
-
-    def on_lm_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        """The model has answered."""
-        self._leave("model")
-
-    def on_tool_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """A tool is called."""
-        self._enter("tool")
-
-    def on_tool_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        """A tool has answered."""
-        self._leave("tool")
-
-    def on_adapter_parse_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        """The model's text was read."""
-        self._parse_error = exception
-
-    def is_parse_error(self, error: BaseException) -> bool:
-        """Tell whether an exception came from reading the model's text, of whatever class it is."""
-        return error is self._parse_error
-
-    def on_interpreter_execute_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """Code runs in the sandbox."""
-        self._enter("sandbox")
-
-    def on_interpreter_execute_end(self, call_id: str, outputs: Any, exception: BaseException | None = None) -> None:
-        """The sandbox has answered."""
-        self._leave("sandbox")
-
-
 @dataclass(frozen=True)
 class Request:
     """A module with checked inputs, ready to run."""
@@ -242,10 +178,11 @@ async def run(request: Request, *, timeout_s: float | None, events: EventStream 
     if timeout_s == 0:
         raise timeout_error(request, "queue")
     progress = Progress()
+    progress.follow()
     running_request.queued.set(progress.queued)
     started_at = time.monotonic()
-    with sandbox.Sandboxes(progress.within) as sandboxes:
-        work = asyncio.ensure_future(_predict(request, progress, sandboxes, timeout_s, events))
+    with sandbox.Sandboxes() as sandboxes:
+        work = asyncio.ensure_future(_predict(request, sandboxes, timeout_s, events))
         try:
             # Not `wait_for`: it waits for the cancelled work to end, and the deadline is the caller's.
             await asyncio.wait({work}, timeout=timeout_s)
@@ -256,7 +193,7 @@ async def run(request: Request, *, timeout_s: float | None, events: EventStream 
         except CallEndedError as ended:
             raise ended.__cause__ or ended from None
         except (RecursionError, ValueError) as error:
-            if not progress.is_parse_error(error):
+            if not is_parse_error(error):
                 raise
             # Text that nests too deep, for one: DSPy lets its parsers' own exceptions through.
             raise OperationError("parse", f"cannot read the model's answer: {message_of(error)}") from error
@@ -281,14 +218,13 @@ def timeout_error(request: Request, stage: str) -> OperationError:
 
 async def _predict(
     request: Request,
-    progress: Progress,
     sandboxes: sandbox.Sandboxes,
     timeout_s: float | None,
     events: EventStream | None,
 ) -> dspy.Prediction:
     if any(stage.needs_sandbox for stage in request.stages):
         # Before the model is paid for.
-        with progress.within("sandbox"):
+        with within("sandbox"):
             await asyncio.to_thread(sandbox.probe)
         sandboxes.prepare()
     lm = models.with_settings(request.model.lm, request.options.settings)
@@ -303,7 +239,9 @@ async def _predict(
         trace=[],
         disable_history=True,
         track_usage=True,
-        callbacks=[progress] if telling is None else [progress, telling],
+        callbacks=[] if telling is None else [telling],
+        # All inputs have been checked.
+        warn_on_type_mismatch=False,
         interpreter_factory=sandboxes.factory,
         **({} if telling is None else telling.settings()),
     ):

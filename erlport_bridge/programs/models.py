@@ -21,6 +21,7 @@ import dspy
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import arguments, embedded
+from erlport_bridge.programs.progress import ObservedLM
 from erlport_bridge.programs.text import quoted, suggestion, text_of
 from erlport_bridge.redaction import remember_secret
 from erlport_bridge.term.inspecting import shown
@@ -227,7 +228,7 @@ def _cached_lm(
     """Build a model once for each configuration: calls that name it in their options share its connections."""
     client = {"api_base": api_base, "api_key": api_key}
     # `engine="lm15"`: with "auto", a variable like OPENAI_BASE_URL in the environment would switch to LiteLLM silently.
-    return dspy.LM(
+    return ObservedLM(
         model,
         engine=engine,
         model_type=model_type,

@@ -17,6 +17,7 @@ import pydantic_core
 from dspy.utils.callback import with_callbacks
 
 from erlport_bridge.errors import message_of
+from erlport_bridge.programs.progress import within
 from erlport_bridge.programs.text import neutral
 from erlport_bridge.term.inspecting import shown
 from erlport_bridge.threads import NoThreadError
@@ -57,7 +58,8 @@ class ObservedTool(dspy.Tool):  # type: ignore[misc]
     @with_callbacks  # type: ignore[untyped-decorator]
     async def _observation(self, kwargs: dict[str, Any]) -> Any:
         try:
-            return _observation_of(await self._run(self._checked(kwargs)))
+            with within("tool"):
+                return _observation_of(await self._run(self._checked(kwargs)))
         except ArgumentsError as error:
             return f"Error in {self.name}: {neutral(str(error))}"
         except NoThreadError as error:

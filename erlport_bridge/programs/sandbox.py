@@ -22,7 +22,6 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, wait
-from contextlib import AbstractContextManager
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -30,6 +29,7 @@ from typing import Any, Final
 import dspy
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.progress import within
 from erlport_bridge.programs.sandbox_pool import WarmPool, warm_size
 from erlport_bridge.programs.text import quoted
 from erlport_bridge.threads import Interrupted, uninterrupted
@@ -113,7 +113,8 @@ class Interpreter(dspy.PythonInterpreter):  # type: ignore[misc]
         self._left_s = self._code_timeout_ms / 1000
         self._start_clock()
         try:
-            return super().execute(code, variables)
+            with within("sandbox"):
+                return super().execute(code, variables)
         except dspy.CodeInterpreterError:
             if self._is_out_of_time:
                 raise OperationError(
@@ -228,15 +229,11 @@ class Sandboxes:
 
     ``kill`` may be called from any thread, at any time: a program that runs ends at once with DSPy's
     ``CodeInterpreterError``, and no further one starts.
-
-    Args:
-        within: Is told that the request waits for a sandbox, as long as its context lasts.
     """
 
-    def __init__(self, within: Callable[[str], AbstractContextManager[Any]] | None = None) -> None:
+    def __init__(self) -> None:
         self.killed = False
         self.factory = Factory(self)
-        self._within = within
         self._lock = threading.Lock()
         self._prepared: Future[Interpreter] | None = None
         self._interpreters: list[Interpreter] = []
@@ -258,7 +255,7 @@ class Sandboxes:
             prepared, self._prepared = self._prepared, None
         coming = prepared or _pool.take()
         try:
-            with self._within("sandbox") if self._within else contextlib.nullcontext():
+            with within("sandbox"):
                 wait([coming])
             # What is ready is noted, or it would never be killed.
             with uninterrupted(), self._lock:

@@ -26,8 +26,19 @@ import dspy
 import erlport_bridge
 from erlport_bridge import errors, request, threads
 from erlport_bridge.errors import EncodeError, OperationError
-from erlport_bridge.port import runtime, stock
-from erlport_bridge.programs import arguments, catalogue, execution, models, pipeline, sandbox, stages, streaming, tools
+from erlport_bridge.port import event_loop, runtime, stock
+from erlport_bridge.programs import (
+    arguments,
+    catalogue,
+    execution,
+    models,
+    pipeline,
+    sandbox,
+    shortcuts,
+    stages,
+    streaming,
+    tools,
+)
 from erlport_bridge.programs.execution import CallOptions, Request
 from erlport_bridge.programs.metrics import Metrics
 from erlport_bridge.programs.sessions import Program, Sessions
@@ -63,6 +74,9 @@ _sessions = Sessions.from_environment()
 _metrics = Metrics()
 
 runtime.before_exit(sandbox.kill_all)
+shortcuts.install()
+# Preparing a request and looking up its price: 20 us each, or what a cache on the disk takes. They wait for nobody.
+event_loop.run_in_place("dspy.clients.execution", "dspy.clients.capabilities")
 
 
 def _failure_term(error: BaseException) -> tuple[Atom, tuple[Atom, dict[str, Any]]]:
