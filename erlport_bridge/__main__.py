@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,9 @@ from erlport_bridge.port.descriptors import take_descriptors
 from erlport_bridge.port.runtime import DEFAULT_MAX_CALLS, Runtime, before_exit, leave
 from erlport_bridge.term import FALLBACK_REASON, PACKET_SIZES, structs
 from erlport_bridge.threads import DEFAULT_MAX_QUEUED, DEFAULT_MAX_STUCK, DEFAULT_MAX_THREADS, Threads
+
+_PROGRAM_MODULES = "DSPEX_PROGRAM_MODULES"
+_OPERATIONS = "dspy_bridge"
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -36,6 +40,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     own = parser.add_argument_group("flags of this program")
     own.add_argument("--modules", type=_names, help="the only modules whose functions may be called, by commas")
     own.add_argument("--preload", type=_names, default=[], help="modules to import at start, by commas")
+    own.add_argument("--program-modules", type=_names, help="the application's DSPy modules, classes, by commas")
     own.add_argument("--elixir-version", help="the other side's, for structs that differ between versions")
     own.add_argument("--log-to-elixir", action="store_true", help="send what is logged and printed over the port")
     own.add_argument("--max-threads", type=_positive, default=DEFAULT_MAX_THREADS, help="threads that run functions")
@@ -73,6 +78,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.stderr.write(f"erlport_bridge: terms take about 15 times as long: {FALLBACK_REASON}\n")
     if options.elixir_version:
         structs.set_elixir_version(options.elixir_version)
+    if options.program_modules:
+        # Read by the operations, which are imported now, so that a wrong name is told of at the start.
+        os.environ[_PROGRAM_MODULES] = ",".join(options.program_modules)
+        options.preload.append(_OPERATIONS)
     for name in options.preload:
         try:
             importlib.import_module(name)

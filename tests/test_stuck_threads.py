@@ -70,7 +70,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Give what makes the application known to a port."""
     folder: Path = tmp_path_factory.mktemp("application")
     (folder / "application.py").write_text(APPLICATION)
-    return {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
+    # No sandbox is kept ready: a test counts processes.
+    return {"PYTHONPATH": path, "DSPEX_WARM_SANDBOXES": "0"}
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any, Final
 import dspy
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs import arguments
+from erlport_bridge.programs import application_modules, arguments
 from erlport_bridge.programs.attempts import BestOfN, Refine
 from erlport_bridge.programs.code_modules import CodeAct, InThread, ProgramOfThought
 from erlport_bridge.programs.comparison import MAX_ATTEMPTS, ComparedChains
@@ -110,8 +110,7 @@ _ATTEMPT_OPTIONS: Final = (
 )
 
 
-#: Everything that ``describe_module`` knows, by name.
-ENTRIES: Final[Mapping[str, ModuleEntry]] = {
+_OF_DSPY: Final = {
     entry.name: entry
     for entry in (
         ModuleEntry(
@@ -277,6 +276,9 @@ ENTRIES: Final[Mapping[str, ModuleEntry]] = {
         ),
     )
 }
+
+#: Everything that ``describe_module`` knows, by name: DSPy's, and the application's.
+ENTRIES: Final[Mapping[str, ModuleEntry]] = _OF_DSPY | application_modules.from_environment()
 
 #: The modules that can be executed, by name.
 MODULES: Final[Mapping[str, ModuleEntry]] = {

@@ -10,6 +10,7 @@ import dspy
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.module_options import Option
+from erlport_bridge.programs.signatures import SignatureSpec
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class ModuleEntry:
         runs_in_thread: It blocks a thread, which a deadline interrupts, but not while it waits for the model.
         is_streamed: The text of its fields is told of while the model writes it.
         optional_inputs: Inputs it takes beside the signature's, each with its type: as DSPy's, ``Any`` for any term.
+        signature: Its own, of one that takes none from its callers.
         operation: The operation that does what it is for, where it is no module that can be executed.
         experimental: DSPy says that it may change.
         deprecated: What DSPy says of its future.
@@ -65,6 +67,7 @@ class ModuleEntry:
     runs_in_thread: bool = False
     is_streamed: bool = True
     optional_inputs: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    signature: SignatureSpec | None = None
     operation: str = "execute_module"
     experimental: bool = False
     deprecated: str | None = None
@@ -102,6 +105,7 @@ class ModuleEntry:
             "name": self.name,
             "summary": self.summary,
             "operation": self.operation,
+            "signature": self.signature.text if self.signature else None,
             "options": {option.name: option.describe() for option in self.options},
             "adds": list(self.adds),
             "reserved": list(self.reserved),

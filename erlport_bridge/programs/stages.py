@@ -55,7 +55,7 @@ class Stage:
     def build(self) -> dspy.Module:
         """Build the module."""
         return self.entry.build(
-            build_signature(self.spec),
+            None if self.entry.signature else build_signature(self.spec),
             dict(self.options),
             tools.find_tools(list(self.tools)),
             self.of.build() if self.of else None,
@@ -164,11 +164,11 @@ class SignatureSource:
 
     Attributes:
         read: Gives it, if none of its fields is reserved; takes the reserved names with who reserves them.
-        is_given: A caller wrote it for this module, so that the module's own map can have none.
+        path: Where a caller wrote it for this module, so that the module's own map can have none; ``None``: nowhere.
     """
 
     read: Callable[[Mapping[str, str]], SignatureSpec]
-    is_given: bool = False
+    path: str | None = None
 
     def __call__(self, reserved: Mapping[str, str]) -> SignatureSpec:
         """Read it."""
@@ -188,7 +188,7 @@ def given_signature(source: object, path: str, instructions: object = None) -> S
         text = arguments.optional_text(instructions, f"{path.rpartition('.')[0]}.instructions")
         return parse_signature(source, instructions=text, reserved=reserved)
 
-    return SignatureSource(read, is_given=source is not None)
+    return SignatureSource(read, None if source is None else path)
 
 
 def read_stage(
@@ -228,7 +228,7 @@ def read_stage(
         given_tools, tools_path, call = call.tools, "opts.tools", NO_CALL
     names = read_tools(given_tools, entry, tools_path, stored=stored)
     reserved = dict.fromkeys(entry.reserved, entry.name) | dict(reserved or {})
-    signature = _own_signature(spec, signature, path)
+    signature = _own_signature(spec, entry, signature, path)
     if not entry.takes_module:
         return Stage(entry, signature(reserved), tuple(sorted(checked.items())), names)
     inner_path = f"{place}.of"
@@ -294,10 +294,17 @@ def _entry(spec: Mapping[str, Any], given: object, path: str) -> ModuleEntry:
     return catalogue.find_module(spec["module"], f"{path}.module")
 
 
-def _own_signature(spec: Mapping[str, Any], outer: SignatureSource, path: str) -> SignatureSource:
+def _own_signature(spec: Mapping[str, Any], entry: ModuleEntry, outer: SignatureSource, path: str) -> SignatureSource:
     where, instructions = f"{path}.signature", spec.get("instructions")
+    if entry.signature is not None:
+        given_at = where if "signature" in spec else outer.path
+        if given_at is not None:
+            message = f"expected no signature at {given_at}: {entry.name} has its own, {entry.signature.text}"
+            raise OperationError("signature", message, path=given_at)
+        own = entry.signature
+        return SignatureSource(lambda _: own)
     if "signature" in spec:
-        if outer.is_given:
+        if outer.path is not None:
             raise OperationError("signature", f"expected one signature, got another one at {where}", path=where)
         return given_signature(spec["signature"], where, instructions)
     if instructions is None:

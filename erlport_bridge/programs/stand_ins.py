@@ -19,4 +19,4 @@ def public_name(module: dspy.Module) -> str | None:
     if getattr(module, "wraps", False):
         return None
     cls = getattr(module, "stands_for", type(module))
-    return f"dspy.{cls.__name__}"
+    return f"dspy.{cls.__name__}" if cls.__module__.startswith("dspy.") else f"{cls.__module__}.{cls.__name__}"

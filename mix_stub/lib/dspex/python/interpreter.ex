@@ -112,7 +112,7 @@ defmodule DSPex.Python.Interpreter do
     {output, status} =
       System.cmd(path, ["-c", @probe | options.preload],
         stderr_to_stdout: true,
-        env: environment(options)
+        env: [{"DSPEX_PROGRAM_MODULES", Enum.join(options.modules, ",")} | environment(options)]
       )
 
     case output |> String.split("\n", trim: true) |> List.last() do
@@ -125,8 +125,12 @@ defmodule DSPex.Python.Interpreter do
   end
 
   defp port_settings(options) do
-    preload =
-      if options.preload == [], do: [], else: ["--preload=" <> Enum.join(options.preload, ",")]
+    named =
+      for {flag, [_first | _rest] = names} <- [
+            {"--preload=", options.preload},
+            {"--program-modules=", options.modules}
+          ],
+          do: flag <> Enum.join(names, ",")
 
     [:binary, {:packet, 4}, :nouse_stdio, :exit_status, :hide] ++
       [
@@ -135,7 +139,7 @@ defmodule DSPex.Python.Interpreter do
         args:
           ~w(-m erlport_bridge --packet=4 --nouse_stdio --modules=dspy_bridge --log-to-elixir) ++
             ["--elixir-version=" <> System.version()] ++
-            ["--max-stuck=#{options.max_stuck}", "--ask-for-recycling"] ++ preload,
+            ["--max-stuck=#{options.max_stuck}", "--ask-for-recycling"] ++ named,
         env:
           for({name, value} <- environment(options), do: {to_charlist(name), to_charlist(value)})
       ]
@@ -152,8 +156,8 @@ defmodule DSPex.Python.Interpreter do
       cause =~ ~r/No module named '(erlport_bridge|dspy|erlang)/ ->
         "install it with: #{path} -m pip install /path/to/erlport_bridge"
 
-      options.preload != [] ->
-        "check the options :preload and :python_path of pool #{inspect(options.name)}"
+      options.preload ++ options.modules != [] ->
+        "check the options :preload, :modules and :python_path of pool #{inspect(options.name)}"
 
       true ->
         "install erlport_bridge anew with: #{path} -m pip install /path/to/erlport_bridge"

@@ -28,6 +28,8 @@ defmodule DSPex.Python.Pool do
           configuration
         * `nil` (the default) - none: the pool starts, calls that need a model are answered with an error that says so
     * `:python_path` - folders that are put before `PYTHONPATH`, a list
+    * `:modules` - your own subclasses of `dspy.Module`, such as `["my_app.programs.Support"]`, which calls may name then; see
+      `docs/operations.md`
     * `:preload` - names of Python modules that are imported at the start, such as one that offers tools
     * `:start_timeout` - how long Python may take to be ready, in ms; 60,000 by default
     * `:heartbeat` - how a Python that is alive and silent is noticed, such as one that was stopped, or C code that keeps

@@ -8,7 +8,7 @@ defmodule DSPex.Python.PoolOptions do
 
   # The longest timer that is sensible; beyond some of Erlang's limits a process would crash.
   @max_timeout 0xFFFFFFFF
-  @known [:name, :python, :python_path, :model, :preload, :start_timeout, :heartbeat] ++
+  @known [:name, :python, :python_path, :model, :modules, :preload, :start_timeout, :heartbeat] ++
            [:max_stuck, :drain_timeout]
   # Far longer than C code in use keeps Python's lock, and than a machine under load lets a process wait.
   @heartbeat %{interval: 5_000, limit: 30_000}
@@ -19,6 +19,7 @@ defmodule DSPex.Python.PoolOptions do
     :model,
     python: "python3",
     python_path: [],
+    modules: [],
     preload: [],
     start_timeout: 60_000,
     heartbeat: @heartbeat,
@@ -31,6 +32,7 @@ defmodule DSPex.Python.PoolOptions do
           python: String.t(),
           python_path: [String.t()],
           model: (() -> Model.t()),
+          modules: [String.t()],
           preload: [String.t()],
           start_timeout: pos_integer(),
           heartbeat: false | %{interval: pos_integer(), limit: pos_integer()},
@@ -92,7 +94,7 @@ defmodule DSPex.Python.PoolOptions do
     end
   end
 
-  defp check!(option, value, pool) when option in [:python_path, :preload] do
+  defp check!(option, value, pool) when option in [:python_path, :modules, :preload] do
     if not is_list(value) or not Enum.all?(value, &is_binary/1) do
       raise ArgumentError,
             "expected a list of strings for #{where(option, pool)}, got #{inspect(value)}"

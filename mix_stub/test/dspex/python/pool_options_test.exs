@@ -12,7 +12,7 @@ defmodule DSPex.Python.PoolOptionsTest do
   test "names what is wrong, the pool, and what is known" do
     for {options, message} <- [
           {[name: :p, modle: 1],
-           "unknown option :modle of pool :p; known are :name, :python, :python_path, :model, :preload, :start_timeout, :heartbeat, :max_stuck, :drain_timeout"},
+           "unknown option :modle of pool :p; known are :name, :python, :python_path, :model, :modules, :preload, :start_timeout, :heartbeat, :max_stuck, :drain_timeout"},
           {[name: :p, max_stuck: -1],
            "expected 0 or a positive integer for the option :max_stuck of pool :p, got -1"},
           {[name: :p, drain_timeout: :infinity],

@@ -41,7 +41,35 @@ defmodule DSPex.Python.PoolStartTest do
       assert error.message =~ "No module named 'no_such_tools'"
 
       assert error.message =~
-               "check the options :preload and :python_path of pool #{inspect(pool)}"
+               "check the options :preload, :modules and :python_path of pool #{inspect(pool)}"
+    end
+
+    test "offers the modules of the application, and is named with the one that it does not find",
+         %{tmp_dir: folder} do
+      File.write!(Path.join(folder, "shouting.py"), """
+      import dspy
+
+      class Loud(dspy.Module):
+          def forward(self, text: str, marks: int = 1):
+              return dspy.Prediction(loud=text.upper() + "!" * marks)
+      """)
+
+      pool = start_pool!(python_path: [folder], modules: ["shouting.Loud"])
+      assert {:ok, names} = Python.list_modules(pool: pool)
+      assert "shouting.Loud" in names
+
+      assert {:ok, prediction} =
+               Python.execute_module("shouting.Loud", nil, [text: "ho", marks: 2], pool: pool)
+
+      assert prediction[:loud] == "HO!!"
+
+      adapter = %DSPex.LLM.Adapters.Python{pool: pool}
+      assert {:ok, _loud} = DSPex.LLM.Adapter.generate(adapter, "ho", module: "shouting.Loud")
+
+      pool = start_pool!(python_path: [folder], modules: ["shouting.Quiet"])
+      assert {:error, %Error{} = error} = Python.ping(nil, pool: pool)
+      assert error.message =~ ~S|cannot offer the module "shouting.Quiet"|
+      assert error.message =~ "check the options :preload, :modules"
     end
 
     test "is given up when it does not get ready in time", %{tmp_dir: folder} do

@@ -217,8 +217,23 @@ defmodule DSPex.LLM.Adapters.Python do
       |> Map.split([:module, :signature, :inputs, :outputs, :instructions])
 
     module = Map.get(own, :module, "dspy.Predict")
-    {module, signature(own), call_options(adapter, options)}
+    signature = if signature?(module, own), do: signature(own)
+    {module, signature, call_options(adapter, options)}
   end
+
+  # A map, and a module of the application, may have a signature of their own.
+  defp signature?(module, own) do
+    Enum.any?([:signature, :inputs, :outputs, :instructions], &is_map_key(own, &1)) or
+      dspy?(module)
+  end
+
+  defp dspy?(name) when is_binary(name), do: String.starts_with?(name, "dspy.")
+  defp dspy?(name) when is_atom(name), do: name |> Atom.to_string() |> dspy?()
+  # A charlist.
+  defp dspy?([character | _rest] = name) when is_integer(character),
+    do: match?(~c"dspy." ++ _, name)
+
+  defp dspy?(_spec), do: false
 
   defp signature(%{signature: signature, instructions: instructions}) when is_map(signature) do
     Map.put(signature, :instructions, instructions)
