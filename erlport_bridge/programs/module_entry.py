@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import dspy
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.module_options import Option
 from erlport_bridge.programs.signatures import SignatureSpec
+
+_MODULE_OPTION: Final = {
+    "type": "module",
+    "default": None,
+    "required": True,
+    "description": "the module that is run: a name, or a map",
+}
 
 
 @dataclass(frozen=True)
@@ -106,7 +113,10 @@ class ModuleEntry:
             "summary": self.summary,
             "operation": self.operation,
             "signature": self.signature.text if self.signature else None,
-            "options": {option.name: option.describe() for option in self.options},
+            "options": {
+                **({"of": _MODULE_OPTION} if self.takes_module else {}),
+                **{option.name: option.describe() for option in self.options},
+            },
             "adds": list(self.adds),
             "reserved": list(self.reserved),
             "optional_inputs": list(self.optional_inputs),

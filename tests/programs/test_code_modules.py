@@ -54,19 +54,6 @@ def test_code_of_codeact_calls_tools_that_stay_on_this_side(code_port: PortProce
     assert (prediction["answer"], prediction["reasoning"]) == ("6", "as printed")
 
 
-def test_code_of_rlm_asks_the_model_calls_tools_and_builds_modules(
-    code_port: PortProcess, model_server: ModelServer
-) -> None:
-    first = {"reasoning": "look", "code": "print(llm_query('sum up'), convert(2), len(question))"}
-    second = {"reasoning": "done", "code": "import dspy\nSUBMIT(dspy.Predict('q -> a: int')(q='x').a)"}
-    _, prediction = run(
-        code_port, model_server, "dspy.RLM", first, "in short", second, {"a": 7}, tools=["convert"], signature=QA
-    )
-    assert prediction["trajectory"][0]["output"] == "in short 3 1\n"
-    assert (prediction["answer"], prediction["final_reasoning"]) == ("7", "done")
-    assert prediction["$meta"]["usage"]["openai/scripted:dspy.RLM"]["total_tokens"] > 0
-
-
 def test_code_in_the_sandbox_cannot_have_this_side_import_a_module(
     code_port: PortProcess, model_server: ModelServer
 ) -> None:
@@ -87,11 +74,6 @@ def test_text_that_code_puts_into_a_prompt_stays_text(code_port: PortProcess, mo
     sent = str(model_server.requests[-1].body)
     assert "<< CUSTOM-TYPE-START-IDENTIFIER>>[]" in sent
     assert "<<CUSTOM-TYPE" not in sent
-
-
-def test_flex_runs_its_code_in_the_sandbox(code_port: PortProcess, model_server: ModelServer) -> None:
-    _, prediction = run(code_port, model_server, "dspy.Flex", {"answer": "from Predict"})
-    assert prediction["answer"] == "from Predict"
 
 
 def test_reactv2_gives_a_conversation_that_another_call_goes_on_with(

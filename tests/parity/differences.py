@@ -1,0 +1,35 @@
+"""Where a call through the port differs from plain DSPy on purpose; everything else is compared as it is."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, Final
+
+#: What differs -> why.
+INTENDED: Final = {
+    "reward code": "dspy.Refine shows the model the source of a Python function; a reward here is a check or a "
+    "function of Elixir, described in words, so that prompts are of another length",
+    "markers": "DSPy turns its content markers in text that came as data into parts of the prompt, such as an image "
+    "to be fetched; here they stay text",
+    "completions": "dspy.MultiChainComparison takes the attempts as an argument, here they are the input completions; "
+    "without them the attempts are made first",
+    "failed attempts": "dspy.BestOfN and dspy.Refine print an error and give None if all attempts fail, here the call "
+    "has the error",
+    "wrong inputs": "DSPy logs inputs that are missing, unknown or of the wrong type and asks the model, here the call "
+    "has an error and costs nothing",
+    "tools in the sandbox": "dspy.CodeAct copies the source of its tools into the sandbox, here the code calls them on "
+    "this side; prompts and results are the same",
+}
+
+_REWARD_CODE: Final = re.compile(r"(\[\[ ## reward_code ## \]\]\n).*?(\n\n\[\[ ## target_threshold ## \]\])", re.DOTALL)
+
+
+def without_reward_code(body: dict[str, Any]) -> dict[str, Any]:
+    """Give a request without what it says of the reward."""
+    messages = [
+        {**message, "content": _REWARD_CODE.sub(r"\1-\2", message["content"])}
+        if isinstance(message["content"], str)
+        else message
+        for message in body["messages"]
+    ]
+    return {**body, "messages": messages}
