@@ -48,8 +48,25 @@ def options(*names: str) -> st.SearchStrategy[Any]:
     return st.one_of(TERMS, st.dictionaries(st.sampled_from(names), TERMS, max_size=3))
 
 
-MODULES = st.one_of(
-    st.sampled_from(["dspy.Predict", "dspy.ChainOfThought", "dspy.ReAct", "dspy.MultiChainComparison"]), TERMS
+NAMES = st.sampled_from(
+    [
+        *("dspy.Predict", "dspy.ChainOfThought", "dspy.ReAct", "dspy.MultiChainComparison", "dspy.BestOfN"),
+        *("dspy.Refine", "dspy.ReActV2", "dspy.Retrieve", "dspy.KNN", "dspy.Parallel"),
+    ]
+)
+OWN_OPTIONS = options(
+    *("module", "signature", "instructions", "options", "tools", "of", "reward", "N", "n", "threshold", "fail_count"),
+    *("max_iters", "k", "retriever", "embedder", "vectors", "passages", "trainset", "rationale_field", "M"),
+)
+REWARDS = st.one_of(TERMS, options("check", "field", "value", "input", "minimum", "maximum", "callback", "description"))
+MODULES = st.recursive(
+    st.one_of(NAMES, TERMS),
+    lambda inner: st.one_of(
+        OWN_OPTIONS,
+        st.fixed_dictionaries({"module": NAMES, "reward": REWARDS, "of": inner, "N": st.just(1)}),
+        st.fixed_dictionaries({"module": NAMES, "options": st.fixed_dictionaries({"of": inner, "reward": REWARDS})}),
+    ),
+    max_leaves=3,
 )
 TEXT_SIGNATURES = st.sampled_from(
     ["question -> answer", "a: list[int], b: Any -> c: float", "d: dict[str, int] -> e: Optional[bool]", "h -> i, j"]
@@ -68,12 +85,17 @@ CALL = st.one_of(
     st.fixed_dictionaries({"lm": LM}),
     st.fixed_dictionaries({"demos": st.lists(options("question", "answer"), max_size=2)}),
 )
-STAGE = st.one_of(MODULES, options("module", "signature", "instructions", "options", "tools"))
+STAGE = st.one_of(MODULES, options("module", "signature", "instructions", "options", "tools", "name", "inputs"))
 SPEC = st.one_of(
     SIGNATURES,
-    options("signature", "instructions", "modules", "history", "lm", "config"),
+    options("signature", "instructions", "modules", "outputs", "history", "lm", "config"),
     st.fixed_dictionaries(
-        {"signature": SIGNATURES, "modules": st.lists(STAGE, max_size=3), "config": options(*SETTINGS)}
+        {
+            "signature": SIGNATURES,
+            "modules": st.lists(STAGE, max_size=3),
+            "outputs": st.one_of(st.none(), st.lists(TERMS, max_size=2), options("answer")),
+            "config": options(*SETTINGS),
+        }
     ),
 )
 

@@ -95,10 +95,18 @@ def test_every_module_describes_itself(shared_port: PortProcess, name: str) -> N
     description = shared_port.done("describe_module", name)
     assert description["name"] == name
     assert ("calculator" in description["tools"]) is description["takes_tools"]
-    options = {}
-    if description["takes_module"]:
-        options = {"reward": {"check": "equals", "field": "answer", "value": "x"}, "of": "dspy.Predict"}
-    assert shared_port.done("validate_module", name, QA, options)["signature"] == "question: str -> answer: str"
+    needed = {
+        "of": "dspy.Predict",
+        "reward": {"check": "equals", "field": "answer", "value": "x"},
+        "trainset": [{"question": "x", "answer": "y"}],
+    }
+    options = {key: value for key, value in needed.items() if description["options"].get(key, {}).get("required")}
+    if description["signature"]:
+        validated = shared_port.done("validate_module", name, None, {**options, "passages": ["x"]})
+        assert validated["signature"] == description["signature"]
+    else:
+        validated = shared_port.done("validate_module", name, QA, options)
+        assert validated["signature"].startswith("question: str -> ")
 
 
 @pytest.mark.parametrize(

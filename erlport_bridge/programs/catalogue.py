@@ -19,13 +19,17 @@ from erlport_bridge.programs.code_modules import CodeAct, InThread, ProgramOfTho
 from erlport_bridge.programs.comparison import MAX_ATTEMPTS, ComparedChains
 from erlport_bridge.programs.module_entry import ModuleEntry, Parts
 from erlport_bridge.programs.module_options import (
+    DataOption,
+    FunctionOption,
     IntegerOption,
     ModelOption,
     NumberOption,
     RewardOption,
     TextOption,
 )
+from erlport_bridge.programs.retrieval import MAX_COUNT, NearestExamples, Retrieve, Vectors
 from erlport_bridge.programs.sandbox import DEFAULT_CODE_TIMEOUT_MS
+from erlport_bridge.programs.signatures import parse_signature
 from erlport_bridge.programs.text import quoted, suggestion
 from erlport_bridge.programs.tool_agent import ToolAgent
 
@@ -86,6 +90,24 @@ def _code_act(parts: Parts) -> dspy.Module:
 
 def _never(parts: Parts) -> dspy.Module:
     raise TypeError("this is no module: it is called by an operation of its own")
+
+
+def _retrieve(parts: Parts) -> dspy.Module:
+    options, passages = parts.options, parts.options["passages"]
+    searched = passages and Vectors(passages, options["vectors"], options["embedder"])
+    return Retrieve(options["retriever"], searched, passages or (), options["k"])
+
+
+def _nearest_examples(parts: Parts) -> dspy.Module:
+    options, names = parts.options, list(parts.signature.input_fields)
+    return NearestExamples(names, options["trainset"], options["vectors"], options["embedder"], options["k"])
+
+
+_NEAREST: Final = (
+    IntegerOption(name="k", default=3, minimum=1, maximum=MAX_COUNT, description="how many are given"),
+    DataOption(name="vectors", of="vectors", description="of what is searched, in its order, if they are known"),
+    FunctionOption(name="embedder", takes="texts", description="gives a list of vectors for a list of texts"),
+)
 
 
 def _attempts(cls: type[BestOfN]) -> Callable[[Parts], dspy.Module]:
@@ -265,6 +287,32 @@ _OF_DSPY: Final = {
             options=_ATTEMPT_OPTIONS,
             reserved=("hint_",),
             takes_module=True,
+            is_streamed=False,
+        ),
+        ModuleEntry(
+            "dspy.Retrieve",
+            "gives the passages nearest to a query, by a function of the caller or by vectors; asks no model",
+            _retrieve,
+            options=(
+                *_NEAREST,
+                FunctionOption(name="retriever", takes="query, k", description="gives a list of texts"),
+                DataOption(name="passages", of="texts", description="what is searched"),
+            ),
+            alternatives=("retriever", "passages"),
+            signature=parse_signature("query -> passages: list[str]"),
+            optional_inputs={"k": int, "vector": list[float]},
+            is_streamed=False,
+        ),
+        ModuleEntry(
+            "dspy.KNN",
+            "gives the examples nearest to the inputs, by vectors; asks no model",
+            _nearest_examples,
+            options=(
+                *_NEAREST,
+                DataOption(name="trainset", of="examples", required=True, description="maps of fields"),
+            ),
+            outputs=parse_signature("inputs -> examples: list[dict]").outputs,
+            optional_inputs={"vector": list[float]},
             is_streamed=False,
         ),
         ModuleEntry(

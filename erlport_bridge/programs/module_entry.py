@@ -10,7 +10,7 @@ import dspy
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.module_options import Option
-from erlport_bridge.programs.signatures import SignatureSpec
+from erlport_bridge.programs.signatures import Field, SignatureSpec
 
 _MODULE_OPTION: Final = {
     "type": "module",
@@ -56,6 +56,8 @@ class ModuleEntry:
         is_streamed: The text of its fields is told of while the model writes it.
         optional_inputs: Inputs it takes beside the signature's, each with its type: as DSPy's, ``Any`` for any term.
         signature: Its own, of one that takes none from its callers.
+        outputs: What it gives in place of the signature's outputs.
+        alternatives: Options of which one must be given, and only one.
         operation: The operation that does what it is for, where it is no module that can be executed.
         experimental: DSPy says that it may change.
         deprecated: What DSPy says of its future.
@@ -75,6 +77,8 @@ class ModuleEntry:
     is_streamed: bool = True
     optional_inputs: Mapping[str, Any] = field(default_factory=dict, hash=False)
     signature: SignatureSpec | None = None
+    outputs: tuple[Field, ...] = ()
+    alternatives: tuple[str, ...] = ()
     operation: str = "execute_module"
     experimental: bool = False
     deprecated: str | None = None
@@ -104,6 +108,12 @@ class ModuleEntry:
             if option.required and option.name not in given:
                 where = f"{path}.{option.name}"
                 raise OperationError("input", f"expected {option.name} ({option.description}) at {where}", path=where)
+        chosen = [name for name in self.alternatives if name in given]
+        if self.alternatives and len(chosen) != 1:
+            where = f"{path}.{(chosen or self.alternatives)[-1]}"
+            came = " and ".join(chosen) or "none of them"
+            message = f"expected one of {', '.join(self.alternatives)} at {path}, got {came}"
+            raise OperationError("input", message, path=where)
         return {option.name: option.read(*given[option.name]) for option in self.options if option.name in given}
 
     def describe(self) -> dict[str, Any]:

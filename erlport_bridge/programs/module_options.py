@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Hashable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs import arguments, models, rewards
+from erlport_bridge.programs import arguments, elixir_function, models, retrieval, rewards
+from erlport_bridge.programs.elixir_function import ElixirFunction
+from erlport_bridge.term import OtpErlangFunction
 from erlport_bridge.term.inspecting import shown
 
 
@@ -33,7 +35,7 @@ class Option(ABC):
     aliases: tuple[str, ...] = ()
     is_shared: bool = True
 
-    def read(self, value: object, path: str) -> Hashable:
+    def read(self, value: object, path: str) -> Any:
         """Give the value as the module is built with it; ``nil`` where the default is ``nil``.
 
         Raises:
@@ -57,7 +59,7 @@ class Option(ABC):
         return value
 
     @abstractmethod
-    def _read(self, value: object, path: str) -> Hashable:
+    def _read(self, value: object, path: str) -> Any:
         """Check a value that is not left out."""
 
     @abstractmethod
@@ -148,6 +150,53 @@ class RewardOption(Option):
 
     def _type(self) -> dict[str, Any]:
         return {"type": "reward"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class FunctionOption(Option):
+    """A function of Elixir."""
+
+    takes: str
+
+    def shown(self, value: Any) -> Any:
+        """Say that it is one."""
+        return "a function"
+
+    def _read(self, value: object, path: str) -> ElixirFunction:
+        if isinstance(value, OtpErlangFunction):
+            raise elixir_function.refuse(path)
+        if not isinstance(value, Mapping) or "callback" not in arguments.options(value, path):
+            raise _wrong("a function", value, path)
+        given = arguments.options(value, path)
+        arguments.only(given, ["callback"], "key of a function", path)
+        return elixir_function.bring(path, given["callback"])
+
+    def _type(self) -> dict[str, Any]:
+        return {"type": "function", "takes": self.takes}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOption(Option):
+    """Data that a module works on: a list of text, of vectors, or of maps of fields."""
+
+    of: Literal["texts", "vectors", "examples"]
+    is_shared: bool = False
+
+    def shown(self, value: Any) -> Any:
+        """Say how much there is."""
+        return f"{len(value)} {self.of}"
+
+    def _read(self, value: object, path: str) -> Any:
+        if self.of == "vectors":
+            return retrieval.read_vectors(value, path)
+        if not isinstance(value, list) or not value:
+            raise _wrong(f"a list of {self.of}", value, path)
+        if self.of == "texts":
+            return [arguments.text(item, f"{path}[{index}]") for index, item in enumerate(value)]
+        return [arguments.options(item, f"{path}[{index}]") for index, item in enumerate(value)]
+
+    def _type(self) -> dict[str, Any]:
+        return {"type": self.of}
 
 
 def _wrong(expected: str, value: object, path: str) -> OperationError:

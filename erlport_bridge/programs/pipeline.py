@@ -17,7 +17,7 @@ import dspy
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import arguments
-from erlport_bridge.programs.signatures import Field, SignatureSpec
+from erlport_bridge.programs.signatures import Field, SignatureSpec, parse_signature
 from erlport_bridge.programs.stages import SignatureSource, Source, Stage, read_spec, read_stage, spec_is_map
 from erlport_bridge.programs.text import quoted, suggestion
 from erlport_bridge.programs.values import input_values, plain
@@ -235,6 +235,7 @@ def _read_source(value: object, earlier: Sequence[Stage], path: str, *, of_input
     stage_name, _, field = text.rpartition(".")
     names = {stage.name: index for index, stage in enumerate(earlier) if stage.name}
     if of_inputs and stage_name in ("", _INPUTS):
+        _check_input_name(field, path)
         return Source(None, field, text)
     if not stage_name:
         # Of the last stage that gives it.
@@ -251,6 +252,13 @@ def _read_source(value: object, earlier: Sequence[Stage], path: str, *, of_input
     if field not in stage.fields:
         raise arguments.unknown(f"field of the stage {quoted(stage_name)}", field, stage.fields, path)
     return Source(names[stage_name], field, text)
+
+
+def _check_input_name(name: str, path: str) -> None:
+    try:
+        parse_signature({"inputs": [name], "outputs": [f"{name}_"]})
+    except OperationError as error:
+        raise OperationError("input", f"expected the name of an input at {path}: {error.message}", path=path) from None
 
 
 def _signature_source(shared: SignatureSpec | None, earlier: Sequence[Stage], path: str) -> SignatureSource:

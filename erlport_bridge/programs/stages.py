@@ -230,7 +230,9 @@ def read_stage(
     reserved = dict.fromkeys(entry.reserved, entry.name) | dict(reserved or {})
     signature = _own_signature(spec, entry, signature, path)
     if not entry.takes_module:
-        return Stage(entry, signature(reserved), tuple(sorted(checked.items())), names)
+        own = signature(reserved)
+        own = replace(own, outputs=entry.outputs) if entry.outputs else own
+        return Stage(entry, own, tuple(checked.items()), names)
     inner_path = f"{place}.of"
     if inner is None:
         raise OperationError(
@@ -248,7 +250,7 @@ def read_stage(
         stored=stored,
         depth=depth + 1,
     )
-    return Stage(entry, of.spec, tuple(sorted(checked.items())), names, of)
+    return Stage(entry, of.spec, tuple(checked.items()), names, of)
 
 
 def entries_of(given: object, opts: Mapping[str, Any]) -> list[ModuleEntry]:

@@ -19,6 +19,8 @@ defmodule DSPex.Python.ModuleSpec do
     * `:reward` - of `dspy.BestOfN` and `dspy.Refine`: takes the inputs, a map with string keys, and the
       `DSPex.Prediction`; gives a number, the more the better, or a boolean. `%{function: fun, description: text}` also tells the model
       that gives advice for `dspy.Refine` what it rewards
+    * `:retriever` - of `dspy.Retrieve`: takes the query and how many passages are wanted; gives a list of texts
+    * `:embedder` - of `dspy.Retrieve` with `:passages` and of `dspy.KNN`: takes a list of texts and gives their vectors, lists of numbers
     * `:tools` - see `DSPex.Python.Tool`
 
   They run as functions of tools do: each in its own process, as long as the call lasts, so that a stored program can have none. An
@@ -66,6 +68,12 @@ defmodule DSPex.Python.ModuleSpec do
 
   defp read_value(key, value, path) when key in [:reward, "reward"],
     do: read_function(value, 2, path, &reward/1)
+
+  defp read_value(key, value, path) when key in [:retriever, "retriever"],
+    do: read_function(value, 2, path, &fn %{"query" => query, "k" => k} -> &1.(query, k) end)
+
+  defp read_value(key, value, path) when key in [:embedder, "embedder"],
+    do: read_function(value, 1, path, &fn %{"texts" => texts} -> &1.(texts) end)
 
   defp read_value(key, value, path) when key in [:tools, "tools"] do
     case Tool.read(value, path) do

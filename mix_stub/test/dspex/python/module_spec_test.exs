@@ -75,6 +75,46 @@ defmodule DSPex.Python.ModuleSpecTest do
     end
   end
 
+  test "passages are found by a function", context do
+    retriever = fn query, k -> for number <- 1..k, do: "#{query} #{number}" end
+    spec = %{module: "dspy.Retrieve", k: 2, retriever: retriever}
+    assert {:ok, prediction} = Python.execute_module(spec, nil, "cats", pool: context.pool)
+    assert prediction[:passages] == ["cats 1", "cats 2"]
+
+    spec = %{spec | retriever: fn _query, _k -> "cats" end}
+    assert {:error, error} = Python.execute_module(spec, nil, "cats", pool: context.pool)
+
+    assert error.message ==
+             ~s|expected a list of texts from the retriever at spec.retriever, got "cats"|
+  end
+
+  test "examples are found by an embedder, which is asked once for all items of a batch",
+       context do
+    test = self()
+
+    embedder = fn texts ->
+      send(test, {:embedded, texts})
+      for text <- texts, do: [String.length(text), 1]
+    end
+
+    trainset = [%{question: "short", answer: "a"}, %{question: "rather long", answer: "b"}]
+    spec = %{module: "dspy.KNN", k: 1, trainset: trainset, embedder: embedder}
+    inputs = [%{question: "x"}, %{question: "y"}]
+    assert {:ok, results} = Python.execute_batch(spec, @qa, inputs, pool: context.pool)
+
+    for {:ok, prediction} <- results,
+        do: assert(prediction[:examples] == [%{"question" => "rather long", "answer" => "b"}])
+
+    assert_received {:embedded, ["question: short", "question: rather long"]}
+    assert_received {:embedded, ["question: x"]}
+    assert_received {:embedded, ["question: y"]}
+    refute_received {:embedded, _texts}
+
+    spec = %{spec | embedder: fn _texts -> [[1]] end}
+    assert {:error, error} = Python.execute_module(spec, @qa, "x", pool: context.pool)
+    assert error.message == "expected 2 vectors from the embedder at spec.embedder, got 1"
+  end
+
   test "mistakes are named with their place", context do
     one = fn _inputs -> 1 end
     check = %{check: :words, field: :answer, maximum: 1}

@@ -1,7 +1,8 @@
 defmodule DSPex.LLM.Adapters.Python do
   # What Python's catalogue has; a test compares the two.
   @supported_modules ~w(dspy.Predict dspy.ChainOfThought dspy.ReAct dspy.ReActV2 dspy.ProgramOfThought dspy.CodeAct
-                        dspy.RLM dspy.Flex dspy.MultiChainComparison dspy.BestOfN dspy.Refine)
+                        dspy.RLM dspy.Flex dspy.MultiChainComparison dspy.BestOfN dspy.Refine
+                        dspy.Retrieve dspy.KNN)
 
   @moduledoc """
   DSPy's modules, in a pool's Python, behind the protocol `DSPex.LLM.Adapter`.
