@@ -20,7 +20,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
 import dspy
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs import arguments, embedded
+from erlport_bridge.programs import arguments, elixir_model, embedded
 from erlport_bridge.programs.progress import ObservedLM
 from erlport_bridge.programs.text import quoted, suggestion, text_of
 from erlport_bridge.redaction import remember_secret
@@ -30,6 +30,8 @@ from erlport_bridge.term.inspecting import shown
 dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
 
 EMBEDDED: Final = "embedded"
+#: A function of the other side.
+ELIXIR: Final = "elixir"
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ GENERATION_SETTINGS: Final = frozenset(
     ]
 )
 _CLIENT_OPTIONS: Final = frozenset(["model", "api_key", "api_base", "num_retries", "model_type"])
+_ELIXIR_OPTIONS: Final = frozenset(["model", "callback", "num_retries"])
 #: What ``configure_lm`` takes in its map of options.
 OPTIONS: Final = GENERATION_SETTINGS | _CLIENT_OPTIONS
 
@@ -142,17 +145,18 @@ def language_model(provider: object, options: object, *, path: str = "config") -
     """
     name, _, model = arguments.text(provider, "provider").partition("/")
     given = arguments.options(options, path)
+    if name == ELIXIR:
+        return _elixir(given, path)
     if "base_url" in given:
         given.setdefault("api_base", given.pop("base_url"))
     arguments.only(given, OPTIONS, "option", path)
     if model:
         given.setdefault("model", model)
-    settings = {key: _setting(key, given[key], path) for key in sorted(GENERATION_SETTINGS & given.keys())}
-    settings = {key: value for key, value in settings.items() if value is not None}
+    settings = _settings(given, path)
     if name == EMBEDDED:
         return _embedded(settings)
     if name not in PROVIDERS and name not in LITELLM_PROVIDERS:
-        known = sorted([EMBEDDED, *PROVIDERS, *LITELLM_PROVIDERS])
+        known = sorted([EMBEDDED, ELIXIR, *PROVIDERS, *LITELLM_PROVIDERS])
         raise OperationError(
             "provider",
             f"unknown provider {quoted(name)}{suggestion(name, known)}; known providers: {', '.join(known)}",
@@ -194,13 +198,7 @@ def _remote(name: str, given: dict[str, Any], settings: dict[str, Any], path: st
     provider = PROVIDERS.get(name)
     api_base = _api_base(given.get("api_base"), provider, name, path)
     api_key = _api_key(given.get("api_key"), provider, name, api_base, path)
-    retries = given.get("num_retries", 3)
-    if type(retries) is not int or not 0 <= retries <= _MAX_RETRIES:
-        raise OperationError(
-            "input",
-            f"expected 0 to {_MAX_RETRIES} at {path}.num_retries, got {shown(retries)}",
-            path=f"{path}.num_retries",
-        )
+    retries = _retries(given, 3, path)
     model_type = arguments.text(given.get("model_type", "chat"), f"{path}.model_type")
     if model_type not in ("chat", "responses"):
         raise OperationError(
@@ -219,6 +217,33 @@ def _remote(name: str, given: dict[str, Any], settings: dict[str, Any], path: st
     return LanguageModel(
         name, f"{name}/{model}", with_settings(lm, settings), _public_address(api_base), tuple(settings.items())
     )
+
+
+def _elixir(given: dict[str, Any], path: str) -> LanguageModel:
+    arguments.only(given, GENERATION_SETTINGS | _ELIXIR_OPTIONS, "option", path)
+    callback_id = arguments.text(given.get("callback"), f"{path}.callback")
+    name = f"{ELIXIR}/{arguments.text(given.get('model', 'function'), f'{path}.model')}"
+    settings = _settings(given, path)
+    lm = elixir_model.elixir_model(callback_id, name, _retries(given, 0, path))
+    return LanguageModel(
+        ELIXIR, name, with_settings(lm, settings), None, tuple(settings.items()), "a function of the Elixir side"
+    )
+
+
+def _settings(given: Mapping[str, Any], path: str) -> dict[str, Any]:
+    settings = {name: _setting(name, given[name], path) for name in sorted(GENERATION_SETTINGS & given.keys())}
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+def _retries(given: Mapping[str, Any], default: int, path: str) -> int:
+    retries = given.get("num_retries", default)
+    if type(retries) is not int or not 0 <= retries <= _MAX_RETRIES:
+        raise OperationError(
+            "input",
+            f"expected 0 to {_MAX_RETRIES} at {path}.num_retries, got {shown(retries)}",
+            path=f"{path}.num_retries",
+        )
+    return retries
 
 
 @functools.lru_cache(maxsize=64)

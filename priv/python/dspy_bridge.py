@@ -30,6 +30,7 @@ from erlport_bridge.port import event_loop, runtime, stock
 from erlport_bridge.programs import (
     arguments,
     catalogue,
+    elixir_model,
     execution,
     models,
     pipeline,
@@ -254,6 +255,15 @@ async def stream_module(
 def stream_ack(ref: object, count: object) -> bool:
     """Give a stream room for ``count`` more events; answers ``false`` if it runs no more."""
     return streaming.acknowledge(ref, count)
+
+
+@_operation
+async def model_piece(token: object, text: object) -> bool:
+    """Take the next piece of the answer of a model that is a function of Elixir; answers ``false`` if it is not wanted.
+
+    Answers when there is room for another one.
+    """
+    return await elixir_model.take_piece(arguments.text(token, "token"), arguments.text(text, "text"))
 
 
 @_operation

@@ -92,7 +92,8 @@ defmodule DSPex.Python do
   Sets the language model of the pool, or of one session with the option `:session_id`.
 
   `config` takes what the provider takes: `:model`, `:api_key`, `:api_base`, `:temperature`, …; a value
-  `{:system, variable}` is read from the environment of the BEAM. The pool's own model is better written in its
+  `{:system, variable}` is read from the environment of the BEAM. `configure_lm(:elixir, function: function)` sets a model
+  that is a function, see `DSPex.Python.ModelFunction`. The pool's own model is better written in its
   configuration, because this setting is lost when Python is restarted.
 
   ## Examples
@@ -104,12 +105,13 @@ defmodule DSPex.Python do
     options = CallOptions.new!(options)
     python_options = CallOptions.without_deadline(options)
 
-    with {:ok, {provider, config}} <- Model.checked(provider, config),
-         {:ok, configured} <- call(:configure_lm, [provider, config, python_options], options) do
-      if options[:session_id] == nil,
-        do: Pool.model_configured(CallOptions.pool!(options), {provider, config})
+    pool = CallOptions.pool!(options)
 
-      {:ok, configured}
+    with {:ok, model} <- Model.checked(provider, config),
+         {:ok, {provider, config}, callbacks} <- Model.resolve(model, pool) do
+      Pool.configure_model(pool, options[:session_id], model, callbacks, fn ->
+        call(:configure_lm, [provider, config, python_options], options)
+      end)
     end
   end
 
@@ -270,7 +272,7 @@ defmodule DSPex.Python do
   def create_program(spec, options \\ []) do
     options = CallOptions.new!(options)
 
-    with {:ok, spec} <- python_spec(spec),
+    with {:ok, spec} <- python_spec(spec, CallOptions.pool!(options)),
          args = [spec, CallOptions.without_deadline(options)],
          {:ok, term} <- call(:create_program, args, options) do
       {:ok, Program.from_term(term, CallOptions.pool!(options))}
@@ -284,9 +286,10 @@ defmodule DSPex.Python do
   def execute_program(program, inputs, options \\ []) do
     {session_id, program_id, options} = program_target(program, options)
 
-    with {:ok, python_options} <- CallOptions.for_execution(options),
+    with {:ok, python_options, callbacks} <- CallOptions.for_execution(options),
          args = [session_id, program_id, python_inputs(inputs), python_options],
-         {:ok, term} <- call(:execute_program, args, options),
+         {:ok, term} <-
+           Callbacks.during(callbacks, fn -> call(:execute_program, args, options) end),
          do: {:ok, Prediction.from_term(term)}
   end
 
@@ -316,7 +319,12 @@ defmodule DSPex.Python do
   Closes a session; its programs are gone with it. Gives what it was.
   """
   @spec close_session(String.t(), options()) :: result(map())
-  def close_session(session_id, options \\ []), do: call(:close_session, [session_id], options)
+  def close_session(session_id, options \\ []) do
+    with {:ok, closed} <- call(:close_session, [session_id], options) do
+      options |> CallOptions.new!() |> CallOptions.pool!() |> Pool.forget_model(session_id)
+      {:ok, closed}
+    end
+  end
 
   @doc """
   Cancels the calls that were given this id as their `request_id:`; gives how many there were.
@@ -356,9 +364,9 @@ defmodule DSPex.Python do
 
   # Gives `work` the module and the options as Python takes them; while it lasts, Python may call the functions in them.
   defp with_functions(module, options, work) do
-    with {:ok, python_options} <- CallOptions.for_execution(options),
+    with {:ok, python_options, of_model} <- CallOptions.for_execution(options),
          {:ok, module, python_options, callbacks} <- ModuleSpec.read(module, python_options) do
-      Callbacks.during(callbacks, fn -> work.(module, python_options) end)
+      Callbacks.during(of_model ++ callbacks, fn -> work.(module, python_options) end)
     end
   end
 
@@ -467,14 +475,27 @@ defmodule DSPex.Python do
   defp python_inputs(inputs), do: inputs
 
   # Text instead of a map, and the like, is left to Python to say.
-  defp python_spec(spec) when is_list(spec) do
-    if Keyword.keyword?(spec),
-      do: spec |> Map.new() |> CallOptions.with_model(),
-      else: {:ok, spec}
-  end
+  defp python_spec(spec, pool) do
+    spec = if spec != [] and Keyword.keyword?(spec), do: Map.new(spec), else: spec
 
-  defp python_spec(spec) when is_map(spec), do: CallOptions.with_model(spec)
-  defp python_spec(spec), do: {:ok, spec}
+    case is_map(spec) and CallOptions.with_model(spec, pool) do
+      false ->
+        {:ok, spec}
+
+      {:ok, spec, []} ->
+        {:ok, spec}
+
+      {:ok, _spec, _callbacks} ->
+        message =
+          "expected no function of Elixir at spec.lm, which would have to outlive the call; configure it for the " <>
+            "program's session: DSPex.Python.configure_lm(:elixir, function, session_id: …)"
+
+        {:error, Error.new(:input, message, %{"path" => "spec.lm"})}
+
+      {:error, _error} = error ->
+        error
+    end
+  end
 
   defp emit_stop(duration, pool, operation, result) do
     # Not Code.ensure_loaded?/1: where there is no such module it searches the disk, a millisecond for each call. A

@@ -4,6 +4,7 @@ defmodule DSPex.Python.CallOptions do
   # The options of one call: their form, those that this side uses, and what Python is told of the others.
 
   alias DSPex.Python.{Error, Model}
+  alias DSPex.Python.Callbacks.Callback
 
   @default_pool :general
   @default_timeout 30_000
@@ -70,26 +71,28 @@ defmodule DSPex.Python.CallOptions do
   def without_deadline(options), do: Map.drop(options, @local)
 
   @doc """
-  Gives Python's options of an operation that executes something: with its deadline, and with the model of `:lm` in
-  Python's form.
+  Gives Python's options of an operation that executes something, with its deadline and with the model of `:lm` in
+  Python's form, and the functions that Python must be able to call meanwhile.
   """
-  @spec for_execution(t()) :: {:ok, t()} | {:error, Error.t()}
+  @spec for_execution(t()) :: {:ok, t(), [Callback.t()]} | {:error, Error.t()}
   def for_execution(options) do
     timeout = timeout!(options)
+    pool = pool!(options)
     options = without_deadline(options)
     options = if timeout == :infinity, do: options, else: Map.put(options, :timeout, timeout)
-    with_model(options)
+    with_model(options, pool)
   end
 
   @doc """
-  Puts the model of `:lm`, if there is one, into Python's form.
+  Puts the model of `:lm`, if there is one, into Python's form; gives its functions too.
   """
-  @spec with_model(t()) :: {:ok, t()} | {:error, Error.t()}
-  def with_model(%{lm: lm} = options) when lm != nil do
-    with {:ok, lm} <- Model.for_call(lm), do: {:ok, %{options | lm: lm}}
+  @spec with_model(t(), atom()) :: {:ok, t(), [Callback.t()]} | {:error, Error.t()}
+  def with_model(%{lm: lm} = options, pool) when lm != nil do
+    with {:ok, lm, callbacks} <- Model.for_call(lm, pool),
+         do: {:ok, %{options | lm: lm}, callbacks}
   end
 
-  def with_model(options), do: {:ok, options}
+  def with_model(options, _pool), do: {:ok, options, []}
 
   defp expected, do: "expected options as a keyword list or a map with atom keys, got "
 

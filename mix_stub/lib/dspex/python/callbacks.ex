@@ -70,17 +70,18 @@ defmodule DSPex.Python.Callbacks do
   end
 
   @doc """
-  Lets Python call `callbacks` until `unregister/1`, or until the calling process ends.
+  Lets Python call `callbacks` until `unregister/1`, or until their owner ends, by default the calling process.
 
   `nil` if the application `:dspex` has not been started; then there is no Python either.
   """
-  @spec register([Callback.t()]) :: registration() | nil
-  def register(callbacks), do: ask({:register, callbacks}, nil)
+  @spec register([Callback.t()], pid()) :: registration() | nil
+  def register(callbacks, owner \\ self()), do: ask({:register, callbacks, owner}, nil)
 
   @doc """
   Ends a registration. Invocations that still run are killed.
   """
   @spec unregister(registration() | nil) :: :ok
+  def unregister(nil), do: :ok
   def unregister(registration), do: ask({:unregister, registration}, :ok)
 
   @doc """
@@ -95,6 +96,12 @@ defmodule DSPex.Python.Callbacks do
       {:error, message} -> raise message
     end
   end
+
+  @doc """
+  Ends a request to a model that is a function, which Python gave this token.
+  """
+  @spec cancel(term()) :: boolean()
+  defdelegate cancel(token), to: DSPex.Python.ModelFunction
 
   @doc """
   How many functions are registered, and how many invocations run.
@@ -124,7 +131,7 @@ defmodule DSPex.Python.Callbacks do
   def init(nil), do: {:ok, %__MODULE__{}}
 
   @impl true
-  def handle_call({:register, callbacks}, {owner, _tag}, state) do
+  def handle_call({:register, callbacks, owner}, _from, state) do
     registration = Process.monitor(owner)
     registered = Map.new(callbacks, &{&1.id, {registration, %{&1 | owner: owner}}})
 

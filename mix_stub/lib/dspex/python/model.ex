@@ -3,15 +3,24 @@ defmodule DSPex.Python.Model do
 
   # How a language model is written down in Elixir, and what Python is told of it.
 
-  alias DSPex.Python.Error
+  alias DSPex.Python.{Error, ModelFunction}
+  alias DSPex.Python.Callbacks.Callback
 
-  @type t :: nil | provider() | {provider(), keyword() | map()}
+  @type t :: nil | provider() | {provider(), keyword() | map()} | {:elixir, ModelFunction.t()}
   @type provider :: atom() | String.t()
 
   @doc """
   Checks the form of a model. The message never shows an option's value, which may be a key.
   """
   @spec validate(t()) :: :ok | {:error, String.t()}
+  def validate({elixir, function})
+      when elixir in [:elixir, "elixir"] and is_function(function, 1),
+      do: :ok
+
+  def validate({elixir, {module, name}})
+      when elixir in [:elixir, "elixir"] and is_atom(module) and is_atom(name),
+      do: :ok
+
   def validate({provider, options})
       when not is_nil(provider) and (is_atom(provider) or is_binary(provider)) do
     if is_map(options) or Keyword.keyword?(options) do
@@ -27,10 +36,16 @@ defmodule DSPex.Python.Model do
   def validate(_model), do: unexpected()
 
   @doc """
-  Gives the provider and the options for `configure_lm`, with each `{:system, variable}` read from the environment.
+  Gives the provider and the options for `configure_lm`, with each `{:system, variable}` read from the environment, and
+  the functions that Python must be able to call as long as the pool's model is this one.
   """
-  @spec resolve(t()) :: {:ok, {provider(), map()}} | {:error, Error.t()}
-  def resolve({provider, options}) do
+  @spec resolve(t(), atom()) :: {:ok, {provider(), map()}, [Callback.t()]} | {:error, Error.t()}
+  def resolve({elixir, options}, pool) when elixir in [:elixir, "elixir"] do
+    with {:ok, options, callback} <- ModelFunction.read(options, pool),
+         do: {:ok, {:elixir, options}, [callback]}
+  end
+
+  def resolve({provider, options}, _pool) do
     options
     |> Enum.reduce_while({:ok, %{}}, fn {name, value}, {:ok, resolved} ->
       case read(value) do
@@ -39,37 +54,41 @@ defmodule DSPex.Python.Model do
       end
     end)
     |> case do
-      {:ok, resolved} -> {:ok, {provider, resolved}}
+      {:ok, resolved} -> {:ok, {provider, resolved}, []}
       error -> error
     end
   end
 
-  def resolve(provider), do: {:ok, {provider, %{}}}
+  def resolve(elixir, pool) when elixir in [:elixir, "elixir"], do: resolve({:elixir, []}, pool)
+  def resolve(provider, _pool), do: {:ok, {provider, %{}}, []}
 
   @doc """
-  Checks and resolves a provider and its options, as `DSPex.Python.configure_lm/3` takes them.
+  Gives the model that `DSPex.Python.configure_lm/3` was given, checked.
   """
-  @spec checked(term(), term()) :: {:ok, {provider(), map()}} | {:error, Error.t()}
+  @spec checked(term(), term()) :: {:ok, t()} | {:error, Error.t()}
   def checked({_provider, _options} = model, none) when none in [[], %{}], do: checked(model)
   def checked(provider, options), do: checked({provider, options})
 
   @doc """
-  Gives the model of one call in Python's form: a name, or a map with `:provider`. What is no model at all is left to
-  Python to say.
+  Gives the model of one call in Python's form, a name or a map with `:provider`, and the functions that Python must be
+  able to call while it lasts. What is no model at all is left to Python to say.
   """
-  @spec for_call(term()) :: {:ok, term()} | {:error, Error.t()}
-  def for_call({_provider, _options} = model) do
-    with {:ok, {provider, options}} <- checked(model),
-         do: {:ok, Map.put(options, :provider, provider)}
+  @spec for_call(term(), atom()) :: {:ok, term(), [Callback.t()]} | {:error, Error.t()}
+  def for_call({_provider, _options} = model, pool) do
+    with {:ok, model} <- checked(model),
+         {:ok, {provider, options}, callbacks} <- resolve(model, pool),
+         do: {:ok, Map.put(options, :provider, provider), callbacks}
   end
 
-  def for_call(lm) do
+  def for_call(lm, pool) do
     if (is_map(lm) and not is_struct(lm)) or (lm != [] and Keyword.keyword?(lm)) do
       options = Map.new(lm)
       provider = options[:provider] || options["provider"]
-      with {:ok, {_provider, options}} <- resolve({provider, options}), do: {:ok, options}
+
+      with {:ok, {_provider, options}, callbacks} <- resolve({provider, options}, pool),
+           do: {:ok, Map.put_new(options, :provider, provider), callbacks}
     else
-      {:ok, lm}
+      {:ok, lm, []}
     end
   end
 
@@ -86,7 +105,7 @@ defmodule DSPex.Python.Model do
 
   defp checked(model) do
     case validate(model) do
-      :ok -> resolve(model)
+      :ok -> {:ok, model}
       {:error, message} -> {:error, Error.new(:input, message, %{"path" => "provider"})}
     end
   end

@@ -26,6 +26,7 @@ defmodule DSPex.Python.Pool do
         * `{provider, options}` - such as `{:openai, model: "gpt-4o-mini", api_key: {:system, "OPENAI_API_KEY"}}`. An
           option `{:system, variable}` is read from the environment when Python starts, so that no key stands in the
           configuration
+        * `{:elixir, function}` - a function of this node, see `DSPex.Python.ModelFunction`
         * `nil` (the default) - none: the pool starts, calls that need a model are answered with an error that says so
     * `:python_path` - folders that are put before `PYTHONPATH`, a list
     * `:modules` - your own subclasses of `dspy.Module`, such as `["my_app.programs.Support"]`, which calls may name then; see
@@ -70,7 +71,8 @@ defmodule DSPex.Python.Pool do
 
   use Supervisor, restart: :permanent
 
-  alias DSPex.Python.{Error, Line, Log, Model, PoolOptions, PortClient, Recycling}
+  alias DSPex.Python.Callbacks.Callback
+  alias DSPex.Python.{Callbacks, Error, Line, Log, Model, PoolOptions, PortClient, Recycling}
 
   @registry DSPex.Python.Registry
   # How long a caller sleeps between two looks for a client that is being restarted. A restart of the client itself
@@ -153,9 +155,39 @@ defmodule DSPex.Python.Pool do
   end
 
   @doc false
-  @spec model_configured(atom(), Model.t()) :: :ok
-  def model_configured(pool, model) do
-    with {client, _value} <- lookup({:port, pool}), do: PortClient.model_configured(client, model)
+  # Does `configure`, after which the pool has this model, or its session `session_id`. Python may call `callbacks` until
+  # there is another model there, or another Python.
+  @spec configure_model(atom(), String.t() | nil, Model.t(), [Callback.t()], (() -> answer)) ::
+          answer
+        when answer: {:ok, term()} | {:error, Error.t()}
+  def configure_model(pool, session_id, model, callbacks, configure) do
+    # Waits for a Python that is being restarted: functions belong to the owner of its port.
+    with {:ok, _state} <- model_state(pool),
+         {client, _state} <- lookup({:port, pool}) do
+      registration = if callbacks != [], do: Callbacks.register(callbacks, client)
+
+      case configure.() do
+        {:ok, _configured} = ok ->
+          PortClient.model_configured(client, session_id, model, {registration, callbacks})
+          ok
+
+        error ->
+          Callbacks.unregister(registration)
+          error
+      end
+    else
+      nil -> configure_model(pool, session_id, model, callbacks, configure)
+      error -> error
+    end
+  end
+
+  @doc false
+  # The session is closed, and the functions of its model can be called no more.
+  @spec forget_model(atom(), String.t()) :: :ok
+  def forget_model(pool, session_id) do
+    with {client, _state} <- lookup({:port, pool}),
+         do: PortClient.model_configured(client, session_id, nil, {nil, []})
+
     :ok
   end
 

@@ -19,6 +19,7 @@ defmodule DSPex.Python.PortClient do
   require Logger
 
   alias DSPex.Python.{
+    Callbacks,
     Calls,
     Error,
     Heartbeat,
@@ -32,7 +33,7 @@ defmodule DSPex.Python.PortClient do
     Watch
   }
 
-  alias DSPex.Python.Callbacks.Invocation
+  alias DSPex.Python.Callbacks.{Callback, Invocation, Kept}
   alias DSPex.Python.Calls.Call
 
   # How often a port that takes no more data is tried again. There is no message that tells when it does.
@@ -62,7 +63,8 @@ defmodule DSPex.Python.PortClient do
     phase: :starting,
     failures: 0,
     unsent: :queue.new(),
-    watch: %Watch{}
+    watch: %Watch{},
+    kept: %Kept{}
   ]
 
   @doc false
@@ -81,12 +83,14 @@ defmodule DSPex.Python.PortClient do
   end
 
   @doc """
-  Tells which model the pool has now.
+  Tells which model the pool has now, or its session `session_id`, and which functions have been registered for it;
+  those of the model before can be called no more.
   """
-  @spec model_configured(pid(), Model.t()) :: :ok
-  def model_configured(client, model) do
+  @spec model_configured(pid(), String.t() | nil, Model.t(), registered) :: :ok
+        when registered: {Callbacks.registration() | nil, [Callback.t()]}
+  def model_configured(client, session_id, model, registered) do
     # In a function, so that nothing prints its key.
-    GenServer.call(client, {:model_configured, fn -> model end})
+    GenServer.call(client, {:model_configured, session_id, fn -> {model, registered} end})
   catch
     # Python has just ended, and the model that was configured with it.
     :exit, _reason -> :ok
@@ -117,9 +121,16 @@ defmodule DSPex.Python.PortClient do
   def handle_continue(:start_python, state), do: {:noreply, start_python(state)}
 
   @impl true
-  def handle_call({:model_configured, model}, _from, state) do
-    options = %{state.options | model: model}
-    {:reply, :ok, published(%{state | options: options, model_state: :configured})}
+  def handle_call({:model_configured, session_id, configured}, _from, state) do
+    {model, {registration, callbacks}} = configured.()
+    state = %{state | kept: Kept.put(state.kept, session_id, registration, callbacks)}
+
+    if session_id == nil do
+      options = %{state.options | model: fn -> model end}
+      {:reply, :ok, published(%{state | options: options, model_state: :configured})}
+    else
+      {:reply, :ok, state}
+    end
   end
 
   def handle_call(:retire, {successor, _tag}, state) do
@@ -157,6 +168,15 @@ defmodule DSPex.Python.PortClient do
   def handle_info(:watch_callers, state) do
     {:noreply, %{state | watch: Watch.look(state.watch, state.calls)}}
   end
+
+  def handle_info(
+        {:DOWN, monitor, :process, _registry, _reason},
+        %{kept: %{monitor: monitor}} = state
+      ),
+      do: {:noreply, %{state | kept: Kept.register_anew(state.kept)}}
+
+  def handle_info(:register_functions, state),
+    do: {:noreply, %{state | kept: Kept.register_anew(state.kept)}}
 
   def handle_info({:DOWN, monitor, :process, _caller, _reason}, state) do
     {id, watch} = Watch.pop(state.watch, monitor)
@@ -272,7 +292,9 @@ defmodule DSPex.Python.PortClient do
 
   defp started(:ping, {:ok, {:ok, _pong}}, state) do
     with model when model != nil <- state.options.model.(),
-         {:ok, {provider, config}} <- Model.resolve(model) do
+         {:ok, {provider, config}, callbacks} <- Model.resolve(model, state.options.name) do
+      registration = if callbacks != [], do: Callbacks.register(callbacks)
+      state = %{state | kept: Kept.put(state.kept, nil, registration, callbacks)}
       startup_call(state, :configure_lm, [provider, config, %{}])
     else
       nil -> ready(state)

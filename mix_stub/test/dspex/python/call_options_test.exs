@@ -42,8 +42,8 @@ defmodule DSPex.Python.CallOptionsTest do
 
   test "are Python's but for those that this side uses" do
     options = %{pool: :p, serialization_format: :json, timeout: 5, n: 2}
-    assert CallOptions.for_execution(options) == {:ok, %{timeout: 5, n: 2}}
-    assert CallOptions.for_execution(%{options | timeout: :infinity}) == {:ok, %{n: 2}}
+    assert CallOptions.for_execution(options) == {:ok, %{timeout: 5, n: 2}, []}
+    assert CallOptions.for_execution(%{options | timeout: :infinity}) == {:ok, %{n: 2}, []}
     assert CallOptions.without_deadline(options) == %{n: 2}
   end
 end

@@ -8,7 +8,7 @@ defmodule DSPex.Python.CallbacksTest do
   alias DSPex.LLM.Adapter
   alias DSPex.LLM.Adapters
   alias DSPex.Python
-  alias DSPex.Python.{Callbacks, Error}
+  alias DSPex.Python.{Callbacks, Error, ScriptedModel}
   alias DSPex.Python.Callbacks.Callback
 
   # Each test leaves nothing behind.
@@ -239,6 +239,18 @@ defmodule DSPex.Python.CallbacksTest do
     assert prediction[:answer] =~ "Error in stock: the registry of functions has ended"
     assert client(:general) == pool_before
     assert observed(fn _arguments -> "served" end) == "served"
+  end
+
+  test "has the functions of a pool's model again when it has been started again" do
+    function = fn _request -> ScriptedModel.written(answer: "from the pool's model") end
+    pool = start_pool!(model: {:elixir, function})
+    ask = fn -> Python.execute_module("dspy.Predict", "question -> answer", "?", pool: pool) end
+    assert {:ok, _prediction} = ask.()
+    registry = Process.whereis(Callbacks)
+    Process.exit(registry, :kill)
+    eventually(fn -> Process.whereis(Callbacks) not in [nil, registry] end)
+    assert {:ok, prediction} = eventually(fn -> match?({:ok, _}, result = ask.()) && result end)
+    assert prediction[:answer] == "from the pool's model"
   end
 
   test "runs twenty functions at once, each with its own answer" do

@@ -4,15 +4,17 @@ defmodule DSPex.Python.ModelTest do
   alias DSPex.Python.Model
 
   test "gives the provider and its options" do
-    assert Model.resolve(:embedded) == {:ok, {:embedded, %{}}}
-    assert Model.resolve({:openai, model: "m"}) == {:ok, {:openai, %{model: "m"}}}
-    assert Model.resolve({"openai", %{"model" => "m"}}) == {:ok, {"openai", %{"model" => "m"}}}
+    assert Model.resolve(:embedded, :p) == {:ok, {:embedded, %{}}, []}
+    assert Model.resolve({:openai, model: "m"}, :p) == {:ok, {:openai, %{model: "m"}}, []}
+
+    assert Model.resolve({"openai", %{"model" => "m"}}, :p) ==
+             {:ok, {"openai", %{"model" => "m"}}, []}
   end
 
   test "reads keys from the environment when it is asked" do
     variable = "DSPEX_TEST_KEY_#{System.unique_integer([:positive])}"
     model = {:openai, model: "m", api_key: {:system, variable}}
-    assert {:error, error} = Model.resolve(model)
+    assert {:error, error} = Model.resolve(model, :p)
     assert error.kind == :lm_not_configured
 
     assert error.message ==
@@ -20,6 +22,6 @@ defmodule DSPex.Python.ModelTest do
 
     System.put_env(variable, "k")
     on_exit(fn -> System.delete_env(variable) end)
-    assert Model.resolve(model) == {:ok, {:openai, %{model: "m", api_key: "k"}}}
+    assert Model.resolve(model, :p) == {:ok, {:openai, %{model: "m", api_key: "k"}}, []}
   end
 end

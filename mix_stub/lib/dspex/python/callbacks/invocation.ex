@@ -45,6 +45,9 @@ defmodule DSPex.Python.Callbacks.Invocation do
       {:ok, Callbacks, :call, [callback_id, arguments]} ->
         Protocol.answer_frame(id, run(callback_id, arguments, &Protocol.encode_result/1))
 
+      {:ok, Callbacks, :cancel, [token]} ->
+        Protocol.answer_frame(id, {:ok, token |> Callbacks.cancel() |> Protocol.encode_result()})
+
       _anything_else ->
         Protocol.answer_frame(
           id,
