@@ -86,7 +86,7 @@ defmodule DSPex.Python.Model do
       provider = options[:provider] || options["provider"]
 
       with {:ok, {_provider, options}, callbacks} <- resolve({provider, options}, pool),
-           do: {:ok, Map.put_new(options, :provider, provider), callbacks}
+           do: {:ok, options, callbacks}
     else
       {:ok, lm, []}
     end

@@ -84,7 +84,7 @@ defmodule DSPex.Python.ModelFunction do
 
     with {:ok, function} <- checked_function(function),
          :ok <- checked_timeout(timeout) do
-      rest = Map.drop(options, [:function, "function", :timeout, "timeout"])
+      rest = Map.drop(options, [:function, "function", :timeout, "timeout", "model"])
       callback = Callback.new("the model #{inspect(name)}", &answer(function, pool, &1), timeout)
       {:ok, Map.merge(rest, %{model: name, callback: callback.id}), callback}
     end
