@@ -184,7 +184,8 @@ def given_signature(source: object, path: str, instructions: object = None) -> S
 
     def read(reserved: Mapping[str, str]) -> SignatureSpec:
         if source is None:
-            raise OperationError("signature", f"expected a signature at {path}", path=path)
+            message = f'expected a signature at {path}, such as "question -> answer"'
+            raise OperationError("signature", message, path=path)
         text = arguments.optional_text(instructions, f"{path.rpartition('.')[0]}.instructions")
         return parse_signature(source, instructions=text, reserved=reserved)
 
@@ -318,6 +319,8 @@ def _options(
     spec: Mapping[str, Any], entry: ModuleEntry, path: str, call: CallPart
 ) -> tuple[dict[str, tuple[object, str]], object]:
     """Give the options of a module by their own names, each with its path; and the module that it runs."""
+    if len(spec) == 1 and not call.options:  # most calls: a name
+        return {}, None
     known = {alias: option.name for option in entry.options for alias in (option.name, *option.aliases)}
     if entry.takes_module:
         known["of"] = "of"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -98,6 +100,30 @@ def test_reactv2_without_an_answer_is_an_error_of_the_model(code_port: PortProce
     _, (_, details) = run(code_port, model_server, "dspy.ReActV2", nothing, nothing)
     assert details["kind"] == "parse"
     assert "submitted no output fields" in details["message"]
+
+
+def test_no_sandbox_is_left_when_the_port_ends(model_server: ModelServer) -> None:
+    """The one that is kept ready for the next call too."""
+    with PortProcess(["--modules=dspy_bridge"]) as port:
+        port.done("configure_lm", "embedded", {})
+        port.done("execute_module", "dspy.ProgramOfThought", QA, "What is 6 * 7?")
+        ends_at = time.monotonic() + 60
+        # It is on its way, and was not started for this call: that one is gone.
+        while not (sandboxes := children(port.process.pid, "deno")) and time.monotonic() < ends_at:
+            time.sleep(0.02)
+        port.close()
+        port.process.wait(10)
+    assert sandboxes
+    while any(Path(f"/proc/{pid}").exists() for pid in sandboxes) and time.monotonic() < ends_at:
+        time.sleep(0.02)
+    assert [pid for pid in sandboxes if Path(f"/proc/{pid}").exists()] == []
+
+
+def children(pid: int, name: str) -> list[int]:
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        found += [int(child) for child in (task / "children").read_text().split()]
+    return [child for child in found if Path(f"/proc/{child}/comm").read_text().startswith(name)]
 
 
 def test_code_that_never_ends_is_killed_at_its_limit(code_port: PortProcess, model_server: ModelServer) -> None:

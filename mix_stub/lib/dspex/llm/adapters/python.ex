@@ -218,23 +218,28 @@ defmodule DSPex.LLM.Adapters.Python do
       |> Map.split([:module, :signature, :inputs, :outputs, :instructions])
 
     module = Map.get(own, :module, "dspy.Predict")
-    signature = if signature?(module, own), do: signature(own)
+    signature = if asked?(own) or not signature?(module), do: signature(own)
     {module, signature, call_options(adapter, options)}
   end
 
-  # A map, and a module of the application, may have a signature of their own.
-  defp signature?(module, own) do
-    Enum.any?([:signature, :inputs, :outputs, :instructions], &is_map_key(own, &1)) or
-      dspy?(module)
+  defp asked?(own),
+    do: Enum.any?([:signature, :inputs, :outputs, :instructions], &is_map_key(own, &1))
+
+  # Whether a module comes with a signature: an application's own has one, and the map of a module may.
+  defp signature?([{_key, _value} | _rest] = spec),
+    do: Keyword.keyword?(spec) and spec |> Map.new() |> signature?()
+
+  defp signature?(spec) when is_map(spec) and not is_struct(spec) do
+    is_map_key(spec, :signature) or is_map_key(spec, "signature") or
+      signature?(spec[:of] || spec["of"] || spec[:module] || spec["module"])
   end
 
-  defp dspy?(name) when is_binary(name), do: String.starts_with?(name, "dspy.")
-  defp dspy?(name) when is_atom(name), do: name |> Atom.to_string() |> dspy?()
-  # A charlist.
-  defp dspy?([character | _rest] = name) when is_integer(character),
-    do: match?(~c"dspy." ++ _, name)
+  defp signature?(name) when is_atom(name), do: name |> Atom.to_string() |> signature?()
 
-  defp dspy?(_spec), do: false
+  defp signature?(name) when is_binary(name),
+    do: not String.starts_with?(name, "dspy.") or name == "dspy.Retrieve"
+
+  defp signature?(_charlist), do: false
 
   defp signature(%{signature: signature, instructions: instructions}) when is_map(signature) do
     Map.put(signature, :instructions, instructions)

@@ -350,6 +350,29 @@ defmodule DSPex.LLM.Adapters.PythonTest do
     end
   end
 
+  test "takes modules that run modules, with the default signature where they have none", %{
+    adapter: adapter
+  } do
+    best = %{
+      module: "dspy.BestOfN",
+      N: 2,
+      reward: fn _inputs, _prediction -> 1 end,
+      of: "dspy.Predict"
+    }
+
+    assert {:ok, prediction} = Adapter.generate(adapter, "What is 2 * 3?", module: best)
+    assert prediction[:answer] == "6"
+
+    own = [module: "dspy.Predict", signature: "question -> result: int"]
+
+    assert {:ok, prediction} =
+             Adapter.generate(adapter, "What is 2 * 3?",
+               module: %{best | of: own} |> Map.put(:reward, fn _inputs, _prediction -> true end)
+             )
+
+    assert prediction[:result] == 6
+  end
+
   test "says what it can do", %{adapter: adapter} do
     assert %{streaming: true, batch: true, modules: modules} = Adapter.capabilities(adapter)
     assert {:ok, offered} = DSPex.Python.list_modules()
