@@ -4,7 +4,7 @@ import subprocess
 import sys
 from importlib import import_module
 
-_SHOWN = ("codec", "scaling", "port", "elixir")
+_SHOWN = ("codec", "scaling", "port", "elixir", "requests")
 _PARTS = (*_SHOWN, "shapes")
 
 

@@ -12,7 +12,7 @@ import dspy
 
 from erlport_bridge import request as running_request
 from erlport_bridge.errors import OperationError, message_of
-from erlport_bridge.programs import arguments, elixir_function, models, sandbox
+from erlport_bridge.programs import arguments, elixir_function, models, sandbox, turns
 from erlport_bridge.programs.conversion import convert
 from erlport_bridge.programs.models import LanguageModel
 from erlport_bridge.programs.module_entry import ModuleEntry
@@ -222,6 +222,7 @@ async def _predict(
     timeout_s: float | None,
     events: EventStream | None,
 ) -> dspy.Prediction:
+    await turns.turn()
     if any(stage.needs_sandbox for stage in request.stages):
         # Before the model is paid for.
         with within("sandbox"):

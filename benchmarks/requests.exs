@@ -1,0 +1,74 @@
+# Requests from Elixir, told what to measure by lines on stdin: `mix run requests.exs MODEL_SERVER_URL` in mix_stub. Writes
+# `ready`, and for each line one with what it has measured, in ms.
+
+defmodule Requests do
+  @moduledoc false
+
+  @qa "question -> answer"
+
+  # The time to the first piece of a field that the model writes.
+  def first_chunk(url) do
+    started = now()
+
+    "dspy.Predict"
+    |> DSPex.Python.stream(@qa, "?", lm: model(url, "slow-20"))
+    |> Enum.find(&match?({:chunk, _field, _text}, &1))
+
+    now() - started
+  end
+
+  # How much later than its timeout a caller has its answer, and which side gave it.
+  def overrun(url, timeout) do
+    started = now()
+
+    {:error, error} =
+      DSPex.Python.execute_module("dspy.Predict", @qa, "?",
+        lm: model(url, "delay-20000"),
+        timeout: timeout
+      )
+
+    :timeout = error.kind
+    {now() - started - timeout, error.stage}
+  end
+
+  def busy(count) do
+    for _ <- 1..count, do: spawn_link(&predict/0)
+  end
+
+  defp predict do
+    {:ok, _prediction} = DSPex.Python.execute_module("dspy.Predict", @qa, "?", timeout: 60_000)
+    predict()
+  end
+
+  def end_busy(pids) do
+    for pid <- pids do
+      monitor = Process.monitor(pid)
+      Process.unlink(pid)
+      Process.exit(pid, :kill)
+      receive do: ({:DOWN, ^monitor, :process, ^pid, _reason} -> :ok)
+    end
+  end
+
+  defp model(url, name), do: {:openai, model: name, api_base: url, api_key: "none", num_retries: 0}
+  defp now, do: System.monotonic_time(:microsecond) / 1_000
+end
+
+[url] = System.argv()
+{:ok, _pong} = DSPex.Python.ping(nil, timeout: 60_000)
+IO.puts("ready")
+
+for line <- IO.stream(:stdio, :line) do
+  case String.split(line) do
+    ["first_chunk"] ->
+      IO.puts(Requests.first_chunk(url))
+
+    ["overrun", busy, timeout, count] ->
+      pids = Requests.busy(String.to_integer(busy))
+      # Until the queue is as long as it gets.
+      Process.sleep(1_000)
+      timeout = String.to_integer(timeout)
+      found = for _ <- 1..String.to_integer(count), do: Requests.overrun(url, timeout)
+      Requests.end_busy(pids)
+      IO.puts(Enum.map_join(found, " ", fn {late, stage} -> "#{late}:#{stage}" end))
+  end
+end

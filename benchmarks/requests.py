@@ -1,0 +1,243 @@
+"""Requests: what a port adds to DSPy, many of them at once, streams, deadlines, and a port that has just started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from benchmarks.plain_dspy import INPUTS, SIGNATURE
+from benchmarks.timing import header, judged, readable, row
+from erlport_bridge.term import Atom
+from tests.model_server import ModelServer
+from tests.port_process import PortProcess
+
+_HERE = Path(__file__).parent
+_ROUNDS = 7
+_TURN = 50
+_PREDICTIONS = 256
+_WAITS = 500
+_WAIT_S = 0.05
+_BUSY = 200
+_OVERRUNS = 10
+_ENGINES = "benchmarks.engines"
+
+# What a port may add to a prediction; to the first piece of a stream; and to a deadline, all in ms.
+_MOST_ADDED_MS = 0.25
+_MOST_CHUNK_MS = 1.0
+_MOST_LATE_MS = 50.0
+# At most so many times the other's time, or memory.
+_MOST_AT_ONCE = 1.15
+_MOST_WAITS = 1.5
+_MOST_STARTING = 1.1
+
+
+class Peer:
+    """A process that measures one thing for each line it gets, and answers with a line.
+
+    Args:
+        command: What is run.
+        folder: Where.
+    """
+
+    def __init__(self, command: list[str], folder: Path) -> None:
+        environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+        self._process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        # It has nothing to lose, and one that waits for threads of its own would not end by the end of its input.
+        self._process.kill()
+        self._process.communicate()
+
+    @property
+    def pid(self) -> int:
+        """Its process id."""
+        return self._process.pid
+
+    def read(self) -> str:
+        """Wait for a line."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise EOFError("the process has ended")
+        return line.strip()
+
+    def ask(self, *words: object) -> str:
+        """Have one thing measured."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(" ".join(map(str, words)) + "\n")
+        self._process.stdin.flush()
+        return self.read()
+
+    def wait_for(self, line: str) -> None:
+        """Wait for a certain line."""
+        while self.read() != line:
+            pass
+
+
+def lines() -> Iterator[str]:
+    """Measure each in turn with what it is compared with."""
+    yield "## Requests\n"
+    yield header("what", "ours", "against", "theirs", "judged")
+    with Peer([sys.executable, "-m", "benchmarks.plain_dspy"], _HERE.parent) as plain:
+        yield _added(plain)
+        yield _predictions_at_once(plain)
+        yield from _waits()
+        with ModelServer() as server, _elixir(f"{server.url}/v1") as elixir:
+            yield _first_chunk(plain, elixir, f"{server.url}/v1")
+            yield _deadlines(elixir)
+    yield from _starting()
+
+
+def _added(plain: Peer) -> str:
+    with _port(0.0) as port:
+
+        def ours() -> float:
+            return _timed(lambda: [_predict(port) for _ in range(_TURN)]) / _TURN
+
+        found = _in_turn(ours, lambda: float(plain.ask("one_after_another", _TURN)) / _TURN)
+    added_ms = (found[0] - found[1]) * 1_000
+    return row(
+        [
+            "`execute_module`, model that answers at once",
+            readable(found[0]),
+            "the same `dspy.Predict` in Python",
+            readable(found[1]),
+            f"{judged(added_ms, _MOST_ADDED_MS)} ms more",
+        ]
+    )
+
+
+def _predictions_at_once(plain: Peer) -> str:
+    with _port(_WAIT_S) as port:
+        arguments: list[object] = ["dspy.Predict", SIGNATURE, INPUTS]
+        found = _in_turn(
+            lambda: _timed(lambda: _at_once(port, _PREDICTIONS, "dspy_bridge", "execute_module", arguments)),
+            lambda: float(plain.ask("in_threads", _PREDICTIONS)),
+            lambda: float(plain.ask("in_tasks", _PREDICTIONS)),
+        )
+    best = min(found[1:])
+    against = "threads" if best == found[1] else "asyncio"
+    cells = [readable(found[0]), f"{against} in plain Python", readable(best), judged(found[0] / best, _MOST_AT_ONCE)]
+    return row([f"{_PREDICTIONS} `execute_module` at once, model of 50 ms", *cells])
+
+
+def _waits() -> Iterator[str]:
+    for what, function, flags in (
+        ("coroutine functions", "wait", []),
+        ("functions in threads", "wait_in_thread", [f"--max-threads={_WAITS}", f"--max-queued={_WAITS}"]),
+    ):
+        with PortProcess(flags) as port:
+            measure = _waiting(port, function)
+            found = _in_turn(measure)[0]
+        cells = [readable(found), "one of them", readable(_WAIT_S), judged(found / _WAIT_S, _MOST_WAITS)]
+        yield row([f"{_WAITS} calls at once that wait 50 ms, {what}", *cells])
+
+
+def _waiting(port: PortProcess, function: str) -> Callable[[], float]:
+    return lambda: _timed(lambda: _at_once(port, _WAITS, _ENGINES, function, []))
+
+
+def _first_chunk(plain: Peer, elixir: Peer, url: str) -> str:
+    found = _in_turn(lambda: float(elixir.ask("first_chunk")) / 1_000, lambda: float(plain.ask("first_chunk", url)))
+    more = f"{judged((found[0] - found[1]) * 1_000, _MOST_CHUNK_MS)} ms more"
+    cells = [readable(found[0]), "`dspy.streamify` in Python", readable(found[1]), more]
+    return row(["first piece of a stream, from Elixir", *cells])
+
+
+def _deadlines(elixir: Peer) -> str:
+    answers = [item.partition(":") for item in elixir.ask("overrun", _BUSY, 300, _OVERRUNS).split()]
+    late_ms = [float(late) for late, _, _ in answers]
+    by_python = sum(stage != "python" for _, _, stage in answers)
+    ours = f"{statistics.median(late_ms):.0f} ms, {max(late_ms):.0f} ms at most; {by_python} of {_OVERRUNS} by Python"
+    what = f"a deadline of 300 ms while {_BUSY} callers are busy: answered later by"
+    return row([what, ours, "the deadline", "0 ms", f"{judged(max(late_ms), _MOST_LATE_MS)} ms more"])
+
+
+def _starting() -> Iterator[str]:
+    ours: list[tuple[float, float]] = []
+    theirs: list[tuple[float, float]] = []
+    for _ in range(_ROUNDS):
+        ours.append(_started_port())
+        theirs.append(_started_dspy())
+    for index, (what, shown) in enumerate(
+        (("from start to the first answer", readable), ("idle memory of a ready port", _mebibytes))
+    ):
+        mine, other = (statistics.median(item[index] for item in items) for items in (ours, theirs))
+        yield row([what, shown(mine), "`import dspy` alone", shown(other), judged(mine / other, _MOST_STARTING)])
+
+
+def _started_port() -> tuple[float, float]:
+    started_at = time.perf_counter()
+    with PortProcess(["--modules=dspy_bridge"]) as port:
+        port.done("ping")
+        return time.perf_counter() - started_at, _memory(port.process.pid)
+
+
+def _started_dspy() -> tuple[float, float]:
+    started_at = time.perf_counter()
+    program = "import dspy, sys; print(flush=True); sys.stdin.read()"
+    with Peer([sys.executable, "-c", program], _HERE.parent) as process:
+        process.read()
+        return time.perf_counter() - started_at, _memory(process.pid)
+
+
+def _memory(pid: int) -> float:
+    """Give what a process has to itself, with its share of what it shares, in MiB."""
+    found = re.search(r"^Pss: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
+    assert found is not None
+    return int(found[1]) / 1_024
+
+
+def _mebibytes(size: float) -> str:
+    return f"{size:.1f} MiB"
+
+
+@contextlib.contextmanager
+def _port(delay_s: float) -> Iterator[PortProcess]:
+    with PortProcess() as port:
+        port.call(_ENGINES, "replace_embedded_model", delay_s)
+        port.done("configure_lm", Atom("embedded"), {})
+        yield port
+
+
+@contextlib.contextmanager
+def _elixir(url: str) -> Iterator[Peer]:
+    with Peer(["mix", "run", str(_HERE / "requests.exs"), url], _HERE.parent / "mix_stub") as elixir:
+        elixir.wait_for("ready")
+        yield elixir
+
+
+def _predict(port: PortProcess) -> object:
+    return port.done("execute_module", "dspy.Predict", SIGNATURE, INPUTS)
+
+
+def _at_once(port: PortProcess, count: int, module: str, function: str, arguments: list[object]) -> None:
+    ids = {port.send_call(module, function, arguments) for _ in range(count)}
+    for _ in range(count):
+        answer = port.receive()
+        assert answer[0] == "r", answer
+        ids.remove(answer[1])
+
+
+def _timed(operation: Callable[[], object]) -> float:
+    started_at = time.perf_counter()
+    operation()
+    return time.perf_counter() - started_at
+
+
+def _in_turn(*measures: Callable[[], float]) -> list[float]:
+    """Give the median of each, measured in turn; the first round, in which caches are filled, does not count."""
+    rounds = [[measure() for measure in measures] for _ in range(_ROUNDS + 1)][1:]
+    return [statistics.median(times) for times in zip(*rounds, strict=True)]
