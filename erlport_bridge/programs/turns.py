@@ -22,7 +22,10 @@ _queues: Final[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Queue]] = w
 
 
 async def turn() -> None:
-    """Wait until the running task may begin its work; at once if the loop is not busy. The request is queued meanwhile."""
+    """Wait until the running task may begin its work; at once if the loop is not busy.
+
+    Meanwhile its request is in stage ``queue``.
+    """
     loop = asyncio.get_running_loop()
     queue = _queues.get(loop)
     if queue is None:

@@ -12,7 +12,7 @@ defmodule DSPex.Python.Line do
 
   # Python ends the work at the caller's timeout and says where the time went. This side gives it that much longer, so
   # that its answer is the one that normally arrives.
-  @grace_ms 100
+  @grace_ms 45
   # The longest that `receive` takes.
   @longest_ms 0xFFFFFFFF
 

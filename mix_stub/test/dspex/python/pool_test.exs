@@ -109,6 +109,29 @@ defmodule DSPex.Python.PoolTest do
       assert {:ok, %{"payload" => :next}} = Python.ping(:next, pool: pool)
     end
 
+    test "are kept while 200 callers keep Python busy" do
+      pool = start_pool!()
+
+      predict =
+        &Python.execute_module("dspy.Predict", "question -> answer", "?", [pool: pool] ++ &1)
+
+      {:ok, _prediction} = predict.([])
+
+      for number <- 1..200 do
+        busy = fn -> Stream.repeatedly(fn -> predict.(timeout: 60_000) end) |> Stream.run() end
+        start_supervised!(Supervisor.child_spec({Task, busy}, id: {:busy, number}))
+      end
+
+      eventually(fn -> waiting(pool) >= 200 end)
+      # Of these none can have its answer in time.
+      results = for _ <- 1..5, do: timed(fn -> predict.(timeout: 20) end)
+
+      for {result, duration_ms} <- results do
+        assert {:error, %Error{kind: :timeout}} = result
+        assert duration_ms <= 20 + @tolerance_ms
+      end
+    end
+
     test "are kept when Python does not read and the pipe is full" do
       pool = start_pool!()
       {:ok, _pong} = Python.ping(nil, pool: pool)
