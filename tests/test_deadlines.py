@@ -164,7 +164,7 @@ def test_fifty_timeouts_leave_no_task_no_thread_and_no_process(port: PortProcess
     for number in range(50):
         details = port.failed("execute_module", modules[number % 5], QA, "x", options)
         assert details["kind"] == "timeout"
-    # A thread ends with its request, which has a read timeout of one second.
+    # What is interrupted may take a moment to end.
     ends_at = time.monotonic() + 10
     while held()[0] > before[0] and time.monotonic() < ends_at:
         time.sleep(0.05)

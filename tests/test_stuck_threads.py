@@ -217,6 +217,19 @@ def test_program_of_thought_leaves_neither_a_thread_nor_a_sandbox(port: PortProc
     assert port.call("application", "children")[2] == before
 
 
+def test_module_in_a_thread_closes_its_request_to_the_model(port: PortProcess, model_server: ModelServer) -> None:
+    """It once waited for the answer in its thread, up to the end of the model's own time limit."""
+    begun = len(model_server.requests)
+    options = {"lm": provider(model_server, "delay-60000"), "timeout": 1_500}
+    details = port.failed("execute_module", "dspy.ProgramOfThought", QA, "x", options)
+    assert (details["kind"], details["stage"]) == ("timeout", "model")
+    (request,) = model_server.wait_for_requests(begun + 1)[begun:]
+    assert request.done.wait(timeout=LONG_S)
+    assert request.disconnected
+    eventually(lambda: threads(port)["busy"] == 0)
+    assert threads(port)["stuck"] == 0
+
+
 def test_call_that_waits_for_a_thread_is_answered_by_its_deadline_in_stage_queue(
     environment: dict[str, str], model_server: ModelServer
 ) -> None:

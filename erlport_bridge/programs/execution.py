@@ -31,8 +31,6 @@ META: Final = "$meta"
 
 _ADAPTERS: Final = {"chat": dspy.ChatAdapter, "json": dspy.JSONAdapter, "xml": dspy.XMLAdapter}
 _CALL_OPTIONS: Final = frozenset(["timeout", "session_id", "request_id", "lm", "adapter", "demos", "tools"])
-# Read timeouts that a blocking request may have, in seconds: each different one has its own connections.
-_READ_TIMEOUTS_S: Final = (1, 2, 5, 10, 30, 60, 120, 300, 600)
 
 
 @dataclass(frozen=True)
@@ -182,7 +180,7 @@ async def run(request: Request, *, timeout_s: float | None, events: EventStream 
     running_request.queued.set(progress.queued)
     started_at = time.monotonic()
     with sandbox.Sandboxes() as sandboxes:
-        work = asyncio.ensure_future(_predict(request, sandboxes, timeout_s, events))
+        work = asyncio.ensure_future(_predict(request, sandboxes, events))
         try:
             # Not `wait_for`: it waits for the cancelled work to end, and the deadline is the caller's.
             await asyncio.wait({work}, timeout=timeout_s)
@@ -219,7 +217,6 @@ def timeout_error(request: Request, stage: str) -> OperationError:
 async def _predict(
     request: Request,
     sandboxes: sandbox.Sandboxes,
-    timeout_s: float | None,
     events: EventStream | None,
 ) -> dspy.Prediction:
     await turns.turn()
@@ -229,9 +226,6 @@ async def _predict(
             await asyncio.to_thread(sandbox.probe)
         sandboxes.prepare()
     lm = models.with_settings(request.model.lm, request.options.settings)
-    if timeout_s is not None and any(stage.runs_in_thread for stage in request.stages):
-        # A thread that waits for an answer cannot be interrupted; its requests end by their own timeout.
-        lm = _with_read_timeout(lm, timeout_s)
     adapter = _ADAPTERS[request.options.adapter]() if request.options.adapter else dspy.ChatAdapter()
     telling = None if events is None else _telling(request, adapter, events)
     with dspy.context(
@@ -255,12 +249,6 @@ async def _predict(
 def _telling(request: Request, adapter: dspy.Adapter, events: EventStream) -> Telling:
     reads_chat = type(adapter) is dspy.ChatAdapter and request.model.writes_in_pieces
     return Telling(events, request.module, reads_chat=reads_chat)
-
-
-def _with_read_timeout(lm: dspy.LM, timeout_s: float) -> dspy.LM:
-    if not isinstance(lm.engine, str):
-        return lm
-    return lm.copy(timeout=next((limit for limit in _READ_TIMEOUTS_S if limit >= timeout_s), _READ_TIMEOUTS_S[-1]))
 
 
 def prediction_term(prediction: dspy.Prediction, request: Request, duration_ms: float) -> dict[str, Any]:

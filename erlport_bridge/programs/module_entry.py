@@ -52,7 +52,7 @@ class ModuleEntry:
         takes_tools: It takes the option ``tools``.
         reserved_tools: Names that no tool may have, for the module has its own of that name.
         needs_sandbox: It runs code that a model wrote.
-        runs_in_thread: It blocks a thread, which a deadline interrupts, but not while it waits for the model.
+        runs_in_thread: It blocks a thread, which its deadline interrupts.
         is_streamed: The text of its fields is told of while the model writes it.
         optional_inputs: Inputs it takes beside the signature's, each with its type: as DSPy's, ``Any`` for any term.
         signature: Its own, of one that takes none from its callers.
@@ -135,7 +135,6 @@ class ModuleEntry:
             "reserved_tools": list(self.reserved_tools),
             "needs_sandbox": self.needs_sandbox,
             "runs_in_thread": self.runs_in_thread,
-            "cancellable": not self.runs_in_thread,
             "streamed": self.is_streamed,
             "experimental": self.experimental,
             "deprecated": self.deprecated,

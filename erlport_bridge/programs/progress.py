@@ -6,25 +6,33 @@ arguments by name. So whatever takes long says so itself: models (:class:`Observ
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
 
 import dspy
 
+from erlport_bridge.threads import wait_for
+
 _current: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 
 class Progress:
-    """Follows one request, in all its tasks and threads.
+    """Follows one request, in all its tasks and threads; made on the loop.
 
     Attributes:
+        loop: The event loop on which it runs.
+        thread_id: The loop's thread.
         queued: What waits for a thread.
     """
 
     def __init__(self) -> None:
         self._stages = ["module"]
+        self.loop = asyncio.get_running_loop()
+        self.thread_id = threading.get_ident()
         self.queued: set[object] = set()
 
     @property
@@ -54,12 +62,18 @@ def within(stage: str) -> contextlib.AbstractContextManager[None]:
 
 
 class ObservedLM(dspy.LM):  # type: ignore[misc]
-    """A language model whose requests are the stage ``model``."""
+    """A language model whose requests are the stage ``model``, and end with the request for which they are made."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Ask the model."""
-        with within("model"):
-            return super().__call__(*args, **kwargs)
+        """Ask the model from a thread.
+
+        The loop asks it: what waits for an answer there can be cancelled, a thread that reads from a socket cannot.
+        """
+        progress = _current.get()
+        # Code that does not await it there holds up the loop, as it would anyway.
+        if progress is not None and threading.get_ident() != progress.thread_id:
+            return wait_for(asyncio.run_coroutine_threadsafe(self.acall(*args, **kwargs), progress.loop))
+        return super().__call__(*args, **kwargs)
 
     async def acall(self, *args: Any, **kwargs: Any) -> Any:
         """Ask the model from a task."""

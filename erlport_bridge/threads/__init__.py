@@ -1,6 +1,6 @@
 """Threads whose work can be ended from outside: by its deadline, or since nobody waits for it any more."""
 
-from erlport_bridge.threads.interruption import Interrupted, Work, uninterrupted
+from erlport_bridge.threads.interruption import Interrupted, Work, uninterrupted, wait_for
 from erlport_bridge.threads.pool import (
     DEFAULT_MAX_QUEUED,
     DEFAULT_MAX_STUCK,
@@ -22,4 +22,5 @@ __all__ = [
     "Work",
     "report",
     "uninterrupted",
+    "wait_for",
 ]

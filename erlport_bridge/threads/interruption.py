@@ -8,6 +8,7 @@ CPython can set an exception that a thread raises as soon as it runs Python code
 - in code that holds a lock of the whole process for a moment without a ``with`` (``logging``, the import system).
 
 A function in C that blocks (a socket, a long sleep) ends when it would have ended, and then the exception is raised.
+Waiting for another thread by :func:`wait_for` ends at once.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future
 from typing import Any, Final, TypeVar
 
 _Result = TypeVar("_Result")
@@ -54,7 +56,7 @@ class Work:
     """
 
     __slots__ = (
-        *("_began_at", "_is_leaving", "_lock", "_sent", "_shields", "_thread_id"),
+        *("_began_at", "_is_leaving", "_lock", "_sent", "_shields", "_thread_id", "_wake"),
         *("is_cancelled", "is_pooled", "name", "taken_s"),
     )
 
@@ -71,6 +73,7 @@ class Work:
         self._is_leaving = False
         self._sent = 0
         self._shields = 0
+        self._wake: Callable[[], object] | None = None
 
     def run(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
         """Run the function in the calling thread, once.
@@ -100,6 +103,13 @@ class Work:
 
         May be called again, if it was not possible or if the function has taken the exception and gone on.
         """
+        is_set = self._set_exception()
+        wake = self._wake
+        if wake is not None:
+            wake()
+        return is_set
+
+    def _set_exception(self) -> bool:
         with self._lock:
             self.is_cancelled = True
             if self._thread_id is None:
@@ -138,6 +148,12 @@ class Work:
                 _set_exception(ctypes.c_ulong(threading.get_ident()), None)
         _here.work = None
 
+    def wake_by(self, wake: Callable[[], object] | None) -> None:
+        """Say what ends the wait that begins in the function now; ``None``: it waits no more."""
+        self._wake = wake
+        if wake is not None and self.is_cancelled:
+            wake()
+
     def shield(self) -> None:
         """Have nothing raised in this thread until :meth:`unshield`; what is on its way is raised here."""
         shielded = False
@@ -173,6 +189,27 @@ def uninterrupted() -> Iterator[None]:
         yield
     finally:
         work.unshield()
+
+
+def wait_for(future: Future[_Result]) -> _Result:
+    """Wait for what another thread does; when the work of this one is interrupted, the future is cancelled.
+
+    Raises:
+        Interrupted: It was.
+        BaseException: The future's.
+    """
+    work: Work | None = getattr(_here, "work", None)
+    if work is None:
+        return future.result()
+    work.wake_by(future.cancel)
+    try:
+        return future.result()
+    except CancelledError:
+        if work.is_cancelled:
+            raise Interrupted from None
+        raise
+    finally:
+        work.wake_by(None)
 
 
 @functools.cache

@@ -12,13 +12,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
 from erlport_bridge import request
-from erlport_bridge.threads import Interrupted, NoThreadError, Task, Threads, uninterrupted
+from erlport_bridge.threads import Interrupted, NoThreadError, Task, Threads, uninterrupted, wait_for
 
 LONG_S = 20
 
@@ -172,6 +172,19 @@ def test_function_that_takes_the_exception_and_goes_on_is_interrupted_again() ->
     task.cancel()
     assert outcome(task) is Interrupted
     assert len(taken) == 2
+
+
+def test_wait_for_another_thread_ends_at_once_and_is_told_there() -> None:
+    threads = Threads(1)
+    awaited: Future[None] = Future()
+    task = threads.submit(wait_for, awaited)
+    eventually(task.running)
+    task.cancel()
+    assert outcome(task) is Interrupted
+    assert awaited.cancelled()
+    done: Future[int] = Future()
+    done.set_result(7)
+    assert threads.submit(wait_for, done).result(LONG_S) == wait_for(done) == 7
 
 
 def test_exception_is_none_that_careless_code_takes() -> None:
