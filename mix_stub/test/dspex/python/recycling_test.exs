@@ -20,6 +20,7 @@ defmodule DSPex.Python.RecyclingTest do
   @offer
   def stock(article: str) -> str:
       "How many pieces of an article are in stock."
+      open(os.path.join(os.path.dirname(__file__), "begun"), "w").close()
       os.read(read, 1)
       return "7"
   """
@@ -32,15 +33,20 @@ defmodule DSPex.Python.RecyclingTest do
   end
 
   # Leaves a thread stuck: the pool allows none.
-  defp block(pool) do
-    assert {:error, %Error{kind: :timeout, stage: "tool"}} =
-             Python.execute_module("dspy.ReAct", @qa, "How many bolts are in stock?",
-               pool: pool,
-               lm: :embedded,
-               tools: ["stock"],
-               timeout: 1_000,
-               request_id: "r-1"
-             )
+  defp block(pool, folder) do
+    call =
+      Task.async(fn ->
+        Python.execute_module("dspy.ReAct", @qa, "How many bolts are in stock?",
+          pool: pool,
+          lm: :embedded,
+          tools: ["stock"],
+          request_id: "r-1"
+        )
+      end)
+
+    eventually(fn -> File.exists?(Path.join(folder, "begun")) end)
+    assert Python.cancel("r-1", pool: pool) == {:ok, 1}
+    assert {:error, %Error{kind: :cancelled}} = Task.await(call)
   end
 
   defp ask(pool, question, options),
@@ -62,7 +68,7 @@ defmodule DSPex.Python.RecyclingTest do
   end
 
   test "a Python with too many stuck threads is replaced, and no call is lost or kept waiting",
-       %{options: options, url: url} do
+       %{options: options, url: url, tmp_dir: folder} do
     pool = start_pool!(options)
     slow = [lm: ModelServer.model(url, "delay-4000"), timeout: 30_000]
     {:ok, _pong} = Python.ping(nil, pool: pool)
@@ -74,7 +80,7 @@ defmodule DSPex.Python.RecyclingTest do
         running = for number <- 1..10, do: Task.async(fn -> ask(pool, "Q#{number}", slow) end)
         eventually(fn -> in_flight(pool, "execute_module") == 10 end)
         callers = for _ <- 1..4, do: Task.async(fn -> ping_until(pool, done?) end)
-        block(pool)
+        block(pool, folder)
         eventually(fn -> os_pid(pool) != first end)
         # The first one still works on what it has.
         assert alive?(first)
@@ -104,7 +110,11 @@ defmodule DSPex.Python.RecyclingTest do
     assert {:ok, %{"threads" => %{"stuck" => 0}}} = Python.metrics(pool: pool)
   end
 
-  test "calls that take longer than the time to end are told so", %{options: options, url: url} do
+  test "calls that take longer than the time to end are told so", %{
+    options: options,
+    url: url,
+    tmp_dir: folder
+  } do
     pool = start_pool!([drain_timeout: 100] ++ options)
     {:ok, _pong} = Python.ping(nil, pool: pool)
     first = os_pid(pool)
@@ -116,7 +126,7 @@ defmodule DSPex.Python.RecyclingTest do
         end)
 
       eventually(fn -> in_flight(pool, "execute_module") == 1 end)
-      block(pool)
+      block(pool, folder)
 
       assert {:error, %Error{kind: :port_closed, retryable: true, message: message}} =
                Task.await(slow, 30_000)
@@ -130,7 +140,7 @@ defmodule DSPex.Python.RecyclingTest do
   end
 
   test "a stream goes on in the Python that is replaced, and a call there can be cancelled",
-       %{options: options, url: url} do
+       %{options: options, url: url, tmp_dir: folder} do
     pool = start_pool!(options)
     {:ok, _pong} = Python.ping(nil, pool: pool)
     first = os_pid(pool)
@@ -155,7 +165,7 @@ defmodule DSPex.Python.RecyclingTest do
         |> Stream.with_index()
         |> Enum.map(fn {element, index} ->
           if index == 3 do
-            block(pool)
+            block(pool, folder)
             eventually(fn -> os_pid(pool) != first end)
           end
 
@@ -173,13 +183,16 @@ defmodule DSPex.Python.RecyclingTest do
     eventually(fn -> not alive?(first) end)
   end
 
-  test "the new Python has the model that was configured last", %{options: options} do
+  test "the new Python has the model that was configured last", %{
+    options: options,
+    tmp_dir: folder
+  } do
     pool = start_pool!([model: nil] ++ options)
     {:ok, _model} = Python.configure_lm(:embedded, [], pool: pool)
     first = os_pid(pool)
 
     capture_log(fn ->
-      block(pool)
+      block(pool, folder)
       eventually(fn -> os_pid(pool) != first end)
     end)
 
@@ -189,7 +202,8 @@ defmodule DSPex.Python.RecyclingTest do
 
   test "a Python that ends while it is being replaced has its callers answered", %{
     options: options,
-    url: url
+    url: url,
+    tmp_dir: folder
   } do
     pool = start_pool!(options)
     {:ok, _pong} = Python.ping(nil, pool: pool)
@@ -202,7 +216,7 @@ defmodule DSPex.Python.RecyclingTest do
         end)
 
       eventually(fn -> in_flight(pool, "execute_module") == 1 end)
-      block(pool)
+      block(pool, folder)
       eventually(fn -> os_pid(pool) != first end)
       {"", 0} = System.cmd("kill", ["-KILL", "#{first}"])
 
@@ -217,13 +231,13 @@ defmodule DSPex.Python.RecyclingTest do
   end
 
   test "a Python that ends before its successor is ready is started again, and there is one in the end",
-       %{options: options} do
+       %{options: options, tmp_dir: folder} do
     pool = start_pool!(options)
     {:ok, _pong} = Python.ping(nil, pool: pool)
     first = client(pool)
 
     capture_log(fn ->
-      block(pool)
+      block(pool, folder)
       eventually(fn -> owners(pool) == 2 end)
       if client(pool) == first, do: Process.exit(first, :kill)
       eventually(fn -> client(pool) != first and owners(pool) == 1 end)
