@@ -247,7 +247,7 @@ def test_call_past_the_bound_of_the_queue_is_told_at_once(environment: dict[str,
         ids = [begin(port, "block") for _ in range(3)]
         tag, call_id, reason = port.receive()
         assert (tag, call_id) == ("e", ids[2])
-        assert reason[2] == "all 1 threads are busy, and 1 calls wait for one already"
+        assert reason[2] == "all threads are busy (1), and as much waits for one as may (1)"
         for call_id in ids[:2]:
             cancel(port, call_id)
             assert port.receive()[1] == call_id

@@ -125,7 +125,7 @@ class Threads(ThreadPoolExecutor):
         with self._changed:
             if len(self._tasks) - self._idle >= self._max_queued:
                 raise NoThreadError(
-                    f"all {self._max_threads} threads are busy, and {self._max_queued} calls wait for one already"
+                    f"all threads are busy ({self._max_threads}), and as much waits for one as may ({self._max_queued})"
                 )
             task = Task(call, self.stuck, self._unqueue)
             self._tasks.append(task)

@@ -272,7 +272,7 @@ def test_work_past_the_bound_of_the_queue_is_refused() -> None:
     queued = [threads.submit(pow, 2, 3) for _ in range(2)]
     with pytest.raises(NoThreadError) as caught:
         threads.submit(pow, 2, 3)
-    assert caught.value.message == "all 1 threads are busy, and 2 calls wait for one already"
+    assert caught.value.message == "all threads are busy (1), and as much waits for one as may (2)"
     # What is cancelled makes room.
     assert queued[0].cancel()
     eventually(lambda: threads.report()["queued"] == 1)

@@ -52,6 +52,13 @@ defmodule DSPex.Python.RecyclingTest do
   defp ask(pool, question, options),
     do: Python.execute_module("dspy.Predict", @qa, question, [pool: pool] ++ options)
 
+  defp begin_slow_call(pool, url, options \\ []) do
+    options = [lm: ModelServer.model(url, "delay-60000"), timeout: 60_000] ++ options
+    call = Task.async(fn -> ask(pool, "Q", options) end)
+    eventually(fn -> in_flight(pool, "execute_module") == 1 end)
+    call
+  end
+
   defp in_flight(pool, operation) do
     {:ok, %{"operations" => operations}} = Python.metrics(pool: pool)
     get_in(operations, [operation, "in_flight"]) || 0
@@ -120,12 +127,7 @@ defmodule DSPex.Python.RecyclingTest do
     first = os_pid(pool)
 
     capture_log(fn ->
-      slow =
-        Task.async(fn ->
-          ask(pool, "Q", lm: ModelServer.model(url, "delay-60000"), timeout: 60_000)
-        end)
-
-      eventually(fn -> in_flight(pool, "execute_module") == 1 end)
+      slow = begin_slow_call(pool, url)
       block(pool, folder)
 
       assert {:error, %Error{kind: :port_closed, retryable: true, message: message}} =
@@ -147,9 +149,7 @@ defmodule DSPex.Python.RecyclingTest do
     question = Enum.map_join(1..60, " ", &"word#{&1}")
 
     capture_log(fn ->
-      slow = [lm: ModelServer.model(url, "delay-60000"), timeout: 60_000, request_id: "r-2"]
-      call = Task.async(fn -> ask(pool, "Q", slow) end)
-      eventually(fn -> in_flight(pool, "execute_module") == 1 end)
+      call = begin_slow_call(pool, url, request_id: "r-2")
 
       # With room for two events, the model waits for its reader.
       stream =
@@ -210,12 +210,7 @@ defmodule DSPex.Python.RecyclingTest do
     first = os_pid(pool)
 
     capture_log(fn ->
-      slow =
-        Task.async(fn ->
-          ask(pool, "Q", lm: ModelServer.model(url, "delay-60000"), timeout: 60_000)
-        end)
-
-      eventually(fn -> in_flight(pool, "execute_module") == 1 end)
+      slow = begin_slow_call(pool, url)
       block(pool, folder)
       eventually(fn -> os_pid(pool) != first end)
       {"", 0} = System.cmd("kill", ["-KILL", "#{first}"])
