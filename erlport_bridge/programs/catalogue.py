@@ -28,7 +28,7 @@ from erlport_bridge.programs.module_options import (
     TextOption,
 )
 from erlport_bridge.programs.retrieval import MAX_COUNT, NearestExamples, Retrieve, Vectors
-from erlport_bridge.programs.sandbox import DEFAULT_CODE_TIMEOUT_MS
+from erlport_bridge.programs.sandbox_interpreter import DEFAULT_CODE_TIMEOUT_MS
 from erlport_bridge.programs.signatures import parse_signature
 from erlport_bridge.programs.text import quoted, suggestion
 from erlport_bridge.programs.tool_agent import ToolAgent

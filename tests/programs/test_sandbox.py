@@ -18,6 +18,7 @@ import pytest
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import sandbox, sandbox_pool
 from erlport_bridge.programs.embedded import embedded_model
+from erlport_bridge.programs.sandbox_interpreter import Interpreter, end
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -132,7 +133,7 @@ def test_time_of_a_tool_is_not_the_codes(sandboxes: sandbox.Sandboxes) -> None:
 
 
 def test_next_call_has_a_fresh_sandbox_that_was_started_before(sandboxes: sandbox.Sandboxes) -> None:
-    pool = sandbox_pool.WarmPool(sandbox.Interpreter.started, sandbox.end, size=1)
+    pool = sandbox_pool.WarmPool(Interpreter.started, end, size=1)
     first = pool.take().result()
     first.execute("left = 'behind'")
     first.shutdown()

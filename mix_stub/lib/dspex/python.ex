@@ -365,7 +365,8 @@ defmodule DSPex.Python do
   # Gives `work` the module and the options as Python takes them; while it lasts, Python may call the functions in them.
   defp with_functions(module, options, work) do
     with {:ok, python_options, of_model} <- CallOptions.for_execution(options),
-         {:ok, module, python_options, callbacks} <- ModuleSpec.read(module, python_options) do
+         {:ok, module, python_options, callbacks} <-
+           ModuleSpec.read(module, python_options, CallOptions.pool!(options)) do
       Callbacks.during(of_model ++ callbacks, fn -> work.(module, python_options) end)
     end
   end

@@ -21,6 +21,7 @@ defmodule DSPex.Python.ModuleSpec do
       that gives advice for `dspy.Refine` what it rewards
     * `:retriever` - of `dspy.Retrieve`: takes the query and how many passages are wanted; gives a list of texts
     * `:embedder` - of `dspy.Retrieve` with `:passages` and of `dspy.KNN`: takes a list of texts and gives their vectors, lists of numbers
+    * `:sub_lm` - of `dspy.RLM`: a model, written as the option `:lm` of a call; a function too
     * `:tools` - see `DSPex.Python.Tool`
 
   They run as functions of tools do: each in its own process, as long as the call lasts, so that a stored program can have none. An
@@ -32,57 +33,60 @@ defmodule DSPex.Python.ModuleSpec do
 
   alias DSPex.{Prediction, Python}
   alias Python.Callbacks.Callback
-  alias Python.{Error, Tool}
+  alias Python.{Error, Model, Tool}
 
   @type t :: String.t() | map() | keyword()
 
   @doc false
-  # Gives a module's spec and the options of its call as Python takes them, and the functions that were in them.
-  @spec read(term(), map()) :: {:ok, term(), map(), [Callback.t()]} | {:error, Error.t()}
-  def read(spec, options) do
-    {spec, callbacks} = read_spec(spec, "spec")
-    {options, of_options} = read_map(options, "opts")
+  # Gives a module's spec and the options of its call as Python of `pool` takes them, and the functions that were in them.
+  @spec read(term(), map(), atom()) :: {:ok, term(), map(), [Callback.t()]} | {:error, Error.t()}
+  def read(spec, options, pool) do
+    {spec, callbacks} = read_spec(spec, "spec", pool)
+    {options, of_options} = read_map(options, "opts", pool)
     {:ok, spec, options, callbacks ++ of_options}
   catch
     {:spec, error} -> {:error, error}
   end
 
-  defp read_spec([{key, _value} | _rest] = spec, path) when is_atom(key) do
-    if Keyword.keyword?(spec), do: spec |> Map.new() |> read_map(path), else: {spec, []}
+  defp read_spec([{key, _value} | _rest] = spec, path, pool) when is_atom(key) do
+    if Keyword.keyword?(spec), do: spec |> Map.new() |> read_map(path, pool), else: {spec, []}
   end
 
-  defp read_spec(spec, path) when is_map(spec) and not is_struct(spec), do: read_map(spec, path)
-  defp read_spec(spec, _path), do: {spec, []}
+  defp read_spec(spec, path, pool) when is_map(spec) and not is_struct(spec),
+    do: read_map(spec, path, pool)
+
+  defp read_spec(spec, _path, _pool), do: {spec, []}
 
   # What is neither a function nor may hold one is left to Python to check.
-  defp read_map(map, path) do
+  defp read_map(map, path, pool) do
     Enum.reduce(map, {map, []}, fn {key, value}, {read, callbacks} ->
-      {value, more} = read_value(key, value, "#{path}.#{shown(key)}")
+      {value, more} = read_value(key, value, "#{path}.#{shown(key)}", pool)
       {Map.put(read, key, value), callbacks ++ more}
     end)
   end
 
-  defp read_value(key, value, path) when key in [:of, "of"], do: read_spec(value, path)
+  defp read_value(key, value, path, pool) when key in [:of, "of", :options, "options"],
+    do: read_spec(value, path, pool)
 
-  defp read_value(key, value, path) when key in [:options, "options"], do: read_spec(value, path)
-
-  defp read_value(key, value, path) when key in [:reward, "reward"],
+  defp read_value(key, value, path, _pool) when key in [:reward, "reward"],
     do: read_function(value, 2, path, &reward/1)
 
-  defp read_value(key, value, path) when key in [:retriever, "retriever"],
+  defp read_value(key, value, path, _pool) when key in [:retriever, "retriever"],
     do: read_function(value, 2, path, &fn %{"query" => query, "k" => k} -> &1.(query, k) end)
 
-  defp read_value(key, value, path) when key in [:embedder, "embedder"],
+  defp read_value(key, value, path, _pool) when key in [:embedder, "embedder"],
     do: read_function(value, 1, path, &fn %{"texts" => texts} -> &1.(texts) end)
 
-  defp read_value(key, value, path) when key in [:tools, "tools"] do
-    case Tool.read(value, path) do
-      {:ok, tools, callbacks} -> {tools, callbacks}
-      {:error, error} -> throw({:spec, error})
-    end
-  end
+  defp read_value(key, value, path, _pool) when key in [:tools, "tools"],
+    do: value |> Tool.read(path) |> read_or_throw()
 
-  defp read_value(_key, value, _path), do: {value, []}
+  defp read_value(key, value, _path, pool) when key in [:sub_lm, "sub_lm"],
+    do: value |> Model.for_call(pool) |> read_or_throw()
+
+  defp read_value(_key, value, _path, _pool), do: {value, []}
+
+  defp read_or_throw({:ok, value, callbacks}), do: {value, callbacks}
+  defp read_or_throw({:error, error}), do: throw({:spec, error})
 
   # `call` makes a function of one map, which is what Python calls, of one with `arity` arguments.
   defp read_function(function, arity, path, call) when is_function(function) do

@@ -1,6 +1,6 @@
 defmodule DSPex.Python.Tool do
   @moduledoc """
-  Tools of `dspy.ReAct`: Python's by name, and functions of Elixir.
+  Tools of `dspy.ReAct`, `dspy.ReActV2`, `dspy.CodeAct`, `dspy.RLM` and `dspy.Flex`: Python's by name, and functions of Elixir.
 
       DSPex.Python.execute_module("dspy.ReAct", "question -> answer", %{question: "How many bolts are in stock?"},
         tools: [

@@ -4,7 +4,7 @@ defmodule DSPex.Python.ModuleSpecTest do
   import DSPex.TestPython
 
   alias DSPex.{ModelServer, Prediction, Python}
-  alias DSPex.Python.{Callbacks, ModuleSpec}
+  alias DSPex.Python.ModuleSpec
 
   @qa "question -> answer"
 
@@ -18,7 +18,7 @@ defmodule DSPex.Python.ModuleSpecTest do
 
   test "gives names and what it does not know to Python as they are" do
     for spec <- ["dspy.Predict", ~c"dspy.Predict", nil, 7, ~D[2024-02-29], [1, 2]],
-        do: assert(ModuleSpec.read(spec, %{}) == {:ok, spec, %{}, []})
+        do: assert(ModuleSpec.read(spec, %{}, :general) == {:ok, spec, %{}, []})
   end
 
   test "finds functions wherever they stand" do
@@ -28,9 +28,15 @@ defmodule DSPex.Python.ModuleSpecTest do
     spec = %{"module" => "dspy.BestOfN", "options" => %{reward: reward}, of: inner}
 
     assert {:ok, %{"options" => %{reward: %{callback: id}}, of: %{tools: [%{callback: of_tool}]}},
-            %{tools: [%{callback: of_call}]}, callbacks} = ModuleSpec.read(spec, %{tools: [tool]})
+            %{tools: [%{callback: of_call}]},
+            callbacks} = ModuleSpec.read(spec, %{tools: [tool]}, :general)
 
     assert Enum.sort(Enum.map(callbacks, & &1.id)) == Enum.sort([id, of_tool, of_call])
+
+    described = %{reward: %{function: reward, description: "one"}}
+    assert {:ok, read, %{}, [_callback]} = ModuleSpec.read(described, %{}, :general)
+    assert %{reward: %{callback: _id, description: "one"}} = read
+    refute is_map_key(read.reward, :function)
   end
 
   test "a reward is asked with the inputs and the prediction of each attempt", context do
@@ -47,7 +53,6 @@ defmodule DSPex.Python.ModuleSpecTest do
     assert best[:answer] == "Q?"
     for _attempt <- 1..2, do: assert_received({:asked, %{"question" => "Q?"}, %Prediction{}})
     refute_received {:asked, _inputs, _prediction}
-    assert %{registered: 0} = Callbacks.count()
   end
 
   test "a threshold that is met ends the attempts; true counts as 1", context do
