@@ -106,11 +106,11 @@ class EventStream:
         # Guards all below: acknowledgements and the events of tools come from other threads.
         self._lock = threading.Lock()
         self._unacknowledged = 0
-        self._waiting: deque[Mapping[str, str]] = deque()
+        self._waiting: deque[Mapping[str, Term]] = deque()
         self._room: asyncio.Future[None] | None = None
         self._is_closed = False
 
-    async def send(self, event: Mapping[str, str]) -> None:
+    async def send(self, event: Mapping[str, Term]) -> None:
         """Send an event, waiting until the reader has room for it."""
         while True:
             with self._lock:
@@ -123,7 +123,7 @@ class EventStream:
             # Several tasks may wait for one future, and one that is cancelled must not cancel the others.
             await asyncio.shield(room)
 
-    def offer(self, event: Mapping[str, str]) -> None:
+    def offer(self, event: Mapping[str, Term]) -> None:
         """Send an event as soon as the reader has room for it, without waiting; from any thread.
 
         Of more than the reader's room only the newest are kept.
@@ -163,7 +163,7 @@ class EventStream:
     def _has_room(self) -> bool:
         return not self._waiting and self._unacknowledged < self._buffer
 
-    def _cast(self, event: Mapping[str, str]) -> None:
+    def _cast(self, event: Mapping[str, Term]) -> None:
         elixir.cast(self._reply_to, (MESSAGE, self._ref, event))
         self._unacknowledged += 1
 
@@ -189,13 +189,13 @@ class Telling(BaseCallback):  # type: ignore[misc]
         # By the identity of the predictor that writes them.
         self._sections: dict[int, ChatSections] = {}
         # What its fields are called in the prediction.
-        self._names: dict[int, Mapping[str, str]] = {}
+        self._names: dict[int, Mapping[str, Term]] = {}
         for stage, built, names in zip(module.stages, module.modules, module.shown_fields(), strict=True):
             # A module in a thread would have to wait for the reader there, and cannot be cancelled.
             if reads_chat and stage.is_streamed and names:
                 self._listen(built, names)
 
-    def _listen(self, module: dspy.Module, names: Mapping[str, str]) -> None:
+    def _listen(self, module: dspy.Module, names: Mapping[str, Term]) -> None:
         # Of those that a module has, the one that gives its fields, and not what is decided on the way to them.
         predictor = max(module.predictors(), key=lambda item: len(names.keys() & item.signature.output_fields.keys()))
         fields = predictor.signature.output_fields

@@ -10,7 +10,6 @@ in ``docs/operations.md``.
 
 from __future__ import annotations
 
-import asyncio
 import functools
 import inspect
 import json
@@ -29,6 +28,7 @@ from erlport_bridge.errors import EncodeError, OperationError
 from erlport_bridge.port import event_loop, runtime, stock
 from erlport_bridge.programs import (
     arguments,
+    batch,
     catalogue,
     elixir_model,
     execution,
@@ -40,6 +40,7 @@ from erlport_bridge.programs import (
     streaming,
     tools,
 )
+from erlport_bridge.programs.batch import BatchOptions
 from erlport_bridge.programs.execution import CallOptions, Request
 from erlport_bridge.programs.metrics import Metrics
 from erlport_bridge.programs.sessions import Program, Sessions
@@ -49,7 +50,6 @@ from erlport_bridge.programs.streaming import EventStream
 from erlport_bridge.programs.text import quoted, suggestion
 from erlport_bridge.request import Deadline
 from erlport_bridge.term import IMPLEMENTATION, Atom
-from erlport_bridge.term.inspecting import shown
 
 Operation = Callable[..., Awaitable[tuple[Atom, Any]] | tuple[Atom, Any]]
 
@@ -65,11 +65,6 @@ _ANY_SIGNATURE = parse_signature("input -> output")
 
 # The operations that call the others.
 _BY_NAME = frozenset(["handle", "handle_json"])
-
-# Items of a batch that run at the same time unless the caller says otherwise.
-_DEFAULT_MAX_CONCURRENCY = 16
-# More at once gain nothing, as a call takes about a millisecond of this process's own time, and delay the other calls.
-_MAX_CONCURRENCY = 256
 
 _sessions = Sessions.from_environment()
 _metrics = Metrics()
@@ -272,43 +267,88 @@ async def execute_batch(
 ) -> list[tuple[Atom, Any]]:
     """Run a module for each element of a list; answers a list of ``{:ok, prediction}`` and ``{:error, …}`` in order.
 
-    ``timeout`` is for all of them together: what is not done by then is a timeout, the rest is kept. The option
-    ``max_concurrency`` says how many run at the same time, 256 at most.
+    ``timeout`` is for all of them together, ``item_timeout`` for each: what is not done by then is a timeout, the rest
+    is kept. ``max_concurrency`` says how many run at the same time, 256 at most; ``on_error: "fail_fast"`` ends all
+    with the first that fails.
     """
+    return await _module_batch(module, signature, list_of_inputs, arguments.options(opts, "opts"))
+
+
+@_operation
+async def stream_batch(
+    reply_to: object, ref: object, module: object, signature: object, list_of_inputs: object, opts: object = None
+) -> int:
+    """Run a batch as ``execute_batch`` does, and tell of each result as soon as it is there; answers their number.
+
+    The events are ``%{"type" => "result", "index" => index, "result" => {:ok, prediction} | {:error, …}}``.
+    """
+    given = arguments.options(opts, "opts")
+    with streaming.opened(reply_to, ref, given.pop("buffer", None)) as events:
+        return len(await _module_batch(module, signature, list_of_inputs, given, events))
+
+
+@_operation
+async def execute_program_batch(
+    session_id: object, program_id: object, list_of_inputs: object, opts: object = None
+) -> list[tuple[Atom, Any]]:
+    """Run a stored program for each element of a list; see :func:`execute_batch` and :func:`execute_program`."""
     deadline = Deadline()
     given = arguments.options(opts, "opts")
-    at_once = given.pop("max_concurrency", _DEFAULT_MAX_CONCURRENCY)
-    if type(at_once) is not int or not 1 <= at_once <= _MAX_CONCURRENCY:
-        raise OperationError(
-            "input",
-            f"expected an integer from 1 to {_MAX_CONCURRENCY} at opts.max_concurrency, got {shown(at_once)}",
-            path="opts.max_concurrency",
-        )
-    stage, options = _read_call(module, signature, given)
-    if not isinstance(list_of_inputs, list):
-        raise OperationError("input", f"expected a list of maps at inputs, got {shown(list_of_inputs)}", path="inputs")
-    template = _request(stage, {}, options)
-    waiting = iter(enumerate(list_of_inputs))
-    answers: dict[int, tuple[Atom, Any]] = {}
+    batch_options = batch.take_options(given)
+    whole = execution.read_call_options(given)
+    program = _find_program(session_id, program_id, whole)
 
-    async def work() -> None:
-        for index, inputs in waiting:
-            if deadline.left_s(options.timeout_ms) == 0:
-                return
-            try:
-                values = execution.read_inputs((stage,), stage.spec, inputs)
-                answers[index] = _OK, await _run(replace(template, values=values), deadline)
-            except Exception as error:  # noqa: BLE001 - the error of one item is its answer
-                answers[index] = _failure_term(error)
-            # An item that never waits must not keep the other calls waiting.
-            await asyncio.sleep(0)
+    async def execute(inputs: Any, options: CallOptions, item_deadline: Deadline) -> dict[str, Any]:
+        return await _run_program(program, inputs, options, item_deadline)
 
-    await asyncio.gather(*(work() for _ in range(min(at_once, len(list_of_inputs)))))
-    if len(answers) < len(list_of_inputs):
-        # One error for all, made once: what is left of ten thousand items must not delay the answer.
-        too_late = _failure_term(execution.timeout_error(template, "queue"))
-        answers = {index: answers.get(index, too_late) for index in range(len(list_of_inputs))}
-    return [answers[index] for index in range(len(list_of_inputs))]
+    return await _batch(batch.items_of(list_of_inputs), execute, whole, batch_options, deadline)
+
+
+async def _module_batch(
+    module: object, signature: object, list_of_inputs: object, given: dict[str, Any], events: EventStream | None = None
+) -> list[tuple[Atom, Any]]:
+    deadline = Deadline()
+    batch_options = batch.take_options(given)
+    stage, whole = _read_call(module, signature, given)
+    template = _request(stage, {}, whole)
+
+    async def execute(inputs: Any, options: CallOptions, item_deadline: Deadline) -> dict[str, Any]:
+        values = execution.read_inputs((stage,), stage.spec, inputs)
+        return await _run(replace(template, values=values, options=options), item_deadline)
+
+    return await _batch(batch.items_of(list_of_inputs), execute, whole, batch_options, deadline, events)
+
+
+async def _batch(
+    items: list[Any],
+    execute: Callable[[Any, CallOptions, Deadline], Awaitable[dict[str, Any]]],
+    whole: CallOptions,
+    batch_options: BatchOptions,
+    deadline: Deadline,
+    events: EventStream | None = None,
+) -> list[tuple[Atom, Any]]:
+    """Run the items of a batch, whose options are ``whole``, and tell of each of them."""
+
+    async def execute_item(inputs: Any) -> dict[str, Any]:
+        options, item_deadline = whole, deadline
+        if batch_options.item_timeout_ms is not None:
+            left_s = deadline.left_s(whole.timeout_ms)
+            if left_s is None or left_s * 1000 > batch_options.item_timeout_ms:
+                options, item_deadline = replace(whole, timeout_ms=batch_options.item_timeout_ms), Deadline()
+        return await execute(inputs, options, item_deadline)
+
+    async def tell(index: int, result: dict[str, Any] | BaseException) -> None:
+        if events is not None:
+            await events.send({"type": "result", "index": index, "result": _item_answer(result)})
+
+    results = await batch.run(
+        items, execute_item, batch_options, is_over=lambda: deadline.left_s(whole.timeout_ms) == 0, tell=tell
+    )
+    return [_item_answer(result) for result in results]
+
+
+def _item_answer(result: dict[str, Any] | BaseException) -> tuple[Atom, Any]:
+    return _failure_term(result) if isinstance(result, BaseException) else (_OK, result)
 
 
 @_operation
@@ -340,6 +380,10 @@ async def _execute_program(
 ) -> dict[str, Any]:
     deadline = Deadline()
     options = execution.read_call_options(opts)
+    return await _run_program(_find_program(session_id, program_id, options), inputs, options, deadline, events)
+
+
+def _find_program(session_id: object, program_id: object, options: CallOptions) -> Program:
     named = arguments.optional_text(session_id, "session_id")
     if named is not None and options.session_id not in (None, named):
         raise OperationError(
@@ -348,7 +392,12 @@ async def _execute_program(
             f"and {quoted(options.session_id)} at opts.session_id",
             path="opts.session_id",
         )
-    program = _sessions.find_program(named or options.session_id, arguments.text(program_id, "program_id"))
+    return _sessions.find_program(named or options.session_id, arguments.text(program_id, "program_id"))
+
+
+async def _run_program(
+    program: Program, inputs: object, options: CallOptions, deadline: Deadline, events: EventStream | None = None
+) -> dict[str, Any]:
     values = program.with_history(execution.read_inputs(program.stages, program.asked, inputs))
     prediction = await _run(_program_request(program, values, options), deadline, events)
     program.record(values, prediction)

@@ -229,14 +229,19 @@ defmodule DSPex.Python do
   Executes a DSPy module once for each element of `inputs_list`, at the same time, within one timeout.
 
   The results are in the order of the inputs; each is `{:ok, prediction}` or `{:error, error}` of its own.
+
+  Options beside those of `execute_module/4`:
+
+    * `:max_concurrency` - how many run at the same time; 16 by default, 256 at most
+    * `:item_timeout` - what each may take, in ms, within the `:timeout` of all
+    * `:on_error` - `:collect` (the default), or `:fail_fast`: the first error ends the others, whose errors have the kind
+      `:cancelled`
   """
   @spec execute_batch(ModuleSpec.t(), signature() | nil, [inputs()], options()) ::
           result([result(Prediction.t())])
   def execute_batch(module, signature, inputs_list, options \\ []) do
     options = CallOptions.new!(options)
-    # What is no list is left to Python to say.
-    inputs_list =
-      if is_list(inputs_list), do: Enum.map(inputs_list, &python_inputs/1), else: inputs_list
+    inputs_list = python_inputs_list(inputs_list)
 
     executed =
       with_functions(module, options, fn module, python_options ->
@@ -244,6 +249,59 @@ defmodule DSPex.Python do
       end)
 
     with {:ok, terms} <- executed, do: {:ok, Enum.map(terms, &batch_result/1)}
+  end
+
+  @doc """
+  Executes a program once for each element of `inputs_list`, as `execute_batch/4` does with a module.
+  """
+  @spec execute_program_batch(Program.t() | String.t(), [inputs()], options()) ::
+          result([result(Prediction.t())])
+  def execute_program_batch(program, inputs_list, options \\ []) do
+    {session_id, program_id, options} = program_target(program, options)
+    inputs_list = python_inputs_list(inputs_list)
+
+    executed =
+      with_functions(session_id, options, fn session_id, python_options ->
+        args = [session_id, program_id, inputs_list, python_options]
+        call(:execute_program_batch, args, options)
+      end)
+
+    with {:ok, terms} <- executed, do: {:ok, Enum.map(terms, &batch_result/1)}
+  end
+
+  @batch_chunk 1_000
+
+  @doc """
+  Executes a DSPy module once for each of `inputs`, and gives the results as they come.
+
+  The stream emits `{index, {:ok, prediction} | {:error, error}}`, the index counted from 0 in the order of the inputs, and
+  at last `{:error, error}` if the batch as a whole has failed. `inputs` may be any enumerable; #{@batch_chunk} of them are
+  taken at a time, within one `:timeout`, and no more than the reader has room for are asked ahead (`:buffer`, as in
+  `stream/4`). Halting it ends the rest. Options as those of `execute_batch/4`.
+
+  ## Examples
+
+      iex> text = "Lisbon is the capital of Portugal. Paris is the capital of France."
+      iex> inputs = Stream.map(["Portugal", "France"], &%{text: text, question: "What is the capital of \#{&1}?"})
+      iex> results = "dspy.Predict" |> DSPex.Python.stream_batch("text, question -> answer", inputs) |> Enum.sort()
+      iex> for {index, {:ok, prediction}} <- results, do: {index, prediction[:answer] =~ ~r/Lisbon|Paris/}
+      [{0, true}, {1, true}]
+  """
+  @spec stream_batch(ModuleSpec.t(), signature() | nil, Enumerable.t(), options()) ::
+          Enumerable.t()
+  def stream_batch(module, signature, inputs, options \\ []) do
+    options = CallOptions.new!(options)
+
+    inputs
+    |> Stream.chunk_every(@batch_chunk)
+    |> Stream.transform(0, fn chunk, offset ->
+      args = [signature, python_inputs_list(chunk)]
+
+      results =
+        options |> event_stream(:stream_batch, module, args) |> Stream.flat_map(&item(&1, offset))
+
+      {results, offset + length(chunk)}
+    end)
   end
 
   @doc """
@@ -431,8 +489,11 @@ defmodule DSPex.Python do
 
   defp explain_missing_model(result, _pool), do: result
 
+  defp stream_of(options, operation, called, args),
+    do: options |> event_stream(operation, called, args) |> Stream.map(&element/1)
+
   # `called` is a module's spec, or the session of a program.
-  defp stream_of(options, operation, called, args) do
+  defp event_stream(options, operation, called, args) do
     CallOptions.timeout!(options)
     buffer = EventStream.buffer!(options)
     # Events are messages of terms. JSON is a format of calls, with the same results.
@@ -444,8 +505,14 @@ defmodule DSPex.Python do
       end)
     end
 
-    options |> CallOptions.pool!() |> EventStream.new(buffer, call) |> Stream.map(&element/1)
+    options |> CallOptions.pool!() |> EventStream.new(buffer, call)
   end
+
+  defp item({:event, %{"index" => index, "result" => result}}, offset),
+    do: [{offset + index, batch_result(result)}]
+
+  defp item({:ok, _count}, _offset), do: []
+  defp item({:error, _error} = error, _offset), do: [error]
 
   defp element({:event, %{"type" => "chunk", "field" => field, "text" => text}}),
     do: {:chunk, field, text}
@@ -474,6 +541,10 @@ defmodule DSPex.Python do
 
   defp python_inputs([{name, _value} | _rest] = inputs) when is_atom(name), do: Map.new(inputs)
   defp python_inputs(inputs), do: inputs
+
+  # What is no list is left to Python to say.
+  defp python_inputs_list(inputs) when is_list(inputs), do: Enum.map(inputs, &python_inputs/1)
+  defp python_inputs_list(other), do: other
 
   # Text instead of a map, and the like, is left to Python to say.
   defp python_spec(spec, pool) do
