@@ -56,7 +56,7 @@ def in_tasks(count: int) -> None:
 
 def first_chunk(url: str) -> float:
     """Give the seconds to the first piece that DSPy gives of an answer in pieces."""
-    lm = dspy.LM("openai/slow-20", api_base=url, api_key="none", cache=False, num_retries=0)
+    lm = dspy.LM("openai/slow-1", api_base=url, api_key="none", cache=False, num_retries=0)
 
     async def read() -> float:
         stream = dspy.streamify(

@@ -11,7 +11,7 @@ defmodule Requests do
     started = now()
 
     "dspy.Predict"
-    |> DSPex.Python.stream(@qa, "?", lm: model(url, "slow-20"))
+    |> DSPex.Python.stream(@qa, "?", lm: model(url, "slow-1"))
     |> Enum.find(&match?({:chunk, _field, _text}, &1))
 
     now() - started

@@ -25,6 +25,7 @@ _TURN = 50
 _PREDICTIONS = 256
 _WAITS = 500
 _WAIT_S = 0.05
+_STREAMS = 30
 _BUSY = 200
 _OVERRUNS = 10
 _ENGINES = "benchmarks.engines"
@@ -186,7 +187,7 @@ def _starting() -> Iterator[str]:
 
 def _started_port(environment: dict[str, str]) -> tuple[float, float]:
     started_at = time.perf_counter()
-    with PortProcess(["--modules=dspy_bridge"], environment=environment) as port:
+    with PortProcess(["--use_stdio", "--modules=dspy_bridge"], environment=environment) as port:
         port.done("ping")
         return time.perf_counter() - started_at, _memory(port.process.pid)
 
@@ -243,7 +244,7 @@ def _timed(operation: Callable[[], object]) -> float:
     return time.perf_counter() - started_at
 
 
-def _in_turn(*measures: Callable[[], float]) -> list[float]:
+def _in_turn(*measures: Callable[[], float], rounds: int = _ROUNDS) -> list[float]:
     """Give the median of each, measured in turn; the first round, in which caches are filled, does not count."""
-    rounds = [[measure() for measure in measures] for _ in range(_ROUNDS + 1)][1:]
-    return [statistics.median(times) for times in zip(*rounds, strict=True)]
+    taken = [[measure() for measure in measures] for _ in range(rounds + 1)][1:]
+    return [statistics.median(times) for times in zip(*taken, strict=True)]

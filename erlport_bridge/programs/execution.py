@@ -240,7 +240,7 @@ async def _predict(
         interpreter_factory=sandboxes.factory,
         **({} if telling is None else telling.settings()),
     ):
-        prediction = await request.module.acall(**request.values)
+        prediction = await request.module.predict(request.values)
     if telling is not None:
         await telling.finish(prediction)
     return prediction

@@ -45,6 +45,14 @@ class Pipeline(dspy.Module):  # type: ignore[misc]
         self.stages = tuple(stages)
         self.modules = [stage.build() for stage in stages]
         self.outputs = outputs
+        self._is_one_module = len(self.stages) == 1 and outputs is None and not self.stages[0].sources
+
+    async def predict(self, inputs: Mapping[str, Any]) -> dspy.Prediction:
+        """Run the program.
+
+        One that is a single module is called without this one around it, which DSPy would also count and follow.
+        """
+        return await (self.modules[0] if self._is_one_module else self).acall(**inputs)
 
     async def aforward(self, **inputs: Any) -> dspy.Prediction:
         """Run all stages; a field that several stages give has the last one's value."""
