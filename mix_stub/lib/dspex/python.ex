@@ -15,7 +15,7 @@ defmodule DSPex.Python do
 
     * `:pool` - the pool that is asked; `:general` by default. See `DSPex.Python.Pool`
     * `:timeout` - in ms, 1 or more, or `:infinity`; 30,000 by default. One budget for everything: Python stops the work at its
-      end, and the caller has its answer at most 200 ms later
+      end, and the caller has its answer about 50 ms later at most
     * `:serialization_format` - `:native` (the default) or `:json`, which gives the same results more slowly
 
   The functions that execute something also take `:session_id`, `:request_id`, `:lm` (a model for this call, written as in
