@@ -55,6 +55,9 @@ class WarmPool:
         """Give one that is ready, or will be; whoever does not need it any more cancels the future or gives it back."""
         taken: Future[Any] = Future()
         with self._lock:
+            if self._is_closed:
+                taken.set_exception(OperationError("cancelled", "this process is about to end"))
+                return taken
             if self._idle:
                 taken.set_result(self._idle.popleft()[1])
             else:
@@ -72,8 +75,12 @@ class WarmPool:
             self._is_closed = True
             idle = [item for _, item in self._idle]
             self._idle.clear()
+            waiting = list(self._waiting)
+            self._waiting.clear()
             if self._timer is not None:
                 self._timer.cancel()
+        for future in waiting:
+            future.cancel()
         for item in idle:
             self._kill(item)
 

@@ -152,7 +152,9 @@ def test_kill_ends_only_the_sandboxes_of_its_request(sandboxes: sandbox.Sandboxe
         assert other.execute("print(x)").strip() == "2"
 
 
-def test_kill_all_ends_every_sandbox() -> None:
+def test_kill_all_ends_every_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The pool starts none after it.
+    monkeypatch.setattr(sandbox, "_pool", sandbox_pool.WarmPool(Interpreter.started, end, size=0))
     with sandbox.Sandboxes() as first, interpreter_of(first) as interpreter:
         interpreter.execute("x = 1")
         sandbox.kill_all()

@@ -122,6 +122,8 @@ def test_closing_ends_what_is_ready_and_what_becomes_ready(starts: Starts) -> No
     pool.close()
     starts.begun[0].set_result(3)
     assert sorted(starts.wait_ended(2)) == [2, 3]
+    with pytest.raises(OperationError, match="about to end"):
+        pool.take().result(WAIT_S)
 
 
 @pytest.mark.parametrize("text", ["-1", "17", "many", ""])
