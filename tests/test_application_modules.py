@@ -97,7 +97,7 @@ def test_modules_are_listed_and_described(shop: PortProcess) -> None:
     assert described["runs_in_thread"]
     awaited = shop.done("describe_module", "shop.programs.Awaited")
     assert awaited["signature"] == "question: str, k: int -> answer: str, scores: list[float]"
-    assert awaited["cancellable"]
+    assert not awaited["runs_in_thread"]
 
 
 def test_module_runs_with_its_inputs_and_options(shop: PortProcess, model_server: ModelServer) -> None:

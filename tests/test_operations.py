@@ -100,11 +100,14 @@ def test_every_module_describes_itself(shared_port: PortProcess, name: str) -> N
         "reward": {"check": "equals", "field": "answer", "value": "x"},
         "trainset": [{"question": "x", "answer": "y"}],
     }
-    options = {key: value for key, value in needed.items() if description["options"].get(key, {}).get("required")}
+    options: dict[str, Any] = {
+        key: value for key, value in needed.items() if description["options"].get(key, {}).get("required")
+    }
     if description["signature"]:
-        validated = shared_port.done("validate_module", name, None, {**options, "passages": ["x"]})
+        validated = shared_port.done("validate_module", name, None, {"passages": ["x"], "vectors": [[1]]})
         assert validated["signature"] == description["signature"]
     else:
+        options |= {"vectors": [[1]]} if "trainset" in options else {}
         validated = shared_port.done("validate_module", name, QA, options)
         assert validated["signature"].startswith("question: str -> ")
 

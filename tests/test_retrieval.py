@@ -70,6 +70,7 @@ def test_passages_are_found_and_given_to_the_next_stage(shared_port: PortProcess
         (RETRIEVE, "a -> b", {"query": "x"}, "signature", "has its own"),
         ({"module": "dspy.Retrieve"}, None, {"query": "x"}, "spec.passages", "expected one of retriever, passages"),
         ({**RETRIEVE, "vectors": [[1], [1, 2], [3]]}, None, {}, "spec.vectors[1]", "expected 1 numbers"),
+        ({**RETRIEVE, "vectors": None}, None, {"query": "x"}, "vectors", "or an embedder"),
         ({**RETRIEVE, "vectors": "x"}, None, {}, "spec.vectors", "a list of vectors"),
         ({**RETRIEVE, "vectors": VECTORS[:2]}, None, {"query": "x"}, "vectors", "expected 3 vectors"),
         ({**RETRIEVE, "passages": ["a", 7]}, None, {}, "spec.passages[1]", "expected a string"),

@@ -67,6 +67,8 @@ class Vectors:
     """
 
     def __init__(self, texts: Sequence[str], vectors: Sequence[Vector] | None, embedder: ElixirFunction | None) -> None:
+        if vectors is None and embedder is None:
+            raise OperationError("input", "expected vectors of what is searched, or an embedder", path="vectors")
         if vectors is not None and len(vectors) != len(texts):
             message = f"expected {len(texts)} vectors, one for each that is searched, got {len(vectors)}"
             raise OperationError("input", message, path="vectors")
