@@ -135,6 +135,12 @@ def test_every_module_describes_itself(shared_port: PortProcess, name: str) -> N
         ),
         (("dspy.Predict", QA, {"question": b"\xff"}), "input", "inputs.question", "UTF-8"),
         (("dspy.Predict", "tags: list[str] -> a", {"tags": ["x", 2]}), "input", "inputs.tags[1]", "inputs.tags[1]"),
+        (
+            ("dspy.RLM", "calculator -> a", "1", {"tools": ["calculator"]}),
+            "input",
+            "module",
+            "conflict with user tools",
+        ),
         (("dspy.Predict", QA, 42), "input", "inputs", "inputs"),
         (("dspy.Predict", QA, {"question": "x"}, 5), "input", "opts", "expected a map or a keyword list at opts"),
         (("dspy.Predict", QA, {"question": "x"}, {"timeout": -1}), "input", "opts.timeout", "milliseconds"),

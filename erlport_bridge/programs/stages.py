@@ -16,7 +16,7 @@ from typing import Any, Final
 
 import dspy
 
-from erlport_bridge.errors import OperationError
+from erlport_bridge.errors import OperationError, message_of
 from erlport_bridge.programs import arguments, catalogue, elixir_function, tools
 from erlport_bridge.programs.elixir_tool import ElixirTool
 from erlport_bridge.programs.module_entry import ModuleEntry
@@ -53,13 +53,19 @@ class Stage:
     sources: tuple[tuple[str, Source], ...] = ()
 
     def build(self) -> dspy.Module:
-        """Build the module."""
-        return self.entry.build(
-            None if self.entry.signature else build_signature(self.spec),
-            dict(self.options),
-            tools.find_tools(list(self.tools)),
-            self.of.build() if self.of else None,
-        )
+        """Build the module.
+
+        Raises:
+            OperationError: Of kind ``input``: DSPy says that the parts do not fit together, such as a tool that is
+                called like an input.
+        """
+        signature = None if self.entry.signature else build_signature(self.spec)
+        module = self.of.build() if self.of else None
+        try:
+            return self.entry.build(signature, dict(self.options), tools.find_tools(list(self.tools)), module)
+        except (TypeError, ValueError) as error:
+            message = f"{self.entry.name} cannot be built: {message_of(error)}"
+            raise OperationError("input", message, path="module") from error
 
     @property
     def chain(self) -> list[Stage]:
