@@ -11,6 +11,7 @@
 | ``dspy.History`` | a list of messages, or the map that a result has for it |
 | ``dspy.Code``, ``dspy.Reasoning`` | text |
 | ``dspy.ToolCalls`` | a list of calls, or the map that a result has for it |
+| an object (``{name: str, …}``) | a map with its fields; one that has a default may be left out |
 | ``Any`` | whatever is made of text, numbers, dates, lists, tuples, sets and maps |
 
 Nothing is fetched and no file is opened. Text never becomes a part of the prompt that is not text.
@@ -22,11 +23,15 @@ import datetime
 import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import Any, Final, Literal, Optional, Union, get_args, get_origin
+from functools import lru_cache
+from typing import Annotated, Any, Final, Literal, Optional, Union, get_args, get_origin
 
 import dspy
+import pydantic
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.programs import constraints
+from erlport_bridge.programs.objects import is_object
 from erlport_bridge.programs.scalars import MAX_INTEGER_BITS, NO, SCALARS
 from erlport_bridge.programs.text import expected_text, inside, neutral, text_of
 from erlport_bridge.term.inspecting import shown
@@ -65,12 +70,17 @@ def convert(annotation: Any, value: object, path: str, *, lenient: bool = True) 
             raise _scalar_mismatch(annotation, description, value, path)
         return found
     origin = get_origin(annotation) or annotation
+    if origin is Annotated:
+        inner = convert(annotation.__origin__, value, path, lenient=lenient)
+        return constraints.validated(_adapter(annotation).validate_python, inner, path, "input")
     if origin is Union:
         return _union(annotation, value, path, lenient)
     if origin is Literal:
         return _literal(annotation, value, path, lenient)
     if origin in _CONTAINERS:
         return _CONTAINERS[origin](get_args(annotation), value, path, lenient)
+    if is_object(annotation):
+        return _object(annotation, value, path, lenient)
     return _dspy_value(annotation, value, path)
 
 
@@ -79,6 +89,10 @@ def describe(annotation: Any) -> str:
     if annotation in SCALARS:
         return SCALARS[annotation][0]
     origin = get_origin(annotation) or annotation
+    if origin is Annotated:
+        return describe(annotation.__origin__)
+    if is_object(annotation):
+        return f"a map with {', '.join(annotation.model_fields)}"
     if origin is Union:
         return " or ".join(describe(member) for member in get_args(annotation))
     if origin is Literal:
@@ -167,6 +181,23 @@ def _dict(types: tuple[Any, ...], value: object, path: str, lenient: bool) -> di
         for key, item in value.items()
     ]
     return _map_of(pairs, value, path)
+
+
+def _object(annotation: Any, value: object, path: str, lenient: bool) -> Any:
+    if not isinstance(value, dict):
+        raise _mismatch(f"a map with {', '.join(annotation.model_fields)}", value, path)
+    given = {}
+    for key, item in value.items():
+        name = text_of(key)
+        if name not in annotation.model_fields:
+            raise _mismatch(f"one of {', '.join(annotation.model_fields)} as a key", key, path)
+        field = annotation.model_fields[name]
+        given[name] = convert(field.annotation, item, f"{path}.{name}", lenient=lenient)
+    for name, field in annotation.model_fields.items():
+        if name not in given and field.is_required():
+            raise _mismatch(f"a map with {', '.join(annotation.model_fields)}", value, path, f"; {name} is missing")
+    # What has been converted is right by its type; this is for the constraints.
+    return constraints.validated(annotation.model_validate, given, path, "input")
 
 
 def _map_of(pairs: list[tuple[Any, Any]], value: object, path: str) -> dict[Any, Any]:
@@ -330,6 +361,11 @@ def _matching(pattern: re.Pattern[str], description: str, value: object, path: s
     if not isinstance(value, str) or not pattern.fullmatch(value):
         raise _mismatch(description, value, path)
     return str(value)
+
+
+@lru_cache(maxsize=512)
+def _adapter(annotation: Any) -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(annotation)
 
 
 def _mismatch(expected: str, value: object, path: str, remedy: str = "") -> OperationError:

@@ -12,10 +12,11 @@ import dspy
 
 from erlport_bridge import request as running_request
 from erlport_bridge.errors import OperationError, message_of
-from erlport_bridge.programs import arguments, elixir_function, models, sandbox, turns
+from erlport_bridge.programs import answers, arguments, elixir_function, models, sandbox, turns
 from erlport_bridge.programs.conversion import convert
 from erlport_bridge.programs.models import LanguageModel
 from erlport_bridge.programs.module_entry import ModuleEntry
+from erlport_bridge.programs.objects import NO_DEFAULT
 from erlport_bridge.programs.observed_tool import CallEndedError
 from erlport_bridge.programs.pipeline import Pipeline
 from erlport_bridge.programs.progress import Progress, is_parse_error, within
@@ -30,7 +31,10 @@ from erlport_bridge.term.inspecting import shown
 META: Final = "$meta"
 
 _ADAPTERS: Final = {"chat": dspy.ChatAdapter, "json": dspy.JSONAdapter, "xml": dspy.XMLAdapter}
-_CALL_OPTIONS: Final = frozenset(["timeout", "session_id", "request_id", "lm", "adapter", "demos", "tools"])
+_CALL_OPTIONS: Final = frozenset(
+    ["timeout", "session_id", "request_id", "lm", "adapter", "demos", "tools", "parse_retries"]
+)
+_MAX_PARSE_RETRIES: Final = 10
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,7 @@ class CallOptions:
         settings: Generation settings for the model.
         module: For the module itself, not checked yet.
         demos: Examples for the prompt.
+        parse_retries: How often an answer that does not keep to the signature is asked for again.
         warnings: What was given and means nothing here.
     """
 
@@ -53,6 +58,7 @@ class CallOptions:
     settings: Mapping[str, Any] = field(default_factory=dict)
     module: CallPart = field(default_factory=CallPart)
     demos: tuple[Mapping[str, Any], ...] = ()
+    parse_retries: int = 0
     warnings: tuple[str, ...] = ()
 
 
@@ -95,19 +101,21 @@ def read_call_options(opts: object, entries: Sequence[ModuleEntry] = ()) -> Call
         settings={name: value for name, value in settings.items() if value is not None},
         module=CallPart({name: given[name] for name in own & given.keys()}, given.get("tools")),
         demos=_demos(given.get("demos")),
+        parse_retries=_parse_retries(given.get("parse_retries")),
         warnings=tuple(sorted(warnings)),
     )
 
 
 def read_inputs(stages: Sequence[Stage], whole: SignatureSpec, inputs: object) -> dict[str, Any]:
-    """Check the inputs of a call; text fills the first input of the signature.
+    """Check the inputs of a call; text fills the first input of the signature that has no default.
 
     Raises:
         OperationError: Of kind ``input``, with the path ``inputs.…``.
     """
     given = inputs
     if isinstance(inputs, str | bytes) or text_of(inputs):
-        given = {whole.inputs[0].name: inputs}
+        needed = [item for item in whole.inputs if item.default is NO_DEFAULT]
+        given = {(needed or whole.inputs)[0].name: inputs}
     declared = {item.name for item in whole.inputs}
     optional = {
         name: annotation
@@ -240,7 +248,9 @@ async def _predict(
         interpreter_factory=sandboxes.factory,
         **({} if telling is None else telling.settings()),
     ):
-        prediction = await request.module.predict(request.values)
+        # What has been told to a reader cannot be taken back.
+        retries = 0 if telling else request.options.parse_retries
+        prediction = await answers.asked(request.module, request.stages, request.values, retries=retries)
     if telling is not None:
         await telling.finish(prediction)
     return prediction
@@ -288,6 +298,18 @@ def _adapter_name(value: object) -> str | None:
     if name is not None and name not in _ADAPTERS:
         raise arguments.unknown("adapter", name, _ADAPTERS, "opts.adapter")
     return name
+
+
+def _parse_retries(value: object) -> int:
+    if value is None:
+        return 0
+    if type(value) is not int or not 0 <= value <= _MAX_PARSE_RETRIES:
+        raise OperationError(
+            "input",
+            f"expected 0 to {_MAX_PARSE_RETRIES} at opts.parse_retries, got {shown(value)}",
+            path="opts.parse_retries",
+        )
+    return value
 
 
 def _demos(value: object) -> tuple[Mapping[str, Any], ...]:

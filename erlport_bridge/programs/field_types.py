@@ -9,9 +9,14 @@ A parsed type has one canonical text, which parses to the same type again: ``str
 Grammar::
 
     type    = single ("|" single)*
-    single  = name | name "[" member ("," member)* "]"
+    single  = (name | name "[" member ("," member)* "]" | object) ["(" setting ("," setting)* ")"]
+    object  = "{" name ":" type ("," name ":" type)* "}"
     member  = type | literal | "..."
+    setting = name "=" (literal | number)
     literal = string | integer | "True" | "False" | "None"
+
+An object is a map with these fields. A setting is a constraint (``ge=0``, :mod:`.constraints`), ``desc="…"``, or
+``default=3``; the last two where a field begins.
 """
 
 from __future__ import annotations
@@ -27,6 +32,9 @@ from typing import Any, Final, Literal, NamedTuple, NoReturn, Optional, Union, g
 import dspy
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.constraints import Constraints, constrained, problem
+from erlport_bridge.programs.field_names import name_problem
+from erlport_bridge.programs.objects import NO_DEFAULT, object_model
 from erlport_bridge.programs.text import quoted, suggestion
 from erlport_bridge.term.inspecting import shown
 
@@ -65,7 +73,17 @@ KNOWN_TYPES: Final[Mapping[str, Any]] = MappingProxyType(
 _ALIASES: Final[Mapping[str, str]] = {
     "string": "str",
     "integer": "int",
+    "number": "float",
     "boolean": "bool",
+    "any": "Any",
+    "array": "list",
+    "map": "dict",
+    "object": "dict",
+    "decimal": "Decimal",
+    "nil": "None",
+    "code": "dspy.Code",
+    "tool_calls": "dspy.ToolCalls",
+    **{name: f"dspy.{name.capitalize()}" for name in ("image", "audio", "file", "history", "reasoning")},
     "List": "list",
     "Dict": "dict",
     "Tuple": "tuple",
@@ -95,8 +113,9 @@ _HASHABLE: Final = (str, int, float, bool, type(None), Any, datetime.datetime, d
 
 _TOKEN: Final = re.compile(
     r"""(?P<space>\s+)
-      | (?P<mark>->|\.\.\.|[][,:|.()=*/])
+      | (?P<mark>->|\.\.\.|[][{},:|.()=*/])
       | (?P<name>[^\W\d]\w*)
+      | (?P<number>-?[0-9]+(?:\.[0-9]+(?:[eE][-+]?[0-9]+)?|[eE][-+]?[0-9]+))
       | (?P<integer>-?[0-9]+)
       | (?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')""",
     re.VERBOSE | re.DOTALL,
@@ -107,14 +126,32 @@ _CODE_LANGUAGE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+#.-]{0,31}")
 
 
 class FieldType(NamedTuple):
-    """A type: its canonical text and what DSPy takes as the field's annotation."""
+    """A type: its canonical text, what DSPy takes as the field's annotation, and what was said beside it."""
 
     text: str
     annotation: Any
+    constraints: Constraints = ()
+    description: str | None = None
+    default: Any = NO_DEFAULT
+
+    @property
+    def inner(self) -> Any:
+        """The annotation where the type stands within another."""
+        return constrained(self.annotation, self.constraints)
+
+    @property
+    def whole_text(self) -> str:
+        """The text with what was said beside the type, as a field of an object has it."""
+        beside = [] if self.description is None else [f"desc={string_text(self.description)}"]
+        beside += [] if self.default is NO_DEFAULT else [f"default={_choice_text(self.default)}"]
+        if not beside:
+            return self.text
+        head = self.text[:-1] + ", " if self.constraints else self.text + "("
+        return f"{head}{', '.join(beside)})"
 
 
 class Token(NamedTuple):
-    """A word of a signature's text. ``kind`` is ``mark``, ``name``, ``integer``, ``string`` or ``end``."""
+    """A word of a signature's text. ``kind``: ``mark``, ``name``, ``integer``, ``number``, ``string``, ``end``."""
 
     kind: str
     text: str
@@ -208,9 +245,16 @@ class _TypeParser:
             self._check_count(members, start)
         if len(members) == 1:
             return members[0]
-        return FieldType(" | ".join(member.text for member in members), _annotation(Union, members))
+        # Said of the first member, as by `int(default=3) | None`, they are the whole field's.
+        texts = " | ".join([members[0].whole_text, *(member.text for member in members[1:])])
+        return FieldType(texts, _annotation(Union, members), (), members[0].description, members[0].default)
 
     def _single(self, depth: int) -> FieldType:
+        start = self._reader.next.position
+        read = self._object(depth) if self._reader.take_mark("{") else self._named(depth)
+        return self._with_settings(read, start) if self._reader.take_mark("(") else read
+
+    def _named(self, depth: int) -> FieldType:
         start = self._reader.next.position
         name = self._name()
         if not self._reader.take_mark("["):
@@ -235,6 +279,57 @@ class _TypeParser:
         if name in ("dict", "set") and not _is_hashable(members[0].annotation):
             self._fail(f"{members[0].text}, which cannot be a key of a dict or an element of a set,", start)
         return FieldType(f"{name}[{', '.join(member.text for member in members)}]", _annotation(form, members))
+
+    def _object(self, depth: int) -> FieldType:
+        start = self._reader.next.position
+        fields: dict[str, FieldType] = {}
+        while True:
+            position = self._reader.next.position
+            if self._reader.next.kind != "name":
+                self._reader.expected("the name of a field of an object")
+            name = self._reader.take().text
+            wrong = name_problem(name) or ("is Pydantic's" if name.startswith("model_") else None)
+            if wrong or name in fields:
+                self._fail(wrong or f'the field "{name}" twice in an object', position)
+            fields[name] = self.union(depth + 1) if self._reader.take_mark(":") else FieldType("str", str)
+            self._check_count(list(fields), start)
+            if not self._reader.take_mark(","):
+                break
+        if not self._reader.take_mark("}"):
+            self._reader.expected('"," or "}"')
+        text = f"{{{', '.join(f'{name}: {read.whole_text}' for name, read in fields.items())}}}"
+        return FieldType(text, object_model(text, fields))
+
+    def _with_settings(self, read: FieldType, start: int) -> FieldType:
+        given: dict[str, Any] = {}
+        while True:
+            position = self._reader.next.position
+            if self._reader.next.kind != "name":
+                self._reader.expected("a setting such as ge=0")
+            name = self._reader.take().text
+            if not self._reader.take_mark("="):
+                self._reader.expected(f'"=" behind {name}')
+            if name in given:
+                self._fail(f"{name} twice", position)
+            given[name] = self._number() if self._reader.next.kind == "number" else self._choice()
+            if not self._reader.take_mark(","):
+                break
+        if not self._reader.take_mark(")"):
+            self._reader.expected('"," or ")"')
+        description, default = given.pop("desc", None), given.pop("default", NO_DEFAULT)
+        if description is not None and not isinstance(description, str):
+            self._fail(f"a description that is no text: {shown(description)}", start)
+        for name, value in given.items():
+            wrong = problem(read.annotation, name, value)
+            if wrong is not None:
+                self._fail(f"{read.text}, which {wrong},", start)
+        constraints = tuple(given.items())
+        texts = [f"{name}={_choice_text(value)}" for name, value in constraints]
+        text = f"{read.text}({', '.join(texts)})" if texts else read.text
+        return FieldType(text, read.annotation, constraints, description, default)
+
+    def _number(self) -> float:
+        return float(self._reader.take().text)
 
     def _name(self) -> str:
         if self._reader.next.kind != "name":
@@ -325,7 +420,7 @@ class _TypeParser:
 
 
 def _annotation(form: Any, members: list[FieldType]) -> Any:
-    arguments = tuple(member.annotation for member in members)
+    arguments = tuple(member.inner for member in members)
     return form[arguments if len(arguments) > 1 else arguments[0]]
 
 
@@ -335,10 +430,13 @@ def _is_hashable(annotation: Any) -> bool:
     return annotation in _HASHABLE or get_origin(annotation) is Literal
 
 
-def _choice_text(choice: str | int | None) -> str:
-    if not isinstance(choice, str):
-        return repr(choice)
-    escaped = choice.replace("\\", "\\\\").replace('"', '\\"')
+def _choice_text(choice: str | float | None) -> str:
+    return string_text(choice) if isinstance(choice, str) else repr(choice)
+
+
+def string_text(text: str) -> str:
+    """Give the text of a string as it stands in a type."""
+    escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'
 
 

@@ -11,8 +11,6 @@ Types are those of :mod:`erlport_bridge.programs.field_types`; a field without o
 
 from __future__ import annotations
 
-import keyword
-import unicodedata
 import warnings
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -22,13 +20,16 @@ from typing import Any, Final
 import dspy
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.constraints import Constraints, told
+from erlport_bridge.programs.field_names import name_problem
 from erlport_bridge.programs.field_types import FieldType, Reader, parse_type
+from erlport_bridge.programs.objects import NO_DEFAULT
 from erlport_bridge.programs.text import expected_text, quoted, suggestion, text_of
+from erlport_bridge.programs.type_terms import SETTINGS, type_text
 from erlport_bridge.term.inspecting import shown
 
 MAX_SIGNATURE_CHARACTERS: Final = 65_536
 MAX_FIELDS: Final = 100
-MAX_NAME_CHARACTERS: Final = 100
 
 #: Names that no field may have, because DSPy takes them for something else: parameters of its calls, and attributes
 #: of its signature classes. Every name that starts with ``model_`` is Pydantic's. The tests try all attributes.
@@ -57,12 +58,16 @@ class Field:
         type_text: The canonical text of the type, such as ``list[str]``.
         annotation: What DSPy takes as the type, such as ``list[str]`` or ``dspy.Image``.
         description: What the prompt says of the field, if anything.
+        constraints: What its value must keep to.
+        default: Of an input that is left out; :data:`.objects.NO_DEFAULT`: it may not be.
     """
 
     name: str
     type_text: str
     annotation: Any
     description: str | None = None
+    constraints: Constraints = ()
+    default: Any = NO_DEFAULT
 
 
 @dataclass(frozen=True)
@@ -129,7 +134,8 @@ def _side_text(fields: tuple[Field, ...]) -> str:
 
 
 def _described(field_kind: Any, field: Field) -> Any:
-    return field_kind() if field.description is None else field_kind(desc=field.description)
+    described = {} if field.description is None else {"desc": field.description}
+    return told(field_kind(**described, **dict(field.constraints)), field.constraints)
 
 
 def _source_text(source: object) -> str:
@@ -182,11 +188,15 @@ def _parse_field(reader: Reader) -> Field:
     if reader.next.kind != "name":
         reader.expected("a field name", _remedy(reader))
     token = reader.take()
-    problem = _name_problem(token.text)
+    problem = name_problem(token.text)
     if problem:
         reader.fail(problem, token.position)
-    type_text, annotation = parse_type(reader, token.text) if reader.take_mark(":") else _TEXT_TYPE
-    return Field(token.text, type_text, annotation)
+    read = parse_type(reader, token.text) if reader.take_mark(":") else _TEXT_TYPE
+    return _field(token.text, read)
+
+
+def _field(name: str, read: FieldType) -> Field:
+    return Field(name, read.text, read.annotation, read.description, read.constraints, read.default)
 
 
 _TEXT_TYPE: Final = FieldType("str", str)
@@ -195,7 +205,7 @@ _TEXT_TYPE: Final = FieldType("str", str)
 def _remedy(reader: Reader) -> str:
     mark = reader.next.text if reader.next.kind == "mark" else ""
     return {
-        "=": "; a field has no default value",
+        "=": "; a default stands with the type: k: int(default=3)",
         "*": '; "*" has no meaning in a signature',
         "/": '; "/" has no meaning in a signature',
         "->": '; a signature has exactly one "->"',
@@ -233,7 +243,7 @@ def _listed_field(entry: object, where: str) -> Field:
     if isinstance(entry, tuple) and len(entry) == 2:
         return _named_field(*entry, where)
     if isinstance(entry, Mapping):
-        described = _entries(entry, ("name", "type", "desc", "description"), where)
+        described = _entries(entry, ("name", *_FIELD_KEYS), where)
         if "name" not in described:
             raise _error(f"a field without a name at {where}", where)
         return _named_field(described.pop("name"), described, where)
@@ -246,29 +256,30 @@ def _listed_field(entry: object, where: str) -> Field:
 
 def _named_field(name_term: object, described: object, side: str) -> Field:
     name = _text_at(name_term, side, what="the name of a field of ")
-    problem = _name_problem(name)
+    problem = name_problem(name)
     if problem:
         raise _error(f"{problem} at {side}", side)
     where = f"{side}.{name}"
-    entries = {"type": described}
-    if isinstance(described, Mapping):
-        entries = _entries(described, ("type", "desc", "description"), where)
-    description = entries.get("desc", entries.get("description"))
-    return Field(name, *_type_at(entries.get("type"), name, where), _description(description, where))
+    if isinstance(described, Mapping) and all(text_of(key) in _FIELD_KEYS for key in described):
+        settings = _entries(described, _FIELD_KEYS, where)
+        described = settings.pop("type", None)
+        if settings:
+            described = ("str" if described is None else described, settings)
+    return _field(name, _type_at(described, name, where))
+
+
+# A map that has other keys is a type: of a map with these fields.
+_FIELD_KEYS: Final = ("type", *SETTINGS)
 
 
 def _type_at(term: object, name: str, where: str) -> FieldType:
     if term is None:
         return _TEXT_TYPE
-    reader = _reader(_text_at(term, where), where)
+    reader = _reader(type_text(term, where), where)
     parsed = parse_type(reader, name)
     if reader.next.kind != "end":
         reader.expected("the end of the type", _remedy(reader))
     return parsed
-
-
-def _description(term: object, where: str) -> str | None:
-    return None if term is None else _text_at(term, f"{where}.desc")
 
 
 def _instructions(term: object, where: str) -> str | None:
@@ -296,22 +307,6 @@ def _text_at(term: object, where: str, *, what: str = "") -> str:
     return text
 
 
-def _name_problem(name: str) -> str | None:
-    """Say why a word cannot be the name of any field; ``None`` if it can."""
-    if len(name) > MAX_NAME_CHARACTERS:
-        return f"field name of {len(name)} characters, more than {MAX_NAME_CHARACTERS},"
-    if not name.isidentifier():
-        return f"field name {quoted(name)} is no identifier"
-    if keyword.iskeyword(name):
-        return f'field name "{name}" is a keyword of Python'
-    if name.startswith("_"):
-        return f'field name "{name}" starts with an underscore'
-    if unicodedata.normalize("NFKC", name) != name:
-        # Python reads both as the same name: two fields could become one.
-        return f'field name "{name}" is not in Unicode normal form NFKC'
-    return None
-
-
 def _check_count(count: int, where: str) -> None:
     if count > MAX_FIELDS:
         raise _error(f"expected at most {MAX_FIELDS} fields at {where}, got {count}", where)
@@ -319,6 +314,10 @@ def _check_count(count: int, where: str) -> None:
 
 def _check_names(inputs: tuple[Field, ...], outputs: tuple[Field, ...], reserved: Collection[str]) -> None:
     _check_count(len(inputs) + len(outputs), "signature")
+    for field in outputs:
+        if field.default is not NO_DEFAULT:
+            where = f"signature.outputs.{field.name}"
+            raise _error(f'the output "{field.name}" has a default value; only inputs have one', where)
     seen: dict[str, str] = {}
     for side, fields in (("inputs", inputs), ("outputs", outputs)):
         for field in fields:

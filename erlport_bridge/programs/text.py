@@ -6,6 +6,7 @@ Nothing here imports DSPy.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -14,6 +15,8 @@ from erlport_bridge.term.inspecting import shown
 # DSPy's adapters replace whatever stands between these markers in a user message by content parts of their own, such
 # as an image to be fetched from any address. In text that came as data the markers must stay text.
 _MARKER_START: Final = "<<CUSTOM-TYPE-"
+_HEADER_SIGN: Final = "##"
+_HEADER_START: Final = re.compile(r"(\[\[\s*)##")
 _HARMLESS_MARKER_START: Final = "<< CUSTOM-TYPE-"
 
 _MAX_CODE_POINT: Final = 0x10FFFF
@@ -50,8 +53,13 @@ def expected_text(where: str, value: object) -> str:
 
 
 def neutral(text: str) -> str:
-    """Give ``text`` with DSPy's content part markers broken by a space, so that data stays data in the prompt."""
-    return text.replace(_MARKER_START, _HARMLESS_MARKER_START)
+    """Give ``text`` with what is structure in a prompt of DSPy broken by a space, so that data stays data.
+
+    That are the markers of its content parts, and the headers of its sections: ``[[ ## answer ## ]]`` becomes
+    ``[[ # # answer ## ]]``.
+    """
+    text = text.replace(_MARKER_START, _HARMLESS_MARKER_START)
+    return _HEADER_START.sub(r"\1# #", text) if _HEADER_SIGN in text else text
 
 
 def quoted(name: str) -> str:

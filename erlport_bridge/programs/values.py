@@ -14,8 +14,10 @@ import pydantic
 from dspy.primitives.prediction import Completions
 
 from erlport_bridge.errors import EncodeError, OperationError
+from erlport_bridge.programs import constraints
 from erlport_bridge.programs.conversion import MAX_VALUE_DEPTH, TYPE_KEY, convert
-from erlport_bridge.programs.signatures import SignatureSpec
+from erlport_bridge.programs.objects import NO_DEFAULT
+from erlport_bridge.programs.signatures import Field, SignatureSpec
 from erlport_bridge.programs.text import inside, quoted, suggestion
 from erlport_bridge.term import (
     FrozenList,
@@ -49,9 +51,25 @@ def input_values(spec: SignatureSpec, inputs: object, *, path: str = "inputs") -
         raise OperationError("input", f"expected a map at {path}, got {shown(inputs)}", path=path)
     given = {_field_name(key, path): value for key, value in inputs.items()}
     _check_names(spec, given, path)
-    return {
-        field.name: convert(field.annotation, given.get(field.name), f"{path}.{field.name}") for field in spec.inputs
-    }
+    values = {}
+    for field in spec.inputs:
+        where = f"{path}.{field.name}"
+        default = None if field.default is NO_DEFAULT else field.default
+        values[field.name] = convert(field.annotation, given.get(field.name, default), where)
+        constraints.check(field.annotation, field.constraints, values[field.name], where, "input")
+    return values
+
+
+def check_outputs(spec: SignatureSpec, prediction: Mapping[str, Any]) -> None:
+    """Check what a model answered against the constraints of its signature.
+
+    Raises:
+        OperationError: Kind ``parse``, with the path ``outputs.…``: one does not hold.
+    """
+    for field in spec.outputs:
+        if field.constraints and field.name in prediction:
+            value = prediction[field.name]
+            constraints.check(field.annotation, field.constraints, value, f"outputs.{field.name}", "parse")
 
 
 def plain(value: object, path: str = "") -> Any:
@@ -86,7 +104,7 @@ def _field_name(key: object, path: str) -> str:
 
 def _check_names(spec: SignatureSpec, given: Iterable[str], path: str) -> None:
     names = [field.name for field in spec.inputs]
-    missing = [field.name for field in spec.inputs if field.name not in given and not _allows_nil(field.annotation)]
+    missing = [field.name for field in spec.inputs if field.name not in given and not _may_be_left_out(field)]
     missing_text = f"missing at {path}: {', '.join(missing)}" if missing else ""
     for name in given:
         if name not in names:
@@ -99,8 +117,8 @@ def _check_names(spec: SignatureSpec, given: Iterable[str], path: str) -> None:
         raise OperationError("input", f"{missing_text}; given: {given_text}", path=f"{path}.{missing[0]}")
 
 
-def _allows_nil(annotation: Any) -> bool:
-    return annotation is type(None) or type(None) in get_args(annotation)
+def _may_be_left_out(field: Field) -> bool:
+    return field.default is not NO_DEFAULT or field.annotation is type(None) or type(None) in get_args(field.annotation)
 
 
 class _Plain:

@@ -1,0 +1,66 @@
+"""An answer that keeps to its signature: checked, and asked for again if the caller wants that."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dspy
+
+from erlport_bridge.errors import OperationError, kind_of, message_of
+from erlport_bridge.programs.pipeline import Pipeline
+from erlport_bridge.programs.progress import is_parse_error
+from erlport_bridge.programs.stages import Stage
+from erlport_bridge.programs.values import check_outputs
+
+_MAX_REASON_CHARACTERS = 500
+
+
+async def asked(
+    module: Pipeline, stages: Sequence[Stage], values: Mapping[str, Any], *, retries: int = 0
+) -> dspy.Prediction:
+    """Run a module, and again with what was wrong with its answer while there are retries left.
+
+    Raises:
+        OperationError: Of kind ``parse``: a constraint does not hold, or the answer cannot be read.
+        Exception: Whatever else DSPy raises.
+    """
+    if not retries:
+        return await _checked(module, stages, values)
+    with dspy.track_usage() as usage:
+        prediction = await _retried(module, stages, values, retries)
+    # Of all attempts, as they have all been paid for.
+    prediction.set_lm_usage(usage.get_total_tokens())
+    return prediction
+
+
+async def _retried(
+    module: Pipeline, stages: Sequence[Stage], values: Mapping[str, Any], retries: int
+) -> dspy.Prediction:
+    attempt = module
+    while True:
+        try:
+            return await _checked(attempt, stages, values)
+        except Exception as error:
+            if not retries or not (kind_of(error) == "parse" or is_parse_error(error)):
+                raise
+            retries -= 1
+            attempt = _told(module, error)
+
+
+async def _checked(module: Pipeline, stages: Sequence[Stage], values: Mapping[str, Any]) -> dspy.Prediction:
+    prediction = await module.predict(values)
+    for stage in stages:
+        check_outputs(stage.spec, prediction)
+    return prediction
+
+
+def _told(module: Pipeline, error: Exception) -> Pipeline:
+    """Give a copy of a module whose model is told what was wrong with the answer before."""
+    reason = error.message if isinstance(error, OperationError) else message_of(error)
+    # The whole answer stands in DSPy's message, behind its first lines.
+    note = f"An answer was refused before: {reason[:_MAX_REASON_CHARACTERS]}. Answer anew, and keep to the form."
+    copy: Pipeline = module.deepcopy()
+    for predictor in copy.predictors():
+        predictor.signature = predictor.signature.with_instructions(f"{predictor.signature.instructions}\n\n{note}")
+    return copy
