@@ -10,7 +10,7 @@ SANDBOX := $(VENV)/.sandbox
 # Elixir warns under any other encoding, and prints what models write wrongly.
 export LC_ALL := C.UTF-8
 
-.PHONY: demo test lint test-python test-elixir bench fuzz format setup clean
+.PHONY: demo test lint test-python test-elixir bench fuzz chaos format setup clean
 
 demo: setup
 	cd mix_stub && mix dspex.demo
@@ -35,6 +35,10 @@ bench: setup
 
 fuzz: setup
 	$(BIN)/python -m fuzzing
+
+# Processes that are killed, stopped and flooded, 200 times; CHAOS_SEED repeats a run.
+chaos: setup
+	cd mix_stub && CHAOS_ROUNDS=$${CHAOS_ROUNDS:-200} mix test test/chaos
 
 format: setup
 	$(BIN)/ruff format .

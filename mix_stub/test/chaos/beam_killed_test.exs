@@ -1,0 +1,81 @@
+defmodule DSPex.Chaos.BeamKilledTest do
+  # Others count the processes of the machine meanwhile.
+  use ExUnit.Case, async: false
+
+  import DSPex.Chaos
+  import DSPex.TestPython
+
+  @moduletag timeout: :infinity
+  @moduletag :tmp_dir
+
+  # A node of its own with callers that never stop: of small calls, of a model that takes its time, and of one that Python
+  # waits for in a thread.
+  @node """
+  [python, folder] = System.argv()
+  {:ok, _started} = Application.ensure_all_started(:dspex)
+  alias DSPex.Python
+  {:ok, _pool} = Python.start_pool(:chaos, python: python, python_path: [folder], model: :embedded)
+  {:ok, _pong} = Python.ping(nil, pool: :chaos)
+
+  slow = fn _request -> Process.sleep(:rand.uniform(50)) && DSPex.Python.ScriptedModel.written(answer: "a") end
+  code = fn _request -> DSPex.Python.ScriptedModel.written(reasoning: "r", generated_code: "while True: pass") end
+
+  calls = [
+    fn -> Python.ping(make_ref(), pool: :chaos) end,
+    fn -> Python.execute_module("dspy.Predict", "q -> answer", "?", pool: :chaos, lm: {:elixir, slow}) end,
+    fn -> Python.execute_module("dspy.ProgramOfThought", "q -> answer", "?", pool: :chaos, lm: {:elixir, code}) end
+  ]
+
+  for number <- 0..11 do
+    spawn(fn -> Enum.each(Stream.cycle([Enum.at(calls, rem(number, 3))]), & &1.()) end)
+  end
+
+  IO.puts("ready " <> System.pid())
+  Process.sleep(:infinity)
+  """
+
+  test "a BEAM that is killed under load takes its Python and all of its children along", %{
+    tmp_dir: folder
+  } do
+    seed = seed!()
+    script = Path.join(folder, "node.exs")
+    File.write!(script, @node)
+
+    for _round <- 1..rounds(2) do
+      {port, os_pid} = start_node(script, folder)
+      Process.sleep(:rand.uniform(3_000))
+      assert length(marked(folder)) >= 2, seed
+      {"", 0} = System.cmd("kill", ["-KILL", os_pid])
+      assert_receive {^port, {:exit_status, _status}}, 10_000
+      {_gone, ms} = timed(fn -> eventually(fn -> marked(folder) == [] end) end)
+      # One second is promised; the machine may be busy with other things.
+      assert ms < 5_000, seed
+    end
+  end
+
+  # Gives the port of the node's process, and its id.
+  defp start_node(script, folder) do
+    beams = Path.join(Application.app_dir(:dspex), "ebin")
+
+    port =
+      Port.open({:spawn_executable, System.find_executable("elixir")}, [
+        :binary,
+        :exit_status,
+        {:line, 1_000},
+        :stderr_to_stdout,
+        args: ["-pa", beams, script, interpreter(), folder]
+      ])
+
+    {port, await_ready(port)}
+  end
+
+  defp await_ready(port) do
+    receive do
+      {^port, {:data, {:eol, "ready " <> os_pid}}} -> os_pid
+      {^port, {:data, _other_line}} -> await_ready(port)
+      {^port, {:exit_status, status}} -> flunk("the node ended with status #{status}")
+    after
+      60_000 -> flunk("the node is not ready")
+    end
+  end
+end

@@ -1,0 +1,148 @@
+defmodule DSPex.Chaos.PythonKilledTest do
+  # Counts what is on the whole node.
+  use ExUnit.Case, async: false
+
+  import DSPex.Chaos
+  import DSPex.TestPython
+  import ExUnit.CaptureLog
+
+  alias DSPex.Python
+  alias DSPex.Python.{Calls, Error, ScriptedModel}
+
+  @moduletag timeout: :infinity
+  @moduletag :tmp_dir
+
+  @callers 24
+  @signature "question -> answer"
+
+  test "a Python that is killed at random moments leaves nothing behind, and no caller without an answer",
+       %{tmp_dir: marker} do
+    seed = seed!()
+    pool = start_pool!(python_path: [marker])
+
+    # Whatever is made once, such as atoms and a pool's own processes, is there after the first of all.
+    capture_log(fn -> load_and_kill(pool, 2) end)
+    before = counts()
+
+    capture_log(fn ->
+      results = load_and_kill(pool, rounds(6))
+      assert Enum.any?(results, &match?({_kind, :right}, &1)), seed
+
+      for {kind, result} <- results do
+        assert result in [:right, :port_closed], "#{kind} gave #{inspect(result)}, #{seed}"
+      end
+    end)
+
+    state = :sys.get_state(client(pool))
+    assert {Calls.count(state.calls), :queue.len(state.unsent)} == {0, 0}
+    eventually(fn -> :sys.get_state(client(pool)).watch.monitors == %{} end)
+    # One Python and its lifeline, of all that there were.
+    eventually(fn -> length(marked(marker)) == 2 end)
+
+    eventually(fn ->
+      now = counts()
+      now.atoms - before.atoms < 20 and Map.delete(now, :atoms) == Map.delete(before, :atoms)
+    end)
+  end
+
+  # All callers go on until Python has been killed so often; gives what they were answered, by kind of call.
+  defp load_and_kill(pool, rounds) do
+    ended = :atomics.new(1, [])
+    callers = for number <- 1..@callers, do: Task.async(fn -> call_on(pool, number, ended) end)
+
+    for _round <- 1..rounds do
+      {:ok, _pong} = eventually(fn -> ready(Python.ping(nil, pool: pool)) end)
+      Process.sleep(:rand.uniform(200))
+      signal(pool, "KILL")
+    end
+
+    {:ok, _pong} = eventually(fn -> ready(Python.ping(nil, pool: pool)) end)
+    :atomics.put(ended, 1, 1)
+    callers |> Task.await_many(120_000) |> List.flatten() |> Enum.uniq()
+  end
+
+  defp ready({:ok, _pong} = ok), do: ok
+  defp ready({:error, %Error{kind: :port_closed}}), do: nil
+
+  defp call_on(pool, number, ended) do
+    Stream.repeatedly(fn -> call(rem(number, 4), pool) end)
+    |> Enum.reduce_while([], fn result, results ->
+      results = if result in results, do: results, else: [result | results]
+      if :atomics.get(ended, 1) == 1, do: {:halt, results}, else: {:cont, results}
+    end)
+  end
+
+  defp call(0, pool) do
+    payload = make_ref()
+
+    case Python.ping(payload, pool: pool) do
+      {:ok, %{"payload" => ^payload}} -> {:ping, :right}
+      other -> {:ping, failure(other)}
+    end
+  end
+
+  defp call(1, pool) do
+    word = "word#{:rand.uniform(1_000_000)}"
+
+    model = fn _request ->
+      Process.sleep(:rand.uniform(20))
+      ScriptedModel.written(answer: word)
+    end
+
+    result =
+      Python.execute_module("dspy.Predict", @signature, "?", pool: pool, lm: {:elixir, model})
+
+    {:execute, outcome(result, word)}
+  end
+
+  defp call(2, pool) do
+    word = "word#{:rand.uniform(1_000_000)}"
+
+    model = fn _request ->
+      word |> then(&ScriptedModel.written(answer: &1)) |> String.codepoints()
+    end
+
+    stream = Python.stream("dspy.Predict", @signature, "?", pool: pool, lm: {:elixir, model})
+
+    case stream |> Enum.to_list() |> List.last() do
+      {:prediction, prediction} -> {:stream, outcome({:ok, prediction}, word)}
+      error -> {:stream, failure(error)}
+    end
+  end
+
+  defp call(3, pool) do
+    word = "word#{:rand.uniform(1_000_000)}"
+    tool = %{name: "look", description: "Looks", function: fn %{} -> word end}
+
+    steps = fn request ->
+      if ScriptedModel.text(request) =~ "Observation" or ScriptedModel.text(request) =~ word do
+        ScriptedModel.written(
+          next_thought: "done",
+          next_tool_name: "finish",
+          next_tool_args: %{},
+          reasoning: "r",
+          answer: word
+        )
+      else
+        ScriptedModel.written(next_thought: "look", next_tool_name: "look", next_tool_args: %{})
+      end
+    end
+
+    result =
+      Python.execute_module("dspy.ReAct", @signature, "?",
+        pool: pool,
+        lm: {:elixir, steps},
+        tools: [tool]
+      )
+
+    {:tool, outcome(result, word)}
+  end
+
+  defp outcome({:ok, prediction}, word),
+    do: if(prediction[:answer] == word, do: :right, else: {:wrong, prediction[:answer]})
+
+  defp outcome(error, _word), do: failure(error)
+
+  defp failure({:error, %Error{kind: :port_closed, retryable: true}}), do: :port_closed
+  defp failure(other), do: other
+end
