@@ -101,10 +101,17 @@ class ReceivedRequest:
 
 
 class ModelServer:
-    """The server, on a free port of 127.0.0.1; each connection has its own thread."""
+    """The server, on a free port of 127.0.0.1; each connection has its own thread.
+
+    Attributes:
+        requests: All that came in.
+        most_at_once: The most answers that were delayed at the same time.
+    """
 
     def __init__(self) -> None:
         self.requests: list[ReceivedRequest] = []
+        self.most_at_once = 0
+        self._delayed = 0
         self._scripts: dict[str, list[Mapping[str, Any]]] = {}
         self._changed = threading.Condition()
         self._stopped = threading.Event()
@@ -153,10 +160,17 @@ class ModelServer:
     def sleep(self, delay_ms: int, is_disconnected: Callable[[], bool]) -> bool:
         """Wait; give False if the client or the server went away meanwhile."""
         ends_at = time.monotonic() + delay_ms / 1000
-        while (left := ends_at - time.monotonic()) > 0:
-            if self._stopped.wait(min(left, _POLL_S)) or is_disconnected():
-                return False
-        return True
+        with self._changed:
+            self._delayed += 1
+            self.most_at_once = max(self.most_at_once, self._delayed)
+        try:
+            while (left := ends_at - time.monotonic()) > 0:
+                if self._stopped.wait(min(left, _POLL_S)) or is_disconnected():
+                    return False
+            return True
+        finally:
+            with self._changed:
+                self._delayed -= 1
 
 
 def openai(server: ModelServer, model: str, **options: Any) -> dict[str, Any]:

@@ -12,13 +12,12 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import TimeoutError as NotYetError
 from typing import Any, Final
 
-import dspy
 from dspy import lm15
 from dspy._vendor.lm15.serde import request_to_dict
 
 from erlport_bridge.errors import OperationError, message_of
 from erlport_bridge.port import elixir
-from erlport_bridge.programs.progress import ObservedLM
+from erlport_bridge.programs.observed_model import ObservedLM
 
 _CALLBACKS_MODULE: Final = "Elixir.DSPex.Python.Callbacks"
 # DSPy makes errors of its own of them, with the model's name.
@@ -44,10 +43,10 @@ _LOOK_S: Final = 0.05
 _streams: dict[str, asyncio.Queue[str]] = {}
 
 
-def elixir_model(callback_id: str, name: str, num_retries: int) -> dspy.LM:
+def elixir_model(callback_id: str, name: str, num_retries: int) -> ObservedLM:
     """Give the model that asks the function which is registered under this id."""
     return ObservedLM(
-        name, engine=_Engine(callback_id), async_engine=_AsyncEngine(callback_id), cache=False, num_retries=num_retries
+        name, engine=_Engine(callback_id), async_engine=_AsyncEngine(callback_id), num_retries=num_retries
     )
 
 

@@ -12,14 +12,13 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-import dspy
 from dspy import lm15
 
 from erlport_bridge.programs import module_steps
 from erlport_bridge.programs.answering import Source, answer, wanted_words
 from erlport_bridge.programs.arithmetic import find_expression
 from erlport_bridge.programs.extraction import sentences
-from erlport_bridge.programs.progress import ObservedLM
+from erlport_bridge.programs.observed_model import ObservedLM
 from erlport_bridge.programs.prompt_reading import Field, Prompt, Schema, read_prompt
 
 DESCRIPTION: Final = (
@@ -43,9 +42,9 @@ _HEADER_START: Final = re.compile(r"\[\[ ##")
 _PLAIN_TEXT: Final[Schema] = {"type": "string"}
 
 
-def embedded_model() -> dspy.LM:
+def embedded_model() -> ObservedLM:
     """Give the embedded model as a language model of DSPy, for sync and async modules."""
-    return ObservedLM("embedded/extractive", engine=_Engine(), async_engine=_AsyncEngine(), cache=False)
+    return ObservedLM("embedded/extractive", engine=_Engine(), async_engine=_AsyncEngine())
 
 
 def complete(system: str, user: str) -> str:

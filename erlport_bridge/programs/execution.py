@@ -12,8 +12,11 @@ import dspy
 
 from erlport_bridge import request as running_request
 from erlport_bridge.errors import OperationError, message_of
-from erlport_bridge.programs import answers, arguments, elixir_function, models, sandbox, turns
+from erlport_bridge.programs import answers, arguments, elixir_function, model_account, models, sandbox, turns
+from erlport_bridge.programs.adapters import AdapterChoice, read_adapter
 from erlport_bridge.programs.conversion import convert
+from erlport_bridge.programs.generation_settings import GENERATION_SETTINGS, read_settings
+from erlport_bridge.programs.model_account import ModelAccount
 from erlport_bridge.programs.models import LanguageModel
 from erlport_bridge.programs.module_entry import ModuleEntry
 from erlport_bridge.programs.objects import NO_DEFAULT
@@ -30,7 +33,6 @@ from erlport_bridge.term.inspecting import shown
 #: The key of a prediction that holds everything beside its fields.
 META: Final = "$meta"
 
-_ADAPTERS: Final = {"chat": dspy.ChatAdapter, "json": dspy.JSONAdapter, "xml": dspy.XMLAdapter}
 _CALL_OPTIONS: Final = frozenset(
     ["timeout", "session_id", "request_id", "lm", "adapter", "demos", "tools", "parse_retries"]
 )
@@ -54,7 +56,7 @@ class CallOptions:
     session_id: str | None = None
     request_id: str | None = None
     model: LanguageModel | None = None
-    adapter: str | None = None
+    adapter: AdapterChoice = field(default_factory=AdapterChoice)
     settings: Mapping[str, Any] = field(default_factory=dict)
     module: CallPart = field(default_factory=CallPart)
     demos: tuple[Mapping[str, Any], ...] = ()
@@ -82,23 +84,20 @@ def read_call_options(opts: object, entries: Sequence[ModuleEntry] = ()) -> Call
     if entries and entries[0].takes_module:
         own.add("of")
     warnings = []
-    for name in given.keys() - _CALL_OPTIONS - models.GENERATION_SETTINGS - own:
+    for name in given.keys() - _CALL_OPTIONS - GENERATION_SETTINGS - own:
         warnings.append(f"{called} takes no option {quoted(name)}; it was ignored")
     takes_tools = any(entry.takes_tools for entry in entries)
     for name in ("tools", "demos"):
         if given.get(name) and (not entries or (name == "tools" and not takes_tools)):
             warnings.append(f"{called} takes no {name}; they were ignored")
             del given[name]
-    settings = {
-        name: models.generation_setting(name, given[name]) for name in sorted(models.GENERATION_SETTINGS & given.keys())
-    }
     return CallOptions(
         timeout_ms=arguments.timeout_ms(given.get("timeout")),
         session_id=arguments.optional_text(given.get("session_id"), "opts.session_id"),
         request_id=request_id,
         model=None if given.get("lm") is None else models.from_option(given["lm"]),
-        adapter=_adapter_name(given.get("adapter")),
-        settings={name: value for name, value in settings.items() if value is not None},
+        adapter=read_adapter(given.get("adapter")),
+        settings=read_settings(given, "opts"),
         module=CallPart({name: given[name] for name in own & given.keys()}, given.get("tools")),
         demos=_demos(given.get("demos")),
         parse_retries=_parse_retries(given.get("parse_retries")),
@@ -185,6 +184,7 @@ async def run(request: Request, *, timeout_s: float | None, events: EventStream 
         raise timeout_error(request, "queue")
     progress = Progress()
     progress.follow()
+    account = model_account.open_account()
     running_request.queued.set(progress.queued)
     started_at = time.monotonic()
     with sandbox.Sandboxes() as sandboxes:
@@ -209,7 +209,7 @@ async def run(request: Request, *, timeout_s: float | None, events: EventStream 
                 # Whatever it still raises has no reader; asked for, so that asyncio does not report it as forgotten.
                 work.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
     duration_ms = (time.monotonic() - started_at) * 1000
-    return prediction_term(prediction, request, duration_ms)
+    return prediction_term(prediction, request, account, duration_ms)
 
 
 def timeout_error(request: Request, stage: str) -> OperationError:
@@ -234,7 +234,7 @@ async def _predict(
             await asyncio.to_thread(sandbox.probe)
         sandboxes.prepare()
     lm = models.with_settings(request.model.lm, request.options.settings)
-    adapter = _ADAPTERS[request.options.adapter]() if request.options.adapter else dspy.ChatAdapter()
+    adapter = request.options.adapter.build()
     telling = None if events is None else _telling(request, adapter, events)
     with dspy.context(
         lm=lm,
@@ -261,7 +261,9 @@ def _telling(request: Request, adapter: dspy.Adapter, events: EventStream) -> Te
     return Telling(events, request.module, reads_chat=reads_chat)
 
 
-def prediction_term(prediction: dspy.Prediction, request: Request, duration_ms: float) -> dict[str, Any]:
+def prediction_term(
+    prediction: dspy.Prediction, request: Request, account: ModelAccount, duration_ms: float
+) -> dict[str, Any]:
     """Give a prediction as a term.
 
     Raises:
@@ -280,7 +282,8 @@ def prediction_term(prediction: dspy.Prediction, request: Request, duration_ms: 
             "completions": plain(rows, '["completions"]'),
             "duration_ms": duration_ms,
             "warnings": list(request.options.warnings),
-            "model": request.model.model,
+            "model": account.answered_for(request.model.model),
+            **account.describe(),
             "request_id": request.options.request_id,
             "session_id": request.options.session_id,
         },
@@ -291,13 +294,6 @@ def total_tokens(prediction: Mapping[str, Any]) -> int:
     """Give the tokens that a prediction's term says it cost, over all models."""
     counts = (usage.get("total_tokens") for usage in prediction[META]["usage"].values())
     return sum(count for count in counts if isinstance(count, int))
-
-
-def _adapter_name(value: object) -> str | None:
-    name = arguments.optional_text(value, "opts.adapter")
-    if name is not None and name not in _ADAPTERS:
-        raise arguments.unknown("adapter", name, _ADAPTERS, "opts.adapter")
-    return name
 
 
 def _parse_retries(value: object) -> int:

@@ -1,108 +1,46 @@
-"""Language models: which providers there are, and how a caller's configuration becomes a ``dspy.LM``.
+"""Language models: how a caller's configuration becomes a ``dspy.LM``.
 
-A model is configured with a provider's name and a map of options (:data:`OPTIONS`). The providers that DSPy's own HTTP
-client speaks are named in :data:`PROVIDERS`; those in :data:`LITELLM_PROVIDERS` are reached through LiteLLM, whose
-import costs seconds and 120 MB at the first use. ``embedded`` needs nothing.
-
-Keys come from the configuration or from the provider's environment variable. They are remembered for redaction and
-stand in no description.
+A model is configured with a provider's name and a map of options: :data:`OPTIONS` for the services of
+:mod:`.providers`, fewer for ``elixir``, a function of the other side, and for ``embedded``, which needs nothing.
 """
 
 from __future__ import annotations
 
 import functools
-import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
 
 import dspy
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs import arguments, elixir_model, embedded
-from erlport_bridge.programs.progress import ObservedLM
+from erlport_bridge.programs import arguments, elixir_model, embedded, providers, response_cache
+from erlport_bridge.programs.generation_settings import GENERATION_SETTINGS, read_settings
+from erlport_bridge.programs.model_limits import limit_of
+from erlport_bridge.programs.observed_model import ObservedLM
+from erlport_bridge.programs.providers import LITELLM_PROVIDERS, PROVIDERS, Provider
 from erlport_bridge.programs.text import quoted, suggestion, text_of
-from erlport_bridge.redaction import remember_secret
 from erlport_bridge.term.inspecting import shown
 
-# Off for good: DSPy's cache keys leave out the API key and the endpoint, so that two tenants would share answers.
-dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
+response_cache.install()
 
 EMBEDDED: Final = "embedded"
 #: A function of the other side.
 ELIXIR: Final = "elixir"
 
-
-@dataclass(frozen=True)
-class Provider:
-    """A service that DSPy's own client speaks to.
-
-    Attributes:
-        prefix: The provider's name in a model name of DSPy.
-        key_variables: Environment variables that may hold the key, the first that is set counts; none: needs no key.
-        needs_api_base: There is no public endpoint; the caller names one.
-        base_path: What an ``api_base`` without a path is completed with.
-    """
-
-    prefix: str
-    key_variables: tuple[str, ...] = ()
-    needs_api_base: bool = False
-    base_path: str = ""
-
-
-PROVIDERS: Final[Mapping[str, Provider]] = {
-    "openai": Provider("openai", ("OPENAI_API_KEY",)),
-    "anthropic": Provider("anthropic", ("ANTHROPIC_API_KEY",)),
-    "gemini": Provider("gemini", ("GEMINI_API_KEY", "GOOGLE_API_KEY")),
-    # DSPy speaks Ollama's OpenAI-compatible wire, which begins at /v1.
-    "ollama": Provider("ollama", base_path="/v1"),
-    "openrouter": Provider("openrouter", ("OPENROUTER_API_KEY",)),
-    "groq": Provider("groq", ("GROQ_API_KEY",)),
-    "deepseek": Provider("deepseek", ("DEEPSEEK_API_KEY",)),
-    "xai": Provider("xai", ("XAI_API_KEY",)),
-    "moonshot": Provider("moonshot", ("MOONSHOT_API_KEY",)),
-    "hosted_vllm": Provider("hosted_vllm", needs_api_base=True, base_path="/v1"),
-    # Any other server of the OpenAI wire. DSPy's vLLM dialect sends `max_tokens`, which all of them know.
-    "openai_compatible": Provider("hosted_vllm", needs_api_base=True),
-}
-
-LITELLM_PROVIDERS: Final = frozenset(
-    {
-        *("azure", "bedrock", "cerebras", "cohere", "databricks", "fireworks_ai", "huggingface", "litellm_proxy"),
-        *("lm_studio", "mistral", "nvidia_nim", "perplexity", "sagemaker", "sambanova", "together_ai", "vertex_ai"),
-        "watsonx",
-    }
+_LIMITS: Final = frozenset(["requests_per_minute", "max_concurrent_requests"])
+_CLIENT_OPTIONS: Final = frozenset(
+    ["model", "api_key", "api_base", "headers", "num_retries", "model_type", "cache", "fallbacks"]
 )
-
-#: Settings of a generation: accepted when a model is configured and in the options of a call.
-GENERATION_SETTINGS: Final = frozenset(
-    [
-        "temperature",
-        "max_tokens",
-        "n",
-        "top_p",
-        "stop",
-        "seed",
-        "presence_penalty",
-        "frequency_penalty",
-        "reasoning_effort",
-    ]
-)
-_CLIENT_OPTIONS: Final = frozenset(["model", "api_key", "api_base", "num_retries", "model_type"])
-_ELIXIR_OPTIONS: Final = frozenset(["model", "callback", "num_retries"])
+_ELIXIR_OPTIONS: Final = frozenset(["model", "callback", "num_retries", "fallbacks"])
 #: What ``configure_lm`` takes in its map of options.
-OPTIONS: Final = GENERATION_SETTINGS | _CLIENT_OPTIONS
+OPTIONS: Final = GENERATION_SETTINGS | _CLIENT_OPTIONS | _LIMITS
 
-# DSPy refuses to send a request without a key, and servers of one's own have none. Sent to a named `api_base` when no
-# key is given, so that the key in the environment never reaches a host it was not made for.
-_NO_KEY: Final = "not-needed"
+_PROVIDER_NAME: Final = re.compile("[A-Za-z][A-Za-z_]{0,19}[A-Za-z0-9]?")
 _MAX_RETRIES: Final = 10
-_MIN_QUERY_SECRET_CHARACTERS: Final = 8
-# OpenAI's limit. The embedded model would write any number of them, and could not be stopped.
-_MAX_COMPLETIONS: Final = 128
-# JSON's readers hold no larger integer, and Python refuses to write one of more than 4,300 digits.
-_MAX_NUMBER: Final = 2**63 - 1
+_DEFAULT_RETRIES: Final = 3
+_MAX_LIMIT: Final = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -110,41 +48,108 @@ class LanguageModel:
     """A configured model. ``repr`` shows no key.
 
     Attributes:
+        engine: What asks it: DSPy's own client (``native``), ``litellm``, ``elixir`` or ``embedded``.
+        fallbacks: The names of those that are asked, in this order, when it fails.
         writes_in_pieces: Its engine streams.
     """
 
     provider: str
     model: str
-    lm: dspy.LM = field(repr=False)
+    lm: ObservedLM = field(repr=False)
+    engine: str
     api_base: str | None = None
     settings: tuple[tuple[str, Any], ...] = ()
     description: str = "a language model of this provider"
+    fallbacks: tuple[str, ...] = ()
     writes_in_pieces: bool = True
 
     def describe(self) -> dict[str, Any]:
-        """Give what a caller may know: ``provider``, ``model``, ``api_base``, ``settings``, ``description``."""
+        """Give what a caller may know: all but ``lm``."""
         return {
             "provider": self.provider,
             "model": self.model,
+            "engine": self.engine,
             "api_base": self.api_base,
             "settings": dict(self.settings),
             "description": self.description,
+            "fallbacks": list(self.fallbacks),
         }
 
+    def with_fallbacks(self, models: Sequence[LanguageModel]) -> LanguageModel:
+        """Give this model with others that are asked when it fails."""
+        return replace(
+            self,
+            lm=self.lm.with_fallbacks([model.lm for model in models]),
+            fallbacks=tuple(name for model in models for name in (model.model, *model.fallbacks)),
+            writes_in_pieces=all(model.writes_in_pieces for model in (self, *models)),
+        )
 
-def language_model(provider: object, options: object, *, path: str = "config") -> LanguageModel:
+
+def language_model(
+    provider: object, options: object, *, path: str = "config", default_retries: int | None = None
+) -> LanguageModel:
     """Configure a model.
 
     Args:
-        provider: ``embedded``, a name of :data:`PROVIDERS` or :data:`LITELLM_PROVIDERS`, or ``"provider/model"``.
+        provider: ``embedded``, ``elixir``, a name of :data:`PROVIDERS` or :data:`LITELLM_PROVIDERS`, or
+            ``"provider/model"``.
         options: A map of :data:`OPTIONS`; ``api_base`` has an alias ``base_url``.
         path: What the options are called, for errors.
+        default_retries: How often a request is repeated if the options do not say; one of a model with ``fallbacks``
+            never is.
 
     Raises:
         OperationError: Of kind ``provider`` (no such provider), ``auth`` (no key), ``input`` (an option).
     """
     name, _, model = arguments.text(provider, "provider").partition("/")
     given = arguments.options(options, path)
+    fallbacks = _fallbacks(given.pop("fallbacks", None), f"{path}.fallbacks")
+    if fallbacks:
+        default_retries = 0
+    found = _model(name, model, given, default_retries, path)
+    return found.with_fallbacks(fallbacks) if fallbacks else found
+
+
+def from_option(value: object, path: str = "opts.lm", *, default_retries: int | None = None) -> LanguageModel:
+    """Read the ``lm`` option of a call.
+
+    Args:
+        value: ``"provider/model"``, ``:embedded``, a map with ``provider`` and options, or a list of these: each is
+            asked when the one before it fails.
+        path: What the option is called, for errors.
+        default_retries: As in :func:`language_model`.
+    """
+    if text_of(value):
+        return language_model(value, {}, path=path, default_retries=default_retries)
+    # A keyword list is one model.
+    if isinstance(value, list) and value and not all(isinstance(item, tuple) for item in value):
+        first = from_option(value[0], f"{path}[0]", default_retries=0 if len(value) > 1 else default_retries)
+        rest = _fallbacks(value[1:], path, first_index=1)
+        return first.with_fallbacks(rest) if rest else first
+    given = arguments.options(value, path)
+    if "provider" not in given:
+        raise OperationError("input", f"expected a provider at {path}.provider", path=f"{path}.provider")
+    return language_model(given.pop("provider"), given, path=path, default_retries=default_retries)
+
+
+def with_settings(lm: ObservedLM, settings: Mapping[str, Any]) -> dspy.LM:
+    """Give a copy of ``lm`` with generation settings of one call; copies share the connections."""
+    return lm.copy(**settings) if settings else lm
+
+
+def _fallbacks(value: object, path: str, *, first_index: int = 0) -> list[LanguageModel]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise OperationError("input", f"expected a list of models at {path}, got {shown(value)}", path=path)
+    last = len(value) - 1
+    return [
+        from_option(item, f"{path}[{index + first_index}]", default_retries=0 if index < last else None)
+        for index, item in enumerate(value)
+    ]
+
+
+def _model(name: str, model: str, given: dict[str, Any], default_retries: int | None, path: str) -> LanguageModel:
     if name == ELIXIR:
         return _elixir(given, path)
     if "base_url" in given:
@@ -152,53 +157,43 @@ def language_model(provider: object, options: object, *, path: str = "config") -
     arguments.only(given, OPTIONS, "option", path)
     if model:
         given.setdefault("model", model)
-    settings = _settings(given, path)
+    settings = read_settings(given, path)
     if name == EMBEDDED:
         return _embedded(settings)
     if name not in PROVIDERS and name not in LITELLM_PROVIDERS:
         known = sorted([EMBEDDED, ELIXIR, *PROVIDERS, *LITELLM_PROVIDERS])
+        # What does not look like a name may be a key that stands in the wrong place.
+        is_name = _PROVIDER_NAME.fullmatch(name)
         raise OperationError(
             "provider",
-            f"unknown provider {quoted(name)}{suggestion(name, known)}; known providers: {', '.join(known)}",
+            f"unknown provider{f' {quoted(name)}' if is_name else ''}{suggestion(name, known)}; "
+            f"known providers: {', '.join(known)}",
             path="provider",
-            provider=name,
+            provider=name if is_name else None,
         )
-    return _remote(name, given, settings, path)
-
-
-def from_option(value: object, path: str = "opts.lm") -> LanguageModel:
-    """Read the ``lm`` option of a call: ``"provider/model"``, ``:embedded``, or a map with ``provider`` and options."""
-    if isinstance(value, str):
-        return language_model(value, {}, path=path)
-    given = arguments.options(value, path)
-    if "provider" not in given:
-        raise OperationError("input", f"expected a provider at {path}.provider", path=f"{path}.provider")
-    return language_model(given.pop("provider"), given, path=path)
-
-
-def with_settings(lm: dspy.LM, settings: Mapping[str, Any]) -> dspy.LM:
-    """Give a copy of ``lm`` with generation settings of one call; copies share the connections."""
-    return lm.copy(**settings) if settings else lm
-
-
-def generation_setting(name: str, value: object, path: str = "opts") -> Any:
-    """Check one generation setting of a call."""
-    return _setting(name, value, path)
+    retries = _DEFAULT_RETRIES if default_retries is None else default_retries
+    return _remote(name, given, settings, retries, path)
 
 
 def _embedded(settings: dict[str, Any]) -> LanguageModel:
-    lm = with_settings(embedded.embedded_model(), settings)
+    lm = embedded.embedded_model()
     return LanguageModel(
-        EMBEDDED, lm.model, lm, None, tuple(settings.items()), embedded.DESCRIPTION, writes_in_pieces=False
+        EMBEDDED,
+        lm.model,
+        with_settings(lm, settings),
+        EMBEDDED,
+        settings=tuple(settings.items()),
+        description=embedded.DESCRIPTION,
+        writes_in_pieces=False,
     )
 
 
-def _remote(name: str, given: dict[str, Any], settings: dict[str, Any], path: str) -> LanguageModel:
+def _remote(
+    name: str, given: dict[str, Any], settings: dict[str, Any], default_retries: int, path: str
+) -> LanguageModel:
     model = arguments.text(given.get("model"), f"{path}.model")
     provider = PROVIDERS.get(name)
-    api_base = _api_base(given.get("api_base"), provider, name, path)
-    api_key = _api_key(given.get("api_key"), provider, name, api_base, path)
-    retries = _retries(given, 3, path)
+    api_base = providers.api_base(given.get("api_base"), provider, name, path)
     model_type = arguments.text(given.get("model_type", "chat"), f"{path}.model_type")
     if model_type not in ("chat", "responses"):
         raise OperationError(
@@ -207,15 +202,29 @@ def _remote(name: str, given: dict[str, Any], settings: dict[str, Any], path: st
             path=f"{path}.model_type",
         )
     lm = _cached_lm(
-        f"{provider.prefix if provider else name}/{model}",
-        "lm15" if provider else "litellm",
-        api_base,
-        api_key,
-        retries,
-        model_type,
+        _Client(
+            name,
+            model,
+            provider,
+            api_base,
+            providers.api_key(given.get("api_key"), provider, name, api_base, path),
+            providers.headers(given.get("headers"), name, path),
+            model_type,
+        ),
+        _whole_number(given, "num_retries", default_retries, 0, _MAX_RETRIES, path),
+        _flag(given, "cache", path),
+        *(
+            _whole_number(given, limit, None, 1, _MAX_LIMIT, path)
+            for limit in ("requests_per_minute", "max_concurrent_requests")
+        ),
     )
     return LanguageModel(
-        name, f"{name}/{model}", with_settings(lm, settings), _public_address(api_base), tuple(settings.items())
+        name,
+        f"{name}/{model}",
+        with_settings(lm, settings),
+        "native" if provider else "litellm",
+        providers.public_address(api_base),
+        tuple(settings.items()),
     )
 
 
@@ -223,139 +232,73 @@ def _elixir(given: dict[str, Any], path: str) -> LanguageModel:
     arguments.only(given, GENERATION_SETTINGS | _ELIXIR_OPTIONS, "option", path)
     callback_id = arguments.text(given.get("callback"), f"{path}.callback")
     name = f"{ELIXIR}/{arguments.text(given.get('model', 'function'), f'{path}.model')}"
-    settings = _settings(given, path)
-    lm = elixir_model.elixir_model(callback_id, name, _retries(given, 0, path))
+    settings = read_settings(given, path)
+    retries = _whole_number(given, "num_retries", 0, 0, _MAX_RETRIES, path)
+    lm = elixir_model.elixir_model(callback_id, name, retries)
     return LanguageModel(
-        ELIXIR, name, with_settings(lm, settings), None, tuple(settings.items()), "a function of the Elixir side"
+        ELIXIR,
+        name,
+        with_settings(lm, settings),
+        ELIXIR,
+        settings=tuple(settings.items()),
+        description="a function of the Elixir side",
     )
 
 
-def _settings(given: Mapping[str, Any], path: str) -> dict[str, Any]:
-    settings = {name: _setting(name, given[name], path) for name in sorted(GENERATION_SETTINGS & given.keys())}
-    return {name: value for name, value in settings.items() if value is not None}
+def _whole_number(given: Mapping[str, Any], name: str, default: int | None, least: int, most: int, path: str) -> Any:
+    number = given.get(name)
+    if number is None:
+        return default
+    if type(number) is not int or not least <= number <= most:
+        message = f"expected {least} to {most} at {path}.{name}, got {shown(number)}"
+        raise OperationError("input", message, path=f"{path}.{name}")
+    return number
 
 
-def _retries(given: Mapping[str, Any], default: int, path: str) -> int:
-    retries = given.get("num_retries", default)
-    if type(retries) is not int or not 0 <= retries <= _MAX_RETRIES:
-        raise OperationError(
-            "input",
-            f"expected 0 to {_MAX_RETRIES} at {path}.num_retries, got {shown(retries)}",
-            path=f"{path}.num_retries",
-        )
-    return retries
+def _flag(given: Mapping[str, Any], name: str, path: str) -> bool:
+    value = given.get(name, False)
+    if not isinstance(value, bool):
+        message = f"expected true or false at {path}.{name}, got {shown(value)}"
+        raise OperationError("input", message, path=f"{path}.{name}")
+    return value
+
+
+@dataclass(frozen=True)
+class _Client:
+    """Who is asked where, as whom: what limits and cached answers belong to."""
+
+    name: str
+    model: str
+    provider: Provider | None
+    api_base: str | None
+    api_key: str | None
+    headers: tuple[tuple[str, str], ...]
+    model_type: str
 
 
 @functools.lru_cache(maxsize=64)
 def _cached_lm(
-    model: str, engine: str, api_base: str | None, api_key: str | None, retries: int, model_type: str
-) -> dspy.LM:
+    client: _Client, retries: int, is_cached: bool, per_minute: int | None, at_once: int | None
+) -> ObservedLM:
     """Build a model once for each configuration: calls that name it in their options share its connections."""
-    client = {"api_base": api_base, "api_key": api_key}
-    # `engine="lm15"`: with "auto", a variable like OPENAI_BASE_URL in the environment would switch to LiteLLM silently.
+    options = {"api_base": client.api_base, "api_key": client.api_key}
+    prefix = client.provider.prefix if client.provider else client.name
+    declared = None
+    if client.headers and client.provider:
+        declared = providers.gateway(client.api_base or "", client.headers, client.model_type)
+        prefix = declared.id
+    elif client.headers:
+        options["extra_headers"] = dict(client.headers)  # type: ignore[assignment]
+    identity = (client.name, client.model, client.api_base, client.api_key, client.headers, client.model_type)
     return ObservedLM(
-        model,
-        engine=engine,
-        model_type=model_type,
-        cache=False,
+        f"{prefix}/{client.model}",
+        shown_name=f"{client.name}/{client.model}",
+        limit=limit_of(client, per_minute, at_once),
+        partition=response_cache.partition_of(*identity) if is_cached else None,
+        declared=declared,
+        # With "auto", a variable like OPENAI_BASE_URL in the environment would switch to LiteLLM silently.
+        engine="lm15" if client.provider else "litellm",
+        model_type=client.model_type,
         num_retries=retries,
-        **{key: value for key, value in client.items() if value is not None},
+        **{key: value for key, value in options.items() if value is not None},
     )
-
-
-def _api_base(value: object, provider: Provider | None, name: str, path: str) -> str | None:
-    base = arguments.optional_text(value, f"{path}.api_base")
-    if base is None:
-        if provider is not None and provider.needs_api_base:
-            raise OperationError(
-                "input",
-                f'provider {quoted(name)} needs the address of its server at {path}.api_base, such as "http://127.0.0.1:8000/v1"',
-                path=f"{path}.api_base",
-            )
-        return None
-    parts = _url_parts(base)
-    if parts is None:
-        raise OperationError("input", f"expected an http or https URL at {path}.api_base", path=f"{path}.api_base")
-    # Credentials may stand in an address too. A user without a password is a token; a short value is a setting.
-    remember_secret(unquote(parts.password or parts.username or ""))
-    for _, value_in_query in parse_qsl(parts.query):
-        if len(value_in_query) >= _MIN_QUERY_SECRET_CHARACTERS:
-            remember_secret(value_in_query)
-    if provider is not None and parts.path in ("", "/"):
-        base = base.rstrip("/") + provider.base_path
-    return base
-
-
-def _url_parts(text: str) -> SplitResult | None:
-    try:
-        parts = urlsplit(text)
-        usable = parts.scheme in ("http", "https") and (parts.hostname or "").encode("idna") and parts.port != 0
-    except ValueError:  # a bracket, a name or a port that is none
-        return None
-    return parts if usable else None
-
-
-def _public_address(api_base: str | None) -> str | None:
-    """Give an address without what may be secret in it: the user and the query."""
-    if api_base is None:
-        return None
-    parts = urlsplit(api_base)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
-
-
-def _api_key(value: object, provider: Provider | None, name: str, api_base: str | None, path: str) -> str | None:
-    if value is not None:
-        key = text_of(value)
-        if not key or not (key.isascii() and key.isprintable()):
-            # Whatever came, it is not shown.
-            message = f"expected a string of printable ASCII characters at {path}.api_key"
-            raise OperationError("input", message, path=f"{path}.api_key")
-        remember_secret(key)
-        return key
-    if provider is None:
-        # LiteLLM's providers have ways of their own to find their credentials.
-        return None
-    if api_base is not None or not provider.key_variables:
-        return _NO_KEY
-    for variable in provider.key_variables:
-        if key := os.environ.get(variable):
-            remember_secret(key)
-            return key
-    raise OperationError(
-        "auth",
-        f"no API key for provider {quoted(name)}; give {path}.api_key or set {' or '.join(provider.key_variables)} "
-        f"in the environment of the port",
-        path=f"{path}.api_key",
-        provider=name,
-    )
-
-
-def _setting(name: str, value: object, path: str) -> Any:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    whole = type(value) is int
-    wrong: str | None = None
-    if value is None:
-        return None
-    if isinstance(value, int) and abs(value) > _MAX_NUMBER:
-        wrong = "a number of at most 63 bits"
-    elif name == "n":
-        wrong = None if whole and 0 < value <= _MAX_COMPLETIONS else f"1 to {_MAX_COMPLETIONS}"  # type: ignore[operator]
-    elif name == "max_tokens":
-        wrong = None if whole and value > 0 else "a positive integer"  # type: ignore[operator]
-    elif name == "seed":
-        wrong = None if whole else "an integer"
-    elif name == "stop":
-        if isinstance(value, str):
-            return [str(value)]
-        if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
-            return [str(item) for item in value]
-        wrong = "a string or a list of strings"
-    elif name == "reasoning_effort":
-        if isinstance(value, str):
-            return str(value)
-        wrong = "a string"
-    elif not number:
-        wrong = "a number"
-    if wrong is not None:
-        raise OperationError("input", f"expected {wrong} at {path}.{name}, got {shown(value)}", path=f"{path}.{name}")
-    return value

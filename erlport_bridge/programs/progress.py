@@ -1,7 +1,7 @@
 """Where a request is at the moment, which is where the time went if its deadline comes.
 
 DSPy would tell by callbacks; those take a quarter of a millisecond for each request, since they are told with all
-arguments by name. So whatever takes long says so itself: models (:class:`ObservedLM`), tools and sandboxes.
+arguments by name. So whatever takes long says so itself: models, tools and sandboxes.
 """
 
 from __future__ import annotations
@@ -11,11 +11,8 @@ import contextlib
 import threading
 from collections.abc import Iterator
 from contextvars import ContextVar
-from typing import Any
 
 import dspy
-
-from erlport_bridge.threads import wait_for
 
 _current: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
@@ -37,7 +34,7 @@ class Progress:
 
     @property
     def stage(self) -> str:
-        """One of ``module``, ``model``, ``tool``, ``sandbox``, ``queue``."""
+        """One of ``module``, ``model``, ``rate_limit``, ``tool``, ``sandbox``, ``queue``."""
         return "queue" if self.queued else self._stages[-1]
 
     def follow(self) -> None:
@@ -55,30 +52,15 @@ class Progress:
             self._stages.remove(stage)
 
 
+def current_progress() -> Progress | None:
+    """Give the progress of the request for which this runs."""
+    return _current.get()
+
+
 def within(stage: str) -> contextlib.AbstractContextManager[None]:
     """Have the request for which this runs, if any, be in a stage."""
     progress = _current.get()
     return contextlib.nullcontext() if progress is None else progress.within(stage)
-
-
-class ObservedLM(dspy.LM):  # type: ignore[misc]
-    """A language model whose requests are the stage ``model``, and end with the request for which they are made."""
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Ask the model from a thread.
-
-        The loop asks it: what waits for an answer there can be cancelled, a thread that reads from a socket cannot.
-        """
-        progress = _current.get()
-        # Code that does not await it there holds up the loop, as it would anyway.
-        if progress is not None and threading.get_ident() != progress.thread_id:
-            return wait_for(asyncio.run_coroutine_threadsafe(self.acall(*args, **kwargs), progress.loop))
-        return super().__call__(*args, **kwargs)
-
-    async def acall(self, *args: Any, **kwargs: Any) -> Any:
-        """Ask the model from a task."""
-        with within("model"):
-            return await super().acall(*args, **kwargs)
 
 
 def is_parse_error(error: BaseException) -> bool:

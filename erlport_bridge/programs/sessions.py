@@ -19,7 +19,8 @@ import dspy
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import arguments, pipeline
-from erlport_bridge.programs.models import GENERATION_SETTINGS, LanguageModel, from_option, generation_setting
+from erlport_bridge.programs.generation_settings import GENERATION_SETTINGS, generation_setting
+from erlport_bridge.programs.models import LanguageModel, from_option
 from erlport_bridge.programs.pipeline import HISTORY_FIELD
 from erlport_bridge.programs.signatures import SignatureSpec, parse_signature
 from erlport_bridge.programs.stages import Source, Stage

@@ -7,7 +7,9 @@ from typing import Any
 import pytest
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs.models import PROVIDERS, from_option, generation_setting, language_model, with_settings
+from erlport_bridge.programs.generation_settings import generation_setting
+from erlport_bridge.programs.models import from_option, language_model, with_settings
+from erlport_bridge.programs.providers import PROVIDERS
 
 HOST = "http://127.0.0.1:9"
 

@@ -17,7 +17,8 @@ defmodule DSPex.Prediction do
     * `:duration_ms` - how long Python worked on the call
     * `:warnings` - what was not done as asked, such as options that the module does not take
     * `:model` - the language model that answered
-    * `:meta` - all that Python told of the call, as a map with string keys
+    * `:meta` - all that Python told of the call, as a map with string keys, such as `"cost"` (US dollars, `nil` if unknown),
+      `"cache_hits"` and `"failed_models"`
   """
 
   @behaviour Access

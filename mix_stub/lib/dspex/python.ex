@@ -91,7 +91,8 @@ defmodule DSPex.Python do
   @doc """
   Sets the language model of the pool, or of one session with the option `:session_id`.
 
-  `config` takes what the provider takes: `:model`, `:api_key`, `:api_base`, `:temperature`, …; a value
+  `config` takes what the provider takes: `:model`, `:api_key`, `:api_base`, `:temperature`, `:fallbacks`, `:cache`,
+  `:requests_per_minute`, …; a value
   `{:system, variable}` is read from the environment of the BEAM. `configure_lm(:elixir, function: function)` sets a model
   that is a function, see `DSPex.Python.ModelFunction`. The pool's own model is better written in its
   configuration, because this setting is lost when Python is restarted.

@@ -84,15 +84,38 @@ defmodule DSPex.Python.CallOptions do
   end
 
   @doc """
-  Puts the model of `:lm`, if there is one, into Python's form; gives its functions too.
+  Puts the models of `:lm` and of `:adapter`, if there are any, into Python's form; gives their functions too.
   """
   @spec with_model(t(), atom()) :: {:ok, t(), [Callback.t()]} | {:error, Error.t()}
-  def with_model(%{lm: lm} = options, pool) when lm != nil do
-    with {:ok, lm, callbacks} <- Model.for_call(lm, pool),
-         do: {:ok, %{options | lm: lm}, callbacks}
+  def with_model(options, pool) do
+    with {:ok, options, callbacks} <- with_model_at(options, :lm, pool),
+         {:ok, options, more} <- with_extraction_model(options, pool),
+         do: {:ok, options, callbacks ++ more}
   end
 
-  def with_model(options, _pool), do: {:ok, options, []}
+  defp with_extraction_model(%{adapter: adapter} = options, pool)
+       when (is_map(adapter) and not is_struct(adapter)) or is_list(adapter) do
+    if is_map(adapter) or Keyword.keyword?(adapter) do
+      with {:ok, adapter, callbacks} <-
+             with_model_at(Map.new(adapter), :extraction_model, pool),
+           do: {:ok, %{options | adapter: adapter}, callbacks}
+    else
+      {:ok, options, []}
+    end
+  end
+
+  defp with_extraction_model(options, _pool), do: {:ok, options, []}
+
+  defp with_model_at(options, key, pool) do
+    case options do
+      %{^key => model} when model != nil ->
+        with {:ok, model, callbacks} <- Model.for_call(model, pool),
+             do: {:ok, %{options | key => model}, callbacks}
+
+      _none ->
+        {:ok, options, []}
+    end
+  end
 
   defp expected, do: "expected options as a keyword list or a map with atom keys, got "
 

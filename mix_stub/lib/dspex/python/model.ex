@@ -42,10 +42,31 @@ defmodule DSPex.Python.Model do
   @spec resolve(t(), atom()) :: {:ok, {provider(), map()}, [Callback.t()]} | {:error, Error.t()}
   def resolve({elixir, options}, pool) when elixir in [:elixir, "elixir"] do
     with {:ok, options, callback} <- ModelFunction.read(options, pool),
-         do: {:ok, {:elixir, options}, [callback]}
+         {:ok, options, callbacks} <- with_fallbacks(options, pool),
+         do: {:ok, {:elixir, options}, [callback | callbacks]}
   end
 
-  def resolve({provider, options}, _pool) do
+  def resolve({provider, options}, pool) do
+    with {:ok, options} <- read_all(provider, options),
+         {:ok, options, callbacks} <- with_fallbacks(options, pool),
+         do: {:ok, {provider, options}, callbacks}
+  end
+
+  def resolve(elixir, pool) when elixir in [:elixir, "elixir"], do: resolve({:elixir, []}, pool)
+  def resolve(provider, _pool), do: {:ok, {provider, %{}}, []}
+
+  defp with_fallbacks(options, pool) do
+    key = Enum.find([:fallbacks, "fallbacks"], &is_list(options[&1]))
+
+    if key do
+      with {:ok, models, callbacks} <- all_for_call(options[key], pool),
+           do: {:ok, Map.put(options, key, models), callbacks}
+    else
+      {:ok, options, []}
+    end
+  end
+
+  defp read_all(provider, options) do
     options
     |> Enum.reduce_while({:ok, %{}}, fn {name, value}, {:ok, resolved} ->
       case read(value) do
@@ -53,14 +74,7 @@ defmodule DSPex.Python.Model do
         {:missing, variable} -> {:halt, {:error, unset(provider, name, variable)}}
       end
     end)
-    |> case do
-      {:ok, resolved} -> {:ok, {provider, resolved}, []}
-      error -> error
-    end
   end
-
-  def resolve(elixir, pool) when elixir in [:elixir, "elixir"], do: resolve({:elixir, []}, pool)
-  def resolve(provider, _pool), do: {:ok, {provider, %{}}, []}
 
   @doc """
   Gives the model that `DSPex.Python.configure_lm/3` was given, checked.
@@ -70,7 +84,7 @@ defmodule DSPex.Python.Model do
   def checked(provider, options), do: checked({provider, options})
 
   @doc """
-  Gives the model of one call in Python's form, a name or a map with `:provider`, and the functions that Python must be
+  Gives the model of one call in Python's form, a name or a map with `:provider` or a list of these, and the functions that Python must be
   able to call while it lasts. What is no model at all is left to Python to say.
   """
   @spec for_call(term(), atom()) :: {:ok, term(), [Callback.t()]} | {:error, Error.t()}
@@ -80,7 +94,19 @@ defmodule DSPex.Python.Model do
          do: {:ok, Map.put(options, :provider, provider), callbacks}
   end
 
-  def for_call(lm, pool) do
+  # A list of models, each of which is asked when the one before it fails. `[openai: …, anthropic: …]` is one too; a keyword
+  # list with a `:provider` is one model.
+  def for_call([_one | _more] = models, pool) do
+    cond do
+      List.improper?(models) -> {:ok, models, []}
+      Keyword.keyword?(models) and models[:provider] != nil -> one_for_call(models, pool)
+      true -> all_for_call(models, pool)
+    end
+  end
+
+  def for_call(lm, pool), do: one_for_call(lm, pool)
+
+  defp one_for_call(lm, pool) do
     if (is_map(lm) and not is_struct(lm)) or (lm != [] and Keyword.keyword?(lm)) do
       options = Map.new(lm)
       provider = options[:provider] || options["provider"]
@@ -89,6 +115,19 @@ defmodule DSPex.Python.Model do
            do: {:ok, options, callbacks}
     else
       {:ok, lm, []}
+    end
+  end
+
+  defp all_for_call(models, pool) do
+    Enum.reduce_while(models, {:ok, [], []}, fn model, {:ok, found, callbacks} ->
+      case for_call(model, pool) do
+        {:ok, model, more} -> {:cont, {:ok, [model | found], callbacks ++ more}}
+        error -> {:halt, error}
+      end
+    end)
+    |> case do
+      {:ok, found, callbacks} -> {:ok, Enum.reverse(found), callbacks}
+      error -> error
     end
   end
 

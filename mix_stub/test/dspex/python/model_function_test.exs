@@ -63,6 +63,29 @@ defmodule DSPex.Python.ModelFunctionTest do
       end
     end
 
+    test "is asked when the model before it fails" do
+      busy = fn _request -> {:error, {:rate_limit, retry_after: 3}} end
+      models = [{:elixir, function: busy, model: "busy"}, {:elixir, answering("second")}]
+
+      assert {:ok, prediction} =
+               Python.execute_module("dspy.Predict", @signature, "Why?", lm: models)
+
+      assert prediction[:answer] == "second"
+      assert prediction.model == "elixir/function"
+
+      assert [%{"model" => "elixir/busy", "kind" => "rate_limit", "retry_after" => 3.0}] =
+               prediction.meta["failed_models"]
+
+      options = [function: busy, fallbacks: [elixir: answering("third")]]
+      assert {:ok, %{fields: %{"answer" => "third"}}} = ask(options)
+    end
+
+    test "reads the fields of what another has written" do
+      writes = fn _request -> "It is so because of that." end
+      adapter = %{name: "two_step", extraction_model: {:elixir, answering("that")}}
+      assert {:ok, %{fields: %{"answer" => "that"}}} = ask(writes, adapter: adapter)
+    end
+
     test "says what it cost" do
       function = fn _request ->
         %{

@@ -1,0 +1,115 @@
+"""The models of this port: DSPy's, with what DSPy does not do."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import Sequence
+from typing import Any, Final
+
+import dspy
+from dspy.clients.call_context import adapter_fallback_scope
+from dspy.clients.execution import aexecute, finalize, prepare
+from dspy.lm15 import RegisteredProvider
+from dspy.utils.callback import with_callbacks
+
+from erlport_bridge.errors import kind_of
+from erlport_bridge.programs.model_account import current_account
+from erlport_bridge.programs.model_limits import ModelLimit
+from erlport_bridge.programs.progress import current_progress, within
+from erlport_bridge.programs.response_cache import within_partition
+from erlport_bridge.threads import wait_for
+
+_log = logging.getLogger(__name__)
+
+#: The model is not available, or this request is not for it; a request that is wrong is so for the next one too.
+_ASKS_NEXT: Final = frozenset(
+    {
+        *("rate_limit", "timeout", "transport", "server", "auth", "billing", "unsupported_model", "context_window"),
+        "lm_not_configured",
+    }
+)
+
+
+class ObservedLM(dspy.LM):  # type: ignore[misc]
+    """A language model whose requests are the stage ``model``, and end with the request for which they are made.
+
+    Args:
+        model: DSPy's name for it.
+        shown_name: What callers call it.
+        limit: How much may be asked of it.
+        partition: Where its answers are cached, if they are.
+        declared: The provider of its name, if DSPy knows none.
+        options: What ``dspy.LM`` takes.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        shown_name: str | None = None,
+        limit: ModelLimit | None = None,
+        partition: str | None = None,
+        declared: RegisteredProvider | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(model, cache=partition is not None, **options)
+        if declared is not None:
+            # Its own: DSPy's registry would have every model know it, and would grow with every address and header.
+            self._providers = (declared,)
+        self.shown_name = shown_name or model
+        self.limit = limit
+        self.partition = partition
+        self.fallbacks: tuple[ObservedLM, ...] = ()
+
+    def with_fallbacks(self, models: Sequence[ObservedLM]) -> ObservedLM:
+        """Give a copy that has these models asked, and theirs, in this order, when it fails."""
+        copied = self.copy()
+        copied.fallbacks = tuple(one for model in models for one in (model, *model.fallbacks))
+        return copied
+
+    def copy(self, **changes: Any) -> ObservedLM:
+        """Give a copy with other settings, which its fallbacks have too; it shares the connections."""
+        copied: ObservedLM = super().copy(**changes)
+        copied.fallbacks = tuple(model.copy(**changes) for model in self.fallbacks)
+        return copied
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Ask the model from a thread.
+
+        The loop asks it: what waits for an answer there can be cancelled, a thread that reads from a socket cannot.
+        """
+        progress = current_progress()
+        # Code that does not await it there holds up the loop, as it would anyway.
+        if progress is not None and threading.get_ident() != progress.thread_id:
+            return wait_for(asyncio.run_coroutine_threadsafe(self.acall(*args, **kwargs), progress.loop))
+        return super().__call__(*args, **kwargs)
+
+    async def acall(self, *args: Any, **kwargs: Any) -> Any:
+        """Ask the model from a task; if it fails, the next one, unless a reader has seen a part of its answer."""
+        models = (self, *self.fallbacks)
+        with within("model"), adapter_fallback_scope() as shown:
+            for model, following in zip(models, (*models[1:], None), strict=True):
+                try:
+                    return await model._ask(self.shown_name, *args, **kwargs)
+                except dspy.LMError as error:
+                    if following is None or shown.emitted or kind_of(error) not in _ASKS_NEXT:
+                        raise
+                    current_account().add_failure(model.shown_name, error)
+                    _log.warning(
+                        "model %s failed (%s), asking %s", model.shown_name, kind_of(error), following.shown_name
+                    )
+        raise AssertionError("the last model answers or raises")
+
+    @with_callbacks  # type: ignore[untyped-decorator]
+    async def _ask(self, asked: str, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        """Do as ``dspy.BaseLM.acall`` does, and keep account of the result, which that keeps to itself."""
+        passed = self.limit.passed() if self.limit else contextlib.nullcontext()
+        async with passed:
+            with within_partition(self.partition):
+                call = await asyncio.to_thread(prepare, self, prompt, messages, kwargs, asynchronous=True)
+                result = await aexecute(self, call)
+        current_account().add_answer(asked, self.shown_name, result.cost, is_cached=result.cache_hit)
+        return finalize(self, call, result)
