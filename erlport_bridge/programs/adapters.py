@@ -15,7 +15,7 @@ from erlport_bridge.programs.text import text_of
 from erlport_bridge.term.inspecting import shown
 
 _TWO_STEP: Final = "two_step"
-_ADAPTERS: Final[Mapping[str, Any]] = {
+ADAPTERS: Final[Mapping[str, Any]] = {
     "chat": dspy.ChatAdapter,
     "json": dspy.JSONAdapter,
     "xml": dspy.XMLAdapter,
@@ -43,8 +43,8 @@ class AdapterChoice:
         if self.extraction_model is not None:
             return dspy.TwoStepAdapter(self.extraction_model.lm)
         if self.name in _WITH_JSON_FALLBACK:
-            return _ADAPTERS[self.name](use_json_adapter_fallback=self.json_fallback)
-        return _ADAPTERS[self.name]()
+            return ADAPTERS[self.name](use_json_adapter_fallback=self.json_fallback)
+        return ADAPTERS[self.name]()
 
 
 def read_adapter(value: object, path: str = "opts.adapter") -> AdapterChoice:
@@ -59,8 +59,8 @@ def read_adapter(value: object, path: str = "opts.adapter") -> AdapterChoice:
         value = {"name": value}
     given = arguments.options(value, path)
     name = arguments.text(given.get("name", "chat"), f"{path}.name")
-    if name not in _ADAPTERS:
-        raise arguments.unknown("adapter", name, _ADAPTERS, path)
+    if name not in ADAPTERS:
+        raise arguments.unknown("adapter", name, ADAPTERS, path)
     own = {"extraction_model"} if name == _TWO_STEP else {"json_fallback"} if name in _WITH_JSON_FALLBACK else set()
     arguments.only(given, {"name"} | own, f"option of the adapter {name}", path)
     if name == _TWO_STEP:

@@ -1,0 +1,124 @@
+"""Writes ``docs/dspy.md``: every public class of the installed DSPy, and how Elixir reaches it.
+
+``python docs/dspy_table.py`` writes the file; a test compares it. What the catalogue of modules, the types of fields and
+the errors say is read from them; the rest is said here, and a class that nobody has said anything of is an error.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import dspy
+
+from erlport_bridge import errors
+from erlport_bridge.programs import adapters, catalogue, field_types
+
+PAGE: Final = Path(__file__).parent / "dspy.md"
+
+_HEAD: Final = """# DSPy's classes from Elixir
+
+Every public class of DSPy 3.4, and how it is reached. Written by `python docs/dspy_table.py`.
+
+| class | from Elixir |
+| --- | --- |
+"""
+
+_NOT_YET: Final = "not yet: there is no optimising"
+_RESULT: Final = "part of a result: a map"
+_INNER: Final = "DSPy's own machinery; nothing to call"
+_FINETUNES: Final = "not: it trains a model's weights"
+
+#: What neither the catalogue nor the types of fields nor the errors say.
+_SAID: Final[Mapping[str, str]] = {
+    "Adapter": "the option `adapter` of a call chooses one",
+    "TwoStepAdapter": '`adapter: %{name: "two_step", model: …}`',
+    "BaseLM": "`{:elixir, function}`: a model of one's own is a function (`DSPex.Python.ModelFunction`)",
+    "LM": "`configure_lm`, the option `lm`, the `model` of a pool",
+    "Module": "the pool's option `modules:` offers the application's own",
+    "BaseModule": "see `Module`",
+    "Signature": "text, a map, or Elixir's own terms, see [operations.md](operations.md)",
+    "SignatureMeta": "see `Signature`",
+    "OldField": "not: DSPy keeps it for old code",
+    "OldInputField": "not: DSPy keeps it for old code",
+    "OldOutputField": "not: DSPy keeps it for old code",
+    "Example": "a map: of `inputs`, of `demos`",
+    "Prediction": "`DSPex.Prediction`",
+    "Completions": "`prediction.completions`",
+    "Type": "the types of fields, see [operations.md](operations.md)",
+    "Tool": "the option `tools`, see `DSPex.Python.Tool`",
+    "ToolCallResults": _RESULT,
+    "CodeInterpreter": "the sandbox that each call brings",
+    "PythonInterpreter": "the sandbox of `dspy.ProgramOfThought`, `dspy.CodeAct`, `dspy.RLM` and `dspy.Flex`",
+    "LocalInterpreter": "not: it is no sandbox, code would run with the rights of the port",
+    "FinalOutput": _INNER,
+    "SandboxSerializable": _INNER,
+    "Embedder": "a function of Elixir, for `dspy.KNN` and `dspy.Retrieve`",
+    "Embeddings": "`dspy.Retrieve` with vectors",
+    "EmbeddingsWithScores": "`dspy.Retrieve` with vectors",
+    "ColBERTv2": "a function of Elixir, for `dspy.Retrieve`",
+    "Evaluate": "not yet: there is no evaluating; `execute_batch` runs a data set",
+    "Provider": _FINETUNES,
+    "TrainingJob": _FINETUNES,
+    "BootstrapFinetune": _FINETUNES,
+    "BetterTogether": _FINETUNES,
+    **dict.fromkeys(
+        [
+            *("AvatarOptimizer", "BootstrapFewShot", "BootstrapFewShotWithOptuna", "BootstrapFewShotWithRandomSearch"),
+            *("BootstrapRS", "COPRO", "Ensemble", "GEPA", "InferRules", "KNNFewShot", "LabeledFewShot", "MIPROv2"),
+            "SIMBA",
+        ],
+        _NOT_YET,
+    ),
+}
+
+
+def page() -> str:
+    """Give the text of the page.
+
+    Raises:
+        LookupError: DSPy has a class that is not known here.
+    """
+    rows = [f"| `dspy.{name}` | {_reached(name, cls)} |" for name, cls in sorted(public_classes().items())]
+    return _HEAD + "\n".join(rows) + "\n"
+
+
+def public_classes() -> dict[str, type]:
+    """Give the classes that ``import dspy`` offers, by name."""
+    return {name: cls for name, cls in vars(dspy).items() if inspect.isclass(cls) and not name.startswith("_")}
+
+
+def _reached(name: str, cls: type) -> str:
+    if name in _SAID:
+        return _SAID[name]
+    full_name = f"dspy.{name}"
+    if full_name in catalogue.ENTRIES:
+        return _module(full_name)
+    if full_name in field_types.KNOWN_TYPES:
+        return f"the type `{full_name}` of a field"
+    for option, adapter in adapters.ADAPTERS.items():
+        if cls is adapter:
+            return f'`adapter: "{option}"`'
+    if issubclass(cls, Exception):
+        return f"an error of kind `{errors.kind_of(cls.__new__(cls))}`"
+    raise LookupError(f"nothing is said of {full_name}")
+
+
+def _module(full_name: str) -> str:
+    entry = catalogue.ENTRIES[full_name]
+    how = f'`execute_module("{full_name}", …)`' if entry.operation == "execute_module" else f"`{entry.operation}`"
+    marks = [
+        "experimental" if entry.experimental else "",
+        "runs code in a sandbox" if entry.needs_sandbox else "",
+        "takes tools" if entry.takes_tools else "",
+        f"deprecated: {entry.deprecated}" if entry.deprecated else "",
+    ]
+    return "; ".join([how, *filter(None, marks)])
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
+    sys.stdout.write(f"{PAGE} has {len(public_classes())} classes\n")
