@@ -1,7 +1,7 @@
 """Writes ``docs/dspy.md``: every public class of the installed DSPy, and how Elixir reaches it.
 
-``python docs/dspy_table.py`` writes the file; a test compares it. What the catalogue of modules, the types of fields and
-the errors say is read from them; the rest is said here, and a class that nobody has said anything of is an error.
+``python docs/dspy_table.py`` writes the file; a test compares it. What the catalogue of modules, the types of fields
+and the errors say is read from them; the rest is said here, and a class that nobody has said anything of is an error.
 """
 
 from __future__ import annotations
