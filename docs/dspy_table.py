@@ -35,7 +35,7 @@ _FINETUNES: Final = "not: it trains a model's weights"
 #: What neither the catalogue nor the types of fields nor the errors say.
 _SAID: Final[Mapping[str, str]] = {
     "Adapter": "the option `adapter` of a call chooses one",
-    "TwoStepAdapter": '`adapter: %{name: "two_step", model: …}`',
+    "TwoStepAdapter": '`adapter: %{name: "two_step", extraction_model: …}`',
     "BaseLM": "`{:elixir, function}`: a model of one's own is a function (`DSPex.Python.ModelFunction`)",
     "LM": "`configure_lm`, the option `lm`, the `model` of a pool",
     "Module": "the pool's option `modules:` offers the application's own",
@@ -60,7 +60,7 @@ _SAID: Final[Mapping[str, str]] = {
     "Embeddings": "`dspy.Retrieve` with vectors",
     "EmbeddingsWithScores": "`dspy.Retrieve` with vectors",
     "ColBERTv2": "a function of Elixir, for `dspy.Retrieve`",
-    "Evaluate": "not yet: there is no evaluating; `execute_batch` runs a data set",
+    "Evaluate": "`evaluate_program`",
     "Provider": _FINETUNES,
     "TrainingJob": _FINETUNES,
     "BootstrapFinetune": _FINETUNES,

@@ -270,6 +270,45 @@ defmodule DSPex.Python do
     with {:ok, terms} <- executed, do: {:ok, Enum.map(terms, &batch_result/1)}
   end
 
+  @doc """
+  Executes a program for each of `examples` and scores its predictions.
+
+  An example is a map (or keyword list) with the program's inputs, and whatever the metric compares with. `metric` is a function of the
+  example, with strings as keys, and the `DSPex.Prediction`, which gives a number from 0 to 1 or a boolean; or a check as
+  in `DSPex.Python.ModuleSpec`, whose `:input` names what the example says: `%{check: :equals, field: :answer, input: :expected}`.
+
+  Gives a map with `:score` (0 to 100), `:count`, `:failed`, `:total_tokens`, `:duration_ms`, and `:results` in the order of the
+  examples: `{:ok, %{prediction: prediction, score: score}}`, or `{:error, error}` where the call or the metric failed. Those count as
+  `:failure_score`, 0.0 by default. Other options are those of `execute_batch/4`.
+
+  ## Examples
+
+      iex> {:ok, program} = DSPex.Python.create_program(signature: "text, question -> answer", modules: ["dspy.Predict"])
+      iex> text = "Lisbon is the capital of Portugal. Paris is the capital of France."
+      iex> examples = [
+      ...>   %{text: text, question: "What is the capital of Portugal?", expected: "Lisbon"},
+      ...>   %{text: text, question: "What is the capital of France?", expected: "Rome"}
+      ...> ]
+      iex> metric = fn %{"expected" => expected}, prediction -> prediction[:answer] =~ expected end
+      iex> {:ok, evaluation} = DSPex.Python.evaluate_program(program, examples, metric)
+      iex> {evaluation.score, evaluation.count, evaluation.failed}
+      {50.0, 2, 0}
+  """
+  @spec evaluate_program(Program.t() | String.t(), [inputs()], metric, options()) :: result(map())
+        when metric: (map(), Prediction.t() -> number() | boolean()) | map()
+  def evaluate_program(program, examples, metric, options \\ []) do
+    {session_id, program_id, options} = program_target(program, options)
+    examples = python_inputs_list(examples)
+
+    evaluated =
+      with_functions(session_id, Map.put(options, :metric, metric), fn session_id,
+                                                                       python_options ->
+        call(:evaluate_program, [session_id, program_id, examples, python_options], options)
+      end)
+
+    with {:ok, report} <- evaluated, do: {:ok, evaluation(report)}
+  end
+
   @batch_chunk 1_000
 
   @doc """
@@ -528,6 +567,23 @@ defmodule DSPex.Python do
 
   defp batch_result({:error, {:python_exception, details}}),
     do: {:error, Error.from_details(details)}
+
+  defp evaluation(report) do
+    %{
+      score: report["score"],
+      count: report["count"],
+      failed: report["failed"],
+      total_tokens: report["total_tokens"],
+      duration_ms: report["duration_ms"],
+      results: Enum.map(report["results"], &scored/1)
+    }
+  end
+
+  defp scored({:ok, %{"prediction" => term, "score" => score}}),
+    do: {:ok, %{prediction: Prediction.from_term(term), score: score}}
+
+  defp scored(%{"ok" => scored}), do: scored({:ok, scored})
+  defp scored(failed), do: batch_result(failed)
 
   defp program_target(%Program{} = program, options) do
     {program.session_id, program.id,

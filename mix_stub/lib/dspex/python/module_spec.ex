@@ -68,7 +68,7 @@ defmodule DSPex.Python.ModuleSpec do
   defp read_value(key, value, path, pool) when key in [:of, "of", :options, "options"],
     do: read_spec(value, path, pool)
 
-  defp read_value(key, value, path, _pool) when key in [:reward, "reward"],
+  defp read_value(key, value, path, _pool) when key in [:reward, "reward", :metric, "metric"],
     do: read_function(value, 2, path, &reward/1)
 
   defp read_value(key, value, path, _pool) when key in [:retriever, "retriever"],

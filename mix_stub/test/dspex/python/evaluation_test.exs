@@ -1,0 +1,135 @@
+defmodule DSPex.Python.EvaluationTest do
+  use ExUnit.Case, async: true
+
+  alias DSPex.Python
+  alias DSPex.Python.{Error, ScriptedModel}
+
+  @examples [
+    %{question: "one", expected: "1"},
+    %{question: "two", expected: "2"},
+    %{question: "three", expected: "3"},
+    %{question: "four", expected: "four"}
+  ]
+
+  # Knows the first two, and breaks at the third.
+  defp model do
+    {:elixir,
+     fn request ->
+       [%{content: content}] = Enum.filter(request.messages, &(&1.role == "user"))
+
+       cond do
+         content =~ "one" -> answer("1")
+         content =~ "two" -> answer("2")
+         content =~ "three" -> {:error, {:auth, "no"}}
+         true -> answer("4")
+       end
+     end}
+  end
+
+  defp answer(text) do
+    %{
+      text: ScriptedModel.written(answer: text),
+      usage: %{input_tokens: 3, output_tokens: 2}
+    }
+  end
+
+  setup do
+    {:ok, program} =
+      Python.create_program(signature: "question -> answer", modules: ["dspy.Predict"])
+
+    {:ok, program: program}
+  end
+
+  test "scores each example with a function, and all together", %{program: program} do
+    metric = fn %{"question" => _question, "expected" => expected}, prediction ->
+      if prediction[:answer] == expected, do: 1, else: 0.5
+    end
+
+    assert {:ok, evaluation} = Python.evaluate_program(program, @examples, metric, lm: model())
+
+    assert [{:ok, first}, {:ok, second}, {:error, %Error{kind: :auth}}, {:ok, fourth}] =
+             evaluation.results
+
+    assert first.prediction[:answer] == "1"
+    assert [first.score, second.score, fourth.score] == [1.0, 1.0, 0.5]
+    assert {evaluation.count, evaluation.failed} == {4, 1}
+    assert evaluation.score == 100 * (1 + 1 + 0 + 0.5) / 4
+    assert evaluation.total_tokens == 15
+    assert evaluation.duration_ms > 0
+  end
+
+  test "takes a check in place of a function, and another score for failures", %{program: program} do
+    check = %{check: :equals, field: :answer, input: :expected}
+    options = [lm: model(), failure_score: 1]
+    assert {:ok, evaluation} = Python.evaluate_program(program, @examples, check, options)
+    assert evaluation.score == 75.0
+  end
+
+  test "a metric that fails is the error of its example", %{program: program} do
+    metric = fn
+      %{"question" => "one"}, _prediction -> raise "cannot say"
+      %{"question" => "two"}, _prediction -> "good"
+      _example, _prediction -> true
+    end
+
+    assert {:ok, evaluation} = Python.evaluate_program(program, @examples, metric, lm: model())
+
+    assert [{:error, one}, {:error, two}, {:error, _auth}, {:ok, %{score: 1.0}}] =
+             evaluation.results
+
+    assert one.message =~ "cannot say"
+
+    assert two.message =~
+             ~s|expected a number from the reward function at opts.metric, got "good"|
+
+    assert evaluation.failed == 3
+  end
+
+  test "takes the options of a batch", %{program: program} do
+    endless = {:elixir, fn _request -> Process.sleep(:infinity) end}
+
+    assert {:ok, evaluation} =
+             Python.evaluate_program(program, @examples, fn _, _ -> 1 end,
+               lm: endless,
+               item_timeout: 200
+             )
+
+    assert Enum.all?(evaluation.results, &match?({:error, %Error{kind: :timeout}}, &1))
+    assert evaluation.score == 0.0
+    assert {:ok, %{score: nil, count: 0}} = Python.evaluate_program(program, [], fn _, _ -> 1 end)
+  end
+
+  test "mistakes are named", %{program: program} do
+    for {examples, metric, options, part} <- [
+          {@examples, nil, [], "expected a function or a check at opts.metric"},
+          {@examples, fn _example -> 1 end, [],
+           "expected a function of 2 arguments at opts.metric"},
+          {@examples, %{check: :equal, field: :answer, value: "a"}, [],
+           ~s|did you mean "equals"|},
+          {@examples, fn _, _ -> 1 end, [failure_score: :none], "opts.failure_score"},
+          {"none", fn _, _ -> 1 end, [], "expected a list of maps"}
+        ] do
+      assert {:error, %Error{kind: :input} = error} =
+               Python.evaluate_program(program, examples, metric, options)
+
+      assert error.message =~ part
+    end
+
+    assert {:ok, evaluation} =
+             Python.evaluate_program(program, ["text", %{qestion: "typo"}], fn _, _ -> 1 end)
+
+    assert [{:error, %Error{kind: :input}}, {:error, %Error{kind: :input}}] = evaluation.results
+
+    assert {:error, %Error{kind: :program_not_found}} =
+             Python.evaluate_program("none", @examples, fn _, _ -> 1 end)
+  end
+
+  test "gives the same through JSON", %{program: program} do
+    check = %{check: :equals, field: :answer, input: :expected}
+    options = [lm: model(), serialization_format: :json]
+    assert {:ok, evaluation} = Python.evaluate_program(program, @examples, check, options)
+
+    assert [{:ok, %{score: 1.0}}, {:ok, _}, {:error, %Error{kind: :auth}}, {:ok, _}] =
+             evaluation.results
+  end
+end
