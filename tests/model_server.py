@@ -1,4 +1,4 @@
-"""A language model provider on loopback for the tests: OpenAI's chat completions and Anthropic's messages.
+"""A language model provider on loopback for the tests: OpenAI's chat completions and responses, Anthropic's messages.
 
 In a Python test, where the fixture ``model_server`` is one that runs::
 
@@ -30,7 +30,7 @@ anything else               ``answer to <first input>`` for each text field, and
 A reply of a script is a map, all of whose keys may be left out: ``fields`` (name -> value; written as the prompt wants
 it), ``content`` (the text as it is), ``delay_ms``, ``status`` and ``code`` (an error instead of an answer).
 
-A request with ``stream`` to OpenAI's endpoint gets the same answer in pieces, as server-sent events. Keys of a reply
+A request with ``stream`` gets the same answer in pieces, as server-sent events. Keys of a reply
 for it: ``pieces`` (the text cut by hand; else it is cut every few characters) and ``pause_ms`` before each piece.
 """
 
@@ -62,8 +62,11 @@ _ANTHROPIC_TYPES: Final[Mapping[int, str]] = {
     402: "billing_error",
     403: "permission_error",
     404: "not_found_error",
+    408: "timeout_error",
     413: "request_too_large",
+    422: "invalid_request_error",
     429: "rate_limit_error",
+    504: "timeout_error",
     529: "overloaded_error",
 }
 _WITH_RETRY_AFTER: Final = (429, 503)
@@ -250,11 +253,8 @@ class _Handler(BaseHTTPRequestHandler):
             received.done.set()
 
     def _answer(self, received: ReceivedRequest) -> None:
-        if not self.path.endswith(("/chat/completions", "/messages")):
+        if not self.path.endswith(("/chat/completions", "/responses", "/messages")):
             self._send_error(404, "not_found", f"no such endpoint: {self.path}")
-            return
-        if received.body.get("stream") and self._is_anthropic():
-            self._send_error(400, "unsupported_value", "this server streams in OpenAI's way only")
             return
         kind, _, detail = received.model.replace(":", "-", 1).partition("-")
         reply: Mapping[str, Any] = {}
@@ -307,27 +307,65 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def _send_pieces(self, received: ReceivedRequest, reply: Mapping[str, Any], body: dict[str, Any]) -> None:
-        """Send an answer of OpenAI's as it does with ``stream``."""
-        content, usage = body["choices"][0]["message"]["content"], body.pop("usage")
-        size = reply.get("piece_characters", 5)
+        """Send an answer as the provider does with ``stream``."""
+        content, size = self._content(body), reply.get("piece_characters", 5)
         pieces = reply.get("pieces") or [content[start : start + size] for start in range(0, len(content), size)]
         self.close_connection = True  # its end is the end of the answer
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.end_headers()
+        first, last = self._events_around(body)
+        for event in first:
+            self._send_event(event)
         for piece in pieces:
             if not self.server.owner.sleep(reply.get("pause_ms", 0), self._is_disconnected):
                 received.disconnected = self._is_disconnected()
                 return
-            self._send_event({**body, "choices": [{"index": 0, "delta": {"content": piece}, "finish_reason": None}]})
-        self._send_event({**body, "choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]})
-        self._send_event({**body, "choices": [], "usage": usage})
-        self.wfile.write(b"data: [DONE]\n\n")
+            self._send_event(self._piece_event(body, piece))
+        for event in last:
+            self._send_event(event)
+        if not self._is_anthropic():
+            self.wfile.write(b"data: [DONE]\n\n")
         self.wfile.flush()
 
+    def _content(self, body: Mapping[str, Any]) -> str:
+        if self._is_anthropic():
+            return str(body["content"][0]["text"])
+        if self._is_responses():
+            return str(body["output"][0]["content"][0]["text"])
+        return str(body["choices"][0]["message"]["content"])
+
+    def _piece_event(self, body: Mapping[str, Any], piece: str) -> dict[str, Any]:
+        if self._is_anthropic():
+            return {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": piece}}
+        if self._is_responses():
+            place = {"item_id": "msg_test", "output_index": 0, "content_index": 0}
+            return {"type": "response.output_text.delta", **place, "delta": piece}
+        choice = {"index": 0, "delta": {"content": piece}, "finish_reason": None}
+        return {**_chunk(body), "choices": [choice]}
+
+    def _events_around(self, body: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """Give what comes before the pieces, and what comes after them."""
+        if self._is_anthropic():
+            usage = body["usage"]
+            message = {**body, "content": [], "stop_reason": None, "usage": {**usage, "output_tokens": 0}}
+            block = {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+            end = {"stop_reason": "end_turn", "stop_sequence": None}
+            return [{"type": "message_start", "message": message}, block], [
+                {"type": "content_block_stop", "index": 0},
+                {"type": "message_delta", "delta": end, "usage": {"output_tokens": usage["output_tokens"]}},
+                {"type": "message_stop"},
+            ]
+        if self._is_responses():
+            begun = {**body, "status": "in_progress", "output": [], "usage": None}
+            return [{"type": "response.created", "response": begun}], [{"type": "response.completed", "response": body}]
+        stop = {"index": 0, "delta": {}, "finish_reason": "stop"}
+        return [], [{**_chunk(body), "choices": [stop]}, {**_chunk(body), "choices": [], "usage": body["usage"]}]
+
     def _send_event(self, event: Mapping[str, Any]) -> None:
-        data = {**event, "object": "chat.completion.chunk"}
-        self.wfile.write(b"data: " + json.dumps(data).encode() + b"\n\n")
+        # The name is in both: Anthropic's and the responses' events have one, chat completions' have none.
+        name = f"event: {event['type']}\n" if "type" in event else ""
+        self.wfile.write(f"{name}data: {json.dumps(event)}\n\n".encode())
         self.wfile.flush()
 
     def _completion_body(self, model: str, content: str, prompt_characters: int) -> dict[str, Any]:
@@ -343,13 +381,28 @@ class _Handler(BaseHTTPRequestHandler):
                 "stop_sequence": None,
                 "usage": {"input_tokens": tokens_in, "output_tokens": tokens_out},
             }
-        message = {"role": "assistant", "content": content}
+        if self._is_responses():
+            text = {"type": "output_text", "text": content, "annotations": []}
+            message = {"type": "message", "id": "msg_test", "role": "assistant", "status": "completed"}
+            return {
+                "id": "resp_test",
+                "object": "response",
+                "created_at": 0,
+                "status": "completed",
+                "model": model,
+                "output": [{**message, "content": [text]}],
+                "usage": {
+                    "input_tokens": tokens_in,
+                    "output_tokens": tokens_out,
+                    "total_tokens": tokens_in + tokens_out,
+                },
+            }
         return {
             "id": "chatcmpl-test",
             "object": "chat.completion",
             "created": 0,
             "model": model,
-            "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+            "choices": [{"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}],
             "usage": {
                 "prompt_tokens": tokens_in,
                 "completion_tokens": tokens_out,
@@ -359,6 +412,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _is_anthropic(self) -> bool:
         return self.path.endswith("/messages")
+
+    def _is_responses(self) -> bool:
+        return self.path.endswith("/responses")
 
     def _is_disconnected(self) -> bool:
         readable, _, _ = select.select([self.connection], [], [], 0)
@@ -400,10 +456,20 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.flush()
 
 
+def _chunk(body: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what all events of one chat completion have in common."""
+    return {
+        "object": "chat.completion.chunk",
+        **{key: body[key] for key in ("id", "created", "model")},
+    }
+
+
 def _prompt(body: Mapping[str, Any]) -> tuple[str, str]:
-    """Give the system text and the last user message of a request to either provider."""
-    messages = body.get("messages", [])
-    system = [_text(body.get("system", ""))]
+    """Give the system text and the last user message of a request on any wire."""
+    messages = body.get("messages") or body.get("input") or []
+    if isinstance(messages, str):
+        messages = [{"role": "user", "content": messages}]
+    system = [_text(body.get("system") or body.get("instructions") or "")]
     system += [_text(message["content"]) for message in messages if message["role"] in ("system", "developer")]
     users = [_text(message["content"]) for message in messages if message["role"] == "user"]
     return "".join(system), users[-1] if users else ""
