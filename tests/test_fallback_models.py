@@ -25,6 +25,7 @@ def test_next_model_answers_when_one_fails(shared_port: PortProcess, model_serve
         ("openai/error-invalid_api_key", "auth"),
     ]
     assert meta["failed_models"][0]["retry_after"] == 1.0
+    assert all("\n" not in failed["message"] for failed in meta["failed_models"])
     assert models_asked(model_server) == ["status-503", "error-invalid_api_key", "good"]
 
 

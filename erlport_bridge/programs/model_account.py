@@ -41,6 +41,8 @@ class ModelAccount:
     def add_failure(self, model: str, error: Exception) -> None:
         """Note that another model was asked, as this one failed."""
         found = details(error)
+        # What follows in a message of DSPy's is advice to whoever must deal with it, and here the next model has.
+        found["message"] = found["message"].partition("\n")[0]
         self._failed.append({"model": model, **{key: found[key] for key in _FAILURE_KEYS if key in found}})
 
     def answered_for(self, asked: str) -> str:
