@@ -1,1 +1,1 @@
-[inputs: ["{mix,.formatter,.iex}.exs", "{config,lib,test}/**/*.{ex,exs}"]]
+[inputs: ["{mix,.formatter,.iex}.exs", "{config,lib,test}/**/*.{ex,exs}", "../examples/*.exs"]]
