@@ -87,6 +87,9 @@ _CAUSED_OUTSIDE: Final = frozenset(
     }
 )
 
+# What DSPy's client adds to what a provider said: advice about its own classes, which mean nothing to callers here.
+_ADVICE: Final = "\n\n  To fix:"
+
 # A model's whole answer may stand in a message of DSPy; a details map is read by a person.
 _MAX_MESSAGE_CHARACTERS: Final = 2_000
 _MAX_TRACEBACK_LINES: Final = 40
@@ -213,7 +216,7 @@ def message_of(error: BaseException) -> str:
         text = str(error) or type(error).__name__
     except BaseException as raised:  # noqa: BLE001 - a __str__ that raises must not cost the caller its answer
         text = f"{type(error).__name__}, whose message could not be made: {type(raised).__name__}"
-    return _sendable(text, _MAX_MESSAGE_CHARACTERS)
+    return _sendable(text.partition(_ADVICE)[0], _MAX_MESSAGE_CHARACTERS)
 
 
 def traceback_lines(error: BaseException) -> list[str]:
