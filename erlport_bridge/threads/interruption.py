@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import gc
 import logging
 import sys
 import threading
@@ -233,7 +234,16 @@ def _let_come() -> None:
 
 
 def _innermost(thread_id: int) -> Any:
-    return sys._current_frames().get(thread_id)
+    # Before Python 3.12 the collector may begin while all threads are held for this, and what it calls may wait for one
+    # of them, for ever. So it is off meanwhile; all in one call of C, or another thread could turn it on in between.
+    steps = _WITHOUT_COLLECTOR if gc.isenabled() else _WITHOUT_COLLECTOR[:2]
+    _off, frames, *_on = map(functools.partial.__call__, steps)
+    return frames.get(thread_id)
+
+
+_WITHOUT_COLLECTOR: Final[tuple[functools.partial[Any], ...]] = tuple(
+    map(functools.partial, (gc.disable, sys._current_frames, gc.enable))
+)
 
 
 def _is_fragile(frame: Any) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import io
 import itertools
 import logging
@@ -115,6 +116,35 @@ def test_interruption_never_meets_other_work() -> None:
     assert sum(isinstance(result, int) for result in outcomes) > 50
     report = threads.report()
     assert (report["busy"], report["queued"], report["stuck"]) == (0, 0, 0)
+
+
+def test_interruptions_go_on_while_the_collector_calls_python() -> None:
+    """What the collector called could let another thread run in the middle of an interruption, and all stood still."""
+    threads = Threads(4)
+
+    def called(phase: str, info: object) -> None:
+        for _ in range(100):
+            pass
+
+    def interrupt(rounds: int) -> None:
+        for _ in range(rounds):
+            task = threads.submit(loop)
+            eventually(task.running)
+            task.cancel()
+            assert outcome(task) is Interrupted
+
+    interval, thresholds = sys.getswitchinterval(), gc.get_threshold()
+    sys.setswitchinterval(1e-5)
+    gc.set_threshold(1)
+    gc.callbacks.append(called)
+    try:
+        with ThreadPoolExecutor(3) as callers:
+            list(callers.map(interrupt, [100] * 3))
+    finally:
+        gc.callbacks.remove(called)
+        gc.set_threshold(*thresholds)
+        sys.setswitchinterval(interval)
+    assert gc.isenabled()
 
 
 def test_what_is_done_uninterrupted_is_done_as_a_whole() -> None:
