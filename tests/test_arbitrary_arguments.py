@@ -112,6 +112,10 @@ ARGUMENTS = {
     "execute_batch": [MODULES, SIGNATURES, st.one_of(st.lists(INPUTS, max_size=3), TERMS), CALL],
     "execute_program_batch": [TERMS, TERMS, st.one_of(st.lists(INPUTS, max_size=3), TERMS), CALL],
     "stream_batch": [TERMS, TERMS, MODULES, SIGNATURES, st.one_of(st.lists(INPUTS, max_size=3), TERMS), CALL],
+    "evaluate_program": [
+        *(TERMS, TERMS, st.one_of(st.lists(INPUTS, max_size=3), TERMS)),
+        st.one_of(CALL, st.fixed_dictionaries({"metric": REWARDS, "failure_score": TERMS})),
+    ],
     "model_piece": [TERMS, TERMS],
     "create_program": [SPEC, options("session_id")],
     "execute_program": [TERMS, TERMS, INPUTS, CALL],
