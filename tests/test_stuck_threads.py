@@ -245,10 +245,12 @@ def test_call_that_waits_for_a_thread_is_answered_by_its_deadline_in_stage_queue
 def test_call_past_the_bound_of_the_queue_is_told_at_once(environment: dict[str, str]) -> None:
     with started(environment, "--max-threads=1", "--max-queued=1") as port:
         ids = [begin(port, "block") for _ in range(3)]
-        tag, call_id, reason = port.receive()
-        assert (tag, call_id) == ("e", ids[2])
+        tag, refused, reason = port.receive()
+        # Not always the last: calls that come together may ask for the thread in any order.
+        ids.remove(refused)
+        assert tag == "e"
         assert reason[2] == "all threads are busy (1), and as much waits for one as may (1)"
-        for call_id in ids[:2]:
+        for call_id in ids:
             cancel(port, call_id)
             assert port.receive()[1] == call_id
 
