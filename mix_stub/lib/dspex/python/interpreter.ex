@@ -53,12 +53,13 @@ defmodule DSPex.Python.Interpreter do
   end
 
   @doc """
-  Closes the port; the runtime at its other end leaves at once. One that is closed already is left as it is.
+  Closes the port; the runtime at its other end leaves at once, or is killed if it does not read. One that is closed already is left as it is.
   """
   @spec close(port() | nil) :: :ok
   def close(nil), do: :ok
 
   def close(port) do
+    kill_if_deaf(port)
     Port.close(port)
     :ok
   rescue
@@ -66,15 +67,26 @@ defmodule DSPex.Python.Interpreter do
   end
 
   @doc """
+  Kills what the port has started if it has not read all that was written to it.
+
+  A port that is closed, and a BEAM that halts, write first what they still hold. With a Python that does not read (one
+  that was stopped, say) that is never, and neither of them would end.
+  """
+  @spec kill_if_deaf(port() | nil) :: :ok
+  def kill_if_deaf(port) do
+    with port when port != nil <- port,
+         {:queue_size, bytes} when bytes > 0 <- Port.info(port, :queue_size),
+         do: kill_process(port)
+
+    :ok
+  end
+
+  @doc """
   Kills what the port has started and closes it: for a Python that hangs and would not notice a closed port.
   """
   @spec kill(port() | nil) :: :ok
   def kill(port) do
-    # As long as the port is open its process has not been buried, so the number is still its own.
-    with port when port != nil <- port, {:os_pid, os_pid} <- Port.info(port, :os_pid) do
-      System.cmd("kill", ["-KILL", Integer.to_string(os_pid)], stderr_to_stdout: true)
-    end
-
+    if port, do: kill_process(port)
     close(port)
   end
 
@@ -162,6 +174,12 @@ defmodule DSPex.Python.Interpreter do
       true ->
         "install erlport_bridge anew with: #{path} -m pip install /path/to/erlport_bridge"
     end
+  end
+
+  # As long as the port is open its process has not been buried, so the number is still its own.
+  defp kill_process(port) do
+    with {:os_pid, os_pid} <- Port.info(port, :os_pid),
+         do: System.cmd("kill", ["-KILL", Integer.to_string(os_pid)], stderr_to_stdout: true)
   end
 
   defp missing(message), do: Error.new(:missing_dependency, message)

@@ -72,7 +72,18 @@ defmodule DSPex.Python.Pool do
   use Supervisor, restart: :permanent
 
   alias DSPex.Python.Callbacks.Callback
-  alias DSPex.Python.{Callbacks, Error, Line, Log, Model, PoolOptions, PortClient, Recycling}
+
+  alias DSPex.Python.{
+    Callbacks,
+    Error,
+    Interpreter,
+    Line,
+    Log,
+    Model,
+    PoolOptions,
+    PortClient,
+    Recycling
+  }
 
   @registry DSPex.Python.Registry
   # How long a caller sleeps between two looks for a client that is being restarted. A restart of the client itself
@@ -192,6 +203,14 @@ defmodule DSPex.Python.Pool do
   end
 
   @doc false
+  # Called before the BEAM halts, which it could not with a port that cannot be written to.
+  @spec kill_deaf() :: :ok
+  def kill_deaf do
+    for pool <- names(), {:ok, line} <- [line(pool)], do: Interpreter.kill_if_deaf(line.port)
+    :ok
+  end
+
+  @doc false
   @spec model_missing_message(atom()) :: String.t()
   def model_missing_message(pool) do
     "pool #{inspect(pool)} has no language model; write config :dspex, DSPex.Python, " <>
@@ -234,16 +253,16 @@ defmodule DSPex.Python.Pool do
   end
 
   defp running do
-    names =
-      @registry
-      |> Registry.select([{{{:pool, :"$1"}, :_, :_}, [], [:"$1"]}])
-      |> Enum.map_join(", ", &inspect/1)
-
-    if names == "", do: "", else: " or use one of: #{names}"
+    case Enum.map_join(names(), ", ", &inspect/1) do
+      "" -> ""
+      names -> " or use one of: #{names}"
+    end
   rescue
     # The registry is not there: the application :dspex has not been started.
     ArgumentError -> " and start the application :dspex"
   end
+
+  defp names, do: Registry.select(@registry, [{{{:pool, :"$1"}, :_, :_}, [], [:"$1"]}])
 
   # A keyword list writes the atom :general as general:.
   defp key(pool) when is_atom(pool), do: pool |> inspect() |> String.trim_leading(":")

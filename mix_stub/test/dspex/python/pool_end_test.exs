@@ -4,6 +4,7 @@ defmodule DSPex.Python.PoolEndTest do
   import DSPex.TestPython
 
   alias DSPex.Python
+  alias DSPex.Python.Error
 
   # However Python is kept from running, what it has started ends with it too.
   for {cause, code} <- [
@@ -28,6 +29,44 @@ defmodule DSPex.Python.PoolEndTest do
       # As much longer than a second as this machine is slower than one that is not busy.
       assert duration_ms < 1_000 * max(1, start_of_a_process_ms() / 20)
     end
+  end
+
+  test "a pool that is stopped takes a Python along that does not read" do
+    pool = start_pool!(heartbeat: false)
+    {:ok, _pong} = Python.ping(nil, pool: pool)
+    python = os_pid(pool)
+    port = :sys.get_state(client(pool)).port
+    signal(pool, "STOP")
+
+    assert {:error, %Error{kind: :timeout}} =
+             Python.ping(:binary.copy("x", 8_388_608), pool: pool, timeout: 500)
+
+    assert {:queue_size, bytes} = Port.info(port, :queue_size)
+    assert bytes > 0
+    :ok = stop_supervised(pool)
+    eventually(fn -> Port.info(port) == nil and not alive?(python) end)
+  end
+
+  @tag :tmp_dir
+  test "a BEAM that ends takes a Python along that does not read", %{tmp_dir: folder} do
+    script = Path.join(folder, "ends.exs")
+
+    File.write!(script, """
+    {:ok, _pong} = DSPex.Python.ping()
+    [{client, _model}] = Registry.lookup(DSPex.Python.Registry, {:port, :general})
+    {:os_pid, python} = Port.info(:sys.get_state(client).port, :os_pid)
+    {"", 0} = System.cmd("kill", ["-STOP", to_string(python)])
+    {:error, error} = DSPex.Python.ping(:binary.copy("x", 8_388_608), timeout: 500)
+    IO.puts("\#{error.kind} \#{python}")
+    """)
+
+    running =
+      Task.async(fn ->
+        System.cmd("mix", ["run", "--no-compile", script], env: [{"MIX_ENV", "test"}])
+      end)
+
+    assert {"timeout " <> python, 0} = Task.await(running, 30_000)
+    eventually(fn -> not alive?(String.trim(python)) end)
   end
 
   defp child_in(folder) do
