@@ -14,7 +14,7 @@ from tests.port_process import PortProcess
 
 QA = "question -> answer"
 #: How much later than its timeout a call may be answered, in seconds.
-LATE_S = 0.2
+LATE_S = 1.0
 
 APPLICATION = """
 import asyncio, os, sys, threading, time

@@ -70,7 +70,7 @@ defmodule DSPex.TestPython do
   @doc """
   Waits until `condition` gives a truthy value, and gives that value. For what sends no message.
   """
-  def eventually(condition, attempts \\ 1_000) do
+  def eventually(condition, attempts \\ 3_000) do
     cond do
       value = condition.() -> value
       attempts == 0 -> ExUnit.Assertions.flunk("waited in vain")

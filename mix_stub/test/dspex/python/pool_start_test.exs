@@ -7,7 +7,7 @@ defmodule DSPex.Python.PoolStartTest do
   alias DSPex.Python.Error
 
   # What a caller may have to wait beyond its timeout.
-  @tolerance_ms 200
+  @tolerance_ms 900
 
   describe "Python that cannot be started" do
     @describetag :tmp_dir
