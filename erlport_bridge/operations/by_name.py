@@ -1,0 +1,88 @@
+"""Any operation by its name, with its arguments as terms or as JSON."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, Final
+
+from erlport_bridge.errors import EncodeError, OperationError
+from erlport_bridge.operations.registry import ERROR, OK, OPERATIONS, PYTHON_EXCEPTION, Operation, failure_term, offered
+from erlport_bridge.programs import arguments
+from erlport_bridge.programs.text import quoted, suggestion
+from erlport_bridge.term import Atom
+
+# Not called by their names: they would call themselves.
+_BY_NAME: Final = frozenset(["handle", "handle_json"])
+
+
+@offered
+async def handle(command: object, args: object = None) -> tuple[Atom, Any]:
+    """Call an operation by name, with its arguments as a map of their names or as a list."""
+    function, values = _called(command, args)
+    answer = function(*values)
+    return await answer if isinstance(answer, Awaitable) else answer
+
+
+@offered
+async def handle_json(command: object, text: object = None) -> tuple[Atom, str]:
+    """Call an operation by name, with its arguments as JSON text; answers JSON text too.
+
+    The text is an array of the arguments in order, or an object of them by name. What JSON does not have comes out
+    as its nearest: a tuple as an array, an atom as a string, ``{:ok, value}`` within a batch as ``{"ok": value}``.
+    """
+    try:
+        function, values = _called(command, _json_arguments(text))
+    except OperationError as error:
+        status, answer = failure_term(error)
+    else:
+        outcome = function(*values)
+        status, answer = await outcome if isinstance(outcome, Awaitable) else outcome
+    try:
+        return status, json.dumps(_json_value(answer), allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        refused = EncodeError(f"cannot write the result as JSON: {error}; use the native format")
+        return ERROR, json.dumps(_json_value(failure_term(refused)[1]))
+
+
+def _called(command: object, args: object) -> tuple[Operation, Sequence[Any]]:
+    name = arguments.text(command, "command")
+    function = OPERATIONS.get(name)
+    if function is None or name in _BY_NAME:
+        known = sorted(OPERATIONS.keys() - _BY_NAME)
+        raise OperationError(
+            "input",
+            f"unknown operation {quoted(name)}{suggestion(name, known)}; known: {', '.join(known)}",
+            path="command",
+        )
+    if isinstance(args, list):
+        return function, args
+    given = arguments.options(args, "args")
+    names = list(inspect.signature(function).parameters)
+    for key in given:
+        if key not in names:
+            raise OperationError("input", f"{name} takes ({', '.join(names)}), got {quoted(key)}", path=f"args.{key}")
+    last = max((names.index(key) for key in given), default=-1)
+    return function, [given.get(key) for key in names[: last + 1]]
+
+
+def _json_arguments(text: object) -> object:
+    if text is None:
+        return []
+    try:
+        return json.loads(arguments.text(text, "text"))
+    except (ValueError, RecursionError) as error:
+        raise OperationError("input", f"expected JSON at text: {error}", path="text") from None
+
+
+def _json_value(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {key: _json_value(item) for key, item in value.items()}
+    if isinstance(value, tuple) and len(value) == 2 and value[0] in (OK, ERROR):
+        return {str(value[0]): _json_value(value[1])}
+    if isinstance(value, tuple) and len(value) == 2 and value[0] == PYTHON_EXCEPTION:
+        return _json_value(value[1])
+    if isinstance(value, list | tuple):
+        return [_json_value(item) for item in value]
+    return value

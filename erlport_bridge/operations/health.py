@@ -1,0 +1,38 @@
+"""Whether the port is well, and what it has done: ``ping`` and ``metrics``."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from typing import Any
+
+import dspy
+
+import erlport_bridge
+from erlport_bridge import threads
+from erlport_bridge.operations import port_state
+from erlport_bridge.operations.registry import operation
+from erlport_bridge.term import IMPLEMENTATION
+
+
+@operation
+def ping(payload: object = None) -> dict[str, Any]:
+    """Answer with the versions of this side, its default model, and ``payload`` unchanged."""
+    default = port_state.sessions.default_model()
+    return {
+        "erlport_bridge": erlport_bridge.__version__,
+        "dspy": dspy.__version__,
+        "python": platform.python_version(),
+        "codec": IMPLEMENTATION,
+        "executable": sys.executable,
+        "model": default.describe() if default else None,
+        "payload": payload,
+    }
+
+
+@operation
+async def metrics() -> dict[str, Any]:
+    """Answer what this port has done so far."""
+    sessions = port_state.sessions.all()
+    held = {"sessions": len(sessions), "programs": sum(len(session.programs) for session in sessions)}
+    return {**port_state.metrics.report(), **held, "threads": threads.report()}

@@ -1,0 +1,19 @@
+"""The language model of the port and of its sessions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from erlport_bridge.operations.port_state import sessions
+from erlport_bridge.operations.registry import operation
+from erlport_bridge.operations.requests import session_option
+from erlport_bridge.programs import models
+
+
+@operation
+async def configure_lm(provider: object, config: object = None, opts: object = None) -> dict[str, Any]:
+    """Set the language model of the port, or of the session that ``session_id`` names; answers its description."""
+    session_id = session_option(opts)
+    model = models.language_model(provider, config)
+    sessions.configure(model, session_id)
+    return model.describe()

@@ -1,0 +1,65 @@
+"""DSPy's modules: which there are, what they take, and one run of one."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from erlport_bridge.operations.registry import operation
+from erlport_bridge.operations.requests import module_request, read_call, run
+from erlport_bridge.programs import arguments, catalogue, execution, pipeline, streaming, tools
+from erlport_bridge.programs.signatures import parse_signature
+from erlport_bridge.request import Deadline
+
+# Stands in where a module is checked without one.
+_ANY_SIGNATURE: Final = parse_signature("input -> output")
+
+
+@operation
+def list_modules() -> list[str]:
+    """Answer the names of the modules that can be called."""
+    return list(catalogue.MODULES)
+
+
+@operation
+def describe_module(name: object) -> dict[str, Any]:
+    """Answer what a module does, takes and adds, and the tools that it can be given by name."""
+    entry = catalogue.find_entry(name)
+    return {**entry.describe(), "tools": tools.available() if entry.takes_tools else {}}
+
+
+@operation
+def validate_module(name: object, signature: object = None, opts: object = None) -> dict[str, Any]:
+    """Check a module, a signature and options as ``execute_module`` does, and ask no model."""
+    stage, options = read_call(name, signature, opts, otherwise=_ANY_SIGNATURE)
+    answer: dict[str, Any] = {"module": stage.entry.name, "warnings": list(options.warnings)}
+    if stage.spec is not _ANY_SIGNATURE:
+        pipeline.built((stage,))
+        answer["signature"] = stage.spec.text
+    return answer
+
+
+@operation
+async def execute_module(module: object, signature: object, inputs: object, opts: object = None) -> dict[str, Any]:
+    """Run a module once; answers the prediction."""
+    deadline = Deadline()
+    stage, options = read_call(module, signature, opts)
+    values = execution.read_inputs((stage,), stage.spec, inputs)
+    return await run(module_request(stage, values, options), deadline)
+
+
+@operation
+async def stream_module(
+    reply_to: object, ref: object, module: object, signature: object, inputs: object, opts: object = None
+) -> dict[str, Any]:
+    """Run a module once and tell of it meanwhile; answers the prediction, as ``execute_module`` does.
+
+    The process ``reply_to`` gets messages ``{:dspex_stream, ref, event}``, at most ``buffer`` (an option) more than
+    ``stream_ack`` has acknowledged. The events are described in ``docs/operations.md``.
+    """
+    deadline = Deadline()
+    given = arguments.options(opts, "opts")
+    buffer = given.pop("buffer", None)
+    stage, options = read_call(module, signature, given)
+    values = execution.read_inputs((stage,), stage.spec, inputs)
+    with streaming.opened(reply_to, ref, buffer) as events:
+        return await run(module_request(stage, values, options), deadline, events)

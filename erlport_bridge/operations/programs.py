@@ -1,0 +1,92 @@
+"""Programs that are kept in a session, and their runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from erlport_bridge.errors import OperationError
+from erlport_bridge.operations.port_state import sessions
+from erlport_bridge.operations.registry import operation
+from erlport_bridge.operations.requests import program_request, run, session_option
+from erlport_bridge.programs import arguments, execution, streaming
+from erlport_bridge.programs.execution import CallOptions
+from erlport_bridge.programs.sessions import Program
+from erlport_bridge.programs.streaming import EventStream
+from erlport_bridge.programs.text import quoted
+from erlport_bridge.request import Deadline
+
+
+@operation
+async def create_program(spec: object, opts: object = None) -> dict[str, Any]:
+    """Store a program in a session; answers its id, its session's id and its version."""
+    return sessions.add_program(spec, session_option(opts)).describe()
+
+
+@operation
+async def execute_program(
+    session_id: object, program_id: object, inputs: object, opts: object = None
+) -> dict[str, Any]:
+    """Run a stored program; ``session_id`` may be ``nil``. Answers the prediction of all its stages together."""
+    return await _execute_program(session_id, program_id, inputs, arguments.options(opts, "opts"))
+
+
+@operation
+async def stream_program(
+    reply_to: object, ref: object, session_id: object, program_id: object, inputs: object, opts: object = None
+) -> dict[str, Any]:
+    """Run a stored program and tell of it meanwhile; see :func:`stream_module` and :func:`execute_program`."""
+    given = arguments.options(opts, "opts")
+    with streaming.opened(reply_to, ref, given.pop("buffer", None)) as events:
+        return await _execute_program(session_id, program_id, inputs, given, events)
+
+
+@operation
+async def list_programs(session_id: object = None) -> list[dict[str, Any]]:
+    """Answer the programs of a session, or of all sessions."""
+    wanted = arguments.optional_text(session_id, "session_id")
+    found = [sessions.find(wanted)] if wanted is not None else sessions.all()
+    return [program.describe() for session in found for program in session.programs.values()]
+
+
+@operation
+async def delete_program(session_id: object, program_id: object) -> dict[str, Any]:
+    """Forget a program; answers what it was."""
+    return sessions.delete_program(
+        arguments.optional_text(session_id, "session_id"), arguments.text(program_id, "program_id")
+    ).describe()
+
+
+def find_program(session_id: object, program_id: object, options: CallOptions) -> Program:
+    """Find the program that the arguments of a call name.
+
+    Raises:
+        OperationError: Of kind ``input`` if the session that is named is not that of the options; else as
+            :meth:`Sessions.find_program`.
+    """
+    named = arguments.optional_text(session_id, "session_id")
+    if named is not None and options.session_id not in (None, named):
+        raise OperationError(
+            "input",
+            f"expected one session, got {quoted(named)} at session_id "
+            f"and {quoted(options.session_id)} at opts.session_id",
+            path="opts.session_id",
+        )
+    return sessions.find_program(named or options.session_id, arguments.text(program_id, "program_id"))
+
+
+async def run_program(
+    program: Program, inputs: object, options: CallOptions, deadline: Deadline, events: EventStream | None = None
+) -> dict[str, Any]:
+    """Check the inputs of a program, run it and note the turn of its conversation; gives the prediction."""
+    values = program.with_history(execution.read_inputs(program.stages, program.asked, inputs))
+    prediction = await run(program_request(program, values, options), deadline, events)
+    program.record(values, prediction)
+    return prediction
+
+
+async def _execute_program(
+    session_id: object, program_id: object, inputs: object, opts: object, events: EventStream | None = None
+) -> dict[str, Any]:
+    deadline = Deadline()
+    options = execution.read_call_options(opts)
+    return await run_program(find_program(session_id, program_id, options), inputs, options, deadline, events)

@@ -1,0 +1,122 @@
+"""What makes a function an operation: it is counted, and every outcome of it is an answer.
+
+An operation answers ``{:ok, term}`` or ``{:error, {:python_exception, details}}`` and never raises.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Final
+
+from erlport_bridge import errors, request
+from erlport_bridge.errors import EncodeError, OperationError
+from erlport_bridge.operations.port_state import metrics
+from erlport_bridge.term import Atom
+
+Operation = Callable[..., Awaitable[tuple[Atom, Any]] | tuple[Atom, Any]]
+
+#: Every operation by name.
+OPERATIONS: Final[dict[str, Operation]] = {}
+
+OK: Final = Atom("ok")
+ERROR: Final = Atom("error")
+PYTHON_EXCEPTION: Final = Atom("python_exception")
+
+
+def operation(function: Callable[..., Any]) -> Operation:
+    """Make a function an operation: counted, and with every outcome as an answer.
+
+    A plain function may run at once in any thread, beside others: it must be quick and change nothing. Whatever waits
+    or changes sessions is a coroutine function, and runs on the one event loop.
+    """
+    name = function.__name__
+    if not inspect.iscoroutinefunction(function):
+        return _plain_operation(function)
+
+    @functools.wraps(function)
+    async def counted_while_awaited(*args: Any) -> tuple[Atom, Any]:
+        with _Counted(name):
+            return OK, await function(*args)
+
+    return offered(counted_while_awaited)
+
+
+def offered(function: Callable[..., Any]) -> Operation:
+    """Offer a function that gives an answer itself, so that it also answers when it raises."""
+    check_count = _count_checked(function)
+
+    @functools.wraps(function)
+    async def answered(*args: Any) -> tuple[Atom, Any]:
+        try:
+            check_count(args)
+            answer: tuple[Atom, Any] = await function(*args)
+        except BaseException as error:  # noqa: BLE001 - here a call of an awaited operation becomes an answer
+            return failure_term(error)
+        return answer
+
+    return _registered(answered)
+
+
+def failure_term(error: BaseException) -> tuple[Atom, tuple[Atom, dict[str, Any]]]:
+    """Give what an operation answers for an exception."""
+    if isinstance(error, EncodeError):
+        # The path within the result, not within {:ok, result}.
+        error = EncodeError(error.reason, error.path.removeprefix("[1]"))
+    return ERROR, (PYTHON_EXCEPTION, errors.details(error, request_id=request.request_id.get()))
+
+
+def _plain_operation(function: Callable[..., Any]) -> Operation:
+    """Make a plain function an operation: in one piece, for its wrapping should not take longer than itself."""
+    name = function.__name__
+    check_count = _count_checked(function)
+
+    @functools.wraps(function)
+    def counted(*args: Any) -> tuple[Atom, Any]:
+        started_at = time.monotonic()
+        try:
+            check_count(args)
+            answer = OK, function(*args)
+        except BaseException as error:  # noqa: BLE001 - here a call of a plain operation becomes an answer
+            metrics.add("operations", name, started_at, kind=errors.kind_of(error))
+            return failure_term(error)
+        metrics.add("operations", name, started_at)
+        return answer
+
+    return _registered(counted)
+
+
+def _registered(operation: Any) -> Operation:
+    operation.failure_term = failure_term
+    OPERATIONS[operation.__name__] = operation
+    return operation  # type: ignore[no-any-return]
+
+
+class _Counted:
+    """Counts what happens within it as one call of an operation."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __enter__(self) -> None:
+        self._started_at = metrics.begin("operations", self._name)
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        kind = None if error is None else errors.kind_of(error)
+        metrics.end("operations", self._name, self._started_at, kind=kind)
+
+
+def _count_checked(function: Callable[..., Any]) -> Callable[[Sequence[Any]], None]:
+    """Give a function that checks how many arguments another is given."""
+    parameters = inspect.signature(function).parameters.values()
+    most = len(parameters)
+    least = sum(parameter.default is parameter.empty for parameter in parameters)
+
+    def check(args: Sequence[Any]) -> None:
+        if not least <= len(args) <= most:
+            takes = ", ".join(parameter.name for parameter in parameters)
+            raise OperationError("input", f"{function.__name__} takes ({takes}), got {len(args)} arguments")
+
+    return check

@@ -1,0 +1,70 @@
+"""What the operations that execute something have in common: from their arguments to a request, and its run."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from erlport_bridge import errors
+from erlport_bridge.operations.port_state import metrics, sessions
+from erlport_bridge.programs import arguments, execution, pipeline, stages
+from erlport_bridge.programs.execution import CallOptions, Request
+from erlport_bridge.programs.sessions import Program
+from erlport_bridge.programs.signatures import SignatureSpec
+from erlport_bridge.programs.stages import SignatureSource, Stage
+from erlport_bridge.programs.streaming import EventStream
+from erlport_bridge.request import Deadline
+
+
+def session_option(opts: object) -> str | None:
+    """Read the options of an operation that takes ``session_id`` and nothing else."""
+    options = arguments.options(opts, "opts")
+    arguments.only(options, ["session_id"], "option", "opts")
+    return arguments.optional_text(options.get("session_id"), "opts.session_id")
+
+
+def read_call(
+    module: object, signature: object, opts: object, *, otherwise: SignatureSpec | None = None
+) -> tuple[Stage, CallOptions]:
+    """Read a module, its signature (``otherwise`` if there is none) and the options of a call."""
+    given = arguments.options(opts, "opts")
+    options = execution.read_call_options(given, stages.entries_of(module, given))
+    source = stages.given_signature(signature, "signature")
+    if signature is None and otherwise is not None:
+        source = SignatureSource(lambda _: otherwise)
+    return stages.read_stage(module, "spec", source, call=options.module), options
+
+
+def module_request(stage: Stage, values: Mapping[str, Any], options: CallOptions) -> Request:
+    """Give the request of one module with its checked inputs; errors as :meth:`Sessions.model_for`."""
+    model = sessions.model_for(options.session_id, options.model)
+    module = pipeline.built((stage,))
+    if options.demos:
+        module = execution.with_demos(module, stage, options.demos)
+    return Request(module, (stage,), values, model, options)
+
+
+def program_request(program: Program, values: Mapping[str, Any], options: CallOptions) -> Request:
+    """Give the request of a stored program with its checked inputs; errors as :meth:`Sessions.model_for`."""
+    model = sessions.model_for(program.session_id, options.model, program.model)
+    settings = {**program.settings, **options.settings}
+    with_session = replace(options, settings=settings, session_id=program.session_id)
+    return Request(pipeline.built(program.stages, program.outputs), program.stages, values, model, with_session)
+
+
+async def run(request: Request, deadline: Deadline, events: EventStream | None = None) -> dict[str, Any]:
+    """Run a request within what is left of its budget, counted for each of its modules."""
+    names = {stage.entry.name for outer in request.stages for stage in outer.chain}
+    started = {name: metrics.begin("modules", name) for name in names}
+    kind, tokens = None, 0
+    try:
+        prediction = await execution.run(request, timeout_s=deadline.left_s(request.options.timeout_ms), events=events)
+        tokens = execution.total_tokens(prediction)
+        return prediction
+    except BaseException as error:
+        kind = errors.kind_of(error)
+        raise
+    finally:
+        for name, started_at in started.items():
+            metrics.end("modules", name, started_at, kind=kind, tokens=tokens)

@@ -1,0 +1,21 @@
+"""The sessions of the port."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from erlport_bridge.operations import port_state
+from erlport_bridge.operations.registry import operation
+from erlport_bridge.programs import arguments
+
+
+@operation
+async def list_sessions() -> list[dict[str, Any]]:
+    """Answer the sessions of this port."""
+    return [session.describe() for session in port_state.sessions.all()]
+
+
+@operation
+async def close_session(session_id: object) -> dict[str, Any]:
+    """Forget a session and its programs; answers what it was."""
+    return port_state.sessions.close(arguments.text(session_id, "session_id")).describe()
