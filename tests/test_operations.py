@@ -381,6 +381,25 @@ def test_metrics_count_calls_errors_and_tokens(port: PortProcess) -> None:
     assert (report["sessions"], report["programs"]) == (0, 0)
 
 
+def test_metrics_begin_anew_when_they_are_reset(port: PortProcess, model_server: ModelServer) -> None:
+    options = {"lm": openai(model_server, "delay-60000"), "request_id": "slow"}
+    port.done("ping")
+    port.send_call("dspy_bridge", "execute_module", ["dspy.Predict", QA, "x", options])
+    model_server.wait_for_requests(1)
+    before = port.done("reset_metrics")
+    assert before["operations"]["ping"]["calls"] == 1
+    assert before["operations"]["execute_module"]["in_flight"] == 1
+    after = port.done("metrics")
+    assert "ping" not in after["operations"]
+    # Counted in the second period too: it ends there.
+    assert after["operations"]["execute_module"]["calls"] == 1
+    port.send_call("dspy_bridge", "cancel", ["slow"])
+    # The answer of each.
+    port.receive(), port.receive()
+    counted = port.done("metrics")["operations"]["execute_module"]
+    assert (counted["calls"], counted["in_flight"], counted["errors"]) == (1, 0, {"cancelled": 1})
+
+
 def test_operations_can_be_called_by_name(shared_port: PortProcess) -> None:
     by_map = {Atom("module"): "dspy.Predict", Atom("signature"): QA, Atom("inputs"): {"question": "x"}}
     assert shared_port.done("handle", "execute_module", by_map)["answer"]

@@ -37,6 +37,7 @@ def test_no_answer_and_no_log_has_a_key(model_server: ModelServer) -> None:
         port.done("create_program", {"signature": QA, "lm": lm("answer", KEY)}, {"session_id": "mine"})
         for operation in ("ping", "list_sessions", "list_programs", "metrics"):
             assert_no_secret(port.done(operation))
+        assert_no_secret(port.done("session_info", "mine"))
         model_server.script("says", {"status": 401, "code": said})
         details = port.failed(
             "execute_module", "dspy.Predict", QA, "x", {"lm": lm("scripted:says", SHORT_KEY, num_retries=0)}

@@ -37,6 +37,34 @@ def test_program_is_kept_with_its_session(port: PortProcess) -> None:
     assert port.failed("execute_program", "mine", program["id"], inputs)["kind"] == "session_not_found"
 
 
+def test_session_and_its_programs_can_be_looked_at(port: PortProcess) -> None:
+    port.done("configure_lm", "embedded", {}, {"session_id": "mine"})
+    made = [port.done("create_program", spec, {"session_id": "mine"}) for spec in (QA, "text -> summary")]
+    port.done("create_program", QA, {"session_id": "other"})
+    for session_id in ("mine", None):
+        described = port.done("describe_program", session_id, made[1]["id"])
+        assert described == made[1]
+    session = port.done("session_info", "mine")
+    assert session.pop("program_descriptions") == made
+    assert session.pop("idle_ms") >= 0
+    (listed,) = [one for one in port.done("list_sessions") if one["id"] == "mine"]
+    del listed["idle_ms"]
+    assert session == listed
+    assert (session["model"], session["programs"]) == ("embedded/extractive", [one["id"] for one in made])
+
+
+def test_looking_at_what_is_not_there_names_it(port: PortProcess) -> None:
+    program = port.done("create_program", QA, {"session_id": "mine"})
+    details = port.failed("session_info", "mien")
+    assert (details["kind"], details["path"]) == ("session_not_found", "session_id")
+    assert 'did you mean "mine"?' in details["message"]
+    assert port.failed("describe_program", "mien", program["id"])["kind"] == "session_not_found"
+    details = port.failed("describe_program", "mine", "program-0")
+    assert (details["kind"], details["path"]) == ("program_not_found", "program_id")
+    assert port.failed("describe_program", None, 5)["path"] == "program_id"
+    assert port.failed("session_info", None)["path"] == "session_id"
+
+
 def test_session_has_a_model_of_its_own(port: PortProcess, model_server: ModelServer) -> None:
     port.done("configure_lm", "embedded", {})
     config = openai(model_server, "answer")

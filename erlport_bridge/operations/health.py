@@ -1,4 +1,4 @@
-"""Whether the port is well, and what it has done: ``ping`` and ``metrics``."""
+"""Whether the port is well, and what it has done: ``ping``, ``metrics`` and ``reset_metrics``."""
 
 from __future__ import annotations
 
@@ -33,6 +33,17 @@ def ping(payload: object = None) -> dict[str, Any]:
 @operation
 async def metrics() -> dict[str, Any]:
     """Answer what this port has done so far."""
+    return {**port_state.metrics.report(), **_held()}
+
+
+@operation
+async def reset_metrics() -> dict[str, Any]:
+    """Begin to count anew; answers what ``metrics`` would have, so that nothing goes uncounted in between."""
+    return {**port_state.metrics.reset(), **_held()}
+
+
+def _held() -> dict[str, Any]:
+    """Give what the port holds now."""
     sessions = port_state.sessions.all()
-    held = {"sessions": len(sessions), "programs": sum(len(session.programs) for session in sessions)}
-    return {**port_state.metrics.report(), **held, "threads": threads.report()}
+    programs = sum(len(session.programs) for session in sessions)
+    return {"sessions": len(sessions), "programs": programs, "threads": threads.report()}

@@ -49,6 +49,14 @@ async def list_programs(session_id: object = None) -> list[dict[str, Any]]:
 
 
 @operation
+async def describe_program(session_id: object, program_id: object) -> dict[str, Any]:
+    """Answer what a program is, which does not count as using its session; ``session_id`` may be ``nil``."""
+    return sessions.find_program(
+        arguments.optional_text(session_id, "session_id"), arguments.text(program_id, "program_id"), is_used=False
+    ).describe()
+
+
+@operation
 async def delete_program(session_id: object, program_id: object) -> dict[str, Any]:
     """Forget a program; answers what it was."""
     return sessions.delete_program(

@@ -16,6 +16,14 @@ async def list_sessions() -> list[dict[str, Any]]:
 
 
 @operation
+async def session_info(session_id: object) -> dict[str, Any]:
+    """Answer what ``list_sessions`` gives of one session, and its programs; does not count as using it."""
+    session = port_state.sessions.find(arguments.text(session_id, "session_id"), is_used=False)
+    programs = [program.describe() for program in session.programs.values()]
+    return {**session.describe(), "program_descriptions": programs}
+
+
+@operation
 async def close_session(session_id: object) -> dict[str, Any]:
     """Forget a session and its programs; answers what it was."""
     return port_state.sessions.close(arguments.text(session_id, "session_id")).describe()

@@ -6,6 +6,7 @@ import os
 import threading
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,9 +76,27 @@ class Metrics:
     def report(self) -> dict[str, Any]:
         """Give all counters: ``uptime_ms``, ``memory_bytes`` (resident), and a map for each group."""
         with self._lock:
-            groups: dict[str, Any] = {"operations": {}, "modules": {}}
-            for (group, name), tally in self._tallies.items():
-                groups.setdefault(group, {})[name] = tally.report()
+            groups = self._groups()
+        return self._with_process(groups)
+
+    def reset(self) -> dict[str, Any]:
+        """Begin to count anew, and give what :meth:`report` would have; calls in flight are counted when they end."""
+        with self._lock:
+            groups = self._groups()
+            for key, tally in list(self._tallies.items()):
+                if tally.in_flight:
+                    self._tallies[key] = _Tally(calls=tally.in_flight, in_flight=tally.in_flight)
+                else:
+                    del self._tallies[key]
+        return self._with_process(groups)
+
+    def _groups(self) -> dict[str, Any]:
+        groups: dict[str, Any] = {"operations": {}, "modules": {}}
+        for (group, name), tally in self._tallies.items():
+            groups.setdefault(group, {})[name] = tally.report()
+        return groups
+
+    def _with_process(self, groups: Mapping[str, Any]) -> dict[str, Any]:
         uptime_ms = round((time.monotonic() - self._started_at) * 1000)
         return {"uptime_ms": uptime_ms, "memory_bytes": _resident_bytes(), **groups}
 

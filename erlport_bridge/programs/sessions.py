@@ -174,8 +174,8 @@ class Sessions:
         """Give the port's default model."""
         return self._default_model
 
-    def find(self, session_id: str) -> Session:
-        """Find a session, which counts as using it.
+    def find(self, session_id: str, *, is_used: bool = True) -> Session:
+        """Find a session; ``is_used``: it lives on from now, which only looking at it should not make it do.
 
         Raises:
             OperationError: Of kind ``session_not_found``.
@@ -190,7 +190,8 @@ class Sessions:
                     f"opened, or closed, or idle for more than {self._session_idle_s:g} s",
                     path="session_id",
                 )
-            session.used_at = time.monotonic()
+            if is_used:
+                session.used_at = time.monotonic()
             return session
 
     def add_program(self, spec: object, session_id: str | None) -> Program:
@@ -229,14 +230,14 @@ class Sessions:
             session.programs[program_id] = program
         return program
 
-    def find_program(self, session_id: str | None, program_id: str) -> Program:
-        """Find a program in its session, or on the whole port if no session is named.
+    def find_program(self, session_id: str | None, program_id: str, *, is_used: bool = True) -> Program:
+        """Find a program in its session, or on the whole port if no session is named; ``is_used``: so is its session.
 
         Raises:
             OperationError: Of kind ``session_not_found`` or ``program_not_found``.
         """
         if session_id is not None:
-            programs = self.find(session_id).programs
+            programs = self.find(session_id, is_used=is_used).programs
         else:
             with self._lock:
                 self._close_idle()
@@ -249,7 +250,7 @@ class Sessions:
                 f"unknown program {quoted(program_id)} {where}{suggestion(program_id, programs)}",
                 path="program_id",
             )
-        self.find(program.session_id)
+        self.find(program.session_id, is_used=is_used)
         return program
 
     def delete_program(self, session_id: str | None, program_id: str) -> Program:

@@ -39,6 +39,18 @@ def test_mean_and_maximum_are_of_the_calls_that_ended() -> None:
     assert (report["errors"], report["total_tokens"], report["in_flight"]) == ({"timeout": 1}, 15, 0)
 
 
+def test_counting_anew_forgets_what_ended_and_keeps_what_runs() -> None:
+    metrics = Metrics()
+    running_since = metrics.begin("operations", "ping")
+    metrics.end("operations", "list_modules", metrics.begin("operations", "list_modules"))
+    before = metrics.reset()
+    assert before["operations"]["list_modules"]["calls"] == 1
+    assert list(metrics.report()["operations"]) == ["ping"]
+    metrics.end("operations", "ping", running_since, kind="timeout")
+    counted = metrics.report()["operations"]["ping"]
+    assert (counted["calls"], counted["in_flight"], counted["errors"]) == (1, 0, {"timeout": 1})
+
+
 def test_no_count_is_lost_between_threads() -> None:
     metrics = Metrics()
 

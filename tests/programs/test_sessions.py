@@ -78,6 +78,17 @@ def test_idle_session_is_closed_and_a_used_one_is_not(clock: Clock) -> None:
     assert kind_of_call(registry.find, "idle") == "session_not_found"
 
 
+def test_session_that_is_only_looked_at_stays_idle(clock: Clock) -> None:
+    registry = Sessions(session_idle_ms=10_000)
+    program = registry.add_program(QA, "mine")
+    clock.now_s += 6
+    assert registry.find("mine", is_used=False).describe()["idle_ms"] == 6_000
+    assert registry.find_program("mine", program.id, is_used=False) is program
+    assert registry.find_program(None, program.id, is_used=False) is program
+    clock.now_s += 6
+    assert kind_of_call(registry.find, "mine") == "session_not_found"
+
+
 def test_programs_are_bounded_until_one_is_deleted(clock: Clock) -> None:
     registry = Sessions(max_programs=2, session_idle_ms=10_000)
     first = registry.add_program(QA, "mine")

@@ -399,6 +399,24 @@ defmodule DSPex.Python do
     do: call(:list_programs, [session_id], options)
 
   @doc """
+  Describes a program, which is a `%DSPex.Program{}` or its id: its signature, its stages, how often it was called.
+
+  Only looks: a session that is otherwise idle is closed all the same.
+
+  ## Examples
+
+      iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer")
+      iex> {:ok, description} = DSPex.Python.describe_program(program)
+      iex> {description["signature"], description["calls"]}
+      {"question: str -> answer: str", 0}
+  """
+  @spec describe_program(Program.t() | String.t(), options()) :: result(map())
+  def describe_program(program, options \\ []) do
+    {session_id, program_id, options} = program_target(program, options)
+    call(:describe_program, [session_id, program_id], options)
+  end
+
+  @doc """
   Deletes a program, which is a `%DSPex.Program{}` or its id; gives what it was.
   """
   @spec delete_program(Program.t() | String.t(), options()) :: result(map())
@@ -412,6 +430,22 @@ defmodule DSPex.Python do
   """
   @spec list_sessions(options()) :: result([map()])
   def list_sessions(options \\ []), do: call(:list_sessions, [], options)
+
+  @doc """
+  Gives what `list_sessions/1` gives of one session, and `"program_descriptions"`, as of `describe_program/2`.
+
+  Only looks: a session that is otherwise idle is closed all the same.
+
+  ## Examples
+
+      iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer")
+      iex> {:ok, session} = DSPex.Python.session_info(program.session_id)
+      iex> [description] = session["program_descriptions"]
+      iex> {session["programs"] == [program.id], description["id"] == program.id}
+      {true, true}
+  """
+  @spec session_info(String.t(), options()) :: result(map())
+  def session_info(session_id, options \\ []), do: call(:session_info, [session_id], options)
 
   @doc """
   Closes a session; its programs are gone with it. Gives what it was.
@@ -434,10 +468,25 @@ defmodule DSPex.Python do
   def cancel(request_id, options \\ []), do: call(:cancel, [request_id], options)
 
   @doc """
-  Gives the counts and durations of the pool's Python since it was started.
+  Gives the counts and durations of the pool's Python since it was started, or since `reset_metrics/1`.
   """
   @spec metrics(options()) :: result(map())
   def metrics(options \\ []), do: call(:metrics, [], options)
+
+  @doc """
+  Has the pool's Python count anew, and gives what it has counted until then, as `metrics/1`.
+
+  Called every so often, the results add up: no call is left out or counted twice. One that runs meanwhile is
+  counted when it ends.
+
+  ## Examples
+
+      iex> {:ok, counted} = DSPex.Python.reset_metrics()
+      iex> is_map(counted["operations"])
+      true
+  """
+  @spec reset_metrics(options()) :: result(map())
+  def reset_metrics(options \\ []), do: call(:reset_metrics, [], options)
 
   @doc """
   Calls any operation by its name with its positional arguments; what the other functions here are made of.

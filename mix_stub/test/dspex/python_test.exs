@@ -136,6 +136,17 @@ defmodule DSPex.PythonTest do
     assert {:ok, %{"id" => _deleted}} = Python.delete_program(second)
     assert {:error, %Error{kind: :program_not_found}} = Python.execute_program(second, "Why?")
 
+    assert {:ok, %{"calls" => 3} = described} = Python.describe_program(program)
+    assert {:ok, ^described} = Python.describe_program(program.id)
+
+    for format <- [:native, :json] do
+      assert {:ok, %{"programs" => [^id], "program_descriptions" => [^described]}} =
+               Python.session_info(program.session_id, serialization_format: format)
+    end
+
+    assert {:error, %Error{kind: :program_not_found}} = Python.describe_program(second)
+    assert {:error, %Error{kind: :session_not_found}} = Python.session_info("no-such-session")
+
     assert {:ok, sessions} = Python.list_sessions()
     assert program.session_id in Enum.map(sessions, & &1["id"])
     assert {:ok, %{"id" => _closed}} = Python.close_session(program.session_id)
@@ -151,6 +162,12 @@ defmodule DSPex.PythonTest do
 
     assert {:ok, metrics} = Python.metrics(pool: pool)
     assert get_in(metrics, ["operations", "execute_module", "calls"]) == 1
+
+    assert {:ok, %{"operations" => %{"execute_module" => %{"calls" => 1}}}} =
+             Python.reset_metrics(pool: pool)
+
+    assert {:ok, %{"operations" => operations}} = Python.metrics(pool: pool)
+    refute Map.has_key?(operations, "execute_module")
   end
 
   test "takes the model of one call in the form that a pool's has" do
