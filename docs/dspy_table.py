@@ -15,6 +15,7 @@ from typing import Final
 import dspy
 
 from erlport_bridge import errors
+from erlport_bridge.optimizing import catalogue as optimizers
 from erlport_bridge.programs import adapters, catalogue, field_types
 
 PAGE: Final = Path(__file__).parent / "dspy.md"
@@ -27,7 +28,6 @@ Every public class of DSPy 3.4, and how it is reached. Written by `python docs/d
 | --- | --- |
 """
 
-_NOT_YET: Final = "not yet: there is no optimising"
 _RESULT: Final = "part of a result: a map"
 _INNER: Final = "DSPy's own machinery; nothing to call"
 _FINETUNES: Final = "not: it trains a model's weights"
@@ -65,14 +65,10 @@ _SAID: Final[Mapping[str, str]] = {
     "TrainingJob": _FINETUNES,
     "BootstrapFinetune": _FINETUNES,
     "BetterTogether": _FINETUNES,
-    **dict.fromkeys(
-        [
-            *("AvatarOptimizer", "BootstrapFewShot", "BootstrapFewShotWithOptuna", "BootstrapFewShotWithRandomSearch"),
-            *("BootstrapRS", "COPRO", "Ensemble", "GEPA", "InferRules", "KNNFewShot", "LabeledFewShot", "MIPROv2"),
-            "SIMBA",
-        ],
-        _NOT_YET,
-    ),
+    "BootstrapRS": "another name of `BootstrapFewShotWithRandomSearch`",
+    "AvatarOptimizer": "not: it is for `dspy.Avatar`, which DSPy does not offer any more",
+    "Ensemble": "not yet: a program is one version; `execute_batch` runs several",
+    "KNNFewShot": "not yet: `dspy.KNN` finds examples, and the option `demos` shows them",
 }
 
 
@@ -97,6 +93,8 @@ def _reached(name: str, cls: type) -> str:
     full_name = f"dspy.{name}"
     if full_name in catalogue.ENTRIES:
         return _module(full_name)
+    if full_name in optimizers.ENTRIES:
+        return _optimizer(full_name)
     if full_name in field_types.KNOWN_TYPES:
         return f"the type `{full_name}` of a field"
     for option, adapter in adapters.ADAPTERS.items():
@@ -105,6 +103,12 @@ def _reached(name: str, cls: type) -> str:
     if issubclass(cls, Exception):
         return f"an error of kind `{errors.kind_of(cls.__new__(cls))}`"
     raise LookupError(f"nothing is said of {full_name}")
+
+
+def _optimizer(full_name: str) -> str:
+    packages = optimizers.ENTRIES[full_name].packages
+    needs = f"; needs {' and '.join(packages)}" if packages else ""
+    return f'`compile_program`, `optimizer: "{full_name}"`{needs}'
 
 
 def _module(full_name: str) -> str:

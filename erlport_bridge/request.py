@@ -17,6 +17,9 @@ received_at: ContextVar[float | None] = ContextVar("received_at", default=None)
 #: Gets what the code that runs here hands to threads, as long as none of them has begun it.
 queued: ContextVar[set[object] | None] = ContextVar("queued", default=None)
 
+#: What libraries print and log here is for a console that nobody sees.
+is_silent: ContextVar[bool] = ContextVar("is_silent", default=False)
+
 # What runs for an id; an id may be given more than once. Only the thread of the event loop comes here.
 _tasks: dict[str, set[asyncio.Task[object]]] = {}
 

@@ -112,6 +112,24 @@ SPEC = st.one_of(
     ),
 )
 
+OPTIMIZERS = st.sampled_from(
+    ["dspy.LabeledFewShot", "dspy.BootstrapFewShot", "dspy.COPRO", "dspy.MIPROv2", "dspy.GEPA"]
+)
+COMPILE = st.one_of(
+    CALL,
+    st.fixed_dictionaries(
+        {"optimizer": st.one_of(OPTIMIZERS, TERMS)},
+        optional=dict.fromkeys(
+            [
+                *("metric", "valset", "num_threads", "max_errors", "version"),
+                *("k", "breadth", "auto", "max_metric_calls", "teacher_lm"),
+            ],
+            TERMS,
+        ),
+    ),
+)
+EXAMPLES = st.one_of(st.lists(INPUTS, max_size=3), TERMS)
+
 ARGUMENTS = {
     "ping": [TERMS],
     "configure_lm": [st.one_of(st.just("openai"), TERMS), options("model", "api_key", "api_base", *SETTINGS), TERMS],
@@ -133,7 +151,13 @@ ARGUMENTS = {
     "create_program": [SPEC, options("session_id")],
     "execute_program": [TERMS, TERMS, INPUTS, CALL],
     "list_programs": [TERMS],
-    "describe_program": [TERMS, TERMS],
+    "describe_program": [TERMS, TERMS, options("version")],
+    "list_optimizers": [],
+    "describe_optimizer": [st.one_of(OPTIMIZERS, TERMS)],
+    "compile_program": [TERMS, TERMS, EXAMPLES, COMPILE],
+    "stream_compile": [TERMS, TERMS, TERMS, TERMS, EXAMPLES, COMPILE],
+    "dump_program": [TERMS, TERMS, options("version", "session_id")],
+    "load_program": [TERMS, options("lm", "session_id")],
     "delete_program": [TERMS, TERMS],
     "list_sessions": [],
     "session_info": [TERMS],

@@ -15,9 +15,11 @@ from erlport_bridge.operations import (
     health,
     models,
     modules,
+    optimizing,
     programs,
     running_calls,
     sessions,
+    storing,
 )
 from erlport_bridge.operations.registry import OPERATIONS
 
@@ -29,7 +31,9 @@ __all__ = [
     "health",
     "models",
     "modules",
+    "optimizing",
     "programs",
     "running_calls",
     "sessions",
+    "storing",
 ]

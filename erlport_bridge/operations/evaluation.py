@@ -7,6 +7,7 @@ from typing import Any
 from erlport_bridge.operations.batches import run_batch
 from erlport_bridge.operations.programs import find_program, run_program
 from erlport_bridge.operations.registry import operation
+from erlport_bridge.operations.requests import program_model
 from erlport_bridge.programs import arguments, batch, evaluating, execution
 from erlport_bridge.programs.execution import CallOptions
 from erlport_bridge.request import Deadline
@@ -19,21 +20,22 @@ async def evaluate_program(
     """Run a stored program for each of a list of examples, and score its predictions with the option ``metric``.
 
     An example is a map with the program's inputs and whatever the metric compares with. Answers ``score``, ``count``,
-    ``failed``, ``total_tokens``, ``duration_ms`` and ``results``: for each example ``{:ok, %{"prediction", "score"}}``,
-    or ``{:error, …}``, which counts as ``failure_score``. Further options are those of a batch.
+    ``failed``, ``total_tokens``, ``duration_ms`` and ``results``: for each example ``{:ok, %{"prediction", "score"}}``
+    (and ``"feedback"``), or ``{:error, …}``, which counts as ``failure_score``. Further options are those of a batch.
     """
     deadline = Deadline()
     given = arguments.options(opts, "opts")
     metric, failure_score = given.pop("metric", None), given.pop("failure_score", 0.0)
     batch_options = batch.take_options(given)
     whole = execution.read_call_options(given)
-    evaluation = evaluating.read_evaluation(metric, failure_score)
     program = find_program(session_id, program_id, whole)
+    evaluation = evaluating.read_evaluation(metric, failure_score, program.asked)
 
     async def execute(example: Any, options: CallOptions, item_deadline: Deadline) -> dict[str, Any]:
         inputs, labelled = evaluating.inputs_of(program.asked, example)
         prediction = await run_program(program, inputs, options, item_deadline)
-        return await evaluation.scored(labelled, prediction)
+        with execution.asking(program_model(program, options), options):
+            return await evaluation.scored(labelled, prediction, item_deadline.left_s(options.timeout_ms))
 
     answers = await run_batch(batch.items_of(examples), execute, whole, batch_options, deadline)
     return evaluation.report(answers)

@@ -8,7 +8,7 @@ from erlport_bridge.errors import OperationError
 from erlport_bridge.operations.port_state import sessions
 from erlport_bridge.operations.registry import operation
 from erlport_bridge.operations.requests import program_request, run, session_option
-from erlport_bridge.programs import arguments, execution, streaming
+from erlport_bridge.programs import arguments, execution, learned, streaming
 from erlport_bridge.programs.execution import CallOptions
 from erlport_bridge.programs.sessions import Program
 from erlport_bridge.programs.streaming import EventStream
@@ -49,11 +49,20 @@ async def list_programs(session_id: object = None) -> list[dict[str, Any]]:
 
 
 @operation
-async def describe_program(session_id: object, program_id: object) -> dict[str, Any]:
-    """Answer what a program is, which does not count as using its session; ``session_id`` may be ``nil``."""
-    return sessions.find_program(
-        arguments.optional_text(session_id, "session_id"), arguments.text(program_id, "program_id"), is_used=False
-    ).describe()
+async def describe_program(session_id: object, program_id: object, opts: object = None) -> dict[str, Any]:
+    """Answer what a program is and what it has learned, which does not count as using its session.
+
+    ``session_id`` may be ``nil``; ``opts``: ``version``.
+    """
+    given = arguments.options(opts, "opts")
+    arguments.only(given, ["version"], "option", "opts")
+    program = sessions.find_program(
+        arguments.optional_text(session_id, "session_id"),
+        arguments.text(program_id, "program_id"),
+        arguments.version(given.get("version")),
+        is_used=False,
+    )
+    return {**program.describe(), "learned": learned.describe(program.learned or {})}
 
 
 @operation
@@ -79,7 +88,8 @@ def find_program(session_id: object, program_id: object, options: CallOptions) -
             f"and {quoted(options.session_id)} at opts.session_id",
             path="opts.session_id",
         )
-    return sessions.find_program(named or options.session_id, arguments.text(program_id, "program_id"))
+    found_in = named or options.session_id
+    return sessions.find_program(found_in, arguments.text(program_id, "program_id"), options.version)
 
 
 async def run_program(

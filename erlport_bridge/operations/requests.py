@@ -10,6 +10,7 @@ from erlport_bridge import errors
 from erlport_bridge.operations.port_state import metrics, sessions
 from erlport_bridge.programs import arguments, execution, pipeline, stages
 from erlport_bridge.programs.execution import CallOptions, Request
+from erlport_bridge.programs.models import LanguageModel
 from erlport_bridge.programs.sessions import Program
 from erlport_bridge.programs.signatures import SignatureSpec
 from erlport_bridge.programs.stages import SignatureSource, Stage
@@ -47,10 +48,15 @@ def module_request(stage: Stage, values: Mapping[str, Any], options: CallOptions
 
 def program_request(program: Program, values: Mapping[str, Any], options: CallOptions) -> Request:
     """Give the request of a stored program with its checked inputs; errors as :meth:`Sessions.model_for`."""
-    model = sessions.model_for(program.session_id, options.model, program.model)
+    model = program_model(program, options)
     settings = {**program.settings, **options.settings}
     with_session = replace(options, settings=settings, session_id=program.session_id)
-    return Request(pipeline.built(program.stages, program.outputs), program.stages, values, model, with_session)
+    return Request(program.module(), program.stages, values, model, with_session)
+
+
+def program_model(program: Program, options: CallOptions) -> LanguageModel:
+    """Give the model that a call of a stored program asks; errors as :meth:`Sessions.model_for`."""
+    return sessions.model_for(program.session_id, options.model, program.model)
 
 
 async def run(request: Request, deadline: Deadline, events: EventStream | None = None) -> dict[str, Any]:

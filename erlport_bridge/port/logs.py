@@ -24,7 +24,7 @@ from typing import Any, Final, TextIO
 
 from erlport_bridge.port.protocol import LogEntries, LogEntry
 from erlport_bridge.redaction import RedactedStream, redact
-from erlport_bridge.request import request_id
+from erlport_bridge.request import is_silent, request_id
 
 #: Entries that wait to be sent; one more is dropped. Of a few hundred bytes each they take less than 1 MB.
 MAX_WAITING: Final = 2_000
@@ -36,6 +36,8 @@ _MAX_BATCH_CHARACTERS: Final = 65_536
 _BUSY_S: Final = 0.01
 
 _STREAMS: Final = ("stdout", "stderr")
+# Loggers of libraries that write for a console.
+_SILENCED: Final = ("dspy", "gepa", "optuna")
 _LEVELS: Final = ((logging.CRITICAL, "critical"), (logging.ERROR, "error"), (logging.WARNING, "warning"))
 
 
@@ -174,6 +176,8 @@ class _Console(RedactedStream):
 
     def write(self, text: str) -> int:
         record = getattr(_handled, "record", None)
+        if is_silent.get() and (record is None or record.name.startswith(_SILENCED)):
+            return len(text)
         if record is None:
             self._print(text)
         elif _TOLD not in record.__dict__:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import dspy
@@ -26,7 +26,7 @@ async def asked(
         Exception: Whatever else DSPy raises.
     """
     if not retries:
-        return await _checked(module, stages, values)
+        return await checked(module.predict, stages, values)
     with dspy.track_usage() as usage:
         prediction = await _retried(module, stages, values, retries)
     # Of all attempts, as they have all been paid for.
@@ -40,7 +40,7 @@ async def _retried(
     attempt = module
     while True:
         try:
-            return await _checked(attempt, stages, values)
+            return await checked(attempt.predict, stages, values)
         except Exception as error:
             if not retries or not (kind_of(error) == "parse" or is_parse_error(error)):
                 raise
@@ -48,8 +48,16 @@ async def _retried(
             attempt = _told(module, error)
 
 
-async def _checked(module: Pipeline, stages: Sequence[Stage], values: Mapping[str, Any]) -> dspy.Prediction:
-    prediction = await module.predict(values)
+async def checked(
+    ask: Callable[..., Awaitable[dspy.Prediction]], stages: Sequence[Stage], values: Mapping[str, Any]
+) -> dspy.Prediction:
+    """Ask once.
+
+    Raises:
+        OperationError: Of kind ``parse``: a constraint does not hold.
+        Exception: Whatever DSPy raises.
+    """
+    prediction = await ask(**values)
     for stage in stages:
         check_outputs(stage.spec, prediction)
     return prediction

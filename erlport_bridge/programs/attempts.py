@@ -82,7 +82,7 @@ class BestOfN(dspy.Module):  # type: ignore[misc]
                 if kind_of(error) in _LASTING or len(failed) > self._fail_count:
                     raise
                 continue
-            last = _Attempt(prediction, await self._reward.score(inputs, prediction), trace)
+            last = _Attempt(prediction, (await self._reward.judge(inputs, prediction)).score, trace)
             if best is None or last.reward > best.reward:
                 best = last
             if self._threshold is not None and last.reward >= self._threshold:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +13,8 @@ import dspy
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import arguments
 from erlport_bridge.programs.execution import META, total_tokens
-from erlport_bridge.programs.rewards import Reward, read_reward
+from erlport_bridge.programs.rewards import Reward
+from erlport_bridge.programs.scoring import read_metric
 from erlport_bridge.programs.signatures import SignatureSpec
 from erlport_bridge.term.inspecting import shown
 
@@ -30,11 +32,22 @@ class Evaluation:
     failure_score: float
     started_at: float = field(default_factory=time.monotonic)
 
-    async def scored(self, example: Mapping[str, Any], prediction: Mapping[str, Any]) -> dict[str, Any]:
-        """Give a prediction, as a term, with its score."""
+    async def scored(
+        self, example: Mapping[str, Any], prediction: Mapping[str, Any], timeout_s: float | None
+    ) -> dict[str, Any]:
+        """Give a prediction, as a term, with its score.
+
+        Raises:
+            OperationError: Of kind ``timeout``: there is none within ``timeout_s`` seconds; or that of the metric.
+        """
         fields = {name: value for name, value in prediction.items() if name != META}
-        score = await self.metric.score(example, dspy.Prediction(**fields))
-        return {"prediction": prediction, "score": score}
+        try:
+            judged = await asyncio.wait_for(self.metric.judge(example, dspy.Prediction(**fields)), timeout_s)
+        except asyncio.TimeoutError:
+            message = "the metric has not answered within the time of its example"
+            raise OperationError("timeout", message, stage="metric") from None
+        feedback = {} if judged.feedback is None else {"feedback": judged.feedback}
+        return {"prediction": prediction, "score": judged.score, **feedback}
 
     def report(self, answers: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
         """Give the result of all.
@@ -56,24 +69,17 @@ class Evaluation:
         }
 
 
-def read_evaluation(metric: object, failure_score: object) -> Evaluation:
-    """Read the options of an evaluation.
+def read_evaluation(metric: object, failure_score: object, program: SignatureSpec) -> Evaluation:
+    """Read the options of an evaluation of a program with this signature.
 
     Raises:
         OperationError: Of kind ``input``: ``opts.metric`` or ``opts.failure_score``.
     """
-    if metric is None:
-        raise OperationError(
-            "input",
-            "expected a function or a check at opts.metric, such as "
-            '%{check: "equals", field: "answer", input: "expected"}',
-            path="opts.metric",
-        )
     if isinstance(failure_score, bool) or not isinstance(failure_score, int | float):
         raise OperationError(
             "input", f"expected a number at opts.failure_score, got {shown(failure_score)}", path="opts.failure_score"
         )
-    return Evaluation(read_reward(metric, "opts.metric"), float(failure_score))
+    return Evaluation(read_metric(metric, "opts.metric", program), float(failure_score))
 
 
 def inputs_of(spec: SignatureSpec, example: object) -> tuple[dict[str, Any], dict[str, Any]]:

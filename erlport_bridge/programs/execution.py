@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,8 @@ META: Final = "$meta"
 _CALL_OPTIONS: Final = frozenset(
     ["timeout", "session_id", "request_id", "lm", "adapter", "demos", "tools", "parse_retries"]
 )
+#: Options that are those of the calls of a stored program where many calls are made for one.
+SHARED_OPTIONS: Final = (_CALL_OPTIONS | GENERATION_SETTINGS | {"version"}) - {"demos", "tools", "parse_retries"}
 _MAX_PARSE_RETRIES: Final = 10
 
 
@@ -50,6 +53,7 @@ class CallOptions:
         demos: Examples for the prompt.
         parse_retries: How often an answer that does not keep to the signature is asked for again.
         warnings: What was given and means nothing here.
+        version: Of a stored program; ``None``: the newest.
     """
 
     timeout_ms: int | None = None
@@ -62,6 +66,7 @@ class CallOptions:
     demos: tuple[Mapping[str, Any], ...] = ()
     parse_retries: int = 0
     warnings: tuple[str, ...] = ()
+    version: int | None = None
 
 
 def read_call_options(opts: object, entries: Sequence[ModuleEntry] = ()) -> CallOptions:
@@ -83,6 +88,8 @@ def read_call_options(opts: object, entries: Sequence[ModuleEntry] = ()) -> Call
     own = {option.name for option in entries[0].options} if entries else set()
     if entries and entries[0].takes_module:
         own.add("of")
+    # Only what is stored has versions.
+    version = None if entries else arguments.version(given.pop("version", None))
     warnings = []
     for name in given.keys() - _CALL_OPTIONS - GENERATION_SETTINGS - own:
         warnings.append(f"{called} takes no option {quoted(name)}; it was ignored")
@@ -102,6 +109,7 @@ def read_call_options(opts: object, entries: Sequence[ModuleEntry] = ()) -> Call
         demos=_demos(given.get("demos")),
         parse_retries=_parse_retries(given.get("parse_retries")),
         warnings=tuple(sorted(warnings)),
+        version=version,
     )
 
 
@@ -210,6 +218,15 @@ async def run(request: Request, *, timeout_s: float | None, events: EventStream 
                 work.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
     duration_ms = (time.monotonic() - started_at) * 1000
     return prediction_term(prediction, request, account, duration_ms)
+
+
+def asking(model: LanguageModel, options: CallOptions) -> contextlib.AbstractContextManager[None]:
+    """Give the context in which DSPy asks this model, for what is asked beside a program: by a metric, for one."""
+    lm = models.with_settings(model.lm, options.settings)
+    context: contextlib.AbstractContextManager[None] = dspy.context(
+        lm=lm, adapter=options.adapter.build(), trace=[], disable_history=True, callbacks=[]
+    )
+    return context
 
 
 def timeout_error(request: Request, stage: str) -> OperationError:

@@ -121,6 +121,22 @@ class TextOption(Option):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChoiceOption(Option):
+    """One of several names."""
+
+    choices: tuple[str, ...]
+
+    def _read(self, value: object, path: str) -> str:
+        name = arguments.text(value, path)
+        if name in self.choices:
+            return name
+        raise arguments.unknown("choice", name, self.choices, path)
+
+    def _type(self) -> dict[str, Any]:
+        return {"type": "choice", "choices": list(self.choices)}
+
+
+@dataclass(frozen=True, kw_only=True)
 class ModelOption(Option):
     """A language model, written as in the option ``lm`` of a call."""
 

@@ -47,7 +47,7 @@ class Pipeline(dspy.Module):  # type: ignore[misc]
         self.outputs = outputs
         self._is_one_module = len(self.stages) == 1 and outputs is None and not self.stages[0].sources
 
-    async def predict(self, inputs: Mapping[str, Any]) -> dspy.Prediction:
+    async def predict(self, **inputs: Any) -> dspy.Prediction:
         """Run the program.
 
         One that is a single module is called without this one around it, which DSPy would also count and follow.

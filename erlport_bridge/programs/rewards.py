@@ -6,6 +6,9 @@ A check is a map ``%{check: …, field: …}``; its reward is 1.0 or 0.0::
     %{check: "contains", field: "answer", value: "Lisbon"}
     %{check: "length", field: "answer", minimum: 1, maximum: 80}      characters of text, items of a list
     %{check: "words", field: "answer", maximum: 1}
+
+Two checks that compare give parts of 1.0: ``exact_match`` and ``f1`` do as SQuAD's, without articles and punctuation;
+``f1`` is that of the words.
 """
 
 from __future__ import annotations
@@ -16,19 +19,36 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import dspy
+from dspy.evaluate.metrics import EM, F1
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import arguments, elixir_function
 from erlport_bridge.programs.elixir_function import ElixirFunction
+from erlport_bridge.programs.text import text_of
 from erlport_bridge.programs.values import plain
 from erlport_bridge.term import OtpErlangFunction
 from erlport_bridge.term.inspecting import shown
 
-_CHECKS: Final = ("equals", "contains", "length", "words")
+_CHECKS: Final = ("equals", "contains", "exact_match", "f1", "length", "words")
 _FUNCTION_KEYS: Final = frozenset({"callback", "description"})
 _COMPARED: Final = frozenset({"check", "field", "value", "input"})
+# Checks that compare with another value, and what they are in a sentence.
+_COMPARING: Final[Mapping[str, str]] = {
+    "equals": "equals",
+    "contains": "contains",
+    "exact_match": "matches",
+    "f1": "is like",
+}
 _COUNTED: Final = frozenset({"check", "field", "minimum", "maximum"})
 _UNKNOWN_CODE: Final = "a function of the calling application, whose code cannot be shown"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A score, and perhaps what a model that is to do better is told of it."""
+
+    score: float
+    feedback: str | None = None
 
 
 class Reward(Protocol):
@@ -38,7 +58,7 @@ class Reward(Protocol):
     def code(self) -> str:
         """What a model that gives advice is told of it."""
 
-    async def score(self, inputs: Mapping[str, Any], prediction: dspy.Prediction) -> float:
+    async def judge(self, inputs: Mapping[str, Any], prediction: dspy.Prediction) -> Judgement:
         """Give the reward of a prediction for inputs; the more the better.
 
         Raises:
@@ -58,7 +78,7 @@ class ElixirReward:
         """What its caller says of it."""
         return self.description or _UNKNOWN_CODE
 
-    async def score(self, inputs: Mapping[str, Any], prediction: dspy.Prediction) -> float:
+    async def judge(self, inputs: Mapping[str, Any], prediction: dspy.Prediction) -> Judgement:
         """Ask the function.
 
         Raises:
@@ -69,12 +89,14 @@ class ElixirReward:
         try:
             reward = await self.function.call(given)
         except OperationError as error:
-            message = f"the reward function at {place} failed: {error.message}"
+            message = f"the function at {place} failed: {error.message}"
             raise OperationError("tool", message, path=place, stage="reward") from error
-        if isinstance(reward, int | float) and math.isfinite(reward):  # a boolean too
-            return float(reward)
-        message = f"expected a number from the reward function at {place}, got {shown(reward)}"
-        raise OperationError("tool", message, path=place, stage="reward")
+        judged = dict(reward) if isinstance(reward, Mapping) and "score" in reward else {"score": reward}
+        score, feedback = judged.get("score"), text_of(judged.get("feedback"))
+        if isinstance(score, int | float) and math.isfinite(score):  # a boolean too
+            return Judgement(float(score), feedback)
+        message = f"expected a number, or a map with score and feedback, from the function at {place}"
+        raise OperationError("tool", f"{message}, got {shown(reward)}", path=place, stage="reward")
 
 
 @dataclass(frozen=True)
@@ -91,25 +113,32 @@ class Check:
     @property
     def code(self) -> str:
         """What it checks, as a sentence."""
-        if self.name in ("equals", "contains"):
+        if self.name in _COMPARING:
             other = f"the input `{self.input}`" if self.input else shown(self.value)
-            return f"1.0 if the field `{self.field}` {self.name} {other}, without regard to case, else 0.0"
+            if self.name == "f1":
+                return f"the F1 of the words of the field `{self.field}` and of {other}"
+            return f"1.0 if the field `{self.field}` {_COMPARING[self.name]} {other}, without regard to case, else 0.0"
         most = "" if self.maximum is None else f" and at most {self.maximum}"
         unit = "words" if self.name == "words" else "characters or items"
         return f"1.0 if the field `{self.field}` has at least {self.minimum}{most} {unit}, else 0.0"
 
-    async def score(self, inputs: Mapping[str, Any], prediction: dspy.Prediction) -> float:
+    async def judge(self, inputs: Mapping[str, Any], prediction: dspy.Prediction) -> Judgement:
         """Check the prediction.
 
         Raises:
             OperationError: Of kind ``input``: there is no such field or input.
         """
-        found = _entry(dict(prediction.items()), self.field, "field of the prediction")
-        other = self.value if self.input is None else _entry(inputs, self.input, "input")
-        return float(_RUN[self.name](self, found, other))
+        found = entry(dict(prediction.items()), self.field, "field of the prediction")
+        other = self.value if self.input is None else entry(inputs, self.input, "input")
+        return Judgement(float(_RUN[self.name](self, found, other)))
 
 
-def _entry(entries: Mapping[str, Any], name: str, what: str) -> Any:
+def entry(entries: Mapping[str, Any], name: str, what: str) -> Any:
+    """Give a field that a reward needs.
+
+    Raises:
+        OperationError: Of kind ``input``: there is none of this name.
+    """
     if name not in entries:
         raise arguments.unknown(what, name, list(entries), "reward", "reward")
     return entries[name]
@@ -129,6 +158,14 @@ def _contains(check: Check, found: Any, other: Any) -> bool:
     return isinstance(found, list | tuple | set) and _normal(other) in [_normal(item) for item in found]
 
 
+def _exact_match(check: Check, found: Any, other: Any) -> bool:
+    return isinstance(found, str) and isinstance(other, str) and bool(EM(found, [other]))
+
+
+def _f1(check: Check, found: Any, other: Any) -> float:
+    return float(F1(found, [other])) if isinstance(found, str) and isinstance(other, str) else 0.0
+
+
 def _length(check: Check, found: Any, other: Any) -> bool:
     return isinstance(found, Sized) and _is_within(check, len(found))
 
@@ -141,9 +178,11 @@ def _is_within(check: Check, count: int) -> bool:
     return check.minimum <= count and (check.maximum is None or count <= check.maximum)
 
 
-_RUN: Final[Mapping[str, Callable[[Check, Any, Any], bool]]] = {
+_RUN: Final[Mapping[str, Callable[[Check, Any, Any], float]]] = {
     "equals": _equals,
     "contains": _contains,
+    "exact_match": _exact_match,
+    "f1": _f1,
     "length": _length,
     "words": _words,
 }

@@ -12,16 +12,17 @@ import threading
 import time
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import dspy
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs import arguments, pipeline
+from erlport_bridge.programs import arguments, learned, pipeline
 from erlport_bridge.programs.generation_settings import GENERATION_SETTINGS, generation_setting
+from erlport_bridge.programs.learned import Learned
 from erlport_bridge.programs.models import LanguageModel, from_option
-from erlport_bridge.programs.pipeline import HISTORY_FIELD
+from erlport_bridge.programs.pipeline import HISTORY_FIELD, Pipeline
 from erlport_bridge.programs.signatures import SignatureSpec, parse_signature
 from erlport_bridge.programs.stages import Source, Stage
 from erlport_bridge.programs.text import quoted, suggestion, text_of
@@ -46,6 +47,9 @@ class Program:
         model: Its own model; ``None``: the session's.
         settings: Generation settings of all its calls.
         turns: The conversation so far; ``None``: it keeps none.
+        source: The spec that it was made of, as its caller wrote it, without a model.
+        learned: What its predictors have learned; ``None``: nothing.
+        compiled: How they have.
     """
 
     id: str
@@ -56,8 +60,12 @@ class Program:
     model: LanguageModel | None
     settings: Mapping[str, Any]
     turns: deque[dict[str, Any]] | None
+    source: Mapping[str, Any] = field(default_factory=dict)
+    learned: Learned | None = None
+    compiled: Mapping[str, Any] | None = None
     version: int = 1
     calls: int = 0
+    _taught: Pipeline | None = field(default=None, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
@@ -65,6 +73,18 @@ class Program:
         """The signature as its callers see it: without the history, which the program fills in itself."""
         inputs = tuple(item for item in self.whole.inputs if self.turns is None or item.name != HISTORY_FIELD)
         return SignatureSpec(inputs, self.whole.outputs, self.whole.instructions)
+
+    def module(self) -> Pipeline:
+        """Give the module that runs it."""
+        if not self.learned:
+            return pipeline.built(self.stages, self.outputs)
+        if self._taught is not None:
+            return self._taught
+        module = Pipeline(self.stages, self.outputs)
+        learned.teach(module, self.learned)
+        if all(stage.is_shared for stage in self.stages):
+            self._taught = module
+        return module
 
     def with_history(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Give the inputs of a call with the conversation so far, if the program keeps one."""
@@ -95,16 +115,23 @@ class Program:
             "model": self.model.model if self.model else None,
             "config": dict(self.settings),
             "calls": self.calls,
+            "compiled": dict(self.compiled) if self.compiled is not None else None,
         }
 
 
 @dataclass
 class Session:
-    """Programs and a default model that belong together."""
+    """Programs and a default model that belong together.
+
+    Attributes:
+        programs: By id, the newest version of each.
+        versions: By id and number, all of them.
+    """
 
     id: str
     model: LanguageModel | None = None
     programs: dict[str, Program] = field(default_factory=dict)
+    versions: dict[str, dict[int, Program]] = field(default_factory=dict)
     created_at: float = field(default_factory=time.time)
     used_at: float = field(default_factory=time.monotonic)
 
@@ -194,8 +221,17 @@ class Sessions:
                 session.used_at = time.monotonic()
             return session
 
-    def add_program(self, spec: object, session_id: str | None) -> Program:
-        """Make a program from its spec, in a session that is opened if need be; without an id, in a new one."""
+    def add_program(
+        self, spec: object, session_id: str | None, *, known: object = None, compiled: Mapping[str, Any] | None = None
+    ) -> Program:
+        """Make a program from its spec, in a session that is opened if need be; without an id, in a new one.
+
+        Args:
+            spec: What it is made of.
+            session_id: The session.
+            known: What it has learned, as :func:`.learned.describe` gives it.
+            compiled: How it has.
+        """
         given: dict[str, Any] = (
             {"signature": spec} if isinstance(spec, str | bytes) or text_of(spec) else arguments.options(spec, "spec")
         )
@@ -214,24 +250,61 @@ class Sessions:
         settings = _settings(given.get("config"))
         turns: deque[dict[str, Any]] | None = deque(maxlen=MAX_TURNS) if history else None
         # What cannot be built is not kept.
-        pipeline.built(stages, outputs)
+        module = pipeline.built(stages, outputs)
+        knows = None if known is None else learned.read(known, module, "learned")
+        source = {key: value for key, value in given.items() if key != "lm"}
         with self._lock:
             self._close_idle()
-            held = sum(len(session.programs) for session in self._sessions.values())
-            if held >= self._max_programs:
-                raise OperationError(
-                    "overloaded",
-                    f"this port holds {held} programs already; delete_program or close_session first, or start it "
-                    f"with a larger DSPEX_MAX_PROGRAMS",
-                )
+            self._check_room()
             session = self._opened(session_id or f"session-{secrets.token_hex(6)}")
             program_id = f"program-{secrets.token_hex(6)}"
-            program = Program(program_id, session.id, stages, outputs, whole, model, settings, turns)
+            program = Program(
+                program_id, session.id, stages, outputs, whole, model, settings, turns, source, knows, compiled
+            )
             session.programs[program_id] = program
+            session.versions[program_id] = {program.version: program}
         return program
 
-    def find_program(self, session_id: str | None, program_id: str, *, is_used: bool = True) -> Program:
-        """Find a program in its session, or on the whole port if no session is named; ``is_used``: so is its session.
+    def add_version(self, program: Program, knows: Learned, compiled: Mapping[str, Any]) -> Program:
+        """Add a version of a program that has learned something; the newest is the one that runs if none is named.
+
+        Raises:
+            OperationError: Of kind ``session_not_found`` or ``program_not_found``: it was deleted meanwhile.
+        """
+        session = self.find(program.session_id)
+        with self._lock:
+            versions = session.versions.get(program.id)
+            if versions is None:
+                raise _no_program(program.id, program.session_id, session.programs)
+            self._check_room()
+            added = replace(
+                program,
+                learned=knows,
+                compiled=compiled,
+                version=max(versions) + 1,
+                calls=0,
+                turns=None if program.turns is None else deque(maxlen=MAX_TURNS),
+                _taught=None,
+                _lock=threading.Lock(),
+            )
+            versions[added.version] = session.programs[program.id] = added
+        return added
+
+    def _check_room(self) -> None:
+        held = sum(len(versions) for session in self._sessions.values() for versions in session.versions.values())
+        if held >= self._max_programs:
+            raise OperationError(
+                "overloaded",
+                f"this port holds {held} programs and versions already; delete_program or close_session first, or "
+                f"start it with a larger DSPEX_MAX_PROGRAMS",
+            )
+
+    def find_program(
+        self, session_id: str | None, program_id: str, version: int | None = None, *, is_used: bool = True
+    ) -> Program:
+        """Find a program in its session, or on the whole port if no session is named; its newest version if none is.
+
+        ``is_used``: so is its session.
 
         Raises:
             OperationError: Of kind ``session_not_found`` or ``program_not_found``.
@@ -244,14 +317,16 @@ class Sessions:
                 programs = {key: item for session in self._sessions.values() for key, item in session.programs.items()}
         program = programs.get(program_id)
         if program is None:
-            where = f"in session {quoted(session_id)}" if session_id is not None else "on this port"
-            raise OperationError(
-                "program_not_found",
-                f"unknown program {quoted(program_id)} {where}{suggestion(program_id, programs)}",
-                path="program_id",
-            )
-        self.find(program.session_id, is_used=is_used)
-        return program
+            raise _no_program(program_id, session_id, programs)
+        session = self.find(program.session_id, is_used=is_used)
+        if version is None:
+            return program
+        versions = session.versions.get(program_id, {})
+        if version not in versions:
+            known = ", ".join(map(str, versions))
+            message = f"program {quoted(program_id)} has no version {version}; it has {known}"
+            raise OperationError("program_not_found", message, path="opts.version")
+        return versions[version]
 
     def delete_program(self, session_id: str | None, program_id: str) -> Program:
         """Forget a program; errors as :meth:`find_program`."""
@@ -260,6 +335,7 @@ class Sessions:
             session = self._sessions.get(program.session_id)
             if session is not None:
                 session.programs.pop(program_id, None)
+                session.versions.pop(program_id, None)
         return program
 
     def close(self, session_id: str) -> Session:
@@ -298,6 +374,12 @@ class Sessions:
         for session in list(self._sessions.values()):
             if session.used_at < limit:
                 del self._sessions[session.id]
+
+
+def _no_program(program_id: str, session_id: str | None, known: Mapping[str, Program]) -> OperationError:
+    where = f"in session {quoted(session_id)}" if session_id is not None else "on this port"
+    message = f"unknown program {quoted(program_id)} {where}{suggestion(program_id, known)}"
+    return OperationError("program_not_found", message, path="program_id")
 
 
 def _settings(config: object) -> dict[str, Any]:

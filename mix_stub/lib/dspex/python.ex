@@ -47,6 +47,7 @@ defmodule DSPex.Python do
   alias DSPex.Python.{
     Callbacks,
     CallOptions,
+    CompileProgress,
     Error,
     EventStream,
     JSON,
@@ -274,11 +275,13 @@ defmodule DSPex.Python do
   Executes a program for each of `examples` and scores its predictions.
 
   An example is a map (or keyword list) with the program's inputs, and whatever the metric compares with. `metric` is a function of the
-  example, with strings as keys, and the `DSPex.Prediction`, which gives a number from 0 to 1 or a boolean; or a check as
-  in `DSPex.Python.ModuleSpec`, whose `:input` names what the example says: `%{check: :equals, field: :answer, input: :expected}`.
+  example, with strings as keys, and the `DSPex.Prediction`, which gives a number from 0 to 1, a boolean, or `%{score: number, feedback: text}`; or a check as
+  in `DSPex.Python.ModuleSpec`, whose `:input` names what the example says: `%{check: :equals, field: :answer, input: :expected}`;
+  or one of `"exact_match"`, `"f1"`, `"contains"`, `"equals"` and `"semantic_f1"`, which compare the program's first output with the
+  example's field of that name. The model of the call judges for `"semantic_f1"`.
 
   Gives a map with `:score` (0 to 100), `:count`, `:failed`, `:total_tokens`, `:duration_ms`, and `:results` in the order of the
-  examples: `{:ok, %{prediction: prediction, score: score}}`, or `{:error, error}` where the call or the metric failed. Those count as
+  examples: `{:ok, %{prediction: prediction, score: score, feedback: text | nil}}`, or `{:error, error}` where the call or the metric failed. Those count as
   `:failure_score`, 0.0 by default. Other options are those of `execute_batch/4`.
 
   ## Examples
@@ -295,7 +298,7 @@ defmodule DSPex.Python do
       {50.0, 2, 0}
   """
   @spec evaluate_program(Program.t() | String.t(), [inputs()], metric, options()) :: result(map())
-        when metric: (map(), Prediction.t() -> number() | boolean()) | map()
+        when metric: (map(), Prediction.t() -> number() | boolean() | map()) | map() | String.t()
   def evaluate_program(program, examples, metric, options \\ []) do
     {session_id, program_id, options} = program_target(program, options)
     examples = python_inputs_list(examples)
@@ -307,6 +310,134 @@ defmodule DSPex.Python do
       end)
 
     with {:ok, report} <- evaluated, do: {:ok, evaluation(report)}
+  end
+
+  @doc """
+  Improves a program by examples, with one of DSPy's optimizers; gives its new version, beside the one before.
+
+  `trainset` is a list of examples: maps with the program's inputs, and whatever the metric compares with or demos should
+  show (the program's own outputs). The options beside those of `execute_program/3`:
+
+    * `:optimizer` - required; `list_optimizers/1` names them, and `describe_optimizer/2` says what options each takes, which
+      stand beside this one
+    * `:metric` - as in `evaluate_program/4`. For `dspy.GEPA` a function may also give `%{score: 0.5, feedback: "too long"}`, which the
+      model that writes instructions is told
+    * `:valset` - examples to choose the best candidate by; without it some of the trainset do
+    * `:num_threads` - how many examples run at the same time; 8 by default, 64 at most
+    * `:max_errors` - after so many calls or metrics that fail, the error of the last one is the answer; 10 by default
+    * `:progress` - `true` draws a line of progress on standard error; a function of one argument is told of each element of
+      `stream_compile/3`
+
+  `:timeout` is `:infinity` here unless it is given. A caller that ends, `cancel/2` and the end of the time end all that
+  runs. Nothing is printed. At most four programs are compiled at a time on one pool.
+
+  ## Examples
+
+      iex> text = "Lisbon is the capital of Portugal. Paris is the capital of France."
+      iex> {:ok, program} = DSPex.Python.create_program(signature: "text, question -> answer", modules: ["dspy.Predict"])
+      iex> trainset = for {country, capital} <- [{"Portugal", "Lisbon"}, {"France", "Paris"}],
+      ...>   do: %{text: text, question: "What is the capital of \#{country}?", answer: capital}
+      iex> {:ok, better} = DSPex.Python.compile_program(program, trainset,
+      ...>   optimizer: "dspy.BootstrapFewShot", metric: %{check: :contains, field: :answer, input: :answer})
+      iex> {program.version, better.version, better.compiled.metric_calls}
+      {1, 2, 2}
+  """
+  @spec compile_program(Program.t() | String.t(), [map()], options()) :: result(Program.t())
+  def compile_program(program, trainset, options \\ []) do
+    {session_id, program_id, options} = compile_target(program, options)
+    {progress, options} = Map.pop(options, :progress, false)
+
+    if progress in [nil, false] do
+      compiled =
+        with_functions(session_id, options, fn session_id, python_options ->
+          args = [session_id, program_id, python_inputs_list(trainset), python_options]
+          call(:compile_program, args, options)
+        end)
+
+      with {:ok, term} <- compiled, do: {:ok, Program.from_term(term, CallOptions.pool!(options))}
+    else
+      tell = CompileProgress.teller!(progress)
+
+      program
+      |> stream_compile(trainset, options)
+      |> Enum.reduce(nil, fn element, _last ->
+        tell.(element)
+        element
+      end)
+      |> case do
+        {:program, compiled} -> {:ok, compiled}
+        {:error, _error} = error -> error
+      end
+    end
+  end
+
+  @doc """
+  Improves a program as `compile_program/3` does, and tells of it meanwhile.
+
+  A lazy stream, with the behaviour of `stream/4`; its elements:
+
+    * `{:scored, %{score: score, metric_calls: count, failures: count, best_score: score | nil}}` - one answer was scored
+    * `{:candidate, %{number: number, score: score, best_score: score}}` - one candidate was scored with all its examples
+    * `{:program, program}` or `{:error, error}` - the last element
+  """
+  @spec stream_compile(Program.t() | String.t(), [map()], options()) :: Enumerable.t()
+  def stream_compile(program, trainset, options \\ []) do
+    {session_id, program_id, options} = compile_target(program, options)
+    pool = CallOptions.pool!(options)
+    args = [program_id, python_inputs_list(trainset)]
+
+    options
+    |> event_stream(:stream_compile, session_id, args)
+    |> Stream.map(&compile_element(&1, pool))
+  end
+
+  @doc """
+  Lists the optimizers that can compile a program.
+  """
+  @spec list_optimizers(options()) :: result([String.t()])
+  def list_optimizers(options \\ []), do: call(:list_optimizers, [], options)
+
+  @doc """
+  Describes an optimizer: what it does, its options with types and defaults, and whether all that it needs is installed.
+  """
+  @spec describe_optimizer(String.t(), options()) :: result(map())
+  def describe_optimizer(name, options \\ []), do: call(:describe_optimizer, [name], options)
+
+  @doc """
+  Gives a program as JSON text, with what it has learned: to be kept in a file or a database, and loaded by `load_program/2`.
+
+  Its model, its keys, its conversation and its session are not in it.
+
+  ## Examples
+
+      iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer", modules: ["dspy.Predict"])
+      iex> {:ok, json} = DSPex.Python.dump_program(program)
+      iex> {:ok, again} = DSPex.Python.load_program(json)
+      iex> {:ok, %DSPex.Prediction{}} = DSPex.Python.execute_program(again, "What is ETF?")
+      iex> again.id == program.id
+      false
+  """
+  @spec dump_program(Program.t() | String.t(), options()) :: result(String.t())
+  def dump_program(program, options \\ []) do
+    {session_id, program_id, options} = program_target(program, options)
+    python_options = Map.take(options, [:version])
+    call(:dump_program, [session_id, program_id, python_options], options)
+  end
+
+  @doc """
+  Makes a program of what `dump_program/2` gave. Options `:session_id`, and `:lm`, its model.
+
+  The text is checked like a spec that a caller writes: it runs no code, and names no model, no address and no key. What is
+  wrong with it is an error of kind `:store`, or of the kind that `create_program/2` gives.
+  """
+  @spec load_program(String.t(), options()) :: result(Program.t())
+  def load_program(text, options \\ []) do
+    options = CallOptions.new!(options)
+    pool = CallOptions.pool!(options)
+
+    with {:ok, python_options} <- python_spec(Map.take(options, [:session_id, :lm]), pool),
+         {:ok, term} <- call(:load_program, [text, python_options], options),
+         do: {:ok, Program.from_term(term, pool)}
   end
 
   @batch_chunk 1_000
@@ -379,6 +510,8 @@ defmodule DSPex.Python do
 
   @doc """
   Executes a program, which is a `%DSPex.Program{}` or its id.
+
+  A `%DSPex.Program{}` is executed in its own version, an id in the newest one, unless the option `:version` says otherwise.
   """
   @spec execute_program(Program.t() | String.t(), inputs(), options()) :: result(Prediction.t())
   def execute_program(program, inputs, options \\ []) do
@@ -413,7 +546,7 @@ defmodule DSPex.Python do
   @spec describe_program(Program.t() | String.t(), options()) :: result(map())
   def describe_program(program, options \\ []) do
     {session_id, program_id, options} = program_target(program, options)
-    call(:describe_program, [session_id, program_id], options)
+    call(:describe_program, [session_id, program_id, Map.take(options, [:version])], options)
   end
 
   @doc """
@@ -422,6 +555,7 @@ defmodule DSPex.Python do
   @spec delete_program(Program.t() | String.t(), options()) :: result(map())
   def delete_program(program, options \\ []) do
     {session_id, program_id, options} = program_target(program, options)
+    # With all of its versions.
     call(:delete_program, [session_id, program_id], options)
   end
 
@@ -628,15 +762,22 @@ defmodule DSPex.Python do
     }
   end
 
-  defp scored({:ok, %{"prediction" => term, "score" => score}}),
-    do: {:ok, %{prediction: Prediction.from_term(term), score: score}}
+  defp scored({:ok, %{"prediction" => term, "score" => score} = scored}) do
+    feedback = Map.get(scored, "feedback")
+    {:ok, %{prediction: Prediction.from_term(term), score: score, feedback: feedback}}
+  end
 
   defp scored(%{"ok" => scored}), do: scored({:ok, scored})
   defp scored(failed), do: batch_result(failed)
 
   defp program_target(%Program{} = program, options) do
-    {program.session_id, program.id,
-     options |> CallOptions.new!() |> Map.put(:pool, program.pool)}
+    options =
+      options
+      |> CallOptions.new!()
+      |> Map.put(:pool, program.pool)
+      |> Map.put_new(:version, program.version)
+
+    {program.session_id, program.id, options}
   end
 
   defp program_target(program_id, options) do
@@ -644,6 +785,30 @@ defmodule DSPex.Python do
     {session_id, options} = options |> CallOptions.new!() |> Map.pop(:session_id)
     {session_id, program_id, options}
   end
+
+  # It takes as long as it takes, unless somebody says otherwise.
+  defp compile_target(program, options) do
+    {session_id, program_id, options} = program_target(program, options)
+    {session_id, program_id, Map.put_new(options, :timeout, :infinity)}
+  end
+
+  defp compile_element({:event, %{"type" => "scored"} = event}, _pool) do
+    {:scored,
+     %{
+       score: event["score"],
+       metric_calls: event["metric_calls"],
+       failures: event["failures"],
+       best_score: event["best_score"]
+     }}
+  end
+
+  defp compile_element({:event, %{"type" => "candidate"} = event}, _pool) do
+    {:candidate,
+     %{number: event["number"], score: event["score"], best_score: event["best_score"]}}
+  end
+
+  defp compile_element({:ok, term}, pool), do: {:program, Program.from_term(term, pool)}
+  defp compile_element({:error, _error} = error, _pool), do: error
 
   defp python_inputs([{name, _value} | _rest] = inputs) when is_atom(name), do: Map.new(inputs)
   defp python_inputs(inputs), do: inputs

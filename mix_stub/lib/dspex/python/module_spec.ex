@@ -37,6 +37,9 @@ defmodule DSPex.Python.ModuleSpec do
 
   @type t :: String.t() | map() | keyword()
 
+  # Options that are models beside the one of a call.
+  @models Enum.flat_map(~w(sub_lm teacher_lm prompt_lm reflection_lm)a, &[&1, Atom.to_string(&1)])
+
   @doc false
   # Gives a module's spec and the options of its call as Python of `pool` takes them, and the functions that were in them.
   @spec read(term(), map(), atom()) :: {:ok, term(), map(), [Callback.t()]} | {:error, Error.t()}
@@ -80,7 +83,7 @@ defmodule DSPex.Python.ModuleSpec do
   defp read_value(key, value, path, _pool) when key in [:tools, "tools"],
     do: value |> Tool.read(path) |> read_or_throw()
 
-  defp read_value(key, value, _path, pool) when key in [:sub_lm, "sub_lm"],
+  defp read_value(key, value, _path, pool) when key in @models,
     do: value |> Model.for_call(pool) |> read_or_throw()
 
   defp read_value(_key, value, _path, _pool), do: {value, []}

@@ -65,6 +65,51 @@ defmodule DSPex.Python.EvaluationTest do
     assert evaluation.score == 75.0
   end
 
+  test "metrics with a name compare the first output with the example's field of that name" do
+    {:ok, program} = Python.create_program("question -> answer")
+    examples = [%{question: "one", answer: "The 1!"}, %{question: "two", answer: "2 of them"}]
+
+    for {metric, scores} <- [
+          {"exact_match", [1.0, 0.0]},
+          {:f1, [1.0, 0.5]},
+          {%{check: :f1, field: :answer, input: :answer}, [1.0, 0.5]},
+          {"equals", [0.0, 0.0]}
+        ] do
+      assert {:ok, evaluation} = Python.evaluate_program(program, examples, metric, lm: model())
+
+      assert scores == for({:ok, %{score: score}} <- evaluation.results, do: score)
+    end
+  end
+
+  test "semantic F1 asks the model to judge" do
+    {:ok, program} = Python.create_program("question -> answer")
+    test = self()
+
+    judge = fn request ->
+      if ScriptedModel.text(request) =~ "recall" do
+        send(test, {:judged, ScriptedModel.text(request)})
+        ScriptedModel.written(reasoning: "r", recall: "0.5", precision: "1.0")
+      else
+        ScriptedModel.written(answer: "Lisbon")
+      end
+    end
+
+    examples = [%{question: "Capital?", answer: "Lisbon, in Portugal"}]
+    options = [lm: {:elixir, judge}]
+
+    assert {:ok, evaluation} = Python.evaluate_program(program, examples, "semantic_f1", options)
+
+    assert_in_delta evaluation.score, 100 * 2 * 0.5 / 1.5, 0.001
+    assert_received {:judged, text}
+    assert text =~ "Lisbon, in Portugal"
+  end
+
+  test "a metric may say more than a number", %{program: program} do
+    metric = fn _example, _prediction -> %{score: 0.25, feedback: "too short"} end
+    assert {:ok, evaluation} = Python.evaluate_program(program, @examples, metric, lm: model())
+    assert [{:ok, %{score: 0.25, feedback: "too short"}} | _others] = evaluation.results
+  end
+
   test "a metric that fails is the error of its example", %{program: program} do
     metric = fn
       %{"question" => "one"}, _prediction -> raise "cannot say"
@@ -80,7 +125,7 @@ defmodule DSPex.Python.EvaluationTest do
     assert one.message =~ "cannot say"
 
     assert two.message =~
-             ~s|expected a number from the reward function at opts.metric, got "good"|
+             ~s|expected a number, or a map with score and feedback, from the function at opts.metric, got "good"|
 
     assert evaluation.failed == 3
   end
@@ -101,7 +146,7 @@ defmodule DSPex.Python.EvaluationTest do
 
   test "mistakes are named", %{program: program} do
     for {examples, metric, options, part} <- [
-          {@examples, nil, [], "expected a function or a check at opts.metric"},
+          {@examples, nil, [], "expected a function, a check such as"},
           {@examples, fn _example -> 1 end, [],
            "expected a function of 2 arguments at opts.metric"},
           {@examples, %{check: :equal, field: :answer, value: "a"}, [],

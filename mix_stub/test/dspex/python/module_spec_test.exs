@@ -69,7 +69,7 @@ defmodule DSPex.Python.ModuleSpecTest do
     for {reward, message} <- [
           {fn _inputs, _prediction -> raise "no idea" end, "failed: no idea"},
           {fn _inputs, _prediction -> :good end,
-           "expected a number from the reward function at spec.reward, got :good"},
+           "expected a number, or a map with score and feedback, from the function at spec.reward, got :good"},
           {fn _inputs, _prediction -> {:error, "closed"} end, "failed: closed"}
         ] do
       spec = %{module: "dspy.Refine", reward: reward, of: "dspy.Predict"}

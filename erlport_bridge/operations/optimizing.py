@@ -1,0 +1,89 @@
+"""Stored programs, improved by examples."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from erlport_bridge.errors import OperationError
+from erlport_bridge.operations.port_state import sessions
+from erlport_bridge.operations.programs import find_program
+from erlport_bridge.operations.registry import operation
+from erlport_bridge.operations.requests import program_model
+from erlport_bridge.optimizing import catalogue, compiling
+from erlport_bridge.optimizing.compiling import Compilation
+from erlport_bridge.programs import arguments, execution, streaming
+from erlport_bridge.programs.scoring import read_metric
+from erlport_bridge.programs.streaming import EventStream
+from erlport_bridge.request import Deadline
+
+
+@operation
+def list_optimizers() -> list[str]:
+    """Answer the names of the optimizers that can compile a program."""
+    return list(catalogue.ENTRIES)
+
+
+@operation
+def describe_optimizer(name: object) -> dict[str, Any]:
+    """Answer what an optimizer does and takes, and whether all that it needs is installed."""
+    return catalogue.find_entry(name, "name").describe()
+
+
+@operation
+async def compile_program(
+    session_id: object, program_id: object, trainset: object, opts: object = None
+) -> dict[str, Any]:
+    """Have an optimizer (the option ``optimizer``) improve a stored program by examples.
+
+    Answers the description of the new version, with what was done under ``compiled``. The version before stays.
+    """
+    return await _compile(session_id, program_id, trainset, arguments.options(opts, "opts"))
+
+
+@operation
+async def stream_compile(
+    reply_to: object, ref: object, session_id: object, program_id: object, trainset: object, opts: object = None
+) -> dict[str, Any]:
+    """Compile a program as ``compile_program`` does, and tell of each score and each candidate."""
+    given = arguments.options(opts, "opts")
+    with streaming.opened(reply_to, ref, given.pop("buffer", None)) as events:
+        return await _compile(session_id, program_id, trainset, given, events)
+
+
+async def _compile(
+    session_id: object, program_id: object, trainset: object, given: dict[str, Any], events: EventStream | None = None
+) -> dict[str, Any]:
+    deadline = Deadline()
+    entry = catalogue.find_entry(given.pop("optimizer", None), "opts.optimizer")
+    own = {option.name for option in entry.options}
+    metric, valset = given.pop("metric", None), given.pop("valset", None)
+    num_threads, max_errors = (compiling.read_number(given, name) for name in ("num_threads", "max_errors"))
+    call = {name: given.pop(name) for name in list(given) if name in execution.SHARED_OPTIONS - own}
+    options = execution.read_call_options(call)
+    chosen = entry.read_options(given, "opts")
+    entry.check_packages()
+    program = find_program(session_id, program_id, options)
+    model = program_model(program, options)
+    if valset is not None and not entry.takes_valset:
+        message = f"{entry.name} takes no valset; give all examples as the trainset"
+        raise OperationError("input", message, path="opts.valset")
+    compilation = Compilation(
+        program,
+        entry,
+        chosen,
+        compiling.read_examples(trainset, program, "trainset", least=1 if valset is not None else entry.least_examples),
+        None if valset is None else compiling.read_examples(valset, program, "opts.valset"),
+        None if metric is None and not entry.needs_metric else read_metric(metric, "opts.metric", program.asked),
+        num_threads,
+        max_errors,
+    )
+
+    async def tell(event: Mapping[str, Any]) -> None:
+        if events is not None:
+            await events.send(event)
+
+    knows, report = await compiling.run(
+        compilation, model, options, timeout_s=deadline.left_s(options.timeout_ms), tell=tell
+    )
+    return sessions.add_version(program, knows, report).describe()

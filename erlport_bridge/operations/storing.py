@@ -1,0 +1,30 @@
+"""Stored programs as text, and back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from erlport_bridge.operations.port_state import sessions
+from erlport_bridge.operations.programs import find_program
+from erlport_bridge.operations.registry import operation
+from erlport_bridge.programs import arguments, execution, storing
+
+
+@operation
+async def dump_program(session_id: object, program_id: object, opts: object = None) -> str:
+    """Answer a stored program, with what it has learned, as JSON text; without its model, its session and its turns."""
+    given = arguments.options(opts, "opts")
+    arguments.only(given, ["version", "session_id"], "option", "opts")
+    return storing.dump(find_program(session_id, program_id, execution.read_call_options(given)))
+
+
+@operation
+async def load_program(text: object, opts: object = None) -> dict[str, Any]:
+    """Store the program that ``dump_program`` gave as a new one; options ``session_id`` and ``lm``."""
+    given = arguments.options(opts, "opts")
+    arguments.only(given, ["session_id", "lm"], "option", "opts")
+    spec, knows, compiled = storing.load(text)
+    if given.get("lm") is not None:
+        spec["lm"] = given["lm"]
+    session_id = arguments.optional_text(given.get("session_id"), "opts.session_id")
+    return sessions.add_program(spec, session_id, known=knows, compiled=compiled).describe()

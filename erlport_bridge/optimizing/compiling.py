@@ -1,0 +1,292 @@
+"""Compiles a program: an optimizer runs it on examples, and what its predictors have learned is the result."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import dspy
+import tqdm  # type: ignore[import-untyped]
+from dspy.utils.callback import BaseCallback
+
+from erlport_bridge import request as running_request
+from erlport_bridge.errors import OperationError, details, message_of
+from erlport_bridge.optimizing.catalogue import OptimizerEntry, Task
+from erlport_bridge.optimizing.trainee import Runner, Trainee
+from erlport_bridge.programs import arguments, learned, model_account, models, sandbox
+from erlport_bridge.programs.execution import CallOptions
+from erlport_bridge.programs.learned import Learned
+from erlport_bridge.programs.models import LanguageModel
+from erlport_bridge.programs.pipeline import HISTORY_FIELD
+from erlport_bridge.programs.progress import Progress
+from erlport_bridge.programs.rewards import Judgement, Reward
+from erlport_bridge.programs.sessions import Program
+from erlport_bridge.programs.signatures import SignatureSpec
+from erlport_bridge.programs.values import input_values
+from erlport_bridge.term.inspecting import shown
+
+_MAX_COMPILES: Final = 4
+_DEFAULT_THREADS: Final = 8
+_MAX_THREADS: Final = 64
+_DEFAULT_MAX_ERRORS: Final = 10
+
+#: What is told of a compilation while it runs.
+Tell = Callable[[Mapping[str, Any]], Coroutine[Any, Any, None]]
+
+_running = 0
+
+
+@dataclass(frozen=True)
+class Compilation:
+    """What is to be done, checked.
+
+    Attributes:
+        program: What is compiled.
+        entry: The optimizer.
+        options: Its options.
+        trainset: The examples to learn from.
+        valset: The examples to choose by.
+        metric: How good a prediction is.
+        num_threads: How many examples run at a time.
+        max_errors: So many calls or metrics may fail before all ends.
+    """
+
+    program: Program
+    entry: OptimizerEntry
+    options: Mapping[str, Any]
+    trainset: list[dspy.Example]
+    valset: list[dspy.Example] | None
+    metric: Reward | None
+    num_threads: int = _DEFAULT_THREADS
+    max_errors: int = _DEFAULT_MAX_ERRORS
+
+
+def read_number(given: dict[str, Any], name: str) -> int:
+    """Take ``num_threads`` or ``max_errors`` out of the options of a call.
+
+    Raises:
+        OperationError: Of kind ``input``.
+    """
+    default, most = {"num_threads": (_DEFAULT_THREADS, _MAX_THREADS), "max_errors": (_DEFAULT_MAX_ERRORS, 1_000_000)}[
+        name
+    ]
+    value = given.pop(name, default)
+    if type(value) is int and 1 <= value <= most:
+        return value
+    message = f"expected an integer from 1 to {most} at opts.{name}, got {shown(value)}"
+    raise OperationError("input", message, path=f"opts.{name}")
+
+
+def read_examples(value: object, program: Program, path: str, *, least: int = 1) -> list[dspy.Example]:
+    """Read examples: maps with the program's inputs, and whatever the metric or the prompt needs beside them.
+
+    Raises:
+        OperationError: Of kind ``input``, with the path of what is wrong.
+    """
+    if not isinstance(value, list):
+        raise OperationError("input", f"expected a list of maps at {path}, got {shown(value)}", path=path)
+    if len(value) < least:
+        message = f"expected at least {least} example{'s' if least > 1 else ''} at {path}, got {len(value)}"
+        raise OperationError("input", message, path=path)
+    return [_example(item, program, f"{path}[{index}]") for index, item in enumerate(value)]
+
+
+def _example(value: object, program: Program, path: str) -> dspy.Example:
+    given = arguments.options(value, path)
+    asked = program.asked
+    inputs = {item.name for item in asked.inputs}
+    read = input_values(asked, {name: item for name, item in given.items() if name in inputs}, path=path)
+    labels = tuple(item for item in asked.outputs if item.name in given)
+    outputs = SignatureSpec(labels, (), None)
+    read |= input_values(outputs, {item.name: given[item.name] for item in labels}, path=path)
+    rest = {name: item for name, item in given.items() if name not in read}
+    history = {} if program.turns is None else {HISTORY_FIELD: dspy.History(messages=[])}
+    return dspy.Example(**history, **read, **rest).with_inputs(*history, *inputs)
+
+
+async def run(
+    compilation: Compilation, model: LanguageModel, options: CallOptions, *, timeout_s: float | None, tell: Tell
+) -> tuple[Learned, dict[str, Any]]:
+    """Compile a program.
+
+    Returns:
+        What the predictors have learned, and a report as a term.
+
+    Raises:
+        OperationError: Of kind ``timeout``: the time ran out. Of kind ``overloaded``: too many run already. Of kind
+            ``input``: the optimizer refuses its options.
+        Exception: That of the call or metric which was one too many to fail.
+    """
+    global _running
+    if _running >= _MAX_COMPILES:
+        message = f"{_running} programs are being compiled on this port already; wait for one of them"
+        raise OperationError("overloaded", message)
+    _running += 1
+    try:
+        return await _run(compilation, model, options, timeout_s, tell)
+    finally:
+        _running -= 1
+
+
+async def _run(
+    compilation: Compilation, model: LanguageModel, options: CallOptions, timeout_s: float | None, tell: Tell
+) -> tuple[Learned, dict[str, Any]]:
+    started_at = time.monotonic()
+    progress = Progress()
+    progress.follow()
+    account = model_account.open_account()
+    running_request.queued.set(progress.queued)
+    if any(stage.needs_sandbox for stage in compilation.program.stages):
+        await asyncio.to_thread(sandbox.probe)
+    runner = Runner()
+    record = _Record(runner, tell)
+    lm = models.with_settings(model.lm, {**compilation.program.settings, **options.settings})
+    with sandbox.Sandboxes() as sandboxes:
+        settings = {
+            "lm": lm,
+            "adapter": options.adapter.build(),
+            "trace": [],
+            "disable_history": True,
+            "track_usage": False,
+            "callbacks": [record],
+            "warn_on_type_mismatch": False,
+            "interpreter_factory": sandboxes.factory,
+            "num_threads": compilation.num_threads,
+            "max_errors": compilation.max_errors,
+        }
+        work = asyncio.ensure_future(asyncio.to_thread(_optimize, compilation, lm, runner, record, settings))
+        try:
+            await asyncio.wait({work}, timeout=timeout_s)
+            if not work.done():
+                message = f"not compiled within {options.timeout_ms} ms; {record.metric_calls} answers were scored"
+                raise OperationError("timeout", message, stage=progress.stage, model=model.model)
+            found = work.result()
+        finally:
+            runner.end()
+            if not work.done():
+                work.cancel()
+                work.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+    return found, record.report(compilation.entry.name, found, account.describe(), time.monotonic() - started_at)
+
+
+def _optimize(
+    compilation: Compilation, lm: dspy.LM, runner: Runner, record: _Record, settings: Mapping[str, Any]
+) -> Learned:
+    """Run the optimizer, in a thread."""
+    # What it prints and logs is for a console: progress, and every example that failed.
+    running_request.is_silent.set(True)
+    tqdm.tqdm.monitor_interval = 0
+    entry = compilation.entry
+    chosen = {
+        name: value.lm if isinstance(value, LanguageModel) else value for name, value in compilation.options.items()
+    }
+    with dspy.context(**settings):
+        student = Trainee(compilation.program.module(), runner)
+        metric = None
+        if compilation.metric is not None:
+            metric = record.observed(compilation.metric, with_feedback=entry.gives_feedback)
+        task = Task(student, metric, lm, chosen, list(compilation.trainset), compilation.valset)
+        try:
+            compiled = entry.run(task)
+        except Exception as error:
+            if record.last_error is not None:
+                raise record.last_error from error
+            if isinstance(error, AssertionError | ValueError | TypeError):
+                message = f"{entry.name} refuses: {message_of(error)}"
+                raise OperationError("input", message, path="opts") from error
+            raise
+        if record.last_error is not None and record.failures == record.metric_calls:
+            # Nothing was ever scored, so nothing can have been learned from it.
+            raise record.last_error
+        return learned.learned_of(compiled)
+
+
+class _Record(BaseCallback):  # type: ignore[misc]
+    """Keeps account of what is scored, and tells of it."""
+
+    def __init__(self, runner: Runner, tell: Tell) -> None:
+        self._runner = runner
+        self._tell = tell
+        self.metric_calls = 0
+        self.failures = 0
+        self.last_error: Exception | None = None
+        self._candidates: list[float] = []
+
+    def observed(self, metric: Reward, *, with_feedback: bool) -> Callable[..., Any]:
+        """Give a metric in DSPy's form, for its threads."""
+
+        def score(
+            gold: dspy.Example, pred: dspy.Prediction, trace: Any = None, pred_name: Any = None, pred_trace: Any = None
+        ) -> Any:
+            judged = self._runner.run(lambda: self._judge(metric, gold, pred))
+            if with_feedback:
+                return dspy.Prediction(score=judged.score, feedback=judged.feedback)
+            return judged.score
+
+        return score
+
+    async def _judge(self, metric: Reward, example: dspy.Example, prediction: dspy.Prediction) -> Judgement:
+        try:
+            judged = await metric.judge(dict(example.items()), prediction)
+        except Exception as error:
+            self.metric_calls += 1
+            self._note(error)
+            raise
+        self.metric_calls += 1
+        await self._tell(
+            {
+                "type": "scored",
+                "score": judged.score,
+                "metric_calls": self.metric_calls,
+                "failures": self.failures,
+                "best_score": self._best(),
+            }
+        )
+        return judged
+
+    def _note(self, error: Exception) -> None:
+        self.failures += 1
+        self.last_error = error
+
+    def on_evaluate_end(self, call_id: str, outputs: Any, exception: Exception | None = None) -> None:
+        """All examples have been scored with one candidate."""
+        if outputs is None:
+            return
+        self._candidates.append(float(outputs.score))
+        event = {
+            "type": "candidate",
+            "number": len(self._candidates),
+            "score": float(outputs.score),
+            "best_score": self._best(),
+        }
+        self._runner.run(lambda: self._tell(event))
+
+    def on_module_end(self, call_id: str, outputs: Any, exception: Exception | None = None) -> None:
+        """A module has ended; that of an example may have failed."""
+        if exception is not None and isinstance(exception, Exception):
+            self.last_error = exception
+
+    def _best(self) -> float | None:
+        return max(self._candidates, default=None)
+
+    def report(self, optimizer: str, found: Learned, account: Mapping[str, Any], duration_s: float) -> dict[str, Any]:
+        """Give what was done, as a term."""
+        warnings = []
+        if self.last_error is not None:
+            failed = details(self.last_error)["message"].partition("\n")[0]
+            warnings.append(f"some calls failed, at last: {failed}")
+        return {
+            "optimizer": optimizer,
+            "score": self._best(),
+            "candidates": list(self._candidates),
+            "metric_calls": self.metric_calls,
+            "failures": self.failures,
+            "demos": {name: len(known.demos) for name, known in found.items()},
+            "cost": account["cost"],
+            "cache_hits": account["cache_hits"],
+            "duration_ms": duration_s * 1000,
+            "warnings": warnings,
+        }
