@@ -147,6 +147,10 @@ ARGUMENTS = {
         *(TERMS, TERMS, st.one_of(st.lists(INPUTS, max_size=3), TERMS)),
         st.one_of(CALL, st.fixed_dictionaries({"metric": REWARDS, "failure_score": TERMS})),
     ],
+    "stream_evaluate": [
+        *(TERMS, TERMS, TERMS, TERMS, st.one_of(st.lists(INPUTS, max_size=3), TERMS)),
+        st.one_of(CALL, st.fixed_dictionaries({"metric": REWARDS, "failure_score": TERMS})),
+    ],
     "model_piece": [TERMS, TERMS],
     "create_program": [SPEC, options("session_id")],
     "execute_program": [TERMS, TERMS, INPUTS, CALL],

@@ -8,8 +8,9 @@ from erlport_bridge.operations.batches import run_batch
 from erlport_bridge.operations.programs import find_program, run_program
 from erlport_bridge.operations.registry import operation
 from erlport_bridge.operations.requests import program_model
-from erlport_bridge.programs import arguments, batch, evaluating, execution
+from erlport_bridge.programs import arguments, batch, evaluating, execution, streaming
 from erlport_bridge.programs.execution import CallOptions
+from erlport_bridge.programs.streaming import EventStream
 from erlport_bridge.request import Deadline
 
 
@@ -23,8 +24,26 @@ async def evaluate_program(
     ``failed``, ``total_tokens``, ``duration_ms`` and ``results``: for each example ``{:ok, %{"prediction", "score"}}``
     (and ``"feedback"``), or ``{:error, …}``, which counts as ``failure_score``. Further options are those of a batch.
     """
-    deadline = Deadline()
+    return await _evaluate(session_id, program_id, examples, arguments.options(opts, "opts"))
+
+
+@operation
+async def stream_evaluate(
+    reply_to: object, ref: object, session_id: object, program_id: object, examples: object, opts: object = None
+) -> dict[str, Any]:
+    """Evaluate a program as ``evaluate_program`` does, and tell of each example as soon as it has its score.
+
+    The events are those of ``stream_batch``, with ``{:ok, %{"prediction", "score"}}`` or ``{:error, …}`` as results.
+    """
     given = arguments.options(opts, "opts")
+    with streaming.opened(reply_to, ref, given.pop("buffer", None)) as events:
+        return await _evaluate(session_id, program_id, examples, given, events)
+
+
+async def _evaluate(
+    session_id: object, program_id: object, examples: object, given: dict[str, Any], events: EventStream | None = None
+) -> dict[str, Any]:
+    deadline = Deadline()
     metric, failure_score = given.pop("metric", None), given.pop("failure_score", 0.0)
     batch_options = batch.take_options(given)
     whole = execution.read_call_options(given)
@@ -37,5 +56,5 @@ async def evaluate_program(
         with execution.asking(program_model(program, options), options):
             return await evaluation.scored(labelled, prediction, item_deadline.left_s(options.timeout_ms))
 
-    answers = await run_batch(batch.items_of(examples), execute, whole, batch_options, deadline)
+    answers = await run_batch(batch.items_of(examples), execute, whole, batch_options, deadline, events)
     return evaluation.report(answers)

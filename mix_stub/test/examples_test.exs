@@ -19,7 +19,10 @@ defmodule DSPex.ExamplesTest do
     "best_of_n" => ["Best: Brussels"],
     "batch" => ["port: 4\nterm: 4\natom: 4\nbinary: 6"],
     "pipeline" => ["Sections: What a port is, What it costs", "Article: A port starts"],
-    "evaluation" => ["66.7 % of 3 are right"]
+    "evaluation" => ["66.7 % of 3 are right"],
+    "few_shot" => ["Version 2 has 3 demos, from 4 answers", "before: wish\nloaded: billing"],
+    "instructions" => ["Candidate 1: 0.0", "Instructions: Add up, and give", "Score: 100.0"],
+    "reflection" => ["Instructions: Name the country", "Score: 20.0, then 100.0"]
   }
 
   test "every example has its words here, and stands in the table" do

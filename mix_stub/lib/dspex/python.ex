@@ -47,14 +47,14 @@ defmodule DSPex.Python do
   alias DSPex.Python.{
     Callbacks,
     CallOptions,
-    CompileProgress,
     Error,
     EventStream,
     JSON,
     Model,
     ModuleSpec,
     Pool,
-    Pools
+    Pools,
+    ProgressLine
   }
 
   @type options :: keyword() | %{optional(atom()) => term()}
@@ -282,7 +282,8 @@ defmodule DSPex.Python do
 
   Gives a map with `:score` (0 to 100), `:count`, `:failed`, `:total_tokens`, `:duration_ms`, and `:results` in the order of the
   examples: `{:ok, %{prediction: prediction, score: score, feedback: text | nil}}`, or `{:error, error}` where the call or the metric failed. Those count as
-  `:failure_score`, 0.0 by default. Other options are those of `execute_batch/4`.
+  `:failure_score`, 0.0 by default. `progress: true` draws a line of progress on standard error, and a function of one argument is told
+  of each element of `stream_evaluate/4`. Other options are those of `execute_batch/4`.
 
   ## Examples
 
@@ -301,15 +302,42 @@ defmodule DSPex.Python do
         when metric: (map(), Prediction.t() -> number() | boolean() | map()) | map() | String.t()
   def evaluate_program(program, examples, metric, options \\ []) do
     {session_id, program_id, options} = program_target(program, options)
-    examples = python_inputs_list(examples)
+    {progress, options} = Map.pop(options, :progress)
 
-    evaluated =
-      with_functions(session_id, Map.put(options, :metric, metric), fn session_id,
-                                                                       python_options ->
-        call(:evaluate_program, [session_id, program_id, examples, python_options], options)
-      end)
+    if progress in [nil, false] do
+      examples = python_inputs_list(examples)
 
-    with {:ok, report} <- evaluated, do: {:ok, evaluation(report)}
+      evaluated =
+        with_functions(session_id, Map.put(options, :metric, metric), fn session_id,
+                                                                         python_options ->
+          call(:evaluate_program, [session_id, program_id, examples, python_options], options)
+        end)
+
+      with {:ok, report} <- evaluated, do: {:ok, evaluation(report)}
+    else
+      program |> stream_evaluate(examples, metric, options) |> ProgressLine.follow(progress)
+    end
+  end
+
+  @doc """
+  Evaluates a program as `evaluate_program/4` does, and tells of each example as soon as it has its score.
+
+  A lazy stream, with the behaviour of `stream/4`. Its elements are `{index, {:ok, %{prediction: …, score: …, feedback: …}} | {:error, error}}`, the
+  index counted from 0, and at last `{:ok, evaluation}`, what `evaluate_program/4` gives, or `{:error, error}`.
+  """
+  @spec stream_evaluate(Program.t() | String.t(), [inputs()], term(), options()) :: Enumerable.t()
+  def stream_evaluate(program, examples, metric, options \\ []) do
+    {session_id, program_id, options} = program_target(program, options)
+    args = [program_id, python_inputs_list(examples)]
+
+    options
+    |> Map.put(:metric, metric)
+    |> event_stream(:stream_evaluate, session_id, args)
+    |> Stream.map(fn
+      {:event, %{"index" => index, "result" => result}} -> {index, scored(result)}
+      {:ok, report} -> {:ok, evaluation(report)}
+      {:error, _error} = error -> error
+    end)
   end
 
   @doc """
@@ -356,18 +384,8 @@ defmodule DSPex.Python do
 
       with {:ok, term} <- compiled, do: {:ok, Program.from_term(term, CallOptions.pool!(options))}
     else
-      tell = CompileProgress.teller!(progress)
-
-      program
-      |> stream_compile(trainset, options)
-      |> Enum.reduce(nil, fn element, _last ->
-        tell.(element)
-        element
-      end)
-      |> case do
-        {:program, compiled} -> {:ok, compiled}
-        {:error, _error} = error -> error
-      end
+      last = program |> stream_compile(trainset, options) |> ProgressLine.follow(progress)
+      with {:program, compiled} <- last, do: {:ok, compiled}
     end
   end
 

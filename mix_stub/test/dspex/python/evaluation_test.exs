@@ -130,6 +130,34 @@ defmodule DSPex.Python.EvaluationTest do
     assert evaluation.failed == 3
   end
 
+  test "tells of each example while it runs", %{program: program} do
+    metric = fn %{"expected" => expected}, prediction -> prediction[:answer] == expected end
+    elements = program |> Python.stream_evaluate(@examples, metric, lm: model()) |> Enum.to_list()
+    assert {:ok, %{score: 50.0, count: 4}} = List.last(elements)
+    results = for {index, result} when is_integer(index) <- elements, do: {index, result}
+
+    assert [
+             {0, {:ok, %{score: 1.0}}},
+             {1, _second},
+             {2, {:error, %Error{kind: :auth}}},
+             {3, _last}
+           ] = Enum.sort_by(results, &elem(&1, 0))
+
+    drawn =
+      ExUnit.CaptureIO.capture_io(:stderr, fn ->
+        options = [lm: model(), progress: true]
+
+        assert {:ok, %{score: 50.0}} =
+                 Python.evaluate_program(program, @examples, metric, options)
+      end)
+
+    assert drawn =~ ~r/1 scored.*evaluated: 4 examples, 1 failed, score 50.0\n/s
+
+    assert_raise ArgumentError, ~r/expected :progress/, fn ->
+      Python.evaluate_program(program, @examples, metric, progress: "yes")
+    end
+  end
+
   test "takes the options of a batch", %{program: program} do
     endless = {:elixir, fn _request -> Process.sleep(:infinity) end}
 
