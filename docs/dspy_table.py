@@ -67,7 +67,6 @@ _SAID: Final[Mapping[str, str]] = {
     "BetterTogether": _FINETUNES,
     "BootstrapRS": "another name of `BootstrapFewShotWithRandomSearch`",
     "AvatarOptimizer": "not: it is for `dspy.Avatar`, which DSPy does not offer any more",
-    "Ensemble": "not yet: a program is one version; `execute_batch` runs several",
     "KNNFewShot": "not yet: `dspy.KNN` finds examples, and the option `demos` shows them",
 }
 

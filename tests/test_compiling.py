@@ -12,7 +12,9 @@ import dspy
 import pytest
 from dspy import lm15
 
+from erlport_bridge.errors import OperationError
 from erlport_bridge.optimizing.catalogue import ENTRIES
+from tests.model_server import ModelServer
 from tests.port_process import PortProcess
 
 TEXT = "Lisbon is the capital of Portugal. Paris is the capital of France. Rome is the capital of Italy."
@@ -55,7 +57,7 @@ def test_every_optimizer_compiles_a_program_and_says_nothing(compiler: PortProce
     assert (version["id"], version["version"]) == (program, 2)
     compiled = version["compiled"]
     assert (compiled["optimizer"], compiled["failures"]) == (name, 0)
-    assert (compiled["metric_calls"] > 0) is (name != "dspy.LabeledFewShot")
+    assert (compiled["metric_calls"] > 0) is (name not in ("dspy.LabeledFewShot", "dspy.Ensemble"))
     inputs = {"text": TEXT, "question": "What is the capital of Portugal?"}
     prediction = compiler.done("execute_program", None, program, inputs)
     assert "Lisbon" in prediction["answer"]
@@ -108,6 +110,57 @@ def test_demos_are_those_that_dspy_finds_in_python(compiler: PortProcess) -> Non
         )
     expected = [{key: demo[key] for key in ("text", "question", "answer")} for demo in compiled.demos]
     assert stored == {"instructions": compiled.signature.instructions, "demos": expected}
+
+
+def test_versions_vote(compiler: PortProcess, model_server: ModelServer) -> None:
+    program = compiler.done("create_program", "question -> answer")["id"]
+    examples = [{"question": f"question {number}", "answer": "shown"} for number in range(2)]
+    for k in (1, 2):
+        labeled = {"optimizer": "dspy.LabeledFewShot", "k": k, "sample": False, "version": 1}
+        compiler.done("compile_program", None, program, examples, labeled)
+    voting = compiler.done("compile_program", None, program, [], {"optimizer": "dspy.Ensemble"})
+    assert voting["version"] == 4
+    assert set(voting["compiled"]["demos"].items()) == {
+        *(("members[0].modules[0]", 0), ("members[1].modules[0]", 1), ("members[2].modules[0]", 2))
+    }
+    again = compiler.done("load_program", compiler.done("dump_program", None, program))
+    for asked in (program, again["id"]):
+        begun = len(model_server.requests)
+        script = f"votes-{asked}"
+        replies = [{"fields": {"answer": answer}} for answer in ("The one.", "other", "one")]
+        model_server.script(script, *replies)
+        lm = {
+            "provider": "openai",
+            "model": f"scripted:{script}",
+            "api_base": f"{model_server.url}/v1",
+            "num_retries": 0,
+        }
+        prediction = compiler.done("execute_program", None, asked, "which?", {"lm": lm})
+        assert prediction["answer"] in ("The one.", "one")
+        assert len(model_server.requests) == begun + 3
+        assert len(prediction["$meta"]["usage"]) == 1
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"versions": [1, 7]}, "which are 1, 2, 3, 4; got 7"),
+        ({"versions": [4]}, "do not vote themselves"),
+        ({"versions": [1, 1]}, "each once"),
+        ({"versions": []}, "a list of 1 to 100 integers"),
+        ({"versions": ["1"]}, "at opts.versions[0]"),
+    ]
+    for options, part in wrong:
+        details = compiler.failed("compile_program", None, program, [], {"optimizer": "dspy.Ensemble", **options})
+        assert part in details["message"]
+    details = compiler.failed("compile_program", None, program, examples, {"optimizer": "dspy.LabeledFewShot"})
+    assert details["path"] == "opts.version"
+
+
+def test_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(
+        OperationError, match=r"dspy.MIPROv2 needs optuna and numpy; install erlport_bridge\[optimizers\]"
+    ):
+        ENTRIES["dspy.MIPROv2"].check_packages()
+    assert ENTRIES["dspy.MIPROv2"].describe()["available"] is False
+    ENTRIES["dspy.COPRO"].check_packages()
 
 
 def test_fields_of_other_types_are_exact_after_a_way_through_text(compiler: PortProcess) -> None:

@@ -12,7 +12,7 @@ from erlport_bridge.operations.registry import operation
 from erlport_bridge.operations.requests import program_model
 from erlport_bridge.optimizing import catalogue, compiling
 from erlport_bridge.optimizing.compiling import Compilation
-from erlport_bridge.programs import arguments, execution, streaming
+from erlport_bridge.programs import arguments, execution, streaming, voting
 from erlport_bridge.programs.scoring import read_metric
 from erlport_bridge.programs.streaming import EventStream
 from erlport_bridge.request import Deadline
@@ -64,6 +64,9 @@ async def _compile(
     chosen = entry.read_options(given, "opts")
     entry.check_packages()
     program = find_program(session_id, program_id, options)
+    if entry.least_examples and voting.count_members(program.learned or {}):
+        message = f"version {program.version} has others vote; compile one of those, by the option version"
+        raise OperationError("input", message, path="opts.version")
     model = program_model(program, options)
     if valset is not None and not entry.takes_valset:
         message = f"{entry.name} takes no valset; give all examples as the trainset"
@@ -77,6 +80,7 @@ async def _compile(
         None if metric is None and not entry.needs_metric else read_metric(metric, "opts.metric", program.asked),
         num_threads,
         max_errors,
+        sessions.versions(program),
     )
 
     async def tell(event: Mapping[str, Any]) -> None:

@@ -10,16 +10,21 @@ from typing import Any, Final
 import dspy
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs import arguments
+from erlport_bridge.programs import arguments, learned, voting
+from erlport_bridge.programs.learned import Learned
 from erlport_bridge.programs.module_options import (
     BooleanOption,
     ChoiceOption,
     IntegerOption,
+    IntegersOption,
     ModelOption,
     NumberOption,
     Option,
 )
+from erlport_bridge.programs.pipeline import Pipeline
+from erlport_bridge.programs.sessions import MAX_MEMBERS
 from erlport_bridge.programs.text import quoted, suggestion
+from erlport_bridge.programs.voting import Voting
 
 _BUDGETS: Final = ("light", "medium", "heavy")
 #: DSPy's own size of a part of the examples that scores a candidate.
@@ -38,14 +43,16 @@ class Task:
         options: All options of the optimizer, by name; models are DSPy's.
         trainset: The examples to learn from.
         valset: The examples to choose by; ``None``: the optimizer takes some of the trainset.
+        versions: What each version of the program has learned.
     """
 
-    student: dspy.Module
+    student: Pipeline
     metric: Callable[..., Any] | None
     lm: dspy.LM
     options: Mapping[str, Any]
     trainset: list[dspy.Example]
     valset: list[dspy.Example] | None
+    versions: Mapping[int, Learned]
 
     def some(self, *names: str) -> dict[str, Any]:
         """Give the options of these names that are not ``None``."""
@@ -282,6 +289,22 @@ def _gepa(task: Task) -> dspy.Module:
     return optimizer.compile(task.student, trainset=task.trainset, valset=task.valset)
 
 
+def _ensemble(task: Task) -> dspy.Module:
+    chosen = task.options["versions"] or list(task.versions)
+    if unknown := [number for number in chosen if number not in task.versions]:
+        known = ", ".join(map(str, task.versions))
+        message = f"expected versions of the program at opts.versions, which are {known}; got {unknown[0]}"
+        raise OperationError("input", message, path="opts.versions")
+    members = [task.versions[number] for number in chosen]
+    if nested := [number for number, known in zip(chosen, members, strict=True) if voting.count_members(known)]:
+        message = f"expected versions that do not vote themselves at opts.versions, got {nested[0]}"
+        raise OperationError("input", message, path="opts.versions")
+    module = Voting(task.student.stages, task.student.outputs, len(members))
+    for member, knows in zip(module.members, members, strict=True):
+        learned.teach(member, knows)
+    return module
+
+
 def _infer_rules(task: Task) -> dspy.Module:
     optimizer = dspy.InferRules(
         metric=task.metric,
@@ -424,6 +447,18 @@ _SHOWN: Final[Sequence[OptimizerEntry]] = (
         ),
         takes_valset=True,
         least_examples=2,
+    ),
+    OptimizerEntry(
+        "dspy.Ensemble",
+        "Has several versions of the program vote: the answer of most of them is its own; asks no model.",
+        _ensemble,
+        (
+            IntegersOption(
+                name="versions", minimum=1, maximum=10_000, most=MAX_MEMBERS, description="which; all if left out"
+            ),
+        ),
+        needs_metric=False,
+        least_examples=0,
     ),
 )
 

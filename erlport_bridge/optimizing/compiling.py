@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import dspy
@@ -52,6 +52,7 @@ class Compilation:
         metric: How good a prediction is.
         num_threads: How many examples run at a time.
         max_errors: So many calls or metrics may fail before all ends.
+        versions: All versions of the program.
     """
 
     program: Program
@@ -62,6 +63,7 @@ class Compilation:
     metric: Reward | None
     num_threads: int = _DEFAULT_THREADS
     max_errors: int = _DEFAULT_MAX_ERRORS
+    versions: Mapping[int, Program] = field(default_factory=dict)
 
 
 def read_number(given: dict[str, Any], name: str) -> int:
@@ -188,7 +190,8 @@ def _optimize(
         metric = None
         if compilation.metric is not None:
             metric = record.observed(compilation.metric, with_feedback=entry.gives_feedback)
-        task = Task(student, metric, lm, chosen, list(compilation.trainset), compilation.valset)
+        versions = {number: version.learned or {} for number, version in compilation.versions.items()}
+        task = Task(student, metric, lm, chosen, list(compilation.trainset), compilation.valset, versions)
         try:
             compiled = entry.run(task)
         except Exception as error:

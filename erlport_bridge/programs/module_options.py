@@ -84,6 +84,26 @@ class IntegerOption(Option):
 
 
 @dataclass(frozen=True, kw_only=True)
+class IntegersOption(Option):
+    """A list of integers within bounds, each once."""
+
+    minimum: int
+    maximum: int
+    most: int
+
+    def _read(self, value: object, path: str) -> list[int]:
+        if not isinstance(value, list) or not 0 < len(value) <= self.most or len(value) != len(set(map(repr, value))):
+            raise _wrong(f"a list of 1 to {self.most} integers, each once,", value, path)
+        for index, item in enumerate(value):
+            if type(item) is not int or not self.minimum <= item <= self.maximum:
+                raise _wrong(f"an integer from {self.minimum} to {self.maximum}", item, f"{path}[{index}]")
+        return value
+
+    def _type(self) -> dict[str, Any]:
+        return {"type": "list[int]", "minimum": self.minimum, "maximum": self.maximum}
+
+
+@dataclass(frozen=True, kw_only=True)
 class NumberOption(Option):
     """A number."""
 

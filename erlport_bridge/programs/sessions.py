@@ -11,14 +11,14 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import dspy
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs import arguments, learned, pipeline
+from erlport_bridge.programs import arguments, learned, pipeline, voting
 from erlport_bridge.programs.generation_settings import GENERATION_SETTINGS, generation_setting
 from erlport_bridge.programs.learned import Learned
 from erlport_bridge.programs.models import LanguageModel, from_option
@@ -26,12 +26,15 @@ from erlport_bridge.programs.pipeline import HISTORY_FIELD, Pipeline
 from erlport_bridge.programs.signatures import SignatureSpec, parse_signature
 from erlport_bridge.programs.stages import Source, Stage
 from erlport_bridge.programs.text import quoted, suggestion, text_of
+from erlport_bridge.programs.voting import Voting
 from erlport_bridge.term.inspecting import shown
 
 DEFAULT_MAX_PROGRAMS: Final = 1_000
 DEFAULT_SESSION_IDLE_MS: Final = 3_600_000
 #: Turns of a conversation that a program with a history shows its model.
 MAX_TURNS: Final = 50
+#: Versions that vote together.
+MAX_MEMBERS: Final = 100
 
 _SPEC_KEYS: Final = frozenset(["signature", "instructions", "modules", "outputs", "history", "lm", "config"])
 _DEFAULT_MODULES: Final = ["dspy.Predict"]
@@ -80,7 +83,7 @@ class Program:
             return pipeline.built(self.stages, self.outputs)
         if self._taught is not None:
             return self._taught
-        module = Pipeline(self.stages, self.outputs)
+        module = _untaught(self.stages, self.outputs, self.learned)
         learned.teach(module, self.learned)
         if all(stage.is_shared for stage in self.stages):
             self._taught = module
@@ -251,7 +254,7 @@ class Sessions:
         turns: deque[dict[str, Any]] | None = deque(maxlen=MAX_TURNS) if history else None
         # What cannot be built is not kept.
         module = pipeline.built(stages, outputs)
-        knows = None if known is None else learned.read(known, module, "learned")
+        knows = _read_learned(known, stages, outputs, module)
         source = {key: value for key, value in given.items() if key != "lm"}
         with self._lock:
             self._close_idle()
@@ -264,6 +267,10 @@ class Sessions:
             session.programs[program_id] = program
             session.versions[program_id] = {program.version: program}
         return program
+
+    def versions(self, program: Program) -> Mapping[int, Program]:
+        """Give all versions of a program; errors as :meth:`find`."""
+        return dict(self.find(program.session_id).versions.get(program.id, {}))
 
     def add_version(self, program: Program, knows: Learned, compiled: Mapping[str, Any]) -> Program:
         """Add a version of a program that has learned something; the newest is the one that runs if none is named.
@@ -374,6 +381,27 @@ class Sessions:
         for session in list(self._sessions.values()):
             if session.used_at < limit:
                 del self._sessions[session.id]
+
+
+def _untaught(
+    stages: tuple[Stage, ...], outputs: tuple[tuple[str, Source], ...] | None, predictors: Collection[object]
+) -> Pipeline:
+    """Give a module that has predictors of these names."""
+    members = voting.count_members(predictors)
+    return Voting(stages, outputs, members) if members else Pipeline(stages, outputs)
+
+
+def _read_learned(
+    known: object, stages: tuple[Stage, ...], outputs: tuple[tuple[str, Source], ...] | None, module: Pipeline
+) -> Learned | None:
+    if known is None:
+        return None
+    names = arguments.options(known, "learned")
+    members = voting.count_members(names)
+    if members > MAX_MEMBERS:
+        message = f"expected at most {MAX_MEMBERS} members at learned, got {members}"
+        raise OperationError("input", message, path="learned")
+    return learned.read(known, _untaught(stages, outputs, names) if members else module, "learned")
 
 
 def _no_program(program_id: str, session_id: str | None, known: Mapping[str, Program]) -> OperationError:
