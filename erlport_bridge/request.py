@@ -3,9 +3,45 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from contextvars import ContextVar
 from functools import partial
+
+
+class Waiting:
+    """What waits for a thread or for its turn, and how long there was anything that did."""
+
+    def __init__(self) -> None:
+        # Work is handed in and taken by different threads.
+        self._lock = threading.Lock()
+        self._items: set[object] = set()
+        self._since = 0.0
+        self._ended_s = 0.0
+
+    def __bool__(self) -> bool:
+        return bool(self._items)
+
+    def add(self, item: object) -> None:
+        """Have something wait."""
+        with self._lock:
+            if not self._items:
+                self._since = time.monotonic()
+            self._items.add(item)
+
+    def discard(self, item: object) -> None:
+        """Have something wait no more, if it did."""
+        with self._lock:
+            if item in self._items:
+                self._items.remove(item)
+                if not self._items:
+                    self._ended_s += time.monotonic() - self._since
+
+    def waited_s(self) -> float:
+        """Give how long something has waited, in seconds."""
+        with self._lock:
+            return self._ended_s + (time.monotonic() - self._since if self._items else 0.0)
+
 
 #: The id that the caller gave its request, once the options of the call have been read; for its errors and its lines in
 #: the log.
@@ -15,7 +51,7 @@ request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 received_at: ContextVar[float | None] = ContextVar("received_at", default=None)
 
 #: Gets what the code that runs here hands to threads, as long as none of them has begun it.
-queued: ContextVar[set[object] | None] = ContextVar("queued", default=None)
+queued: ContextVar[Waiting | None] = ContextVar("queued", default=None)
 
 #: What libraries print and log here is for a console that nobody sees.
 is_silent: ContextVar[bool] = ContextVar("is_silent", default=False)

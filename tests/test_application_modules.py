@@ -42,6 +42,15 @@ class Awaited(dspy.Module):
         return await self.predict.acall(**inputs)
 
 
+class Blocking(dspy.Module):
+    def __init__(self):
+        super().__init__()
+        self.predict = dspy.Predict("question -> answer")
+
+    async def aforward(self, question: str):
+        return self.predict(question=question)
+
+
 class AnyInputs(dspy.Module):
     def forward(self, **inputs):
         return dict(inputs, count=len(inputs))
@@ -65,7 +74,7 @@ class NeedsMore(dspy.Module):
 def function():
     pass
 '''
-NAMES = [f"shop.programs.{name}" for name in ("Support", "Awaited", "AnyInputs", "Odd")]
+NAMES = [f"shop.programs.{name}" for name in ("Support", "Awaited", "Blocking", "AnyInputs", "Odd")]
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +98,7 @@ def run(port: PortProcess, server: ModelServer, module: Any, signature: Any, inp
 
 
 def test_modules_are_listed_and_described(shop: PortProcess) -> None:
-    assert shop.done("list_modules")[-4:] == NAMES
+    assert shop.done("list_modules")[-len(NAMES) :] == NAMES
     described = shop.done("describe_module", "shop.programs.Support")
     assert described["summary"] == "Answers a customer."
     assert {name: option["default"] for name, option in described["options"].items()} == {"tone": "kind", "tries": 1}
@@ -165,6 +174,16 @@ def test_wrong_call_is_named(
     details = shop.failed("execute_module", module, signature, inputs)
     assert details["kind"] == kind, details
     assert message in details["message"]
+
+
+def test_model_that_a_module_does_not_await_is_accounted_for_too(shop: PortProcess, model_server: ModelServer) -> None:
+    shop.done("reset_metrics")
+    lm = openai(model_server, "gpt-4o-mini", cache=True)
+    first, second = (run(shop, model_server, "shop.programs.Blocking", None, "Q", lm=lm)["$meta"] for _ in range(2))
+    assert first["cost"] > 0
+    assert (first["cache_hits"], second["cache_hits"], second["cost"]) == (0, 1, 0.0)
+    model = shop.done("metrics")["models"]["openai/gpt-4o-mini"]
+    assert (model["calls"], model["cache_hits"], model["cost"]) == (2, 1, first["cost"])
 
 
 @pytest.mark.parametrize(

@@ -378,7 +378,7 @@ def test_metrics_count_calls_errors_and_tokens(port: PortProcess) -> None:
     assert report["modules"]["dspy.Predict"]["calls"] == 1
     assert report["modules"]["dspy.Predict"]["total_tokens"] > 0
     assert report["memory_bytes"] > 1 << 20
-    assert (report["sessions"], report["programs"]) == (0, 0)
+    assert report["held"] == {"sessions": 0, "programs": 0}
 
 
 def test_metrics_begin_anew_when_they_are_reset(port: PortProcess, model_server: ModelServer) -> None:

@@ -12,6 +12,7 @@ import erlport_bridge
 from erlport_bridge import threads
 from erlport_bridge.operations import port_state
 from erlport_bridge.operations.registry import operation
+from erlport_bridge.programs import sandbox
 from erlport_bridge.term import IMPLEMENTATION
 
 
@@ -43,7 +44,11 @@ async def reset_metrics() -> dict[str, Any]:
 
 
 def _held() -> dict[str, Any]:
-    """Give what the port holds now."""
+    """Give what the port holds now, and what is counted since its start."""
     sessions = port_state.sessions.all()
     programs = sum(len(session.programs) for session in sessions)
-    return {"sessions": len(sessions), "programs": programs, "threads": threads.report()}
+    return {
+        "held": {"sessions": len(sessions), "programs": programs},
+        "threads": threads.report(),
+        "sandboxes": sandbox.report(),
+    }

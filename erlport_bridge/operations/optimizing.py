@@ -8,11 +8,12 @@ from typing import Any
 from erlport_bridge.errors import OperationError
 from erlport_bridge.operations.port_state import sessions
 from erlport_bridge.operations.programs import find_program
-from erlport_bridge.operations.registry import operation
+from erlport_bridge.operations.registry import operation, spending
 from erlport_bridge.operations.requests import program_model
 from erlport_bridge.optimizing import catalogue, compiling
 from erlport_bridge.optimizing.compiling import Compilation
 from erlport_bridge.programs import arguments, execution, streaming, voting
+from erlport_bridge.programs.model_account import ModelAccount
 from erlport_bridge.programs.scoring import read_metric
 from erlport_bridge.programs.streaming import EventStream
 from erlport_bridge.request import Deadline
@@ -87,7 +88,11 @@ async def _compile(
         if events is not None:
             await events.send(event)
 
-    knows, report = await compiling.run(
-        compilation, model, options, timeout_s=deadline.left_s(options.timeout_ms), tell=tell
-    )
+    account = ModelAccount()
+    try:
+        knows, report = await compiling.run(
+            compilation, model, options, timeout_s=deadline.left_s(options.timeout_ms), account=account, tell=tell
+        )
+    finally:
+        spending.get().add(account.spent)
     return sessions.add_version(program, knows, report).describe()

@@ -97,7 +97,7 @@ async def run_program(
 ) -> dict[str, Any]:
     """Check the inputs of a program, run it and note the turn of its conversation; gives the prediction."""
     values = program.with_history(execution.read_inputs(program.stages, program.asked, inputs))
-    prediction = await run(program_request(program, values, options), deadline, events)
+    prediction = await run(program_request(program, values, options), deadline, events, program_id=program.id)
     program.record(values, prediction)
     return prediction
 

@@ -9,17 +9,22 @@ import functools
 import inspect
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from typing import Any, Final
 
 from erlport_bridge import errors, request
 from erlport_bridge.errors import EncodeError, OperationError
 from erlport_bridge.operations.port_state import metrics
+from erlport_bridge.programs.tallies import Spent
 from erlport_bridge.term import Atom
 
 Operation = Callable[..., Awaitable[tuple[Atom, Any]] | tuple[Atom, Any]]
 
 #: Every operation by name.
 OPERATIONS: Final[dict[str, Operation]] = {}
+
+#: What the operation that runs here has spent so far.
+spending: Final[ContextVar[Spent]] = ContextVar("spending")
 
 OK: Final = Atom("ok")
 ERROR: Final = Atom("error")
@@ -99,13 +104,17 @@ class _Counted:
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._spent = Spent()
 
     def __enter__(self) -> None:
-        self._started_at = metrics.begin("operations", self._name)
+        spending.set(self._spent)
+        received_at = request.received_at.get()
+        self._running = metrics.begin("operations", self._name)
+        self._queued_s = None if received_at is None else self._running.started_at - received_at
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
         kind = None if error is None else errors.kind_of(error)
-        metrics.end("operations", self._name, self._started_at, kind=kind)
+        metrics.end(self._running, kind=kind, queued_s=self._queued_s, spent=self._spent)
 
 
 def _count_checked(function: Callable[..., Any]) -> Callable[[Sequence[Any]], None]:

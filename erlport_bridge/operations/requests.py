@@ -8,9 +8,12 @@ from typing import Any
 
 from erlport_bridge import errors
 from erlport_bridge.operations.port_state import metrics, sessions
+from erlport_bridge.operations.registry import spending
 from erlport_bridge.programs import arguments, execution, pipeline, stages
 from erlport_bridge.programs.execution import CallOptions, Request
+from erlport_bridge.programs.model_account import ModelAccount
 from erlport_bridge.programs.models import LanguageModel
+from erlport_bridge.programs.progress import Progress
 from erlport_bridge.programs.sessions import Program
 from erlport_bridge.programs.signatures import SignatureSpec
 from erlport_bridge.programs.stages import SignatureSource, Stage
@@ -59,18 +62,28 @@ def program_model(program: Program, options: CallOptions) -> LanguageModel:
     return sessions.model_for(program.session_id, options.model, program.model)
 
 
-async def run(request: Request, deadline: Deadline, events: EventStream | None = None) -> dict[str, Any]:
-    """Run a request within what is left of its budget, counted for each of its modules."""
-    names = {stage.entry.name for outer in request.stages for stage in outer.chain}
-    started = {name: metrics.begin("modules", name) for name in names}
-    kind, tokens = None, 0
+async def run(
+    request: Request, deadline: Deadline, events: EventStream | None = None, *, program_id: str | None = None
+) -> dict[str, Any]:
+    """Run a request within what is left of its budget, counted for each of its modules, and for its program."""
+    names = {("modules", stage.entry.name) for outer in request.stages for stage in outer.chain}
+    if program_id is not None:
+        names.add(("programs", program_id))
+    running = [metrics.begin(group, name) for group, name in names]
+    progress, account = Progress(), ModelAccount()
+    kind = None
     try:
-        prediction = await execution.run(request, timeout_s=deadline.left_s(request.options.timeout_ms), events=events)
-        tokens = execution.total_tokens(prediction)
-        return prediction
+        return await execution.run(
+            request,
+            timeout_s=deadline.left_s(request.options.timeout_ms),
+            progress=progress,
+            account=account,
+            events=events,
+        )
     except BaseException as error:
         kind = errors.kind_of(error)
         raise
     finally:
-        for name, started_at in started.items():
-            metrics.end("modules", name, started_at, kind=kind, tokens=tokens)
+        spending.get().add(account.spent)
+        for one in running:
+            metrics.end(one, kind=kind, queued_s=progress.queued.waited_s(), spent=account.spent)

@@ -16,9 +16,10 @@ from erlport_bridge import request as running_request
 from erlport_bridge.errors import OperationError, details, message_of
 from erlport_bridge.optimizing.catalogue import OptimizerEntry, Task
 from erlport_bridge.optimizing.trainee import Runner, Trainee
-from erlport_bridge.programs import arguments, learned, model_account, models, sandbox
+from erlport_bridge.programs import arguments, learned, models, sandbox
 from erlport_bridge.programs.execution import CallOptions
 from erlport_bridge.programs.learned import Learned
+from erlport_bridge.programs.model_account import ModelAccount
 from erlport_bridge.programs.models import LanguageModel
 from erlport_bridge.programs.pipeline import HISTORY_FIELD
 from erlport_bridge.programs.progress import Progress
@@ -110,9 +111,23 @@ def _example(value: object, program: Program, path: str) -> dspy.Example:
 
 
 async def run(
-    compilation: Compilation, model: LanguageModel, options: CallOptions, *, timeout_s: float | None, tell: Tell
+    compilation: Compilation,
+    model: LanguageModel,
+    options: CallOptions,
+    *,
+    timeout_s: float | None,
+    account: ModelAccount,
+    tell: Tell,
 ) -> tuple[Learned, dict[str, Any]]:
     """Compile a program.
+
+    Args:
+        compilation: What is to be done.
+        model: What the program asks.
+        options: Those of a call.
+        timeout_s: What is left of the caller's budget, in seconds; ``None``: no limit.
+        account: Of what is asked of models.
+        tell: Is told of each score and each candidate.
 
     Returns:
         What the predictors have learned, and a report as a term.
@@ -128,18 +143,23 @@ async def run(
         raise OperationError("overloaded", message)
     _running += 1
     try:
-        return await _run(compilation, model, options, timeout_s, tell)
+        return await _run(compilation, model, options, timeout_s, account, tell)
     finally:
         _running -= 1
 
 
 async def _run(
-    compilation: Compilation, model: LanguageModel, options: CallOptions, timeout_s: float | None, tell: Tell
+    compilation: Compilation,
+    model: LanguageModel,
+    options: CallOptions,
+    timeout_s: float | None,
+    account: ModelAccount,
+    tell: Tell,
 ) -> tuple[Learned, dict[str, Any]]:
     started_at = time.monotonic()
     progress = Progress()
     progress.follow()
-    account = model_account.open_account()
+    account.follow()
     running_request.queued.set(progress.queued)
     if any(stage.needs_sandbox for stage in compilation.program.stages):
         await asyncio.to_thread(sandbox.probe)

@@ -13,7 +13,7 @@ import dspy
 
 from erlport_bridge import request as running_request
 from erlport_bridge.errors import OperationError, message_of
-from erlport_bridge.programs import answers, arguments, elixir_function, model_account, models, sandbox, turns
+from erlport_bridge.programs import answers, arguments, elixir_function, models, sandbox, turns
 from erlport_bridge.programs.adapters import AdapterChoice, read_adapter
 from erlport_bridge.programs.conversion import convert
 from erlport_bridge.programs.generation_settings import GENERATION_SETTINGS, read_settings
@@ -173,12 +173,21 @@ class Request:
     options: CallOptions
 
 
-async def run(request: Request, *, timeout_s: float | None, events: EventStream | None = None) -> dict[str, Any]:
+async def run(
+    request: Request,
+    *,
+    timeout_s: float | None,
+    progress: Progress,
+    account: ModelAccount,
+    events: EventStream | None = None,
+) -> dict[str, Any]:
     """Run a module under its deadline.
 
     Args:
         request: What to run.
         timeout_s: What is left of the caller's budget, in seconds; ``None``: no limit.
+        progress: Follows it.
+        account: Of what it asks of models.
         events: Is told of the run while it lasts.
 
     Returns:
@@ -190,9 +199,8 @@ async def run(request: Request, *, timeout_s: float | None, events: EventStream 
     """
     if timeout_s == 0:
         raise timeout_error(request, "queue")
-    progress = Progress()
     progress.follow()
-    account = model_account.open_account()
+    account.follow()
     running_request.queued.set(progress.queued)
     started_at = time.monotonic()
     with sandbox.Sandboxes() as sandboxes:

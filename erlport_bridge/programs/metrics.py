@@ -1,115 +1,171 @@
-"""Counts what this port has done: calls, errors by kind and durations, for each operation and each DSPy module."""
+"""Counts what this port has done, for each operation, DSPy module, stored program and model.
+
+Names come from callers, so a group has at most :data:`MAX_NAMES` of them: the counts of one that has to go are added to
+those of :data:`OTHER`. None of the :data:`MAX_NAMES` ``// 2`` names that were used last ever has to go, and of the
+others the least used one goes first.
+"""
 
 from __future__ import annotations
 
-import os
+import re
 import threading
 import time
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from itertools import islice
+from typing import Any, Final
+
+from erlport_bridge.programs.tallies import Spent, Tally
+from erlport_bridge.redaction import redact
+
+GROUPS: Final = ("operations", "modules", "programs", "models")
+#: Of a group; beside :data:`OTHER`.
+MAX_NAMES: Final = 256
+#: What is counted of names that have no place of their own.
+OTHER: Final = "$other"
+
+_MAX_NAME_CHARACTERS: Final = 200
+_MEMORY: Final = re.compile(r"^(VmHWM|VmRSS):\s*(\d+) kB", re.MULTILINE)
 
 
-@dataclass
-class _Tally:
-    calls: int = 0
-    in_flight: int = 0
-    errors: Counter[str] = field(default_factory=Counter)
-    total_ms: float = 0.0
-    max_ms: float = 0.0
-    tokens: int = 0
+class Running:
+    """A call between :meth:`Metrics.begin` and :meth:`Metrics.end`."""
 
-    def done(self, duration_ms: float, kind: str | None) -> None:
-        self.total_ms += duration_ms
-        if duration_ms > self.max_ms:
-            self.max_ms = duration_ms
-        if kind is not None:
-            self.errors[kind] += 1
+    __slots__ = ("started_at", "tally")
 
-    def report(self) -> dict[str, Any]:
-        done = self.calls - self.in_flight
-        return {
-            "calls": self.calls,
-            "in_flight": self.in_flight,
-            "errors": dict(self.errors),
-            "mean_ms": self.total_ms / done if done else None,
-            "max_ms": self.max_ms if done else None,
-            "total_tokens": self.tokens,
-        }
+    def __init__(self, tally: Tally) -> None:
+        self.tally = tally
+        self.started_at = time.monotonic()
 
 
 class Metrics:
     """Counters that any thread may change."""
 
     def __init__(self) -> None:
-        # Protects the tallies; held for a few additions only.
+        # Protects the tallies; held for a few additions only, and while a report copies them.
         self._lock = threading.Lock()
-        self._tallies: dict[tuple[str, str], _Tally] = {}
-        self._started_at = time.monotonic()
+        # The names of a group in the order in which `begin` has used them.
+        self._groups: dict[str, dict[str, Tally]] = {group: {} for group in GROUPS}
+        self._others = {group: Tally() for group in GROUPS}
+        self._started_at = self._counted_since = time.monotonic()
 
-    def begin(self, group: str, name: str) -> float:
+    def begin(self, group: str, name: str) -> Running:
         """Count the start of a call. Returns what :meth:`end` needs."""
         with self._lock:
-            tally = self._tally(group, name)
+            tallies = self._groups[group]
+            tally = tallies.pop(name, None)
+            if tally is None:
+                tally = self._new_tally(group, name)
+            else:
+                tallies[name] = tally
             tally.calls += 1
             tally.in_flight += 1
-        return time.monotonic()
+        return Running(tally)
 
     def add(self, group: str, name: str, started_at: float, *, kind: str | None = None) -> None:
         """Count a call that :meth:`begin` did not: one that is over so quickly that nobody sees it in flight."""
-        duration_ms = (time.monotonic() - started_at) * 1000
+        duration_s = time.monotonic() - started_at
         with self._lock:
-            tally = self._tally(group, name)
+            tally = self._groups[group].get(name) or self._new_tally(group, name)
             tally.calls += 1
-            tally.done(duration_ms, kind)
+            tally.durations.add(duration_s)
+            if kind is not None:
+                tally.failed(kind)
 
-    def end(self, group: str, name: str, started_at: float, *, kind: str | None = None, tokens: int = 0) -> None:
-        """Count the end of a call that :meth:`begin` counted; ``kind`` is that of its error."""
-        duration_ms = (time.monotonic() - started_at) * 1000
+    def end(
+        self, running: Running, *, kind: str | None = None, queued_s: float | None = None, spent: Spent | None = None
+    ) -> None:
+        """Count the end of a call.
+
+        Args:
+            running: What :meth:`begin` has given.
+            kind: That of its error.
+            queued_s: How long it has waited before anything was done for it; ``None``: nobody knows.
+            spent: What its models cost.
+        """
+        duration_s = time.monotonic() - running.started_at
+        tally = running.tally
         with self._lock:
-            tally = self._tallies[group, name]
             tally.in_flight -= 1
-            tally.tokens += tokens
-            tally.done(duration_ms, kind)
+            tally.durations.add(duration_s)
+            if kind is not None:
+                tally.failed(kind)
+            if queued_s is not None:
+                tally.queued.add(queued_s)
+            if spent is not None:
+                tally.spent.add(spent)
 
     def report(self) -> dict[str, Any]:
-        """Give all counters: ``uptime_ms``, ``memory_bytes`` (resident), and a map for each group."""
+        """Give all counters: ``uptime_ms``, ``counted_ms``, the process's memory, and a map for each group."""
         with self._lock:
-            groups = self._groups()
-        return self._with_process(groups)
+            since = self._counted_since
+            counted = {group: [(name, tally.copy()) for name, tally in self._named(group)] for group in self._groups}
+        return self._reported(since, counted)
 
     def reset(self) -> dict[str, Any]:
         """Begin to count anew, and give what :meth:`report` would have; calls in flight are counted when they end."""
         with self._lock:
-            groups = self._groups()
-            for key, tally in list(self._tallies.items()):
-                if tally.in_flight:
-                    self._tallies[key] = _Tally(calls=tally.in_flight, in_flight=tally.in_flight)
-                else:
-                    del self._tallies[key]
-        return self._with_process(groups)
+            since, self._counted_since = self._counted_since, time.monotonic()
+            counted = {group: [(name, tally.taken()) for name, tally in self._named(group)] for group in self._groups}
+            for tallies in self._groups.values():
+                for name in [name for name, tally in tallies.items() if not tally.in_flight]:
+                    del tallies[name]
+        return self._reported(since, counted)
 
-    def _groups(self) -> dict[str, Any]:
-        groups: dict[str, Any] = {"operations": {}, "modules": {}}
-        for (group, name), tally in self._tallies.items():
-            groups.setdefault(group, {})[name] = tally.report()
-        return groups
-
-    def _with_process(self, groups: Mapping[str, Any]) -> dict[str, Any]:
-        uptime_ms = round((time.monotonic() - self._started_at) * 1000)
-        return {"uptime_ms": uptime_ms, "memory_bytes": _resident_bytes(), **groups}
-
-    def _tally(self, group: str, name: str) -> _Tally:
-        tally = self._tallies.get((group, name))
+    def _new_tally(self, group: str, name: str) -> Tally:
+        """Give the tally of a name that has none under just this name."""
+        tallies = self._groups[group]
+        # First without keys: of one that stands across the cut, half would stay.
+        known_as = redact(name)[:_MAX_NAME_CHARACTERS]
+        tally = tallies.pop(known_as, None)
         if tally is None:
-            tally = self._tallies[group, name] = _Tally()
+            if len(tallies) >= MAX_NAMES and not self._make_room(group):
+                return self._others[group]
+            tally = Tally()
+        tallies[known_as] = tally
         return tally
 
+    def _make_room(self, group: str) -> bool:
+        tallies = self._groups[group]
+        longest_unused = islice(tallies.items(), MAX_NAMES // 2)
+        # What is in flight will be counted where it began.
+        ended = [(tally.calls, name) for name, tally in longest_unused if not tally.in_flight]
+        if ended:
+            self._others[group].merge(tallies.pop(min(ended)[1]))
+        return bool(ended)
 
-def _resident_bytes() -> int | None:
+    def _named(self, group: str) -> list[tuple[str, Tally]]:
+        other = self._others[group]
+        return [*self._groups[group].items(), *([(OTHER, other)] if other.calls else [])]
+
+    def _reported(self, since: float, counted: Mapping[str, list[tuple[str, Tally]]]) -> dict[str, Any]:
+        now = time.monotonic()
+        report: dict[str, Any] = {
+            "uptime_ms": round((now - self._started_at) * 1000),
+            "counted_ms": round((now - since) * 1000),
+            **_memory(),
+        }
+        for group, named in counted.items():
+            merged: dict[str, Tally] = {}
+            for name, tally in named:
+                # What has become known as a key since it was counted as a name.
+                shown = redact(name)
+                if shown in merged:
+                    merged[shown].merge(tally)
+                else:
+                    merged[shown] = tally
+            report[group] = {name: tally.report() for name, tally in merged.items()}
+        return report
+
+
+#: Those of this process, which is one port.
+PORT_METRICS: Final = Metrics()
+
+
+def _memory() -> dict[str, int | None]:
+    """Give ``memory_bytes``, what of this process's memory is resident, and ``peak_memory_bytes``, the most so far."""
     try:
-        with open("/proc/self/statm", encoding="ascii") as statm:
-            return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            found = {name: int(size) * 1024 for name, size in _MEMORY.findall(status.read())}
     except OSError:
-        return None
+        found = {}
+    return {"memory_bytes": found.get("VmRSS"), "peak_memory_bytes": found.get("VmHWM")}

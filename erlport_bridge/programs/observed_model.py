@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import threading
 from collections.abc import Sequence
@@ -11,12 +10,12 @@ from typing import Any, Final
 
 import dspy
 from dspy.clients.call_context import adapter_fallback_scope
-from dspy.clients.execution import aexecute, finalize, prepare
+from dspy.clients.execution import aexecute, execute, finalize, prepare
 from dspy.lm15 import RegisteredProvider
 from dspy.utils.callback import with_callbacks
 
 from erlport_bridge.errors import kind_of
-from erlport_bridge.programs.model_account import current_account
+from erlport_bridge.programs.model_account import Asking, current_account
 from erlport_bridge.programs.model_limits import ModelLimit
 from erlport_bridge.programs.progress import current_progress, within
 from erlport_bridge.programs.response_cache import within_partition
@@ -85,7 +84,7 @@ class ObservedLM(dspy.LM):  # type: ignore[misc]
         # Code that does not await it there holds up the loop, as it would anyway.
         if progress is not None and threading.get_ident() != progress.thread_id:
             return wait_for(asyncio.run_coroutine_threadsafe(self.acall(*args, **kwargs), progress.loop))
-        return super().__call__(*args, **kwargs)
+        return self._ask_here(*args, **kwargs)
 
     async def acall(self, *args: Any, **kwargs: Any) -> Any:
         """Ask the model from a task; if it fails, the next one, unless a reader has seen a part of its answer."""
@@ -106,10 +105,26 @@ class ObservedLM(dspy.LM):  # type: ignore[misc]
     @with_callbacks  # type: ignore[untyped-decorator]
     async def _ask(self, asked: str, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         """Do as ``dspy.BaseLM.acall`` does, and keep account of the result, which that keeps to itself."""
-        passed = self.limit.passed() if self.limit else contextlib.nullcontext()
-        async with passed:
-            with within_partition(self.partition):
-                call = await asyncio.to_thread(prepare, self, prompt, messages, kwargs, asynchronous=True)
-                result = await aexecute(self, call)
-        current_account().add_answer(asked, self.shown_name, result.cost, is_cached=result.cache_hit)
+        with Asking(asked, self.shown_name, is_limited=self.limit is not None) as asking:
+            if self.limit is None:
+                call, result = await self._answer(prompt, messages, kwargs)
+            else:
+                async with self.limit.passed():
+                    asking.passed_limit()
+                    call, result = await self._answer(prompt, messages, kwargs)
+            asking.answered(result)
+        return finalize(self, call, result)
+
+    async def _answer(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> tuple[Any, Any]:
+        with within_partition(self.partition):
+            call = await asyncio.to_thread(prepare, self, prompt, messages, kwargs, asynchronous=True)
+            return call, await aexecute(self, call)
+
+    @with_callbacks  # type: ignore[untyped-decorator]
+    def _ask_here(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        """Do as ``dspy.BaseLM.__call__`` does, and keep account."""
+        with Asking(self.shown_name, self.shown_name) as asking, within_partition(self.partition):
+            call = prepare(self, prompt, messages, kwargs)
+            result = execute(self, call)
+            asking.answered(result)
         return finalize(self, call, result)

@@ -14,6 +14,8 @@ from contextvars import ContextVar
 
 import dspy
 
+from erlport_bridge.request import Waiting
+
 _current: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 
@@ -23,14 +25,14 @@ class Progress:
     Attributes:
         loop: The event loop on which it runs.
         thread_id: The loop's thread.
-        queued: What waits for a thread.
+        queued: What waits for a thread, or for its turn.
     """
 
     def __init__(self) -> None:
         self._stages = ["module"]
         self.loop = asyncio.get_running_loop()
         self.thread_id = threading.get_ident()
-        self.queued: set[object] = set()
+        self.queued = Waiting()
 
     @property
     def stage(self) -> str:

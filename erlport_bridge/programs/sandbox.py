@@ -187,6 +187,11 @@ def kill_all() -> None:
     _pool.close()
 
 
+def report() -> dict[str, Any]:
+    """Give what :meth:`WarmPool.report` gives, of this process."""
+    return _pool.report()
+
+
 _probe_lock: Final = threading.Lock()
 _probed = False
 

@@ -15,6 +15,7 @@ from concurrent.futures import Future
 from typing import Any, Final
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.tallies import Durations
 from erlport_bridge.programs.text import quoted
 
 #: How many sandboxes wait for the next calls, unless ``DSPEX_WARM_SANDBOXES`` says otherwise; each takes about 170 MB.
@@ -48,6 +49,10 @@ class WarmPool:
         self._idle: deque[tuple[float, Any]] = deque()
         self._waiting: deque[Future[Any]] = deque()
         self._starting = 0
+        self._failed_starts = 0
+        # Of those that have worked.
+        self._starts = 0
+        self._start_durations = Durations()
         self._timer: threading.Timer | None = None
         self._is_closed = False
 
@@ -68,6 +73,17 @@ class WarmPool:
     def give_back(self, unused: Any) -> None:
         """Take back one that has run nothing."""
         self._keep(unused)
+
+    def report(self) -> dict[str, Any]:
+        """Give how many are ``ready`` and ``starting``, how many ``starts`` worked and failed, and what they took."""
+        with self._lock:
+            return {
+                "ready": len(self._idle),
+                "starting": self._starting,
+                "starts": self._starts,
+                "failed_starts": self._failed_starts,
+                "start_ms": self._start_durations.report(),
+            }
 
     def close(self) -> None:
         """End all that are ready, and start none any more."""
@@ -93,11 +109,13 @@ class WarmPool:
             threading.Thread(target=self._start_one, name="sandbox start", daemon=True).start()
 
     def _start_one(self) -> None:
+        started_at = time.monotonic()
         try:
             started = self._start()
         except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
             with self._lock:
                 self._starting -= 1
+                self._failed_starts += 1
                 failed = [future for future in self._waiting if future.set_running_or_notify_cancel()]
                 self._waiting.clear()
             for future in failed:
@@ -105,6 +123,8 @@ class WarmPool:
             return
         with self._lock:
             self._starting -= 1
+            self._starts += 1
+            self._start_durations.add(time.monotonic() - started_at)
         self._keep(started)
 
     def _keep(self, item: Any) -> None:

@@ -30,7 +30,9 @@ _Result = TypeVar("_Result")
 # By the names of modules: in them the exception is not raised. What they call may raise it.
 _FRAGILE: Final = (
     *("importlib._bootstrap", "subprocess"),
-    *("erlport_bridge.port.", "erlport_bridge.term.", "erlport_bridge.threads.", "erlport_bridge.programs.metrics"),
+    *("erlport_bridge.port.", "erlport_bridge.term.", "erlport_bridge.threads."),
+    # Half a count would stay for ever.
+    *("erlport_bridge.programs.metrics", "erlport_bridge.programs.tallies"),
 )
 # Functions of `logging` that take a lock before the `try` that gives it back; see also `protect_logging`.
 _FRAGILE_IN_LOGGING: Final = frozenset(

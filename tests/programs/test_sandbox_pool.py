@@ -131,3 +131,22 @@ def test_wrong_number_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("DSPEX_WARM_SANDBOXES", text)
     with pytest.raises(OperationError, match="an integer from 0 to 16 in the environment at DSPEX_WARM_SANDBOXES"):
         warm_size()
+
+
+def test_starts_are_counted_with_how_they_ended() -> None:
+    outcomes: list[Exception | int] = [OSError("no memory"), 1]
+
+    def start() -> int:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    pool = WarmPool(start, lambda item: None, size=0)
+    assert pool.report() == {"ready": 0, "starting": 0, "starts": 0, "failed_starts": 0, "start_ms": None}
+    with pytest.raises(OSError, match="no memory"):
+        pool.take().result(WAIT_S)
+    assert pool.take().result(WAIT_S) == 1
+    report = pool.report()
+    assert (report["starts"], report["failed_starts"], report["starting"]) == (1, 1, 0)
+    assert report["start_ms"]["max"] >= 0

@@ -621,6 +621,20 @@ defmodule DSPex.Python do
 
   @doc """
   Gives the counts and durations of the pool's Python since it was started, or since `reset_metrics/1`.
+
+  A map with `"operations"`, `"modules"`, `"programs"` and `"models"`, each a map of names and what was counted of them:
+  `"calls"`, `"in_flight"`, `"errors"` by kind, `"duration_ms"` and `"queue_ms"` (each with `"mean"`, `"p50"`, `"p95"`,
+  `"p99"` and `"max"`, or `nil`), `"total_tokens"`, `"cost"`, `"unpriced"` and `"cache_hits"`. Of the process: `"uptime_ms"`,
+  `"counted_ms"`, `"memory_bytes"`, `"peak_memory_bytes"`, `"held"` (`"sessions"` and `"programs"`), `"threads"` and
+  `"sandboxes"`. What each means is in `docs/operations.md`.
+
+  ## Examples
+
+      iex> {:ok, _prediction} = DSPex.Python.execute_module("dspy.Predict", "question -> answer", "What is ETF?")
+      iex> {:ok, metrics} = DSPex.Python.metrics()
+      iex> module = metrics["modules"]["dspy.Predict"]
+      iex> module["duration_ms"]["p50"] <= module["duration_ms"]["max"]
+      true
   """
   @spec metrics(options()) :: result(map())
   def metrics(options \\ []), do: call(:metrics, [], options)
@@ -628,8 +642,8 @@ defmodule DSPex.Python do
   @doc """
   Has the pool's Python count anew, and gives what it has counted until then, as `metrics/1`.
 
-  Called every so often, the results add up: no call is left out or counted twice. One that runs meanwhile is
-  counted when it ends.
+  Called every so often, the results add up: each call has its end, with its error, its duration and what it cost, in one of
+  them. Only `"calls"` has those in flight in both periods, so it is `calls - in_flight` that adds up.
 
   ## Examples
 

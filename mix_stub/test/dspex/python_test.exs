@@ -163,6 +163,10 @@ defmodule DSPex.PythonTest do
 
     assert {:ok, metrics} = Python.metrics(pool: pool)
     assert get_in(metrics, ["operations", "execute_module", "calls"]) == 1
+    assert get_in(metrics, ["modules", "dspy.Predict", "total_tokens"]) > 0
+
+    assert %{"calls" => 1, "errors" => %{}, "unpriced" => 1, "queue_ms" => nil} =
+             metrics["models"]["embedded/extractive"]
 
     assert {:ok, %{"operations" => %{"execute_module" => %{"calls" => 1}}}} =
              Python.reset_metrics(pool: pool)
