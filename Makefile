@@ -48,7 +48,7 @@ format: setup
 setup: $(INSTALLED) $(SANDBOX)
 	@setup/elixir
 
-$(INSTALLED): pyproject.toml setup/python setup/compiler $(wildcard erlport_bridge/term/native*.p*)
+$(INSTALLED): pyproject.toml setup/python setup/compiler $(wildcard erlport_bridge/*/*.pyx erlport_bridge/*/*.pxi)
 	@setup/python "$(PYTHON)" $(VENV)
 	@touch $@
 
@@ -58,4 +58,4 @@ $(SANDBOX): $(INSTALLED)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info mix_stub/_build erlport_bridge/term/native.c erlport_bridge/term/*.so
+	rm -rf $(VENV) build dist *.egg-info mix_stub/_build erlport_bridge/term/native.c erlport_bridge/port/busy_wait.c erlport_bridge/*/*.so

@@ -142,6 +142,8 @@ def _install_hooks(logs: Logs) -> None:
         line: str | None = None,
     ) -> None:
         text = warnings.formatwarning(message, category, filename, lineno, line)
+        if file is None and is_silent.get():
+            return
         if file is None:
             logs.add("warning", "py.warnings", text.rstrip())
         else:

@@ -24,7 +24,7 @@ from typing import Any, Final, NoReturn
 
 from erlport_bridge import request
 from erlport_bridge.errors import DecodeError, OperationError, ProtocolError, message_of, traceback_lines
-from erlport_bridge.port import elixir, event_loop
+from erlport_bridge.port import awake, elixir, event_loop
 from erlport_bridge.port.descriptors import Descriptors
 from erlport_bridge.port.frames import FrameReader
 from erlport_bridge.port.leadership import Leadership
@@ -162,6 +162,9 @@ class Runtime:
         """Read and begin calls until another thread leads, or the port is closed."""
         try:
             while self._receive_all():
+                if not self._calls and not self._frames.pending_bytes:
+                    # Nothing here wants a core, and the next call may be coming. The rest of a large one takes long.
+                    awake.wait(self._descriptor)
                 size = os.readv(self._descriptor, [self._frames.room()])
                 if not size:
                     if self._frames.pending_bytes:

@@ -1,0 +1,55 @@
+"""Waiting awake: it ends with what is waited for, or by itself, and is left out where it would not help."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from erlport_bridge.port import awake
+
+BUSY_WAIT = pytest.importorskip("erlport_bridge.port.busy_wait", reason="installed without a C compiler")
+LONG_NS = 60_000_000_000
+
+
+@pytest.fixture
+def ends() -> tuple[int, int]:
+    return os.pipe()
+
+
+def test_ends_with_what_is_waited_for_while_others_run(ends: tuple[int, int]) -> None:
+    read, write = ends
+    writer = threading.Timer(0.05, os.write, (write, b"x"))
+    writer.start()
+    # A minute, if Python's lock were held meanwhile: nobody would write.
+    BUSY_WAIT.wait(read, LONG_NS)
+    assert os.read(read, 1) == b"x"
+    writer.join()
+
+
+def test_ends_at_once_when_there_is_something_or_nothing_can_come(ends: tuple[int, int]) -> None:
+    read, write = ends
+    os.write(write, b"x")
+    BUSY_WAIT.wait(read, LONG_NS)
+    assert os.read(read, 1) == b"x"
+    os.close(write)
+    BUSY_WAIT.wait(read, LONG_NS)
+    assert os.read(read, 1) == b""
+
+
+def test_ends_by_itself(ends: tuple[int, int]) -> None:
+    started_at = time.monotonic_ns()
+    BUSY_WAIT.wait(ends[0], 2_000_000)
+    assert time.monotonic_ns() - started_at >= 2_000_000
+    awake.wait(ends[0])
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity of processes")
+def test_is_left_out_with_one_core() -> None:
+    code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+    code += "from erlport_bridge.port import awake; print(awake.IS_WORTHWHILE)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"False\n"
