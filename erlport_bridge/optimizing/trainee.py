@@ -89,26 +89,26 @@ class Trainee(Pipeline):
 
 def install() -> None:
     """Have DSPy's own threads know for which call they work, from now on."""
-    parallelizer._bind_active_call_id = _bound(parallelizer._bind_active_call_id)
+    parallelizer.ParallelExecutor._wrap_function = _carrying(parallelizer.ParallelExecutor._wrap_function)
 
 
-def _bound(bind: Callable[[Callable[..., Any]], Callable[..., Any]]) -> Callable[..., Callable[..., Any]]:
-    def bind_here(function: Callable[..., Any]) -> Callable[..., Any]:
-        bound = bind(function)
+def _carrying(wrap: Callable[[Any, Callable[[Any], Any]], Callable[[Any], Any]]) -> Callable[..., Callable[[Any], Any]]:
+    def wrap_here(executor: Any, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        wrapped = wrap(executor, function)
         # DSPy passes on its own settings by itself.
         carried = [
             (var, value) for var, value in contextvars.copy_context().items() if var is not thread_local_overrides
         ]
 
-        def call(*args: Any, **kwargs: Any) -> Any:
+        def call(item: Any) -> Any:
             context = contextvars.copy_context()
             for var, value in carried:
                 context.run(var.set, value)
-            return context.run(bound, *args, **kwargs)
+            return context.run(wrapped, item)
 
         return call
 
-    return bind_here
+    return wrap_here
 
 
 def _pass_on(done: asyncio.Future[Any], result: Future[Any]) -> None:
