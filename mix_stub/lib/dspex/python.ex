@@ -42,16 +42,19 @@ defmodule DSPex.Python do
   the error).
   """
 
+  import DSPex.Python.Arguments
+  import DSPex.Python.Operation, only: [event_stream: 4, with_functions: 3]
+  import DSPex.Python.Results
+
   alias DSPex.{Prediction, Program}
 
   alias DSPex.Python.{
     Callbacks,
     CallOptions,
     Error,
-    EventStream,
-    JSON,
     Model,
     ModuleSpec,
+    Operation,
     Pool,
     Pools,
     ProgressLine
@@ -213,7 +216,11 @@ defmodule DSPex.Python do
   @spec stream(ModuleSpec.t(), signature() | nil, inputs(), options()) :: Enumerable.t()
   def stream(module, signature, inputs, options \\ []) do
     args = [signature, python_inputs(inputs)]
-    options |> CallOptions.new!() |> stream_of(:stream_module, module, args)
+
+    options
+    |> CallOptions.new!()
+    |> event_stream(:stream_module, module, args)
+    |> Stream.map(&element/1)
   end
 
   @doc """
@@ -224,7 +231,8 @@ defmodule DSPex.Python do
   @spec stream_program(Program.t() | String.t(), inputs(), options()) :: Enumerable.t()
   def stream_program(program, inputs, options \\ []) do
     {session_id, program_id, options} = program_target(program, options)
-    stream_of(options, :stream_program, session_id, [program_id, python_inputs(inputs)])
+    args = [program_id, python_inputs(inputs)]
+    options |> event_stream(:stream_program, session_id, args) |> Stream.map(&element/1)
   end
 
   @doc """
@@ -660,232 +668,5 @@ defmodule DSPex.Python do
   Of `options` only those of every function are used; an operation's own are the last of its arguments.
   """
   @spec call(atom(), [term()], options()) :: result(term())
-  def call(operation, args, options \\ []) when is_atom(operation) and is_list(args) do
-    options = CallOptions.new!(options)
-    pool = CallOptions.pool!(options)
-    started = System.monotonic_time()
-
-    result =
-      options
-      |> Map.get(:serialization_format, :native)
-      |> call_as(pool, operation, args, CallOptions.timeout!(options))
-      |> explain_missing_model(pool)
-
-    emit_stop(System.monotonic_time() - started, pool, operation, result)
-    result
-  end
-
-  # Gives `work` the module and the options as Python takes them; while it lasts, Python may call the functions in them.
-  defp with_functions(module, options, work) do
-    with {:ok, python_options, of_model} <- CallOptions.for_execution(options),
-         {:ok, module, python_options, callbacks} <-
-           ModuleSpec.read(module, python_options, CallOptions.pool!(options)) do
-      Callbacks.during(of_model ++ callbacks, fn -> work.(module, python_options) end)
-    end
-  end
-
-  defp call_as(:native, pool, operation, args, timeout) do
-    with {:ok, answer} <- Pool.call(pool, operation, args, timeout), do: answer(answer)
-  end
-
-  defp call_as(:json, pool, operation, args, timeout) do
-    with {:ok, text} <- encode_json(args),
-         {:ok, answer} <-
-           Pool.call(pool, :handle_json, [Atom.to_string(operation), text], timeout) do
-      json_answer(answer)
-    end
-  end
-
-  defp call_as(format, _pool, _operation, _args, _timeout) do
-    raise ArgumentError,
-          "expected :serialization_format to be :native or :json, got #{inspect(format)}"
-  end
-
-  defp answer({:ok, _value} = ok), do: ok
-
-  defp answer({:error, {:python_exception, details}}) when is_map(details),
-    do: {:error, Error.from_details(details)}
-
-  defp answer(other),
-    do: {:error, Error.new(:internal, "unexpected answer #{inspect(other, limit: 5)}")}
-
-  defp json_answer({status, text}) when status in [:ok, :error] and is_binary(text) do
-    case {status, JSON.decode(text)} do
-      {:ok, {:ok, value}} ->
-        {:ok, value}
-
-      {:error, {:ok, details}} when is_map(details) ->
-        {:error, Error.from_details(details)}
-
-      {_status, _no_json} ->
-        {:error, Error.new(:internal, "python answered with text that is not JSON")}
-    end
-  end
-
-  defp json_answer(other), do: answer(other)
-
-  defp encode_json(args) do
-    with {:error, reason, path} <- JSON.encode(args) do
-      {:error,
-       Error.new(:input, "#{reason}, at argument #{path}; use serialization_format: :native", %{
-         "path" => path
-       })}
-    end
-  end
-
-  # Python does not know where the pool's model was to be configured, and why it was not.
-  defp explain_missing_model({:error, %Error{kind: :lm_not_configured} = error}, pool) do
-    case Pool.model_state(pool) do
-      {:ok, :none} -> {:error, %{error | message: Pool.model_missing_message(pool)}}
-      {:ok, {:failed, cause}} -> {:error, cause}
-      _configured -> {:error, error}
-    end
-  end
-
-  defp explain_missing_model(result, _pool), do: result
-
-  defp stream_of(options, operation, called, args),
-    do: options |> event_stream(operation, called, args) |> Stream.map(&element/1)
-
-  # `called` is a module's spec, or the session of a program.
-  defp event_stream(options, operation, called, args) do
-    CallOptions.timeout!(options)
-    buffer = EventStream.buffer!(options)
-    # Events are messages of terms. JSON is a format of calls, with the same results.
-    options = Map.merge(options, %{buffer: buffer, serialization_format: :native})
-
-    call = fn reply_to, ref ->
-      with_functions(called, options, fn called, python_options ->
-        call(operation, [reply_to, ref, called | args] ++ [python_options], options)
-      end)
-    end
-
-    options |> CallOptions.pool!() |> EventStream.new(buffer, call)
-  end
-
-  defp item({:event, %{"index" => index, "result" => result}}, offset),
-    do: [{offset + index, batch_result(result)}]
-
-  defp item({:ok, _count}, _offset), do: []
-  defp item({:error, _error} = error, _offset), do: [error]
-
-  defp element({:event, %{"type" => "chunk", "field" => field, "text" => text}}),
-    do: {:chunk, field, text}
-
-  defp element({:event, status}), do: {:status, Map.delete(status, "type")}
-  defp element({:ok, term}), do: {:prediction, Prediction.from_term(term)}
-  defp element({:error, error}), do: {:error, error}
-
-  defp batch_result(%{"ok" => term}), do: {:ok, Prediction.from_term(term)}
-  defp batch_result(%{"error" => details}), do: {:error, Error.from_details(details)}
-  defp batch_result({:ok, term}), do: {:ok, Prediction.from_term(term)}
-
-  defp batch_result({:error, {:python_exception, details}}),
-    do: {:error, Error.from_details(details)}
-
-  defp evaluation(report) do
-    %{
-      score: report["score"],
-      count: report["count"],
-      failed: report["failed"],
-      total_tokens: report["total_tokens"],
-      duration_ms: report["duration_ms"],
-      results: Enum.map(report["results"], &scored/1)
-    }
-  end
-
-  defp scored({:ok, %{"prediction" => term, "score" => score} = scored}) do
-    feedback = Map.get(scored, "feedback")
-    {:ok, %{prediction: Prediction.from_term(term), score: score, feedback: feedback}}
-  end
-
-  defp scored(%{"ok" => scored}), do: scored({:ok, scored})
-  defp scored(failed), do: batch_result(failed)
-
-  defp program_target(%Program{} = program, options) do
-    options =
-      options
-      |> CallOptions.new!()
-      |> Map.put(:pool, program.pool)
-      |> Map.put_new(:version, program.version)
-
-    {program.session_id, program.id, options}
-  end
-
-  defp program_target(program_id, options) do
-    # Without a session, Python finds the program by its id, which is unique in the pool.
-    {session_id, options} = options |> CallOptions.new!() |> Map.pop(:session_id)
-    {session_id, program_id, options}
-  end
-
-  # It takes as long as it takes, unless somebody says otherwise.
-  defp compile_target(program, options) do
-    {session_id, program_id, options} = program_target(program, options)
-    {session_id, program_id, Map.put_new(options, :timeout, :infinity)}
-  end
-
-  defp compile_element({:event, %{"type" => "scored"} = event}, _pool) do
-    {:scored,
-     %{
-       score: event["score"],
-       metric_calls: event["metric_calls"],
-       failures: event["failures"],
-       best_score: event["best_score"]
-     }}
-  end
-
-  defp compile_element({:event, %{"type" => "candidate"} = event}, _pool) do
-    {:candidate,
-     %{number: event["number"], score: event["score"], best_score: event["best_score"]}}
-  end
-
-  defp compile_element({:ok, term}, pool), do: {:program, Program.from_term(term, pool)}
-  defp compile_element({:error, _error} = error, _pool), do: error
-
-  defp python_inputs([{name, _value} | _rest] = inputs) when is_atom(name), do: Map.new(inputs)
-  defp python_inputs(inputs), do: inputs
-
-  # What is no list is left to Python to say.
-  defp python_inputs_list(inputs) when is_list(inputs), do: Enum.map(inputs, &python_inputs/1)
-  defp python_inputs_list(other), do: other
-
-  # Text instead of a map, and the like, is left to Python to say.
-  defp python_spec(spec, pool) do
-    spec = if spec != [] and Keyword.keyword?(spec), do: Map.new(spec), else: spec
-
-    case is_map(spec) and CallOptions.with_model(spec, pool) do
-      false ->
-        {:ok, spec}
-
-      {:ok, spec, []} ->
-        {:ok, spec}
-
-      {:ok, _spec, _callbacks} ->
-        message =
-          "expected no function of Elixir at spec.lm, which would have to outlive the call; configure it for the " <>
-            "program's session: DSPex.Python.configure_lm(:elixir, function, session_id: …)"
-
-        {:error, Error.new(:input, message, %{"path" => "spec.lm"})}
-
-      {:error, _error} = error ->
-        error
-    end
-  end
-
-  defp emit_stop(duration, pool, operation, result) do
-    # Not Code.ensure_loaded?/1: where there is no such module it searches the disk, a millisecond for each call. A
-    # module that nobody has loaded has no handlers either.
-    if function_exported?(:telemetry, :execute, 3) do
-      metadata = %{pool: pool, operation: operation, result: outcome(result)}
-      # By apply/3: the module is somebody else's, and may not be there when this one is compiled.
-      apply(:telemetry, :execute, [
-        [:dspex, :python, :call, :stop],
-        %{duration: duration},
-        metadata
-      ])
-    end
-  end
-
-  defp outcome({:ok, _value}), do: :ok
-  defp outcome({:error, error}), do: error.kind
+  defdelegate call(operation, args, options \\ []), to: Operation
 end
