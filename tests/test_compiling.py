@@ -153,6 +153,22 @@ def test_versions_vote(compiler: PortProcess, model_server: ModelServer) -> None
     assert details["path"] == "opts.version"
 
 
+def test_four_are_compiled_at_a_time(compiler: PortProcess, model_server: ModelServer) -> None:
+    program = compiler.done("create_program", "question -> answer")["id"]
+    lm = {"provider": "openai", "model": "delay-60000", "api_base": f"{model_server.url}/v1", "num_retries": 0}
+    options = {"optimizer": "dspy.BootstrapFewShot", "lm": lm, "request_id": "compiles"}
+    begun = len(model_server.requests)
+    arguments = [None, program, [{"question": "q", "answer": "a"}], options]
+    ids = [compiler.send_call("dspy_bridge", "compile_program", arguments) for _ in range(4)]
+    model_server.wait_for_requests(begun + 4)
+    assert compiler.failed("compile_program", *arguments)["kind"] == "overloaded"
+    compiler.send_call("dspy_bridge", "cancel", ["compiles"])
+    answers = [compiler.receive() for _ in range(5)]
+    assert {answer[1] for answer in answers} > set(ids)
+    # Those that were cancelled count no more.
+    compiler.done("compile_program", None, program, arguments[2], {"optimizer": "dspy.LabeledFewShot"})
+
+
 def test_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(

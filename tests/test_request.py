@@ -6,25 +6,13 @@ import pytest
 
 from erlport_bridge import request
 from erlport_bridge.request import Waiting
-
-
-class Clock:
-    """What stands in for the time of :mod:`erlport_bridge.request`."""
-
-    def __init__(self) -> None:
-        self.now_s = 1_000.0
-
-    def monotonic(self) -> float:
-        """Give the time in seconds."""
-        return self.now_s
+from tests.clock import Clock
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Give the time, to be moved by the test."""
-    clock = Clock()
-    monkeypatch.setattr(request, "time", clock)
-    return clock
+    return Clock.of(request, monkeypatch)
 
 
 def test_time_in_which_several_things_wait_counts_once(clock: Clock) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -137,25 +138,6 @@ async def run(
             ``input``: the optimizer refuses its options.
         Exception: That of the call or metric which was one too many to fail.
     """
-    global _running
-    if _running >= _MAX_COMPILES:
-        message = f"{_running} programs are being compiled on this port already; wait for one of them"
-        raise OperationError("overloaded", message)
-    _running += 1
-    try:
-        return await _run(compilation, model, options, timeout_s, account, tell)
-    finally:
-        _running -= 1
-
-
-async def _run(
-    compilation: Compilation,
-    model: LanguageModel,
-    options: CallOptions,
-    timeout_s: float | None,
-    account: ModelAccount,
-    tell: Tell,
-) -> tuple[Learned, dict[str, Any]]:
     started_at = time.monotonic()
     progress = Progress()
     progress.follow()
@@ -166,7 +148,7 @@ async def _run(
     runner = Runner()
     record = _Record(runner, tell)
     lm = models.with_settings(model.lm, {**compilation.program.settings, **options.settings})
-    with sandbox.Sandboxes() as sandboxes:
+    with _counted(), sandbox.Sandboxes() as sandboxes:
         settings = {
             "lm": lm,
             "adapter": options.adapter.build(),
@@ -192,6 +174,24 @@ async def _run(
                 work.cancel()
                 work.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
     return found, record.report(compilation.entry.name, found, account.describe(), time.monotonic() - started_at)
+
+
+@contextlib.contextmanager
+def _counted() -> Iterator[None]:
+    """Count what runs within it as one compilation.
+
+    Raises:
+        OperationError: Of kind ``overloaded``: as many as may run already.
+    """
+    global _running
+    if _running >= _MAX_COMPILES:
+        message = f"{_running} programs are being compiled on this port already; wait for one of them"
+        raise OperationError("overloaded", message)
+    _running += 1
+    try:
+        yield
+    finally:
+        _running -= 1
 
 
 def _optimize(

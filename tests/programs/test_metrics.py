@@ -10,25 +10,13 @@ from erlport_bridge.programs import metrics as metrics_module
 from erlport_bridge.programs.metrics import MAX_NAMES, OTHER, Metrics
 from erlport_bridge.programs.tallies import Spent
 from erlport_bridge.redaction import remember_secret
-
-
-class Clock:
-    """What stands in for the time of :mod:`erlport_bridge.programs.metrics`."""
-
-    def __init__(self) -> None:
-        self.now_s = 1_000.0
-
-    def monotonic(self) -> float:
-        """Give the time in seconds."""
-        return self.now_s
+from tests.clock import Clock
 
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Give the time, to be moved by the test."""
-    clock = Clock()
-    monkeypatch.setattr(metrics_module, "time", clock)
-    return clock
+    return Clock.of(metrics_module, monkeypatch)
 
 
 def count(metrics: Metrics, group: str, name: str, *, kind: str | None = None) -> None:
