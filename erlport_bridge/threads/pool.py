@@ -122,8 +122,11 @@ class Threads(ThreadPoolExecutor):
                 f"all threads are stuck in work that does not end: {self.stuck.count()}; "
                 "start python anew, and give that work a time limit of its own"
             )
+        bound = self._bound()
         with self._changed:
-            if len(self._tasks) - self._idle >= self._max_queued:
+            # Threads that may be started for what has come before are as good as idle ones.
+            available = self._idle + max(0, bound - self._running)
+            if len(self._tasks) - available >= self._max_queued:
                 raise NoThreadError(
                     f"all threads are busy ({self._max_threads}), and as much waits for one as may ({self._max_queued})"
                 )

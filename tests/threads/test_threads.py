@@ -311,6 +311,16 @@ def test_work_past_the_bound_of_the_queue_is_refused() -> None:
     assert queued[1].result(LONG_S) == 8
 
 
+def test_work_that_comes_while_threads_are_being_started_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = Threads(2, max_queued=1)
+    # Work may come between the one for which a thread is to be started and its start.
+    monkeypatch.setattr(threads, "_start_missing", lambda: None)
+    for _ in range(3):
+        threads.submit(int)
+    with pytest.raises(NoThreadError):
+        threads.submit(int)
+
+
 def test_as_many_threads_run_as_there_is_work_and_no_more_than_allowed() -> None:
     threads = Threads(3)
     blocked = [Blocked() for _ in range(5)]
