@@ -244,6 +244,8 @@ def test_call_that_waits_for_a_thread_is_answered_by_its_deadline_in_stage_queue
 
 def test_call_past_the_bound_of_the_queue_is_told_at_once(environment: dict[str, str]) -> None:
     with started(environment, "--max-threads=1", "--max-queued=1") as port:
+        # Until a module is known, its functions are looked for in the same thread.
+        port.call("application", "threads")
         ids = [begin(port, "block") for _ in range(3)]
         tag, refused, reason = port.receive()
         # Not always the last: calls that come together may ask for the thread in any order.
