@@ -94,7 +94,7 @@ LM = st.one_of(
     ),
 )
 CALL = st.one_of(
-    options("timeout", "session_id", "request_id", "adapter", "demos", "tools", "max_iters", "M", *SETTINGS),
+    options("timeout", "session_id", "request_id", "adapter", "demos", "tools", "max_iters", "allow_urls", *SETTINGS),
     st.fixed_dictionaries({"lm": LM}),
     st.fixed_dictionaries({"demos": st.lists(options("question", "answer"), max_size=2)}),
 )

@@ -7,7 +7,7 @@
 | ``list``, ``set``, ``tuple``, ``dict`` | the same, element by element; a list also for ``set`` and ``tuple`` |
 | ``Literal`` | one of its choices; an atom for a string |
 | ``datetime``, ``date``, ``time``, ``Decimal`` | the same, or its text (ISO 8601; decimal digits) |
-| ``dspy.Image``, ``dspy.Audio``, ``dspy.File`` | a base64 data URI, or the map that a result has for it |
+| ``dspy.Image``, ``dspy.Audio``, ``dspy.File`` | the bytes, a base64 data URI, or a result's map, see :mod:`.media` |
 | ``dspy.History`` | a list of messages, or the map that a result has for it |
 | ``dspy.Code``, ``dspy.Reasoning`` | text |
 | ``dspy.ToolCalls`` | a list of calls, or the map that a result has for it |
@@ -20,7 +20,6 @@ Nothing is fetched and no file is opened. Text never becomes a part of the promp
 from __future__ import annotations
 
 import datetime
-import re
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from functools import lru_cache
@@ -30,7 +29,8 @@ import dspy
 import pydantic
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs import constraints
+from erlport_bridge.programs import constraints, media
+from erlport_bridge.programs.media import TYPE_KEY, entries, mismatch
 from erlport_bridge.programs.objects import is_object
 from erlport_bridge.programs.scalars import MAX_INTEGER_BITS, NO, SCALARS
 from erlport_bridge.programs.text import expected_text, inside, neutral, text_of
@@ -39,14 +39,7 @@ from erlport_bridge.term.inspecting import shown
 #: Of a value whose type says nothing of its depth. What comes deeper would exhaust Python's stack inside DSPy.
 MAX_VALUE_DEPTH: Final = 100
 
-#: The key of a map that says which type of DSPy the map stands for.
-TYPE_KEY: Final = "$type"
-
-# No character but base64's: in a looser URI an end marker of DSPy's content parts could hide.
-_DATA_URI: Final = re.compile(r"data:[\w.+-]+/[\w.+-]+(?:;[\w.+-]+=[\w.+-]+)*;base64,[A-Za-z0-9+/]+={0,2}", re.ASCII)
-_BASE64: Final = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 _OPTIONAL_TEXT: Final = Optional[str]  # noqa: UP045  # as field types are written; str | None is of another class
-_AUDIO_FORMAT: Final = re.compile(r"[\w.+-]{1,32}", re.ASCII)
 
 
 def convert(annotation: Any, value: object, path: str, *, lenient: bool = True) -> Any:
@@ -102,9 +95,9 @@ def describe(annotation: Any) -> str:
 
 def _scalar_mismatch(annotation: Any, description: str, value: object, path: str) -> OperationError:
     if annotation is int and type(value) is int:
-        return _mismatch(f"an integer of at most {MAX_INTEGER_BITS} bits", value, path)
+        return mismatch(f"an integer of at most {MAX_INTEGER_BITS} bits", value, path)
     if annotation is not str:
-        return _mismatch(description, value, path)
+        return mismatch(description, value, path)
     remedy = "; a field that takes a list has the type list[str] in its signature" if isinstance(value, list) else ""
     return OperationError("input", expected_text(path, value) + remedy, path=path)
 
@@ -122,7 +115,7 @@ def _union(annotation: Any, value: object, path: str, lenient: bool) -> Any:
                 return convert(member, value, path, lenient=leniency)
             except OperationError:
                 continue
-    raise _mismatch(describe(annotation), value, path)
+    raise mismatch(describe(annotation), value, path)
 
 
 def _literal(annotation: Any, value: object, path: str, lenient: bool) -> Any:
@@ -131,19 +124,19 @@ def _literal(annotation: Any, value: object, path: str, lenient: bool) -> Any:
         # Compared with their types: True is 1 to Python.
         if (isinstance(choice, str) and choice == wanted) or (type(choice) is type(value) and choice == value):
             return neutral(choice) if isinstance(choice, str) else choice
-    raise _mismatch(describe(annotation), value, path)
+    raise mismatch(describe(annotation), value, path)
 
 
 def _list(types: tuple[Any, ...], value: object, path: str, lenient: bool) -> list[Any]:
     if not isinstance(value, list):
-        raise _mismatch("a list", value, path)
+        raise mismatch("a list", value, path)
     (element_type,) = types or (Any,)
     return [convert(element_type, item, f"{path}[{index}]", lenient=lenient) for index, item in enumerate(value)]
 
 
 def _set(types: tuple[Any, ...], value: object, path: str, lenient: bool) -> set[Any]:
     if not isinstance(value, set | frozenset) and not (lenient and isinstance(value, list)):
-        raise _mismatch("a set", value, path)
+        raise mismatch("a set", value, path)
     (element_type,) = types or (Any,)
     elements = [convert(element_type, item, f"{path}[{index}]", lenient=lenient) for index, item in enumerate(value)]
     return _set_of(elements, value, path)
@@ -153,25 +146,25 @@ def _set_of(elements: list[Any], value: object, path: str) -> set[Any]:
     try:
         return set(elements)
     except TypeError:  # in Elixir a map can be an element
-        raise _mismatch("a set of elements that are no lists and no maps", value, path) from None
+        raise mismatch("a set of elements that are no lists and no maps", value, path) from None
 
 
 def _tuple(types: tuple[Any, ...], value: object, path: str, lenient: bool) -> tuple[Any, ...]:
     if not isinstance(value, tuple) and not (lenient and isinstance(value, list)):
-        raise _mismatch("a tuple", value, path)
+        raise mismatch("a tuple", value, path)
     if not types:
         types = (Any, ...)
     if types[-1] is ...:
         types = types[:1] * len(value)
     elif len(types) != len(value):
-        raise _mismatch(f"a tuple of {len(types)} elements", value, path)
+        raise mismatch(f"a tuple of {len(types)} elements", value, path)
     pairs = zip(types, value, strict=True)
     return tuple(convert(each, item, f"{path}[{index}]", lenient=lenient) for index, (each, item) in enumerate(pairs))
 
 
 def _dict(types: tuple[Any, ...], value: object, path: str, lenient: bool) -> dict[Any, Any]:
     if not isinstance(value, dict):
-        raise _mismatch("a map", value, path)
+        raise mismatch("a map", value, path)
     key_type, value_type = types or (Any, Any)
     pairs = [
         (
@@ -185,17 +178,17 @@ def _dict(types: tuple[Any, ...], value: object, path: str, lenient: bool) -> di
 
 def _object(annotation: Any, value: object, path: str, lenient: bool) -> Any:
     if not isinstance(value, dict):
-        raise _mismatch(f"a map with {', '.join(annotation.model_fields)}", value, path)
+        raise mismatch(f"a map with {', '.join(annotation.model_fields)}", value, path)
     given = {}
     for key, item in value.items():
         name = text_of(key)
         if name not in annotation.model_fields:
-            raise _mismatch(f"one of {', '.join(annotation.model_fields)} as a key", key, path)
+            raise mismatch(f"one of {', '.join(annotation.model_fields)} as a key", key, path)
         field = annotation.model_fields[name]
         given[name] = convert(field.annotation, item, f"{path}.{name}", lenient=lenient)
     for name, field in annotation.model_fields.items():
         if name not in given and field.is_required():
-            raise _mismatch(f"a map with {', '.join(annotation.model_fields)}", value, path, f"; {name} is missing")
+            raise mismatch(f"a map with {', '.join(annotation.model_fields)}", value, path, f"; {name} is missing")
     # What has been converted is right by its type; this is for the constraints.
     return constraints.validated(annotation.model_validate, given, path, "input")
 
@@ -204,7 +197,7 @@ def _map_of(pairs: list[tuple[Any, Any]], value: object, path: str) -> dict[Any,
     try:
         return dict(pairs)
     except TypeError:  # in Elixir a map can be a key
-        raise _mismatch("a map whose keys are no maps", value, path) from None
+        raise mismatch("a map whose keys are no maps", value, path) from None
 
 
 _CONTAINERS: Final[Mapping[Any, Callable[[tuple[Any, ...], object, str, bool], Any]]] = {
@@ -244,7 +237,7 @@ def _plain_input(value: object, path: str, *, revive: bool = False, depth: int =
         if isinstance(value, list):
             return items
         return tuple(items) if isinstance(value, tuple) else _set_of(items, value, path)
-    raise _mismatch("text, numbers, dates, lists, tuples, sets or maps", value, path)
+    raise mismatch("text, numbers, dates, lists, tuples, sets or maps", value, path)
 
 
 _PLAIN: Final = (int, float, datetime.date, datetime.time, Decimal, range)
@@ -253,7 +246,8 @@ _PLAIN: Final = (int, float, datetime.date, datetime.time, Decimal, range)
 def _dspy_value(annotation: Any, value: object, path: str) -> Any:
     cls = _dspy_class(annotation)
     if cls is dspy.Code:  # a subclass of it that knows its language
-        return annotation(code=convert(str, value, path))
+        # As it stands: DSPy's own constructor keeps what it takes for a block of Markdown, and drops the rest.
+        return annotation.model_construct(code=convert(str, value, path))
     return _READERS[cls.__name__](value, path)
 
 
@@ -261,49 +255,17 @@ def _dspy_class(annotation: Any) -> Any:
     return dspy.Code if issubclass(annotation, dspy.Code) else annotation
 
 
-def _image(value: object, path: str) -> Any:
-    if isinstance(value, dict):
-        value, path = _entries(value, "Image", ("url",), path).get("url"), f"{path}.url"
-    return dspy.Image(url=_data_uri(value, path, "image/png"))
-
-
-def _audio(value: object, path: str) -> Any:
-    if not isinstance(value, dict):
-        uri = _data_uri(value, path, "audio/wav")
-        if not uri.startswith("data:audio/"):
-            raise _mismatch("a data URI of audio", value, path)
-        return dspy.Audio(uri)
-    entries = _entries(value, "Audio", ("data", "audio_format"), path)
-    data = _matching(_BASE64, "base64", entries.get("data"), f"{path}.data")
-    name = _matching(_AUDIO_FORMAT, 'a format such as "wav"', entries.get("audio_format"), f"{path}.audio_format")
-    return dspy.Audio(data=data, audio_format=name)
-
-
-def _file(value: object, path: str) -> Any:
-    if not isinstance(value, dict):
-        return dspy.File(file_data=_data_uri(value, path, "application/pdf"))
-    entries = _entries(value, "File", ("file_data", "file_id", "filename"), path)
-    if not entries:
-        raise _mismatch("a map with file_data, file_id or filename", value, path)
-    file_data = None
-    if "file_data" in entries:
-        file_data = _data_uri(entries["file_data"], f"{path}.file_data", "application/pdf")
-    file_id = convert(_OPTIONAL_TEXT, entries.get("file_id"), f"{path}.file_id")
-    filename = convert(_OPTIONAL_TEXT, entries.get("filename"), f"{path}.filename")
-    return dspy.File(file_data=file_data, file_id=file_id, filename=filename)
-
-
 def _history(value: object, path: str) -> Any:
     if isinstance(value, dict):
-        value, path = _entries(value, "History", ("messages",), path).get("messages"), f"{path}.messages"
+        value, path = entries(value, "History", ("messages",), path).get("messages"), f"{path}.messages"
     if not isinstance(value, list):
-        raise _mismatch("a list of messages", value, path)
+        raise mismatch("a list of messages", value, path)
     return dspy.History(messages=[_message(message, f"{path}[{index}]") for index, message in enumerate(value)])
 
 
 def _message(value: object, path: str) -> dict[str, Any]:
     if not isinstance(value, dict):
-        raise _mismatch("a message (a map from the names of fields)", value, path)
+        raise mismatch("a message (a map from the names of fields)", value, path)
     return {
         convert(str, key, f"a key of {path}", lenient=False): _plain_input(item, inside(path, key), revive=True)
         for key, item in value.items()
@@ -313,60 +275,35 @@ def _message(value: object, path: str) -> dict[str, Any]:
 def _tool_calls(value: object, path: str) -> Any:
     results = None
     if isinstance(value, dict):
-        entries = _entries(value, "ToolCalls", ("tool_calls", "tool_call_results"), path)
-        results = _plain_input(entries.get("tool_call_results"), f"{path}.tool_call_results")
-        value, path = entries.get("tool_calls"), f"{path}.tool_calls"
+        given = entries(value, "ToolCalls", ("tool_calls", "tool_call_results"), path)
+        results = _plain_input(given.get("tool_call_results"), f"{path}.tool_call_results")
+        value, path = given.get("tool_calls"), f"{path}.tool_calls"
     if not isinstance(value, list):
-        raise _mismatch("a list of tool calls", value, path)
+        raise mismatch("a list of tool calls", value, path)
     calls = [_tool_call(call, f"{path}[{index}]") for index, call in enumerate(value)]
     return dspy.ToolCalls(tool_calls=calls, tool_call_results=results)
 
 
 def _tool_call(value: object, path: str) -> Any:
     if not isinstance(value, dict):
-        raise _mismatch("a tool call (a map with name and args)", value, path)
-    entries = _entries(value, "ToolCall", ("id", "name", "args"), path)
-    call_id = convert(_OPTIONAL_TEXT, entries.get("id"), f"{path}.id")
-    name = convert(str, entries.get("name"), f"{path}.name")
-    arguments = convert(dict[str, Any], entries.get("args", {}), f"{path}.args")
+        raise mismatch("a tool call (a map with name and args)", value, path)
+    given = entries(value, "ToolCall", ("id", "name", "args"), path)
+    call_id = convert(_OPTIONAL_TEXT, given.get("id"), f"{path}.id")
+    name = convert(str, given.get("name"), f"{path}.name")
+    arguments = convert(dict[str, Any], given.get("args", {}), f"{path}.args")
     return dspy.ToolCalls.ToolCall(id=call_id, name=name, args=arguments)
 
 
 _READERS: Final[Mapping[str, Callable[[object, str], Any]]] = {
-    "Image": _image,
-    "Audio": _audio,
-    "File": _file,
+    "Image": media.image,
+    "Audio": media.audio,
+    "File": media.file,
     "History": _history,
     "ToolCalls": _tool_calls,
     "Reasoning": lambda value, path: dspy.Reasoning(content=convert(str, value, path)),
 }
 
 
-def _entries(value: dict[Any, Any], type_name: str, known: tuple[str, ...], path: str) -> dict[str, Any]:
-    tag = value.get(TYPE_KEY, type_name)
-    unknown = [key for key in value if key != TYPE_KEY and key not in known]
-    if tag != type_name or unknown:
-        raise _mismatch(f"a map for {type_name} with {', '.join(known)}", value, path)
-    return {str(key): item for key, item in value.items() if item is not None}
-
-
-def _data_uri(value: object, path: str, media_type: str) -> str:
-    if not isinstance(value, str) or not _DATA_URI.fullmatch(value):
-        remedy = "; addresses are not fetched and files are not opened" if isinstance(value, str) else ""
-        raise _mismatch(f'a data URI such as "data:{media_type};base64,…"', value, path, remedy)
-    return str(value)
-
-
-def _matching(pattern: re.Pattern[str], description: str, value: object, path: str) -> str:
-    if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise _mismatch(description, value, path)
-    return str(value)
-
-
 @lru_cache(maxsize=512)
 def _adapter(annotation: Any) -> pydantic.TypeAdapter[Any]:
     return pydantic.TypeAdapter(annotation)
-
-
-def _mismatch(expected: str, value: object, path: str, remedy: str = "") -> OperationError:
-    return OperationError("input", f"expected {expected} at {path}, got {shown(value)}{remedy}", path=path)

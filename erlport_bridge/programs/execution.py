@@ -13,7 +13,7 @@ import dspy
 
 from erlport_bridge import request as running_request
 from erlport_bridge.errors import OperationError, message_of
-from erlport_bridge.programs import answers, arguments, elixir_function, models, sandbox, turns
+from erlport_bridge.programs import answers, arguments, elixir_function, media, models, sandbox, turns
 from erlport_bridge.programs.adapters import AdapterChoice, read_adapter
 from erlport_bridge.programs.conversion import convert
 from erlport_bridge.programs.generation_settings import GENERATION_SETTINGS, read_settings
@@ -35,7 +35,7 @@ from erlport_bridge.term.inspecting import shown
 META: Final = "$meta"
 
 _CALL_OPTIONS: Final = frozenset(
-    ["timeout", "session_id", "request_id", "lm", "adapter", "demos", "tools", "parse_retries"]
+    ["timeout", "session_id", "request_id", "lm", "adapter", "demos", "tools", "parse_retries", "allow_urls"]
 )
 #: Options that are those of the calls of a stored program where many calls are made for one.
 SHARED_OPTIONS: Final = (_CALL_OPTIONS | GENERATION_SETTINGS | {"version"}) - {"demos", "tools", "parse_retries"}
@@ -82,6 +82,7 @@ def read_call_options(opts: object, entries: Sequence[ModuleEntry] = ()) -> Call
     """
     elixir_function.begin()
     given = arguments.options(opts, "opts")
+    media.allow_urls(_boolean(given.get("allow_urls"), "opts.allow_urls"))
     request_id = arguments.optional_text(given.get("request_id"), "opts.request_id")
     running_request.begin(request_id)
     called = entries[0].name if entries else "a stored program"
@@ -319,6 +320,12 @@ def total_tokens(prediction: Mapping[str, Any]) -> int:
     """Give the tokens that a prediction's term says it cost, over all models."""
     counts = (usage.get("total_tokens") for usage in prediction[META]["usage"].values())
     return sum(count for count in counts if isinstance(count, int))
+
+
+def _boolean(value: object, path: str) -> bool:
+    if value is None or isinstance(value, bool):
+        return bool(value)
+    raise OperationError("input", f"expected a boolean at {path}, got {shown(value)}", path=path)
 
 
 def _parse_retries(value: object) -> int:

@@ -15,7 +15,8 @@ from dspy.primitives.prediction import Completions
 
 from erlport_bridge.errors import EncodeError, OperationError
 from erlport_bridge.programs import constraints
-from erlport_bridge.programs.conversion import MAX_VALUE_DEPTH, TYPE_KEY, convert
+from erlport_bridge.programs.conversion import MAX_VALUE_DEPTH, convert
+from erlport_bridge.programs.media import TYPE_KEY
 from erlport_bridge.programs.objects import NO_DEFAULT
 from erlport_bridge.programs.signatures import Field, SignatureSpec
 from erlport_bridge.programs.text import inside, quoted, suggestion

@@ -31,6 +31,7 @@ defmodule DSPex.Python do
   | other atom | `Atom`, a `str` | the same atom |
   | binary, UTF-8 or not | `str` or `bytes` | the same binary |
   | integer, float, list, tuple, map | `int`, `float`, `list`, `tuple`, `dict` | the same |
+  | `DSPex.Value`: images, audio, files | DSPy's own types | a map with `"$type"`, an input again |
   | pid, reference, port, fun, bitstring | an opaque object | the same |
   | | NaN, infinity, -infinity | `:nan`, `:infinity`, `:neg_infinity` |
   | | any other object | an error of kind `:encode` that names its path |

@@ -1,0 +1,60 @@
+defmodule DSPex.ValueTest do
+  use ExUnit.Case, async: true
+  doctest DSPex.Value
+
+  alias DSPex.{Python, Value}
+  alias DSPex.Python.{Error, ScriptedModel}
+
+  # A picture of one pixel.
+  @png Base.decode64!(
+         "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
+       )
+  @signature %{inputs: %{photo: "dspy.Image"}, outputs: %{caption: :string}}
+
+  defp ask(photo, options \\ []) do
+    test = self()
+
+    model = fn request ->
+      send(
+        test,
+        {:asked, inspect(request.messages, limit: :infinity, printable_limit: :infinity)}
+      )
+
+      ScriptedModel.written(caption: "a pixel")
+    end
+
+    Python.execute_module(
+      "dspy.Predict",
+      @signature,
+      %{photo: photo},
+      [lm: {:elixir, model}] ++ options
+    )
+  end
+
+  test "an image of a binary reaches the model" do
+    for photo <- [Value.image(@png), Value.image(@png, media_type: "image/png"), @png] do
+      assert {:ok, prediction} = ask(photo)
+      assert prediction[:caption] == "a pixel"
+      assert_received {:asked, messages}
+      assert messages =~ Base.encode64(@png)
+    end
+  end
+
+  test "an address reaches it only where the call allows it" do
+    url = "https://example.com/cat.png"
+    assert {:error, %Error{kind: :input, path: "inputs.photo"} = error} = ask(url)
+    assert error.message =~ "allow_urls: true"
+    assert {:ok, _prediction} = ask(url, allow_urls: true)
+    assert_received {:asked, messages}
+    assert messages =~ url
+  end
+
+  test "mistakes are named" do
+    assert {:error, %Error{kind: :input} = error} = ask(Value.image("no image"))
+    assert error.message =~ "expected the bytes of an image of a known kind at inputs.photo.data"
+    assert {:error, %Error{kind: :input}} = ask(Value.image(@png, media_type: "image/gif"))
+    assert_raise ArgumentError, ~r/File.read!/, fn -> Value.image(:png) end
+    assert_raise ArgumentError, fn -> Value.image(@png, filename: "a") end
+    refute_received {:asked, _messages}
+  end
+end
