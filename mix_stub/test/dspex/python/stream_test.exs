@@ -123,7 +123,7 @@ defmodule DSPex.Python.StreamTest do
 
     count =
       Enum.reduce_while(stream, 0, fn _element, 0 ->
-        eventually(fn -> in_flight(context.pool) == 0 end)
+        eventually(fn -> in_flight(context.pool) == 0 and mailbox() != [] end)
         # What has come meanwhile: no more than the room, and the answer of the call.
         {:halt, length(mailbox())}
       end)
