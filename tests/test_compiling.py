@@ -239,6 +239,7 @@ def spec(**changes: Any) -> str:
 
 
 NO_TEXTS: list[Any] = [
+    *(stored(learned={f"members[{number}].modules[0]": {}}) for number in ("9" * 5_000, 100, -1, "x")),
     *(
         None,
         1,

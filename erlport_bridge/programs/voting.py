@@ -14,7 +14,8 @@ from dspy.evaluate.metrics import normalize_text
 from erlport_bridge.programs.pipeline import Pipeline
 from erlport_bridge.programs.stages import Source, Stage
 
-_MEMBER: Final = re.compile(r"members\[(\d+)\]\.")
+# Python reads no number of thousands of digits.
+_MEMBER: Final = re.compile(r"members\[(\d{1,6})\]\.")
 
 
 class Voting(Pipeline):
@@ -38,11 +39,6 @@ class Voting(Pipeline):
         # Of as many votes, the first.
         (chosen, _count), *_rest = Counter(votes).most_common(1)
         return predictions[votes.index(chosen)]
-
-
-def member_name(index: int, predictor: str) -> str:
-    """Give the name that a predictor of a member has in all."""
-    return f"members[{index}].{predictor}"
 
 
 def count_members(predictors: Collection[object]) -> int:
