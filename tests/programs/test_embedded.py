@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import datetime
 import string
+import threading
 import time
 from typing import Any, Literal, get_args
 
@@ -14,6 +15,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from erlport_bridge.programs import embedded, prompt_reading
 from erlport_bridge.programs.arithmetic import evaluate, find_expression
 from erlport_bridge.programs.embedded import DESCRIPTION, complete, embedded_model
 from erlport_bridge.programs.extraction import dates, nearest_sentences, numbers
@@ -281,25 +283,26 @@ def test_text_that_is_all_of_one_kind_is_read_in_seconds(unit: str) -> None:
     assert time.perf_counter() - started_at < 5
 
 
-def test_large_prompt_does_not_hold_up_the_event_loop() -> None:
-    async def run() -> float:
-        longest, before = 0.0, time.perf_counter()
-        predictor = dspy.Predict(signature({"answer": str}))
-        work = asyncio.ensure_future(predictor.acall(context=TOWER * 8_000, question="How tall is it?"))
-        while not work.done():
-            await asyncio.sleep(0.001)
-            now = time.perf_counter()
-            longest, before = max(longest, now - before), now
-        assert (await work).answer
-        return longest
+@pytest.mark.parametrize(("length", "on_loop"), [(100, True), (100_000, False)])
+def test_large_prompt_is_read_in_a_thread_of_its_own(
+    length: int, on_loop: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reading that takes long would hold up the event loop, and with it every other call."""
+    readers = []
 
+    def read_prompt(system: str, user: str) -> Any:
+        readers.append(threading.get_ident())
+        return prompt_reading.read_prompt(system, user)
+
+    async def run() -> Any:
+        predictor = dspy.Predict(signature({"answer": str}))
+        context = (TOWER * (length // len(TOWER) + 1))[:length]
+        return await predictor.acall(context=context, question="How tall is it?")
+
+    monkeypatch.setattr(embedded, "read_prompt", read_prompt)
     with dspy.context(lm=embedded_model(), disable_history=True, trace=[]):
-        started_at = time.perf_counter()
-        longest = asyncio.run(run())
-        total = time.perf_counter() - started_at
-    # DSPy itself formats the prompt on the loop; the reading of it, which is most of the time, must not be there. The
-    # loop stands still for 0.26 to 0.49 of the time so, idle machine or loaded, and for 0.76 to 0.93 with the reading.
-    assert longest < 0.65 * total
+        assert asyncio.run(run()).answer
+    assert [reader == threading.get_ident() for reader in readers] == [on_loop]
 
 
 # --- what it is made of
