@@ -161,7 +161,7 @@ ARGUMENTS = {
     "compile_program": [TERMS, TERMS, EXAMPLES, COMPILE],
     "stream_compile": [TERMS, TERMS, TERMS, TERMS, EXAMPLES, COMPILE],
     "dump_program": [TERMS, TERMS, options("version", "session_id")],
-    "load_program": [TERMS, options("lm", "session_id")],
+    "load_program": [TERMS, options("lm", "session_id", "allow_urls")],
     "delete_program": [TERMS, TERMS],
     "list_sessions": [],
     "session_info": [TERMS],

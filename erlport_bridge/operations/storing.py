@@ -7,7 +7,7 @@ from typing import Any
 from erlport_bridge.operations.port_state import sessions
 from erlport_bridge.operations.programs import find_program
 from erlport_bridge.operations.registry import operation
-from erlport_bridge.programs import arguments, execution, storing
+from erlport_bridge.programs import arguments, execution, media, models, storing
 
 
 @operation
@@ -20,11 +20,12 @@ async def dump_program(session_id: object, program_id: object, opts: object = No
 
 @operation
 async def load_program(text: object, opts: object = None) -> dict[str, Any]:
-    """Store the program that ``dump_program`` gave as a new one; options ``session_id`` and ``lm``."""
+    """Store the program that ``dump_program`` gave as a new one; options ``session_id``, ``lm`` and ``allow_urls``."""
     given = arguments.options(opts, "opts")
-    arguments.only(given, ["session_id", "lm"], "option", "opts")
+    arguments.only(given, ["session_id", "lm", "allow_urls"], "option", "opts")
     spec, knows, compiled = storing.load(text)
-    if given.get("lm") is not None:
-        spec["lm"] = given["lm"]
+    # Of images in its examples.
+    media.allow_urls(arguments.boolean(given.get("allow_urls"), "opts.allow_urls"))
+    model = None if given.get("lm") is None else models.from_option(given["lm"])
     session_id = arguments.optional_text(given.get("session_id"), "opts.session_id")
-    return sessions.add_program(spec, session_id, known=knows, compiled=compiled).describe()
+    return sessions.add_program(spec, session_id, model=model, known=knows, compiled=compiled).describe()

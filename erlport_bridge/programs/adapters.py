@@ -12,7 +12,6 @@ from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import arguments, models
 from erlport_bridge.programs.models import LanguageModel
 from erlport_bridge.programs.text import text_of
-from erlport_bridge.term.inspecting import shown
 
 _TWO_STEP: Final = "two_step"
 ADAPTERS: Final[Mapping[str, Any]] = {
@@ -65,10 +64,7 @@ def read_adapter(value: object, path: str = "opts.adapter") -> AdapterChoice:
     arguments.only(given, {"name"} | own, f"option of the adapter {name}", path)
     if name == _TWO_STEP:
         return AdapterChoice(name, extraction_model=_extraction_model(given.get("extraction_model"), path))
-    json_fallback = given.get("json_fallback", True)
-    if not isinstance(json_fallback, bool):
-        message = f"expected true or false at {path}.json_fallback, got {shown(json_fallback)}"
-        raise OperationError("input", message, path=f"{path}.json_fallback")
+    json_fallback = arguments.boolean(given.get("json_fallback"), f"{path}.json_fallback", default=True)
     return AdapterChoice(name, json_fallback=json_fallback)
 
 

@@ -38,6 +38,19 @@ def optional_text(value: object, path: str) -> str | None:
     return None if value is None else text(value, path)
 
 
+def boolean(value: object, path: str, *, default: bool = False) -> bool:
+    """Read ``true`` or ``false``; ``default`` for ``nil``.
+
+    Raises:
+        OperationError: Of kind ``input``.
+    """
+    if value is None:
+        return default
+    if isinstance(value, bool):
+        return value
+    raise OperationError("input", f"expected true or false at {path}, got {shown(value)}", path=path)
+
+
 def options(value: object, path: str) -> dict[str, Any]:
     """Read a map of options.
 

@@ -17,6 +17,7 @@ from dspy._vendor.lm15.serde import request_to_dict
 
 from erlport_bridge.errors import OperationError, message_of
 from erlport_bridge.port import elixir
+from erlport_bridge.programs import content_parts
 from erlport_bridge.programs.observed_model import ObservedLM
 
 _CALLBACKS_MODULE: Final = "Elixir.DSPex.Python.Callbacks"
@@ -46,7 +47,11 @@ _streams: dict[str, asyncio.Queue[str]] = {}
 def elixir_model(callback_id: str, name: str, num_retries: int) -> ObservedLM:
     """Give the model that asks the function which is registered under this id."""
     return ObservedLM(
-        name, engine=_Engine(callback_id), async_engine=_AsyncEngine(callback_id), num_retries=num_retries
+        name,
+        carried=content_parts.ELIXIR,
+        engine=_Engine(callback_id),
+        async_engine=_AsyncEngine(callback_id),
+        num_retries=num_retries,
     )
 
 

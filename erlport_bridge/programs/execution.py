@@ -82,7 +82,7 @@ def read_call_options(opts: object, entries: Sequence[ModuleEntry] = ()) -> Call
     """
     elixir_function.begin()
     given = arguments.options(opts, "opts")
-    media.allow_urls(_boolean(given.get("allow_urls"), "opts.allow_urls"))
+    media.allow_urls(arguments.boolean(given.get("allow_urls"), "opts.allow_urls"))
     request_id = arguments.optional_text(given.get("request_id"), "opts.request_id")
     running_request.begin(request_id)
     called = entries[0].name if entries else "a stored program"
@@ -152,10 +152,11 @@ def with_demos(module: Pipeline, stage: Stage, demos: Sequence[Mapping[str, Any]
     checked = []
     for index, demo in enumerate(demos):
         known = tuple(fields[name] for name in demo if name in fields)
-        added = {name: value for name, value in demo.items() if name in stage.adds}
+        where = f"opts.demos[{index}]"
+        added = {name: convert(Any, demo[name], f"{where}.{name}") for name in demo if name in stage.adds}
         given = {name: value for name, value in demo.items() if name not in added}
         spec = SignatureSpec(known, (), None)
-        checked.append(dspy.Example(**input_values(spec, given, path=f"opts.demos[{index}]"), **added))
+        checked.append(dspy.Example(**input_values(spec, given, path=where), **added))
     copy: Pipeline = module.deepcopy()
     for predictor in copy.predictors():
         if all(item.name in predictor.signature.output_fields for item in stage.spec.outputs):
@@ -320,12 +321,6 @@ def total_tokens(prediction: Mapping[str, Any]) -> int:
     """Give the tokens that a prediction's term says it cost, over all models."""
     counts = (usage.get("total_tokens") for usage in prediction[META]["usage"].values())
     return sum(count for count in counts if isinstance(count, int))
-
-
-def _boolean(value: object, path: str) -> bool:
-    if value is None or isinstance(value, bool):
-        return bool(value)
-    raise OperationError("input", f"expected a boolean at {path}, got {shown(value)}", path=path)
 
 
 def _parse_retries(value: object) -> int:

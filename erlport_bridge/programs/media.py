@@ -52,6 +52,17 @@ def allow_urls(allowed: bool) -> None:
     _urls_allowed.set(allowed)
 
 
+def urls_are_allowed() -> bool:
+    """Tell whether the call that runs in this context may."""
+    return _urls_allowed.get()
+
+
+def is_file_id(value: object) -> bool:
+    """Tell whether a value may be the id of a file that was uploaded to a provider, and is no address or path."""
+    text = text_of(value)
+    return text is not None and _FILE_ID.fullmatch(text) is not None and ".." not in text
+
+
 def image(value: object, path: str) -> dspy.Image:
     """Read a value for ``dspy.Image``.
 
@@ -217,7 +228,7 @@ def _data_uri(value: object, path: str, media_type: str) -> str:
 def _allowed_address(value: str, path: str) -> str:
     if len(value) > _MAX_ADDRESS_CHARACTERS or not _ADDRESS.fullmatch(value):
         raise mismatch("an http or https address of the characters of RFC 3986", value, path)
-    if not _urls_allowed.get():
+    if not urls_are_allowed():
         raise mismatch(
             "the bytes, or a data URI,",
             value,
@@ -228,10 +239,9 @@ def _allowed_address(value: str, path: str) -> str:
 
 
 def _file_id(value: object, path: str) -> str:
-    text = text_of(value)
-    if text is None or not _FILE_ID.fullmatch(text) or ".." in text:
+    if not is_file_id(value):
         raise mismatch('the id of a file that was uploaded to the provider, such as "file-abc123",', value, path)
-    return text
+    return str(text_of(value))
 
 
 def _filename(value: object, path: str) -> str:

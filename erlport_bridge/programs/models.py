@@ -15,7 +15,7 @@ from typing import Any, Final
 import dspy
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs import arguments, elixir_model, embedded, providers, response_cache
+from erlport_bridge.programs import arguments, content_parts, elixir_model, embedded, providers, response_cache
 from erlport_bridge.programs.generation_settings import GENERATION_SETTINGS, read_settings
 from erlport_bridge.programs.model_limits import limit_of
 from erlport_bridge.programs.observed_model import ObservedLM
@@ -24,6 +24,7 @@ from erlport_bridge.programs.text import quoted, suggestion, text_of
 from erlport_bridge.term.inspecting import shown
 
 response_cache.install()
+content_parts.hide_markers()
 
 EMBEDDED: Final = "embedded"
 #: A function of the other side.
@@ -38,6 +39,9 @@ _ELIXIR_OPTIONS: Final = frozenset(["model", "callback", "num_retries", "fallbac
 OPTIONS: Final = GENERATION_SETTINGS | _CLIENT_OPTIONS | _LIMITS
 
 _PROVIDER_NAME: Final = re.compile("[A-Za-z][A-Za-z_]{0,19}[A-Za-z0-9]?")
+_RESPONSES: Final = "responses"
+# Of those that DSPy's own client speaks to.
+_WITH_RESPONSES: Final = ("openai", providers.OPENAI_COMPATIBLE)
 _MAX_RETRIES: Final = 10
 _DEFAULT_RETRIES: Final = 3
 _MAX_LIMIT: Final = 1_000_000
@@ -194,13 +198,8 @@ def _remote(
     model = arguments.text(given.get("model"), f"{path}.model")
     provider = PROVIDERS.get(name)
     api_base = providers.api_base(given.get("api_base"), provider, name, path)
-    model_type = arguments.text(given.get("model_type", "chat"), f"{path}.model_type")
-    if model_type not in ("chat", "responses"):
-        raise OperationError(
-            "input",
-            f'expected "chat" or "responses" at {path}.model_type, got {quoted(model_type)}',
-            path=f"{path}.model_type",
-        )
+    headers = providers.headers(given.get("headers"), name, path)
+    model_type = _model_type(given, name, provider, bool(headers), path)
     lm = _cached_lm(
         _Client(
             name,
@@ -208,11 +207,11 @@ def _remote(
             provider,
             api_base,
             providers.api_key(given.get("api_key"), provider, name, api_base, path),
-            providers.headers(given.get("headers"), name, path),
+            headers,
             model_type,
         ),
         _whole_number(given, "num_retries", default_retries, 0, _MAX_RETRIES, path),
-        _flag(given, "cache", path),
+        arguments.boolean(given.get("cache"), f"{path}.cache"),
         *(
             _whole_number(given, limit, None, 1, _MAX_LIMIT, path)
             for limit in ("requests_per_minute", "max_concurrent_requests")
@@ -226,6 +225,19 @@ def _remote(
         providers.public_address(api_base),
         tuple(settings.items()),
     )
+
+
+def _model_type(given: Mapping[str, Any], name: str, provider: Provider | None, has_headers: bool, path: str) -> str:
+    model_type = arguments.text(given.get("model_type", "chat"), f"{path}.model_type")
+    if model_type not in ("chat", _RESPONSES):
+        wrong = f'expected "chat" or "{_RESPONSES}" at {path}.model_type, got {quoted(model_type)}'
+    elif model_type == _RESPONSES and provider is not None and name not in _WITH_RESPONSES:
+        wrong = f"provider {quoted(name)} has no responses; those that have: {', '.join(_WITH_RESPONSES)}"
+    elif model_type == _RESPONSES and provider is not None and has_headers:
+        wrong = f"DSPy's client sends no headers with responses; leave out {path}.headers or {path}.model_type"
+    else:
+        return model_type
+    raise OperationError("input", wrong, path=f"{path}.model_type")
 
 
 def _elixir(given: dict[str, Any], path: str) -> LanguageModel:
@@ -255,14 +267,6 @@ def _whole_number(given: Mapping[str, Any], name: str, default: int | None, leas
     return number
 
 
-def _flag(given: Mapping[str, Any], name: str, path: str) -> bool:
-    value = given.get(name, False)
-    if not isinstance(value, bool):
-        message = f"expected true or false at {path}.{name}, got {shown(value)}"
-        raise OperationError("input", message, path=f"{path}.{name}")
-    return value
-
-
 @dataclass(frozen=True)
 class _Client:
     """Who is asked where, as whom: what limits and cached answers belong to."""
@@ -284,8 +288,11 @@ def _cached_lm(
     options = {"api_base": client.api_base, "api_key": client.api_key}
     prefix = client.provider.prefix if client.provider else client.name
     declared = None
+    if client.provider and client.model_type == _RESPONSES:
+        # Of a server of one's own too: DSPy's vLLM, which it is otherwise, has no responses.
+        prefix = PROVIDERS["openai"].prefix
     if client.headers and client.provider:
-        declared = providers.gateway(client.api_base or "", client.headers, client.model_type)
+        declared = providers.gateway(client.api_base or "", client.headers)
         prefix = declared.id
     elif client.headers:
         options["extra_headers"] = dict(client.headers)  # type: ignore[assignment]
@@ -296,9 +303,18 @@ def _cached_lm(
         limit=limit_of(client, per_minute, at_once),
         partition=response_cache.partition_of(*identity) if is_cached else None,
         declared=declared,
+        carried=_carried(client),
         # With "auto", a variable like OPENAI_BASE_URL in the environment would switch to LiteLLM silently.
         engine="lm15" if client.provider else "litellm",
         model_type=client.model_type,
         num_retries=retries,
         **{key: value for key, value in options.items() if value is not None},
     )
+
+
+def _carried(client: _Client) -> frozenset[str]:
+    if client.provider is None:
+        return content_parts.LITELLM
+    wires = {"anthropic": content_parts.ANTHROPIC, "gemini": content_parts.GEMINI}
+    by_type = content_parts.RESPONSES if client.model_type == _RESPONSES else content_parts.CHAT
+    return wires.get(client.name, by_type)

@@ -15,6 +15,7 @@ from dspy.lm15 import RegisteredProvider
 from dspy.utils.callback import with_callbacks
 
 from erlport_bridge.errors import kind_of
+from erlport_bridge.programs import content_parts
 from erlport_bridge.programs.model_account import Asking, current_account
 from erlport_bridge.programs.model_limits import ModelLimit
 from erlport_bridge.programs.progress import current_progress, within
@@ -41,6 +42,7 @@ class ObservedLM(dspy.LM):  # type: ignore[misc]
         limit: How much may be asked of it.
         partition: Where its answers are cached, if they are.
         declared: The provider of its name, if DSPy knows none.
+        carried: What can be sent to it beside text, see :mod:`.content_parts`.
         options: What ``dspy.LM`` takes.
     """
 
@@ -52,6 +54,7 @@ class ObservedLM(dspy.LM):  # type: ignore[misc]
         limit: ModelLimit | None = None,
         partition: str | None = None,
         declared: RegisteredProvider | None = None,
+        carried: frozenset[str] = content_parts.TEXT_ALONE,
         **options: Any,
     ) -> None:
         super().__init__(model, cache=partition is not None, **options)
@@ -61,6 +64,7 @@ class ObservedLM(dspy.LM):  # type: ignore[misc]
         self.shown_name = shown_name or model
         self.limit = limit
         self.partition = partition
+        self.carried = carried
         self.fallbacks: tuple[ObservedLM, ...] = ()
 
     def with_fallbacks(self, models: Sequence[ObservedLM]) -> ObservedLM:
@@ -117,6 +121,7 @@ class ObservedLM(dspy.LM):  # type: ignore[misc]
 
     async def _answer(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> tuple[Any, Any]:
         with within_partition(self.partition):
+            messages = self._checked(messages)
             call = await asyncio.to_thread(prepare, self, prompt, messages, kwargs, asynchronous=True)
             return call, await aexecute(self, call)
 
@@ -124,7 +129,10 @@ class ObservedLM(dspy.LM):  # type: ignore[misc]
     def _ask_here(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         """Do as ``dspy.BaseLM.__call__`` does, and keep account."""
         with Asking(self.shown_name, self.shown_name) as asking, within_partition(self.partition):
-            call = prepare(self, prompt, messages, kwargs)
+            call = prepare(self, prompt, self._checked(messages), kwargs)
             result = execute(self, call)
             asking.answered(result)
         return finalize(self, call, result)
+
+    def _checked(self, messages: Any) -> Any:
+        return messages and content_parts.checked(messages, self.carried, self.shown_name)

@@ -183,11 +183,8 @@ def headers(value: object, name: str, path: str) -> tuple[tuple[str, str], ...]:
     return tuple(found)
 
 
-def gateway(address: str, headers: tuple[tuple[str, str], ...], model_type: str) -> lm15.RegisteredProvider:
-    """Declare a server of the OpenAI wire that gets these headers with each request."""
+def gateway(address: str, headers: tuple[tuple[str, str], ...]) -> lm15.RegisteredProvider:
+    """Declare a server of OpenAI's chat completions that gets these headers with each request."""
     access = lm15.AccessPolicy(provider="openai-compatible", base_url=address, headers=headers)
-    if model_type == "responses":
-        compat = lm15.OpenAIResponsesCompat.preset("vllm")
-        return lm15.RegisteredProvider(lm15.ProviderDefinition.responses(access, compat=compat))
     compat = lm15.OpenAIChatCompat.preset("vllm")
     return lm15.RegisteredProvider(lm15.ProviderDefinition.chat(access, compat=compat))

@@ -27,7 +27,6 @@ from erlport_bridge.programs.signatures import SignatureSpec, parse_signature
 from erlport_bridge.programs.stages import Source, Stage
 from erlport_bridge.programs.text import quoted, suggestion, text_of
 from erlport_bridge.programs.voting import Voting
-from erlport_bridge.term.inspecting import shown
 
 DEFAULT_MAX_PROGRAMS: Final = 1_000
 DEFAULT_SESSION_IDLE_MS: Final = 3_600_000
@@ -225,13 +224,20 @@ class Sessions:
             return session
 
     def add_program(
-        self, spec: object, session_id: str | None, *, known: object = None, compiled: Mapping[str, Any] | None = None
+        self,
+        spec: object,
+        session_id: str | None,
+        *,
+        model: LanguageModel | None = None,
+        known: object = None,
+        compiled: Mapping[str, Any] | None = None,
     ) -> Program:
         """Make a program from its spec, in a session that is opened if need be; without an id, in a new one.
 
         Args:
             spec: What it is made of.
             session_id: The session.
+            model: Its own model, if the spec names none.
             known: What it has learned, as :func:`.learned.describe` gives it.
             compiled: How it has.
         """
@@ -239,17 +245,14 @@ class Sessions:
             {"signature": spec} if isinstance(spec, str | bytes) or text_of(spec) else arguments.options(spec, "spec")
         )
         arguments.only(given, _SPEC_KEYS, "key", "spec")
-        history = given.get("history", False)
-        if not isinstance(history, bool):
-            raise OperationError(
-                "input", f"expected a boolean at spec.history, got {shown(history)}", path="spec.history"
-            )
+        history = arguments.boolean(given.get("history"), "spec.history")
         shared = None
         if given.get("signature") is not None:
             shared = parse_signature(given["signature"], instructions=given.get("instructions"))
         stages, whole = pipeline.read_stages(given.get("modules", _DEFAULT_MODULES), shared, history=history)
         outputs, whole = pipeline.read_outputs(given.get("outputs"), stages, whole)
-        model = None if given.get("lm") is None else from_option(given["lm"], "spec.lm")
+        if given.get("lm") is not None:
+            model = from_option(given["lm"], "spec.lm")
         settings = _settings(given.get("config"))
         turns: deque[dict[str, Any]] | None = deque(maxlen=MAX_TURNS) if history else None
         # What cannot be built is not kept.

@@ -299,11 +299,13 @@ def test_text_cannot_become_a_part_of_the_prompt_that_is_no_text(type_text: str,
         assert {block["type"] for block in blocks} <= {"text", "file"}
 
 
-def test_markers_do_work_where_they_are_not_broken() -> None:
-    """The premise of the test above: DSPy still expands them."""
-    signature = dspy.Signature("x -> answer")
-    content = dspy.ChatAdapter().format(signature, [], {"x": ATTACK})[-1]["content"]
-    assert {"type": "image_url", "image_url": {"url": "http://attacker.example/"}} in content
+def test_markers_that_this_process_uses_are_its_own() -> None:
+    """The second line of defence: in text that nobody looked at DSPy's public ones mean nothing."""
+    signature = dspy.Signature("x, picture: dspy.Image -> answer")
+    picture = dspy.Image(url="data:image/png;base64,AAAA")
+    content = dspy.ChatAdapter().format(signature, [], {"x": ATTACK, "picture": picture})[-1]["content"]
+    assert [part["type"] for part in content] == ["text", "image_url", "text"]
+    assert ATTACK in content[0]["text"]
 
 
 @pytest.mark.parametrize(

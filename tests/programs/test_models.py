@@ -104,3 +104,18 @@ def test_wrong_setting_is_told_with_its_path(name: str, value: object) -> None:
 def test_setting_that_is_nil_is_left_to_the_model() -> None:
     assert generation_setting("temperature", None) is None
     assert language_model("embedded", {"temperature": None}).settings == ()
+
+
+@pytest.mark.parametrize("provider", [name for name in PROVIDERS if name not in ("openai", "openai_compatible")])
+def test_responses_are_of_those_that_have_them(provider: str) -> None:
+    config = {"model": "m", "api_base": HOST, "api_key": "key", "model_type": "responses"}
+    error = error_of(provider, config)
+    assert (error.kind, error.facts["path"]) == ("input", "config.model_type")
+    assert "openai, openai_compatible" in error.message
+
+
+def test_responses_take_no_headers() -> None:
+    """DSPy's client cannot ask a declared provider for them: its compat is not one of chat completions."""
+    config = {"model": "m", "api_base": HOST, "model_type": "responses", "headers": {"x-tenant": "a"}}
+    error = error_of("openai_compatible", config)
+    assert (error.kind, error.facts["path"]) == ("input", "config.model_type")

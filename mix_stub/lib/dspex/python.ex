@@ -452,7 +452,8 @@ defmodule DSPex.Python do
   end
 
   @doc """
-  Makes a program of what `dump_program/2` gave. Options `:session_id`, and `:lm`, its model.
+  Makes a program of what `dump_program/2` gave. Options `:session_id`; `:lm`, its model; and
+  `:allow_urls`, whether images of its examples may be addresses.
 
   The text is checked like a spec that a caller writes: it runs no code, and names no model, no address and no key. What is
   wrong with it is an error of kind `:store`, or of the kind that `create_program/2` gives.
@@ -462,7 +463,8 @@ defmodule DSPex.Python do
     options = CallOptions.new!(options)
     pool = CallOptions.pool!(options)
 
-    with {:ok, python_options} <- python_spec(Map.take(options, [:session_id, :lm]), pool),
+    with {:ok, python_options} <-
+           python_spec(Map.take(options, [:session_id, :lm, :allow_urls]), pool),
          {:ok, term} <- call(:load_program, [text, python_options], options),
          do: {:ok, Program.from_term(term, pool)}
   end

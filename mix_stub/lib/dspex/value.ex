@@ -12,8 +12,9 @@ defmodule DSPex.Value do
   where they do not, and must not contradict them. Python opens no file. An address is passed to the provider only by a call with
   the option `allow_urls: true`: `%{photo: "https://example.com/cat.png"}`.
 
-  A result that has such a value has it as a map with `"$type"`, which is an input again. Not every provider takes each of them: OpenAI's chat
-  completions take images only, its responses (`model_type: "responses"`) files and audio too.
+  A result that has such a value has it as a map with `"$type"`, which is an input again. Not every provider takes each of them, and what
+  cannot be sent to one is an error before it is asked: OpenAI's chat completions take images only, its responses (`model_type: "responses"`)
+  files, WAV and MP3 too, Anthropic images and PDF. A filename can be sent through LiteLLM only.
   """
 
   @type t :: %{
