@@ -49,7 +49,7 @@ _SAID: Final[Mapping[str, str]] = {
     "Prediction": "`DSPex.Prediction`",
     "Completions": "`prediction.completions`",
     "Type": "the types of fields, see [operations.md](operations.md)",
-    "Tool": "the option `tools`, see `DSPex.Python.Tool`",
+    "Tool": "the option `tools`, see `DSPex.Python.Tool`; the type `dspy.Tool` of a field, see `DSPex.Value.tool/3`",
     "ToolCallResults": _RESULT,
     "CodeInterpreter": "the sandbox that each call brings",
     "PythonInterpreter": "the sandbox of `dspy.ProgramOfThought`, `dspy.CodeAct`, `dspy.RLM` and `dspy.Flex`",

@@ -28,7 +28,8 @@ anything else               ``answer to <first input>`` for each text field, and
 ==========================  ===========================================================================================
 
 A reply of a script is a map, all of whose keys may be left out: ``fields`` (name -> value; written as the prompt wants
-it), ``content`` (the text as it is), ``delay_ms``, ``status`` and ``code`` (an error instead of an answer).
+it), ``content`` (the text as it is), ``calls`` (of tools in place of text, each with ``name`` and ``args``),
+``delay_ms``, ``status`` and ``code`` (an error instead of an answer).
 
 A request with ``stream`` gets the same answer in pieces, as server-sent events. Keys of a reply
 for it: ``pieces`` (the text cut by hand; else it is cut every few characters) and ``pause_ms`` before each piece.
@@ -298,7 +299,7 @@ class _Handler(BaseHTTPRequestHandler):
             content = completion(user, reply.get("fields", {}), "" if kind == "echo" else "answer to ")
         body = self._completion_body(received.model, content, len(system) + len(user))
         if not received.body.get("stream"):
-            self._send(200, body)
+            self._send(200, self._with_calls(body, reply.get("calls", [])))
             return
         try:
             self._send_pieces(received, reply, body)
@@ -409,6 +410,26 @@ class _Handler(BaseHTTPRequestHandler):
                 "total_tokens": tokens_in + tokens_out,
             },
         }
+
+    def _with_calls(self, body: dict[str, Any], calls: list[Mapping[str, Any]]) -> dict[str, Any]:
+        """Give an answer that calls tools in place of its text."""
+        if not calls:
+            return body
+        if self._is_anthropic():
+            used = [
+                {"type": "tool_use", "id": f"call_{index}", "name": call["name"], "input": call["args"]}
+                for index, call in enumerate(calls)
+            ]
+            return {**body, "content": used, "stop_reason": "tool_use"}
+        asked = [
+            {"id": f"call_{index}", "name": call["name"], "arguments": json.dumps(call["args"])}
+            for index, call in enumerate(calls)
+        ]
+        if self._is_responses():
+            return {**body, "output": [{"type": "function_call", "call_id": call.pop("id"), **call} for call in asked]}
+        called = [{"id": call.pop("id"), "type": "function", "function": call} for call in asked]
+        message = {"role": "assistant", "content": None, "tool_calls": called}
+        return {**body, "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]}
 
     def _is_anthropic(self) -> bool:
         return self.path.endswith("/messages")

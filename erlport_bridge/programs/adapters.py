@@ -9,10 +9,14 @@ from typing import Any, Final
 import dspy
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs import arguments, models
+from erlport_bridge.programs import arguments, models, written_numbers
 from erlport_bridge.programs.models import LanguageModel
+from erlport_bridge.programs.signatures import SignatureSpec
 from erlport_bridge.programs.text import text_of
 
+written_numbers.keep_digits()
+
+_NATIVELY: Final = "native_function_calling"
 _TWO_STEP: Final = "two_step"
 ADAPTERS: Final[Mapping[str, Any]] = {
     "chat": dspy.ChatAdapter,
@@ -20,6 +24,8 @@ ADAPTERS: Final[Mapping[str, Any]] = {
     "xml": dspy.XMLAdapter,
     _TWO_STEP: dspy.TwoStepAdapter,
 }
+_CALLS_NATIVELY: Final = "json"
+_TOOLS: Final = (dspy.Tool, list[dspy.Tool])
 # Those that repeat a request whose answer they cannot read, in the form of JSON.
 _WITH_JSON_FALLBACK: Final = frozenset(["chat", "xml"])
 
@@ -30,20 +36,44 @@ class AdapterChoice:
 
     Attributes:
         json_fallback: A model whose answer cannot be read is asked again, for JSON.
+        calls_natively: Tools that are an input go to the model as its provider has them, and its calls come back in
+            the same way; ``None``: as DSPy does it, natively with ``json`` alone.
         extraction_model: Of ``two_step``: reads the fields out of what the model wrote freely.
     """
 
     name: str = "chat"
     json_fallback: bool = True
+    calls_natively: bool | None = None
     extraction_model: LanguageModel | None = None
 
     def build(self) -> dspy.Adapter:
         """Make the adapter."""
         if self.extraction_model is not None:
             return dspy.TwoStepAdapter(self.extraction_model.lm)
+        options: dict[str, bool] = {}
         if self.name in _WITH_JSON_FALLBACK:
-            return ADAPTERS[self.name](use_json_adapter_fallback=self.json_fallback)
-        return ADAPTERS[self.name]()
+            options["use_json_adapter_fallback"] = self.json_fallback
+        if self.calls_natively is not None:
+            options["use_native_function_calling"] = self.calls_natively
+        return ADAPTERS[self.name](**options)
+
+    def check(self, spec: SignatureSpec) -> None:
+        """Check that tools are there for a signature that wants to know which are called.
+
+        Raises:
+            OperationError: Of kind ``signature``.
+        """
+        natively = self.name == _CALLS_NATIVELY if self.calls_natively is None else self.calls_natively
+        if not natively:
+            return
+        wants = [item.name for item in spec.outputs if item.annotation is dspy.ToolCalls]
+        if wants and not any(item.annotation in _TOOLS for item in spec.inputs):
+            raise OperationError(
+                "signature",
+                f"the output {wants[0]} is for calls of tools, and there is no input for tools; add one of the type "
+                'list[dspy.Tool], or give the adapter as %{name: "json", native_function_calling: false}',
+                path="signature",
+            )
 
 
 def read_adapter(value: object, path: str = "opts.adapter") -> AdapterChoice:
@@ -60,12 +90,16 @@ def read_adapter(value: object, path: str = "opts.adapter") -> AdapterChoice:
     name = arguments.text(given.get("name", "chat"), f"{path}.name")
     if name not in ADAPTERS:
         raise arguments.unknown("adapter", name, ADAPTERS, path)
-    own = {"extraction_model"} if name == _TWO_STEP else {"json_fallback"} if name in _WITH_JSON_FALLBACK else set()
+    own = {"extraction_model"} if name == _TWO_STEP else {_NATIVELY}
+    if name in _WITH_JSON_FALLBACK:
+        own.add("json_fallback")
     arguments.only(given, {"name"} | own, f"option of the adapter {name}", path)
     if name == _TWO_STEP:
         return AdapterChoice(name, extraction_model=_extraction_model(given.get("extraction_model"), path))
     json_fallback = arguments.boolean(given.get("json_fallback"), f"{path}.json_fallback", default=True)
-    return AdapterChoice(name, json_fallback=json_fallback)
+    natively = given.get(_NATIVELY)
+    calls_natively = None if natively is None else arguments.boolean(natively, f"{path}.{_NATIVELY}")
+    return AdapterChoice(name, json_fallback=json_fallback, calls_natively=calls_natively)
 
 
 def _extraction_model(value: object, path: str) -> LanguageModel:

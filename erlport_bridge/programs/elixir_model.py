@@ -218,8 +218,9 @@ def _read(answer: Any, *, is_rest: bool = False) -> tuple[list[Any], str | None,
             parts.append(lm15.ThinkingPart(answer["reasoning"]))
         if answer.get("text") or not (is_rest or answer.get("tool_calls")):
             parts.append(lm15.TextPart(answer["text"]))
-        for call in answer.get("tool_calls") or []:
-            parts.append(lm15.ToolCallPart(id=call["id"], name=call["name"], input=call["arguments"]))
+        for index, call in enumerate(answer.get("tool_calls") or []):
+            call_id = call.get("id") or f"call_{index}"
+            parts.append(lm15.ToolCallPart(id=call_id, name=call["name"], input=call["arguments"]))
         usage = lm15.Usage(**answer["usage"]) if answer.get("usage") else None
         reason = answer.get("finish_reason")
         return parts, str(reason) if reason else "tool_call" if answer.get("tool_calls") else "stop", usage

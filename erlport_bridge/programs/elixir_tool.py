@@ -68,17 +68,32 @@ def read(item: Mapping[Any, Any], path: str) -> ElixirTool:
     """
     given = arguments.options(item, path)
     arguments.only(given, _KEYS, "key of a tool", path)
-    name = arguments.text(given.get("name"), f"{path}.name")
-    if not NAME.fullmatch(name):
-        raise _wrong(f"{path}.name", "letters, digits and _, at most 64, as the name of a tool", name)
+    name = read_name(given.get("name"), f"{path}.name")
     if name in RESERVED_NAMES:
         raise _wrong(f"{path}.name", "a name that ReAct does not use itself", name)
     description = arguments.text(given.get("description"), f"{path}.description")
-    schema = _read_schema(given.get("parameters"), f"{path}.parameters")
+    schema = read_schema(given.get("parameters"), f"{path}.parameters")
     return ElixirTool(name, description, schema, elixir_function.bring(path, given.get("callback")))
 
 
-def _read_schema(value: object, path: str) -> str:
+def read_name(value: object, path: str) -> str:
+    """Read the name of a tool.
+
+    Raises:
+        OperationError: Of kind ``input``.
+    """
+    name = arguments.text(value, path)
+    if not NAME.fullmatch(name):
+        raise _wrong(path, "letters, digits and _, at most 64, as the name of a tool", name)
+    return name
+
+
+def read_schema(value: object, path: str) -> str:
+    """Read the JSON schema of a tool's arguments, an object; gives it as text, equal for equal ones.
+
+    Raises:
+        OperationError: Of kind ``input``.
+    """
     schema = arguments.options(value, path)
     schema.setdefault("type", "object")
     schema.setdefault("properties", {})
@@ -183,7 +198,7 @@ def _has_default(schema: object) -> bool:
 def _read_value(value: Any, schema: object) -> Any:
     """Read a number or a truth value that a model wrote as text, as tools of Python do; all else is as it came."""
     kind = schema.get("type") if isinstance(schema, dict) else None
-    if type(value) is float and kind == "integer" and value.is_integer():
+    if isinstance(value, float) and kind == "integer" and value.is_integer():
         # To JSON schema 2.0 is an integer; to Elixir it is not.
         return int(value)
     reader = _WRITTEN_AS_TEXT.get(kind) if isinstance(value, str) and isinstance(kind, str) else None

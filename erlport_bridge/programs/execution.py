@@ -260,7 +260,11 @@ async def _predict(
         with within("sandbox"):
             await asyncio.to_thread(sandbox.probe)
         sandboxes.prepare()
+    for stage in request.stages:
+        request.options.adapter.check(stage.spec)
     lm = models.with_settings(request.model.lm, request.options.settings)
+    if request.options.adapter.calls_natively:
+        lm = lm.calling_tools()
     adapter = request.options.adapter.build()
     telling = None if events is None else _telling(request, adapter, events)
     with dspy.context(

@@ -66,6 +66,7 @@ KNOWN_TYPES: Final[Mapping[str, Any]] = MappingProxyType(
         "dspy.History": dspy.History,
         "dspy.Code": dspy.Code,
         "dspy.Reasoning": dspy.Reasoning,
+        "dspy.Tool": dspy.Tool,
         "dspy.ToolCalls": dspy.ToolCalls,
     }
 )
@@ -82,6 +83,7 @@ _ALIASES: Final[Mapping[str, str]] = {
     "decimal": "Decimal",
     "nil": "None",
     "code": "dspy.Code",
+    "tool": "dspy.Tool",
     "tool_calls": "dspy.ToolCalls",
     **{name: f"dspy.{name.capitalize()}" for name in ("image", "audio", "file", "history", "reasoning")},
     "List": "list",

@@ -12,8 +12,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-import dspy
-
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import arguments, content_parts, elixir_model, embedded, providers, response_cache
 from erlport_bridge.programs.generation_settings import GENERATION_SETTINGS, read_settings
@@ -136,7 +134,7 @@ def from_option(value: object, path: str = "opts.lm", *, default_retries: int | 
     return language_model(given.pop("provider"), given, path=path, default_retries=default_retries)
 
 
-def with_settings(lm: ObservedLM, settings: Mapping[str, Any]) -> dspy.LM:
+def with_settings(lm: ObservedLM, settings: Mapping[str, Any]) -> ObservedLM:
     """Give a copy of ``lm`` with generation settings of one call; copies share the connections."""
     return lm.copy(**settings) if settings else lm
 

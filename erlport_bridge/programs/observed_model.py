@@ -65,6 +65,7 @@ class ObservedLM(dspy.LM):  # type: ignore[misc]
         self.limit = limit
         self.partition = partition
         self.carried = carried
+        self._is_told_to_call = False
         self.fallbacks: tuple[ObservedLM, ...] = ()
 
     def with_fallbacks(self, models: Sequence[ObservedLM]) -> ObservedLM:
@@ -72,6 +73,17 @@ class ObservedLM(dspy.LM):  # type: ignore[misc]
         copied = self.copy()
         copied.fallbacks = tuple(one for model in models for one in (model, *model.fallbacks))
         return copied
+
+    def calling_tools(self) -> ObservedLM:
+        """Give a copy that is taken to know tools, also where DSPy knows nothing of the model."""
+        copied = self.copy()
+        copied._is_told_to_call = True
+        return copied
+
+    @property
+    def supports_function_calling(self) -> bool:
+        """Whether tools can go to it as its provider has them."""
+        return self._is_told_to_call or bool(super().supports_function_calling)
 
     def copy(self, **changes: Any) -> ObservedLM:
         """Give a copy with other settings, which its fallbacks have too; it shares the connections."""

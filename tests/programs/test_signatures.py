@@ -168,7 +168,7 @@ HOSTILE = [
     "q: list.__class__ -> a",
     "q: str.__subclasses__ -> a",
     "q: dspy.settings -> a",
-    "q: dspy.Tool -> a",
+    "q: dspy.Tool.func -> a",
     "q: Cls['x'] -> a",
     "q: dict['x'] -> a",
     "q: (lambda: 1) -> a",

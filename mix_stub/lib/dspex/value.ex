@@ -1,6 +1,6 @@
 defmodule DSPex.Value do
   @moduledoc """
-  Values for fields of DSPy's types `dspy.Image`, `dspy.Audio` and `dspy.File`, made of binaries.
+  Values for fields of DSPy's types `dspy.Image`, `dspy.Audio` and `dspy.File`, made of binaries; and `dspy.Tool`, see `tool/3`.
 
       DSPex.Python.execute_module(
         "dspy.Predict",
@@ -16,6 +16,8 @@ defmodule DSPex.Value do
   cannot be sent to one is an error before it is asked: OpenAI's chat completions take images only, its responses (`model_type: "responses"`)
   files, WAV and MP3 too, Anthropic images and PDF. A filename can be sent through LiteLLM only.
   """
+
+  alias DSPex.Python.Tool
 
   @type t :: %{
           required(:data) => binary(),
@@ -55,6 +57,35 @@ defmodule DSPex.Value do
   """
   @spec file(binary(), keyword()) :: t()
   def file(data, options \\ []), do: value(data, options, [:media_type, :filename])
+
+  @doc """
+  A tool that a model is told of, and that you run yourself when it has called it.
+
+  Fields of the type `list[dspy.Tool]` take these, and names of Python's tools; the model answers with a field of the type `dspy.ToolCalls`.
+  `parameters` as in `DSPex.Python.Tool`. The adapter `%{name: "chat", native_function_calling: true}` hands tools to the model as its provider has
+  them; otherwise they stand in the prompt.
+
+      signature = %{inputs: %{question: :string, tools: {:list, :tool}}, outputs: %{calls: :tool_calls}}
+      tools = [DSPex.Value.tool("stock", "How many pieces there are", article: :string)]
+      {:ok, prediction} = DSPex.Python.execute_module("dspy.Predict", signature, %{question: "Bolts?", tools: tools})
+      prediction[:calls]
+      #=> %{"$type" => "ToolCalls", "tool_calls" => [%{"name" => "stock", "args" => %{"article" => "bolt"}, …}], …}
+
+  Raises an `ArgumentError` if a parameter is none.
+
+  ## Examples
+
+      iex> DSPex.Value.tool("stock", "How many there are", article: :string).parameters["required"]
+      ["article"]
+  """
+  @spec tool(String.t(), String.t(), Tool.parameters()) :: %{
+          name: String.t(),
+          description: String.t(),
+          parameters: map()
+        }
+  def tool(name, description, parameters \\ %{}) do
+    %{name: name, description: description, parameters: Tool.json_schema!(parameters)}
+  end
 
   defp value(data, options, known) when is_binary(data) do
     options |> Keyword.validate!(known) |> Map.new() |> Map.put(:data, data)

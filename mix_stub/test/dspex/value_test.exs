@@ -31,6 +31,44 @@ defmodule DSPex.ValueTest do
     )
   end
 
+  test "a model calls a tool that is an input, and its caller is told" do
+    test = self()
+
+    model = fn request ->
+      send(test, {:asked, request})
+      call = %{name: "stock", arguments: %{"article" => "bolt", "size" => 8}}
+
+      if request.tools == [],
+        do: ScriptedModel.written(calls: %{tool_calls: []}),
+        else: %{tool_calls: [call]}
+    end
+
+    signature = %{inputs: %{q: :string, tools: {:list, :tool}}, outputs: %{calls: :tool_calls}}
+    parameters = %{article: :string, size: {:integer, optional: true}}
+    inputs = %{q: "Bolts?", tools: [Value.tool("stock", "How many there are", parameters)]}
+    adapter = %{name: "chat", native_function_calling: true}
+    options = [lm: {:elixir, model}, adapter: adapter]
+    assert {:ok, prediction} = Python.execute_module("dspy.Predict", signature, inputs, options)
+
+    assert [%{"name" => "stock", "args" => %{"article" => "bolt", "size" => 8}}] =
+             prediction[:calls]["tool_calls"]
+
+    assert_received {:asked, %{tools: [tool]}}
+    assert tool["name"] == "stock"
+    assert tool["parameters"]["required"] == ["article"]
+
+    # Without the option they stand in the prompt.
+    assert {:ok, _} =
+             Python.execute_module("dspy.Predict", signature, inputs, lm: {:elixir, model})
+
+    assert_received {:asked, %{tools: [], messages: messages}}
+    assert inspect(messages, printable_limit: :infinity) =~ "How many there are"
+
+    assert_raise ArgumentError, ~r/parameters.article/, fn ->
+      Value.tool("a", "b", article: :strng)
+    end
+  end
+
   test "an image of a binary reaches the model" do
     for photo <- [Value.image(@png), Value.image(@png, media_type: "image/png"), @png] do
       assert {:ok, prediction} = ask(photo)

@@ -40,7 +40,7 @@ defmodule DSPex.Python.ModelFunction do
   ## What it gives
 
     * text
-    * a map (or keyword list) with `:text`, and perhaps `:reasoning`, `:tool_calls` (`%{id:, name:, arguments: map}`), `:usage`
+    * a map (or keyword list) with `:text`, and perhaps `:reasoning`, `:tool_calls` (`%{name:, arguments: map}`, and perhaps `:id`), `:usage`
       (`%{input_tokens:, output_tokens:}`) and `:finish_reason` (`:stop`, `:length`, `:tool_call`, `:content_filter`)
     * a stream, or a list, of pieces of text, the last of which may be such a map. Pieces are passed on as they come; a
       reader who is slow slows the stream down

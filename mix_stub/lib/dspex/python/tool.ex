@@ -86,6 +86,14 @@ defmodule DSPex.Python.Tool do
 
   def read(other, _path), do: {:ok, other, []}
 
+  @doc false
+  def json_schema!(parameters) do
+    schema(parameters, "parameters")
+  catch
+    {:tool, path, expected, got} ->
+      raise ArgumentError, "expected #{expected} at #{path}, got #{inspect(got, limit: 5)}"
+  end
+
   defp read_tool([_first | _rest] = tool, path) do
     # A charlist is a name.
     if Keyword.keyword?(tool), do: tool |> Map.new() |> read_tool(path), else: {tool, nil}

@@ -1,0 +1,212 @@
+"""Values of every type, as a model answers them: exact as terms, and inputs again as they are; over a real port."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from tests.model_server import ModelServer, openai
+from tests.port_process import PortProcess
+from tests.test_media import PDF, PNG, WAV, base64_of
+
+UTC = datetime.timezone.utc
+PICTURE = f"data:image/png;base64,{base64_of(PNG)}"
+SOUND = {"data": base64_of(WAV), "audio_format": "wav"}
+PAPER = f"data:application/pdf;base64,{base64_of(PDF)}"
+CALL = {"id": None, "name": "search", "args": {"query": "cats", "limit": 3}}
+PERSON = "{name: str, born: date, worth: Decimal, tags: list[str]}"
+# More than a float holds.
+LONG = "12345678901234567890.12345678901234567890"
+
+#: A type, the JSON that a model answers for it, and the term.
+VALUES: list[tuple[str, Any, Any]] = [
+    ("str", 'a "text" with\nlines, ünïcode', 'a "text" with\nlines, ünïcode'),
+    ("int", 10**30, 10**30),
+    ("int", -7, -7),
+    ("float", 0.1, 0.1),
+    ("float", 1e300, 1e300),
+    ("bool", False, False),
+    ("Optional[int]", None, None),
+    ("Optional[str]", "null and void", "null and void"),
+    ("list[int]", [1, 2, 3], [1, 2, 3]),
+    ("list[list[str]]", [["a"], []], [["a"], []]),
+    ("dict[str, float]", {"a b": 1.5}, {"a b": 1.5}),
+    ("tuple[int, str]", [1, "a"], (1, "a")),
+    ("set[str]", ["a", "b", "a"], {"a", "b"}),
+    ("Literal['yes', 'no']", "no", "no"),
+    ("Literal[1, 2]", 2, 2),
+    ("date", "2026-02-28", datetime.date(2026, 2, 28)),
+    ("time", "23:59:58.000001", datetime.time(23, 59, 58, 1)),
+    ("datetime", "2026-02-28T01:02:03.000004", datetime.datetime(2026, 2, 28, 1, 2, 3, 4)),
+    ("datetime", "2026-02-28T01:02:03Z", datetime.datetime(2026, 2, 28, 1, 2, 3, tzinfo=UTC)),
+    ("Decimal", "1.10", Decimal("1.10")),
+    ("list[Decimal]", ["0.10", LONG], [Decimal("0.10"), Decimal(LONG)]),
+    ("dict[str, Optional[Decimal]]", {"a": "-0.50", "b": None}, {"a": Decimal("-0.50"), "b": None}),
+    ("Any", {"a": [1, 2.5, None, True]}, {"a": [1, 2.5, None, True]}),
+    ("dspy.Image", {"url": PICTURE}, {"$type": "Image", "url": PICTURE}),
+    ("list[dspy.Image]", [{"url": PICTURE}], [{"$type": "Image", "url": PICTURE}]),
+    ("dspy.Audio", SOUND, {"$type": "Audio", **SOUND}),
+    ("dspy.File", {"file_data": PAPER}, {"$type": "File", "file_data": PAPER, "file_id": None, "filename": None}),
+    ("dspy.Reasoning", "so it is", "so it is"),
+    ("dspy.Code['python']", "print(1)\nprint(2)", "print(1)\nprint(2)"),
+    ("dspy.ToolCalls", {"tool_calls": [CALL]}, {"$type": "ToolCalls", "tool_calls": [CALL], "tool_call_results": None}),
+    (
+        PERSON,
+        {"name": "Ada", "born": "1815-12-10", "worth": "0.10", "tags": []},
+        {"name": "Ada", "born": datetime.date(1815, 12, 10), "worth": Decimal("0.10"), "tags": []},
+    ),
+]
+
+
+def answered(
+    port: PortProcess, server: ModelServer, field: Any, text: str, adapter: str = "chat", **inputs: Any
+) -> Any:
+    """Give the output ``x`` of a type as a term, when a model has answered this text."""
+    content = {
+        "chat": f"[[ ## x ## ]]\n{text}\n\n[[ ## completed ## ]]",
+        "json": f'{{"x": {text}}}',
+    }[adapter]
+    server.script("answer", {"content": content})
+    signature = {"inputs": ["q"], "outputs": {"x": field}}
+    options: dict[str, Any] = {"lm": openai(server, "scripted:answer")}
+    # Calls of tools are text here; see below.
+    options["adapter"] = {"name": adapter, "json_fallback": False}
+    if adapter == "json":
+        options["adapter"] = {"name": "json", "native_function_calling": False}
+    return port.done("execute_module", "dspy.Predict", signature, "q", options)["x"]
+
+
+@pytest.mark.parametrize("adapter", ["chat", "json"])
+@pytest.mark.parametrize(("field", "value", "term"), VALUES, ids=[f"{kind} {value!r:.20}" for kind, value, _ in VALUES])
+def test_what_a_model_answers_is_exact_and_an_input_again(
+    shared_port: PortProcess, model_server: ModelServer, field: str, value: Any, term: Any, adapter: str
+) -> None:
+    is_text = isinstance(value, str) and adapter == "chat"
+    found = answered(shared_port, model_server, field, value if is_text else json.dumps(value), adapter)
+    assert (found, type(found)) == (term, type(term))
+    signature = {"inputs": {"x": field}, "outputs": ["answer"]}
+    options = {"lm": openai(model_server, "answer", model_type="responses")}
+    shared_port.done("execute_module", "dspy.Predict", signature, {"x": found}, options)
+
+
+@pytest.mark.parametrize("adapter", ["chat", "json"])
+@pytest.mark.parametrize("digits", ["1.10", "-0.50", LONG, "1e3", "7"])
+@pytest.mark.parametrize(
+    ("field", "wrap"),
+    [
+        ("Decimal", "%s"),
+        ("list[Decimal]", "[%s]"),
+        ("{a: Decimal, b: float, c: Any}", '{"a": %s, "b": %s, "c": %s}'),
+    ],
+)
+def test_a_decimal_that_a_model_writes_as_a_number_keeps_its_digits(
+    shared_port: PortProcess, model_server: ModelServer, field: str, wrap: str, digits: str, adapter: str
+) -> None:
+    text = wrap.replace("%s", digits)
+    found = answered(shared_port, model_server, field, text, adapter)
+    number = json.loads(digits)
+    if "{" in wrap:
+        # Its neighbours are what they are.
+        assert found == {"a": Decimal(digits), "b": float(digits), "c": number}
+        assert (type(found["b"]), type(found["c"])) == (float, type(number))
+        found = [found["a"]]
+    assert [str(item) for item in (found if isinstance(found, list) else [found])] == [str(Decimal(digits))]
+
+
+def test_json_in_a_block_of_markdown_keeps_its_digits(shared_port: PortProcess, model_server: ModelServer) -> None:
+    model_server.script("block", {"content": '```json\n{"x": 1.10}\n```'})
+    signature = {"inputs": ["q"], "outputs": {"x": "Decimal"}}
+    options = {"lm": openai(model_server, "scripted:block"), "adapter": "json"}
+    assert str(shared_port.done("execute_module", "dspy.Predict", signature, "q", options)["x"]) == "1.10"
+
+
+def test_floats_that_an_agent_gives_its_tool_are_plain(shared_port: PortProcess, model_server: ModelServer) -> None:
+    """What remembers its digits is nothing that a term has."""
+    call = {"next_thought": "t", "next_tool_name": "calculator", "next_tool_args": {"expression": "2", "digits": 1.50}}
+    done = {"next_thought": "t", "next_tool_name": "finish", "next_tool_args": {}}
+    model_server.script("agent", {"fields": call}, {"fields": done}, {"fields": {"reasoning": "r", "answer": "3"}})
+    options = {"lm": openai(model_server, "scripted:agent"), "tools": ["calculator"]}
+    prediction = shared_port.done("execute_module", "dspy.ReAct", "q -> answer: Decimal", "q", options)
+    assert prediction["answer"] == Decimal(3)
+    assert prediction["trajectory"]["tool_args_0"] == {"expression": "2", "digits": 1.50}
+
+
+SEARCH = {
+    "name": "search",
+    "description": "Look something up.",
+    "parameters": {
+        "properties": {"query": {"type": "string"}, "limit": {"type": "integer", "default": 5}},
+        "required": ["query"],
+    },
+}
+WITH_TOOLS = {"inputs": {"q": "str", "tools": "list[dspy.Tool]"}, "outputs": {"calls": "dspy.ToolCalls"}}
+ADAPTERS: list[tuple[Any, bool]] = [
+    ("chat", False),
+    # Natively only where DSPy knows that the model can.
+    ("json", False),
+    ({"name": "json", "native_function_calling": True}, True),
+    ({"name": "chat", "native_function_calling": True}, True),
+    ({"name": "xml", "native_function_calling": True}, True),
+    ({"name": "json", "native_function_calling": False}, False),
+]
+
+
+@pytest.mark.parametrize(("adapter", "is_native"), ADAPTERS)
+@pytest.mark.parametrize("wire", ["chat", "responses", "anthropic"])
+def test_a_model_calls_the_tools_that_it_is_given(
+    shared_port: PortProcess, model_server: ModelServer, wire: str, adapter: Any, is_native: bool
+) -> None:
+    call = {"name": "search", "args": {"query": "cats", "limit": 3}}
+    model_server.script("tools", {"calls": [call]} if is_native else {"fields": {"calls": {"tool_calls": [call]}}})
+    lm = openai(model_server, "scripted:tools")
+    lm |= {"model_type": wire} if wire == "responses" else {}
+    lm |= {"provider": "anthropic", "api_base": model_server.url} if wire == "anthropic" else {}
+    inputs = {"q": "?", "tools": [SEARCH, "calculator"]}
+    found = shared_port.done("execute_module", "dspy.Predict", WITH_TOOLS, inputs, {"lm": lm, "adapter": adapter})
+    (made,) = found["calls"]["tool_calls"]
+    assert (made["name"], made["args"], made["id"]) == ("search", call["args"], "call_0" if is_native else None)
+    body = model_server.requests[-1].body
+    assert ("tools" in body) == is_native
+    sent = json.dumps(body["tools"] if is_native else body)
+    assert all(word in sent for word in ("search", "Look something up.", "query", "calculator"))
+
+
+def test_a_tool_of_a_result_is_an_input_again(shared_port: PortProcess, model_server: ModelServer) -> None:
+    tool = {"$type": "Tool", "name": "search", "desc": "Look it up.", "args": {"query": {"type": "string"}}}
+    options = {"lm": openai(model_server, "answer")}
+    signature = {"inputs": {"tool": "dspy.Tool"}, "outputs": ["answer"]}
+    shared_port.done("execute_module", "dspy.Predict", signature, {"tool": tool}, options)
+    assert "Look it up." in json.dumps(model_server.requests[-1].body)
+
+
+@pytest.mark.parametrize(
+    ("tool", "path"),
+    [
+        (7, ""),
+        ("serch", ""),
+        ({"name": "a b", "description": "d"}, ".name"),
+        ({"name": "a"}, ".desc"),
+        ({"name": "a", "description": "d", "parameters": {"properties": {"x": {"type": "strng"}}}}, ".parameters"),
+        ({"name": "a", "description": "d", "args": [1]}, ".args"),
+        ({"name": "a", "description": "d", "function": 1}, ""),
+    ],
+)
+def test_what_is_no_tool_is_refused(shared_port: PortProcess, model_server: ModelServer, tool: Any, path: str) -> None:
+    options = {"lm": openai(model_server, "answer")}
+    inputs = {"q": "?", "tools": [tool]}
+    details = shared_port.failed("execute_module", "dspy.Predict", WITH_TOOLS, inputs, options)
+    assert details["kind"] == "input"
+    assert details["path"].startswith(f"inputs.tools[0]{path}")
+    assert model_server.requests == []
+
+
+def test_calls_of_tools_without_tools_are_refused(shared_port: PortProcess, model_server: ModelServer) -> None:
+    options = {"lm": openai(model_server, "answer"), "adapter": "json"}
+    details = shared_port.failed("execute_module", "dspy.Predict", "q -> calls: dspy.ToolCalls", "q", options)
+    assert (details["kind"], details["path"]) == ("signature", "signature")
+    assert "list[dspy.Tool]" in details["message"]
+    assert model_server.requests == []
