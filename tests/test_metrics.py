@@ -169,3 +169,18 @@ def test_report_is_told_as_json_too(port: PortProcess) -> None:
     port.done("execute_module", *PREDICT, "x")
     text: Any = port.done("handle_json", "metrics")
     assert json.loads(text)["modules"]["dspy.Predict"]["calls"] == 1
+
+
+def test_what_a_metric_asks_is_counted_too(port: PortProcess, model_server: ModelServer) -> None:
+    program = port.done("create_program", "question -> answer")["id"]
+    judged = {"fields": {"reasoning": "r", "recall": 1.0, "precision": 1.0}}
+    model_server.script("judge", {"fields": {"answer": "Lisbon"}}, judged)
+    options = {"lm": openai(model_server, "scripted:judge"), "metric": "semantic_f1"}
+    examples = [{"question": "Capital?", "answer": "Lisbon"}]
+    evaluation = port.done("evaluate_program", None, program, examples, options)
+    ((_, scored),) = evaluation["results"]
+    ((_, usage),) = scored["prediction"]["$meta"]["usage"].items()
+    counted = port.done("metrics")
+    (of_models,) = [tally["total_tokens"] for tally in counted["models"].values()]
+    assert evaluation["total_tokens"] == of_models > usage["total_tokens"]
+    assert counted["operations"]["evaluate_program"]["total_tokens"] == of_models

@@ -6,7 +6,7 @@ from typing import Any
 
 from erlport_bridge.operations.batches import run_batch
 from erlport_bridge.operations.programs import find_program, run_program
-from erlport_bridge.operations.registry import operation
+from erlport_bridge.operations.registry import operation, spending
 from erlport_bridge.operations.requests import program_model
 from erlport_bridge.programs import arguments, batch, evaluating, execution, streaming
 from erlport_bridge.programs.execution import CallOptions
@@ -56,5 +56,8 @@ async def _evaluate(
         with execution.asking(program_model(program, options), options):
             return await evaluation.scored(labelled, prediction, item_deadline.left_s(options.timeout_ms))
 
-    answers = await run_batch(batch.items_of(examples), execute, whole, batch_options, deadline, events)
+    try:
+        answers = await run_batch(batch.items_of(examples), execute, whole, batch_options, deadline, events)
+    finally:
+        spending.get().add(evaluation.judging.spent)
     return evaluation.report(answers)

@@ -13,6 +13,7 @@ import dspy
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import arguments
 from erlport_bridge.programs.execution import META, total_tokens
+from erlport_bridge.programs.model_account import ModelAccount
 from erlport_bridge.programs.rewards import Reward
 from erlport_bridge.programs.scoring import read_metric
 from erlport_bridge.programs.signatures import SignatureSpec
@@ -26,11 +27,13 @@ class Evaluation:
     Attributes:
         metric: Gives the score of a prediction, for its example.
         failure_score: The score of an example that has none, since its call or its metric failed.
+        judging: Of what the metric asks of models.
     """
 
     metric: Reward
     failure_score: float
     started_at: float = field(default_factory=time.monotonic)
+    judging: ModelAccount = field(default_factory=ModelAccount)
 
     async def scored(
         self, example: Mapping[str, Any], prediction: Mapping[str, Any], timeout_s: float | None
@@ -41,6 +44,7 @@ class Evaluation:
             OperationError: Of kind ``timeout``: there is none within ``timeout_s`` seconds; or that of the metric.
         """
         fields = {name: value for name, value in prediction.items() if name != META}
+        self.judging.follow()
         try:
             judged = await asyncio.wait_for(self.metric.judge(example, dspy.Prediction(**fields)), timeout_s)
         except asyncio.TimeoutError:
@@ -63,7 +67,7 @@ class Evaluation:
             "score": 100 * total / len(answers) if answers else None,
             "count": len(answers),
             "failed": failed,
-            "total_tokens": sum(total_tokens(answer["prediction"]) for answer in done),
+            "total_tokens": self.judging.spent.tokens + sum(total_tokens(answer["prediction"]) for answer in done),
             "duration_ms": (time.monotonic() - self.started_at) * 1000,
             "results": list(answers),
         }

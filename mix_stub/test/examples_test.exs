@@ -21,6 +21,7 @@ defmodule DSPex.ExamplesTest do
     "pipeline" => ["Sections: What a port is, What it costs", "Article: A port starts"],
     "evaluation" => ["66.7 % of 3 are right"],
     "few_shot" => ["Version 2 has 3 demos, from 4 answers", "before: wish\nloaded: billing"],
+    "image" => ["A single black pixel.", "Colours: black", "Refused: expected the bytes"],
     "instructions" => ["Candidate 1: 0.0", "Instructions: Add up, and give", "Score: 100.0"],
     "reflection" => ["Instructions: Name the country", "Score: 20.0, then 100.0"]
   }
