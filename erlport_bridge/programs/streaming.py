@@ -30,6 +30,9 @@ from erlport_bridge.term.inspecting import shown
 MESSAGE: Final = Atom("dspex_stream")
 _DEFAULT_BUFFER: Final = 64
 _MAX_BUFFER: Final = 10_000
+# A status that went out at once would wake its reader just while the request to the model is being written, and take
+# half a millisecond from it where there are two cores.
+_SOON_S: Final = 0.001
 
 # The streams that run, by their reference as it is encoded: a term may be one that Python cannot hash.
 _streams: dict[bytes, EventStream] = {}
@@ -107,6 +110,8 @@ class EventStream:
         self._lock = threading.Lock()
         self._unacknowledged = 0
         self._waiting: deque[Mapping[str, Term]] = deque()
+        # Whether those that wait will be sent soon.
+        self._is_due = False
         self._room: asyncio.Future[None] | None = None
         self._is_closed = False
 
@@ -114,6 +119,7 @@ class EventStream:
         """Send an event, waiting until the reader has room for it."""
         while True:
             with self._lock:
+                self._cast_waiting()
                 if self._has_room():
                     self._cast(event)
                     return
@@ -124,19 +130,21 @@ class EventStream:
             await asyncio.shield(room)
 
     def offer(self, event: Mapping[str, Term]) -> None:
-        """Send an event as soon as the reader has room for it, without waiting; from any thread.
+        """Send an event soon, as far as the reader has room, without waiting; from any thread.
 
         Of more than the reader's room only the newest are kept.
         """
         with self._lock:
             if self._is_closed:
                 return
-            if self._has_room():
-                self._cast(event)
-                return
             self._waiting.append(event)
             if len(self._waiting) > self._buffer:
-                self._waiting.popleft()
+                oldest = self._waiting.popleft()
+                if self._unacknowledged < self._buffer:
+                    self._cast(oldest)
+            is_first, self._is_due = not self._is_due, True
+        if is_first:
+            self._loop.call_soon_threadsafe(self._loop.call_later, _SOON_S, self._send_waiting)
 
     @property
     def is_waiting(self) -> bool:
@@ -148,8 +156,7 @@ class EventStream:
         """Give room for ``count`` more events; from any thread."""
         with self._lock:
             self._unacknowledged = max(0, self._unacknowledged - count)
-            while self._waiting and self._unacknowledged < self._buffer:
-                self._cast(self._waiting.popleft())
+            self._cast_waiting()
             room = self._room
         if room is not None:
             self._loop.call_soon_threadsafe(_wake, room)
@@ -157,8 +164,18 @@ class EventStream:
     def close(self) -> None:
         """Send nothing any more: a thread that cannot be cancelled may still offer events."""
         with self._lock:
+            self._cast_waiting()
             self._is_closed = True
             self._waiting.clear()
+
+    def _send_waiting(self) -> None:
+        with self._lock:
+            self._is_due = False
+            self._cast_waiting()
+
+    def _cast_waiting(self) -> None:
+        while self._waiting and self._unacknowledged < self._buffer:
+            self._cast(self._waiting.popleft())
 
     def _has_room(self) -> bool:
         return not self._waiting and self._unacknowledged < self._buffer
