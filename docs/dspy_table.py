@@ -67,7 +67,6 @@ _SAID: Final[Mapping[str, str]] = {
     "BetterTogether": _FINETUNES,
     "BootstrapRS": "another name of `BootstrapFewShotWithRandomSearch`",
     "AvatarOptimizer": "not: it is for `dspy.Avatar`, which DSPy does not offer any more",
-    "KNNFewShot": "not yet: `dspy.KNN` finds examples, and the option `demos` shows them",
 }
 
 

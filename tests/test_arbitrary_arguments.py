@@ -94,7 +94,19 @@ LM = st.one_of(
     ),
 )
 CALL = st.one_of(
-    options("timeout", "session_id", "request_id", "adapter", "demos", "tools", "max_iters", "allow_urls", *SETTINGS),
+    options(
+        "timeout",
+        "session_id",
+        "request_id",
+        "adapter",
+        "demos",
+        "tools",
+        "max_iters",
+        "allow_urls",
+        "embedder",
+        "vector",
+        *SETTINGS,
+    ),
     st.fixed_dictionaries({"lm": LM}),
     st.fixed_dictionaries({"demos": st.lists(options("question", "answer"), max_size=2)}),
 )

@@ -43,7 +43,7 @@ def test_session_and_its_programs_can_be_looked_at(port: PortProcess) -> None:
     port.done("create_program", QA, {"session_id": "other"})
     for session_id in ("mine", None):
         described = port.done("describe_program", session_id, made[1]["id"])
-        assert described == {**made[1], "learned": {}}
+        assert described == {**made[1], "learned": {}, "neighbours": None}
     session = port.done("session_info", "mine")
     assert session.pop("program_descriptions") == made
     assert session.pop("idle_ms") >= 0

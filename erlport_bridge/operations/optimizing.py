@@ -10,7 +10,7 @@ from erlport_bridge.operations.port_state import sessions
 from erlport_bridge.operations.programs import find_program
 from erlport_bridge.operations.registry import operation, spending
 from erlport_bridge.operations.requests import program_model
-from erlport_bridge.optimizing import catalogue, compiling
+from erlport_bridge.optimizing import catalogue, compiling, nearest
 from erlport_bridge.optimizing.compiling import Compilation
 from erlport_bridge.programs import arguments, execution, streaming, voting
 from erlport_bridge.programs.model_account import ModelAccount
@@ -60,7 +60,8 @@ async def _compile(
     own = {option.name for option in entry.options}
     metric, valset = given.pop("metric", None), given.pop("valset", None)
     num_threads, max_errors = (compiling.read_number(given, name) for name in ("num_threads", "max_errors"))
-    call = {name: given.pop(name) for name in list(given) if name in execution.SHARED_OPTIONS - own}
+    shared = execution.SHARED_OPTIONS | ({"embedder"} if entry.at_each_call else set())
+    call = {name: given.pop(name) for name in list(given) if name in shared - own}
     options = execution.read_call_options(call)
     chosen = entry.read_options(given, "opts")
     entry.check_packages()
@@ -68,7 +69,6 @@ async def _compile(
     if entry.least_examples and voting.count_members(program.learned or {}):
         message = f"version {program.version} has others vote; compile one of those, by the option version"
         raise OperationError("input", message, path="opts.version")
-    model = program_model(program, options)
     if valset is not None and not entry.takes_valset:
         message = f"{entry.name} takes no valset; give all examples as the trainset"
         raise OperationError("input", message, path="opts.valset")
@@ -81,8 +81,12 @@ async def _compile(
         None if metric is None and not entry.needs_metric else read_metric(metric, "opts.metric", program.asked),
         num_threads,
         max_errors,
-        sessions.versions(program),
+        {number: version for number, version in sessions.versions(program).items() if version.neighbours is None},
     )
+    if entry.at_each_call:
+        neighbours, report = await nearest.remember(compilation, metric, options)
+        return sessions.add_version(program, program.learned or {}, report, neighbours).describe()
+    model = program_model(program, options)
 
     async def tell(event: Mapping[str, Any]) -> None:
         if events is not None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.operations.port_state import sessions
-from erlport_bridge.operations.registry import operation
-from erlport_bridge.operations.requests import program_request, run, session_option
+from erlport_bridge.operations.registry import operation, spending
+from erlport_bridge.operations.requests import program_model, program_request, run, session_option
+from erlport_bridge.optimizing import nearest
 from erlport_bridge.programs import arguments, execution, learned, streaming
 from erlport_bridge.programs.execution import CallOptions
+from erlport_bridge.programs.model_account import ModelAccount
+from erlport_bridge.programs.neighbours import Neighbours
 from erlport_bridge.programs.sessions import Program
 from erlport_bridge.programs.streaming import EventStream
 from erlport_bridge.programs.text import quoted
@@ -62,7 +66,8 @@ async def describe_program(session_id: object, program_id: object, opts: object 
         arguments.version(given.get("version")),
         is_used=False,
     )
-    return {**program.describe(), "learned": learned.describe(program.learned or {})}
+    neighbours = program.neighbours and {**program.neighbours.options, "examples": len(program.neighbours.examples)}
+    return {**program.describe(), "learned": learned.describe(program.learned or {}), "neighbours": neighbours}
 
 
 @operation
@@ -97,9 +102,41 @@ async def run_program(
 ) -> dict[str, Any]:
     """Check the inputs of a program, run it and note the turn of its conversation; gives the prediction."""
     values = program.with_history(execution.read_inputs(program.stages, program.asked, inputs))
-    prediction = await run(program_request(program, values, options), deadline, events, program_id=program.id)
+    account, taught = ModelAccount(), program
+    usage: dict[str, Any] = {}
+    if program.neighbours is not None:
+        taught, usage = await _taught(program, program.neighbours, values, options, deadline, account)
+    request = program_request(taught, values, options)
+    prediction = await run(request, deadline, events, program_id=program.id, account=account)
+    if usage:
+        prediction[execution.META]["usage"] = execution.added_usage(prediction[execution.META]["usage"], usage)
     program.record(values, prediction)
     return prediction
+
+
+async def _taught(
+    program: Program,
+    neighbours: Neighbours,
+    values: Mapping[str, Any],
+    options: CallOptions,
+    deadline: Deadline,
+    account: ModelAccount,
+) -> tuple[Program, dict[str, Any]]:
+    """Give the program as it is for one call, and what it took to teach it, by model."""
+    try:
+        knows, usage = await nearest.learned_for(
+            program,
+            neighbours,
+            values,
+            program_model(program, options),
+            options,
+            timeout_s=deadline.left_s(options.timeout_ms),
+            account=account,
+        )
+    except BaseException:
+        spending.get().add(account.spent)
+        raise
+    return program.with_learned(knows), usage
 
 
 async def _execute_program(

@@ -63,14 +63,22 @@ def program_model(program: Program, options: CallOptions) -> LanguageModel:
 
 
 async def run(
-    request: Request, deadline: Deadline, events: EventStream | None = None, *, program_id: str | None = None
+    request: Request,
+    deadline: Deadline,
+    events: EventStream | None = None,
+    *,
+    program_id: str | None = None,
+    account: ModelAccount | None = None,
 ) -> dict[str, Any]:
-    """Run a request within what is left of its budget, counted for each of its modules, and for its program."""
+    """Run a request within what is left of its budget, counted for each of its modules, and for its program.
+
+    ``account`` has what was asked of models for it before.
+    """
     names = {("modules", stage.entry.name) for outer in request.stages for stage in outer.chain}
     if program_id is not None:
         names.add(("programs", program_id))
     running = [metrics.begin(group, name) for group, name in names]
-    progress, account = Progress(), ModelAccount()
+    progress, account = Progress(), account or ModelAccount()
     kind = None
     try:
         return await execution.run(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from erlport_bridge.operations.port_state import sessions
 from erlport_bridge.operations.programs import find_program
 from erlport_bridge.operations.registry import operation
+from erlport_bridge.optimizing import nearest
 from erlport_bridge.programs import arguments, execution, media, models, storing
 
 
@@ -23,9 +25,16 @@ async def load_program(text: object, opts: object = None) -> dict[str, Any]:
     """Store the program that ``dump_program`` gave as a new one; options ``session_id``, ``lm`` and ``allow_urls``."""
     given = arguments.options(opts, "opts")
     arguments.only(given, ["session_id", "lm", "allow_urls"], "option", "opts")
-    spec, knows, compiled = storing.load(text)
+    stored = storing.load(text)
     # Of images in its examples.
     media.allow_urls(arguments.boolean(given.get("allow_urls"), "opts.allow_urls"))
     model = None if given.get("lm") is None else models.from_option(given["lm"])
     session_id = arguments.optional_text(given.get("session_id"), "opts.session_id")
-    return sessions.add_program(spec, session_id, model=model, known=knows, compiled=compiled).describe()
+    return sessions.add_program(
+        stored.spec,
+        session_id,
+        model=model,
+        known=stored.learned,
+        compiled=stored.compiled,
+        read_neighbours=None if stored.neighbours is None else partial(nearest.read, stored.neighbours),
+    ).describe()

@@ -15,6 +15,7 @@ from erlport_bridge.programs.learned import Learned
 from erlport_bridge.programs.module_options import (
     BooleanOption,
     ChoiceOption,
+    DataOption,
     IntegerOption,
     IntegersOption,
     ModelOption,
@@ -22,6 +23,7 @@ from erlport_bridge.programs.module_options import (
     Option,
 )
 from erlport_bridge.programs.pipeline import Pipeline
+from erlport_bridge.programs.retrieval import MAX_COUNT
 from erlport_bridge.programs.sessions import MAX_MEMBERS
 from erlport_bridge.programs.text import quoted, suggestion
 from erlport_bridge.programs.voting import Voting
@@ -80,6 +82,7 @@ class OptimizerEntry:
         least_examples: How many examples it needs, without a valset of their own.
         budgets: Options of which exactly one must be given; the first has a default.
         gives_feedback: A model sees what the metric says beside the score.
+        at_each_call: It runs at each call of the program, on the examples nearest to the inputs.
     """
 
     name: str
@@ -92,6 +95,7 @@ class OptimizerEntry:
     least_examples: int = 1
     budgets: tuple[str, ...] = ()
     gives_feedback: bool = False
+    at_each_call: bool = False
 
     def describe(self) -> dict[str, Any]:
         """Give the entry as a term."""
@@ -103,6 +107,7 @@ class OptimizerEntry:
             "takes_valset": self.takes_valset,
             "least_examples": self.least_examples,
             "gives_feedback": self.gives_feedback,
+            "at_each_call": self.at_each_call,
             "packages": list(self.packages),
             "available": not self.missing(),
         }
@@ -314,6 +319,22 @@ def _infer_rules(task: Task) -> dspy.Module:
     return optimizer.compile(task.student, trainset=task.trainset, valset=task.valset)
 
 
+#: Has its own way to compile and to call, see :mod:`.nearest`.
+KNN_FEW_SHOT: Final = OptimizerEntry(
+    "dspy.KNNFewShot",
+    "At each call, runs the program on the examples nearest to the inputs, and shows the runs that were right.",
+    _bootstrap,
+    (
+        _integer("k", 3, "how many examples", 1, MAX_COUNT),
+        DataOption(name="vectors", of="vectors", description="of the examples, if they are known"),
+        *_demos(16),
+        _THRESHOLD,
+        _ROUNDS,
+    ),
+    needs_metric=False,
+    at_each_call=True,
+)
+
 _SHOWN: Final[Sequence[OptimizerEntry]] = (
     OptimizerEntry(
         "dspy.LabeledFewShot",
@@ -332,6 +353,7 @@ _SHOWN: Final[Sequence[OptimizerEntry]] = (
         (*_demos(16), _THRESHOLD, _ROUNDS, _TEACHER),
         needs_metric=False,
     ),
+    KNN_FEW_SHOT,
     OptimizerEntry(
         "dspy.BootstrapFewShotWithRandomSearch",
         "Does so with many choices of examples, and keeps the program that is best on the others.",

@@ -119,6 +119,7 @@ async def run(
     timeout_s: float | None,
     account: ModelAccount,
     tell: Tell,
+    is_counted: bool = True,
 ) -> tuple[Learned, dict[str, Any]]:
     """Compile a program.
 
@@ -129,6 +130,7 @@ async def run(
         timeout_s: What is left of the caller's budget, in seconds; ``None``: no limit.
         account: Of what is asked of models.
         tell: Is told of each score and each candidate.
+        is_counted: It is one of the few compilations that may run at the same time.
 
     Returns:
         What the predictors have learned, and a report as a term.
@@ -148,7 +150,7 @@ async def run(
     runner = Runner()
     record = _Record(runner, tell)
     lm = models.with_settings(model.lm, {**compilation.program.settings, **options.settings})
-    with _counted(), sandbox.Sandboxes() as sandboxes:
+    with _counted() if is_counted else contextlib.nullcontext(), sandbox.Sandboxes() as sandboxes:
         settings = {
             "lm": lm,
             "adapter": options.adapter.build(),

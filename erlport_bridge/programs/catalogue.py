@@ -19,6 +19,7 @@ from erlport_bridge.programs.code_modules import CodeAct, InThread, ProgramOfTho
 from erlport_bridge.programs.comparison import MAX_ATTEMPTS, ComparedChains
 from erlport_bridge.programs.module_entry import ModuleEntry, Parts
 from erlport_bridge.programs.module_options import (
+    EMBEDDER,
     DataOption,
     FunctionOption,
     IntegerOption,
@@ -106,7 +107,7 @@ def _nearest_examples(parts: Parts) -> dspy.Module:
 _NEAREST: Final = (
     IntegerOption(name="k", default=3, minimum=1, maximum=MAX_COUNT, description="how many are given"),
     DataOption(name="vectors", of="vectors", description="of what is searched, in its order, if they are known"),
-    FunctionOption(name="embedder", takes="texts", description="gives a list of vectors for a list of texts"),
+    EMBEDDER,
 )
 
 

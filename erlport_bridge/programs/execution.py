@@ -16,14 +16,17 @@ from erlport_bridge.errors import OperationError, message_of
 from erlport_bridge.programs import answers, arguments, elixir_function, media, models, sandbox, turns
 from erlport_bridge.programs.adapters import AdapterChoice, read_adapter
 from erlport_bridge.programs.conversion import convert
+from erlport_bridge.programs.elixir_function import ElixirFunction
 from erlport_bridge.programs.generation_settings import GENERATION_SETTINGS, read_settings
 from erlport_bridge.programs.model_account import ModelAccount
 from erlport_bridge.programs.models import LanguageModel
 from erlport_bridge.programs.module_entry import ModuleEntry
+from erlport_bridge.programs.module_options import EMBEDDER
 from erlport_bridge.programs.objects import NO_DEFAULT
 from erlport_bridge.programs.observed_tool import CallEndedError
 from erlport_bridge.programs.pipeline import Pipeline
 from erlport_bridge.programs.progress import Progress, is_parse_error, within
+from erlport_bridge.programs.retrieval import Vector, read_vector
 from erlport_bridge.programs.signatures import SignatureSpec
 from erlport_bridge.programs.stages import CallPart, Stage
 from erlport_bridge.programs.streaming import EventStream, Telling
@@ -54,6 +57,8 @@ class CallOptions:
         parse_retries: How often an answer that does not keep to the signature is asked for again.
         warnings: What was given and means nothing here.
         version: Of a stored program; ``None``: the newest.
+        embedder: For a stored program that chooses its examples by vectors.
+        vector: In its place: that of the inputs.
     """
 
     timeout_ms: int | None = None
@@ -67,6 +72,8 @@ class CallOptions:
     parse_retries: int = 0
     warnings: tuple[str, ...] = ()
     version: int | None = None
+    embedder: ElixirFunction | None = None
+    vector: Vector | None = None
 
 
 def read_call_options(opts: object, entries: Sequence[ModuleEntry] = ()) -> CallOptions:
@@ -91,6 +98,7 @@ def read_call_options(opts: object, entries: Sequence[ModuleEntry] = ()) -> Call
         own.add("of")
     # Only what is stored has versions.
     version = None if entries else arguments.version(given.pop("version", None))
+    embedder, vector = (None, None) if entries else (given.pop("embedder", None), given.pop("vector", None))
     warnings = []
     for name in given.keys() - _CALL_OPTIONS - GENERATION_SETTINGS - own:
         warnings.append(f"{called} takes no option {quoted(name)}; it was ignored")
@@ -111,6 +119,8 @@ def read_call_options(opts: object, entries: Sequence[ModuleEntry] = ()) -> Call
         parse_retries=_parse_retries(given.get("parse_retries")),
         warnings=tuple(sorted(warnings)),
         version=version,
+        embedder=None if embedder is None else EMBEDDER.read(embedder, "opts.embedder"),
+        vector=None if vector is None else read_vector(vector, "opts.vector"),
     )
 
 
@@ -319,6 +329,17 @@ def prediction_term(
             "session_id": request.options.session_id,
         },
     }
+
+
+def added_usage(usage: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Add what was used of models, as DSPy counts it: numbers by name, within maps by model."""
+    added = dict(usage)
+    for name, value in other.items():
+        if isinstance(value, Mapping):
+            added[name] = added_usage(added.get(name) or {}, value)
+        elif isinstance(value, int | float):
+            added[name] = (added.get(name) or 0) + value
+    return added
 
 
 def total_tokens(prediction: Mapping[str, Any]) -> int:

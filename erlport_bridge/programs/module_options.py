@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import arguments, elixir_function, models, retrieval, rewards
@@ -209,6 +209,12 @@ class FunctionOption(Option):
 
     def _type(self) -> dict[str, Any]:
         return {"type": "function", "takes": self.takes}
+
+
+#: Of what is searched by vectors.
+EMBEDDER: Final = FunctionOption(
+    name="embedder", takes="texts", description="gives a list of vectors for a list of texts"
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -64,9 +64,16 @@ class Vectors:
         texts: What is searched, as an embedder sees it.
         vectors: Theirs; ``None``: the embedder is asked.
         embedder: Gives vectors of texts; ``None``: the query's vector comes with each call.
+        query_path: Where that stands.
     """
 
-    def __init__(self, texts: Sequence[str], vectors: Sequence[Vector] | None, embedder: ElixirFunction | None) -> None:
+    def __init__(
+        self,
+        texts: Sequence[str],
+        vectors: Sequence[Vector] | None,
+        embedder: ElixirFunction | None,
+        query_path: str = "inputs.vector",
+    ) -> None:
         if vectors is None and embedder is None:
             raise OperationError("input", "expected vectors of what is searched, or an embedder", path="vectors")
         if vectors is not None and len(vectors) != len(texts):
@@ -75,23 +82,25 @@ class Vectors:
         self._texts = list(texts)
         self._vectors = vectors
         self._embedder = embedder
+        self._query_path = query_path
         self._asked: asyncio.Task[list[list[float]]] | None = None
 
     async def nearest(self, query: str, vector: Vector | None, count: int) -> list[int]:
         """Give the places of the ``count`` nearest, the nearest first."""
-        vectors = await self._all()
+        vectors = await self.all()
         if vector is None and self._embedder is None:
-            message = "expected the query's vector at inputs.vector, as there is no embedder"
-            raise OperationError("input", message, path="inputs.vector")
+            message = f"expected the query's vector at {self._query_path}, as there is no embedder"
+            raise OperationError("input", message, path=self._query_path)
         vector = (await self._embed([query]))[0] if vector is None else vector
         if len(vector) != len(vectors[0]):
             message = f"expected {len(vectors[0])} numbers in the query's vector, got {len(vector)}"
-            raise OperationError("input", message, path="inputs.vector")
+            raise OperationError("input", message, path=self._query_path)
         if len(vectors) * len(vector) > _MAX_PRODUCTS_ON_LOOP:
             return await asyncio.to_thread(_nearest, vectors, vector, count)
         return _nearest(vectors, vector, count)
 
-    async def _all(self) -> Sequence[Vector]:
+    async def all(self) -> Sequence[Vector]:
+        """Give the vectors of all that is searched."""
         if self._vectors is not None:
             return self._vectors
         if self._asked is None or self._asked.cancelled() or (self._asked.done() and self._asked.exception()):
@@ -188,17 +197,17 @@ class NearestExamples(dspy.Module):  # type: ignore[misc]
                     where = f"trainset[{index}].{name}"
                     raise OperationError("input", f"expected {name} in the example at {where}", path=where)
         self._examples = list(examples)
-        texts = [_text({name: example[name] for name in example if name in names}) for example in examples]
+        texts = [embedded_text({name: example[name] for name in example if name in names}) for example in examples]
         self._vectors = Vectors(texts, vectors, embedder)
         self._count = count
 
     async def aforward(self, vector: Vector | None = None, **inputs: Any) -> dspy.Prediction:
         """Give the examples nearest to the inputs."""
-        found = await self._vectors.nearest(_text(inputs), vector, self._count)
+        found = await self._vectors.nearest(embedded_text(inputs), vector, self._count)
         return dspy.Prediction(examples=[self._examples[index] for index in found])
 
 
-def _text(fields: Mapping[str, Any]) -> str:
+def embedded_text(fields: Mapping[str, Any]) -> str:
     """Give fields as DSPy embeds them."""
     return " | ".join(f"{name}: {plain(value)}" for name, value in fields.items())
 

@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -22,6 +22,7 @@ from erlport_bridge.programs import arguments, learned, pipeline, voting
 from erlport_bridge.programs.generation_settings import GENERATION_SETTINGS, generation_setting
 from erlport_bridge.programs.learned import Learned
 from erlport_bridge.programs.models import LanguageModel, from_option
+from erlport_bridge.programs.neighbours import Neighbours
 from erlport_bridge.programs.pipeline import HISTORY_FIELD, Pipeline
 from erlport_bridge.programs.signatures import SignatureSpec, parse_signature
 from erlport_bridge.programs.stages import Source, Stage
@@ -52,6 +53,7 @@ class Program:
         source: The spec that it was made of, as its caller wrote it, without a model.
         learned: What its predictors have learned; ``None``: nothing.
         compiled: How they have.
+        neighbours: Examples that it learns from anew at each call; ``None``: none.
     """
 
     id: str
@@ -65,6 +67,7 @@ class Program:
     source: Mapping[str, Any] = field(default_factory=dict)
     learned: Learned | None = None
     compiled: Mapping[str, Any] | None = None
+    neighbours: Neighbours | None = None
     version: int = 1
     calls: int = 0
     _taught: Pipeline | None = field(default=None, repr=False)
@@ -87,6 +90,10 @@ class Program:
         if all(stage.is_shared for stage in self.stages):
             self._taught = module
         return module
+
+    def with_learned(self, knows: Learned) -> Program:
+        """Give the program for one call, with what was learned for it."""
+        return replace(self, learned=knows, _taught=None, _lock=threading.Lock())
 
     def with_history(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Give the inputs of a call with the conversation so far, if the program keeps one."""
@@ -231,6 +238,7 @@ class Sessions:
         model: LanguageModel | None = None,
         known: object = None,
         compiled: Mapping[str, Any] | None = None,
+        read_neighbours: Callable[[Program], Neighbours] | None = None,
     ) -> Program:
         """Make a program from its spec, in a session that is opened if need be; without an id, in a new one.
 
@@ -240,6 +248,7 @@ class Sessions:
             model: Its own model, if the spec names none.
             known: What it has learned, as :func:`.learned.describe` gives it.
             compiled: How it has.
+            read_neighbours: Gives the examples that it learns from at each call.
         """
         given: dict[str, Any] = (
             {"signature": spec} if isinstance(spec, str | bytes) or text_of(spec) else arguments.options(spec, "spec")
@@ -259,14 +268,17 @@ class Sessions:
         module = pipeline.built(stages, outputs)
         knows = _read_learned(known, stages, outputs, module)
         source = {key: value for key, value in given.items() if key != "lm"}
+        session_id = session_id or f"session-{secrets.token_hex(6)}"
+        program_id = f"program-{secrets.token_hex(6)}"
+        program = Program(
+            program_id, session_id, stages, outputs, whole, model, settings, turns, source, knows, compiled
+        )
+        if read_neighbours is not None:
+            program.neighbours = read_neighbours(program)
         with self._lock:
             self._close_idle()
             self._check_room()
-            session = self._opened(session_id or f"session-{secrets.token_hex(6)}")
-            program_id = f"program-{secrets.token_hex(6)}"
-            program = Program(
-                program_id, session.id, stages, outputs, whole, model, settings, turns, source, knows, compiled
-            )
+            session = self._opened(session_id)
             session.programs[program_id] = program
             session.versions[program_id] = {program.version: program}
         return program
@@ -275,7 +287,9 @@ class Sessions:
         """Give all versions of a program; errors as :meth:`find`."""
         return dict(self.find(program.session_id).versions.get(program.id, {}))
 
-    def add_version(self, program: Program, knows: Learned, compiled: Mapping[str, Any]) -> Program:
+    def add_version(
+        self, program: Program, knows: Learned, compiled: Mapping[str, Any], neighbours: Neighbours | None = None
+    ) -> Program:
         """Add a version of a program that has learned something; the newest is the one that runs if none is named.
 
         Raises:
@@ -291,6 +305,7 @@ class Sessions:
                 program,
                 learned=knows,
                 compiled=compiled,
+                neighbours=neighbours,
                 version=max(versions) + 1,
                 calls=0,
                 turns=None if program.turns is None else deque(maxlen=MAX_TURNS),

@@ -9,7 +9,7 @@ import datetime
 import json
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import dspy
 
@@ -22,7 +22,7 @@ from erlport_bridge.term.inspecting import shown
 
 _FORMAT: Final = "dspex.program"
 _VERSION: Final = 1
-_KEYS: Final = frozenset({"format", "format_version", "dspy", "spec", "learned", "compiled"})
+_KEYS: Final = frozenset({"format", "format_version", "dspy", "spec", "learned", "compiled", "neighbours"})
 #: The longest text that is read.
 MAX_CHARACTERS: Final = 16 * 1024 * 1024
 
@@ -40,15 +40,22 @@ def dump(program: Program) -> str:
         "spec": program.source,
         "learned": learned.describe(program.learned or {}),
         "compiled": program.compiled,
+        "neighbours": program.neighbours.describe() if program.neighbours else None,
     }
     return json.dumps(_json_value(plain(stored), ""), ensure_ascii=False, allow_nan=False)
 
 
-def load(text: object) -> tuple[dict[str, Any], object, Mapping[str, Any] | None]:
-    """Read the text of a program.
+class Stored(NamedTuple):
+    """What a text has; :func:`load` has checked the spec and ``compiled`` to be maps, and no more."""
 
-    Returns:
-        Its spec, what it has learned, and how.
+    spec: dict[str, Any]
+    learned: object
+    compiled: Mapping[str, Any] | None
+    neighbours: object
+
+
+def load(text: object) -> Stored:
+    """Read the text of a program.
 
     Raises:
         OperationError: Of kind ``store``: it is no such text.
@@ -73,7 +80,7 @@ def load(text: object) -> tuple[dict[str, Any], object, Mapping[str, Any] | None
         raise _wrong(error.message) from None
     if "lm" in spec:
         raise _wrong("expected no model in a stored program, got one at text.spec.lm; give load_program the option lm")
-    return spec, stored.get("learned"), compiled or None
+    return Stored(spec, stored.get("learned"), compiled or None, stored.get("neighbours"))
 
 
 def _refuse_constant(name: str) -> Any:

@@ -50,7 +50,6 @@ defmodule DSPex.Python do
   alias DSPex.{Prediction, Program}
 
   alias DSPex.Python.{
-    Callbacks,
     CallOptions,
     Error,
     Model,
@@ -541,16 +540,20 @@ defmodule DSPex.Python do
   Executes a program, which is a `%DSPex.Program{}` or its id.
 
   A `%DSPex.Program{}` is executed in its own version, an id in the newest one, unless the option `:version` says otherwise.
+
+  A version of `dspy.KNNFewShot` takes `:embedder` (a function of a list of texts that gives their vectors), or `:vector`, that of the inputs.
   """
   @spec execute_program(Program.t() | String.t(), inputs(), options()) :: result(Prediction.t())
   def execute_program(program, inputs, options \\ []) do
     {session_id, program_id, options} = program_target(program, options)
 
-    with {:ok, python_options, callbacks} <- CallOptions.for_execution(options),
-         args = [session_id, program_id, python_inputs(inputs), python_options],
-         {:ok, term} <-
-           Callbacks.during(callbacks, fn -> call(:execute_program, args, options) end),
-         do: {:ok, Prediction.from_term(term)}
+    executed =
+      with_functions(session_id, options, fn session_id, python_options ->
+        args = [session_id, program_id, python_inputs(inputs), python_options]
+        call(:execute_program, args, options)
+      end)
+
+    with {:ok, term} <- executed, do: {:ok, Prediction.from_term(term)}
   end
 
   @doc """

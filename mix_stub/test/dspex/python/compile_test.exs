@@ -312,4 +312,54 @@ defmodule DSPex.Python.CompileTest do
     {:ok, prediction} = Python.execute_program(placed, "question 6")
     assert prediction.model =~ "embedded"
   end
+
+  test "a program learns at each call from the examples that are nearest" do
+    test = self()
+
+    model = fn request ->
+      send(test, {:asked, ScriptedModel.text(request)})
+      ScriptedModel.written(answer: "4")
+    end
+
+    # Cities have a question about a capital, sums have none.
+    embedder = fn texts ->
+      send(test, {:embedded, texts})
+      for text <- texts, do: if(text =~ "Capital", do: [1.0, 0.0], else: [0, 1])
+    end
+
+    {:ok, program} = Python.create_program("question -> answer")
+
+    trainset = [
+      %{question: "Capital of France?", answer: "Paris"},
+      %{question: "2 + 2", answer: "4"}
+    ]
+
+    options = [optimizer: "dspy.KNNFewShot", k: 1, embedder: embedder]
+    assert {:ok, nearest} = Python.compile_program(program, trainset, options)
+    assert nearest.compiled.optimizer == "dspy.KNNFewShot"
+    assert_received {:embedded, ["question: Capital of France?", "question: 2 + 2"]}
+
+    call = [lm: {:elixir, model}, embedder: embedder]
+    assert {:ok, prediction} = Python.execute_program(nearest, "3 + 1", call)
+    assert prediction[:answer] == "4"
+    assert_received {:embedded, ["question: 3 + 1"]}
+    assert_received {:asked, _of_the_example}
+    assert_received {:asked, prompt}
+    assert prompt =~ "2 + 2"
+    refute prompt =~ "Capital"
+
+    assert {:error, error} = Python.execute_program(nearest, "3 + 1", lm: {:elixir, model})
+    assert {error.kind, error.path} == {:input, "opts.vector"}
+
+    broken = [lm: {:elixir, model}, embedder: fn _texts -> raise "no vectors today" end]
+    assert {:error, error} = Python.execute_program(nearest, "3 + 1", broken)
+    assert error.message =~ "no vectors today"
+
+    metric = fn _example, _prediction -> true end
+
+    assert {:error, error} =
+             Python.compile_program(program, trainset, [{:metric, metric} | options])
+
+    assert error.path == "opts.metric"
+  end
 end

@@ -1,0 +1,135 @@
+"""``dspy.KNNFewShot``: a program that learns anew for each call, from the examples that are nearest to its inputs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
+
+import dspy
+
+from erlport_bridge.errors import OperationError
+from erlport_bridge.optimizing import compiling
+from erlport_bridge.optimizing.catalogue import KNN_FEW_SHOT
+from erlport_bridge.optimizing.compiling import Compilation
+from erlport_bridge.programs import arguments, retrieval
+from erlport_bridge.programs.execution import CallOptions
+from erlport_bridge.programs.learned import Learned
+from erlport_bridge.programs.model_account import ModelAccount
+from erlport_bridge.programs.models import LanguageModel
+from erlport_bridge.programs.neighbours import Neighbours, text_of_inputs, vectors_of
+from erlport_bridge.programs.pipeline import HISTORY_FIELD
+from erlport_bridge.programs.scoring import read_metric
+from erlport_bridge.programs.sessions import Program
+from erlport_bridge.programs.values import plain
+
+_KEYS: Final = frozenset({"examples", "vectors", "options", "metric"})
+
+
+async def remember(compilation: Compilation, metric: object, call: CallOptions) -> tuple[Neighbours, dict[str, Any]]:
+    """Compile a program: embed the examples, and keep them.
+
+    Args:
+        compilation: What is to be done.
+        metric: As the caller wrote it.
+        call: Has the embedder.
+
+    Returns:
+        What the program is to know, and a report as a term.
+
+    Raises:
+        OperationError: Of kind ``input``: the metric is a function, which would have to outlive the call; or the
+            vectors do not fit. Of kind ``tool``: the embedder failed.
+    """
+    started_at = time.monotonic()
+    _refuse_function(metric, "opts.metric")
+    options = dict(compilation.options)
+    examples = tuple(_terms(example) for example in compilation.trainset)
+    texts = [text_of_inputs(compilation.program.asked, example) for example in examples]
+    vectors = await vectors_of(texts, options.pop("vectors"), call)
+    found = Neighbours(examples, vectors, options, plain(metric))
+    report: dict[str, Any] = {
+        "optimizer": KNN_FEW_SHOT.name,
+        "score": None,
+        "candidates": [],
+        "metric_calls": 0,
+        "failures": 0,
+        "demos": {},
+        "cost": None,
+        "cache_hits": 0,
+        "duration_ms": (time.monotonic() - started_at) * 1000,
+        "warnings": [],
+    }
+    return found, report
+
+
+async def learned_for(
+    program: Program,
+    neighbours: Neighbours,
+    values: Mapping[str, Any],
+    model: LanguageModel,
+    options: CallOptions,
+    *,
+    timeout_s: float | None,
+    account: ModelAccount,
+) -> tuple[Learned, dict[str, Any]]:
+    """Give what a program learns for one call, and what this took of each model, as DSPy counts it.
+
+    Raises:
+        OperationError: As :meth:`Neighbours.nearest` and :func:`.compiling.run`.
+    """
+    near = await neighbours.nearest(program.asked, values, options)
+    compilation = Compilation(
+        replace(program, neighbours=None),
+        KNN_FEW_SHOT,
+        neighbours.options,
+        compiling.read_examples(near, program, "neighbours.examples"),
+        None,
+        _metric(neighbours.metric, "neighbours.metric", program),
+    )
+    with dspy.track_usage() as usage:
+        learned, _ = await compiling.run(
+            compilation, model, options, timeout_s=timeout_s, account=account, tell=_tell_nobody, is_counted=False
+        )
+    return learned, usage.get_total_tokens()
+
+
+def read(value: object, program: Program) -> Neighbours:
+    """Read what :meth:`Neighbours.describe` gave, for a program.
+
+    Raises:
+        OperationError: Of kind ``input``, with the path of what does not fit.
+    """
+    given = arguments.options(value, "neighbours")
+    arguments.only(given, _KEYS, "key", "neighbours")
+    options = KNN_FEW_SHOT.read_options(arguments.options(given.get("options"), "neighbours.options"), "neighbours")
+    del options["vectors"]
+    examples = compiling.read_examples(given.get("examples"), program, "neighbours.examples")
+    vectors = retrieval.read_vectors(given.get("vectors"), "neighbours.vectors")
+    if len(vectors) != len(examples):
+        message = f"expected {len(examples)} vectors at neighbours.vectors, one for each example, got {len(vectors)}"
+        raise OperationError("input", message, path="neighbours.vectors")
+    _refuse_function(given.get("metric"), "neighbours.metric")
+    _metric(given.get("metric"), "neighbours.metric", program)
+    return Neighbours(tuple(map(_terms, examples)), tuple(vectors), options, given.get("metric"))
+
+
+def _terms(example: dspy.Example) -> dict[str, Any]:
+    return {name: plain(value) for name, value in example.items() if name != HISTORY_FIELD}
+
+
+def _metric(value: object, path: str, program: Program) -> Any:
+    return None if value is None else read_metric(value, path, program.asked)
+
+
+def _refuse_function(metric: object, path: str) -> None:
+    if isinstance(metric, Mapping) and "callback" in metric:
+        message = f"expected the name of a metric or a check at {path}: {KNN_FEW_SHOT.name} scores at each call"
+        raise OperationError(
+            "input", f"{message}, and a function of Elixir ends with the call that brings it", path=path
+        )
+
+
+async def _tell_nobody(event: Mapping[str, Any]) -> None:
+    """Nobody follows what is learned for one call."""
