@@ -182,7 +182,10 @@ def _number(name: str, default: float | None, description: str) -> NumberOption:
     return NumberOption(name=name, default=default, description=description)
 
 
-_SEED: Final = IntegerOption(name="seed", default=0, minimum=0, maximum=2**32 - 1, description="of what is random")
+def _seed(default: int = 0) -> IntegerOption:
+    return IntegerOption(name="seed", default=default, minimum=0, maximum=2**32 - 1, description="of what is random")
+
+
 _THRESHOLD: Final = _number(
     "metric_threshold", None, "the least score of an answer that becomes a demo; any above 0 if left out"
 )
@@ -403,7 +406,7 @@ _SHOWN: Final[Sequence[OptimizerEntry]] = (
             _integer("minibatch_size", _MINIBATCH, "how many examples that are", 1),
             _integer("minibatch_full_eval_steps", 5, "after how many trials all examples score the best", 1),
             _number("init_temperature", 1.0, "of the model that writes instructions"),
-            _SEED,
+            _seed(9),
             _PROMPT,
             _TEACHER,
         ),
@@ -423,7 +426,7 @@ _SHOWN: Final[Sequence[OptimizerEntry]] = (
             _integer("max_demos", 4, "most demos of a predictor; 0: only rules", 0, 1_000),
             _number("temperature_for_sampling", 0.2, "of the choice of programs that are run"),
             _number("temperature_for_candidates", 0.2, "of the choice of programs that are changed"),
-            _SEED,
+            _seed(),
             _PROMPT,
             _TEACHER,
         ),
@@ -449,7 +452,7 @@ _SHOWN: Final[Sequence[OptimizerEntry]] = (
             _number("perfect_score", 1.0, "what a perfect run scores"),
             BooleanOption(name="use_merge", default=True, description="good candidates are merged"),
             _integer("max_merge_invocations", 5, "how often", 0),
-            _SEED,
+            _seed(),
         ),
         takes_valset=True,
         budgets=("auto", "max_full_evals", "max_metric_calls"),

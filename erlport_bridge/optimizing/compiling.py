@@ -16,7 +16,7 @@ from dspy.utils.callback import BaseCallback
 from erlport_bridge import request as running_request
 from erlport_bridge.errors import OperationError, details, message_of
 from erlport_bridge.optimizing.catalogue import OptimizerEntry, Task
-from erlport_bridge.optimizing.trainee import Runner, Trainee
+from erlport_bridge.optimizing.trainee import Runner, trainee_of
 from erlport_bridge.programs import arguments, learned, models, sandbox
 from erlport_bridge.programs.execution import CallOptions
 from erlport_bridge.programs.learned import Learned
@@ -208,7 +208,7 @@ def _optimize(
         name: value.lm if isinstance(value, LanguageModel) else value for name, value in compilation.options.items()
     }
     with dspy.context(**settings):
-        student = Trainee(compilation.program.module(), runner)
+        student = trainee_of(compilation.program.module(), runner)
         metric = None
         if compilation.metric is not None:
             metric = record.observed(compilation.metric, with_feedback=entry.gives_feedback)

@@ -17,6 +17,7 @@ from dspy.dsp.utils.settings import thread_local_overrides
 from dspy.utils import parallelizer
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.optimizing.program_code import Described
 from erlport_bridge.programs.answers import checked
 from erlport_bridge.programs.observed_tool import CallEndedError
 from erlport_bridge.programs.pipeline import Pipeline
@@ -69,8 +70,8 @@ class Runner:
         task.add_done_callback(lambda done: _pass_on(done, result))
 
 
-class Trainee(Pipeline):
-    """A program that threads may call.
+class Trainee(Pipeline, Described):
+    """A program that threads may call; made by :func:`trainee_of`.
 
     Args:
         program: What it is a copy of.
@@ -85,6 +86,12 @@ class Trainee(Pipeline):
     def forward(self, **inputs: Any) -> dspy.Prediction:
         """Run the program, and check its answer as that of a call is checked."""
         return self.runner.run(lambda: checked(self.aforward, self.stages, inputs))
+
+
+def trainee_of(program: Pipeline, runner: Runner) -> Trainee:
+    """Give a copy of a program for an optimizer, whose class says what it is."""
+    made: type[Trainee] = type("Program", (Trainee,), {"described": program})
+    return made(program, runner)
 
 
 def install() -> None:

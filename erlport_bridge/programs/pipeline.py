@@ -24,7 +24,8 @@ from erlport_bridge.programs.values import input_values, plain
 from erlport_bridge.term.inspecting import shown
 
 HISTORY_FIELD: Final = "history"
-_PREVIOUS: Final = "previous_"
+#: Begins the name of an input that is an output of the stage before.
+PREVIOUS: Final = "previous_"
 _MAX_STAGES: Final = 20
 #: What a reference calls the program's own inputs.
 _INPUTS: Final = "inputs"
@@ -62,7 +63,7 @@ class Pipeline(dspy.Module):  # type: ignore[misc]
             prediction = await module.acall(**_stage_inputs(stage, inputs, earlier, results))
             results.append(dict(prediction.items()))
             earlier.update(results[-1])
-            earlier.update({_PREVIOUS + name: value for name, value in results[-1].items()})
+            earlier.update({PREVIOUS + name: value for name, value in results[-1].items()})
         if self.outputs is not None:
             return dspy.Prediction(**{name: _found(source, inputs, results) for name, source in self.outputs})
         # A single stage's prediction has its completions, which merged ones do not have.
@@ -286,7 +287,7 @@ def _signature_source(shared: SignatureSpec | None, earlier: Sequence[Stage], pa
             return shared
         previous = tuple(
             Field(
-                _PREVIOUS + field.name, field.type_text, field.annotation, f"what the stage before gave as {field.name}"
+                PREVIOUS + field.name, field.type_text, field.annotation, f"what the stage before gave as {field.name}"
             )
             for field in earlier[-1].spec.outputs
         )
@@ -322,7 +323,7 @@ def _whole_signature(stages: Sequence[Stage], shared: SignatureSpec | None) -> S
 
 
 def _is_given(name: str, outputs: Mapping[str, Field]) -> bool:
-    return name in outputs or name.removeprefix(_PREVIOUS) in outputs
+    return name in outputs or name.removeprefix(PREVIOUS) in outputs
 
 
 def _with_history(spec: SignatureSpec) -> SignatureSpec:

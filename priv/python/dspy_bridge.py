@@ -7,7 +7,7 @@ at a time, with the same results. They are written in ``erlport_bridge/operation
 from __future__ import annotations
 
 from erlport_bridge.operations import OPERATIONS
-from erlport_bridge.optimizing import trainee
+from erlport_bridge.optimizing import program_code, trainee
 from erlport_bridge.port import event_loop, runtime, stock
 from erlport_bridge.programs import sandbox, shortcuts
 
@@ -16,6 +16,7 @@ __all__ = ["OPERATIONS"]
 runtime.before_exit(sandbox.kill_all)
 shortcuts.install()
 trainee.install()
+program_code.install()
 # Preparing a request and looking up its price: 20 us each, or what a cache on the disk takes. They wait for nobody.
 event_loop.run_in_place("dspy.clients.execution", "dspy.clients.capabilities")
 

@@ -1,0 +1,134 @@
+"""A program in Python: what a model reads of it that is to improve its instructions.
+
+DSPy shows such a model the source of the program's class. That of a program which is data would be our own, and says
+nothing of it; here it is the class that one would write in DSPy for the same.
+"""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from types import SimpleNamespace
+from typing import Any, Final
+
+import dspy
+from dspy.propose import grounded_proposer
+from dspy.propose.utils import get_dspy_source_code
+from dspy.teleprompt import simba_utils
+
+from erlport_bridge.programs.elixir_tool import ElixirTool
+from erlport_bridge.programs.pipeline import PREVIOUS, Pipeline
+from erlport_bridge.programs.stages import Stage
+from erlport_bridge.programs.stand_ins import plain_module
+
+_SHOWN_AS_THEY_ARE: Final = (str, int, float, bool, type(None))
+
+
+# Finding the source of a class parses its file, and Python 3.11 cannot parse in two threads at a time: "AST constructor
+# recursion depth mismatch".
+_parsing: Final = threading.Lock()
+
+
+class Described:
+    """Mixed into a program's class: ``described`` is what it is to a model."""
+
+    described: Pipeline
+
+
+def install() -> None:
+    """Have DSPy's optimizers show this, from now on."""
+    grounded_proposer.get_dspy_source_code = _source_with_parts
+    simba_utils.inspect = SimpleNamespace(getsource=_source_of_class)
+
+
+def source_of(program: Pipeline) -> str:
+    """Give the source of a program: of a single module of DSPy's, or of an application's, that module's own."""
+    own = _own_module(program)
+    return written(program) if own is None else _source(type(own))
+
+
+def written(program: Pipeline) -> str:
+    """Give the class of DSPy that does what a program does."""
+    names = [stage.name or f"step_{number}" for number, stage in enumerate(program.stages, start=1)]
+    parts = [f"        self.{name} = {_module(stage)}" for name, stage in zip(names, program.stages, strict=True)]
+    inputs: list[str] = []
+    given_by: dict[str, str] = {}
+    steps = []
+    for index, (name, stage) in enumerate(zip(names, program.stages, strict=True)):
+        sources = dict(stage.sources)
+        arguments = []
+        for field in (item.name for item in stage.spec.inputs):
+            source = sources.get(field)
+            if source is not None and source.stage is not None:
+                value = f"{names[source.stage]}.{source.name}"
+            elif source is None and field in given_by:
+                value = f"{given_by[field]}.{field}"
+            elif source is None and index and field.startswith(PREVIOUS):
+                value = f"{names[index - 1]}.{field.removeprefix(PREVIOUS)}"
+            else:
+                value = field if source is None else source.name
+                inputs += [value] if value not in inputs else []
+            arguments.append(f"{field}={value}")
+        steps.append(f"        {name} = self.{name}({', '.join(arguments)})")
+        given_by |= dict.fromkeys(stage.fields, name)
+    lines = [
+        "class Program(dspy.Module):",
+        "    def __init__(self):",
+        "        super().__init__()",
+        *parts,
+        "",
+        f"    def forward(self, {', '.join(inputs)}):",
+        *steps,
+        f"        return {_prediction(program, names)}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _prediction(program: Pipeline, names: list[str]) -> str:
+    if program.outputs is None:
+        return names[0] if len(names) == 1 else f"dspy.Prediction({', '.join(f'**{name}' for name in names)})"
+    given = [
+        f"{output}={source.name if source.stage is None else f'{names[source.stage]}.{source.name}'}"
+        for output, source in program.outputs
+    ]
+    return f"dspy.Prediction({', '.join(given)})"
+
+
+def _module(stage: Stage) -> str:
+    if stage.of is not None:
+        first = _module(stage.of)
+    elif stage.spec.instructions is None:
+        first = repr(stage.spec.text)
+    else:
+        first = f"dspy.Signature({stage.spec.text!r}, {stage.spec.instructions!r})"
+    options = [f"{name}={value!r}" for name, value in stage.options if isinstance(value, _SHOWN_AS_THEY_ARE)]
+    tools = ", ".join(tool.name if isinstance(tool, ElixirTool) else str(tool) for tool in stage.tools)
+    arguments = [first, *([f"tools=[{tools}]"] if tools else []), *options]
+    return f"{stage.entry.name}({', '.join(arguments)})"
+
+
+def _own_module(program: Pipeline) -> dspy.Module | None:
+    # One whose versions vote has none of its own.
+    if len(program.modules) != 1 or program.outputs is not None:
+        return None
+    module = plain_module(program.modules[0])
+    return None if type(module).__module__.startswith("erlport_bridge.") else module
+
+
+def _source_of_class(cls: type) -> str:
+    return source_of(cls.described) if issubclass(cls, Described) else _source(cls)
+
+
+def _source_with_parts(program: Any) -> str:
+    if isinstance(program, Described):
+        own = _own_module(program.described)
+        if own is None:
+            return written(program.described)
+        program = own
+    with _parsing:
+        return str(get_dspy_source_code(program))
+
+
+def _source(cls: type) -> str:
+    with _parsing:
+        return inspect.getsource(cls)
