@@ -102,13 +102,17 @@ def _kinds(part: Mapping[str, Any]) -> Iterator[str]:
             _check_address(url)
             yield ADDRESS
     elif form == "input_audio" and isinstance(held, Mapping):
-        yield AUDIO if held.get("format") in _FORMATS_OF_AUDIO else ANY_AUDIO
+        yield AUDIO
+        if held.get("format") not in _FORMATS_OF_AUDIO:
+            yield ANY_AUDIO
     elif form == "file" and isinstance(held, Mapping):
         data, file_id = held.get("file_data"), held.get("file_id")
         if not ((data is None or _is_data(data)) and (file_id is None or media.is_file_id(file_id))):
             message = "expected the bytes of a file of the prompt, or the id of one that was uploaded to the provider"
             raise OperationError("input", f"{message}, got {shown(file_id if data is None else data)}{_NOT_FETCHED}")
-        yield FILE if data is None or data.startswith("data:application/pdf;") else TEXT_FILE
+        yield FILE
+        if data is not None and not data.startswith("data:application/pdf;"):
+            yield TEXT_FILE
         if held.get("filename") is not None:
             yield FILENAME
 
