@@ -204,3 +204,25 @@ def test_port_does_not_start_with_a_module_that_is_not_there(
         said = port.stderr_text()
     assert f'cannot offer the module "{name}"' in said
     assert message in said
+
+
+def test_code_that_does_not_await_its_model_asks_the_next_one_too(shop: PortProcess, model_server: ModelServer) -> None:
+    lm = [openai(model_server, "status-503"), openai(model_server, "answer")]
+    prediction = run(shop, model_server, "shop.programs.Blocking", None, "Q", lm=lm)
+    assert prediction["answer"] == "answer to Q"
+    assert prediction["$meta"]["model"] == "openai/answer"
+    assert [failed["model"] for failed in prediction["$meta"]["failed_models"]] == ["openai/status-503"]
+
+
+def test_code_that_does_not_await_its_model_cannot_wait_for_a_limit(
+    shop: PortProcess, model_server: ModelServer
+) -> None:
+    lm = openai(model_server, "answer", requests_per_minute=1)
+    assert run(shop, model_server, "shop.programs.Blocking", None, "Q", lm=lm)["answer"] == "answer to Q"
+    details = shop.failed("execute_module", "shop.programs.Blocking", None, "Q", {"lm": lm})
+    assert (details["kind"], details["retryable"]) == ("rate_limit", True)
+    assert 50 < details["retry_after"] <= 60
+    # One at a time is no more than itself.
+    lm = openai(model_server, "answer", max_concurrent_requests=1)
+    for _ in range(3):
+        run(shop, model_server, "shop.programs.Blocking", None, "Q", lm=lm)

@@ -10,9 +10,10 @@ import contextlib
 import functools
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncIterator, Hashable, Iterator
 from typing import Any
 
+from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.progress import within
 
 _MINUTE_S = 60.0
@@ -57,16 +58,43 @@ class ModelLimit:
         finally:
             await running.__aexit__(None, None, None)
 
+    @contextlib.contextmanager
+    def passed_at_once(self, model: str) -> Iterator[None]:
+        """Count a request as running of code on the event loop that cannot wait for its turn.
+
+        Raises:
+            OperationError: Of kind ``rate_limit``: it is not its turn.
+        """
+        left_s = self._left_s()
+        if left_s > 0 or self._first_in_line.locked() or (self._running is not None and self._running.locked()):
+            message = f"the limits of {model} are reached, and code that does not await its answer cannot wait for them"
+            raise OperationError("rate_limit", message, model=model, retry_after=left_s or None)
+        if self._running is not None:
+            # Done at its first step, as it is not locked.
+            with contextlib.suppress(StopIteration):
+                self._running.acquire().send(None)
+        if self._per_minute is not None:
+            self._begun_at.append(time.monotonic())
+        try:
+            yield
+        finally:
+            if self._running is not None:
+                self._running.release()
+
     async def _begin(self) -> None:
-        if self._per_minute is None:
-            return
-        while len(self._begun_at) >= self._per_minute:
+        while (left_s := self._left_s()) > 0:
+            await asyncio.sleep(left_s)
+        if self._per_minute is not None:
+            self._begun_at.append(time.monotonic())
+
+    def _left_s(self) -> float:
+        """Give how long it takes until another request may begin."""
+        while self._per_minute is not None and len(self._begun_at) >= self._per_minute:
             left_s = self._begun_at[0] + _MINUTE_S - time.monotonic()
-            if left_s <= 0:
-                self._begun_at.popleft()
-            else:
-                await asyncio.sleep(left_s)
-        self._begun_at.append(time.monotonic())
+            if left_s > 0:
+                return left_s
+            self._begun_at.popleft()
+        return 0.0
 
 
 @functools.lru_cache(maxsize=1024)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 import dspy
@@ -97,26 +98,38 @@ class ObservedLM(dspy.LM):  # type: ignore[misc]
         The loop asks it: what waits for an answer there can be cancelled, a thread that reads from a socket cannot.
         """
         progress = current_progress()
-        # Code that does not await it there holds up the loop, as it would anyway.
         if progress is not None and threading.get_ident() != progress.thread_id:
             return wait_for(asyncio.run_coroutine_threadsafe(self.acall(*args, **kwargs), progress.loop))
-        return self._ask_here(*args, **kwargs)
+        # Code on the loop that does not await it holds up the loop, as it would anyway.
+        with within("model"), adapter_fallback_scope() as shown:
+            for model, following in self._in_order():
+                try:
+                    return model._ask_here(self.shown_name, *args, **kwargs)
+                except dspy.LMError as error:
+                    model._give_up(error, following, has_told=shown.emitted)
+        raise AssertionError("the last model answers or raises")
 
     async def acall(self, *args: Any, **kwargs: Any) -> Any:
         """Ask the model from a task; if it fails, the next one, unless a reader has seen a part of its answer."""
-        models = (self, *self.fallbacks)
         with within("model"), adapter_fallback_scope() as shown:
-            for model, following in zip(models, (*models[1:], None), strict=True):
+            for model, following in self._in_order():
                 try:
                     return await model._ask(self.shown_name, *args, **kwargs)
                 except dspy.LMError as error:
-                    if following is None or shown.emitted or kind_of(error) not in _ASKS_NEXT:
-                        raise
-                    current_account().add_failure(model.shown_name, error)
-                    _log.warning(
-                        "model %s failed (%s), asking %s", model.shown_name, kind_of(error), following.shown_name
-                    )
+                    model._give_up(error, following, has_told=shown.emitted)
         raise AssertionError("the last model answers or raises")
+
+    def _in_order(self) -> Iterator[tuple[ObservedLM, ObservedLM | None]]:
+        """Give the models that are asked, each with the one that is asked if it fails."""
+        models = (self, *self.fallbacks)
+        return zip(models, (*models[1:], None), strict=True)
+
+    def _give_up(self, error: dspy.LMError, following: ObservedLM | None, *, has_told: bool) -> None:
+        """Note that the next model is asked; raises the error again if there is none, or if it would not help."""
+        if following is None or has_told or kind_of(error) not in _ASKS_NEXT:
+            raise error
+        current_account().add_failure(self.shown_name, error)
+        _log.warning("model %s failed (%s), asking %s", self.shown_name, kind_of(error), following.shown_name)
 
     @with_callbacks  # type: ignore[untyped-decorator]
     async def _ask(self, asked: str, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
@@ -138,9 +151,10 @@ class ObservedLM(dspy.LM):  # type: ignore[misc]
             return call, await aexecute(self, call)
 
     @with_callbacks  # type: ignore[untyped-decorator]
-    def _ask_here(self, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+    def _ask_here(self, asked: str, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         """Do as ``dspy.BaseLM.__call__`` does, and keep account."""
-        with Asking(self.shown_name, self.shown_name) as asking, within_partition(self.partition):
+        passed = contextlib.nullcontext() if self.limit is None else self.limit.passed_at_once(self.shown_name)
+        with Asking(asked, self.shown_name) as asking, passed, within_partition(self.partition):
             call = prepare(self, prompt, self._checked(messages), kwargs)
             result = execute(self, call)
             asking.answered(result)
