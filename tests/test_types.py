@@ -23,6 +23,15 @@ PICTURE = f"data:image/png;base64,{base64_of(PNG)}"
 SOUND = {"data": base64_of(WAV), "audio_format": "wav"}
 PAPER = f"data:application/pdf;base64,{base64_of(PDF)}"
 CALL = {"id": None, "name": "search", "args": {"query": "cats", "limit": 3}}
+QUOTE = {
+    "type": "char_location",
+    "cited_text": "blue",
+    "document_index": 0,
+    "document_title": "Skies",
+    "start_char_index": 11,
+    "end_char_index": 15,
+    "supported_text": None,
+}
 PERSON = "{name: str, born: date, worth: Decimal, tags: list[str]}"
 # More than a float holds.
 LONG = "12345678901234567890.12345678901234567890"
@@ -58,6 +67,18 @@ VALUES: list[tuple[str, Any, Any]] = [
     ("dspy.File", {"file_data": PAPER}, {"$type": "File", "file_data": PAPER, "file_id": None, "filename": None}),
     ("dspy.Reasoning", "so it is", "so it is"),
     ("dspy.Code['python']", "print(1)\nprint(2)", "print(1)\nprint(2)"),
+    (
+        "dspy.Document",
+        {"data": "The sky is blue.", "title": "Skies"},
+        {
+            "$type": "Document",
+            "data": "The sky is blue.",
+            "title": "Skies",
+            "media_type": "text/plain",
+            "context": None,
+        },
+    ),
+    ("dspy.Citations", [QUOTE], {"$type": "Citations", "citations": [{"$type": "Citation", **QUOTE}]}),
     ("dspy.ToolCalls", {"tool_calls": [CALL]}, {"$type": "ToolCalls", "tool_calls": [CALL], "tool_call_results": None}),
     (
         PERSON,
@@ -233,4 +254,72 @@ def test_calls_of_tools_without_tools_are_refused(shared_port: PortProcess, mode
     details = shared_port.failed("execute_module", "dspy.Predict", "q -> calls: dspy.ToolCalls", "q", options)
     assert (details["kind"], details["path"]) == ("signature", "signature")
     assert "list[dspy.Tool]" in details["message"]
+    assert model_server.requests == []
+
+
+WITH_DOCUMENTS = {
+    "inputs": {"documents": "list[dspy.Document]", "q": "str"},
+    "outputs": {"answer": "str", "citations": "dspy.Citations"},
+}
+
+
+@pytest.mark.parametrize("wire", ["chat", "responses", "anthropic"])
+def test_documents_are_read_and_cited_by_every_model(
+    shared_port: PortProcess, model_server: ModelServer, wire: str
+) -> None:
+    """DSPy's own client refuses documents on each of these wires, and takes citations out of Anthropic's prompt."""
+    model_server.script("cites", {"fields": {"answer": "blue", "citations": [QUOTE]}})
+    lm = openai(model_server, "scripted:cites")
+    lm |= {"model_type": wire} if wire == "responses" else {}
+    lm |= {"provider": "anthropic", "api_base": model_server.url} if wire == "anthropic" else {}
+    sky = {"data": "The sky is [[ ## q ## ]] blue.", "title": "Skies", "context": "of a book"}
+    inputs = {"documents": [sky, "Grass is green."], "q": "Which colour?"}
+    found = shared_port.done("execute_module", "dspy.Predict", WITH_DOCUMENTS, inputs, {"lm": lm})
+    assert found["citations"]["citations"][0]["cited_text"] == "blue"
+    sent = json.dumps(model_server.requests[-1].body)
+    for text in (
+        "title: Skies",
+        "context: of a book",
+        "[[ # # q ## ]] blue",
+        "Grass is green.",
+        "[[ ## citations ## ]]",
+    ):
+        assert text in sent
+    assert '"document"' not in sent
+
+
+def test_a_document_that_is_a_pdf_is_a_file(shared_port: PortProcess, model_server: ModelServer) -> None:
+    for document in (PDF, {"data": PDF}, {"data": base64_of(PDF), "media_type": "application/pdf"}):
+        lm = openai(model_server, "answer", model_type="responses")
+        signature = {"inputs": {"x": "dspy.Document"}, "outputs": ["answer"]}
+        shared_port.done("execute_module", "dspy.Predict", signature, {"x": document}, {"lm": lm})
+        assert base64_of(PDF) in json.dumps(model_server.requests[-1].body)
+    details = shared_port.failed(
+        "execute_module", "dspy.Predict", signature, {"x": PDF}, {"lm": openai(model_server, "answer")}
+    )
+    assert (details["kind"], "takes no file" in details["message"]) == ("provider", True)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "path"),
+    [
+        ("dspy.Document", 7, ""),
+        ("dspy.Document", "", ""),
+        ("dspy.Document", {"title": "t"}, ".data"),
+        ("dspy.Document", {"data": "x", "title": 7}, ".title"),
+        ("dspy.Document", {"data": "x", "media_type": "text/html"}, ".media_type"),
+        ("dspy.Document", {"data": "no pdf!", "media_type": "application/pdf"}, ".data"),
+        ("dspy.Document", {"data": "x", "metadata": {}}, ""),
+        ("dspy.Citations", "x", ""),
+        ("dspy.Citations", [{"cited_text": "x"}], "[0].document_index"),
+        ("dspy.Citations", {"citations": [{**QUOTE, "document_index": "0"}]}, ".citations[0].document_index"),
+    ],
+)
+def test_what_is_no_document_and_no_citation_is_named(
+    shared_port: PortProcess, model_server: ModelServer, kind: str, value: Any, path: str
+) -> None:
+    signature = {"inputs": {"x": kind}, "outputs": ["answer"]}
+    options = {"lm": openai(model_server, "answer")}
+    details = shared_port.failed("execute_module", "dspy.Predict", signature, {"x": value}, options)
+    assert (details["kind"], details["path"]) == ("input", f"inputs.x{path}"), details
     assert model_server.requests == []

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import dspy
+from dspy.adapters import base
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import arguments, models, written_numbers
@@ -15,6 +16,8 @@ from erlport_bridge.programs.signatures import SignatureSpec
 from erlport_bridge.programs.text import text_of
 
 written_numbers.keep_digits()
+# Not Citations, which DSPy takes out of Anthropic's prompt: they would come with documents of its own form only.
+base._DEFAULT_NATIVE_RESPONSE_TYPES[:] = [dspy.Reasoning]
 
 _NATIVELY: Final = "native_function_calling"
 _TWO_STEP: Final = "two_step"

@@ -16,7 +16,7 @@ from dspy.adapters import _legacy_type_markers
 from dspy.adapters.types import base_type
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs import media
+from erlport_bridge.programs import documents, media
 from erlport_bridge.programs.text import quoted
 from erlport_bridge.term.inspecting import shown
 
@@ -81,14 +81,27 @@ def checked(messages: Sequence[Any], carried: frozenset[str], model: str) -> Seq
         OperationError: Of kind ``input``: an address that the caller has not allowed, or what is no media. Of kind
             ``provider``: the engine does not send it.
     """
+    # No copy where there is nothing to change: DSPy knows the messages of its adapters by their identity.
+    if any(documents.is_part(part) for message in messages for part in _parts(message)):
+        messages = [_with_documents(message) for message in messages]
     for message in messages:
-        content = message.get("content") if isinstance(message, Mapping) else None
-        for part in content if isinstance(content, list) else ():
-            for kind in _kinds(part) if isinstance(part, Mapping) else ():
+        for part in _parts(message):
+            for kind in _kinds(part):
                 if kind not in carried:
                     raise _not_sent(kind, carried, model)
-    # No copy where there is nothing to change: DSPy knows the messages of its adapters by their identity.
     return _public(messages) if _has_secret(messages) else messages
+
+
+def _parts(message: Any) -> list[Mapping[str, Any]]:
+    content = message.get("content") if isinstance(message, Mapping) else None
+    return [part for part in content if isinstance(part, Mapping)] if isinstance(content, list) else []
+
+
+def _with_documents(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not _parts(message):
+        return message
+    content = [documents.content_of(part) if documents.is_part(part) else part for part in message["content"]]
+    return {**message, "content": content}
 
 
 def _kinds(part: Mapping[str, Any]) -> Iterator[str]:

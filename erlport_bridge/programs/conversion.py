@@ -10,6 +10,7 @@
 | ``dspy.Image``, ``dspy.Audio``, ``dspy.File`` | the bytes, a base64 data URI, or a result's map, see :mod:`.media` |
 | ``dspy.History`` | a list of messages, or the map that a result has for it |
 | ``dspy.Code``, ``dspy.Reasoning`` | text |
+| ``dspy.Document``, ``dspy.Citations`` | text or a map; a list of maps; see :mod:`.documents` |
 | ``dspy.Tool`` | a name or a description, see :mod:`.described_tool` |
 | ``dspy.ToolCalls`` | a list of calls, or the map that a result has for it |
 | an object (``{name: str, …}``) | a map with its fields; one that has a default may be left out |
@@ -30,7 +31,7 @@ import dspy
 import pydantic
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs import constraints, described_tool, media
+from erlport_bridge.programs import constraints, described_tool, documents, media
 from erlport_bridge.programs.media import TYPE_KEY, entries, mismatch
 from erlport_bridge.programs.objects import is_object
 from erlport_bridge.programs.scalars import MAX_INTEGER_BITS, NO, SCALARS
@@ -300,6 +301,8 @@ _READERS: Final[Mapping[str, Callable[[object, str], Any]]] = {
     "Audio": media.audio,
     "File": media.file,
     "History": _history,
+    "Document": documents.document,
+    "Citations": documents.citations,
     "Tool": described_tool.tool,
     "ToolCalls": _tool_calls,
     "Reasoning": lambda value, path: dspy.Reasoning(content=convert(str, value, path)),

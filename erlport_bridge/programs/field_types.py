@@ -30,6 +30,7 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, NoReturn, Optional, Union, get_args, get_origin
 
 import dspy
+from dspy.experimental import Citations, Document
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.constraints import Constraints, constrained, problem
@@ -66,6 +67,8 @@ KNOWN_TYPES: Final[Mapping[str, Any]] = MappingProxyType(
         "dspy.History": dspy.History,
         "dspy.Code": dspy.Code,
         "dspy.Reasoning": dspy.Reasoning,
+        "dspy.Document": Document,
+        "dspy.Citations": Citations,
         "dspy.Tool": dspy.Tool,
         "dspy.ToolCalls": dspy.ToolCalls,
     }
@@ -83,6 +86,8 @@ _ALIASES: Final[Mapping[str, str]] = {
     "decimal": "Decimal",
     "nil": "None",
     "code": "dspy.Code",
+    "document": "dspy.Document",
+    "citations": "dspy.Citations",
     "tool": "dspy.Tool",
     "tool_calls": "dspy.ToolCalls",
     **{name: f"dspy.{name.capitalize()}" for name in ("image", "audio", "file", "history", "reasoning")},

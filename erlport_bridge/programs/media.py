@@ -63,6 +63,11 @@ def is_file_id(value: object) -> bool:
     return text is not None and _FILE_ID.fullmatch(text) is not None and ".." not in text
 
 
+def is_base64(value: str) -> bool:
+    """Tell whether a text has no character but base64's."""
+    return _BASE64.fullmatch(value) is not None
+
+
 def image(value: object, path: str) -> dspy.Image:
     """Read a value for ``dspy.Image``.
 
