@@ -13,7 +13,8 @@ from typing import Any, Final
 
 import dspy
 import pydantic
-from dspy.experimental import Citations, Document
+from dspy.adapters.types.citation import Citations
+from dspy.adapters.types.document import Document
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import media, media_types

@@ -30,7 +30,8 @@ from types import MappingProxyType
 from typing import Any, Final, Literal, NamedTuple, NoReturn, Optional, Union, get_args, get_origin
 
 import dspy
-from dspy.experimental import Citations, Document
+from dspy.adapters.types.citation import Citations
+from dspy.adapters.types.document import Document
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.constraints import Constraints, constrained, problem
