@@ -105,6 +105,7 @@ def test_it_is_stored_and_loaded(port: PortProcess, model_server: ModelServer) -
         (("vectors",), VECTORS[1:]),
         (("vectors", 0), ["a", 1]),
         (("options", "k"), 0),
+        (("options", "embedder"), {"callback": "1"}),
         (("examples", 0), {"question": 7}),
         (("metric",), {"callback": "1"}),
         (("metric",), "no_such"),
@@ -134,6 +135,8 @@ def test_other_versions_learn_as_before(port: PortProcess, model_server: ModelSe
     third = port.done("compile_program", None, version["id"], EXAMPLES, labeled)
     ask(port, third, call)
     assert len(model_server.requests) == 1
+    ignoring = ask(port, third, {**call, "vector": SUM})
+    assert ignoring["$meta"]["warnings"] == ["this version takes no vector; it was ignored"]
     # Those that learn at each call do not vote.
     options = {"optimizer": "dspy.Ensemble", "versions": [2, 3], **call}
     assert port.failed("compile_program", None, version["id"], [], options)["path"] == "opts.versions"
@@ -142,7 +145,7 @@ def test_other_versions_learn_as_before(port: PortProcess, model_server: ModelSe
 @pytest.mark.parametrize(
     ("call", "path"),
     [
-        ({}, "opts.vector"),
+        ({}, "opts.embedder"),
         ({"vector": [1.0]}, "opts.vector"),
         ({"vector": "x"}, "opts.vector"),
         ({"embedder": 7}, None),
@@ -162,7 +165,7 @@ def test_a_call_must_bring_the_vector_of_its_inputs(
     ("options", "path"),
     [
         ({"vectors": VECTORS[1:]}, "vectors"),
-        ({"vectors": None}, "vectors"),
+        ({"vectors": None}, "opts.embedder"),
         ({"k": 0}, "opts.k"),
         ({"metric": {"callback": "1"}}, "opts.metric"),
         ({"valset": EXAMPLES}, "opts.valset"),

@@ -60,8 +60,7 @@ async def _compile(
     own = {option.name for option in entry.options}
     metric, valset = given.pop("metric", None), given.pop("valset", None)
     num_threads, max_errors = (compiling.read_number(given, name) for name in ("num_threads", "max_errors"))
-    shared = execution.SHARED_OPTIONS | ({"embedder"} if entry.at_each_call else set())
-    call = {name: given.pop(name) for name in list(given) if name in shared - own}
+    call = {name: given.pop(name) for name in list(given) if name in execution.SHARED_OPTIONS - own}
     options = execution.read_call_options(call)
     chosen = entry.read_options(given, "opts")
     entry.check_packages()
@@ -84,7 +83,7 @@ async def _compile(
         {number: version for number, version in sessions.versions(program).items() if version.neighbours is None},
     )
     if entry.at_each_call:
-        neighbours, report = await nearest.remember(compilation, metric, options)
+        neighbours, report = await nearest.remember(compilation, metric)
         return sessions.add_version(program, program.learned or {}, report, neighbours).describe()
     model = program_model(program, options)
 

@@ -53,7 +53,15 @@ def program_request(program: Program, values: Mapping[str, Any], options: CallOp
     """Give the request of a stored program with its checked inputs; errors as :meth:`Sessions.model_for`."""
     model = program_model(program, options)
     settings = {**program.settings, **options.settings}
-    with_session = replace(options, settings=settings, session_id=program.session_id)
+    ignored = []
+    if program.neighbours is None:
+        given = {"embedder": options.embedder, "vector": options.vector}
+        ignored = [
+            f"this version takes no {name}; it was ignored" for name, value in given.items() if value is not None
+        ]
+    with_session = replace(
+        options, settings=settings, session_id=program.session_id, warnings=(*options.warnings, *ignored)
+    )
     return Request(program.module(), program.stages, values, model, with_session)
 
 

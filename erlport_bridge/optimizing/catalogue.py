@@ -13,6 +13,7 @@ from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import arguments, learned, voting
 from erlport_bridge.programs.learned import Learned
 from erlport_bridge.programs.module_options import (
+    EMBEDDER,
     BooleanOption,
     ChoiceOption,
     DataOption,
@@ -330,6 +331,7 @@ KNN_FEW_SHOT: Final = OptimizerEntry(
     (
         _integer("k", 3, "how many examples", 1, MAX_COUNT),
         DataOption(name="vectors", of="vectors", description="of the examples, if they are known"),
+        EMBEDDER,
         *_demos(16),
         _THRESHOLD,
         _ROUNDS,

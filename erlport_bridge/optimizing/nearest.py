@@ -18,37 +18,43 @@ from erlport_bridge.programs.execution import CallOptions
 from erlport_bridge.programs.learned import Learned
 from erlport_bridge.programs.model_account import ModelAccount
 from erlport_bridge.programs.models import LanguageModel
-from erlport_bridge.programs.neighbours import Neighbours, text_of_inputs, vectors_of
+from erlport_bridge.programs.neighbours import Neighbours, text_of_inputs
 from erlport_bridge.programs.pipeline import HISTORY_FIELD
+from erlport_bridge.programs.retrieval import Vectors
 from erlport_bridge.programs.scoring import read_metric
 from erlport_bridge.programs.sessions import Program
 from erlport_bridge.programs.values import plain
 
+# Options that are of no use any more when the examples have their vectors.
+_AT_COMPILING: Final = ("vectors", "embedder")
 _KEYS: Final = frozenset({"examples", "vectors", "options", "metric"})
 
 
-async def remember(compilation: Compilation, metric: object, call: CallOptions) -> tuple[Neighbours, dict[str, Any]]:
+async def remember(compilation: Compilation, metric: object) -> tuple[Neighbours, dict[str, Any]]:
     """Compile a program: embed the examples, and keep them.
 
     Args:
         compilation: What is to be done.
         metric: As the caller wrote it.
-        call: Has the embedder.
 
     Returns:
         What the program is to know, and a report as a term.
 
     Raises:
-        OperationError: Of kind ``input``: the metric is a function, which would have to outlive the call; or the
-            vectors do not fit. Of kind ``tool``: the embedder failed.
+        OperationError: Of kind ``input``: the metric is a function, which would have to outlive the call; or there are
+            no vectors that fit. Of kind ``tool``: the embedder failed.
     """
     started_at = time.monotonic()
     _refuse_function(metric, "opts.metric")
     options = dict(compilation.options)
     examples = tuple(_terms(example) for example in compilation.trainset)
     texts = [text_of_inputs(compilation.program.asked, example) for example in examples]
-    vectors = await vectors_of(texts, options.pop("vectors"), call)
-    found = Neighbours(examples, vectors, options, plain(metric))
+    given, embedder = (options.pop(name) for name in _AT_COMPILING)
+    if given is None and embedder is None:
+        message = f"{KNN_FEW_SHOT.name} needs embedder, a function that gives vectors of texts, or the vectors of the"
+        raise OperationError("input", f"{message} examples, at opts", path="opts.embedder")
+    vectors = await Vectors(texts, given, embedder).all()
+    found = Neighbours(examples, tuple(vectors), options, plain(metric))
     report: dict[str, Any] = {
         "optimizer": KNN_FEW_SHOT.name,
         "score": None,
@@ -103,8 +109,10 @@ def read(value: object, program: Program) -> Neighbours:
     """
     given = arguments.options(value, "neighbours")
     arguments.only(given, _KEYS, "key", "neighbours")
-    options = KNN_FEW_SHOT.read_options(arguments.options(given.get("options"), "neighbours.options"), "neighbours")
-    del options["vectors"]
+    options = arguments.options(given.get("options"), "neighbours.options")
+    kept = {option.name for option in KNN_FEW_SHOT.options} - set(_AT_COMPILING)
+    arguments.only(options, kept, "option", "neighbours.options")
+    read = KNN_FEW_SHOT.read_options(options, "neighbours.options")
     examples = compiling.read_examples(given.get("examples"), program, "neighbours.examples")
     vectors = retrieval.read_vectors(given.get("vectors"), "neighbours.vectors")
     if len(vectors) != len(examples):
@@ -112,7 +120,8 @@ def read(value: object, program: Program) -> Neighbours:
         raise OperationError("input", message, path="neighbours.vectors")
     _refuse_function(given.get("metric"), "neighbours.metric")
     _metric(given.get("metric"), "neighbours.metric", program)
-    return Neighbours(tuple(map(_terms, examples)), tuple(vectors), options, given.get("metric"))
+    chosen = {name: option for name, option in read.items() if name in kept}
+    return Neighbours(tuple(map(_terms, examples)), tuple(vectors), chosen, given.get("metric"))
 
 
 def _terms(example: dspy.Example) -> dict[str, Any]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.execution import CallOptions
 from erlport_bridge.programs.retrieval import Vector, Vectors, embedded_text
 from erlport_bridge.programs.signatures import SignatureSpec
@@ -39,6 +40,10 @@ class Neighbours:
             OperationError: Of kind ``input``: it has neither, or a vector of another length. Of kind ``tool``: the
                 embedder failed.
         """
+        if call.embedder is None and call.vector is None:
+            message = "this version learns from the examples nearest to the inputs: expected opts.embedder, a function"
+            message += " that gives vectors of texts, or opts.vector, that of the inputs"
+            raise OperationError("input", message, path="opts.embedder")
         searched = Vectors([""] * len(self.vectors), self.vectors, call.embedder, query_path="opts.vector")
         found = await searched.nearest(text_of_inputs(asked, values), call.vector, self.options["k"])
         return [dict(self.examples[index]) for index in found]
@@ -56,12 +61,3 @@ class Neighbours:
 def text_of_inputs(asked: SignatureSpec, fields: Mapping[str, Any]) -> str:
     """Give the inputs among some fields as an embedder sees them."""
     return embedded_text({item.name: fields[item.name] for item in asked.inputs if item.name in fields})
-
-
-async def vectors_of(texts: Sequence[str], given: Sequence[Vector] | None, call: CallOptions) -> tuple[Vector, ...]:
-    """Give the vectors of examples: those that came with them, or what the embedder of the call gives.
-
-    Raises:
-        OperationError: Of kind ``input``: there is neither. Of kind ``tool``: the embedder failed.
-    """
-    return tuple(await Vectors(texts, given, call.embedder).all())

@@ -349,7 +349,7 @@ defmodule DSPex.Python.CompileTest do
     refute prompt =~ "Capital"
 
     assert {:error, error} = Python.execute_program(nearest, "3 + 1", lm: {:elixir, model})
-    assert {error.kind, error.path} == {:input, "opts.vector"}
+    assert {error.kind, error.path} == {:input, "opts.embedder"}
 
     broken = [lm: {:elixir, model}, embedder: fn _texts -> raise "no vectors today" end]
     assert {:error, error} = Python.execute_program(nearest, "3 + 1", broken)
