@@ -21,6 +21,10 @@ import pytest
 from erlport_bridge import request
 from erlport_bridge.threads import Interrupted, NoThreadError, Task, Threads, uninterrupted, wait_for
 
+# An interruption may come while Python calls the finalizer of something else. There Python reports and drops it, and it
+# is tried again.
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
 LONG_S = 20
 
 
