@@ -91,3 +91,21 @@ def test_wrong_call_is_named(
     details = shared_port.failed("execute_module", spec, signature, inputs)
     assert (details["kind"], details["path"]) in (("input", path), ("signature", path)), details
     assert message in details["message"]
+
+
+def test_what_asks_no_model_needs_none(port: PortProcess) -> None:
+    """The port has no model."""
+    found = port.done("execute_module", RETRIEVE, None, {"query": "pets", "vector": [1, 0], "k": 1})
+    assert (found["passages"], found["$meta"]["model"]) == (["about cats"], None)
+    inputs = {"question": "3 + 3", "vector": [1, 0.1]}
+    assert port.done("execute_module", KNN, "question -> answer", inputs)["examples"][0] == EXAMPLES[0]
+    program = port.done("create_program", {"modules": [RETRIEVE]})["id"]
+    assert (
+        port.done("execute_program", None, program, {"query": "pets", "vector": [1, 0]})["passages"][0] == "about cats"
+    )
+    asking = port.done(
+        "create_program", {"modules": [RETRIEVE, {"module": "dspy.Predict", "signature": "passages -> a"}]}
+    )
+    details = port.failed("execute_program", None, asking["id"], {"query": "pets", "vector": [1, 0]})
+    assert details["kind"] == "lm_not_configured"
+    assert port.done("describe_module", "dspy.KNN")["asks_model"] is False

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 from erlport_bridge import errors
+from erlport_bridge.errors import OperationError
 from erlport_bridge.operations.port_state import metrics, sessions
 from erlport_bridge.operations.registry import spending
 from erlport_bridge.programs import arguments, execution, pipeline, stages
@@ -42,7 +43,7 @@ def read_call(
 
 def module_request(stage: Stage, values: Mapping[str, Any], options: CallOptions) -> Request:
     """Give the request of one module with its checked inputs; errors as :meth:`Sessions.model_for`."""
-    model = sessions.model_for(options.session_id, options.model)
+    model = _model_of((stage,), options.session_id, options.model)
     module = pipeline.built((stage,))
     if options.demos:
         module = execution.with_demos(module, stage, options.demos)
@@ -51,7 +52,7 @@ def module_request(stage: Stage, values: Mapping[str, Any], options: CallOptions
 
 def program_request(program: Program, values: Mapping[str, Any], options: CallOptions) -> Request:
     """Give the request of a stored program with its checked inputs; errors as :meth:`Sessions.model_for`."""
-    model = program_model(program, options)
+    model = _model_of(program.stages, program.session_id, options.model, program.model)
     settings = {**program.settings, **options.settings}
     ignored = []
     if program.neighbours is None:
@@ -63,6 +64,18 @@ def program_request(program: Program, values: Mapping[str, Any], options: CallOp
         options, settings=settings, session_id=program.session_id, warnings=(*options.warnings, *ignored)
     )
     return Request(program.module(), program.stages, values, model, with_session)
+
+
+def _model_of(
+    stages: Sequence[Stage], session_id: str | None, *preferred: LanguageModel | None
+) -> LanguageModel | None:
+    """Give the model for some stages; ``None``: there is none, and none of them asks one."""
+    try:
+        return sessions.model_for(session_id, *preferred)
+    except OperationError as error:
+        if error.kind != "lm_not_configured" or any(stage.asks_model for stage in stages):
+            raise
+        return None
 
 
 def program_model(program: Program, options: CallOptions) -> LanguageModel:

@@ -302,6 +302,7 @@ _OF_DSPY: Final = {
             alternatives=("retriever", "passages"),
             signature=parse_signature("query -> passages: list[str]"),
             optional_inputs={"k": int, "vector": list[float]},
+            asks_model=False,
             is_streamed=False,
         ),
         ModuleEntry(
@@ -314,6 +315,7 @@ _OF_DSPY: Final = {
             ),
             outputs=parse_signature("inputs -> examples: list[dict]").outputs,
             optional_inputs={"vector": list[float]},
+            asks_model=False,
             is_streamed=False,
         ),
         ModuleEntry(

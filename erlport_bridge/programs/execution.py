@@ -176,12 +176,12 @@ def with_demos(module: Pipeline, stage: Stage, demos: Sequence[Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Request:
-    """A module with checked inputs, ready to run."""
+    """A module with checked inputs, ready to run; ``model`` is ``None`` where nothing asks one and there is none."""
 
     module: Pipeline
     stages: tuple[Stage, ...]
     values: Mapping[str, Any]
-    model: LanguageModel
+    model: LanguageModel | None
     options: CallOptions
 
 
@@ -255,7 +255,7 @@ def timeout_error(request: Request, stage: str) -> OperationError:
         "timeout",
         f"no answer within {request.options.timeout_ms} ms; the time ran out in stage {quoted(stage)}",
         stage=stage,
-        model=request.model.model,
+        model=request.model.model if request.model else None,
     )
 
 
@@ -272,8 +272,8 @@ async def _predict(
         sandboxes.prepare()
     for stage in request.stages:
         request.options.adapter.check(stage.spec)
-    lm = models.with_settings(request.model.lm, request.options.settings)
-    if request.options.adapter.calls_natively:
+    lm = models.with_settings(request.model.lm, request.options.settings) if request.model else None
+    if lm is not None and request.options.adapter.calls_natively:
         lm = lm.calling_tools()
     adapter = request.options.adapter.build()
     telling = None if events is None else _telling(request, adapter, events)
@@ -298,7 +298,7 @@ async def _predict(
 
 
 def _telling(request: Request, adapter: dspy.Adapter, events: EventStream) -> Telling:
-    reads_chat = type(adapter) is dspy.ChatAdapter and request.model.writes_in_pieces
+    reads_chat = type(adapter) is dspy.ChatAdapter and request.model is not None and request.model.writes_in_pieces
     return Telling(events, request.module, reads_chat=reads_chat)
 
 
@@ -323,7 +323,7 @@ def prediction_term(
             "completions": plain(rows, '["completions"]'),
             "duration_ms": duration_ms,
             "warnings": list(request.options.warnings),
-            "model": account.answered_for(request.model.model),
+            "model": account.answered_for(request.model.model) if request.model else None,
             **account.describe(),
             "request_id": request.options.request_id,
             "session_id": request.options.session_id,

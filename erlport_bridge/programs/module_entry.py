@@ -53,6 +53,7 @@ class ModuleEntry:
         reserved_tools: Names that no tool may have, for the module has its own of that name.
         needs_sandbox: It runs code that a model wrote.
         runs_in_thread: It blocks a thread, which its deadline interrupts.
+        asks_model: It asks a language model.
         is_streamed: The text of its fields is told of while the model writes it.
         optional_inputs: Inputs it takes beside the signature's, each with its type: as DSPy's, ``Any`` for any term.
         signature: Its own, of one that takes none from its callers.
@@ -74,6 +75,7 @@ class ModuleEntry:
     reserved_tools: tuple[str, ...] = ()
     needs_sandbox: bool = False
     runs_in_thread: bool = False
+    asks_model: bool = True
     is_streamed: bool = True
     optional_inputs: Mapping[str, Any] = field(default_factory=dict, hash=False)
     signature: SignatureSpec | None = None
@@ -135,6 +137,7 @@ class ModuleEntry:
             "reserved_tools": list(self.reserved_tools),
             "needs_sandbox": self.needs_sandbox,
             "runs_in_thread": self.runs_in_thread,
+            "asks_model": self.asks_model,
             "streamed": self.is_streamed,
             "experimental": self.experimental,
             "deprecated": self.deprecated,

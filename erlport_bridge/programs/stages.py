@@ -95,6 +95,11 @@ class Stage:
         return any(stage.entry.needs_sandbox for stage in self.chain)
 
     @property
+    def asks_model(self) -> bool:
+        """Whether a language model is asked."""
+        return any(stage.entry.asks_model for stage in self.chain)
+
+    @property
     def runs_in_thread(self) -> bool:
         """Whether a thread is blocked."""
         return any(stage.entry.runs_in_thread for stage in self.chain)
