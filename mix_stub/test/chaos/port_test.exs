@@ -108,13 +108,10 @@ defmodule DSPex.Chaos.PortTest do
 
     for _ <- 1..10, do: halt.()
     eventually(fn -> Callbacks.count().running == 0 and waiting(pool) == 0 end)
-    before = counts()
+    before = settled_counts()
     for _ <- 1..rounds(100, 5), do: halt.()
 
-    eventually(fn ->
-      now = counts()
-      now.atoms - before.atoms < 20 and Map.delete(now, :atoms) == Map.delete(before, :atoms)
-    end)
+    eventually(fn -> nothing_left?(before) end)
 
     assert {:ok, %{"threads" => _threads} = metrics} = Python.metrics(pool: pool)
     assert metrics["operations"]["stream_module"]["in_flight"] == 0

@@ -22,7 +22,7 @@ defmodule DSPex.Chaos.PythonKilledTest do
 
     # Whatever is made once, such as atoms and a pool's own processes, is there after the first of all.
     capture_log(fn -> load_and_kill(pool, 2) end)
-    before = counts()
+    before = settled_counts()
 
     capture_log(fn ->
       results = load_and_kill(pool, rounds(6))
@@ -39,10 +39,7 @@ defmodule DSPex.Chaos.PythonKilledTest do
     # One Python and its lifeline, of all that there were.
     eventually(fn -> length(marked(marker)) == 2 end)
 
-    eventually(fn ->
-      now = counts()
-      now.atoms - before.atoms < 20 and Map.delete(now, :atoms) == Map.delete(before, :atoms)
-    end)
+    eventually(fn -> nothing_left?(before) end)
   end
 
   # All callers go on until Python has been killed so often; gives what they were answered, by kind of call.

@@ -57,4 +57,17 @@ defmodule DSPex.Chaos do
       invocations: Callbacks.count().running
     }
   end
+
+  # The same once nothing changes any more: what has just ended may still be counted, or be counted no more at once.
+  def settled_counts(last \\ counts()) do
+    Process.sleep(200)
+    now = counts()
+    if Map.delete(now, :atoms) == Map.delete(last, :atoms), do: now, else: settled_counts(now)
+  end
+
+  # Whether there is no more of anything than before; some atoms are made once.
+  def nothing_left?(before) do
+    {atoms, now} = Map.pop!(counts(), :atoms)
+    atoms - before.atoms < 20 and Enum.all?(now, fn {what, count} -> count <= before[what] end)
+  end
 end
