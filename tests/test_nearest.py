@@ -186,3 +186,15 @@ def test_the_deadline_holds_while_it_learns(port: PortProcess, model_server: Mod
     (request,) = model_server.wait_for_requests(1)
     assert request.done.wait(5)
     assert request.disconnected
+
+
+def test_the_deadline_holds_for_the_embedder(port: PortProcess, model_server: ModelServer) -> None:
+    """Which is a function of the other side, and does not answer here."""
+    version = compiled(port)
+    call = {"lm": openai(model_server, "answer"), "embedder": {"callback": "1"}, "timeout": 300}
+    call_id = port.send_call("dspy_bridge", "execute_program", [None, version["id"], "?", call])
+    while (message := port.receive())[1] != call_id or message[0] != "r":
+        assert message[0] == "C"
+    status, (_, details) = message[2]
+    assert (status, details["kind"], details["stage"]) == ("error", "timeout", "embedder")
+    assert model_server.requests == []

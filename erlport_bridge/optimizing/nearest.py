@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -83,9 +84,16 @@ async def learned_for(
     """Give what a program learns for one call, and what this took of each model, as DSPy counts it.
 
     Raises:
-        OperationError: As :meth:`Neighbours.nearest` and :func:`.compiling.run`.
+        OperationError: As :meth:`Neighbours.nearest` and :func:`.compiling.run`. Of kind ``timeout``: the embedder has
+            not answered in time.
     """
-    near = await neighbours.nearest(program.asked, values, options)
+    started_at = time.monotonic()
+    try:
+        near = await asyncio.wait_for(neighbours.nearest(program.asked, values, options), timeout_s)
+    except asyncio.TimeoutError:
+        message = "the embedder has not answered within the time of the call"
+        raise OperationError("timeout", message, stage="embedder") from None
+    left_s = None if timeout_s is None else max(0.0, timeout_s - (time.monotonic() - started_at))
     compilation = Compilation(
         replace(program, neighbours=None),
         KNN_FEW_SHOT,
@@ -96,7 +104,7 @@ async def learned_for(
     )
     with dspy.track_usage() as usage:
         learned, _ = await compiling.run(
-            compilation, model, options, timeout_s=timeout_s, account=account, tell=_tell_nobody, is_counted=False
+            compilation, model, options, timeout_s=left_s, account=account, tell=_tell_nobody, is_counted=False
         )
     return learned, usage.get_total_tokens()
 
