@@ -134,8 +134,8 @@ class Runtime:
             _enlarge_pipe(descriptor)
         self._frames = FrameReader(packet)
         self._writer = FrameWriter(descriptors.write, _cannot_write)
-        # Answers of the thread that leads, for its next write.
-        self._held: list[bytes] = []
+        # Answers of the thread that leads that wait for its next write.
+        self._held = 0
         self._leadership = Leadership(self._lead, self._is_overdue)
         self._threads = threads
         self._loop = event_loop.start(threads)
@@ -185,9 +185,8 @@ class Runtime:
         return True
 
     def _send_held(self) -> None:
-        held, self._held = self._held, []
-        if held:
-            self._writer.send(b"".join(held))
+        self._held = 0
+        self._writer.flush()
 
     def _receive(self, frame: bytes | mmap) -> bool:
         try:
@@ -204,7 +203,7 @@ class Runtime:
             target = self._targets.known(event.module, event.function)
             if target is not None and target.quick_calls >= _QUICK_CALLS and self._calls < self._max_calls:
                 return self._run_here(event, target)
-            self._accept(event)
+            self._accept(event, target)
         elif isinstance(event, UnreadableCall):
             self._accept(event)
         elif isinstance(event, ElixirAnswer):
@@ -214,7 +213,7 @@ class Runtime:
         # Any other message is a stray one of the process that owns the port under ErlPort; there is no handler for it.
         return True
 
-    def _accept(self, event: Call | UnreadableCall) -> None:
+    def _accept(self, event: Call | UnreadableCall, target: Target | None = None) -> None:
         owed = _Owed(event)
         with self._calls_lock:
             accepted = self._calls < self._max_calls
@@ -223,8 +222,8 @@ class Runtime:
             self._refuse(owed)
             return
         self._owed[event.id] = owed
-        if self._targets.is_imported(event.module):
-            self._begin(owed)
+        if target is not None or self._targets.is_imported(event.module):
+            self._begin(owed, target)
         else:
             # An import may take seconds, and reading never waits.
             self._submit(owed, self._begin, owed)
@@ -240,11 +239,12 @@ class Runtime:
         )
         self._fail(owed, error)
 
-    def _begin(self, owed: _Owed) -> None:
+    def _begin(self, owed: _Owed, target: Target | None = None) -> None:
         """Start a call where its function belongs: on the loop or in a thread."""
         event = owed.event
         try:
-            target = self._targets.find(event.module, event.function)
+            if target is None:
+                target = self._targets.find(event.module, event.function)
             owed.function = target.function
             if isinstance(event, UnreadableCall):
                 raise event.error
@@ -294,8 +294,9 @@ class Runtime:
         _note_duration(target, work)
         if self._leadership.end(running):
             # Goes out with those of the next calls, if these have come already.
-            self._held.append(self._encoded(answer, target.function))
-            if len(self._held) >= _MAX_HELD:
+            self._writer.hold(self._encoded(answer, target.function))
+            self._held += 1
+            if self._held >= _MAX_HELD:
                 self._send_held()
             return True
         if work.is_cancelled:

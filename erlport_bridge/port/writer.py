@@ -1,4 +1,4 @@
-"""Writes whole frames from any thread, and makes none of them wait for the other side to read."""
+"""Writes whole frames from any thread, and makes none of them wait, neither for the other side nor for each other."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from collections.abc import Callable
 from typing import Final
 
 _WAIT_MS: Final = 1_000
+# So many frames go out in one write at most.
+_MAX_AT_ONCE: Final = 64
 
 
 class FrameWriter:
-    """Sends frames in the order of the calls of :meth:`send`.
+    """Sends frames in the order of the calls of :meth:`send` and :meth:`hold`.
 
-    The thread that has a frame writes it itself, which is the fastest way. What the pipe does not take is left to a
-    thread that waits for it.
+    The thread that has a frame writes it itself, which is the fastest way; while another one writes, that one takes it
+    along. What the pipe does not take is left to a thread that waits for it.
 
     Args:
         descriptor: The end of a pipe; it is made non-blocking.
@@ -27,52 +29,70 @@ class FrameWriter:
         os.set_blocking(descriptor, False)
         self._descriptor = descriptor
         self._failed = failed
-        # Held while bytes are written, so that frames of several threads never mix; never while anybody waits.
-        self._lock = threading.Lock()
-        self._unsent: deque[memoryview] = deque()
-        self._has_unsent = threading.Event()
+        self._unsent: deque[bytes | memoryview] = deque()
+        # Held by whoever writes, so that frames of several threads never mix; and for the thread that waits, while
+        # the pipe is full. Nobody waits for it.
+        self._writing = threading.Lock()
+        self._is_full = threading.Event()
         self._is_broken = False
         threading.Thread(target=self._send_unsent, name="writer", daemon=True).start()
 
     def send(self, frame: bytes) -> None:
         """Write a frame, or have it written as soon as the other side reads."""
-        with self._lock:
-            if self._unsent:
-                self._unsent.append(memoryview(frame))
+        self._unsent.append(frame)
+        self.flush()
+
+    def hold(self, frame: bytes) -> None:
+        """Have a frame written with the next one, or by :meth:`flush`."""
+        self._unsent.append(frame)
+
+    def flush(self) -> None:
+        """Write what was held."""
+        # Once more if a frame has come between the last look at them and the end of writing.
+        while self._unsent and self._writing.acquire(blocking=False):
+            if not self._has_written():
+                self._is_full.set()
                 return
-            rest = self._written(memoryview(frame))
-            if not rest:
-                return
-            self._unsent.append(rest)
-        self._has_unsent.set()
+            self._writing.release()
 
     def is_busy(self) -> bool:
         """Tell whether the other side has not read all that was sent: what can be left out should not be sent now."""
-        return bool(self._unsent)
+        return self._is_full.is_set()
 
     def _send_unsent(self) -> None:
         writable = select.poll()
         writable.register(self._descriptor, select.POLLOUT)
-        while self._has_unsent.wait():
+        while self._is_full.wait():
             writable.poll(_WAIT_MS)
-            with self._lock:
-                while self._unsent:
-                    rest = self._written(self._unsent[0])
-                    if rest:
-                        self._unsent[0] = rest
-                        break
-                    self._unsent.popleft()
-                else:
-                    self._has_unsent.clear()
+            if self._has_written():
+                self._is_full.clear()
+                self._writing.release()
+                self.flush()
 
-    def _written(self, data: memoryview) -> memoryview:
-        """Write as much as the pipe takes, and give the rest."""
-        try:
-            while data and not self._is_broken:
-                data = data[os.write(self._descriptor, data) :]
-        except BlockingIOError:
-            return data
-        except OSError as error:
-            self._is_broken = True
-            self._failed(error)
-        return memoryview(b"")
+    def _has_written(self) -> bool:
+        """Write what there is; ``False`` if the pipe did not take all of it."""
+        unsent = self._unsent
+        while unsent:
+            frames = [unsent.popleft() for _ in range(min(len(unsent), _MAX_AT_ONCE))]
+            try:
+                rest = _unwritten(frames, 0 if self._is_broken else os.writev(self._descriptor, frames))
+            except BlockingIOError:
+                rest = frames
+            except OSError as error:
+                self._is_broken = True
+                self._failed(error)
+            if self._is_broken:
+                continue
+            unsent.extendleft(reversed(rest))
+            if rest:
+                return False
+        return True
+
+
+def _unwritten(frames: list[bytes | memoryview], written: int) -> list[bytes | memoryview]:
+    """Give what is left of the frames after so many bytes."""
+    for number, frame in enumerate(frames):
+        if written < len(frame):
+            return [memoryview(frame)[written:], *frames[number + 1 :]]
+        written -= len(frame)
+    return []

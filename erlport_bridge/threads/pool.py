@@ -77,6 +77,28 @@ class Task(Future[_Result]):
             self._queued.discard(self)
 
 
+class _Worker:
+    """Where an idle thread gets its next work.
+
+    A lock for each of them: with one condition for all, each that wakes would wait for the one lock of all once more.
+    """
+
+    def __init__(self) -> None:
+        self._has_task = threading.Lock()
+        self._has_task.acquire()
+        self._tasks: list[Task[Any]] = []
+
+    def give(self, task: Task[Any]) -> None:
+        """Wake the thread with work; once for each time that it was idle."""
+        self._tasks.append(task)
+        self._has_task.release()
+
+    def taken(self) -> Task[Any]:
+        """Wait for work."""
+        self._has_task.acquire()
+        return self._tasks.pop()
+
+
 class Threads(ThreadPoolExecutor):
     """Runs functions in threads: at most ``max_threads``, beside those that are stuck.
 
@@ -101,12 +123,12 @@ class Threads(ThreadPoolExecutor):
         self._max_threads = max_threads
         self._max_queued = max_queued
         self.stuck = StuckThreads(max_stuck, self._start_missing)
-        # Guards all below.
-        self._changed = threading.Condition()
+        # Guards all below. Work waits only while no thread is idle and no more may be started.
+        self._lock = threading.Lock()
         self._tasks: deque[Task[Any]] = deque()
+        self._idle: list[_Worker] = []
         self._running = 0
         self._started = 0
-        self._idle = 0
         global _last_made
         _last_made = self
 
@@ -123,19 +145,24 @@ class Threads(ThreadPoolExecutor):
                 "start python anew, and give that work a time limit of its own"
             )
         bound = self._bound()
-        with self._changed:
-            # Threads that may be started for what has come before are as good as idle ones.
-            available = self._idle + max(0, bound - self._running)
-            if len(self._tasks) - available >= self._max_queued:
+        worker = None
+        with self._lock:
+            is_missing = not self._idle and self._running < bound
+            if not self._idle and not is_missing and len(self._tasks) >= self._max_queued:
                 raise NoThreadError(
                     f"all threads are busy ({self._max_threads}), and as much waits for one as may ({self._max_queued})"
                 )
             task = Task(call, self.stuck, self._unqueue)
-            self._tasks.append(task)
-            self._changed.notify()
-            is_missing = len(self._tasks) > self._idle
-        if is_missing:
-            self._start_missing()
+            if self._idle:
+                worker = self._idle.pop()
+            elif is_missing:
+                self._running += 1
+            else:
+                self._tasks.append(task)
+        if worker is not None:
+            worker.give(task)
+        elif is_missing:
+            self._start(task)
         return task
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
@@ -143,60 +170,69 @@ class Threads(ThreadPoolExecutor):
 
     def report(self) -> dict[str, int]:
         """Give how many threads are ``busy``, ``queued`` work, ``stuck`` threads, and how much was ``interrupted``."""
-        with self._changed:
-            # Idle ones may just be about to take what waits.
-            taken = min(self._idle, len(self._tasks))
-            counts = {"busy": self._running - self._idle + taken, "queued": len(self._tasks) - taken}
+        with self._lock:
+            counts = {"busy": self._running - len(self._idle), "queued": len(self._tasks)}
         return {**counts, "stuck": self.stuck.count(), "interrupted": self.stuck.interrupted}
 
     def _unqueue(self, task: Task[Any]) -> None:
-        with self._changed, contextlib.suppress(ValueError):
+        with self._lock, contextlib.suppress(ValueError):
             self._tasks.remove(task)
 
     def _start_missing(self) -> None:
         """Start threads for what waits, as far as the bound allows."""
         bound = self._bound()
-        with self._changed:
-            free = bound - self._running
-            for _ in range(min(free, len(self._tasks) - self._idle)):
-                try:
-                    self._started += 1
-                    threading.Thread(target=self._work, name=f"call-{self._started}", daemon=True).start()
-                except RuntimeError:
-                    # The system gives no more; those that run do what waits, unless there are none.
-                    if self._running:
-                        return
-                    raise
+        is_started = True
+        while is_started:
+            with self._lock:
+                if not self._tasks or self._running >= bound:
+                    return
                 self._running += 1
-                self._idle += 1
+                task = self._tasks.popleft()
+            is_started = self._start(task)
 
-    def _work(self) -> None:
+    def _start(self, task: Task[Any]) -> bool:
+        """Start a thread, which counts as one that runs already, with its first work; ``False`` if there is none."""
+        self._started += 1
         try:
-            while True:
-                with self._changed:
-                    while not self._tasks:
-                        self._changed.wait()
-                    self._idle -= 1
-                    task = self._tasks.popleft()
+            threading.Thread(target=self._work, args=(task,), name=f"call-{self._started}", daemon=True).start()
+        except RuntimeError:
+            # The system gives no more; those that run do what waits, unless there are none.
+            with self._lock:
+                self._running -= 1
+                if not self._running:
+                    raise
+                worker = self._idle.pop() if self._idle else None
+                if worker is None:
+                    self._tasks.appendleft(task)
+            if worker is not None:
+                worker.give(task)
+            return False
+        return True
+
+    def _work(self, task: Task[Any] | None) -> None:
+        worker = _Worker()
+        try:
+            while task is not None:
                 task.run()
                 # The result is not kept until the next work.
-                del task
-                if not self._has_place():
-                    return
+                task = None
+                task = self._next(worker)
         except Interrupted:
             # Cannot come here; if it does, this thread is not to be trusted with other work.
-            with self._changed:
+            with self._lock:
                 self._running -= 1
 
-    def _has_place(self) -> bool:
-        """Be idle again; ``False`` if this thread is one too many, since stuck ones have come back."""
+    def _next(self, worker: _Worker) -> Task[Any] | None:
+        """Wait for work; ``None`` if this thread is one too many, since stuck ones have come back."""
         bound = self._bound() if self._running > self._max_threads else self._max_threads
-        with self._changed:
+        with self._lock:
             if self._running > bound:
                 self._running -= 1
-                return False
-            self._idle += 1
-            return True
+                return None
+            if self._tasks:
+                return self._tasks.popleft()
+            self._idle.append(worker)
+        return worker.taken()
 
     def _bound(self) -> int:
         """Give how many threads may run, with those that are stuck."""

@@ -318,11 +318,28 @@ def test_work_past_the_bound_of_the_queue_is_refused() -> None:
 def test_work_that_comes_while_threads_are_being_started_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     threads = Threads(2, max_queued=1)
     # Work may come between the one for which a thread is to be started and its start.
-    monkeypatch.setattr(threads, "_start_missing", lambda: None)
+    monkeypatch.setattr(threads, "_start", lambda task: None)
     for _ in range(3):
         threads.submit(int)
     with pytest.raises(NoThreadError):
         threads.submit(int)
+
+
+def test_work_for_which_the_system_gives_no_thread_is_done_by_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = Threads(4)
+    blocked = Blocked()
+    first = threads.submit(blocked)
+    blocked.has_begun.wait(LONG_S)
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    waiting = [threads.submit(pow, 2, exponent) for exponent in range(3)]
+    blocked.release()
+    assert [first.result(LONG_S), *(task.result(LONG_S) for task in waiting)] == ["released", 1, 2, 4]
+    eventually(lambda: threads.report()["busy"] == 0)
+    assert threads.submit(pow, 2, 3).result(LONG_S) == 8
 
 
 def test_as_many_threads_run_as_there_is_work_and_no_more_than_allowed() -> None:
