@@ -12,10 +12,10 @@ The protocol is ErlPort's (https://github.com/erlport/erlport), so that either h
 
 from __future__ import annotations
 
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from erlport_bridge.errors import DecodeError, EncodeError, ProtocolError
-from erlport_bridge.term import Atom, Buffer, OtpErlangPid, decode, decode_elements, encode
+from erlport_bridge.term import Atom, Buffer, OtpErlangPid, decode, decode_elements, encode_frame
 from erlport_bridge.term.inspecting import shown
 
 _RESULT: Final = Atom("r")
@@ -30,6 +30,10 @@ _NEW_PROCESS: Final = Atom("N")
 
 #: The id of calls that only ask whether Python still reads; ids of other calls begin at 1. ErlPort makes no such call.
 HEARTBEAT_ID: Final = 0
+
+
+#: The bytes of a message, with their length before them, in parts that follow each other.
+Frame: TypeAlias = list[bytes | memoryview]
 
 
 class Call(NamedTuple):
@@ -184,8 +188,8 @@ def encode_message(
     *,
     packet: int,
     compressed: int = 0,
-) -> bytes:
-    """Write one message to the other side, with its frame.
+) -> Frame:
+    """Write one message to the other side, as a frame with its length.
 
     Args:
         message: An answer.
@@ -199,21 +203,21 @@ def encode_message(
     match message:
         case Result(id=call_id, value=value):
             try:
-                return encode((_RESULT, call_id, value), packet=packet, compressed=compressed)
+                return encode_frame((_RESULT, call_id, value), packet=packet, compressed=compressed)
             except EncodeError as error:
                 # The caller knows the value, not the envelope around it.
                 raise EncodeError(error.reason, error.path.removeprefix("[2]")) from None
         case Failure():
             # Unlike ErlPort: text goes out as binaries, not as charlists.
             raised = (_PYTHON, Atom(message.type), message.message, message.traceback)
-            return encode((_FAILURE, message.id, raised), packet=packet, compressed=compressed)
+            return encode_frame((_FAILURE, message.id, raised), packet=packet, compressed=compressed)
         case ElixirCall():
             term = (_CALL, message.id, Atom(message.module), Atom(message.function), message.arguments, _NEW_PROCESS)
-            return encode(term, packet=packet, compressed=compressed)
+            return encode_frame(term, packet=packet, compressed=compressed)
         case ElixirMessage():
-            return encode((_MESSAGE, message.pid, message.term), packet=packet, compressed=compressed)
+            return encode_frame((_MESSAGE, message.pid, message.term), packet=packet, compressed=compressed)
         case LogEntries():
             entries = [(Atom(entry.level), entry.logger, entry.request_id, entry.text) for entry in message.entries]
-            return encode((_LOG, message.dropped, entries), packet=packet, compressed=compressed)
+            return encode_frame((_LOG, message.dropped, entries), packet=packet, compressed=compressed)
         case Recycling(reason=reason):
-            return encode((_RECYCLING, reason), packet=packet, compressed=compressed)
+            return encode_frame((_RECYCLING, reason), packet=packet, compressed=compressed)

@@ -37,6 +37,7 @@ from erlport_bridge.port.protocol import (
     ElixirCall,
     ElixirMessage,
     Failure,
+    Frame,
     LogEntries,
     Recycling,
     Result,
@@ -370,7 +371,7 @@ class Runtime:
                 del self._owed[owed.event.id]
         self._writer.send(self._encoded(answer, owed.function))
 
-    def _encoded(self, answer: Result | Failure, function: Callable[..., Any] | None = None) -> bytes:
+    def _encoded(self, answer: Result | Failure, function: Callable[..., Any] | None = None) -> Frame:
         """Give an answer as a frame; one that cannot be encoded, or does not fit its frame, becomes an error answer."""
         try:
             return self._framed(answer)
@@ -378,7 +379,7 @@ class Runtime:
             failure = answer if isinstance(answer, Failure) else _failed(answer.id, function, error)
             return self._framed_failure(failure, error)
 
-    def _framed_failure(self, failure: Result | Failure, error: BaseException) -> bytes:
+    def _framed_failure(self, failure: Result | Failure, error: BaseException) -> Frame:
         try:
             return self._framed(failure)
         except BaseException:  # noqa: BLE001 - it may be a details map or a traceback, and its frame one of 255 bytes
@@ -388,7 +389,7 @@ class Runtime:
                 name, message = _class_name(error), message_of(error)
             return self._framed(Failure(failure.id, _cut(name), _cut(message), []))
 
-    def _framed(self, message: Result | Failure | ElixirCall | ElixirMessage | LogEntries | Recycling) -> bytes:
+    def _framed(self, message: Result | Failure | ElixirCall | ElixirMessage | LogEntries | Recycling) -> Frame:
         return encode_message(message, packet=self._packet, compressed=self._compressed)
 
     def _send(self, message: ElixirCall | ElixirMessage | LogEntries | Recycling) -> None:

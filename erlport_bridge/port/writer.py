@@ -9,8 +9,10 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from erlport_bridge.port.protocol import Frame
+
 _WAIT_MS: Final = 1_000
-# So many frames go out in one write at most.
+# So many parts of frames go out in one write at most; the system has a limit, which is not below it.
 _MAX_AT_ONCE: Final = 64
 
 
@@ -29,7 +31,7 @@ class FrameWriter:
         os.set_blocking(descriptor, False)
         self._descriptor = descriptor
         self._failed = failed
-        self._unsent: deque[bytes | memoryview] = deque()
+        self._unsent: deque[Frame] = deque()
         # Held by whoever writes, so that frames of several threads never mix; and for the thread that waits, while
         # the pipe is full. Nobody waits for it.
         self._writing = threading.Lock()
@@ -37,12 +39,12 @@ class FrameWriter:
         self._is_broken = False
         threading.Thread(target=self._send_unsent, name="writer", daemon=True).start()
 
-    def send(self, frame: bytes) -> None:
+    def send(self, frame: Frame) -> None:
         """Write a frame, or have it written as soon as the other side reads."""
-        self._unsent.append(frame)
+        self.hold(frame)
         self.flush()
 
-    def hold(self, frame: bytes) -> None:
+    def hold(self, frame: Frame) -> None:
         """Have a frame written with the next one, or by :meth:`flush`."""
         self._unsent.append(frame)
 
@@ -73,26 +75,30 @@ class FrameWriter:
         """Write what there is; ``False`` if the pipe did not take all of it."""
         unsent = self._unsent
         while unsent:
-            frames = [unsent.popleft() for _ in range(min(len(unsent), _MAX_AT_ONCE))]
+            if self._is_broken:
+                unsent.clear()
+                break
+            parts = unsent.popleft()
+            while unsent and len(parts) < _MAX_AT_ONCE:
+                parts += unsent.popleft()
             try:
-                rest = _unwritten(frames, 0 if self._is_broken else os.writev(self._descriptor, frames))
+                size = os.writev(self._descriptor, parts[:_MAX_AT_ONCE])
             except BlockingIOError:
-                rest = frames
+                unsent.appendleft(parts)
+                return False
             except OSError as error:
                 self._is_broken = True
                 self._failed(error)
-            if self._is_broken:
                 continue
-            unsent.extendleft(reversed(rest))
-            if rest:
-                return False
+            if rest := _unwritten(parts, size):
+                unsent.appendleft(rest)
         return True
 
 
-def _unwritten(frames: list[bytes | memoryview], written: int) -> list[bytes | memoryview]:
-    """Give what is left of the frames after so many bytes."""
-    for number, frame in enumerate(frames):
-        if written < len(frame):
-            return [memoryview(frame)[written:], *frames[number + 1 :]]
-        written -= len(frame)
+def _unwritten(parts: Frame, size: int) -> Frame:
+    """Give what is left after so many bytes."""
+    for number, part in enumerate(parts):
+        if size < len(part):
+            return [memoryview(part)[size:], *parts[number + 1 :]]
+        size -= len(part)
     return []

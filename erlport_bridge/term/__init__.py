@@ -25,6 +25,7 @@ from erlport_bridge.term.types import (
 
 decode = codec.decode
 encode = codec.encode
+encode_frame = codec.encode_frame
 
 __all__ = [
     "FALLBACK_REASON",
@@ -50,5 +51,6 @@ __all__ = [
     "decode",
     "decode_elements",
     "encode",
+    "encode_frame",
     "set_elixir_version",
 ]

@@ -19,7 +19,7 @@ from erlport_bridge.term.inspecting import path_text, shown, shown_key
 from erlport_bridge.term.plain import IDENTIFIERS, identifier, plain
 from erlport_bridge.term.types import MAX_ATOM_CHARACTERS, MAX_DEPTH, Atom, ImproperList, Term
 
-__all__ = ["PACKET_SIZES", "deflated", "encode", "frame_length"]
+__all__ = ["PACKET_SIZES", "deflated", "encode", "encode_frame", "frame_length"]
 
 _pack_tag_u32: Final = Struct(">BI").pack
 _pack_tag_u16: Final = Struct(">BH").pack
@@ -70,6 +70,17 @@ def encode(term: Term, *, compressed: int = 0, max_depth: int = MAX_DEPTH, packe
     if packet:
         parts.insert(0, frame_length(sum(map(len, parts)), packet))
     return b"".join(parts)
+
+
+def encode_frame(
+    term: Term, *, packet: int, compressed: int = 0, max_depth: int = MAX_DEPTH
+) -> list[bytes | memoryview]:
+    """Encode one term as a whole frame, in parts that follow each other.
+
+    So a large text or binary need not be copied: the part is its own memory, which it keeps alive. Here that is not
+    done, and there is one part; arguments and errors are those of :func:`encode`.
+    """
+    return [encode(term, compressed=compressed, max_depth=max_depth, packet=packet)]
 
 
 def deflated(encoded: bytes, level: int) -> bytes:

@@ -28,6 +28,11 @@ class Codec(Protocol):
     def encode(self, term: Term, *, compressed: int = 0, max_depth: int = MAX_DEPTH, packet: int = 0) -> bytes:
         """Give the bytes of a term."""
 
+    def encode_frame(
+        self, term: Term, *, packet: int, compressed: int = 0, max_depth: int = MAX_DEPTH
+    ) -> list[bytes | memoryview]:
+        """Give the same bytes in parts."""
+
 
 def _chosen(wanted: str | None) -> tuple[Codec, str | None]:
     """Give the codec, and why it is the slow one although nobody asked for that.

@@ -24,7 +24,7 @@ from erlport_bridge.term.structs import STRUCT, from_struct
 from erlport_bridge.term.tags import ATOMS, READERS
 from erlport_bridge.term.types import Atom, ImproperList, freeze
 
-__all__ = ["decode", "encode"]
+__all__ = ["decode", "encode", "encode_frame"]
 
 # Each is one thing; together they are one unit for C, which can then see through every call.
 include "native_objects.pxi"

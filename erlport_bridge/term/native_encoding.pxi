@@ -7,6 +7,9 @@ cdef enum:
 
     KEYS_AT_START = 128
 
+    # A text or binary of this size is not copied into a frame but goes out from where it is.
+    LENT_SIZE = 65_536
+
 cdef uint8_t _scratch[SCRATCH_SIZE]
 cdef bint _scratch_is_free = True
 
@@ -33,6 +36,8 @@ cdef struct Writing:
     Py_ssize_t* keys  # where in the output the keys of these maps begin and end, in turn
     Py_ssize_t keys_used
     Py_ssize_t keys_room
+    PyObject* lent  # a list of places in the output, each with what goes out there; borrowed, NULL to copy all
+    Py_ssize_t lent_size
     Opened first[FRAMES_AT_START]
     Py_ssize_t first_keys[KEYS_AT_START]
 
@@ -42,12 +47,33 @@ def encode(term, *, int compressed=0, Py_ssize_t max_depth=MAX_DEPTH, int packet
     if compressed:
         data = deflated(encode(term, max_depth=max_depth), compressed)
         return frame_length(len(data), packet) + data if packet else data
-    encoded = _encoded(term, max_depth, packet)
+    encoded = _encoded(term, max_depth, packet, None)
     return reference.encode(term, max_depth=max_depth, packet=packet) if encoded is None else encoded
 
 
-cdef object _encoded(term, Py_ssize_t max_depth, int packet):
-    """Give the bytes, or ``None`` where the reference is to say what is wrong."""
+def encode_frame(term, *, int packet, int compressed=0, Py_ssize_t max_depth=MAX_DEPTH):
+    """Give the bytes of :func:`encode` in parts; see the reference. Large ones are those of the term itself."""
+    cdef Py_ssize_t start = 0, end
+    if compressed:
+        return [encode(term, compressed=compressed, max_depth=max_depth, packet=packet)]
+    lent = []
+    encoded = _encoded(term, max_depth, packet, lent)
+    if encoded is None:
+        return reference.encode_frame(term, packet=packet, max_depth=max_depth)
+    if not lent:
+        return [encoded]
+    parts = []
+    view = memoryview(encoded)
+    for end, data in lent:
+        parts += [view[start:end], data]
+        start = end
+    if start < len(view):
+        parts.append(view[start:])
+    return parts
+
+
+cdef object _encoded(term, Py_ssize_t max_depth, int packet, list lent):
+    """Give the bytes, or ``None`` where the reference is to say what is wrong; but for what is in ``lent`` then."""
     global _scratch_is_free
     cdef Writing writing
     cdef uint8_t* cursor
@@ -60,6 +86,8 @@ cdef object _encoded(term, Py_ssize_t max_depth, int packet):
     writing.keys = writing.first_keys
     writing.keys_used = 0
     writing.keys_room = KEYS_AT_START
+    writing.lent = <PyObject*>lent if lent is not None else NULL
+    writing.lent_size = 0
     writing.output.owner = NULL
     writing.output.start = _scratch if has_scratch else NULL
     writing.output.end = _scratch + SCRATCH_SIZE if has_scratch else NULL
@@ -69,7 +97,7 @@ cdef object _encoded(term, Py_ssize_t max_depth, int packet):
         if cursor != NULL:
             cursor[packet] = VERSION
             cursor = _write(&writing, cursor + packet + 1, term, max_depth)
-        if cursor != NULL and put_length(&writing.output, cursor, packet):
+        if cursor != NULL and put_length(&writing.output, cursor, packet, writing.lent_size):
             return _taken(&writing.output, cursor)
     except Exception:  # the reference raises it again
         pass
@@ -119,7 +147,10 @@ cdef uint8_t* _write(Writing* writing, uint8_t* cursor, root, Py_ssize_t max_dep
         kind = Py_TYPE(item)
         is_open = True
         if kind == &PyUnicode_Type:
-            cursor = put_text(output, cursor, item)
+            if writing.lent != NULL and PyUnicode_IS_ASCII(item) and PyUnicode_GET_LENGTH(item) >= LENT_SIZE:
+                cursor = _lend(writing, cursor, item, PyUnicode_GET_LENGTH(item))
+            else:
+                cursor = put_text(output, cursor, item)
         elif kind == &PyLong_Type:
             cursor = put_integer(output, cursor, item)
         elif kind == &PyFloat_Type:
@@ -148,7 +179,11 @@ cdef uint8_t* _write(Writing* writing, uint8_t* cursor, root, Py_ssize_t max_dep
         elif item == Py_False:
             cursor = put_name(output, cursor, b"false", 5)
         elif kind == &PyBytes_Type:
-            cursor = put_binary(output, cursor, <uint8_t*>PyBytes_AS_STRING(item), PyBytes_GET_SIZE(item))
+            size = PyBytes_GET_SIZE(item)
+            if writing.lent != NULL and size >= LENT_SIZE:
+                cursor = _lend(writing, cursor, item, size)
+            else:
+                cursor = put_binary(output, cursor, <uint8_t*>PyBytes_AS_STRING(item), size)
         else:
             stand_in = <object>item
             _detach(writing)
@@ -182,6 +217,35 @@ cdef uint8_t* _write(Writing* writing, uint8_t* cursor, root, Py_ssize_t max_dep
                 break
             if cursor != NULL:
                 _close(writing)
+
+
+cdef uint8_t* _lend(Writing* writing, uint8_t* cursor, PyObject* data, Py_ssize_t size) except? NULL:
+    """Write the head of a text or binary, and take note that its bytes follow there.
+
+    Within a key of a map these are missing where keys are compared. So two may seem to be one there, and the reference
+    is asked; but never the other way round.
+    """
+    cursor = put_head(&writing.output, cursor, BINARY, size)
+    if cursor != NULL:
+        (<list>writing.lent).append((cursor - writing.output.start, memoryview(Lent.__new__(Lent, <object>data))))
+        writing.lent_size += size
+    return cursor
+
+
+cdef class Lent:
+    """The bytes of a text that is ASCII, or of a binary, without a copy; keeps it alive."""
+
+    cdef object _owner
+
+    def __cinit__(self, owner):
+        self._owner = owner
+
+    def __getbuffer__(self, Py_buffer* buffer, int flags):
+        cdef PyObject* owner = <PyObject*>self._owner
+        if Py_TYPE(owner) == &PyUnicode_Type:
+            PyBuffer_FillInfo(buffer, self, PyUnicode_DATA(owner), PyUnicode_GET_LENGTH(owner), True, flags)
+        else:
+            PyBuffer_FillInfo(buffer, self, PyBytes_AS_STRING(owner), PyBytes_GET_SIZE(owner), True, flags)
 
 
 cdef inline PyObject* _next_element(Writing* writing, Opened* top, uint8_t** cursor) noexcept:

@@ -39,9 +39,9 @@ cdef uint8_t* _grown(Output* output, Py_ssize_t used, Py_ssize_t size) noexcept:
     return output.start + used
 
 
-cdef bint put_length(Output* output, uint8_t* cursor, int packet) noexcept:
+cdef bint put_length(Output* output, uint8_t* cursor, int packet, Py_ssize_t lent_size) noexcept:
     """Write the length of the frame, for which room was left at the beginning."""
-    cdef Py_ssize_t size = cursor - output.start - packet
+    cdef Py_ssize_t size = cursor - output.start - packet + lent_size
     cdef int i
     if packet and size >> (8 * packet):
         return False

@@ -70,9 +70,9 @@ def test_truncated_call_is_a_typed_error_or_an_unreadable_call(length: int) -> N
 
 
 def test_answers_are_what_erlport_expects() -> None:
-    assert decode(encode_message(Result(3, {"a": None}), packet=4)[4:]) == (Atom("r"), 3, {"a": None})
+    assert decode(b"".join(encode_message(Result(3, {"a": None}), packet=4))[4:]) == (Atom("r"), 3, {"a": None})
     failure = Failure(3, "builtins.ValueError", "no", ["  line 1"])
-    assert decode(encode_message(failure, packet=1)[1:]) == (
+    assert decode(b"".join(encode_message(failure, packet=1))[1:]) == (
         "e",
         3,
         ("python", "builtins.ValueError", "no", ["  line 1"]),

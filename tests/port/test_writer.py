@@ -41,9 +41,9 @@ def test_what_is_not_read_waits_and_arrives_in_order(pipe: tuple[int, int]) -> N
     writer = FrameWriter(write, unexpected)
     frames = [bytes([number]) * 1_000 for number in range(100)]
     for frame in frames:
-        writer.send(frame)  # returns, although nobody reads
+        writer.send([frame])  # returns, although nobody reads
     assert read_all(read, 100_000) == b"".join(frames)
-    writer.send(b"after")
+    writer.send([b"after"])
     assert read_all(read, 5) == b"after"
 
 
@@ -54,7 +54,7 @@ def test_frames_of_many_threads_are_whole(pipe: tuple[int, int]) -> None:
 
     def send(number: int) -> None:
         for _ in range(count):
-            writer.send(bytes([number]) * size)
+            writer.send([bytes([number]) * size])
 
     threads = [threading.Thread(target=send, args=(number,)) for number in range(8)]
     for thread in threads:
@@ -73,7 +73,7 @@ def test_nobody_at_the_other_end_is_told_once(pipe: tuple[int, int]) -> None:
     writer = FrameWriter(write, errors.append)
     os.close(read)
     for _ in range(3):
-        writer.send(b"lost")
+        writer.send([b"lost"])
     assert [type(error) for error in errors] == [BrokenPipeError]
 
 
@@ -82,6 +82,6 @@ def test_end_that_is_closed_while_frames_wait_is_told(pipe: tuple[int, int]) -> 
     told = threading.Event()
     writer = FrameWriter(write, lambda _error: told.set())
     for _ in range(20):
-        writer.send(b"x" * 1_000)
+        writer.send([b"x" * 1_000])
     os.close(read)
     assert told.wait(timeout=20)
