@@ -306,3 +306,15 @@ def test_decoding_keeps_no_reference_to_its_input(codec: ModuleType, name: str) 
             codec.decode(buffer)
     assert sys.getrefcount(data) == before
     buffer += b"more"  # Python refuses this while anybody looks into the buffer
+
+
+def test_a_frame_takes_no_memory_for_what_is_large_and_keeps_nothing(compiled: ModuleType) -> None:
+    texts = ["x" * 10_000_000, b"\xff" * 10_000_000]
+    broken = [*texts, object()]
+    assert peak_bytes(lambda: compiled.encode_frame(texts, packet=4)) < 100_000
+    before = [sys.getrefcount(text) for text in texts]
+    for _ in range(100):
+        compiled.encode_frame(texts, packet=4)
+        with pytest.raises(EncodeError):
+            compiled.encode_frame(broken, packet=4)
+    assert [sys.getrefcount(text) for text in texts] == before
