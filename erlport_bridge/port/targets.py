@@ -44,8 +44,12 @@ class Targets:
         self._found: dict[tuple[str, str], Target] = {}
 
     def is_imported(self, module_name: str) -> bool:
-        """Tell whether :meth:`find` imports nothing that it has not imported before."""
-        return module_name in self._imported
+        """Tell whether :meth:`find` has nothing to import, so that it takes no time."""
+        if module_name in self._imported:
+            return True
+        module = sys.modules.get(module_name)
+        # As Python itself finds out whether another thread is just importing it.
+        return module is not None and not getattr(getattr(module, "__spec__", None), "_initializing", False)
 
     def known(self, module_name: str, function_name: str) -> Target | None:
         """Give a function that has been found before, unless its module is another now or has another of its name."""

@@ -9,7 +9,7 @@ address that the caller has not allowed: also of values that a model answered, o
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from dspy.adapters import _legacy_type_markers
@@ -48,6 +48,8 @@ _PUBLIC_END: Final = "<<CUSTOM-TYPE-END-IDENTIFIER>>"
 _SECRET: Final = secrets.token_hex(16)
 _SECRET_START: Final = f"<<CUSTOM-TYPE-START-{_SECRET}>>"
 _SECRET_END: Final = f"<<CUSTOM-TYPE-END-{_SECRET}>>"
+# A message is a dict as a rule, which is far quicker to tell than another mapping.
+_MAPPINGS: Final = (dict, Mapping)
 _NOT_FETCHED: Final = "; addresses are not fetched and files are not opened"
 _REMEDIES: Final[Mapping[str, str]] = {
     ADDRESS: "; give the bytes",
@@ -93,7 +95,7 @@ def checked(messages: Sequence[Any], carried: frozenset[str], model: str) -> Seq
 
 
 def _parts(message: Any) -> list[Mapping[str, Any]]:
-    content = message.get("content") if isinstance(message, Mapping) else None
+    content = message.get("content") if isinstance(message, _MAPPINGS) else None
     return [part for part in content if isinstance(part, Mapping)] if isinstance(content, list) else []
 
 
@@ -155,9 +157,12 @@ def _not_sent(kind: str, carried: frozenset[str], model: str) -> OperationError:
 def _has_secret(value: Any) -> bool:
     if isinstance(value, str):
         return _SECRET in value
-    if isinstance(value, Mapping):
-        return any(_has_secret(item) for item in value.values())
-    return isinstance(value, list | tuple) and any(_has_secret(item) for item in value)
+    items: Iterable[Any] = ()
+    if isinstance(value, _MAPPINGS):
+        items = value.values()
+    elif isinstance(value, list | tuple):
+        items = value
+    return any(map(_has_secret, items))
 
 
 def _public(value: Any) -> Any:

@@ -43,6 +43,7 @@ _CALL_OPTIONS: Final = frozenset(
 #: Options that are those of the calls of a stored program where many calls are made for one.
 SHARED_OPTIONS: Final = (_CALL_OPTIONS | GENERATION_SETTINGS | {"version"}) - {"demos", "tools", "parse_retries"}
 _MAX_PARSE_RETRIES: Final = 10
+_NO_NAMES: Final[frozenset[str]] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -93,18 +94,17 @@ def read_call_options(opts: object, entries: Sequence[ModuleEntry] = ()) -> Call
     request_id = arguments.optional_text(given.get("request_id"), "opts.request_id")
     running_request.begin(request_id)
     called = entries[0].name if entries else "a stored program"
-    own = {option.name for option in entries[0].options} if entries else set()
-    if entries and entries[0].takes_module:
-        own.add("of")
+    own = entries[0].option_names if entries else _NO_NAMES
     # Only what is stored has versions.
     version = None if entries else arguments.version(given.pop("version", None))
     embedder, vector = (None, None) if entries else (given.pop("embedder", None), given.pop("vector", None))
-    warnings = []
-    for name in given.keys() - _CALL_OPTIONS - GENERATION_SETTINGS - own:
-        warnings.append(f"{called} takes no option {quoted(name)}; it was ignored")
-    takes_tools = any(entry.takes_tools for entry in entries)
+    warnings = [
+        f"{called} takes no option {quoted(name)}; it was ignored"
+        for name in given.keys() - _CALL_OPTIONS - GENERATION_SETTINGS - own
+    ]
     for name in ("tools", "demos"):
-        if given.get(name) and (not entries or (name == "tools" and not takes_tools)):
+        is_taken = entries and (name == "demos" or any(entry.takes_tools for entry in entries))
+        if given.get(name) and not is_taken:
             warnings.append(f"{called} takes no {name}; they were ignored")
             del given[name]
     return CallOptions(
@@ -134,15 +134,14 @@ def read_inputs(stages: Sequence[Stage], whole: SignatureSpec, inputs: object) -
     if isinstance(inputs, str | bytes) or text_of(inputs):
         needed = [item for item in whole.inputs if item.default is NO_DEFAULT]
         given = {(needed or whole.inputs)[0].name: inputs}
-    declared = {item.name for item in whole.inputs}
     optional = {
         name: annotation
         for stage in stages
         for name, annotation in stage.optional_inputs.items()
-        if name not in declared
+        if name not in whole.input_names
     }
     extra = {}
-    if isinstance(given, Mapping):
+    if optional and isinstance(given, Mapping):
         extra = {
             str(name): value if optional[name] is Any else convert(optional[name], value, f"inputs.{name}")
             for name, value in given.items()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final
 
 import dspy
@@ -37,9 +38,9 @@ class Parts:
     module: dspy.Module | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ModuleEntry:
-    """One module that can be called.
+    """One module that can be called; there is one entry for each.
 
     Attributes:
         name: As callers write it.
@@ -84,6 +85,12 @@ class ModuleEntry:
     operation: str = "execute_module"
     experimental: bool = False
     deprecated: str | None = None
+
+    @cached_property
+    def option_names(self) -> frozenset[str]:
+        """What may stand in the options of a call for the module itself."""
+        names = [option.name for option in self.options]
+        return frozenset([*names, "of"] if self.takes_module else names)
 
     def build(
         self,

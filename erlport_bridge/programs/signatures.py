@@ -14,7 +14,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Final
 
 import dspy
@@ -84,6 +84,11 @@ class SignatureSpec:
     outputs: tuple[Field, ...]
     instructions: str | None
 
+    @cached_property
+    def input_names(self) -> frozenset[str]:
+        """The names of the inputs."""
+        return frozenset(field.name for field in self.inputs)
+
     @property
     def text(self) -> str:
         """The canonical text, such as ``question: str, k: int -> answer: list[str]``; without descriptions."""
@@ -147,12 +152,12 @@ def _source_text(source: object) -> str:
     return text
 
 
-# Every call carries its signature, mostly one of a few. Long texts are rare, and would fill the memory.
-_MAX_REMEMBERED_CHARACTERS: Final = 1_024
+#: Every call carries its signature, mostly one of a few. Longer texts are rare, and would fill the memory.
+MAX_REMEMBERED_CHARACTERS: Final = 1_024
 
 
 def _parse_text(text: str) -> tuple[tuple[Field, ...], tuple[Field, ...]]:
-    return _remembered_fields(text) if len(text) <= _MAX_REMEMBERED_CHARACTERS else _parse_fields(text)
+    return _remembered_fields(text) if len(text) <= MAX_REMEMBERED_CHARACTERS else _parse_fields(text)
 
 
 def _parse_fields(text: str) -> tuple[tuple[Field, ...], tuple[Field, ...]]:

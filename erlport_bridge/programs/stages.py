@@ -10,6 +10,7 @@ asks with it, in one around it, or beside the whole spec.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
@@ -86,8 +87,7 @@ class Stage:
     def optional_inputs(self) -> Mapping[str, Any]:
         """Inputs beside the signature's, with their types."""
         found = {name: kind for stage in self.chain for name, kind in stage.entry.optional_inputs.items()}
-        declared = {item.name for item in self.spec.inputs}
-        return {name: kind for name, kind in found.items() if name not in declared}
+        return {name: kind for name, kind in found.items() if name not in self.spec.input_names}
 
     @property
     def needs_sandbox(self) -> bool:
@@ -203,6 +203,15 @@ def given_signature(source: object, path: str, instructions: object = None) -> S
     return SignatureSource(read, None if source is None else path)
 
 
+@functools.lru_cache(maxsize=512)
+def named_stage(module: str, signature: str) -> Stage:
+    """Read a module that is only named, with a signature as text and no options of its own: most calls.
+
+    Each carries both, and they are mostly one of a few; errors as :func:`read_stage`.
+    """
+    return read_stage(module, "spec", given_signature(signature, "signature"), call=CallPart())
+
+
 def read_stage(
     given: object,
     path: str,
@@ -289,6 +298,8 @@ def entries_of(given: object, opts: Mapping[str, Any]) -> list[ModuleEntry]:
 
 def spec_is_map(given: object) -> bool:
     """Tell whether a spec is more than a name: a map, or a keyword list."""
+    if isinstance(given, str):  # most are a name
+        return False
     return isinstance(given, Mapping) or (
         isinstance(given, list) and bool(given) and all(isinstance(item, tuple) for item in given)
     )

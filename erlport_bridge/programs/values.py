@@ -51,7 +51,8 @@ def input_values(spec: SignatureSpec, inputs: object, *, path: str = "inputs") -
     if not isinstance(inputs, Mapping):
         raise OperationError("input", f"expected a map at {path}, got {shown(inputs)}", path=path)
     given = {_field_name(key, path): value for key, value in inputs.items()}
-    _check_names(spec, given, path)
+    if given.keys() != spec.input_names:
+        _check_names(spec, given, path)
     values = {}
     for field in spec.inputs:
         where = f"{path}.{field.name}"
@@ -94,7 +95,7 @@ def plain(value: object, path: str = "") -> Any:
     Raises:
         EncodeError: A value that is no term, contains itself, or nests deeper than 100 levels; with its path.
     """
-    return _Plain().term(value, path)
+    return value if type(value) in _SCALARS else _Plain().term(value, path)
 
 
 def _field_name(key: object, path: str) -> str:
@@ -148,9 +149,9 @@ class _Plain:
         if isinstance(value, dict):
             return self._map(value, path)
         if isinstance(value, list):
-            return [self.term(item, f"{path}[{index}]") for index, item in enumerate(value)]
+            return self._items(value, path)
         if isinstance(value, tuple):
-            return tuple(self.term(item, f"{path}[{index}]") for index, item in enumerate(value))
+            return tuple(self._items(value, path))
         if isinstance(value, set | frozenset):
             return self._set(value, path)
         if isinstance(value, dspy.Code):
@@ -164,9 +165,17 @@ class _Plain:
             )
         return self._map(fields, path)
 
+    def _items(self, items: Iterable[Any], path: str) -> list[Any]:
+        return [
+            item if type(item) in _SCALARS else self.term(item, f"{path}[{index}]") for index, item in enumerate(items)
+        ]
+
     def _map(self, items: Mapping[Any, Any], path: str) -> dict[Any, Any]:
         terms: dict[Any, Any] = {}
         for key, value in items.items():
+            if type(key) is str and type(value) in _SCALARS and key not in terms:  # most entries, which need no path
+                terms[key] = value
+                continue
             key_term = key.value if isinstance(key, enum.Enum) else key
             if key_term is not None and not isinstance(key_term, _TERMS):
                 raise EncodeError(f"cannot encode a key of type {type(key).__qualname__}", path)
@@ -176,14 +185,15 @@ class _Plain:
         return terms
 
     def _set(self, items: Iterable[Any], path: str) -> set[Any]:
-        terms = [self.term(item, f"{path}[{index}]") for index, item in enumerate(items)]
+        terms = self._items(items, path)
         try:
             return set(terms)
         except TypeError:  # a frozen dataclass can be an element, its map cannot
             raise EncodeError("cannot encode a set whose elements have fields", path) from None
 
 
-#: What the codec writes as it stands.
+# What the codec writes as it stands: of just these classes, and of these and classes derived from them.
+_SCALARS: Final = frozenset([str, int, float, bool, type(None)])
 _TERMS: Final = (
     str,
     bytes,
