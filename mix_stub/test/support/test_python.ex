@@ -29,10 +29,11 @@ defmodule DSPex.TestPython do
   end
 
   @doc """
-  The process that owns the pool's port.
+  The process that owns the pool's port. There is none for a moment while one takes the place of another.
   """
   def client(pool) do
-    [{client, _state}] = Registry.lookup(DSPex.Python.Registry, {:port, pool})
+    find = fn -> List.first(Registry.lookup(DSPex.Python.Registry, {:port, pool})) end
+    {client, _state} = eventually(find)
     client
   end
 
