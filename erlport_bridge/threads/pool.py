@@ -236,6 +236,8 @@ class Threads(ThreadPoolExecutor):
 
     def _bound(self) -> int:
         """Give how many threads may run, with those that are stuck."""
+        if not self.stuck.count():  # as always but in a plight
+            return self._max_threads
         return self._max_threads + self.stuck.count_pooled() - self.stuck.excess()
 
 
