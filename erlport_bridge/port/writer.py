@@ -52,10 +52,15 @@ class FrameWriter:
         """Write what was held."""
         # Once more if a frame has come between the last look at them and the end of writing.
         while self._unsent and self._writing.acquire(blocking=False):
-            if not self._has_written():
+            is_done = True
+            try:
+                is_done = self._has_written()
+            finally:
+                if is_done:
+                    self._writing.release()
+            if not is_done:
                 self._is_full.set()
                 return
-            self._writing.release()
 
     def is_busy(self) -> bool:
         """Tell whether the other side has not read all that was sent: what can be left out should not be sent now."""

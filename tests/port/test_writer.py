@@ -85,3 +85,27 @@ def test_end_that_is_closed_while_frames_wait_is_told(pipe: tuple[int, int]) -> 
         writer.send([b"x" * 1_000])
     os.close(read)
     assert told.wait(timeout=20)
+
+
+def test_an_exception_while_a_frame_is_written_does_not_stop_the_others(pipe: tuple[int, int]) -> None:
+    read, write = pipe
+    writer = FrameWriter(write, unexpected)
+    with pytest.raises(TypeError):
+        writer.send([None])  # type: ignore[list-item]
+    writer.send([b"next"])
+    assert read_all(read, 4) == b"next"
+
+
+def test_frames_that_are_held_go_out_with_the_next_one_or_when_they_are_flushed(pipe: tuple[int, int]) -> None:
+    read, write = pipe
+    writer = FrameWriter(write, unexpected)
+    for number in range(100):  # more than go out in one write
+        writer.hold([b"%03d" % number, b"."])
+    os.set_blocking(read, False)
+    with pytest.raises(BlockingIOError):
+        os.read(read, 1)
+    writer.flush()
+    assert os.read(read, 1_000) == b"".join(b"%03d." % number for number in range(100))
+    writer.hold([b"held"])
+    writer.send([b"sent"])
+    assert os.read(read, 1_000) == b"heldsent"
