@@ -128,6 +128,9 @@ _TOKEN: Final = re.compile(
       | (?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')""",
     re.VERBOSE | re.DOTALL,
 )
+# What people write in place of "->": "question - answer", "question => answer", "question → answer".
+_LIKE_ARROWS: Final = frozenset("-–—→⇒>")
+_ARROW_REMEDY: Final = '; between the inputs and the outputs of a signature stands "->"'
 _ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
 _ESCAPED: Final = {"\\": "\\", '"': '"', "'": "'", "n": "\n", "r": "\r", "t": "\t"}
 _CODE_LANGUAGE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+#.-]{0,31}")
@@ -217,7 +220,8 @@ class Reader:
             match = _TOKEN.match(text, position)
             if match is None:
                 problem = "unterminated string" if text[position] in "\"'" else "unexpected character"
-                self.fail(f"{problem} {shown(text[position])}", position)
+                remedy = _ARROW_REMEDY if text[position] in _LIKE_ARROWS else ""
+                self.fail(f"{problem} {shown(text[position])}", position, remedy)
             if match.lastgroup != "space":
                 tokens.append(Token(str(match.lastgroup), match.group(), position))
             position = match.end()

@@ -243,6 +243,12 @@ def test_error_says_position_and_remedy() -> None:
     assert refused("a, a -> b").message == 'field "a" stands twice among the inputs'
 
 
+@pytest.mark.parametrize("arrow", ["-", "=>", "→", "—"])
+def test_what_is_like_an_arrow_is_told_from_one(arrow: str) -> None:
+    message = refused(f"question {arrow} answer").message
+    assert message.endswith('of signature; between the inputs and the outputs of a signature stands "->"')
+
+
 @pytest.mark.parametrize("name", [*sorted(RESERVED_NAMES), "model_config", "model_fields", "model_x"])
 def test_reserved_name_is_refused(name: str) -> None:
     assert refused(f"a -> {name}").message == f'field name "{name}" is reserved by DSPy; choose another name'
