@@ -8,7 +8,7 @@ import erlport_bridge.term
 
 def test_door_names_everything_that_others_may_use() -> None:
     assert set(erlport_bridge.term.__all__) == {
-        *("decode", "decode_elements", "encode", "set_elixir_version", "Buffer", "Term"),
+        *("decode", "decode_elements", "encode", "encode_frame", "set_elixir_version", "Buffer", "Term"),
         *("FALLBACK_REASON", "IMPLEMENTATION"),
         *("MAX_ATOM_CHARACTERS", "MAX_BYTES", "MAX_DEPTH", "PACKET_SIZES"),
         *("Atom", "FrozenList", "FrozenMap", "ImproperList"),
