@@ -158,6 +158,38 @@ def test_many_pauses_at_once_take_about_as_long_as_one(user_path: dict[str, str]
         assert time.monotonic() - started_at < 0.5 * 10
 
 
+def test_first_call_of_an_imported_module_needs_no_thread(user_path: dict[str, str], tmp_path: Path) -> None:
+    flags = ["--max-threads=1", "--preload=user_module,application"]
+    (tmp_path / "application.py").write_text("async def answer():\n    return 42\n")
+    with PortProcess(flags, environment=user_path) as port:
+        port.send_call("user_module", "blocks", [])
+        assert port.call("application", "answer")[2] == 42
+
+
+def test_reading_does_not_wait_for_an_import_that_has_begun(user_path: dict[str, str], tmp_path: Path) -> None:
+    slow = f"""
+import os, pathlib, time
+pathlib.Path({str(tmp_path / "begun")!r}).touch()
+while not os.path.exists({str(tmp_path / "go_on")!r}):
+    time.sleep(0.005)
+def answer():
+    return 42
+"""
+    (tmp_path / "slow_module.py").write_text(slow)
+    with PortProcess(environment=user_path) as port:
+        first = port.send_call("slow_module", "answer", [])
+        ends_at = time.monotonic() + 20
+        while not (tmp_path / "begun").exists():
+            assert time.monotonic() < ends_at
+            time.sleep(0.005)
+        second = port.send_call("slow_module", "answer", [])
+        assert port.call("math", "sqrt", 4.0)[2] == 2.0  # read after the second
+        (tmp_path / "go_on").touch()
+        answers = [port.receive() for _ in range(2)]
+    assert sorted(answer[1] for answer in answers) == [first, second]
+    assert [answer[2] for answer in answers] == [42, 42]
+
+
 def test_exceptions_are_answers(user_path: dict[str, str]) -> None:
     with PortProcess(environment=user_path) as port:
         tag, _, (language, kind, message, lines) = port.call("math", "sqrt", -1)
