@@ -16,8 +16,8 @@ from erlport_bridge.programs.model_account import ModelAccount
 from erlport_bridge.programs.models import LanguageModel
 from erlport_bridge.programs.progress import Progress
 from erlport_bridge.programs.sessions import Program
-from erlport_bridge.programs.signatures import MAX_REMEMBERED_CHARACTERS, SignatureSpec
-from erlport_bridge.programs.stages import SignatureSource, Stage
+from erlport_bridge.programs.signatures import SignatureSpec
+from erlport_bridge.programs.stages import Stage
 from erlport_bridge.programs.streaming import EventStream
 from erlport_bridge.request import Deadline
 
@@ -35,16 +35,7 @@ def read_call(
     """Read a module, its signature (``otherwise`` if there is none) and the options of a call."""
     given = arguments.options(opts, "opts")
     options = execution.read_call_options(given, stages.entries_of(module, given))
-    if (
-        type(module) is type(signature) is str
-        and len(module) + len(signature) <= MAX_REMEMBERED_CHARACTERS
-        and options.module == stages.NO_CALL
-    ):
-        return stages.named_stage(module, signature), options
-    source = stages.given_signature(signature, "signature")
-    if signature is None and otherwise is not None:
-        source = SignatureSource(lambda _: otherwise)
-    return stages.read_stage(module, "spec", source, call=options.module), options
+    return stages.stage_of_call(module, signature, options.module, otherwise=otherwise), options
 
 
 def module_request(stage: Stage, values: Mapping[str, Any], options: CallOptions) -> Request:

@@ -22,7 +22,12 @@ from erlport_bridge.programs import arguments, catalogue, elixir_function, tools
 from erlport_bridge.programs.elixir_tool import ElixirTool
 from erlport_bridge.programs.module_entry import ModuleEntry
 from erlport_bridge.programs.module_options import Option
-from erlport_bridge.programs.signatures import SignatureSpec, build_signature, parse_signature
+from erlport_bridge.programs.signatures import (
+    MAX_REMEMBERED_CHARACTERS,
+    SignatureSpec,
+    build_signature,
+    parse_signature,
+)
 from erlport_bridge.term.inspecting import shown
 
 #: How deep modules may run one another.
@@ -203,12 +208,30 @@ def given_signature(source: object, path: str, instructions: object = None) -> S
     return SignatureSource(read, None if source is None else path)
 
 
-@functools.lru_cache(maxsize=512)
-def named_stage(module: str, signature: str) -> Stage:
-    """Read a module that is only named, with a signature as text and no options of its own: most calls.
+def stage_of_call(
+    module: object, signature: object, call: CallPart, *, otherwise: SignatureSpec | None = None
+) -> Stage:
+    """Read the module of a call and the signature beside it (``otherwise`` if there is none).
 
-    Each carries both, and they are mostly one of a few; errors as :func:`read_stage`.
+    Raises:
+        OperationError: As :func:`read_stage`.
     """
+    if (
+        type(module) is str
+        and type(signature) is str
+        and len(module) + len(signature) <= MAX_REMEMBERED_CHARACTERS
+        and call == NO_CALL
+    ):
+        return _named_stage(module, signature)
+    source = given_signature(signature, "signature")
+    if signature is None and otherwise is not None:
+        source = SignatureSource(lambda _: otherwise)
+    return read_stage(module, "spec", source, call=call)
+
+
+# Most calls: a module that is only named, a signature as text, and no options for the module itself.
+@functools.lru_cache(maxsize=512)
+def _named_stage(module: str, signature: str) -> Stage:
     return read_stage(module, "spec", given_signature(signature, "signature"), call=CallPart())
 
 
