@@ -7,11 +7,6 @@
 * :mod:`erlport_bridge.programs`: everything that knows DSPy.
 """
 
-from importlib.metadata import PackageNotFoundError, version
-
-try:
-    __version__ = version("erlport_bridge")
-except PackageNotFoundError:  # a source tree on the path, not installed
-    __version__ = "0.0.0"
+__version__ = "0.1.0"
 
 __all__ = ["__version__"]

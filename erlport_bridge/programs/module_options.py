@@ -15,7 +15,7 @@ from erlport_bridge.term import OtpErlangFunction
 from erlport_bridge.term.inspecting import shown
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Option(ABC):
     """An option of a module.
 
@@ -67,7 +67,7 @@ class Option(ABC):
         """Give ``type`` and the bounds as a term."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class IntegerOption(Option):
     """An integer within bounds, both included."""
 
@@ -83,7 +83,7 @@ class IntegerOption(Option):
         return {"type": "int", "minimum": self.minimum, "maximum": self.maximum}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class IntegersOption(Option):
     """A list of integers within bounds, each once."""
 
@@ -103,7 +103,6 @@ class IntegersOption(Option):
         return {"type": "list[int]", "minimum": self.minimum, "maximum": self.maximum}
 
 
-@dataclass(frozen=True, kw_only=True)
 class NumberOption(Option):
     """A number."""
 
@@ -116,7 +115,6 @@ class NumberOption(Option):
         return {"type": "float"}
 
 
-@dataclass(frozen=True, kw_only=True)
 class BooleanOption(Option):
     """``true`` or ``false``."""
 
@@ -129,7 +127,6 @@ class BooleanOption(Option):
         return {"type": "bool"}
 
 
-@dataclass(frozen=True, kw_only=True)
 class TextOption(Option):
     """Text that is not empty."""
 
@@ -140,7 +137,7 @@ class TextOption(Option):
         return {"type": "str"}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ChoiceOption(Option):
     """One of several names."""
 
@@ -156,7 +153,7 @@ class ChoiceOption(Option):
         return {"type": "choice", "choices": list(self.choices)}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class ModelOption(Option):
     """A language model, written as in the option ``lm`` of a call."""
 
@@ -173,7 +170,6 @@ class ModelOption(Option):
         return {"type": "lm"}
 
 
-@dataclass(frozen=True, kw_only=True)
 class RewardOption(Option):
     """A reward, see :mod:`.rewards`."""
 
@@ -188,7 +184,7 @@ class RewardOption(Option):
         return {"type": "reward"}
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class FunctionOption(Option):
     """A function of Elixir."""
 
@@ -217,7 +213,7 @@ EMBEDDER: Final = FunctionOption(
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class DataOption(Option):
     """Data that a module works on: a list of text, of vectors, or of maps of fields."""
 

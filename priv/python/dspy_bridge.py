@@ -6,10 +6,12 @@ at a time, with the same results. They are written in ``erlport_bridge/operation
 
 from __future__ import annotations
 
-from erlport_bridge.operations import OPERATIONS
-from erlport_bridge.optimizing import program_code, trainee
-from erlport_bridge.port import event_loop, runtime, stock
-from erlport_bridge.programs import sandbox, shortcuts
+from erlport_bridge.port import event_loop, importing, runtime, stock
+
+with importing.bulk_import():
+    from erlport_bridge.operations import OPERATIONS
+    from erlport_bridge.optimizing import program_code, trainee
+    from erlport_bridge.programs import sandbox, shortcuts
 
 __all__ = ["OPERATIONS"]
 
