@@ -11,7 +11,7 @@ import gc
 from collections.abc import Iterator
 from typing import Final
 
-# A collection for so many new objects, of these alone. With none at all, a megabyte that only cycles refer to would stay.
+# A collection for so many new objects, of these alone. With none, a megabyte that only cycles refer to would stay.
 _NEW_OBJECTS: Final = 2_000
 _NEVER: Final = 1_000_000
 
