@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any, Final
 
@@ -51,12 +51,13 @@ def operation(function: Callable[..., Any]) -> Operation:
 
 def offered(function: Callable[..., Any]) -> Operation:
     """Offer a function that gives an answer itself, so that it also answers when it raises."""
-    check_count = _count_checked(function)
+    counts = _counts(function)
 
     @functools.wraps(function)
     async def answered(*args: Any) -> tuple[Atom, Any]:
         try:
-            check_count(args)
+            if len(args) not in counts:
+                raise _wrong_count(function, len(args))
             answer: tuple[Atom, Any] = await function(*args)
         except BaseException as error:  # noqa: BLE001 - here a call of an awaited operation becomes an answer
             return failure_term(error)
@@ -76,13 +77,14 @@ def failure_term(error: BaseException) -> tuple[Atom, tuple[Atom, dict[str, Any]
 def _plain_operation(function: Callable[..., Any]) -> Operation:
     """Make a plain function an operation: in one piece, for its wrapping should not take longer than itself."""
     name = function.__name__
-    check_count = _count_checked(function)
+    counts = _counts(function)
 
     @functools.wraps(function)
     def counted(*args: Any) -> tuple[Atom, Any]:
         started_at = time.monotonic()
         try:
-            check_count(args)
+            if len(args) not in counts:
+                raise _wrong_count(function, len(args))
             answer = OK, function(*args)
         except BaseException as error:  # noqa: BLE001 - here a call of a plain operation becomes an answer
             metrics.add("operations", name, started_at, kind=errors.kind_of(error))
@@ -117,15 +119,12 @@ class _Counted:
         metrics.end(self._running, kind=kind, queued_s=self._queued_s, spent=self._spent)
 
 
-def _count_checked(function: Callable[..., Any]) -> Callable[[Sequence[Any]], None]:
-    """Give a function that checks how many arguments another is given."""
+def _counts(function: Callable[..., Any]) -> range:
+    """Give how many arguments a function may be given."""
     parameters = inspect.signature(function).parameters.values()
-    most = len(parameters)
-    least = sum(parameter.default is parameter.empty for parameter in parameters)
+    return range(sum(parameter.default is parameter.empty for parameter in parameters), len(parameters) + 1)
 
-    def check(args: Sequence[Any]) -> None:
-        if not least <= len(args) <= most:
-            takes = ", ".join(parameter.name for parameter in parameters)
-            raise OperationError("input", f"{function.__name__} takes ({takes}), got {len(args)} arguments")
 
-    return check
+def _wrong_count(function: Callable[..., Any], count: int) -> OperationError:
+    takes = ", ".join(inspect.signature(function).parameters)
+    return OperationError("input", f"{function.__name__} takes ({takes}), got {count} arguments")

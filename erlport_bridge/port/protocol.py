@@ -12,6 +12,8 @@ The protocol is ErlPort's (https://github.com/erlport/erlport), so that either h
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from erlport_bridge.errors import DecodeError, EncodeError, ProtocolError
@@ -43,6 +45,10 @@ class Call(NamedTuple):
     module: str
     function: str
     arguments: list[Any]
+
+
+# What the class itself does, but for the arguments' names, in a third of the time.
+_make_call: Final[Callable[[tuple[Any, ...]], Call]] = partial(tuple.__new__, Call)
 
 
 class UnreadableCall(NamedTuple):
@@ -143,7 +149,7 @@ def parse_message(message: Buffer) -> Call | UnreadableCall | Message | Cancel |
     if type(term) is tuple and len(term) == 5 and term[0] is _CALL:
         _, call_id, module, function, arguments = term
         if type(call_id) is int and type(module) is type(function) is Atom and type(arguments) is list:
-            return Call(call_id, module, function, arguments)
+            return _make_call((call_id, module, function, arguments))
     match term:
         case ("M", ("$cancel", int(call_id))):
             return Cancel(call_id)
@@ -183,6 +189,15 @@ def _unreadable_call(message: Buffer, error: DecodeError) -> UnreadableCall:
     raise error
 
 
+def encode_result(call_id: int, value: object, *, packet: int, compressed: int = 0) -> Frame:
+    """Write a :class:`Result` as a frame; as :func:`encode_message`, for all that most calls need."""
+    try:
+        return encode_frame((_RESULT, call_id, value), packet=packet, compressed=compressed)
+    except EncodeError as error:
+        # The caller knows the value, not the envelope around it.
+        raise EncodeError(error.reason, error.path.removeprefix("[2]")) from None
+
+
 def encode_message(
     message: Result | Failure | ElixirCall | ElixirMessage | LogEntries | Recycling,
     *,
@@ -202,11 +217,7 @@ def encode_message(
     """
     match message:
         case Result(id=call_id, value=value):
-            try:
-                return encode_frame((_RESULT, call_id, value), packet=packet, compressed=compressed)
-            except EncodeError as error:
-                # The caller knows the value, not the envelope around it.
-                raise EncodeError(error.reason, error.path.removeprefix("[2]")) from None
+            return encode_result(call_id, value, packet=packet, compressed=compressed)
         case Failure():
             # Unlike ErlPort: text goes out as binaries, not as charlists.
             raised = (_PYTHON, Atom(message.type), message.message, message.traceback)

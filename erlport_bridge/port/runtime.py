@@ -43,6 +43,7 @@ from erlport_bridge.port.protocol import (
     Result,
     UnreadableCall,
     encode_message,
+    encode_result,
     parse_message,
 )
 from erlport_bridge.port.targets import Target, Targets
@@ -285,24 +286,26 @@ class Runtime:
         owed = _Owed(event)
         work = owed.work = Work(target.name)
         owed.function = target.function
-        answer: Result | Failure
+        failed: Result | Failure | None = None
+        value = None
         running = self._leadership.begin((owed, target))
         try:
             # In a context of its own: what it sets there is not for the next call of this thread.
-            answer = Result(event.id, work.run(contextvars.copy_context().run, target.function, *event.arguments))
+            value = work.run(contextvars.copy_context().run, target.function, *event.arguments)
         except BaseException as error:  # noqa: BLE001 - the same place, for functions that run here
-            answer = _failed(event.id, target.function, error)
+            failed = _failed(event.id, target.function, error)
         _note_duration(target, work)
         if self._leadership.end(running):
+            frame = self._encoded(failed) if failed else self._encoded_result(event.id, value, target.function)
             # Goes out with those of the next calls, if these have come already.
-            self._writer.hold(self._encoded(answer, target.function))
+            self._writer.hold(frame)
             self._held += 1
             if self._held >= _MAX_HELD:
                 self._send_held()
             return True
         if work.is_cancelled:
             self._threads.stuck.ended(work)
-        self._answer(owed, answer)
+        self._answer(owed, failed or Result(event.id, value))
         return False
 
     def _is_overdue(self, what: tuple[_Owed, Target]) -> None:
@@ -373,11 +376,18 @@ class Runtime:
 
     def _encoded(self, answer: Result | Failure, function: Callable[..., Any] | None = None) -> Frame:
         """Give an answer as a frame; one that cannot be encoded, or does not fit its frame, becomes an error answer."""
+        if isinstance(answer, Result):
+            return self._encoded_result(answer.id, answer.value, function)
         try:
             return self._framed(answer)
         except BaseException as error:  # noqa: BLE001 - an answer that cannot be written is still owed
-            failure = answer if isinstance(answer, Failure) else _failed(answer.id, function, error)
-            return self._framed_failure(failure, error)
+            return self._framed_failure(answer, error)
+
+    def _encoded_result(self, call_id: int, value: object, function: Callable[..., Any] | None) -> Frame:
+        try:
+            return encode_result(call_id, value, packet=self._packet, compressed=self._compressed)
+        except BaseException as error:  # noqa: BLE001 - an answer that cannot be written is still owed
+            return self._framed_failure(_failed(call_id, function, error), error)
 
     def _framed_failure(self, failure: Result | Failure, error: BaseException) -> Frame:
         try:

@@ -40,6 +40,9 @@ _FRAGILE_IN_LOGGING: Final = frozenset(
 )
 
 _set_exception: Final = ctypes.pythonapi.PyThreadState_SetAsyncExc
+# Held to set an exception, and by a thread where none may be set in it any more; one for all, as hardly any work is
+# interrupted. It may be taken twice by one thread: a finalizer that runs meanwhile may do anything.
+_setting: Final = threading.RLock()
 # The work that this thread runs.
 _here = threading.local()
 
@@ -59,7 +62,7 @@ class Work:
     """
 
     __slots__ = (
-        *("_began_at", "_is_leaving", "_lock", "_sent", "_shields", "_thread_id", "_wake"),
+        *("_began_at", "_is_leaving", "_sent", "_shields", "_thread_id", "_wake"),
         *("is_cancelled", "is_pooled", "name", "taken_s"),
     )
 
@@ -69,9 +72,6 @@ class Work:
         self.is_cancelled = False
         self.taken_s = 0.0
         self._began_at = 0.0
-        # Held to set an exception, and by the thread itself where none may be set any more. It may be taken twice by
-        # one thread: a finalizer that runs meanwhile may do anything.
-        self._lock = threading.RLock()
         self._thread_id: int | None = None
         self._is_leaving = False
         self._sent = 0
@@ -113,7 +113,7 @@ class Work:
         return is_set
 
     def _set_exception(self) -> bool:
-        with self._lock:
+        with _setting:
             self.is_cancelled = True
             if self._thread_id is None:
                 return False
@@ -144,11 +144,13 @@ class Work:
         return f"{frame.f_code.co_name} ({frame.f_code.co_filename}:{frame.f_lineno})"
 
     def _leave(self) -> None:
+        self._is_leaving = True
         self.taken_s = time.perf_counter() - self._began_at
-        with self._lock:
-            self._is_leaving = True
-            if self._sent:
-                _set_exception(ctypes.c_ulong(threading.get_ident()), None)
+        # Whoever interrupts says so first, and then looks whether the thread is leaving: one of the two sees the other.
+        if self.is_cancelled:
+            with _setting:
+                if self._sent:
+                    _set_exception(ctypes.c_ulong(threading.get_ident()), None)
         _here.work = None
 
     def wake_by(self, wake: Callable[[], object] | None) -> None:
@@ -161,7 +163,7 @@ class Work:
         """Have nothing raised in this thread until :meth:`unshield`; what is on its way is raised here."""
         shielded = False
         try:
-            with self._lock:
+            with _setting:
                 self._shields += 1
                 shielded = True
             _let_come()
@@ -172,7 +174,7 @@ class Work:
 
     def unshield(self) -> None:
         """End what :meth:`shield` has begun; raises :class:`Interrupted` if that was wanted meanwhile."""
-        with self._lock:
+        with _setting:
             self._shields -= 1
             is_next = self.is_cancelled and not self._sent and not self._shields
             self._sent += is_next
