@@ -13,14 +13,24 @@ defmodule DSPex.Python.Line do
   # Python ends the work at the caller's timeout and says where the time went. This side gives it that much longer, so
   # that its answer is the one that normally arrives.
   @grace_ms 45
+  # The owner is watched by those only who have waited so long: a monitor costs both sides as much as a small call does.
+  @unwatched_ms 20
   # The longest that `receive` takes.
   @longest_ms 0xFFFFFFFF
 
   @enforce_keys [:owner, :port, :calls]
-  defstruct @enforce_keys
+  defstruct [:owner, :port, :calls, predecessors: []]
 
-  @typedoc "The port is `nil` while no call may be written to it."
-  @type t :: %__MODULE__{owner: pid(), port: port() | nil, calls: Calls.t()}
+  @typedoc """
+  The port is `nil` while no call may be written to it. The predecessors are lines of Pythons that are being replaced by
+  this one, and still work.
+  """
+  @type t :: %__MODULE__{
+          owner: pid(),
+          port: port() | nil,
+          calls: Calls.t(),
+          predecessors: [t()]
+        }
 
   @doc """
   Calls an operation and waits for its answer, until `deadline` (monotonic ms).
@@ -31,18 +41,21 @@ defmodule DSPex.Python.Line do
           {:ok, term()} | {:error, Error.t()} | :restarting
   def call(%__MODULE__{} = line, operation, args, timeout, deadline) do
     request = Protocol.encode_request(operation, args)
-
-    # One reference for the answer and for the end of the owner; what comes after it was taken back is dropped.
-    reply_to = :erlang.monitor(:process, line.owner, alias: :reply_demonitor)
+    # What comes after it was taken back is dropped.
+    reply_to = :erlang.alias([:reply])
 
     case send_call(line, reply_to, request) do
-      {:ok, id} ->
+      {:written, id} ->
         receive do
           {^reply_to, answer} -> read(answer)
-          {:DOWN, ^reply_to, :process, _owner, reason} -> owner_ended(reason)
         after
-          left_ms(deadline) -> time_over(line, id, reply_to, timeout)
+          min(timeout, @unwatched_ms) ->
+            from = {:written, reply_to, Process.monitor(line.owner)}
+            wait(line, id, from, timeout, deadline)
         end
+
+      {:handed_over, id, monitor} ->
+        wait(line, id, {:handed_over, reply_to, monitor}, timeout, deadline)
 
       :closed ->
         forget(reply_to)
@@ -71,22 +84,38 @@ defmodule DSPex.Python.Line do
     id = Calls.add(line.calls, reply_to)
     if Calls.watch(line.calls), do: send(line.owner, :watch_callers)
 
-    unless line.port != nil and command(line.port, Protocol.frame(id, request)) do
+    if line.port != nil and command(line.port, Protocol.frame(id, request)) do
+      {:written, id}
+    else
       Calls.unsent(line.calls, id)
+      # From before it is told, so that its end is not missed.
+      monitor = Process.monitor(line.owner)
       send(line.owner, {:send_call, id, request})
+      {:handed_over, id, monitor}
     end
-
-    {:ok, id}
   rescue
     # The port is closed, or the table is gone with its owner. What is left in it is nobody's.
     ArgumentError -> :closed
   end
 
-  defp time_over(line, id, reply_to, timeout) do
+  defp wait(line, id, {_way, reply_to, monitor} = from, timeout, deadline) do
+    result =
+      receive do
+        {^reply_to, answer} -> read(answer)
+        {:DOWN, ^monitor, :process, _owner, reason} -> owner_ended(reason, from)
+      after
+        left_ms(deadline) -> time_over(line, id, from, timeout)
+      end
+
+    Process.demonitor(monitor, [:flush])
+    result
+  end
+
+  defp time_over(line, id, {_way, reply_to, _monitor} = from, timeout) do
     case Calls.take(line.calls, id) do
       # Answered at this moment.
       nil ->
-        answered(reply_to)
+        answered(from)
 
       call ->
         forget(reply_to)
@@ -96,23 +125,31 @@ defmodule DSPex.Python.Line do
     end
   rescue
     # The owner ends, and has answered all calls.
-    ArgumentError -> answered(reply_to)
+    ArgumentError -> answered(from)
   end
 
-  defp answered(reply_to) do
+  defp answered({_way, reply_to, monitor} = from) do
     receive do
       {^reply_to, answer} -> read(answer)
-      {:DOWN, ^reply_to, :process, _owner, reason} -> owner_ended(reason)
+      {:DOWN, ^monitor, :process, _owner, reason} -> owner_ended(reason, from)
     end
   end
 
   defp read({:frame, frame}), do: Protocol.decode_answer(frame)
   defp read({:error, _error} = error), do: error
 
-  # It answers all calls before it ends, so that one without an answer came after that.
-  defp owner_ended(reason) when reason in [:noproc, :normal, :shutdown], do: :restarting
-  defp owner_ended({:shutdown, _reason}), do: :restarting
-  defp owner_ended(_crash), do: {:error, Error.new(:port_closed, "the port's owner crashed")}
+  # It answers all calls before it ends, so that one without an answer came after that. But of an owner that was killed
+  # those who begin to watch it later are told `:noproc` too; their call may have been sent.
+  defp owner_ended(reason, {way, reply_to, _monitor}) do
+    forget(reply_to)
+
+    case {reason, way} do
+      {:noproc, :handed_over} -> :restarting
+      {orderly, _way} when orderly in [:normal, :shutdown] -> :restarting
+      {{:shutdown, _reason}, _way} -> :restarting
+      _crash -> {:error, Error.new(:port_closed, "the port's owner crashed")}
+    end
+  end
 
   defp cancel(line, id) do
     frame = Protocol.cancel_frame(id)
@@ -136,7 +173,7 @@ defmodule DSPex.Python.Line do
 
   # Nothing comes from it any more.
   defp forget(reply_to) do
-    Process.demonitor(reply_to, [:flush])
+    :erlang.unalias(reply_to)
 
     receive do
       {^reply_to, _answer} -> :ok

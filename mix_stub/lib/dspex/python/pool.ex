@@ -133,15 +133,6 @@ defmodule DSPex.Python.Pool do
   Waits for a Python that is being started or restarted, within `timeout`.
   """
   @spec call(atom(), atom(), [term()], timeout()) :: {:ok, term()} | {:error, Error.t()}
-  def call(pool, operation, args, timeout) when operation in [:stream_ack, :cancel] do
-    # About a call that may run in a Python that is being replaced.
-    deadline = deadline(timeout)
-    answer = call_until(pool, operation, args, timeout, deadline)
-    owner = with {client, _value} <- lookup({:port, pool}), do: client
-    again = &Line.call(&1, operation, args, timeout, deadline)
-    Recycling.call_predecessors(answer, owner, again, @registry)
-  end
-
   def call(pool, operation, args, timeout) do
     call_until(pool, operation, args, timeout, deadline(timeout))
   end
@@ -221,7 +212,13 @@ defmodule DSPex.Python.Pool do
     with {:ok, line} <- line(pool),
          answer when answer != :restarting <-
            Line.call(line, operation, args, timeout, deadline) do
-      answer
+      if operation in [:stream_ack, :cancel] and line.predecessors != [] do
+        # About a call that may run in a Python that is being replaced.
+        again = &Line.call(&1, operation, args, timeout, deadline)
+        Recycling.call_predecessors(answer, line, again)
+      else
+        answer
+      end
     else
       _restarting -> wait_for_restart(pool, operation, args, timeout, deadline)
     end

@@ -64,7 +64,8 @@ defmodule DSPex.Python.PortClient do
     failures: 0,
     unsent: :queue.new(),
     watch: %Watch{},
-    kept: %Kept{}
+    kept: %Kept{},
+    predecessors: %{}
   ]
 
   @doc false
@@ -133,10 +134,9 @@ defmodule DSPex.Python.PortClient do
     end
   end
 
-  def handle_call(:retire, {successor, _tag}, state) do
+  def handle_call(:retire, _successor, state) do
     %{options: options, registry: registry, key: key} = state
-    retiring = Recycling.retire(line(state), successor, options, registry, key)
-    {:reply, :ok, %{state | recycling: retiring}}
+    {:reply, line(state), %{state | recycling: Recycling.retire(options, registry, key)}}
   end
 
   @impl true
@@ -177,6 +177,10 @@ defmodule DSPex.Python.PortClient do
 
   def handle_info(:register_functions, state),
     do: {:noreply, %{state | kept: Kept.register_anew(state.kept)}}
+
+  def handle_info({:DOWN, monitor, :process, _owner, _reason}, %{predecessors: lines} = state)
+      when is_map_key(lines, monitor),
+      do: {:noreply, published(%{state | predecessors: Map.delete(lines, monitor)})}
 
   def handle_info({:DOWN, monitor, :process, _caller, _reason}, state) do
     {id, watch} = Watch.pop(state.watch, monitor)
@@ -343,12 +347,19 @@ defmodule DSPex.Python.PortClient do
 
   defp taken_over(%{recycling: {:standby, predecessor}} = state) do
     case Recycling.take_over(predecessor, state.registry, state.key) do
-      :ok -> %{state | recycling: nil}
+      {:ok, line} -> %{state | recycling: nil, predecessors: watched(line)}
       :gone -> tap(state, &leave/1)
     end
   end
 
   defp taken_over(state), do: state
+
+  # It may itself have such that have not left yet.
+  defp watched(line) do
+    for line <- [%{line | predecessors: []} | line.predecessors],
+        into: %{},
+        do: {Process.monitor(line.owner), line}
+  end
 
   defp leave(state), do: Recycling.leave(state.registry, state.options.name, state.id)
 
@@ -554,6 +565,12 @@ defmodule DSPex.Python.PortClient do
 
   defp line(state) do
     port = if state.phase == :ready, do: state.port
-    %Line{owner: self(), port: port, calls: state.calls}
+
+    %Line{
+      owner: self(),
+      port: port,
+      calls: state.calls,
+      predecessors: Map.values(state.predecessors)
+    }
   end
 end

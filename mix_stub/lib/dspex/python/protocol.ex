@@ -37,6 +37,8 @@ defmodule DSPex.Python.Protocol do
   # their own accord: so the length does not depend on where this is compiled and where it runs.
   @call_head <<@version, @small_tuple, 5, 119, 1, "C", @integer>>
   @encoding [minor_version: 2]
+  # Below it nothing is large enough to be referred to.
+  @small_bytes 4_096
 
   @typedoc "A call without its id, ready to be sent."
   @opaque request :: iodata()
@@ -57,8 +59,15 @@ defmodule DSPex.Python.Protocol do
   def encode_request(operation, args) when is_atom(operation) and is_list(args) do
     # As a whole, for encoding its parts one by one takes longer.
     call = {:C, @max_id, :dspy_bridge, operation, args}
-    [<<@call_head, @max_id::32, start::binary>> | rest] = :erlang.term_to_iovec(call, @encoding)
-    [start | rest]
+
+    if :erlang.external_size(call) < @small_bytes do
+      # In a third of the time.
+      <<@call_head, @max_id::32, start::binary>> = :erlang.term_to_binary(call, @encoding)
+      [start]
+    else
+      [<<@call_head, @max_id::32, start::binary>> | rest] = :erlang.term_to_iovec(call, @encoding)
+      [start | rest]
+    end
   end
 
   @doc """

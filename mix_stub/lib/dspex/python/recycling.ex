@@ -41,14 +41,14 @@ defmodule DSPex.Python.Recycling do
   end
 
   @doc """
-  The calling process, a successor, is ready: makes it the owner that callers find. `:gone` if that of before is not
-  there any more, and has been started again by the supervisor.
+  The calling process, a successor, is ready: makes it the owner that callers find, and gives the line of that of before.
+  `:gone` if it is not there any more, and has been started again by the supervisor.
   """
-  @spec take_over(pid(), Registry.registry(), term()) :: :ok | :gone
+  @spec take_over(pid(), Registry.registry(), term()) :: {:ok, Line.t()} | :gone
   def take_over(predecessor, registry, key) do
-    :ok = GenServer.call(predecessor, :retire, :infinity)
+    line = GenServer.call(predecessor, :retire, :infinity)
     {:ok, _owner} = Registry.register(registry, key, nil)
-    :ok
+    {:ok, line}
   catch
     :exit, _reason -> :gone
   end
@@ -56,10 +56,9 @@ defmodule DSPex.Python.Recycling do
   @doc """
   Gives the place to a successor; the calling process gets the message `:retiring` when it is time for `check/2`.
   """
-  @spec retire(Line.t(), pid(), PoolOptions.t(), Registry.registry(), term()) :: state()
-  def retire(line, successor, options, registry, key) do
+  @spec retire(PoolOptions.t(), Registry.registry(), term()) :: state()
+  def retire(options, registry, key) do
     Registry.unregister(registry, key)
-    {:ok, _owner} = Registry.register(registry, {:before, successor}, line)
     Process.send_after(self(), :retiring, @least_ms)
     {:retiring, System.monotonic_time(:millisecond) + options.drain_timeout}
   end
@@ -94,24 +93,12 @@ defmodule DSPex.Python.Recycling do
 
   @doc """
   Makes a call that is about another call, `stream_ack` or `cancel`, also in the Pythons that are being replaced, where
-  that may run. `answer` is what the Python of `owner` has answered; gives that of all together.
+  that may run. `answer` is what the Python of `line` has answered; gives that of all together.
   """
-  @spec call_predecessors(
-          {:ok, term()} | {:error, Error.t()},
-          pid() | nil,
-          (Line.t() -> {:ok, term()} | {:error, Error.t()} | :restarting),
-          Registry.registry()
-        ) :: {:ok, term()} | {:error, Error.t()}
-  def call_predecessors(answer, nil, _call, _registry), do: answer
-
-  def call_predecessors(answer, owner, call, registry) do
-    case Registry.lookup(registry, {:before, owner}) do
-      [{predecessor, line}] ->
-        answer |> together(call.(line)) |> call_predecessors(predecessor, call, registry)
-
-      [] ->
-        answer
-    end
+  @spec call_predecessors(answer, Line.t(), (Line.t() -> answer | :restarting)) :: answer
+        when answer: {:ok, term()} | {:error, Error.t()}
+  def call_predecessors(answer, %Line{predecessors: lines}, call) do
+    Enum.reduce(lines, answer, &together(&2, call.(&1)))
   end
 
   defp together({:ok, {:ok, count}}, {:ok, {:ok, more}}) when is_integer(count),

@@ -18,6 +18,14 @@ defmodule DSPex.Python.ProtocolTest do
       end
     end
 
+    test "holds arguments of any size, also where their encoding changes its form" do
+      for size <- [0, 63, 64, 65, 4_000, 4_050, 4_100, 70_000, 300_000] do
+        args = [:binary.copy("x", size), [size]]
+        frame = Protocol.frame(9, Protocol.encode_request(:ping, args))
+        assert decoded(frame) == {:C, 9, :dspy_bridge, :ping, args}
+      end
+    end
+
     test "holds any arguments" do
       for _ <- 1..200 do
         args = [RandomTerm.term(), RandomTerm.term()]
