@@ -92,6 +92,7 @@ def _plain_operation(function: Callable[..., Any]) -> Operation:
         metrics.add("operations", name, started_at)
         return answer
 
+    counted.is_harmless = True  # type: ignore[attr-defined]
     return _registered(counted)
 
 

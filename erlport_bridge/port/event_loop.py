@@ -1,15 +1,16 @@
-"""The event loop on which coroutine functions run, in a thread of its own."""
+"""The event loop on which coroutine functions run, in a thread of its own; while it waits, it may read calls too."""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
 import functools
+import selectors
 import sys
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from erlport_bridge.errors import message_of
 from erlport_bridge.threads import Threads
@@ -33,7 +34,7 @@ def run_in_place(*modules: str) -> None:
     _hasty_modules.update(modules)
 
 
-def start(threads: Threads) -> asyncio.AbstractEventLoop:
+def start(threads: Threads) -> Loop:
     """Give a loop that runs, until the process ends, in a daemon thread; coroutines hand work to ``threads``."""
     loop = Loop()
     loop.set_default_executor(threads)
@@ -41,11 +42,100 @@ def start(threads: Threads) -> asyncio.AbstractEventLoop:
     return loop
 
 
-class Loop(asyncio.SelectorEventLoop):
-    """A loop that hands nothing to a thread that takes less time than handing it over, see :func:`run_in_place`."""
+class Reader(Protocol):
+    """Reads calls in the thread of a loop."""
+
+    def wait_awake(self) -> None:
+        """Wait a moment for a call without sleeping, if it is worth it."""
+
+    def receive(self) -> bool:
+        """Take in what has come; ``False`` if another thread reads on."""
+
+    def is_busy(self) -> bool:
+        """Tell whether what was taken in has something for the loop to run; since it was last asked."""
+
+    def begin(self) -> None:
+        """Note that the loop runs what it has to run, and waits for no calls."""
+
+    def end(self) -> bool:
+        """Note that it has run it; ``False`` if that took so long that another thread reads."""
+
+
+class CallSelector(selectors.DefaultSelector):
+    """Waits for what its loop waits for, and for calls while the loop's thread reads them.
+
+    A call that comes while the loop waits is so begun by the thread that will run it. With a reader in another thread
+    each call would wake two threads, and since the reader occupies its core at that moment, the loop would get another
+    one whose caches hold nothing of it: a prediction takes half as long again there.
+
+    Attributes:
+        is_waiting: The loop waits for something, and another thread reads.
+    """
 
     def __init__(self) -> None:
         super().__init__()
+        self.is_waiting = False
+        self._reader: Reader | None = None
+        self._descriptor = -1
+
+    def lead(self, descriptor: int, reader: Reader) -> None:
+        """Have the loop's thread read calls from its next wait on, as ``reader`` has begun; to be called there."""
+        if self._reader is None:
+            self._descriptor, self._reader = descriptor, reader
+            self.register(descriptor, selectors.EVENT_READ)
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Do as the class above, and take in the calls that come meanwhile."""
+        reader = self._reader
+        if reader is not None and reader.end():
+            events = self._select_reading(reader, timeout)
+            if self._reader is not None:
+                reader.begin()
+            return events
+        if reader is not None:
+            self._follow()
+        self.is_waiting = timeout is None or timeout > 0
+        try:
+            return super().select(timeout)
+        finally:
+            self.is_waiting = False
+
+    def _select_reading(self, reader: Reader, timeout: float | None) -> list[tuple[selectors.SelectorKey, int]]:
+        ends_at = None if timeout is None else time.monotonic() + timeout
+        while True:
+            if timeout is None or timeout > 0:
+                reader.wait_awake()
+            events = super().select(timeout)
+            others = [event for event in events if event[0].fd != self._descriptor]
+            if len(others) == len(events):
+                return events
+            if not reader.receive():
+                self._follow()
+                return others
+            if others or reader.is_busy():
+                return others
+            if ends_at is not None:
+                timeout = ends_at - time.monotonic()
+                if timeout <= 0:
+                    return others
+
+    def _follow(self) -> None:
+        self.unregister(self._descriptor)
+        self._reader = None
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """A loop that hands nothing to a thread that takes less time than handing it over, see :func:`run_in_place`.
+
+    Attributes:
+        waiting: How it waits.
+        thread_id: Of its thread, once that runs.
+    """
+
+    def __init__(self) -> None:
+        self.waiting = CallSelector()
+        self.thread_id: int | None = None
+        super().__init__(self.waiting)
         # How often in turn a function was quick.
         self._quick_calls: dict[Callable[..., Any], int] = {}
 
@@ -90,7 +180,8 @@ def _handed_over(call: Callable[..., Any]) -> Callable[..., Any] | None:
     return function if getattr(function, "__module__", None) in _hasty_modules else None
 
 
-def _run(loop: asyncio.AbstractEventLoop) -> None:
+def _run(loop: Loop) -> None:
+    loop.thread_id = threading.get_ident()
     while not loop.is_closed():
         try:
             loop.run_forever()

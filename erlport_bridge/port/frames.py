@@ -78,6 +78,11 @@ class FrameReader:
         return None
 
     @property
+    def is_large(self) -> bool:
+        """Whether a frame is coming that does not fit into the buffer."""
+        return self._large is not None
+
+    @property
     def pending_bytes(self) -> int:
         """How many bytes of an incomplete frame have come: more than 0 at the end of the stream means it was cut."""
         return self._end - self._start

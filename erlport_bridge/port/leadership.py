@@ -1,4 +1,7 @@
-"""One thread reads, and runs what is quick itself; when that takes longer than expected, another thread reads on."""
+"""One thread reads, and runs what is quick itself; when that takes longer than expected, another thread reads on.
+
+That is a thread for it alone, or the one of the event loop (see ``event_loop``).
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ class Leadership:
     the end does not come.
 
     Args:
-        lead: Reads until :meth:`end` gives ``False``; runs in a new thread for each new leader.
+        lead: Reads until another thread does, by whichever of the ways below.
         overdue: Told what :meth:`begin` was told if that takes too long, before another thread leads.
     """
 
@@ -29,6 +32,9 @@ class Leadership:
         self._lead = lead
         self._overdue = overdue
         self._running: list[Any] | None = None
+        # A thread that has led, and waits at its lock until it is wanted again.
+        self._parked: threading.Lock | None = None
+        self._parking = threading.Lock()
         self._watch_sleeps = True
         self._wake_watch = threading.Event()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
@@ -52,6 +58,27 @@ class Leadership:
         self._running = None
         return True
 
+    def pass_on(self) -> None:
+        """Have another thread lead, which is none that leads or has led just now."""
+        with self._parking:
+            parked, self._parked = self._parked, None
+        if parked is not None:
+            parked.release()
+        else:
+            threading.Thread(target=self._lead_and_park, name="reader", daemon=True).start()
+
+    def _lead_and_park(self) -> None:
+        wake = threading.Lock()
+        wake.acquire()
+        while True:
+            self._lead()
+            with self._parking:
+                # One is enough: those that a function has kept are rare.
+                if self._parked is not None:
+                    return
+                self._parked = wake
+            wake.acquire()
+
     def _watch(self) -> None:
         while self._wake_watch.wait():
             self._wake_watch.clear()
@@ -65,7 +92,7 @@ class Leadership:
                 what = seen[:]
                 if self.end(seen):
                     self._overdue(*what)
-                    threading.Thread(target=self._lead, name="reader", daemon=True).start()
+                    self.pass_on()
             self._watch_sleeps = True
             if self._running is not None:  # begun since it was last looked at
                 self._wake_watch.set()

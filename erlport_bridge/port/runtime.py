@@ -3,6 +3,9 @@
 A coroutine function runs on one asyncio loop. A plain function that has been quick so far runs at once in the thread
 that has read its call (see ``leadership``), any other in one of a bounded number of threads. All may be answered in
 any order. When the other side closes the port the process leaves at once.
+
+Calls are read by the thread that will run them: by the loop's, once one of a coroutine function has come, until one of
+a plain function comes that must not run there.
 """
 
 from __future__ import annotations
@@ -138,7 +141,13 @@ class Runtime:
         self._writer = FrameWriter(descriptors.write, _cannot_write)
         # Answers of the thread that leads that wait for its next write.
         self._held = 0
+        # A frame that the thread that led before has left to the next one.
+        self._passed_on: bytes | mmap | None = None
+        # Whether the loop should lead when all that has come is taken in; and while it does, whether it has got work.
+        self._is_for_loop = False
+        self._has_started = False
         self._leadership = Leadership(self._lead, self._is_overdue)
+        self._running: list[Any] = []
         self._threads = threads
         self._loop = event_loop.start(threads)
         # The calls that are not answered, by their ids; but for one in the thread that leads.
@@ -164,26 +173,74 @@ class Runtime:
         """Read and begin calls until another thread leads, or the port is closed."""
         try:
             while self._receive_all():
-                if not self._calls and not self._frames.pending_bytes:
-                    # Nothing here wants a core, and the next call may be coming. The rest of a large one takes long.
-                    awake.wait(self._descriptor)
-                size = os.readv(self._descriptor, [self._frames.room()])
-                if not size:
-                    if self._frames.pending_bytes:
-                        come = self._frames.pending_bytes
-                        _report(f"the port was closed inside a frame, {come} bytes of it had come")
-                    leave(0)
-                self._frames.received(size)
+                self.wait_awake()
+                self._read()
         except BaseException:  # noqa: BLE001 - nobody reads any more: a process that stays would answer nothing, for ever
             _report(traceback.format_exc())
             leave(1)
 
+    # What the loop calls while its thread leads -----------------------------------------------------------------------
+
+    def wait_awake(self) -> None:
+        """Wait a moment for a call without sleeping, if nothing here wants a core and the next one may be coming."""
+        # The rest of a large one takes long.
+        if not self._calls and not self._frames.pending_bytes:
+            awake.wait(self._descriptor)
+
+    def receive(self) -> bool:
+        """Take in what has come; ``False`` if another thread reads on."""
+        try:
+            self._read()
+            if not self._receive_all():
+                return False
+            if self._frames.is_large:
+                # Reading it takes the loop's time, and so does decoding it.
+                self._leadership.pass_on()
+                return False
+        except BaseException:  # noqa: BLE001 - as above
+            _report(traceback.format_exc())
+            leave(1)
+        return True
+
+    def is_busy(self) -> bool:
+        """Tell whether a coroutine function has been begun since this was last asked."""
+        has_started, self._has_started = self._has_started, False
+        return has_started
+
+    def begin(self) -> None:
+        """Note that the loop runs something; if that takes long another thread reads on."""
+        self._running = self._leadership.begin(None)
+
+    def end(self) -> bool:
+        """Note that the loop has run it; ``False`` if another thread leads now."""
+        return self._leadership.end(self._running)
+
+    # Reading ----------------------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        size = os.readv(self._descriptor, [self._frames.room()])
+        if not size:
+            if self._frames.pending_bytes:
+                come = self._frames.pending_bytes
+                _report(f"the port was closed inside a frame, {come} bytes of it had come")
+            leave(0)
+        self._frames.received(size)
+
     def _receive_all(self) -> bool:
         """Begin all calls that have come; ``False`` if another thread leads now."""
+        frame, self._passed_on = self._passed_on, None
+        if frame is not None and not self._receive(frame):
+            return False
         while (frame := self._frames.take()) is not None:
             if not self._receive(frame):
                 return False
         self._send_held()
+        if self._is_for_loop and not self._frames.is_large:
+            self._is_for_loop = False
+            # From now on, for what the loop runs before may take long.
+            self.begin()
+            self._loop.call_soon_threadsafe(self._loop.waiting.lead, self._descriptor, self)
+            return False
         return True
 
     def _send_held(self) -> None:
@@ -204,7 +261,12 @@ class Runtime:
                 return True
             target = self._targets.known(event.module, event.function)
             if target is not None and target.quick_calls >= _QUICK_CALLS and self._calls < self._max_calls:
-                return self._run_here(event, target)
+                if target.is_harmless or not self._is_on_loop():
+                    return self._run_here(event, target)
+                self._send_held()
+                self._passed_on = frame
+                self._leadership.pass_on()
+                return False
             self._accept(event, target)
         elif isinstance(event, UnreadableCall):
             self._accept(event)
@@ -225,6 +287,8 @@ class Runtime:
             return
         self._owed[event.id] = owed
         if target is not None or self._targets.is_imported(event.module):
+            if target is not None and target.is_coroutine and self._loop.waiting.is_waiting:
+                self._is_for_loop = True
             self._begin(owed, target)
         else:
             # An import may take seconds, and reading never waits.
@@ -254,7 +318,10 @@ class Runtime:
             self._fail(owed, error)
             return
         if target.is_coroutine:
-            self._loop.call_soon_threadsafe(self._start, owed, event, target.function)
+            if self._is_on_loop():
+                self._start(owed, event, target.function)
+            else:
+                self._loop.call_soon_threadsafe(self._start, owed, event, target.function)
             return
         # In a context of its own: what it sets there is not for the next call of that thread.
         owed.future = self._submit(owed, contextvars.copy_context().run, target.function, *event.arguments)
@@ -308,8 +375,10 @@ class Runtime:
         self._answer(owed, failed or Result(event.id, value))
         return False
 
-    def _is_overdue(self, what: tuple[_Owed, Target]) -> None:
-        """Take note that a function runs longer than it should; nobody leads at this moment."""
+    def _is_overdue(self, what: tuple[_Owed, Target] | None) -> None:
+        """Take note that a function, or the loop (``None``), takes too long; nobody leads at this moment."""
+        if what is None:
+            return
         owed, target = what
         target.quick_calls = 0
         with self._calls_lock:
@@ -318,7 +387,11 @@ class Runtime:
                 self._owed[owed.event.id] = owed
         self._send_held()
 
+    def _is_on_loop(self) -> bool:
+        return threading.get_ident() == self._loop.thread_id
+
     def _start(self, owed: _Owed, event: Call, function: Callable[..., Any]) -> None:
+        self._has_started = True
         owed.task = self._loop.create_task(self._await(owed, event, function))
         if owed.is_cancelled:
             self._cancel_task(owed)

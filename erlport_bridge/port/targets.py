@@ -18,16 +18,19 @@ class Target:
     Attributes:
         name: Its module and its own name, as the other side calls them.
         is_coroutine: It runs on the event loop.
+        is_harmless: It says of itself, by an attribute ``is_harmless``, that it waits for nothing and nobody: the event
+            loop may run it too.
         quick_calls: How often in turn it has returned at once; the runtime's own count.
     """
 
-    __slots__ = ("function", "is_coroutine", "module", "name", "quick_calls")
+    __slots__ = ("function", "is_coroutine", "is_harmless", "module", "name", "quick_calls")
 
     def __init__(self, name: tuple[str, str], module: ModuleType, function: Callable[..., Any]) -> None:
         self.name = name
         self.module = module
         self.function = function
         self.is_coroutine = inspect.iscoroutinefunction(function)
+        self.is_harmless = getattr(function, "is_harmless", False) is True
         self.quick_calls = 0
 
 

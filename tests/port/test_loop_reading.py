@@ -1,0 +1,172 @@
+"""Calls that the thread of the event loop reads, because it will run them, until they are better read by another one."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from erlport_bridge.term import Atom, encode
+from tests.port_process import PortProcess
+
+USER_MODULE = """
+import asyncio, threading, time
+
+opened = threading.Event()
+
+def name():
+    return threading.current_thread().name
+
+async def awaited(pause_s=0.0):
+    await asyncio.sleep(pause_s)
+    return name()
+
+async def blocks_the_loop():
+    opened.wait()
+    return name()
+
+def harmless():
+    return name()
+
+harmless.is_harmless = True
+
+def plain():
+    return name()
+
+def runs_a_loop():
+    return asyncio.run(awaited())
+
+def waits():
+    opened.wait()
+    return name()
+
+def set_gate(is_open):
+    opened.set() if is_open else opened.clear()
+
+def size(data):
+    return len(data)
+
+size.is_harmless = True
+"""
+LOOP = "loop"
+PROOFS = 10
+SEED = int(os.environ.get("TEST_SEED", "20261127"))
+
+
+@pytest.fixture
+def port(tmp_path: Path) -> Iterator[PortProcess]:
+    """Give a port whose functions have proved to be quick."""
+    (tmp_path / "user_module.py").write_text(USER_MODULE)
+    with PortProcess(environment={"PYTHONPATH": str(tmp_path)}) as port:
+        for _ in range(PROOFS):
+            ask(port, "plain")
+            ask(port, "harmless")
+            ask(port, "size", b"")
+            ask(port, "set_gate", True)
+        yield port
+
+
+def ask(port: PortProcess, name: str, *arguments: object) -> object:
+    tag, _, answer = port.call("user_module", name, *arguments)
+    assert tag == "r", answer
+    return answer
+
+
+def loop_reads(port: PortProcess) -> bool:
+    """Have the loop's thread read, and say whether it does; on a busy machine not always."""
+    for _ in range(50):
+        ask(port, "awaited")
+        if ask(port, "harmless") == LOOP:
+            return True
+    return False
+
+
+def test_the_loop_reads_on_after_it_was_given_something_to_run(port: PortProcess) -> None:
+    assert ask(port, "harmless") != LOOP
+    assert loop_reads(port)
+
+
+def test_a_plain_function_never_runs_on_the_loop(port: PortProcess) -> None:
+    for _ in range(20):
+        assert loop_reads(port)
+        assert ask(port, "plain") != LOOP
+        # As the reader's thread reads now, which has run it.
+        assert ask(port, "harmless") != LOOP
+
+
+def test_a_plain_function_may_run_a_loop_of_its_own(port: PortProcess) -> None:
+    for _ in range(PROOFS):
+        assert loop_reads(port)
+        assert isinstance(ask(port, "runs_a_loop"), str)
+
+
+def test_calls_are_read_while_the_loop_is_blocked(port: PortProcess) -> None:
+    for _ in range(10):
+        assert loop_reads(port)
+        ask(port, "set_gate", False)
+        assert loop_reads(port)
+        blocking = port.send_call("user_module", "blocks_the_loop", [])
+        # The first one may have come together with it, and be read before it runs.
+        assert LOOP not in [ask(port, "harmless") for _ in range(3)][1:]
+        # A heartbeat, and what only the loop could run.
+        port.send_message(encode((Atom("C"), 0, Atom("any"), Atom("any"), [])))
+        assert port.receive() == (Atom("r"), 0, True)
+        awaited = port.send_call("user_module", "awaited", [])
+        opened = port.send_call("user_module", "set_gate", [True])
+        assert {port.receive()[1] for _ in range(3)} == {blocking, awaited, opened}
+
+
+def test_calls_in_turn_do_not_hold_up_timers(port: PortProcess) -> None:
+    assert loop_reads(port)
+    awaited = port.send_call("user_module", "awaited", [0.05])
+    answered = 0
+    while True:
+        port.send_call("user_module", "harmless", [])
+        answer = port.receive()
+        if answer[1] == awaited:
+            break
+        answered += 1
+        assert answered < 100_000
+    assert port.receive()[2] in (LOOP, "reader", "MainThread")
+
+
+def test_a_large_frame_is_read_by_another_thread(port: PortProcess) -> None:
+    for size in (60_000, 70_000, 3_000_000):
+        assert loop_reads(port)
+        assert ask(port, "size", bytes(size)) == size
+    assert ask(port, "harmless") != LOOP
+    assert loop_reads(port)
+
+
+def test_calls_of_all_kinds_in_any_order_are_answered_once(port: PortProcess) -> None:
+    print(f"TEST_SEED={SEED}")
+    chance = random.Random(SEED)
+    kinds: list[tuple[str, list[object]]] = [
+        *[("awaited", []), ("awaited", [0.002]), ("harmless", []), ("plain", []), ("runs_a_loop", [])],
+        *[("waits", []), ("blocks_the_loop", []), ("no_such_function", []), ("size", [bytes(100_000)])],
+    ]
+    for _ in range(30):
+        ask(port, "set_gate", False)
+        # A gate that is closed holds up the loop, and some threads, but not the call that opens it.
+        chosen = [chance.choice(kinds) for _ in range(chance.randint(1, 60))]
+        ids = [port.send_call("user_module", name, arguments) for name, arguments in chosen]
+        ids.append(port.send_call("user_module", "set_gate", [True]))
+        assert sorted(port.receive()[1] for _ in ids) == ids
+
+
+def test_the_process_leaves_with_the_port(port: PortProcess) -> None:
+    assert loop_reads(port)
+    port.close()
+    assert port.process.wait(timeout=10) == 0
+    assert port.stderr_text() == ""
+
+
+def test_a_port_that_is_closed_inside_a_frame_is_reported(port: PortProcess) -> None:
+    assert loop_reads(port)
+    os.write(port.write_end, b"\0\0\0\x09abc")
+    port.close()
+    assert port.process.wait(timeout=10) == 0
+    assert "closed inside a frame" in port.stderr_text()
