@@ -1,10 +1,31 @@
-# Requests from Elixir, told what to measure by lines on stdin: `mix run requests.exs MODEL_SERVER_URL` in mix_stub. Writes
-# `ready`, and for each line one with what it has measured, in ms.
+# Requests from Elixir, told what to measure by lines on stdin: `mix run requests.exs` in mix_stub. Writes `ready`, and for
+# each line one with what it has measured, in ms.
 
 defmodule Requests do
   @moduledoc false
 
   @qa "question -> answer"
+
+  # A pool whose model answers at once.
+  def start_at_once do
+    [general: options] = Application.fetch_env!(:dspex, DSPex.Python)[:pools]
+    root = Path.expand("..", __DIR__)
+    options = options ++ [python_path: [root], preload: ["benchmarks.at_once"]]
+    {:ok, _pool} = DSPex.Python.start_pool(:at_once, options)
+    {:ok, _pong} = DSPex.Python.ping(nil, pool: :at_once, timeout: 60_000)
+  end
+
+  # The time of so many predictions, one after the other.
+  def one_after_another(count, signature, inputs) do
+    started = now()
+
+    for _ <- 1..count do
+      {:ok, _prediction} =
+        DSPex.Python.execute_module("dspy.Predict", signature, inputs, pool: :at_once)
+    end
+
+    now() - started
+  end
 
   # The time to the first piece of a field that the model writes.
   def first_chunk(url) do
@@ -53,16 +74,21 @@ defmodule Requests do
   defp now, do: System.monotonic_time(:microsecond) / 1_000
 end
 
-[url] = System.argv()
+Requests.start_at_once()
 {:ok, _pong} = DSPex.Python.ping(nil, timeout: 60_000)
 IO.puts("ready")
 
 for line <- IO.stream(:stdio, :line) do
   case String.split(line) do
-    ["first_chunk"] ->
+    ["one_after_another", count, signature, context, question] ->
+      inputs = %{"context" => URI.decode(context), "question" => URI.decode(question)}
+      count = String.to_integer(count)
+      IO.puts(Requests.one_after_another(count, URI.decode(signature), inputs))
+
+    ["first_chunk", url] ->
       IO.puts(Requests.first_chunk(url))
 
-    ["overrun", busy, timeout, count] ->
+    ["overrun", url, busy, timeout, count] ->
       pids = Requests.busy(String.to_integer(busy))
       # Until the queue is as long as it gets.
       Process.sleep(1_000)

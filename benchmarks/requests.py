@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.parse
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -94,26 +95,25 @@ def lines() -> Iterator[str]:
     yield "## Requests\n"
     yield header("what", "ours", "against", "theirs", "judged")
     with Peer([sys.executable, "-m", "benchmarks.plain_dspy"], _HERE.parent) as plain:
-        yield _added(plain)
+        with ModelServer() as server, _elixir() as elixir:
+            yield _added(plain, elixir)
+            yield _first_chunk(plain, elixir, f"{server.url}/v1")
+            yield _deadlines(elixir, f"{server.url}/v1")
         yield _predictions_at_once(plain)
         yield from _waits()
-        with ModelServer() as server, _elixir(f"{server.url}/v1") as elixir:
-            yield _first_chunk(plain, elixir, f"{server.url}/v1")
-            yield _deadlines(elixir)
     yield from _starting()
 
 
-def _added(plain: Peer) -> str:
-    with _port(0.0) as port:
-
-        def ours() -> float:
-            return _timed(lambda: [_predict(port) for _ in range(_TURN)]) / _TURN
-
-        found = _in_turn(ours, lambda: float(plain.ask("one_after_another", _TURN)) / _TURN)
+def _added(plain: Peer, elixir: Peer) -> str:
+    words = [urllib.parse.quote(text) for text in (SIGNATURE, *(INPUTS[name] for name in ("context", "question")))]
+    found = _in_turn(
+        lambda: float(elixir.ask("one_after_another", _TURN, *words)) / 1_000 / _TURN,
+        lambda: float(plain.ask("one_after_another", _TURN)) / _TURN,
+    )
     added_ms = (found[0] - found[1]) * 1_000
     return row(
         [
-            "`execute_module`, model that answers at once",
+            "`execute_module` from Elixir, model that answers at once",
             readable(found[0]),
             "the same `dspy.Predict` in Python",
             readable(found[1]),
@@ -153,14 +153,16 @@ def _waiting(port: PortProcess, function: str) -> Callable[[], float]:
 
 
 def _first_chunk(plain: Peer, elixir: Peer, url: str) -> str:
-    found = _in_turn(lambda: float(elixir.ask("first_chunk")) / 1_000, lambda: float(plain.ask("first_chunk", url)))
+    found = _in_turn(
+        lambda: float(elixir.ask("first_chunk", url)) / 1_000, lambda: float(plain.ask("first_chunk", url))
+    )
     more = f"{judged((found[0] - found[1]) * 1_000, _MOST_CHUNK_MS)} ms more"
     cells = [readable(found[0]), "`dspy.streamify` in Python", readable(found[1]), more]
     return row(["first piece of a stream, from Elixir", *cells])
 
 
-def _deadlines(elixir: Peer) -> str:
-    answers = [item.partition(":") for item in elixir.ask("overrun", _BUSY, 300, _OVERRUNS).split()]
+def _deadlines(elixir: Peer, url: str) -> str:
+    answers = [item.partition(":") for item in elixir.ask("overrun", url, _BUSY, 300, _OVERRUNS).split()]
     late_ms = [float(late) for late, _, _ in answers]
     by_python = sum(stage != "python" for _, _, stage in answers)
     ours = f"{statistics.median(late_ms):.0f} ms, {max(late_ms):.0f} ms at most; {by_python} of {_OVERRUNS} by Python"
@@ -220,14 +222,10 @@ def _port(delay_s: float) -> Iterator[PortProcess]:
 
 
 @contextlib.contextmanager
-def _elixir(url: str) -> Iterator[Peer]:
-    with Peer(["mix", "run", str(_HERE / "requests.exs"), url], _HERE.parent / "mix_stub") as elixir:
+def _elixir() -> Iterator[Peer]:
+    with Peer(["mix", "run", str(_HERE / "requests.exs")], _HERE.parent / "mix_stub") as elixir:
         elixir.wait_for("ready")
         yield elixir
-
-
-def _predict(port: PortProcess) -> object:
-    return port.done("execute_module", "dspy.Predict", SIGNATURE, INPUTS)
 
 
 def _at_once(port: PortProcess, count: int, module: str, function: str, arguments: list[object]) -> None:
