@@ -4,12 +4,17 @@ Pydantic's documentation says of a ``TypeAdapter`` that it should be made once. 
 it writes into a prompt, and for each that it reads: 40 to 90 microseconds each time. What a model is told of a
 signature it writes again for each request, for which it looks through the fields 20 times: a seventh of all its work
 for a small prediction. What is known of a model's abilities and prices it looks up three times for each request, among
-5,000 entries: half a millisecond each time for a model that is not among them, in a thread that first has to wake.
+5,000 entries: half a millisecond each time for a model that is not among them, in a thread that first has to wake. And
+where a request has callbacks, as that of a stream has, it finds out each time how a method names its arguments, and
+which callback is the one for such an object: another half of a millisecond.
 """
 
 from __future__ import annotations
 
 import functools
+import inspect
+from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, Final
 from weakref import WeakKeyDictionary
 
@@ -19,6 +24,7 @@ from dspy.adapters import base, utils
 from dspy.adapters.types.base_type import Type as DSPyType
 from dspy.clients import capabilities, costs, model_metadata
 from dspy.signatures.signature import SignatureMeta
+from dspy.utils import callback as callbacks
 
 _adapter_of_class = functools.lru_cache(maxsize=512)(pydantic.TypeAdapter)
 
@@ -102,6 +108,49 @@ def _model_info(provider: str, model: str, *, namespaces: tuple[str, ...] | None
     return _known_info(id(model_metadata._load()), provider, model, known)
 
 
+@functools.lru_cache(maxsize=512)
+def _signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    return inspect.signature(function, follow_wrapped=False)
+
+
+def _call_arguments(function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Do as ``inspect.getcallargs`` does, for functions."""
+    bound = _signature_of(function).bind(*args, **kwargs)
+    bound.apply_defaults()
+    return bound.arguments
+
+
+# A choice of DSPy's: gives the one of a callback's methods that is for a call of this function of this object.
+_Choice = Callable[[callbacks.BaseCallback, Any, Callable[..., Any]], Callable[..., Any]]
+
+
+def _chosen_once(choose: _Choice) -> _Choice:
+    """Give the same choice, made once for each class of objects and each name of a function, on which it depends."""
+    chosen: WeakKeyDictionary[type, dict[tuple[str, bool], str]] = WeakKeyDictionary()
+
+    @functools.wraps(choose)
+    def choose_once(
+        callback: callbacks.BaseCallback, instance: Any, function: Callable[..., Any]
+    ) -> Callable[..., Any]:
+        known = chosen.get(type(instance))
+        if known is None:
+            known = chosen[type(instance)] = {}
+        # All that it asks of the object itself.
+        key = function.__name__, getattr(instance, "supports_decision_requests", False) is True
+        name = known.get(key)
+        if name is None:
+            name = known[key] = choose(_NO_CALLBACK, instance, function).__name__
+        method: Callable[..., Any] = getattr(callback, name)
+        return method
+
+    return choose_once
+
+
+_NO_CALLBACK: Final = callbacks.BaseCallback()
+_on_start: Final = _chosen_once(callbacks._get_on_start_handler)
+_on_end: Final = _chosen_once(callbacks._get_on_end_handler)
+
+
 def install() -> None:
     """Have DSPy use what it has made for a type, a signature or a model, from now on."""
     utils.TypeAdapter = _adapter
@@ -109,3 +158,6 @@ def install() -> None:
     SignatureMeta._get_fields_with_type = _fields_with_type
     capabilities.model_info = _model_info
     costs.model_info = _model_info
+    callbacks._get_on_start_handler = _on_start
+    callbacks._get_on_end_handler = _on_end
+    callbacks.inspect = SimpleNamespace(getcallargs=_call_arguments, iscoroutinefunction=inspect.iscoroutinefunction)

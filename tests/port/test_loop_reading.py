@@ -1,13 +1,14 @@
-"""Calls that the thread of the event loop reads, because it will run them, until they are better read by another one."""
+"""Calls that the thread of the event loop reads, since it will run them, until another one had better read them."""
 
 from __future__ import annotations
 
 import os
-import random
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from erlport_bridge.term import Atom, encode
 from tests.port_process import PortProcess
@@ -53,7 +54,6 @@ size.is_harmless = True
 """
 LOOP = "loop"
 PROOFS = 10
-SEED = int(os.environ.get("TEST_SEED", "20261127"))
 
 
 @pytest.fixture
@@ -141,20 +141,25 @@ def test_a_large_frame_is_read_by_another_thread(port: PortProcess) -> None:
     assert loop_reads(port)
 
 
+NAMES = ["harmless", "plain", "runs_a_loop", "waits", "blocks_the_loop", "no_such_function"]
+CALLS: list[tuple[str, list[object]]] = [
+    *((name, []) for name in NAMES),
+    *(("awaited", list[object](pause)) for pause in ([], [0.002])),
+    ("size", [bytes(100_000)]),
+]
+
+
 def test_calls_of_all_kinds_in_any_order_are_answered_once(port: PortProcess) -> None:
-    print(f"TEST_SEED={SEED}")
-    chance = random.Random(SEED)
-    kinds: list[tuple[str, list[object]]] = [
-        *[("awaited", []), ("awaited", [0.002]), ("harmless", []), ("plain", []), ("runs_a_loop", [])],
-        *[("waits", []), ("blocks_the_loop", []), ("no_such_function", []), ("size", [bytes(100_000)])],
-    ]
-    for _ in range(30):
-        ask(port, "set_gate", False)
+    @settings(max_examples=30, deadline=None)
+    @given(st.lists(st.sampled_from(CALLS), min_size=1, max_size=60))
+    def are_answered(calls: list[tuple[str, list[object]]]) -> None:
         # A gate that is closed holds up the loop, and some threads, but not the call that opens it.
-        chosen = [chance.choice(kinds) for _ in range(chance.randint(1, 60))]
-        ids = [port.send_call("user_module", name, arguments) for name, arguments in chosen]
+        ask(port, "set_gate", False)
+        ids = [port.send_call("user_module", name, arguments) for name, arguments in calls]
         ids.append(port.send_call("user_module", "set_gate", [True]))
         assert sorted(port.receive()[1] for _ in ids) == ids
+
+    are_answered()
 
 
 def test_the_process_leaves_with_the_port(port: PortProcess) -> None:
