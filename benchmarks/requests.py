@@ -229,7 +229,7 @@ def _elixir() -> Iterator[Peer]:
 
 
 def _at_once(port: PortProcess, count: int, module: str, function: str, arguments: list[object]) -> None:
-    ids = {port.send_call(module, function, arguments) for _ in range(count)}
+    ids = set(port.send_calls([(module, function, arguments)] * count))
     for _ in range(count):
         answer = port.receive()
         assert answer[0] == "r", answer

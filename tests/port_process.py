@@ -97,6 +97,17 @@ class PortProcess:
         self.send_message(encode((Atom("C"), self._next_id, Atom(module), Atom(function), list(arguments))))
         return self._next_id
 
+    def send_calls(self, calls: Sequence[tuple[str, str, Sequence[Any]]]) -> range:
+        """Send calls in one piece; gives their ids."""
+        ids = range(self._next_id + 1, self._next_id + len(calls) + 1)
+        self._next_id += len(calls)
+        frames = [
+            encode((Atom("C"), call_id, Atom(module), Atom(function), list(arguments)), packet=self._packet)
+            for call_id, (module, function, arguments) in zip(ids, calls, strict=True)
+        ]
+        self.send_bytes(b"".join(frames))
+        return ids
+
     def receive(self) -> Any:
         """Give the next message of the process, waiting for it."""
         while not self._received:

@@ -147,17 +147,18 @@ CALLS: list[tuple[str, list[object]]] = [
     *(("awaited", list[object](pause)) for pause in ([], [0.002])),
     ("size", [bytes(100_000)]),
 ]
+OPENING: tuple[str, list[object]] = ("set_gate", [True])
 
 
 def test_calls_of_all_kinds_in_any_order_are_answered_once(port: PortProcess) -> None:
     @settings(max_examples=30, deadline=None)
-    @given(st.lists(st.sampled_from(CALLS), min_size=1, max_size=60))
-    def are_answered(calls: list[tuple[str, list[object]]]) -> None:
+    @given(st.lists(st.sampled_from(CALLS), min_size=1, max_size=60), st.booleans())
+    def are_answered(calls: list[tuple[str, list[object]]], in_one_piece: bool) -> None:
         # A gate that is closed holds up the loop, and some threads, but not the call that opens it.
         ask(port, "set_gate", False)
-        ids = [port.send_call("user_module", name, arguments) for name, arguments in calls]
-        ids.append(port.send_call("user_module", "set_gate", [True]))
-        assert sorted(port.receive()[1] for _ in ids) == ids
+        chosen: list[tuple[str, str, list[object]]] = [("user_module", *call) for call in [*calls, OPENING]]
+        ids = port.send_calls(chosen) if in_one_piece else [port.send_call(*call) for call in chosen]
+        assert sorted(port.receive()[1] for _ in ids) == list(ids)
 
     are_answered()
 
