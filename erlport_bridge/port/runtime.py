@@ -261,7 +261,9 @@ class Runtime:
                 return True
             target = self._targets.known(event.module, event.function)
             if target is not None and target.quick_calls >= _QUICK_CALLS and self._calls < self._max_calls:
-                if target.is_harmless or not self._is_on_loop():
+                if target.is_harmless:
+                    return self._run_harmless(event, target)
+                if not self._is_on_loop():
                     return self._run_here(event, target)
                 self._send_held()
                 self._passed_on = frame
@@ -339,8 +341,8 @@ class Runtime:
 
     def _end(self, owed: _Owed, target: Target, future: Future[Any]) -> None:
         """Answer a call whose function has run in a thread of the pool."""
-        if isinstance(future, Task) and not future.cancelled():
-            _note_duration(target, future.work)
+        if isinstance(future, Task) and not future.cancelled() and not future.work.is_cancelled:
+            _note_duration(target, future.work.taken_s)
         try:
             answer = Result(owed.event.id, future.result())
         except BaseException as error:  # noqa: BLE001 - a call of any function becomes an answer
@@ -361,30 +363,49 @@ class Runtime:
             value = work.run(contextvars.copy_context().run, target.function, *event.arguments)
         except BaseException as error:  # noqa: BLE001 - the same place, for functions that run here
             failed = _failed(event.id, target.function, error)
-        _note_duration(target, work)
+        if not work.is_cancelled:
+            _note_duration(target, work.taken_s)
         if self._leadership.end(running):
-            frame = self._encoded(failed) if failed else self._encoded_result(event.id, value, target.function)
-            # Goes out with those of the next calls, if these have come already.
-            self._writer.hold(frame)
-            self._held += 1
-            if self._held >= _MAX_HELD:
-                self._send_held()
+            self._hold(self._encoded(failed) if failed else self._encoded_result(event.id, value, target.function))
             return True
         if work.is_cancelled:
             self._threads.stuck.ended(work)
         self._answer(owed, failed or Result(event.id, value))
         return False
 
+    def _run_harmless(self, event: Call, target: Target) -> bool:
+        """Do the same for one that waits for nothing: nobody can cancel it, and it is not counted."""
+        running = self._leadership.begin(None)
+        started_at = time.perf_counter()
+        try:
+            value = contextvars.copy_context().run(target.function, *event.arguments)
+        except BaseException as error:  # noqa: BLE001 - the same place, for these
+            frame = self._encoded(_failed(event.id, target.function, error))
+        else:
+            frame = self._encoded_result(event.id, value, target.function)
+        _note_duration(target, time.perf_counter() - started_at)
+        if self._leadership.end(running):
+            self._hold(frame)
+            return True
+        self._writer.send(frame)
+        return False
+
+    def _hold(self, frame: Frame) -> None:
+        """Have an answer go out with those of the next calls, if these have come already."""
+        self._writer.hold(frame)
+        self._held += 1
+        if self._held >= _MAX_HELD:
+            self._send_held()
+
     def _is_overdue(self, what: tuple[_Owed, Target] | None) -> None:
-        """Take note that a function, or the loop (``None``), takes too long; nobody leads at this moment."""
-        if what is None:
-            return
-        owed, target = what
-        target.quick_calls = 0
-        with self._calls_lock:
-            self._calls += 1
-            if not owed.is_answered:
-                self._owed[owed.event.id] = owed
+        """Take note of what takes too long, ``None`` if it cannot be cancelled; nobody leads at this moment."""
+        if what is not None:
+            owed, target = what
+            target.quick_calls = 0
+            with self._calls_lock:
+                self._calls += 1
+                if not owed.is_answered:
+                    self._owed[owed.event.id] = owed
         self._send_held()
 
     def _is_on_loop(self) -> bool:
@@ -481,12 +502,10 @@ class Runtime:
             self._writer.send(self._framed(message))
 
 
-def _note_duration(target: Target, work: Work) -> None:
-    if work.is_cancelled:
-        return
-    if work.taken_s < _QUICK_S:
+def _note_duration(target: Target, taken_s: float) -> None:
+    if taken_s < _QUICK_S:
         target.quick_calls += 1
-    elif work.taken_s > _NOT_QUICK_S:
+    elif taken_s > _NOT_QUICK_S:
         target.quick_calls = 0
 
 

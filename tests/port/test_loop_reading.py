@@ -34,6 +34,17 @@ def harmless():
 
 harmless.is_harmless = True
 
+def harmless_as_it_says():
+    opened.wait()
+    return name()
+
+harmless_as_it_says.is_harmless = True
+
+def fails():
+    raise ValueError("as expected")
+
+fails.is_harmless = True
+
 def plain():
     return name()
 
@@ -65,6 +76,7 @@ def port(tmp_path: Path) -> Iterator[PortProcess]:
             ask(port, "plain")
             ask(port, "harmless")
             ask(port, "size", b"")
+            port.call("user_module", "fails")
             ask(port, "set_gate", True)
         yield port
 
@@ -119,6 +131,20 @@ def test_calls_are_read_while_the_loop_is_blocked(port: PortProcess) -> None:
         assert {port.receive()[1] for _ in range(3)} == {blocking, awaited, opened}
 
 
+@pytest.mark.parametrize("is_on_loop", [True, False])
+def test_calls_are_read_while_a_function_waits_that_says_it_does_not(port: PortProcess, is_on_loop: bool) -> None:
+    for _ in range(10):
+        for _ in range(PROOFS):
+            ask(port, "harmless_as_it_says")
+        ask(port, "set_gate", False)
+        if is_on_loop:
+            assert loop_reads(port)
+        waiting = port.send_call("user_module", "harmless_as_it_says", [])
+        assert [port.call("user_module", "fails")[0] for _ in range(PROOFS)] == ["e"] * PROOFS
+        opened = port.send_call("user_module", "set_gate", [True])
+        assert {port.receive()[1] for _ in range(2)} == {waiting, opened}
+
+
 def test_calls_in_turn_do_not_hold_up_timers(port: PortProcess) -> None:
     assert loop_reads(port)
     awaited = port.send_call("user_module", "awaited", [0.05])
@@ -141,7 +167,16 @@ def test_a_large_frame_is_read_by_another_thread(port: PortProcess) -> None:
     assert loop_reads(port)
 
 
-NAMES = ["harmless", "plain", "runs_a_loop", "waits", "blocks_the_loop", "no_such_function"]
+NAMES = [
+    "harmless",
+    "harmless_as_it_says",
+    "fails",
+    "plain",
+    "runs_a_loop",
+    "waits",
+    "blocks_the_loop",
+    "no_such_function",
+]
 CALLS: list[tuple[str, list[object]]] = [
     *((name, []) for name in NAMES),
     *(("awaited", list[object](pause)) for pause in ([], [0.002])),
