@@ -121,6 +121,8 @@ async def _until(failed: asyncio.Event, work: list[Coroutine[Any, Any, None]]) -
     ended = asyncio.ensure_future(failed.wait())
     try:
         done = asyncio.gather(*tasks)
+        # Where nobody awaits it any more, asyncio would report what it ends with.
+        done.add_done_callback(lambda gathered: gathered.cancelled() or gathered.exception())
         either: set[asyncio.Future[Any]] = {done, ended}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not failed.is_set():

@@ -231,12 +231,19 @@ async def run(
             # Text that nests too deep, for one: DSPy lets its parsers' own exceptions through.
             raise OperationError("parse", f"cannot read the model's answer: {message_of(error)}") from error
         finally:
-            if not work.done():
+            # Whatever it has raised, or still raises, may have no reader. It is asked for, or asyncio would report it.
+            if work.done():
+                _ask_for_exception(work)
+            else:
                 work.cancel()
-                # Whatever it still raises has no reader; asked for, so that asyncio does not report it as forgotten.
-                work.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+                work.add_done_callback(_ask_for_exception)
     duration_ms = (time.monotonic() - started_at) * 1000
     return prediction_term(prediction, request, account, duration_ms)
+
+
+def _ask_for_exception(ended: asyncio.Future[Any]) -> None:
+    if not ended.cancelled():
+        ended.exception()
 
 
 def asking(model: LanguageModel, options: CallOptions) -> contextlib.AbstractContextManager[None]:

@@ -19,7 +19,10 @@ defmodule DSPex.Python.CancellingTest do
          num_retries: 0
        ]}
 
-    {:ok, pool: start_pool!(model: model), listener: listener}
+    pool = start_pool!(model: model)
+    # The deadlines below are not for the start.
+    {:ok, _pong} = Python.ping(nil, pool: pool, timeout: 60_000)
+    {:ok, pool: pool, listener: listener}
   end
 
   test "a caller that ends takes its request to the model along", %{
