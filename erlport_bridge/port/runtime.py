@@ -26,8 +26,9 @@ from mmap import mmap
 from typing import Any, Final, NoReturn
 
 from erlport_bridge import request
-from erlport_bridge.errors import DecodeError, OperationError, ProtocolError, message_of, traceback_lines
+from erlport_bridge.errors import DecodeError, OperationError, ProtocolError
 from erlport_bridge.port import awake, elixir, event_loop
+from erlport_bridge.port.answers import AnswerEncoder, failed_answer
 from erlport_bridge.port.descriptors import Descriptors
 from erlport_bridge.port.frames import FrameReader
 from erlport_bridge.port.leadership import Leadership
@@ -45,13 +46,10 @@ from erlport_bridge.port.protocol import (
     Recycling,
     Result,
     UnreadableCall,
-    encode_message,
-    encode_result,
     parse_message,
 )
 from erlport_bridge.port.targets import Target, Targets
 from erlport_bridge.port.writer import FrameWriter
-from erlport_bridge.term import MAX_ATOM_CHARACTERS
 from erlport_bridge.threads import NoThreadError, Task, Threads, Work, uninterrupted
 
 #: Calls taken in and not answered yet; one more is answered with kind ``overloaded``. Far above what one process can
@@ -67,9 +65,6 @@ _QUICK_CALLS: Final = 3
 _NOT_QUICK_S: Final = 0.001
 # So many answers go out in one write at most, or the first would wait for the last.
 _MAX_HELD: Final = 16
-
-# Of each text of an error answer when nothing longer fits: two of them, and the rest, are less than 255 bytes.
-_SHORT_BYTES: Final = 100
 
 _before_exit: list[Callable[[], object]] = []
 
@@ -128,8 +123,7 @@ class Runtime:
         max_calls: int = DEFAULT_MAX_CALLS,
     ) -> None:
         self._descriptor = descriptors.read
-        self._packet = packet
-        self._compressed = compressed
+        self._answers = AnswerEncoder(packet, compressed)
         self._targets = Targets(modules)
         self._max_calls = max_calls
         # Calls that run or wait to; not the one that runs in the thread that leads, unless it takes too long.
@@ -257,7 +251,7 @@ class Runtime:
         if type(event) is Call:
             if event.id == HEARTBEAT_ID:
                 # Answered by the thread that reads, so that the answer says that calls are read.
-                self._writer.send(self._framed(Result(HEARTBEAT_ID, True)))
+                self._writer.send(self._answers.framed(Result(HEARTBEAT_ID, True)))
                 return True
             target = self._targets.known(event.module, event.function)
             if target is not None and target.quick_calls >= _QUICK_CALLS and self._calls < self._max_calls:
@@ -362,11 +356,13 @@ class Runtime:
             # In a context of its own: what it sets there is not for the next call of this thread.
             value = work.run(contextvars.copy_context().run, target.function, *event.arguments)
         except BaseException as error:  # noqa: BLE001 - the same place, for functions that run here
-            failed = _failed(event.id, target.function, error)
+            failed = failed_answer(event.id, target.function, error)
         if not work.is_cancelled:
             _note_duration(target, work.taken_s)
         if self._leadership.end(running):
-            self._hold(self._encoded(failed) if failed else self._encoded_result(event.id, value, target.function))
+            self._hold(
+                self._answers.encoded(failed) if failed else self._answers.result(event.id, value, target.function)
+            )
             return True
         if work.is_cancelled:
             self._threads.stuck.ended(work)
@@ -380,9 +376,9 @@ class Runtime:
         try:
             value = contextvars.copy_context().run(target.function, *event.arguments)
         except BaseException as error:  # noqa: BLE001 - the same place, for these
-            frame = self._encoded(_failed(event.id, target.function, error))
+            frame = self._answers.encoded(failed_answer(event.id, target.function, error))
         else:
-            frame = self._encoded_result(event.id, value, target.function)
+            frame = self._answers.result(event.id, value, target.function)
         _note_duration(target, time.perf_counter() - started_at)
         if self._leadership.end(running):
             self._hold(frame)
@@ -455,7 +451,7 @@ class Runtime:
             self._threads.stuck.interrupt(owed.work)
 
     def _fail(self, owed: _Owed, error: BaseException) -> None:
-        self._answer(owed, _failed(owed.event.id, owed.function, error))
+        self._answer(owed, failed_answer(owed.event.id, owed.function, error))
 
     def _answer(self, owed: _Owed, answer: Result | Failure) -> None:
         """Answer a call, unless it has its answer already."""
@@ -466,40 +462,12 @@ class Runtime:
             self._calls -= 1
             if self._owed.get(owed.event.id) is owed:
                 del self._owed[owed.event.id]
-        self._writer.send(self._encoded(answer, owed.function))
-
-    def _encoded(self, answer: Result | Failure, function: Callable[..., Any] | None = None) -> Frame:
-        """Give an answer as a frame; one that cannot be encoded, or does not fit its frame, becomes an error answer."""
-        if isinstance(answer, Result):
-            return self._encoded_result(answer.id, answer.value, function)
-        try:
-            return self._framed(answer)
-        except BaseException as error:  # noqa: BLE001 - an answer that cannot be written is still owed
-            return self._framed_failure(answer, error)
-
-    def _encoded_result(self, call_id: int, value: object, function: Callable[..., Any] | None) -> Frame:
-        try:
-            return encode_result(call_id, value, packet=self._packet, compressed=self._compressed)
-        except BaseException as error:  # noqa: BLE001 - an answer that cannot be written is still owed
-            return self._framed_failure(_failed(call_id, function, error), error)
-
-    def _framed_failure(self, failure: Result | Failure, error: BaseException) -> Frame:
-        try:
-            return self._framed(failure)
-        except BaseException:  # noqa: BLE001 - it may be a details map or a traceback, and its frame one of 255 bytes
-            if isinstance(failure, Failure):
-                name, message = failure.type, failure.message
-            else:
-                name, message = _class_name(error), message_of(error)
-            return self._framed(Failure(failure.id, _cut(name), _cut(message), []))
-
-    def _framed(self, message: Result | Failure | ElixirCall | ElixirMessage | LogEntries | Recycling) -> Frame:
-        return encode_message(message, packet=self._packet, compressed=self._compressed)
+        self._writer.send(self._answers.encoded(answer, owed.function))
 
     def _send(self, message: ElixirCall | ElixirMessage | LogEntries | Recycling) -> None:
         # From threads that run calls too: one that is interrupted must not leave half a frame.
         with uninterrupted():
-            self._writer.send(self._framed(message))
+            self._writer.send(self._answers.framed(message))
 
 
 def _note_duration(target: Target, taken_s: float) -> None:
@@ -537,30 +505,6 @@ def leave(status: int) -> NoReturn:
         sys.stderr.flush()
     finally:
         os._exit(status)
-
-
-def _failed(call_id: int, function: Callable[..., Any] | None, error: BaseException) -> Result | Failure:
-    """Give the answer for an exception.
-
-    A function that has an attribute ``failure_term`` says itself how its callers are told, as a returned value;
-    any other raises on the other side, as under ErlPort.
-    """
-    try:
-        failure_term = getattr(function, "failure_term", None)
-        if failure_term is not None:
-            return Result(call_id, failure_term(error))
-    except BaseException as raised:  # noqa: BLE001 - the caller is owed an answer, if only the general one
-        _report(f"cannot tell a failure as a term: {message_of(raised)}")
-    return Failure(call_id, _class_name(error), message_of(error), traceback_lines(error))
-
-
-def _class_name(error: BaseException) -> str:
-    # It goes out as an atom.
-    return f"{type(error).__module__}.{type(error).__qualname__}"[:MAX_ATOM_CHARACTERS]
-
-
-def _cut(text: str) -> str:
-    return text.encode("utf-8", "backslashreplace")[:_SHORT_BYTES].decode(errors="ignore")
 
 
 def _report(text: str) -> None:
