@@ -58,4 +58,4 @@ $(SANDBOX): $(INSTALLED)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info mix_stub/_build erlport_bridge/term/native.c erlport_bridge/port/busy_wait.c erlport_bridge/*/*.so
+	rm -rf $(VENV) build dist *.egg-info mix_stub/_build erlport_bridge/term/native.c erlport_bridge/port/native.c erlport_bridge/*/*.so

@@ -9,10 +9,7 @@ from __future__ import annotations
 import os
 from typing import Final
 
-try:
-    from erlport_bridge.port import busy_wait
-except ImportError:  # installed without a C compiler
-    busy_wait = None  # type: ignore[assignment]
+from erlport_bridge.port.implementation import native
 
 #: As long as it is worth: about what a core takes to wake. An idle process never waits so.
 DURATION_NS: Final = 50_000
@@ -25,10 +22,10 @@ def _usable_cores() -> int:
 
 
 #: With one core there is nobody to wait for who does not need it.
-IS_WORTHWHILE: Final = busy_wait is not None and _usable_cores() > 1
+IS_WORTHWHILE: Final = native is not None and _usable_cores() > 1
 
 
 def wait(descriptor: int) -> None:
     """Return as soon as there is something to read, and after a moment at the latest; others run meanwhile."""
-    if IS_WORTHWHILE:
-        busy_wait.wait(descriptor, DURATION_NS)
+    if native is not None and IS_WORTHWHILE:
+        native.wait(descriptor, DURATION_NS)

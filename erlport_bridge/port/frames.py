@@ -25,6 +25,13 @@ class FrameReader:
     Args:
         packet: Size of a frame's length: 1, 2 or 4 bytes.
 
+    Attributes:
+        packet: As given.
+        buffer: What has come and is not taken yet stands here, unless a large frame is coming.
+        start: Where it begins.
+        end: Where it ends. Of a large frame: how much of it has come.
+        is_large: Whether a frame is coming that does not fit into the buffer.
+
     Raises:
         ValueError: There is no such size.
     """
@@ -32,60 +39,57 @@ class FrameReader:
     def __init__(self, packet: int) -> None:
         if packet not in PACKET_SIZES:
             raise ValueError(f"expected a packet size of 1, 2 or 4, got {packet!r}")
-        self._packet = packet
+        self.packet = packet
         self._unpack_size = struct.Struct(_SIZES[packet]).unpack_from
-        # What has come and is not taken yet stands in the buffer from start to end; or else one frame is larger than
-        # the buffer, and the memory for it filled up to end.
-        self._buffer = memoryview(bytearray(_BUFFER_BYTES))
+        self.buffer = memoryview(bytearray(_BUFFER_BYTES))
+        self.start = self.end = 0
+        self.is_large = False
+        # The memory for a large frame.
         self._large: mmap.mmap | None = None
-        self._start = self._end = 0
 
     def room(self) -> memoryview:
         """Give the memory that the next bytes of the stream belong into; there is room for one at least."""
         if self._large is not None:
-            return memoryview(self._large)[self._end :]
-        if self._start:
+            return memoryview(self._large)[self.end :]
+        if self.start:
             # The first bytes of one frame at most: take() has been called until it gave None.
-            rest = self._buffer[self._start : self._end].tobytes()
-            self._start, self._end = 0, len(rest)
-            self._buffer[: self._end] = rest
-        return self._buffer[self._end :]
+            rest = self.buffer[self.start : self.end].tobytes()
+            self.start, self.end = 0, len(rest)
+            self.buffer[: self.end] = rest
+        return self.buffer[self.end :]
 
     def received(self, size: int) -> None:
         """Say that so many bytes have been read into :meth:`room`."""
-        self._end += size
+        self.end += size
 
     def take(self) -> bytes | mmap.mmap | None:
         """Give the next frame without its length, or ``None`` if it has not come completely."""
         if self._large is not None:
-            if self._end < len(self._large):
+            if self.end < len(self._large):
                 return None
             frame, self._large = self._large, None
-            self._start = self._end = 0
+            self.is_large = False
+            self.start = self.end = 0
             return frame
-        body = self._start + self._packet
-        if body > self._end:
+        body = self.start + self.packet
+        if body > self.end:
             return None
-        (size,) = self._unpack_size(self._buffer, self._start)
-        if body + size <= self._end:
-            self._start = body + size
-            return self._buffer[body : self._start].tobytes()
-        if self._packet + size > _BUFFER_BYTES:
+        (size,) = self._unpack_size(self.buffer, self.start)
+        if body + size <= self.end:
+            self.start = body + size
+            return self.buffer[body : self.start].tobytes()
+        if self.packet + size > _BUFFER_BYTES:
             self._large = _large_memory(size)
-            come = self._end - body
-            self._large[:come] = self._buffer[body : self._end]
-            self._start, self._end = 0, come
+            self.is_large = True
+            come = self.end - body
+            self._large[:come] = self.buffer[body : self.end]
+            self.start, self.end = 0, come
         return None
-
-    @property
-    def is_large(self) -> bool:
-        """Whether a frame is coming that does not fit into the buffer."""
-        return self._large is not None
 
     @property
     def pending_bytes(self) -> int:
         """How many bytes of an incomplete frame have come: more than 0 at the end of the stream means it was cut."""
-        return self._end - self._start
+        return self.end - self.start
 
 
 def _large_memory(size: int) -> mmap.mmap:

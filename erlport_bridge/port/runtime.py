@@ -10,7 +10,6 @@ a plain function comes that must not run there.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import contextvars
 import fcntl
@@ -31,6 +30,8 @@ from erlport_bridge.port import awake, elixir, event_loop
 from erlport_bridge.port.answers import AnswerEncoder, failed_answer
 from erlport_bridge.port.descriptors import Descriptors
 from erlport_bridge.port.frames import FrameReader
+from erlport_bridge.port.implementation import native
+from erlport_bridge.port.in_flight import InFlight, Owed
 from erlport_bridge.port.leadership import Leadership
 from erlport_bridge.port.logs import Logs
 from erlport_bridge.port.protocol import (
@@ -41,7 +42,6 @@ from erlport_bridge.port.protocol import (
     ElixirCall,
     ElixirMessage,
     Failure,
-    Frame,
     LogEntries,
     Recycling,
     Result,
@@ -58,14 +58,6 @@ DEFAULT_MAX_CALLS: Final = 4_096
 
 _PIPE_BYTES: Final = 1 << 20
 
-# A function that has returned within this time so often in turn runs where its call was read; one call that takes
-# longer than the second time, and it must prove itself anew.
-_QUICK_S: Final = 0.0002
-_QUICK_CALLS: Final = 3
-_NOT_QUICK_S: Final = 0.001
-# So many answers go out in one write at most, or the first would wait for the last.
-_MAX_HELD: Final = 16
-
 _before_exit: list[Callable[[], object]] = []
 
 
@@ -75,29 +67,6 @@ def before_exit(function: Callable[[], object]) -> None:
     It must be quick and must not raise: nobody waits, and what it does not end (a child process) stays.
     """
     _before_exit.append(function)
-
-
-class _Owed:
-    """One call until it has its answer, and what runs for it, by which it can be cancelled.
-
-    Attributes:
-        function: What is called, as soon as it is known.
-        task: A coroutine function's.
-        future: A plain function's, in a thread of the pool.
-        work: A plain function's that runs where its call was read.
-    """
-
-    __slots__ = ("event", "function", "future", "is_answered", "is_cancelled", "received_at", "task", "work")
-
-    def __init__(self, event: Call | UnreadableCall) -> None:
-        self.event = event
-        self.received_at = time.monotonic()
-        self.is_answered = False
-        self.is_cancelled = False
-        self.function: Callable[..., Any] | None = None
-        self.task: asyncio.Task[None] | None = None
-        self.future: Task[Any] | None = None
-        self.work: Work | None = None
 
 
 class Runtime:
@@ -125,16 +94,11 @@ class Runtime:
         self._descriptor = descriptors.read
         self._answers = AnswerEncoder(packet, compressed)
         self._targets = Targets(modules)
-        self._max_calls = max_calls
-        # Calls that run or wait to; not the one that runs in the thread that leads, unless it takes too long.
-        self._calls = 0
-        self._calls_lock = threading.Lock()
+        self._in_flight = InFlight(max_calls)
         for descriptor in descriptors:
             _enlarge_pipe(descriptor)
         self._frames = FrameReader(packet)
         self._writer = FrameWriter(descriptors.write, _cannot_write)
-        # Answers of the thread that leads that wait for its next write.
-        self._held = 0
         # A frame that the thread that led before has left to the next one.
         self._passed_on: bytes | mmap | None = None
         # Whether the loop should lead when all that has come is taken in; and while it does, whether it has got work.
@@ -142,10 +106,20 @@ class Runtime:
         self._has_started = False
         self._leadership = Leadership(self._lead, self._is_overdue)
         self._running: list[Any] = []
+        self._quick_calls = None
+        if native is not None and not compressed:
+            self._quick_calls = native.QuickCalls(
+                descriptors,
+                self._frames,
+                self._targets,
+                self._in_flight,
+                self._leadership,
+                self._answers,
+                self._writer,
+                awake.DURATION_NS if awake.IS_WORTHWHILE else 0,
+            )
         self._threads = threads
         self._loop = event_loop.start(threads)
-        # The calls that are not answered, by their ids; but for one in the thread that leads.
-        self._owed: dict[int, _Owed] = {}
         elixir.connect(self._send)
 
     def send_logs(self, logs: Logs) -> None:
@@ -166,7 +140,7 @@ class Runtime:
     def _lead(self) -> None:
         """Read and begin calls until another thread leads, or the port is closed."""
         try:
-            while self._receive_all():
+            while self._receive_all(waits=True):
                 self.wait_awake()
                 self._read()
         except BaseException:  # noqa: BLE001 - nobody reads any more: a process that stays would answer nothing, for ever
@@ -178,14 +152,14 @@ class Runtime:
     def wait_awake(self) -> None:
         """Wait a moment for a call without sleeping, if nothing here wants a core and the next one may be coming."""
         # The rest of a large one takes long.
-        if not self._calls and not self._frames.pending_bytes:
+        if not self._in_flight.count and not self._frames.pending_bytes:
             awake.wait(self._descriptor)
 
     def receive(self) -> bool:
         """Take in what has come; ``False`` if another thread reads on."""
         try:
             self._read()
-            if not self._receive_all():
+            if not self._receive_all(waits=False):
                 return False
             if self._frames.is_large:
                 # Reading it takes the loop's time, and so does decoding it.
@@ -220,15 +194,20 @@ class Runtime:
             leave(0)
         self._frames.received(size)
 
-    def _receive_all(self) -> bool:
-        """Begin all calls that have come; ``False`` if another thread leads now."""
+    def _receive_all(self, *, waits: bool) -> bool:
+        """Begin all calls that have come, and may wait for others; ``False`` if another thread leads now."""
         frame, self._passed_on = self._passed_on, None
         if frame is not None and not self._receive(frame):
             return False
-        while (frame := self._frames.take()) is not None:
+        while True:
+            if self._quick_calls and not self._quick_calls.answer(waits and not self._is_for_loop):
+                return False
+            frame = self._frames.take()
+            if frame is None:
+                break
             if not self._receive(frame):
                 return False
-        self._send_held()
+        self._flush()
         if self._is_for_loop and not self._frames.is_large:
             self._is_for_loop = False
             # From now on, for what the loop runs before may take long.
@@ -237,9 +216,12 @@ class Runtime:
             return False
         return True
 
-    def _send_held(self) -> None:
-        self._held = 0
-        self._writer.flush()
+    def _flush(self) -> None:
+        """Write the answers that are held."""
+        if self._quick_calls:
+            self._quick_calls.flush()
+        else:
+            self._writer.flush()
 
     def _receive(self, frame: bytes | mmap) -> bool:
         try:
@@ -254,12 +236,12 @@ class Runtime:
                 self._writer.send(self._answers.framed(Result(HEARTBEAT_ID, True)))
                 return True
             target = self._targets.known(event.module, event.function)
-            if target is not None and target.quick_calls >= _QUICK_CALLS and self._calls < self._max_calls:
+            if target is not None and target.is_quick() and self._in_flight.has_room():
                 if target.is_harmless:
                     return self._run_harmless(event, target)
                 if not self._is_on_loop():
                     return self._run_here(event, target)
-                self._send_held()
+                self._flush()
                 self._passed_on = frame
                 self._leadership.pass_on()
                 return False
@@ -274,14 +256,10 @@ class Runtime:
         return True
 
     def _accept(self, event: Call | UnreadableCall, target: Target | None = None) -> None:
-        owed = _Owed(event)
-        with self._calls_lock:
-            accepted = self._calls < self._max_calls
-            self._calls += 1
-        if not accepted:
+        owed = Owed(event)
+        if not self._in_flight.add(owed):
             self._refuse(owed)
             return
-        self._owed[event.id] = owed
         if target is not None or self._targets.is_imported(event.module):
             if target is not None and target.is_coroutine and self._loop.waiting.is_waiting:
                 self._is_for_loop = True
@@ -290,18 +268,18 @@ class Runtime:
             # An import may take seconds, and reading never waits.
             self._submit(owed, self._begin, owed)
 
-    def _refuse(self, owed: _Owed) -> None:
+    def _refuse(self, owed: Owed) -> None:
         event = owed.event
         # Nothing is imported only to be refused; what cannot be found is refused all the same.
         with contextlib.suppress(Exception):
             if self._targets.is_imported(event.module):
                 owed.function = self._targets.find(event.module, event.function).function
         error = OperationError(
-            "overloaded", f"{self._max_calls} calls are in flight on this port already", stage="queue"
+            "overloaded", f"{self._in_flight.max_calls} calls are in flight on this port already", stage="queue"
         )
         self._fail(owed, error)
 
-    def _begin(self, owed: _Owed, target: Target | None = None) -> None:
+    def _begin(self, owed: Owed, target: Target | None = None) -> None:
         """Start a call where its function belongs: on the loop or in a thread."""
         event = owed.event
         try:
@@ -326,17 +304,17 @@ class Runtime:
             if owed.is_cancelled:
                 self._cancel_function(owed)
 
-    def _submit(self, owed: _Owed, function: Callable[..., Any], *arguments: Any) -> Task[Any] | None:
+    def _submit(self, owed: Owed, function: Callable[..., Any], *arguments: Any) -> Task[Any] | None:
         try:
             return self._threads.submit(function, *arguments)
         except NoThreadError as error:
             self._fail(owed, error)
             return None
 
-    def _end(self, owed: _Owed, target: Target, future: Future[Any]) -> None:
+    def _end(self, owed: Owed, target: Target, future: Future[Any]) -> None:
         """Answer a call whose function has run in a thread of the pool."""
         if isinstance(future, Task) and not future.cancelled() and not future.work.is_cancelled:
-            _note_duration(target, future.work.taken_s)
+            target.note_duration(future.work.taken_s)
         try:
             answer = Result(owed.event.id, future.result())
         except BaseException as error:  # noqa: BLE001 - a call of any function becomes an answer
@@ -346,7 +324,7 @@ class Runtime:
 
     def _run_here(self, event: Call, target: Target) -> bool:
         """Run a function that has been quick so far; ``False`` if it was not, and another thread leads now."""
-        owed = _Owed(event)
+        owed = Owed(event)
         work = owed.work = Work(target.name)
         owed.function = target.function
         failed: Result | Failure | None = None
@@ -358,9 +336,9 @@ class Runtime:
         except BaseException as error:  # noqa: BLE001 - the same place, for functions that run here
             failed = failed_answer(event.id, target.function, error)
         if not work.is_cancelled:
-            _note_duration(target, work.taken_s)
+            target.note_duration(work.taken_s)
         if self._leadership.end(running):
-            self._hold(
+            self._writer.hold(
                 self._answers.encoded(failed) if failed else self._answers.result(event.id, value, target.function)
             )
             return True
@@ -379,41 +357,31 @@ class Runtime:
             frame = self._answers.encoded(failed_answer(event.id, target.function, error))
         else:
             frame = self._answers.result(event.id, value, target.function)
-        _note_duration(target, time.perf_counter() - started_at)
+        target.note_duration(time.perf_counter() - started_at)
         if self._leadership.end(running):
-            self._hold(frame)
+            self._writer.hold(frame)
             return True
         self._writer.send(frame)
         return False
 
-    def _hold(self, frame: Frame) -> None:
-        """Have an answer go out with those of the next calls, if these have come already."""
-        self._writer.hold(frame)
-        self._held += 1
-        if self._held >= _MAX_HELD:
-            self._send_held()
-
-    def _is_overdue(self, what: tuple[_Owed, Target] | None) -> None:
+    def _is_overdue(self, what: tuple[Owed, Target] | None) -> None:
         """Take note of what takes too long, ``None`` if it cannot be cancelled; nobody leads at this moment."""
         if what is not None:
             owed, target = what
             target.quick_calls = 0
-            with self._calls_lock:
-                self._calls += 1
-                if not owed.is_answered:
-                    self._owed[owed.event.id] = owed
-        self._send_held()
+            self._in_flight.add_overdue(owed)
+        self._flush()
 
     def _is_on_loop(self) -> bool:
         return threading.get_ident() == self._loop.thread_id
 
-    def _start(self, owed: _Owed, event: Call, function: Callable[..., Any]) -> None:
+    def _start(self, owed: Owed, event: Call, function: Callable[..., Any]) -> None:
         self._has_started = True
         owed.task = self._loop.create_task(self._await(owed, event, function))
         if owed.is_cancelled:
             self._cancel_task(owed)
 
-    async def _await(self, owed: _Owed, event: Call, function: Callable[..., Any]) -> None:
+    async def _await(self, owed: Owed, event: Call, function: Callable[..., Any]) -> None:
         request.received_at.set(owed.received_at)
         try:
             answer = Result(event.id, await function(*event.arguments))
@@ -424,7 +392,7 @@ class Runtime:
 
     def _cancel(self, call_id: int) -> None:
         """End what nobody waits for any more."""
-        owed = self._owed.get(call_id)
+        owed = self._in_flight.get(call_id)
         if owed is None:
             return
         if owed.future is not None or owed.work is not None:
@@ -432,7 +400,7 @@ class Runtime:
         else:
             self._loop.call_soon_threadsafe(self._cancel_task, owed)
 
-    def _cancel_task(self, owed: _Owed) -> None:
+    def _cancel_task(self, owed: Owed) -> None:
         if owed.task is not None:
             # After its first step: one that is cancelled before never gets to its answer.
             self._loop.call_soon(owed.task.cancel)
@@ -442,7 +410,7 @@ class Runtime:
         if owed.future is not None:
             self._cancel_function(owed)
 
-    def _cancel_function(self, owed: _Owed) -> None:
+    def _cancel_function(self, owed: Owed) -> None:
         """Answer a call at once; what its function still returns, if it ends at all, is dropped."""
         self._fail(owed, OperationError("cancelled", "the call was cancelled"))
         if owed.future is not None:
@@ -450,31 +418,18 @@ class Runtime:
         elif owed.work is not None:
             self._threads.stuck.interrupt(owed.work)
 
-    def _fail(self, owed: _Owed, error: BaseException) -> None:
+    def _fail(self, owed: Owed, error: BaseException) -> None:
         self._answer(owed, failed_answer(owed.event.id, owed.function, error))
 
-    def _answer(self, owed: _Owed, answer: Result | Failure) -> None:
+    def _answer(self, owed: Owed, answer: Result | Failure) -> None:
         """Answer a call, unless it has its answer already."""
-        with self._calls_lock:
-            if owed.is_answered:
-                return
-            owed.is_answered = True
-            self._calls -= 1
-            if self._owed.get(owed.event.id) is owed:
-                del self._owed[owed.event.id]
-        self._writer.send(self._answers.encoded(answer, owed.function))
+        if self._in_flight.answer(owed):
+            self._writer.send(self._answers.encoded(answer, owed.function))
 
     def _send(self, message: ElixirCall | ElixirMessage | LogEntries | Recycling) -> None:
         # From threads that run calls too: one that is interrupted must not leave half a frame.
         with uninterrupted():
             self._writer.send(self._answers.framed(message))
-
-
-def _note_duration(target: Target, taken_s: float) -> None:
-    if taken_s < _QUICK_S:
-        target.quick_calls += 1
-    elif taken_s > _NOT_QUICK_S:
-        target.quick_calls = 0
 
 
 def _enlarge_pipe(descriptor: int) -> None:

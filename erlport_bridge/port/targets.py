@@ -7,9 +7,15 @@ import inspect
 import sys
 from collections.abc import Callable, Collection
 from types import ModuleType
-from typing import Any
+from typing import Any, Final
 
 from erlport_bridge.errors import ProtocolError
+
+# A function that has returned within this time so often in turn is quick; one call that takes longer than the second
+# time, and it must prove itself anew.
+_QUICK_S: Final = 0.0002
+QUICK_CALLS: Final = 3
+NOT_QUICK_S: Final = 0.001
 
 
 class Target:
@@ -20,7 +26,7 @@ class Target:
         is_coroutine: It runs on the event loop.
         is_harmless: It says of itself, by an attribute ``is_harmless``, that it waits for nothing and nobody: the event
             loop may run it too.
-        quick_calls: How often in turn it has returned at once; the runtime's own count.
+        quick_calls: How often in turn it has returned at once.
     """
 
     __slots__ = ("function", "is_coroutine", "is_harmless", "module", "name", "quick_calls")
@@ -32,6 +38,17 @@ class Target:
         self.is_coroutine = inspect.iscoroutinefunction(function)
         self.is_harmless = getattr(function, "is_harmless", False) is True
         self.quick_calls = 0
+
+    def is_quick(self) -> bool:
+        """Tell whether it may run where its call was read: a hand-over between threads takes longer than it does."""
+        return self.quick_calls >= QUICK_CALLS
+
+    def note_duration(self, taken_s: float) -> None:
+        """Take note of how long a call has run."""
+        if taken_s < _QUICK_S:
+            self.quick_calls += 1
+        elif taken_s > NOT_QUICK_S:
+            self.quick_calls = 0
 
 
 class Targets:

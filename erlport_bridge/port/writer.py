@@ -12,6 +12,8 @@ from typing import Final
 from erlport_bridge.port.protocol import Frame
 
 _WAIT_MS: Final = 1_000
+# So many frames are held at most, or the first would wait for the last.
+_MAX_HELD: Final = 16
 # So many parts of frames go out in one write at most; the system has a limit, which is not below it.
 _MAX_AT_ONCE: Final = 64
 
@@ -41,12 +43,14 @@ class FrameWriter:
 
     def send(self, frame: Frame) -> None:
         """Write a frame, or have it written as soon as the other side reads."""
-        self.hold(frame)
+        self._unsent.append(frame)
         self.flush()
 
     def hold(self, frame: Frame) -> None:
-        """Have a frame written with the next one, or by :meth:`flush`."""
+        """Have a frame written with the next ones, by :meth:`flush` at the latest."""
         self._unsent.append(frame)
+        if len(self._unsent) >= _MAX_HELD:
+            self.flush()
 
     def flush(self) -> None:
         """Write what was held."""
@@ -61,6 +65,17 @@ class FrameWriter:
             if not is_done:
                 self._is_full.set()
                 return
+
+    def claim(self) -> bool:
+        """Have nobody else write until :meth:`release`; ``False`` if there are other frames to be written first."""
+        return not self._unsent and self._writing.acquire(blocking=False)
+
+    def release(self, rest: bytes) -> None:
+        """Let others write again; ``rest`` is what the pipe has not taken of a frame, and goes first."""
+        if rest:
+            self._unsent.appendleft([rest])
+        self._writing.release()
+        self.flush()
 
     def is_busy(self) -> bool:
         """Tell whether the other side has not read all that was sent: what can be left out should not be sent now."""

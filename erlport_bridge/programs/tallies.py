@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bisect
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -41,6 +42,11 @@ class Durations:
         self._new.append(duration_s)
         if len(self._new) >= _MOST_NEW:
             self._find_places()
+
+    def add_all(self, durations_s: Iterable[float]) -> None:
+        """Count many."""
+        self._new += durations_s
+        self._find_places()
 
     def merge(self, other: Durations) -> None:
         """Count all that another has counted."""
@@ -142,9 +148,9 @@ class Tally:
         self.in_flight = 0
         self._clear()
 
-    def failed(self, kind: str) -> None:
-        """Count an error."""
-        self.errors[kind] = self.errors.get(kind, 0) + 1
+    def failed(self, kind: str, count: int = 1) -> None:
+        """Count errors of one kind."""
+        self.errors[kind] = self.errors.get(kind, 0) + count
 
     def merge(self, other: Tally) -> None:
         """Count all that another has counted."""

@@ -47,10 +47,10 @@ READERS = {"MainThread", "reader"}
 
 
 @pytest.fixture
-def port(tmp_path: Path) -> Iterator[PortProcess]:
+def port(tmp_path: Path, implementation: dict[str, str]) -> Iterator[PortProcess]:
     """Give a port whose functions ``where`` and ``open_gate`` have proved to be quick."""
     (tmp_path / "user_module.py").write_text(USER_MODULE)
-    with PortProcess(environment={"PYTHONPATH": str(tmp_path)}) as port:
+    with PortProcess(environment={"PYTHONPATH": str(tmp_path), **implementation}) as port:
         for name in ["where", "open_gate", "close_gate", "fails"] * PROOFS:
             port.call("user_module", name)
         yield port

@@ -68,10 +68,10 @@ PROOFS = 10
 
 
 @pytest.fixture
-def port(tmp_path: Path) -> Iterator[PortProcess]:
+def port(tmp_path: Path, implementation: dict[str, str]) -> Iterator[PortProcess]:
     """Give a port whose functions have proved to be quick."""
     (tmp_path / "user_module.py").write_text(USER_MODULE)
-    with PortProcess(environment={"PYTHONPATH": str(tmp_path)}) as port:
+    with PortProcess(environment={"PYTHONPATH": str(tmp_path), **implementation}) as port:
         for _ in range(PROOFS):
             ask(port, "plain")
             ask(port, "harmless")

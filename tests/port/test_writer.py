@@ -96,16 +96,44 @@ def test_an_exception_while_a_frame_is_written_does_not_stop_the_others(pipe: tu
     assert read_all(read, 4) == b"next"
 
 
+def test_no_more_than_some_frames_are_held(pipe: tuple[int, int]) -> None:
+    read, write = pipe
+    writer = FrameWriter(write, unexpected)
+    for number in range(100):
+        writer.hold([b"%03d" % number, b"."])
+    os.set_blocking(read, False)
+    assert 80 * 4 < len(os.read(read, 1_000)) < 100 * 4
+
+
+def test_who_claims_the_pipe_is_the_only_one_to_write_until_it_is_released(pipe: tuple[int, int]) -> None:
+    read, write = pipe
+    writer = FrameWriter(write, unexpected)
+    assert writer.claim()
+    assert not writer.claim()
+    writer.send([b"after"])
+    os.write(write, b"first, ")
+    writer.release(b"its rest, ")
+    assert read_all(read, 22) == b"first, its rest, after"
+    writer.hold([b"held"])
+    assert not writer.claim()
+    writer.flush()
+    assert read_all(read, 4) == b"held"
+    assert writer.claim()
+    writer.release(b"")
+    writer.send([b"last"])
+    assert read_all(read, 4) == b"last"
+
+
 def test_frames_that_are_held_go_out_with_the_next_one_or_when_they_are_flushed(pipe: tuple[int, int]) -> None:
     read, write = pipe
     writer = FrameWriter(write, unexpected)
-    for number in range(100):  # more than go out in one write
+    for number in range(10):
         writer.hold([b"%03d" % number, b"."])
     os.set_blocking(read, False)
     with pytest.raises(BlockingIOError):
         os.read(read, 1)
     writer.flush()
-    assert os.read(read, 1_000) == b"".join(b"%03d." % number for number in range(100))
+    assert os.read(read, 1_000) == b"".join(b"%03d." % number for number in range(10))
     writer.hold([b"held"])
     writer.send([b"sent"])
     assert os.read(read, 1_000) == b"heldsent"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -70,6 +72,29 @@ def test_quick_call_is_counted_in_one_piece(clock: Clock) -> None:
     report = metrics.report()["operations"]["ping"]
     assert (report["calls"], report["in_flight"], report["errors"]) == (2, 0, {"input": 1})
     assert report["duration_ms"]["max"] == pytest.approx(4)
+
+
+def test_no_quick_call_of_many_threads_is_lost() -> None:
+    metrics = Metrics()
+
+    def add(name: str) -> None:
+        for number in range(2_000):
+            metrics.add("operations", name, time.monotonic(), kind=None if number % 4 else "input")
+
+    threads = [threading.Thread(target=add, args=(name,)) for name in ("ping", "ping", "metrics")]
+    for thread in threads:
+        thread.start()
+    reports = [metrics.report() for _ in range(20)]
+    for thread in threads:
+        thread.join()
+    counted = [report["operations"].get("ping", {"calls": 0})["calls"] for report in [*reports, metrics.report()]]
+    assert counted == sorted(counted)
+    after = metrics.reset()["operations"]
+    assert {name: (tally["calls"], tally["errors"]["input"]) for name, tally in after.items()} == {
+        "ping": (4_000, 1_000),
+        "metrics": (2_000, 500),
+    }
+    assert metrics.report()["operations"] == {}
 
 
 def test_counting_anew_forgets_what_ended_and_keeps_what_runs(clock: Clock) -> None:

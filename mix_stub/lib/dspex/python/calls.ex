@@ -14,12 +14,12 @@ defmodule DSPex.Python.Calls do
   defmodule Call do
     @moduledoc false
 
-    # `reply_to` is an alias of the caller, or {:startup, operation} for the calls that the port's owner makes itself.
-    @enforce_keys [:reply_to, :caller, :sent?]
+    # `tag` is the first element of the answer, or {:startup, operation} for the calls that the port's owner makes itself.
+    @enforce_keys [:tag, :caller, :sent?]
     defstruct @enforce_keys
 
     @type t :: %__MODULE__{
-            reply_to: reference() | {:startup, atom()},
+            tag: reference() | {:startup, atom()},
             caller: pid(),
             sent?: boolean()
           }
@@ -49,16 +49,16 @@ defmodule DSPex.Python.Calls do
   end
 
   @doc """
-  Adds a call of the calling process; its answer goes to `reply_to`. It counts as sent until `unsent/2` says otherwise.
+  Adds a call of the calling process; its answer is `{tag, answer}`. It counts as sent until `unsent/2` says otherwise.
   """
   @spec add(t(), reference() | {:startup, atom()}) :: Protocol.id()
-  def add(calls, reply_to) do
+  def add(calls, tag) do
     id = rem(:atomics.add_get(calls.counters, @last_id, 1) - 1, Protocol.max_id()) + 1
 
     # Only after two thousand million calls can an id still be in use.
-    if :ets.insert_new(calls.table, {id, reply_to, self(), true}),
+    if :ets.insert_new(calls.table, {id, tag, self(), true}),
       do: id,
-      else: add(calls, reply_to)
+      else: add(calls, tag)
   end
 
   @doc """
@@ -67,8 +67,8 @@ defmodule DSPex.Python.Calls do
   @spec take(t(), non_neg_integer()) :: Call.t() | nil
   def take(calls, id) do
     case :ets.take(calls.table, id) do
-      [{_id, reply_to, caller, sent?}] ->
-        %Call{reply_to: reply_to, caller: caller, sent?: sent?}
+      [{_id, tag, caller, sent?}] ->
+        %Call{tag: tag, caller: caller, sent?: sent?}
 
       [] ->
         nil

@@ -41,24 +41,25 @@ defmodule DSPex.Python.Line do
           {:ok, term()} | {:error, Error.t()} | :restarting
   def call(%__MODULE__{} = line, operation, args, timeout, deadline) do
     request = Protocol.encode_request(operation, args)
-    # What comes after it was taken back is dropped.
-    reply_to = :erlang.alias([:reply])
 
-    case send_call(line, reply_to, request) do
+    # No alias, which costs as much as sending both messages: whoever takes the call out of the table answers it, so no
+    # answer comes that is not waited for.
+    tag = make_ref()
+
+    case send_call(line, tag, request) do
       {:written, id} ->
         receive do
-          {^reply_to, answer} -> read(answer)
+          {^tag, answer} -> read(answer)
         after
           min(timeout, @unwatched_ms) ->
-            from = {:written, reply_to, Process.monitor(line.owner)}
+            from = {:written, tag, Process.monitor(line.owner)}
             wait(line, id, from, timeout, deadline)
         end
 
       {:handed_over, id, monitor} ->
-        wait(line, id, {:handed_over, reply_to, monitor}, timeout, deadline)
+        wait(line, id, {:handed_over, tag, monitor}, timeout, deadline)
 
       :closed ->
-        forget(reply_to)
         :restarting
     end
   end
@@ -73,17 +74,23 @@ defmodule DSPex.Python.Line do
   Answers a call, which must have been taken out of the table.
   """
   @spec answer(Call.t(), {:frame, binary()} | {:error, Error.t()}) :: :ok
-  def answer(%Call{reply_to: {:startup, _operation}}, _answer), do: :ok
+  def answer(%Call{tag: {:startup, _operation}}, _answer), do: :ok
 
-  def answer(%Call{reply_to: reply_to}, answer) do
-    send(reply_to, {reply_to, answer})
+  def answer(%Call{tag: tag, caller: caller}, answer) do
+    send(caller, {tag, answer})
     :ok
   end
 
-  defp send_call(line, reply_to, request) do
-    id = Calls.add(line.calls, reply_to)
+  defp send_call(line, tag, request) do
+    id = Calls.add(line.calls, tag)
     if Calls.watch(line.calls), do: send(line.owner, :watch_callers)
+    write(line, id, tag, request)
+  rescue
+    # The table is gone with its owner.
+    ArgumentError -> :closed
+  end
 
+  defp write(line, id, tag, request) do
     if line.port != nil and command(line.port, Protocol.frame(id, request)) do
       {:written, id}
     else
@@ -94,14 +101,29 @@ defmodule DSPex.Python.Line do
       {:handed_over, id, monitor}
     end
   rescue
-    # The port is closed, or the table is gone with its owner. What is left in it is nobody's.
-    ArgumentError -> :closed
+    # The port is closed.
+    ArgumentError -> take_back(line, id, tag)
   end
 
-  defp wait(line, id, {_way, reply_to, monitor} = from, timeout, deadline) do
+  defp take_back(line, id, tag) do
+    monitor = Process.monitor(line.owner)
+
+    # Its owner may be answering all calls at this moment.
+    if Calls.take(line.calls, id) == nil do
+      receive do
+        {^tag, _answer} -> :ok
+        {:DOWN, ^monitor, :process, _owner, _reason} -> :ok
+      end
+    end
+
+    Process.demonitor(monitor, [:flush])
+    :closed
+  end
+
+  defp wait(line, id, {_way, tag, monitor} = from, timeout, deadline) do
     result =
       receive do
-        {^reply_to, answer} -> read(answer)
+        {^tag, answer} -> read(answer)
         {:DOWN, ^monitor, :process, _owner, reason} -> owner_ended(reason, from)
       after
         left_ms(deadline) -> time_over(line, id, from, timeout)
@@ -111,14 +133,13 @@ defmodule DSPex.Python.Line do
     result
   end
 
-  defp time_over(line, id, {_way, reply_to, _monitor} = from, timeout) do
+  defp time_over(line, id, from, timeout) do
     case Calls.take(line.calls, id) do
       # Answered at this moment.
       nil ->
         answered(from)
 
       call ->
-        forget(reply_to)
         if call.sent?, do: cancel(line, id)
         {stage, cause} = silence(line, call)
         {:error, Error.timeout(timeout, stage, cause)}
@@ -128,9 +149,9 @@ defmodule DSPex.Python.Line do
     ArgumentError -> answered(from)
   end
 
-  defp answered({_way, reply_to, monitor} = from) do
+  defp answered({_way, tag, monitor} = from) do
     receive do
-      {^reply_to, answer} -> read(answer)
+      {^tag, answer} -> read(answer)
       {:DOWN, ^monitor, :process, _owner, reason} -> owner_ended(reason, from)
     end
   end
@@ -140,9 +161,7 @@ defmodule DSPex.Python.Line do
 
   # It answers all calls before it ends, so that one without an answer came after that. But of an owner that was killed
   # those who begin to watch it later are told `:noproc` too; their call may have been sent.
-  defp owner_ended(reason, {way, reply_to, _monitor}) do
-    forget(reply_to)
-
+  defp owner_ended(reason, {way, _tag, _monitor}) do
     case {reason, way} do
       {:noproc, :handed_over} -> :restarting
       {orderly, _way} when orderly in [:normal, :shutdown] -> :restarting
@@ -169,16 +188,5 @@ defmodule DSPex.Python.Line do
 
   defp left_ms(deadline) do
     (deadline + @grace_ms - System.monotonic_time(:millisecond)) |> max(0) |> min(@longest_ms)
-  end
-
-  # Nothing comes from it any more.
-  defp forget(reply_to) do
-    :erlang.unalias(reply_to)
-
-    receive do
-      {^reply_to, _answer} -> :ok
-    after
-      0 -> :ok
-    end
   end
 end

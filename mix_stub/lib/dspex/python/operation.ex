@@ -14,7 +14,10 @@ defmodule DSPex.Python.Operation do
   def call(operation, args, options) when is_atom(operation) and is_list(args) do
     options = CallOptions.new!(options)
     pool = CallOptions.pool!(options)
-    started = System.monotonic_time()
+
+    # Not Code.ensure_loaded?/1: where there is no such module it searches the disk, a millisecond for each call. A
+    # module that nobody has loaded has no handlers either.
+    started = if function_exported?(:telemetry, :execute, 3), do: System.monotonic_time()
 
     result =
       options
@@ -22,7 +25,7 @@ defmodule DSPex.Python.Operation do
       |> call_as(pool, operation, args, CallOptions.timeout!(options))
       |> explain_missing_model(pool)
 
-    emit_stop(System.monotonic_time() - started, pool, operation, result)
+    if started, do: emit_stop(System.monotonic_time() - started, pool, operation, result)
     result
   end
 
@@ -120,17 +123,13 @@ defmodule DSPex.Python.Operation do
   defp explain_missing_model(result, _pool), do: result
 
   defp emit_stop(duration, pool, operation, result) do
-    # Not Code.ensure_loaded?/1: where there is no such module it searches the disk, a millisecond for each call. A
-    # module that nobody has loaded has no handlers either.
-    if function_exported?(:telemetry, :execute, 3) do
-      metadata = %{pool: pool, operation: operation, result: outcome(result)}
-      # By apply/3: the module is somebody else's, and may not be there when this one is compiled.
-      apply(:telemetry, :execute, [
-        [:dspex, :python, :call, :stop],
-        %{duration: duration},
-        metadata
-      ])
-    end
+    metadata = %{pool: pool, operation: operation, result: outcome(result)}
+    # By apply/3: the module is somebody else's, and may not be there when this one is compiled.
+    apply(:telemetry, :execute, [
+      [:dspex, :python, :call, :stop],
+      %{duration: duration},
+      metadata
+    ])
   end
 
   defp outcome({:ok, _value}), do: :ok

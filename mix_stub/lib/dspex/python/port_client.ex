@@ -481,12 +481,12 @@ defmodule DSPex.Python.PortClient do
       nil ->
         state
 
-      %Call{reply_to: {:startup, operation}} ->
+      %Call{tag: {:startup, operation}} ->
         started(operation, Protocol.decode_answer(frame), state)
 
       call ->
         Line.answer(call, {:frame, frame})
-        %{state | watch: Watch.forget(state.watch, id)}
+        forget(state, id)
     end
   end
 
@@ -533,7 +533,14 @@ defmodule DSPex.Python.PortClient do
 
   defp answer(id, answer, state) do
     with %Call{} = call <- Calls.take(state.calls, id), do: Line.answer(call, answer)
-    %{state | watch: Watch.forget(state.watch, id)}
+    forget(state, id)
+  end
+
+  # Most callers are not watched, and to copy the state for nothing costs more than to look.
+  defp forget(state, id) do
+    if Watch.watched?(state.watch, id),
+      do: %{state | watch: Watch.forget(state.watch, id)},
+      else: state
   end
 
   defp answer_all(state, error) do

@@ -27,6 +27,7 @@ defmodule DSPex.Python.Protocol do
   @small_integer 97
   @integer 98
   @binary_tag 109
+  @small_atom_utf8 119
   # The largest id that INTEGER_EXT holds.
   @max_id 0x7FFFFFFF
 
@@ -35,7 +36,7 @@ defmodule DSPex.Python.Protocol do
   @failure_atom :e |> :erlang.term_to_binary() |> then(&binary_part(&1, 1, byte_size(&1) - 1))
   # What every call begins with, up to its id, which takes four bytes. Atoms in UTF-8, as OTP 26 and newer write them of
   # their own accord: so the length does not depend on where this is compiled and where it runs.
-  @call_head <<@version, @small_tuple, 5, 119, 1, "C", @integer>>
+  @call_head <<@version, @small_tuple, 5, @small_atom_utf8, 1, "C", @integer>>
   @encoding [minor_version: 2]
   # Below it nothing is large enough to be referred to.
   @small_bytes 4_096
@@ -92,6 +93,10 @@ defmodule DSPex.Python.Protocol do
           | {:call, non_neg_integer()}
           | {:message, String.t()}
           | :malformed
+  # As our Python writes the most frequent one; ErlPort's has other forms.
+  def peek(<<@version, @small_tuple, 3, @small_atom_utf8, 1, "r", @integer, id::32, _::binary>>),
+    do: {:answer, id}
+
   def peek(<<@version, @small_tuple, arity, rest::binary>>) do
     with {:ok, name, rest} <- atom_text(rest), do: peek_id(name, arity, rest)
   end
@@ -217,6 +222,11 @@ defmodule DSPex.Python.Protocol do
   defp peek_id(_name, _arity, _rest), do: :malformed
 
   # {:e, id, {:python, class, message, traceback}} with the class as a binary; other frames as they are.
+  defp class_as_binary(
+         <<@version, @small_tuple, 3, @small_atom_utf8, 1, "r", _::binary>> = frame
+       ),
+       do: frame
+
   defp class_as_binary(<<@version, @small_tuple, 3, rest::binary>> = frame) do
     with {:ok, "e", after_name} <- atom_text(rest),
          {:ok, <<@small_tuple, 4, after_tuple::binary>>} <- after_id(after_name),

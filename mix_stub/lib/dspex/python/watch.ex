@@ -44,6 +44,12 @@ defmodule DSPex.Python.Watch do
   end
 
   @doc """
+  Tells whether the caller of a call is watched.
+  """
+  @spec watched?(t(), Protocol.id()) :: boolean()
+  def watched?(%{monitors: monitors}, id), do: is_map_key(monitors, id)
+
+  @doc """
   Forgets a call that is answered.
   """
   @spec forget(t(), Protocol.id()) :: t()

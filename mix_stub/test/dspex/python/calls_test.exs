@@ -18,8 +18,8 @@ defmodule DSPex.Python.CallsTest do
 
   test "gives a call to one taker only" do
     calls = Calls.new()
-    reply_to = make_ref()
-    id = Calls.add(calls, reply_to)
+    tag = make_ref()
+    id = Calls.add(calls, tag)
     assert Calls.waiting?(calls, id)
 
     taken =
@@ -27,7 +27,7 @@ defmodule DSPex.Python.CallsTest do
       |> Enum.map(fn _taker -> Task.async(fn -> Calls.take(calls, id) end) end)
       |> Task.await_many()
 
-    assert Enum.filter(taken, & &1) == [%Call{reply_to: reply_to, caller: self(), sent?: true}]
+    assert Enum.filter(taken, & &1) == [%Call{tag: tag, caller: self(), sent?: true}]
     refute Calls.waiting?(calls, id)
   end
 

@@ -80,6 +80,29 @@ defmodule DSPex.Python.LineTest do
     end
   end
 
+  test "so may a call that its port has not taken, and nothing is left of it" do
+    {_owner, line} = start_owner()
+    Port.close(line.port)
+    # As an owner does that is about to end, beside the caller.
+    answering = spawn_link(fn -> answer_all_for_ever(line.calls) end)
+
+    for _ <- 1..500 do
+      assert call(line) == :restarting
+      assert Process.info(self(), [:messages, :monitors]) == [messages: [], monitors: []]
+      assert Calls.count(line.calls) == 0
+    end
+
+    Process.unlink(answering)
+    Process.exit(answering, :kill)
+  end
+
+  defp answer_all_for_ever(calls) do
+    for call <- Calls.take_all(calls),
+        do: :ok = Line.answer(call, {:error, Error.new(:port_closed, "the port's owner ends")})
+
+    answer_all_for_ever(calls)
+  end
+
   test "an answer comes through, at once and later" do
     for wait_ms <- [0, 60] do
       {_owner, line} = start_owner()
@@ -91,7 +114,7 @@ defmodule DSPex.Python.LineTest do
     end
   end
 
-  test "a deadline ends a call, and a late answer goes nowhere" do
+  test "a deadline ends a call, and nobody can answer it any more" do
     for timeout <- [1, 60] do
       {_owner, line} = start_owner()
       test = self()
@@ -104,10 +127,11 @@ defmodule DSPex.Python.LineTest do
         end)
 
       wait_until(fn -> Calls.count(line.calls) == 1 end)
-      [{_id, reply_to, _caller, _sent?}] = :ets.tab2list(line.calls.table)
+      [{id, _caller}] = Calls.callers(line.calls)
       assert_receive {:over, caller}, 5_000
       assert Calls.count(line.calls) == 0
-      send(reply_to, {reply_to, {:error, Error.new(:internal, "late")}})
+      # Who answers it takes it out of the table first.
+      assert Calls.take(line.calls, id) == nil
       send(caller, :look)
 
       assert {{:error, %Error{kind: :timeout, stage: "python"}}, [messages: [], monitors: []]} =

@@ -1,0 +1,24 @@
+from erlport_bridge.port.answers import AnswerEncoder
+from erlport_bridge.port.descriptors import Descriptors
+from erlport_bridge.port.frames import FrameReader
+from erlport_bridge.port.in_flight import InFlight
+from erlport_bridge.port.leadership import Leadership
+from erlport_bridge.port.targets import Targets
+from erlport_bridge.port.writer import FrameWriter
+
+def wait(descriptor: int, duration_ns: int) -> None: ...
+
+class QuickCalls:
+    def __init__(
+        self,
+        descriptors: Descriptors,
+        frames: FrameReader,
+        targets: Targets,
+        in_flight: InFlight,
+        leadership: Leadership,
+        answers: AnswerEncoder,
+        writer: FrameWriter,
+        awake_ns: int,
+    ) -> None: ...
+    def answer(self, waits: bool) -> bool: ...
+    def flush(self) -> None: ...

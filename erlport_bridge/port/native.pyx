@@ -1,0 +1,297 @@
+# cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
+"""What the port has in C, by Cython: the wait of ``awake.py``, and calls of quick, harmless functions from pipe to pipe.
+
+Such a call takes the interpreter longer than the system needs to bring it here and back. Whatever is rare or wrong is left
+to ``runtime.py``, which does all of it without this, too.
+"""
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport uint8_t
+from libc.string cimport memcpy
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.unistd cimport read, write
+
+import sys
+
+from erlport_bridge.port.answers import failed_answer
+from erlport_bridge.port.targets import NOT_QUICK_S, QUICK_CALLS
+from erlport_bridge.term import Atom, decode, encode_frame
+
+cdef extern from "poll.h" nogil:
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    short POLLIN
+    int poll(pollfd *descriptors, unsigned long count, int timeout)
+
+cdef extern from "sched.h" nogil:
+    int sched_yield()
+
+cdef extern from "Python.h":
+    object PyContext_CopyCurrent()
+    int PyContext_Enter(object) except -1
+    int PyContext_Exit(object) except -1
+
+cdef enum:
+    # The names and numbers of term/tags.py.
+    VERSION = 131
+    SMALL_INTEGER = 97
+    INTEGER = 98
+    ATOM = 100
+    SMALL_TUPLE = 104
+    SMALL_ATOM = 115
+    ATOM_UTF8 = 118
+    SMALL_ATOM_UTF8 = 119
+
+    # Answers up to this size are put together, so many of them at most: the first would wait for the last.
+    SMALL_BYTES = 1024
+    MAX_HELD = 16
+
+cdef long long _NOT_QUICK_NS = <long long>(NOT_QUICK_S * 1e9)
+cdef Py_ssize_t _QUICK_CALLS = QUICK_CALLS
+cdef dict _modules = sys.modules
+cdef object _RESULT = Atom("r")
+
+
+cdef inline long long _now_ns() noexcept nogil:
+    cdef timespec now
+    clock_gettime(CLOCK_MONOTONIC, &now)
+    return now.tv_sec * <long long>1000000000 + now.tv_nsec
+
+
+cdef void _wait(int descriptor, long long duration_ns) noexcept nogil:
+    cdef pollfd watched
+    cdef long long ends_at = _now_ns() + duration_ns
+    watched.fd = descriptor
+    watched.events = POLLIN
+    while poll(&watched, 1, 0) == 0 and _now_ns() < ends_at:
+        # Whoever else wants this core, such as the one who is waited for, has it.
+        sched_yield()
+
+
+def wait(int descriptor, long long duration_ns):
+    """Return as soon as there is something to read, or after so many nanoseconds; without sleeping."""
+    with nogil:
+        _wait(descriptor, duration_ns)
+
+
+cdef Py_ssize_t _after_atom(const uint8_t* data, Py_ssize_t start, Py_ssize_t end) noexcept:
+    """Give where the atom ends that begins at ``start``; ``-1`` if there is none, or ``start`` is such a ``-1``."""
+    if start < 0 or end - start < 3:
+        return -1
+    if data[start] == SMALL_ATOM_UTF8 or data[start] == SMALL_ATOM:
+        start += 2 + data[start + 1]
+    elif data[start] == ATOM_UTF8 or data[start] == ATOM:
+        start += 3 + (data[start + 1] << 8 | data[start + 2])
+    else:
+        return -1
+    return start if start <= end else -1
+
+
+cdef Py_ssize_t _after_id(const uint8_t* data, Py_ssize_t start, Py_ssize_t end) noexcept:
+    """Do the same for the id of a call, after its ``C``; of none but the heartbeat's, which is 0."""
+    cdef bint is_call = start > 0 and data[start - 1] == b"C" and data[start - 2] == 1
+    if is_call and end - start > 2 and data[start] == SMALL_INTEGER:
+        return start + 2 if data[start + 1] else -1
+    if is_call and end - start > 5 and data[start] == INTEGER:
+        return start + 5 if data[start + 1] | data[start + 2] | data[start + 3] | data[start + 4] else -1
+    return -1
+
+
+cdef class QuickCalls:
+    """Answers calls of harmless functions that have been quick so far, where they are read.
+
+    Only the thread that leads may use it.
+
+    Args:
+        descriptors: The protocol's two ends.
+        frames: Where the bytes that have come stand.
+        targets: The functions that can be called.
+        in_flight: The other calls.
+        leadership: Who reads.
+        answers: Makes frames of what this does not.
+        writer: Of the other frames.
+        awake_ns: How long to wait without sleeping, while no call is in flight.
+    """
+
+    cdef int _read_end, _write_end, _packet
+    cdef long long _awake_ns
+    cdef object _frames, _in_flight, _leadership, _answers, _writer, _known
+    # By the bytes of their names.
+    cdef dict _targets
+    cdef Py_buffer _buffer
+    cdef uint8_t _held[MAX_HELD * SMALL_BYTES]
+    cdef Py_ssize_t _held_size
+    cdef int _held_count
+
+    def __init__(self, descriptors, frames, targets, in_flight, leadership, answers, writer, long long awake_ns):
+        self._read_end = descriptors.read
+        self._write_end = descriptors.write
+        self._packet = frames.packet
+        self._frames = frames
+        self._known = targets.known
+        self._in_flight = in_flight
+        self._leadership = leadership
+        self._answers = answers
+        self._writer = writer
+        self._awake_ns = awake_ns
+        self._targets = {}
+        PyObject_GetBuffer(frames.buffer, &self._buffer, PyBUF_SIMPLE | PyBUF_WRITABLE)
+
+    def __dealloc__(self):
+        PyBuffer_Release(&self._buffer)
+
+    def answer(self, bint waits):
+        """Answer the calls that have come, as far as they are of this kind; ``False`` if another thread leads now.
+
+        Args:
+            waits: Wait for more when all are answered, and read them.
+        """
+        cdef Py_ssize_t start, end
+        while not self._frames.is_large:
+            start = self._frames.start
+            end = self._frames.end
+            if start < end:
+                if not self._answer_between(&start, end):
+                    return False
+                if start < end:
+                    break
+            self.flush()
+            if not waits:
+                break
+            end = self._read()
+            if end <= 0:
+                break
+            self._frames.start = 0
+            self._frames.end = end
+        return True
+
+    cpdef flush(self):
+        """Write what is held, here and by the writer."""
+        cdef Py_ssize_t size
+        if self._held_size:
+            if self._writer.claim():
+                # With Python's lock, which may take longer to get back: it does not wait.
+                size = max(0, write(self._write_end, self._held, self._held_size))
+                rest = self._held[size:self._held_size] if size < self._held_size else b""
+                self._held_size = self._held_count = 0
+                self._writer.release(rest)
+            else:
+                held = self._held[:self._held_size]
+                self._held_size = self._held_count = 0
+                self._writer.send([held])
+        else:
+            self._writer.flush()
+
+    cdef Py_ssize_t _read(self):
+        """Wait for the next bytes, which go to the beginning of the buffer; gives how many, less than 1 if it failed."""
+        cdef long long awake_ns = 0 if self._in_flight.count else self._awake_ns
+        cdef Py_ssize_t size
+        with nogil:
+            if awake_ns:
+                _wait(self._read_end, awake_ns)
+            size = read(self._read_end, self._buffer.buf, self._buffer.len)
+        return size
+
+    cdef bint _answer_between(self, Py_ssize_t* start, Py_ssize_t end) except -1:
+        cdef const uint8_t* buffer = <uint8_t*>self._buffer.buf
+        cdef Py_ssize_t body, size
+        cdef list running = None
+        cdef int i
+        while end - start[0] > self._packet:
+            body = start[0] + self._packet
+            size = 0
+            for i in range(start[0], body):
+                size = size << 8 | buffer[i]
+            if size > end - body:
+                break
+            try:
+                target = self._target(buffer + body, size)
+                if target is None:
+                    break
+                term = decode(PyBytes_FromStringAndSize(<char*>buffer + body, size))
+            except Exception:  # the runtime finds out the same
+                break
+            if len(<tuple>term) != 5 or type((<tuple>term)[4]) is not list:
+                break
+            start[0] = body + size
+            # Before it runs: if that takes long, another thread reads on from here.
+            self._frames.start = start[0]
+            if running is None:
+                running = self._leadership.begin(None)
+            frame = self._answer_of(target, (<tuple>term)[1], (<tuple>term)[4])
+            if not running:
+                self._writer.send(frame)
+                return False
+            self._hold(frame)
+            if self._held_count >= MAX_HELD:
+                # What runs next begins to count now.
+                if not self._leadership.end(running):
+                    return False
+                running = None
+                self.flush()
+        return running is None or self._leadership.end(running)
+
+    cdef object _target(self, const uint8_t* frame, Py_ssize_t size):
+        """Give the function that this frame calls, if it may run at once; or else ``None``."""
+        cdef Py_ssize_t module_starts, module_ends, function_ends
+        # {'C', Id, Module, Function, Args}
+        if size < 8 or frame[0] != VERSION or frame[1] != SMALL_TUPLE or frame[2] != 5:
+            return None
+        module_starts = _after_id(frame, _after_atom(frame, 3, size), size)
+        module_ends = _after_atom(frame, module_starts, size)
+        function_ends = _after_atom(frame, module_ends, size)
+        if function_ends < 0:
+            return None
+        names = PyBytes_FromStringAndSize(<char*>frame + module_starts, function_ends - module_starts)
+        target = self._targets.get(names)
+        if target is None:
+            module = decode(b"\x83" + names[:module_ends - module_starts])
+            function = decode(b"\x83" + names[module_ends - module_starts:])
+            target = self._known(module, function)
+            if target is None:
+                return None
+            self._targets[names] = target
+        if not target.is_harmless or target.quick_calls < _QUICK_CALLS or not self._in_flight.has_room():
+            return None
+        module, function = target.name
+        if _modules.get(module) is target.module and getattr(target.module, function, None) is target.function:
+            return target
+        del self._targets[names]
+        return None
+
+    cdef list _answer_of(self, target, call_id, list arguments):
+        """Call a function, and give the frame of the answer."""
+        cdef long long started_at, taken_ns
+        function = target.function
+        # In a context of its own: what it sets there is not for the next call of this thread.
+        context = PyContext_CopyCurrent()
+        PyContext_Enter(context)
+        started_at = _now_ns()
+        try:
+            value = function(*arguments)
+        except BaseException as error:
+            return self._answers.encoded(failed_answer(call_id, function, error))
+        finally:
+            taken_ns = _now_ns() - started_at
+            PyContext_Exit(context)
+            if taken_ns > _NOT_QUICK_NS:
+                target.note_duration(taken_ns / 1e9)
+        try:
+            return encode_frame((_RESULT, call_id, value), packet=self._packet)
+        except Exception:
+            return self._answers.result(call_id, value, function)
+
+    cdef void _hold(self, list frame) except *:
+        """Have a frame written with the next ones, by :meth:`flush` at the latest."""
+        cdef bytes data
+        if len(frame) == 1 and type(frame[0]) is bytes:
+            data = frame[0]
+            if len(data) <= SMALL_BYTES:
+                memcpy(self._held + self._held_size, <char*>data, len(data))
+                self._held_size += len(data)
+                self._held_count += 1
+                return
+        self._writer.hold(frame)

@@ -1,0 +1,15 @@
+"""What tests of the port share."""
+
+from __future__ import annotations
+
+import pytest
+
+from erlport_bridge.port.implementation import native
+
+
+@pytest.fixture(params=["compiled", "pure"])
+def implementation(request: pytest.FixtureRequest) -> dict[str, str]:
+    """Give the environment in which a port runs with what is compiled, and without it."""
+    if request.param == "compiled" and native is None:
+        pytest.skip("installed without a C compiler")
+    return {"ERLPORT_BRIDGE_CODEC": request.param}

@@ -1,0 +1,221 @@
+"""Calls of harmless functions, which have a way of their own from pipe to pipe: the same answers as on any other."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from erlport_bridge.term import PACKET_SIZES, Atom, encode
+from tests.port_process import PortProcess
+
+USER_MODULE = """
+import contextvars, sys
+
+def harmless(function):
+    function.is_harmless = True
+    return function
+
+@harmless
+def same(value):
+    return value
+
+@harmless
+def repeated(text, count):
+    return text * count
+
+@harmless
+def fails(text):
+    raise ValueError(text)
+
+@harmless
+def leaves():
+    sys.exit(3)
+
+@harmless
+def unencodable():
+    return {"deep": [object()]}
+
+@harmless
+def told(text):
+    raise ValueError(text)
+
+told.failure_term = lambda error: (str(error), 1)
+
+variable = contextvars.ContextVar("variable", default="nothing")
+
+@harmless
+def seen_then_set():
+    seen = variable.get()
+    variable.set("something")
+    return seen
+
+def replace():
+    def same(value):
+        return ["another one", value]
+    globals()["same"] = harmless(same)
+
+async def awaited(value):
+    return value
+"""
+PROOFS = 5
+LAST = 2**31
+CALLS: dict[str, list[Any]] = {
+    "same": [1],
+    "repeated": ["x", 2],
+    "fails": ["no"],
+    "unencodable": [],
+    "told": ["no"],
+    "seen_then_set": [],
+    "leaves": [],
+}
+
+
+def proven(port: PortProcess) -> PortProcess:
+    """Have all functions be quick so often that they are called on the way that is tested here."""
+    for _ in range(PROOFS):
+        for name, arguments in CALLS.items():
+            port.call("user_module", name, *arguments)
+    return port
+
+
+@pytest.fixture
+def environment(tmp_path: Path, implementation: dict[str, str]) -> dict[str, str]:
+    (tmp_path / "user_module.py").write_text(USER_MODULE)
+    return {"PYTHONPATH": str(tmp_path), **implementation}
+
+
+@pytest.fixture
+def port(environment: dict[str, str]) -> Iterator[PortProcess]:
+    with PortProcess(environment=environment) as port:
+        yield proven(port)
+
+
+@pytest.mark.parametrize("packet", PACKET_SIZES)
+@pytest.mark.parametrize("flags", [[], ["--compressed=6"]])
+def test_every_outcome_is_an_answer(packet: int, flags: list[str], environment: dict[str, str]) -> None:
+    with PortProcess(flags, packet=packet, environment=environment) as port:
+        proven(port)
+        for _ in range(3):
+            assert port.call("user_module", "same", {"a": [1, None]})[2] == {"a": [1, None]}
+            assert port.call("user_module", "told", "as told")[2] == ("as told", 1)
+            for name, kind, text in [
+                ("fails", "builtins.ValueError", "no"),
+                ("leaves", "builtins.SystemExit", "3"),
+                ("unencodable", "erlport_bridge.errors.EncodeError", '["deep"][0]'),
+            ]:
+                tag, _, (language, found, message, lines) = port.call("user_module", name, *CALLS[name])
+                assert (tag, language, found) == ("e", "python", kind)
+                assert text in message
+                assert isinstance(lines, list)
+            assert port.call("user_module", "same")[2][1] == "builtins.TypeError"
+
+
+def test_answers_of_every_size_are_whole(port: PortProcess) -> None:
+    sizes = [1_000, 0, 65_536, 1_023, 3_000_000, 1, 1_024, 900, 100_000, 1_025, 5_000, 65_535]
+    for size in sizes:
+        assert port.call("user_module", "repeated", "x", size)[2] == "x" * size
+    ids = port.send_calls([("user_module", "repeated", ["x", size]) for size in sizes])
+    answers = {message[1]: message[2] for message in (port.receive() for _ in sizes)}
+    assert [len(answers[call_id]) for call_id in ids] == sizes
+
+
+def test_calls_do_not_see_the_context_of_others(port: PortProcess) -> None:
+    assert {port.call("user_module", "seen_then_set")[2] for _ in range(50)} == {"nothing"}
+
+
+def test_a_function_that_is_replaced_is_called_no_more(port: PortProcess) -> None:
+    assert port.call("user_module", "same", 1)[2] == 1
+    port.call("user_module", "replace")
+    for _ in range(2 * PROOFS):
+        assert port.call("user_module", "same", 1)[2] == ["another one", 1]
+
+
+def test_answers_that_nobody_reads_wait_and_are_all_there(port: PortProcess) -> None:
+    # More than the pipe holds, so that the first answers fill it.
+    calls = [("user_module", "repeated", ["x", 500]) for _ in range(5_000)]
+    ids = port.send_calls(calls)
+    assert [port.receive()[:2] for _ in ids] == [("r", call_id) for call_id in ids]
+    assert port.call("user_module", "same", 1)[2] == 1
+
+
+def test_a_reader_that_is_gone_ends_the_process(port: PortProcess) -> None:
+    os.dup2(os.open(os.devnull, os.O_RDONLY), port.read_end)
+    port.send_call("user_module", "same", [1])
+    assert port.process.wait(timeout=10) == 0
+
+
+def test_a_heartbeat_is_no_call_in_either_form_of_its_id(port: PortProcess) -> None:
+    arguments = encode((Atom("user_module"), Atom("same"), [1]))[3:]
+    for heartbeat in (b"\x61\0", b"\x62\0\0\0\0"):
+        port.send_message(b"\x83\x68\5\x77\1C" + heartbeat + arguments)
+        assert port.receive() == (Atom("r"), 0, True)
+    for number, call_id in ((7, b"\x61\7"), (7, b"\x62\0\0\0\7"), (-1, b"\x62\xff\xff\xff\xff"), (7, b"\x6e\1\0\7")):
+        port.send_message(b"\x83\x68\5\x77\1C" + call_id + arguments)
+        assert port.receive() == (Atom("r"), number, 1)
+
+
+def _atom(text: str, form: int) -> bytes:
+    """Write an atom in one of its four forms."""
+    data = text.encode()
+    return bytes([form]) + (bytes([len(data)]) if form in (115, 119) else len(data).to_bytes(2, "big")) + data
+
+
+FORMS = st.sampled_from([100, 115, 118, 119])
+NAMES = st.sampled_from([*CALLS, "awaited", "no_such_function"])
+VALUES = st.lists(st.none() | st.integers(-(2**40), 2**40) | st.text(max_size=5) | st.binary(max_size=5), max_size=3)
+
+
+@st.composite
+def frames(draw: st.DrawFn) -> bytes:
+    """Give a call, whole or with some bytes of it changed or missing."""
+    head = b"\x83\x68\5" + _atom("C", draw(FORMS)) + encode(draw(st.integers(1, 300)))[1:]
+    names = _atom("user_module", draw(FORMS)) + _atom(draw(NAMES), draw(FORMS))
+    frame = bytearray(head + names + encode(draw(VALUES))[1:])
+    for _ in range(draw(st.sampled_from([0, 0, 1, 2]))):
+        frame[draw(st.integers(0, len(frame) - 1))] = draw(st.integers(0, 255))
+    return bytes(frame[: draw(st.sampled_from([len(frame), len(frame), draw(st.integers(0, len(frame)))]))])
+
+
+def test_any_frame_has_the_same_answers_with_and_without_what_is_compiled(tmp_path: Path) -> None:
+    pytest.importorskip("erlport_bridge.port.native", reason="installed without a C compiler")
+    (tmp_path / "user_module.py").write_text(USER_MODULE)
+    environments = [{"PYTHONPATH": str(tmp_path), "ERLPORT_BRIDGE_CODEC": name} for name in ("compiled", "pure")]
+    # The id is in a form that has no way of its own.
+    last = encode((Atom("C"), LAST, Atom("user_module"), Atom("same"), []))
+
+    def come(port: PortProcess) -> list[Any]:
+        """Give the answers that have come; others may be on their way."""
+        port.send_message(last)
+        found = []
+        while (message := port.receive())[1] != LAST:
+            # Tracebacks tell which way a call has taken.
+            found.append((*message[:2], message[2][1:3] if message[0] == "e" else message[2]))
+        return found
+
+    with PortProcess(environment=environments[0]) as compiled, PortProcess(environment=environments[1]) as pure:
+        ports = (proven(compiled), proven(pure))
+
+        @settings(max_examples=300, deadline=None)
+        @given(st.lists(frames(), min_size=1, max_size=5))
+        def are_the_same(sent: list[bytes]) -> None:
+            answers: tuple[list[Any], list[Any]] = ([], [])
+            for port in ports:
+                for frame in sent:
+                    port.send_message(frame)
+            ends_at = time.monotonic() + 20
+            while True:
+                for port, found in zip(ports, answers, strict=True):
+                    found += come(port)
+                    found.sort(key=repr)
+                if answers[0] == answers[1] or time.monotonic() > ends_at:
+                    break
+            assert answers[0] == answers[1]
+
+        are_the_same()
