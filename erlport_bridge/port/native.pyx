@@ -170,20 +170,21 @@ cdef class QuickCalls:
 
     cpdef flush(self):
         """Write what is held, here and by the writer."""
-        cdef Py_ssize_t size
-        if self._held_size:
-            if self._writer.claim():
-                # With Python's lock, which may take longer to get back: it does not wait.
-                size = max(0, write(self._write_end, self._held, self._held_size))
-                rest = self._held[size:self._held_size] if size < self._held_size else b""
-                self._held_size = self._held_count = 0
-                self._writer.release(rest)
-            else:
-                held = self._held[:self._held_size]
-                self._held_size = self._held_count = 0
-                self._writer.send([held])
-        else:
+        cdef Py_ssize_t size = 0
+        if not self._held_size:
             self._writer.flush()
+            return
+        is_free = self._writer.claim()
+        # From here on Python's lock is kept, so that nobody else writes the same: it may take longer to get it back than to
+        # write, which does not wait.
+        if is_free:
+            size = max(0, write(self._write_end, self._held, self._held_size))
+        rest = self._held[size:self._held_size] if size < self._held_size else b""
+        self._held_size = self._held_count = 0
+        if is_free:
+            self._writer.release(rest)
+        else:
+            self._writer.send([rest])
 
     cdef Py_ssize_t _read(self):
         """Wait for the next bytes, which go to the beginning of the buffer; gives how many, less than 1 if it failed."""
@@ -227,12 +228,16 @@ cdef class QuickCalls:
                 return False
             self._hold(frame)
             if self._held_count >= MAX_HELD:
+                self.flush()
                 # What runs next begins to count now.
                 if not self._leadership.end(running):
                     return False
                 running = None
-                self.flush()
-        return running is None or self._leadership.end(running)
+        if running is None:
+            return True
+        # First what somebody waits for.
+        self.flush()
+        return self._leadership.end(running)
 
     cdef object _target(self, const uint8_t* frame, Py_ssize_t size):
         """Give the function that this frame calls, if it may run at once; or else ``None``."""

@@ -33,6 +33,31 @@ defmodule DSPex.Python.Line do
         }
 
   @doc """
+  Has callers find the line of a pool by `of/1`.
+
+  It stands among the persistent terms, where it is read without a copy: one of a table is copied for each call, and the
+  counters of the references in it go from core to core. To replace it makes the system look through all processes, but
+  that happens only when a Python starts or ends.
+  """
+  @spec publish(atom(), t()) :: :ok
+  def publish(pool, line), do: :persistent_term.put({__MODULE__, pool}, line)
+
+  @doc """
+  Has callers find none.
+  """
+  @spec withdraw(atom()) :: :ok
+  def withdraw(pool) do
+    :persistent_term.erase({__MODULE__, pool})
+    :ok
+  end
+
+  @doc """
+  Gives the line of a pool; `nil` while it has none. Its owner may have ended: calls tell.
+  """
+  @spec of(atom()) :: t() | nil
+  def of(pool), do: :persistent_term.get({__MODULE__, pool}, nil)
+
+  @doc """
   Calls an operation and waits for its answer, until `deadline` (monotonic ms).
 
   `:restarting` if the owner of the port ended before the call was sent: Python has not seen it, so it may be made again.

@@ -197,7 +197,7 @@ defmodule DSPex.Python.Pool do
   # Called before the BEAM halts, which it could not with a port that cannot be written to.
   @spec kill_deaf() :: :ok
   def kill_deaf do
-    for pool <- names(), {:ok, line} <- [line(pool)], do: Interpreter.kill_if_deaf(line.port)
+    for pool <- names(), line = Line.of(pool), do: Interpreter.kill_if_deaf(line.port)
     :ok
   end
 
@@ -209,7 +209,7 @@ defmodule DSPex.Python.Pool do
   end
 
   defp call_until(pool, operation, args, timeout, deadline) do
-    with {:ok, line} <- line(pool),
+    with %Line{} = line <- Line.of(pool),
          answer when answer != :restarting <-
            Line.call(line, operation, args, timeout, deadline) do
       if operation in [:stream_ack, :cancel] and line.predecessors != [] do
@@ -264,13 +264,6 @@ defmodule DSPex.Python.Pool do
   # A keyword list writes the atom :general as general:.
   defp key(pool) when is_atom(pool), do: pool |> inspect() |> String.trim_leading(":")
   defp key(pool), do: inspect(pool)
-
-  defp line(pool) do
-    Registry.meta(@registry, {:line, pool})
-  rescue
-    # As below.
-    ArgumentError -> :error
-  end
 
   defp lookup(key) do
     case Registry.lookup(@registry, key) do

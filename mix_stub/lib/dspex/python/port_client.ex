@@ -242,7 +242,7 @@ defmodule DSPex.Python.PortClient do
           "pool #{inspect(state.options.name)} was stopped while the call was being made"
       end
 
-    if published?(state), do: Registry.delete_meta(state.registry, {:line, state.options.name})
+    if published?(state), do: Line.withdraw(state.options.name)
     # What is written from now on is refused, so that no call reaches a Python that is given up.
     Interpreter.close(state.port)
     answer_all(state, Error.new(:port_closed, error))
@@ -554,11 +554,10 @@ defmodule DSPex.Python.PortClient do
   defp cancel(nil), do: :ok
   defp cancel(timer), do: Process.cancel_timer(timer)
 
-  # What callers look up: the state of the model, and the line on which they make their calls. The line stands among the
-  # registry's metadata, where it is found in a third of the time.
+  # What callers look up: the state of the model, and the line on which they make their calls.
   defp published(state) do
     if published?(state) do
-      Registry.put_meta(state.registry, {:line, state.options.name}, line(state))
+      Line.publish(state.options.name, line(state))
 
       {_new, _old} =
         Registry.update_value(state.registry, state.key, fn _ -> state.model_state end)
