@@ -154,7 +154,9 @@ def _waiting(port: PortProcess, function: str) -> Callable[[], float]:
 
 def _first_chunk(plain: Peer, elixir: Peer, url: str) -> str:
     found = _in_turn(
-        lambda: float(elixir.ask("first_chunk", url)) / 1_000, lambda: float(plain.ask("first_chunk", url))
+        lambda: float(elixir.ask("first_chunk", url)) / 1_000,
+        lambda: float(plain.ask("first_chunk", url)),
+        rounds=_STREAMS,
     )
     more = f"{judged((found[0] - found[1]) * 1_000, _MOST_CHUNK_MS)} ms more"
     cells = [readable(found[0]), "`dspy.streamify` in Python", readable(found[1]), more]

@@ -7,6 +7,7 @@ therefore starts this program with ``-u -m erlport.cli`` among its arguments, wh
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import signal
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         descriptors = take_descriptors(use_stdio=options.use_stdio)
-        lifeline.start(descriptors.read)
+        watch = lifeline.start(descriptors.read)
     except (ProtocolError, OSError) as error:
         sys.exit(f"erlport_bridge: {error}")
     collected = logs.install() if options.log_to_elixir else None
@@ -88,6 +89,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except Exception as error:  # noqa: BLE001 - whatever a module of the application raises, its name must be said
             sys.stderr.write(f"erlport_bridge: cannot preload {name!r}: {type(error).__name__}: {error}\n")
             leave(1)
+    if options.modules is not None and len(options.modules) == 1:
+        # Whatever is called needs it. What it raises is for the first call, which imports it once more.
+        with contextlib.suppress(BaseException):
+            importlib.import_module(options.modules[0])
     runtime = Runtime(
         descriptors,
         packet=options.packet,
@@ -100,6 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         runtime.send_logs(collected)
     if options.ask_for_recycling:
         runtime.ask_for_recycling()
+    lifeline.wait_until_detached(watch)
     runtime.serve()
 
 

@@ -15,22 +15,26 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import Final
 
-# A process of its own program: a mere fork of this one would keep 8 MB more of its memory.
+# A process of its own program: a mere fork of this one would keep 8 MB more of its memory, and until it has become
+# another program each page that this one writes to would be copied first, which takes 20 ms of the start.
 _PROGRAM: Final = str(Path(__file__).with_name("watching.py"))
 
-# All that can be open when the process has just started; the Erlang side closes its own.
-_MAX_DESCRIPTORS: Final = 1024
+# A signal for the whole group is meant for the others; that process ends after them.
+_NOT_FOR_IT: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
-def start(read_descriptor: int) -> None:
-    """Start to watch; to be called before there is any other thread.
+def start(read_descriptor: int) -> int:
+    """Start to watch; to be called before anything that must not stay when the other side is gone.
 
     The calling process becomes the leader of its process group if it is not yet. Under a BEAM it is.
 
     Args:
         read_descriptor: The end of the port that this process reads. Its other end is held by the BEAM alone.
+
+    Returns:
+        A process for :func:`wait_until_detached`.
 
     Raises:
         OSError: The system has no room for another process.
@@ -41,14 +45,23 @@ def start(read_descriptor: int) -> None:
     # Opened here, so that it is this process's even if it ended in the next moment.
     process = _process_descriptor(python)
     try:
-        # By way of a child that ends at once: user code that waits for all of its children must not wait for this one.
-        between = os.fork()
-        if between == 0:
-            _start_detached(python, read_descriptor, process)
-        os.waitpid(between, 0)
+        descriptors = [read_descriptor] if process is None else [read_descriptor, process]
+        arguments = [sys.executable, "-I", "-S", _PROGRAM, str(python), str(len(descriptors))]
+        actions = [(os.POSIX_SPAWN_DUP2, descriptor, place) for place, descriptor in enumerate(descriptors)]
+        between = os.posix_spawn(sys.executable, arguments, os.environ, file_actions=actions, setsigmask=_NOT_FOR_IT)
     finally:
         if process is not None:
             os.close(process)
+    return between
+
+
+def wait_until_detached(between: int) -> None:
+    """Wait, some 15 ms after :func:`start`, until the process that watches is nobody's child.
+
+    User code that waits for all of its children must not wait for this one.
+    """
+    with contextlib.suppress(ChildProcessError):  # somebody has, already
+        os.waitpid(between, 0)
 
 
 def _process_descriptor(python: int) -> int | None:
@@ -57,22 +70,3 @@ def _process_descriptor(python: int) -> int | None:
         with contextlib.suppress(OSError):
             return os.pidfd_open(python)
     return None
-
-
-def _start_detached(python: int, read_descriptor: int, process: int | None) -> NoReturn:
-    try:
-        if os.fork() == 0:
-            descriptors = [read_descriptor] if process is None else [read_descriptor, process]
-            for place, descriptor in enumerate(descriptors):
-                os.dup2(descriptor, place)
-            # A writing end that stayed open would hide Python's end from the other side.
-            os.closerange(len(descriptors), _MAX_DESCRIPTORS)
-            # A signal for the whole group is meant for the others; the watching process ends after them.
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                signal.signal(number, signal.SIG_IGN)
-            os.chdir("/")
-            arguments = ["-I", "-S", _PROGRAM, str(python), str(len(descriptors))]
-            os.execv(sys.executable, [sys.executable, *arguments])  # noqa: S606 - no shell
-    finally:
-        # Never back into the caller's code, whatever happens.
-        os._exit(0)

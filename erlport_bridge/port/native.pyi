@@ -7,6 +7,7 @@ from erlport_bridge.port.targets import Targets
 from erlport_bridge.port.writer import FrameWriter
 
 def wait(descriptor: int, duration_ns: int) -> None: ...
+def write_small(descriptor: int, data: bytes) -> int: ...
 
 class QuickCalls:
     def __init__(

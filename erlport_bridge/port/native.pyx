@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""What the port has in C, by Cython: the wait of ``awake.py``, and calls of quick, harmless functions from pipe to pipe.
+"""What the port has in C, by Cython: its waits and small writes, and calls of quick functions from pipe to pipe.
 
-Such a call takes the interpreter longer than the system needs to bring it here and back. Whatever is rare or wrong is left
-to ``runtime.py``, which does all of it without this, too.
+Such a call takes the interpreter longer than the system needs to bring it here and back. Whatever is rare or wrong is
+left to ``runtime.py``, which does all of it without this, too.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -77,6 +77,14 @@ def wait(int descriptor, long long duration_ns):
         _wait(descriptor, duration_ns)
 
 
+def write_small(int descriptor, bytes data):
+    """Write to a descriptor that does not wait, and give how much of it that was; 0 if that failed.
+
+    With Python's lock, which may take longer to get back than this takes.
+    """
+    return max(0, write(descriptor, <char*>data, len(data)))
+
+
 cdef Py_ssize_t _after_atom(const uint8_t* data, Py_ssize_t start, Py_ssize_t end) noexcept:
     """Give where the atom ends that begins at ``start``; ``-1`` if there is none, or ``start`` is such a ``-1``."""
     if start < 0 or end - start < 3:
@@ -90,13 +98,22 @@ cdef Py_ssize_t _after_atom(const uint8_t* data, Py_ssize_t start, Py_ssize_t en
     return start if start <= end else -1
 
 
-cdef Py_ssize_t _after_id(const uint8_t* data, Py_ssize_t start, Py_ssize_t end) noexcept:
-    """Do the same for the id of a call, after its ``C``; of none but the heartbeat's, which is 0."""
-    cdef bint is_call = start > 0 and data[start - 1] == b"C" and data[start - 2] == 1
-    if is_call and end - start > 2 and data[start] == SMALL_INTEGER:
-        return start + 2 if data[start + 1] else -1
-    if is_call and end - start > 5 and data[start] == INTEGER:
-        return start + 5 if data[start + 1] | data[start + 2] | data[start + 3] | data[start + 4] else -1
+cdef Py_ssize_t _names_of_call(const uint8_t* frame, Py_ssize_t size) noexcept:
+    """Give where Module begins in ``{'C', Id, Module, Function, Args}``; ``-1`` if this is no call, or a heartbeat.
+
+    A heartbeat's id is 0. Ids of more than 32 bits are rare, and left to the runtime.
+    """
+    cdef Py_ssize_t at
+    if size < 8 or frame[0] != VERSION or frame[1] != SMALL_TUPLE or frame[2] != 5:
+        return -1
+    at = _after_atom(frame, 3, size)
+    # An atom of one character ends there.
+    if at != (6 if frame[3] == SMALL_ATOM_UTF8 or frame[3] == SMALL_ATOM else 7) or frame[at - 1] != b"C":
+        return -1
+    if size - at > 2 and frame[at] == SMALL_INTEGER:
+        return at + 2 if frame[at + 1] else -1
+    if size - at > 5 and frame[at] == INTEGER:
+        return at + 5 if frame[at + 1] | frame[at + 2] | frame[at + 3] | frame[at + 4] else -1
     return -1
 
 
@@ -175,8 +192,7 @@ cdef class QuickCalls:
             self._writer.flush()
             return
         is_free = self._writer.claim()
-        # From here on Python's lock is kept, so that nobody else writes the same: it may take longer to get it back than to
-        # write, which does not wait.
+        # From here on Python's lock is kept, so that nobody else writes the same.
         if is_free:
             size = max(0, write(self._write_end, self._held, self._held_size))
         rest = self._held[size:self._held_size] if size < self._held_size else b""
@@ -187,7 +203,7 @@ cdef class QuickCalls:
             self._writer.send([rest])
 
     cdef Py_ssize_t _read(self):
-        """Wait for the next bytes, which go to the beginning of the buffer; gives how many, less than 1 if it failed."""
+        """Wait for the next bytes, put them where the buffer begins, and give how many; less than 1 if it failed."""
         cdef long long awake_ns = 0 if self._in_flight.count else self._awake_ns
         cdef Py_ssize_t size
         with nogil:
@@ -197,6 +213,7 @@ cdef class QuickCalls:
         return size
 
     cdef bint _answer_between(self, Py_ssize_t* start, Py_ssize_t end) except -1:
+        """Do it for these bytes of the buffer; ``start`` goes to the first frame that is another one, or not whole."""
         cdef const uint8_t* buffer = <uint8_t*>self._buffer.buf
         cdef Py_ssize_t body, size
         cdef list running = None
@@ -212,17 +229,19 @@ cdef class QuickCalls:
                 target = self._target(buffer + body, size)
                 if target is None:
                     break
-                term = decode(PyBytes_FromStringAndSize(<char*>buffer + body, size))
+                _tag, call_id, _module, _function, arguments = decode(
+                    PyBytes_FromStringAndSize(<char*>buffer + body, size)
+                )
             except Exception:  # the runtime finds out the same
                 break
-            if len(<tuple>term) != 5 or type((<tuple>term)[4]) is not list:
+            if type(arguments) is not list:
                 break
             start[0] = body + size
             # Before it runs: if that takes long, another thread reads on from here.
             self._frames.start = start[0]
             if running is None:
                 running = self._leadership.begin(None)
-            frame = self._answer_of(target, (<tuple>term)[1], (<tuple>term)[4])
+            frame = self._answer_of(target, call_id, arguments)
             if not running:
                 self._writer.send(frame)
                 return False
@@ -241,13 +260,9 @@ cdef class QuickCalls:
 
     cdef object _target(self, const uint8_t* frame, Py_ssize_t size):
         """Give the function that this frame calls, if it may run at once; or else ``None``."""
-        cdef Py_ssize_t module_starts, module_ends, function_ends
-        # {'C', Id, Module, Function, Args}
-        if size < 8 or frame[0] != VERSION or frame[1] != SMALL_TUPLE or frame[2] != 5:
-            return None
-        module_starts = _after_id(frame, _after_atom(frame, 3, size), size)
-        module_ends = _after_atom(frame, module_starts, size)
-        function_ends = _after_atom(frame, module_ends, size)
+        cdef Py_ssize_t module_starts = _names_of_call(frame, size)
+        cdef Py_ssize_t module_ends = _after_atom(frame, module_starts, size)
+        cdef Py_ssize_t function_ends = _after_atom(frame, module_ends, size)
         if function_ends < 0:
             return None
         names = PyBytes_FromStringAndSize(<char*>frame + module_starts, function_ends - module_starts)

@@ -316,11 +316,11 @@ class Runtime:
         if isinstance(future, Task) and not future.cancelled() and not future.work.is_cancelled:
             target.note_duration(future.work.taken_s)
         try:
-            answer = Result(owed.event.id, future.result())
+            value = future.result()
         except BaseException as error:  # noqa: BLE001 - a call of any function becomes an answer
             self._fail(owed, error)
         else:
-            self._answer(owed, answer)
+            self._return(owed, value)
 
     def _run_here(self, event: Call, target: Target) -> bool:
         """Run a function that has been quick so far; ``False`` if it was not, and another thread leads now."""
@@ -344,7 +344,10 @@ class Runtime:
             return True
         if work.is_cancelled:
             self._threads.stuck.ended(work)
-        self._answer(owed, failed or Result(event.id, value))
+        if failed:
+            self._answer(owed, failed)
+        else:
+            self._return(owed, value)
         return False
 
     def _run_harmless(self, event: Call, target: Target) -> bool:
@@ -384,11 +387,11 @@ class Runtime:
     async def _await(self, owed: Owed, event: Call, function: Callable[..., Any]) -> None:
         request.received_at.set(owed.received_at)
         try:
-            answer = Result(event.id, await function(*event.arguments))
+            value = await function(*event.arguments)
         except BaseException as error:  # noqa: BLE001 - the same place, for coroutines
             self._fail(owed, error)
         else:
-            self._answer(owed, answer)
+            self._return(owed, value)
 
     def _cancel(self, call_id: int) -> None:
         """End what nobody waits for any more."""
@@ -418,11 +421,16 @@ class Runtime:
         elif owed.work is not None:
             self._threads.stuck.interrupt(owed.work)
 
+    def _return(self, owed: Owed, value: object) -> None:
+        """Answer a call, unless it has its answer already."""
+        if self._in_flight.answer(owed):
+            self._writer.send(self._answers.result(owed.event.id, value, owed.function))
+
     def _fail(self, owed: Owed, error: BaseException) -> None:
+        """Do the same for a call whose function has raised."""
         self._answer(owed, failed_answer(owed.event.id, owed.function, error))
 
     def _answer(self, owed: Owed, answer: Result | Failure) -> None:
-        """Answer a call, unless it has its answer already."""
         if self._in_flight.answer(owed):
             self._writer.send(self._answers.encoded(answer, owed.function))
 

@@ -21,6 +21,18 @@ _LOOK_MS = 200
 _PORT = 0
 _PYTHON = 1
 
+# All that can be open when Python has just started; the Erlang side closes its own.
+_MAX_DESCRIPTORS = 1024
+
+
+def detach(descriptors: int) -> None:
+    """Go on in a child that is nobody's, and let go of all but so many descriptors."""
+    if os.fork():
+        os._exit(0)
+    # A writing end of the port that stayed open would hide Python's end from the other side.
+    os.closerange(descriptors, _MAX_DESCRIPTORS)
+    os.chdir("/")
+
 
 def watch(python: int, *, has_descriptor: bool) -> None:
     """Wait for the end of the port or of Python, then kill Python's process group, to which this process belongs."""
@@ -50,4 +62,5 @@ def _is_there(process: int) -> bool:
 
 
 if __name__ == "__main__":
+    detach(int(sys.argv[2]))
     watch(int(sys.argv[1]), has_descriptor=int(sys.argv[2]) > _PYTHON)

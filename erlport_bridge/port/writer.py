@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
+from erlport_bridge.port.implementation import native
 from erlport_bridge.port.protocol import Frame
 
 _WAIT_MS: Final = 1_000
@@ -16,6 +17,8 @@ _WAIT_MS: Final = 1_000
 _MAX_HELD: Final = 16
 # So many parts of frames go out in one write at most; the system has a limit, which is not below it.
 _MAX_AT_ONCE: Final = 64
+# Up to this size a write takes less time than to give up Python's lock for it and get it back from others.
+_SMALL_BYTES: Final = 4_096
 
 
 class FrameWriter:
@@ -102,7 +105,7 @@ class FrameWriter:
             while unsent and len(parts) < _MAX_AT_ONCE:
                 parts += unsent.popleft()
             try:
-                size = os.writev(self._descriptor, parts[:_MAX_AT_ONCE])
+                size = _written(self._descriptor, parts[:_MAX_AT_ONCE])
             except BlockingIOError:
                 unsent.appendleft(parts)
                 return False
@@ -113,6 +116,15 @@ class FrameWriter:
             if rest := _unwritten(parts, size):
                 unsent.appendleft(rest)
         return True
+
+
+def _written(descriptor: int, parts: Frame) -> int:
+    """Write what the pipe takes, and give how much that is."""
+    if native is not None and sum(map(len, parts)) <= _SMALL_BYTES:
+        size = native.write_small(descriptor, b"".join(parts))
+        if size:
+            return size
+    return os.writev(descriptor, parts)
 
 
 def _unwritten(parts: Frame, size: int) -> Frame:

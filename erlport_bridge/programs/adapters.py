@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import dspy
 from dspy.adapters import base
@@ -33,8 +32,7 @@ _TOOLS: Final = (dspy.Tool, list[dspy.Tool])
 _WITH_JSON_FALLBACK: Final = frozenset(["chat", "xml"])
 
 
-@dataclass(frozen=True)
-class AdapterChoice:
+class AdapterChoice(NamedTuple):
     """An adapter, as a call names it.
 
     Attributes:

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import dspy
 import orjson
@@ -32,8 +31,7 @@ _LASTING: Final = frozenset(
 _TEMPERATURE: Final = 1.0
 
 
-@dataclass(frozen=True)
-class _Attempt:
+class _Attempt(NamedTuple):
     prediction: dspy.Prediction
     reward: float
     trace: list[Any]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import arguments
@@ -20,8 +19,7 @@ _ON_ERROR: Final = ("collect", "fail_fast")
 Tell = Callable[[int, dict[str, Any] | BaseException], Awaitable[None]]
 
 
-@dataclass(frozen=True)
-class BatchOptions:
+class BatchOptions(NamedTuple):
     """How a batch runs.
 
     Attributes:

@@ -8,8 +8,7 @@ no object of DSPy outlives the process.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import dspy
 
@@ -25,8 +24,7 @@ _MAX_INSTRUCTIONS_CHARACTERS: Final = 1_000_000
 _MAX_DEMOS: Final = 1_000
 
 
-@dataclass(frozen=True)
-class LearnedPredictor:
+class LearnedPredictor(NamedTuple):
     """What one predictor has learned.
 
     Attributes:

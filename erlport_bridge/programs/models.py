@@ -10,10 +10,10 @@ import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs import arguments, content_parts, elixir_model, embedded, providers, response_cache
+from erlport_bridge.programs import arguments, content_parts, elixir_model, providers, response_cache
 from erlport_bridge.programs.generation_settings import GENERATION_SETTINGS, read_settings
 from erlport_bridge.programs.model_limits import limit_of
 from erlport_bridge.programs.observed_model import ObservedLM
@@ -178,6 +178,9 @@ def _model(name: str, model: str, given: dict[str, Any], default_retries: int | 
 
 
 def _embedded(settings: dict[str, Any]) -> LanguageModel:
+    # Imported when it is asked for, which is in demos and tests: it takes 5 ms.
+    from erlport_bridge.programs import embedded
+
     lm = embedded.embedded_model()
     return LanguageModel(
         EMBEDDED,
@@ -265,8 +268,7 @@ def _whole_number(given: Mapping[str, Any], name: str, default: int | None, leas
     return number
 
 
-@dataclass(frozen=True)
-class _Client:
+class _Client(NamedTuple):
     """Who is asked where, as whom: what limits and cached answers belong to."""
 
     name: str

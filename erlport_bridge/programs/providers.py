@@ -12,8 +12,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
 
 from dspy import lm15
@@ -27,8 +26,7 @@ from erlport_bridge.redaction import remember_secret
 OPENAI_COMPATIBLE: Final = "openai_compatible"
 
 
-@dataclass(frozen=True)
-class Provider:
+class Provider(NamedTuple):
     """A service that DSPy's own client speaks to.
 
     Attributes:

@@ -11,8 +11,7 @@ import contextlib
 import threading
 from collections import deque
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import dspy
 from dspy.utils.callback import BaseCallback
@@ -272,8 +271,7 @@ class Telling(BaseCallback):  # type: ignore[misc]
         self._events.offer({"type": "status", "stage": stage, "name": name})
 
 
-@dataclass(frozen=True)
-class _Listener:
+class _Listener(NamedTuple):
     """Tells DSPy whose text to send, as its own ``StreamListener`` does; reads nothing itself."""
 
     predict: dspy.Predict

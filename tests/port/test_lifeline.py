@@ -70,7 +70,7 @@ BUSY_WITHOUT_DESCRIPTOR = """
 import subprocess
 from erlport_bridge.port import lifeline
 lifeline._process_descriptor = lambda process: None
-lifeline.start(0)
+lifeline.wait_until_detached(lifeline.start(0))
 subprocess.Popen(["sleep", "1000"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 print("ready", flush=True)
 sum(range(10**13))
