@@ -1,12 +1,14 @@
-"""What is compiled of the port, which is there where the compiled codec is, and in use with it."""
+"""What is compiled of the port: in use with the compiled codec, and ``None`` where it could not be compiled."""
 
 from __future__ import annotations
 
 from erlport_bridge.term import IMPLEMENTATION
 
-if IMPLEMENTATION == "compiled":
-    from erlport_bridge.port import native
-else:
-    native = None  # type: ignore[assignment]
-
 __all__ = ["native"]
+
+try:
+    from erlport_bridge.port import native
+except ImportError:
+    native = None  # type: ignore[assignment]
+if IMPLEMENTATION != "compiled":
+    native = None  # type: ignore[assignment]
