@@ -75,7 +75,7 @@ for _ <- 1..500, do: {ping.(nil), small.()}
 
 Load.compare(
   "a small call, one caller",
-  7,
+  15,
   fn -> Load.latency(500, small) end,
   fn -> Load.latency(500, fn -> Echo.round_trip(echo, frame) end) end,
   "less"
@@ -83,7 +83,7 @@ Load.compare(
 
 Load.compare(
   "a small call, 64 callers, calls a second",
-  7,
+  15,
   fn -> Load.rate(64, 300, small) end,
   fn -> Load.rate(64, 300, fn -> Echo.round_trip(echo, frame) end) end,
   "more"
@@ -91,7 +91,7 @@ Load.compare(
 
 Load.compare(
   "`ping` with a map of #{div(byte_size(result_frame), 1000)} kB, 64 callers, calls a second",
-  7,
+  15,
   fn -> Load.rate(64, 40, fn -> ping.(result) end) end,
   fn -> Load.rate(64, 40, fn -> Echo.round_trip(echo, result_frame) end) end,
   "more"
@@ -102,7 +102,7 @@ for mebibytes <- [1, 16, 64] do
 
   Load.compare(
     "`ping` with a binary of #{mebibytes} MiB",
-    5,
+    15,
     fn -> Load.latency(1, fn -> ping.(binary) end) end,
     fn -> Load.latency(1, fn -> Echo.round_trip(echo, binary) end) end,
     "less"

@@ -21,7 +21,7 @@ from tests.model_server import ModelServer
 from tests.port_process import PortProcess
 
 _HERE = Path(__file__).parent
-_ROUNDS = 7
+_ROUNDS = 15
 _TURN = 50
 _PREDICTIONS = 256
 _WAITS = 500

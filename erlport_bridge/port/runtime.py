@@ -205,7 +205,10 @@ class Runtime:
             frame = self._frames.take()
             if frame is None:
                 break
-            if not self._receive(frame):
+            is_read_here = self._receive(frame)
+            # It may be large, and is not to be kept while the next one is waited for.
+            del frame
+            if not is_read_here:
                 return False
         self._flush()
         if self._is_for_loop and not self._frames.is_large:
@@ -298,9 +301,9 @@ class Runtime:
                 self._loop.call_soon_threadsafe(self._start, owed, event, target.function)
             return
         # In a context of its own: what it sets there is not for the next call of that thread.
-        owed.future = self._submit(owed, contextvars.copy_context().run, target.function, *event.arguments)
-        if owed.future is not None:
-            owed.future.add_done_callback(partial(self._end, owed, target))
+        future = owed.future = self._submit(owed, contextvars.copy_context().run, target.function, *event.arguments)
+        if future is not None:
+            future.add_done_callback(partial(self._end, owed, target))
             if owed.is_cancelled:
                 self._cancel_function(owed)
 
@@ -313,6 +316,8 @@ class Runtime:
 
     def _end(self, owed: Owed, target: Target, future: Future[Any]) -> None:
         """Answer a call whose function has run in a thread of the pool."""
+        # They refer to each other, and so to arguments and result, until the collector comes.
+        owed.future = None
         if isinstance(future, Task) and not future.cancelled() and not future.work.is_cancelled:
             target.note_duration(future.work.taken_s)
         try:
@@ -416,8 +421,9 @@ class Runtime:
     def _cancel_function(self, owed: Owed) -> None:
         """Answer a call at once; what its function still returns, if it ends at all, is dropped."""
         self._fail(owed, OperationError("cancelled", "the call was cancelled"))
-        if owed.future is not None:
-            owed.future.cancel()
+        future = owed.future
+        if future is not None:
+            future.cancel()
         elif owed.work is not None:
             self._threads.stuck.interrupt(owed.work)
 

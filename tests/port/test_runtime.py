@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -340,6 +341,24 @@ def test_wrong_flags_end_the_process_with_a_message(flags: list[str]) -> None:
     ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert ended.returncode == 2
     assert flags[0].split("=")[0] in ended.stderr
+
+
+def test_a_large_frame_is_not_kept(user_path: dict[str, str]) -> None:
+    def memory(pid: int) -> int:
+        found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+        assert found is not None
+        return int(found[1]) // 1_024
+
+    with PortProcess(environment=user_path) as port:
+        for _ in range(10):
+            port.call("user_module", "large", 1)
+        before = memory(port.process.pid)
+        for size in (64, 1):  # MiB; the second one shows that the first is gone for good
+            assert len(port.call("copy", "copy", b"\xff" * (size << 20))[2]) == size << 20
+            ends_at = time.monotonic() + 20
+            while memory(port.process.pid) > before + 32:
+                assert time.monotonic() < ends_at
+                time.sleep(0.01)
 
 
 @pytest.mark.parametrize("mebibytes", [1, 16, 64])
