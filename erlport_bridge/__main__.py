@@ -24,6 +24,9 @@ from erlport_bridge.threads import DEFAULT_MAX_QUEUED, DEFAULT_MAX_STUCK, DEFAUL
 
 _PROGRAM_MODULES = "DSPEX_PROGRAM_MODULES"
 _OPERATIONS = "dspy_bridge"
+# How long a thread computes before one that waits for Python's lock may go on. Less than the usual 5 ms, for deadlines,
+# answers and the next calls wait so.
+_SWITCH_INTERVAL_S = 0.002
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -72,6 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         watch = lifeline.start(descriptors.read)
     except (ProtocolError, OSError) as error:
         sys.exit(f"erlport_bridge: {error}")
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     collected = logs.install() if options.log_to_elixir else None
     if collected:
         before_exit(collected.close)

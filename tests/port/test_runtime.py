@@ -343,6 +343,11 @@ def test_wrong_flags_end_the_process_with_a_message(flags: list[str]) -> None:
     assert flags[0].split("=")[0] in ended.stderr
 
 
+def test_threads_wait_less_than_usual_for_pythons_lock() -> None:
+    with PortProcess() as port:
+        assert port.call("sys", "getswitchinterval")[2] < sys.getswitchinterval()
+
+
 def test_a_large_frame_is_not_kept(user_path: dict[str, str]) -> None:
     def memory(pid: int) -> int:
         found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
