@@ -130,19 +130,28 @@ defmodule DSPex.Python.Line do
     ArgumentError -> take_back(line, id, tag)
   end
 
+  # Nobody else may answer it any more, and no message of it may stay.
   defp take_back(line, id, tag) do
-    monitor = Process.monitor(line.owner)
+    unless taken?(line.calls, id) do
+      # Its owner is answering all calls at this moment, or has just ended.
+      monitor = Process.monitor(line.owner)
 
-    # Its owner may be answering all calls at this moment.
-    if Calls.take(line.calls, id) == nil do
       receive do
         {^tag, _answer} -> :ok
         {:DOWN, ^monitor, :process, _owner, _reason} -> :ok
       end
+
+      Process.demonitor(monitor, [:flush])
     end
 
-    Process.demonitor(monitor, [:flush])
     :closed
+  end
+
+  defp taken?(calls, id) do
+    Calls.take(calls, id) != nil
+  rescue
+    # The table is gone with its owner.
+    ArgumentError -> false
   end
 
   defp wait(line, id, {_way, tag, monitor} = from, timeout, deadline) do

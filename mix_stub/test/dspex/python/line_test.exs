@@ -9,7 +9,8 @@ defmodule DSPex.Python.LineTest do
 
     owner =
       spawn(fn ->
-        port = Port.open({:spawn, "cat > /dev/null"}, [:binary, {:packet, 4}])
+        # `:out`: of a port that reads too, this program would close the other pipe, and so the port.
+        port = Port.open({:spawn, "cat > /dev/null"}, [:out, :binary, {:packet, 4}])
         send(test, {:line, %Line{owner: self(), port: port, calls: Calls.new()}})
         own()
       end)
@@ -96,11 +97,37 @@ defmodule DSPex.Python.LineTest do
     Process.exit(answering, :kill)
   end
 
+  test "and one whose owner ends at that moment" do
+    {_owner, %{port: port}} = start_owner()
+    Port.close(port)
+    test = self()
+
+    for _ <- 1..2_000 do
+      owner =
+        spawn(fn ->
+          calls = Calls.new()
+          send(test, {:line, %Line{owner: self(), port: port, calls: calls}})
+          receive do: (:end -> answer_all(calls))
+        end)
+
+      assert_receive {:line, line}, 5_000
+      send(owner, :end)
+      assert call(line) == :restarting
+    end
+
+    # What was on its way has come.
+    Process.sleep(50)
+    assert Process.info(self(), [:messages, :monitors]) == [messages: [], monitors: []]
+  end
+
   defp answer_all_for_ever(calls) do
+    answer_all(calls)
+    answer_all_for_ever(calls)
+  end
+
+  defp answer_all(calls) do
     for call <- Calls.take_all(calls),
         do: :ok = Line.answer(call, {:error, Error.new(:port_closed, "the port's owner ends")})
-
-    answer_all_for_ever(calls)
   end
 
   test "an answer comes through, at once and later" do
