@@ -24,8 +24,8 @@ from erlport_bridge.threads import DEFAULT_MAX_QUEUED, DEFAULT_MAX_STUCK, DEFAUL
 
 _PROGRAM_MODULES = "DSPEX_PROGRAM_MODULES"
 _OPERATIONS = "dspy_bridge"
-# How long a thread computes before one that waits for Python's lock may go on. Less than the usual 5 ms, for deadlines,
-# answers and the next calls wait so.
+# How long a thread computes before one that waits for Python's lock may go on. Less than the usual 5 ms, for that is
+# what deadlines, answers and the next calls wait.
 _SWITCH_INTERVAL_S = 0.002
 
 

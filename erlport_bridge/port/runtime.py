@@ -106,6 +106,7 @@ class Runtime:
         self._has_started = False
         self._leadership = Leadership(self._lead, self._is_overdue)
         self._running: list[Any] = []
+        # It compresses nothing.
         self._quick_calls = None
         if native is not None and not compressed:
             self._quick_calls = native.QuickCalls(

@@ -76,8 +76,11 @@ class Targets:
         target = self._found.get((module_name, function_name))
         if target is None or sys.modules.get(module_name) is not target.module:
             return None
-        # A name with a dot is not an attribute of the module, and is found anew each time.
-        return target if getattr(target.module, function_name, None) is target.function else None
+        try:
+            # A name with a dot is not an attribute of the module, and is found anew each time.
+            return target if getattr(target.module, function_name, None) is target.function else None
+        except Exception:  # noqa: BLE001 - of the module's own `__getattr__`: whoever finds it anew tells the caller
+            return None
 
     def find(self, module_name: str, function_name: str) -> Target:
         """Find a function; imports its module, which may take seconds.

@@ -56,6 +56,12 @@ def seen_then_set():
     variable.set("something")
     return seen
 
+def remove(name):
+    del globals()[name]
+
+def __getattr__(name):
+    raise (RuntimeError if name == "same" else AttributeError)(f"no {name} any more")
+
 def replace():
     def same(value):
         return ["another one", value]
@@ -135,6 +141,13 @@ def test_a_function_that_is_replaced_is_called_no_more(port: PortProcess) -> Non
     port.call("user_module", "replace")
     for _ in range(2 * PROOFS):
         assert port.call("user_module", "same", 1)[2] == ["another one", 1]
+
+
+def test_a_function_that_is_gone_is_an_error_of_its_call_whatever_its_module_says(port: PortProcess) -> None:
+    port.call("user_module", "remove", "same")
+    for _ in range(2):
+        assert port.call("user_module", "same", 1)[2][1:3] == (Atom("builtins.RuntimeError"), "no same any more")
+    assert port.call("user_module", "repeated", "x", 2)[2] == "xx"
 
 
 def test_answers_that_nobody_reads_wait_and_are_all_there(port: PortProcess) -> None:

@@ -179,10 +179,7 @@ def answer():
     (tmp_path / "slow_module.py").write_text(slow)
     with PortProcess(environment=user_path) as port:
         first = port.send_call("slow_module", "answer", [])
-        ends_at = time.monotonic() + 20
-        while not (tmp_path / "begun").exists():
-            assert time.monotonic() < ends_at
-            time.sleep(0.005)
+        wait_for_file(tmp_path / "begun")
         second = port.send_call("slow_module", "answer", [])
         assert port.call("math", "sqrt", 4.0)[2] == 2.0  # read after the second
         (tmp_path / "go_on").touch()
@@ -284,6 +281,47 @@ def test_only_allowed_modules_can_be_called() -> None:
     with PortProcess(["--modules=math,json"]) as port:
         assert "may not be called on this port; allowed: json, math" in port.call("os", "getpid")[2][2]
         assert port.call("math", "sqrt", 4)[2] == 2.0
+
+
+ONLY_MODULE = """
+import pathlib, threading, time
+
+imported_by = threading.current_thread().name
+pathlib.Path(__file__).with_suffix(".begun").touch()
+
+def importer():
+    return imported_by
+
+"""
+
+
+def test_the_only_module_is_imported_before_it_is_called(tmp_path: Path) -> None:
+    (tmp_path / "only.py").write_text(ONLY_MODULE)
+    with PortProcess(["--modules=only"], environment={"PYTHONPATH": str(tmp_path)}) as port:
+        wait_for_file(tmp_path / "only.begun")
+        assert port.call("only", "importer")[2] == "MainThread"
+
+
+def test_an_only_module_that_cannot_be_imported_is_an_error_of_each_call(tmp_path: Path) -> None:
+    (tmp_path / "only.py").write_text("raise SystemExit('not today')\n")
+    with PortProcess(["--modules=only"], environment={"PYTHONPATH": str(tmp_path)}) as port:
+        for _ in range(2):
+            assert port.call("only", "importer")[2][1:3] == (Atom("builtins.SystemExit"), "not today")
+
+
+def test_a_port_that_is_closed_while_its_only_module_is_imported_is_not_waited_for(tmp_path: Path) -> None:
+    (tmp_path / "only.py").write_text(ONLY_MODULE + "time.sleep(1_000)\n")
+    with PortProcess(["--modules=only"], environment={"PYTHONPATH": str(tmp_path)}) as port:
+        wait_for_file(tmp_path / "only.begun")
+        port.close()
+        assert port.process.wait(timeout=20) == -signal.SIGKILL
+
+
+def wait_for_file(path: Path) -> None:
+    ends_at = time.monotonic() + 20
+    while not path.exists():
+        assert time.monotonic() < ends_at
+        time.sleep(0.005)
 
 
 def test_call_past_the_bound_is_told_at_once(user_path: dict[str, str]) -> None:
