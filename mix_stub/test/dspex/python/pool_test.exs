@@ -85,6 +85,7 @@ defmodule DSPex.Python.PoolTest do
       eventually(fn -> not alive?(python) end)
       assert {:error, %Error{kind: :pool_not_found}} = Python.ping(nil, pool: :to_be_stopped)
       assert {:error, :not_found} = Python.stop_pool(:to_be_stopped)
+      assert DSPex.Python.Line.of(:to_be_stopped) == nil
     end
 
     test "cannot be started twice under one name" do
