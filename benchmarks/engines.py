@@ -52,10 +52,10 @@ def engines(delay_s: float) -> dict[str, object]:
 
 def replace_embedded_model(delay_s: float) -> None:
     """Have the provider ``embedded`` of this process answer after a delay; in a port."""
-    from erlport_bridge.programs import embedded
+    from erlport_bridge.programs.models.embedded import engine
 
-    model = embedded.embedded_model().copy(**engines(delay_s))
-    embedded.embedded_model = lambda: model
+    model = engine.embedded_model().copy(**engines(delay_s))
+    engine.embedded_model = lambda: model
 
 
 async def wait() -> None:

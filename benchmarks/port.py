@@ -13,7 +13,7 @@ import dspy
 from benchmarks.terms import realistic_result
 from benchmarks.timing import header, in_python, medians, readable, row
 from erlport_bridge.port.frames import FrameReader
-from erlport_bridge.programs.embedded import embedded_model
+from erlport_bridge.programs.models.embedded import embedded_model
 from erlport_bridge.term import Atom, encode
 from tests.port_process import PortProcess
 

@@ -15,8 +15,10 @@ from typing import Final
 import dspy
 
 from erlport_bridge import errors
-from erlport_bridge.optimizing import catalogue as optimizers
-from erlport_bridge.programs import adapters, catalogue, field_types
+from erlport_bridge.optimizing import optimizers as optimizers
+from erlport_bridge.programs.models import adapters
+from erlport_bridge.programs.modules import catalogue
+from erlport_bridge.programs.signatures import type_parser
 
 PAGE: Final = Path(__file__).parent / "dspy.md"
 
@@ -93,7 +95,7 @@ def _reached(name: str, cls: type) -> str:
         return _module(full_name)
     if full_name in optimizers.ENTRIES:
         return _optimizer(full_name)
-    if full_name in field_types.KNOWN_TYPES:
+    if full_name in type_parser.KNOWN_TYPES:
         return f"the type `{full_name}` of a field"
     for option, adapter in adapters.ADAPTERS.items():
         if cls is adapter:

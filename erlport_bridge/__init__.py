@@ -1,10 +1,16 @@
-"""The Python side of a port between Elixir and DSPy.
+"""Serve a port between Elixir and DSPy: ``python -m erlport_bridge``.
 
-``python -m erlport_bridge`` serves one port. The packages, from the inside out:
+The packages, lowest first; each imports only lower ones, and exports what others may use through its ``__init__``:
 
-* :mod:`erlport_bridge.term`: bytes of Erlang's external term format and Python values, both ways;
-* :mod:`erlport_bridge.port`: frames, messages, and the process that serves them;
-* :mod:`erlport_bridge.programs`: everything that knows DSPy.
+* :mod:`erlport_bridge.term`: bytes of Erlang's external term format to Python values, and back;
+* :mod:`erlport_bridge.request`: the request for which code runs;
+* :mod:`erlport_bridge.threads`: threads whose work can be interrupted;
+* :mod:`erlport_bridge.port`: frames, messages, and the process that answers calls;
+* :mod:`erlport_bridge.counting`: metrics of the port;
+* :mod:`erlport_bridge.dspy_patches`: every name of DSPy that is replaced;
+* :mod:`erlport_bridge.programs`: from the arguments of an operation to a prediction, in rooms of its own;
+* :mod:`erlport_bridge.optimizing`: DSPy's optimizers;
+* :mod:`erlport_bridge.operations`: the functions that Elixir calls.
 """
 
 __version__ = "0.1.0"

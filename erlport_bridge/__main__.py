@@ -19,7 +19,7 @@ from erlport_bridge.errors import ProtocolError
 from erlport_bridge.port import lifeline, logs
 from erlport_bridge.port.descriptors import take_descriptors
 from erlport_bridge.port.runtime import DEFAULT_MAX_CALLS, Runtime, before_exit, leave
-from erlport_bridge.term import FALLBACK_REASON, PACKET_SIZES, structs
+from erlport_bridge.term import FALLBACK_REASON, PACKET_SIZES, set_elixir_version
 from erlport_bridge.threads import DEFAULT_MAX_QUEUED, DEFAULT_MAX_STUCK, DEFAULT_MAX_THREADS, Threads
 
 _PROGRAM_MODULES = "DSPEX_PROGRAM_MODULES"
@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if FALLBACK_REASON:
         sys.stderr.write(f"erlport_bridge: terms take about 15 times as long: {FALLBACK_REASON}\n")
     if options.elixir_version:
-        structs.set_elixir_version(options.elixir_version)
+        set_elixir_version(options.elixir_version)
     if options.program_modules:
         # Read by the operations, which are imported now, so that a wrong name is told of at the start.
         os.environ[_PROGRAM_MODULES] = ",".join(options.program_modules)

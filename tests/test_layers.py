@@ -1,57 +1,201 @@
-"""Imports point one way, as docs/design.md draws it."""
+"""Imports point one way, and enter another package only through what its ``__init__`` exports."""
 
 from __future__ import annotations
 
 import ast
+import importlib
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "erlport_bridge"
+FILES = sorted(PACKAGE.rglob("*.py"))
 
-# What a layer may import of this package, beside itself.
-MAY_IMPORT = {
+_BELOW_DSPY = ("errors", "request", "term", "threads")
+# Every package, and every module that stands alone, lowest first; with the packages that it imports.
+MAY_IMPORT: dict[str, set[str]] = {
     "redaction": set(),
     "request": set(),
     "errors": {"redaction"},
     "term": {"errors"},
     "threads": {"errors", "request"},
-    "port": {"term", "errors", "redaction", "request", "threads"},
-    "programs": {"term", "errors", "redaction", "port.elixir", "request", "threads"},
-    "optimizing": {"programs", "errors", "term", "request", "threads"},
-    "operations": {"programs", "optimizing", "term", "errors", "request", "threads"},
-    "__main__": {"port", "term", "threads", "errors"},
-    "__init__": set(),
+    "port": {"errors", "redaction", "request", "term", "threads"},
+    "counting": {"redaction"},
+    "dspy_patches": set(),
+    "programs": set(),
+    "programs.text": {"errors", "term"},
+    "programs.callbacks": {"errors", "port", "programs.text"},
+    "programs.signatures": {"errors", "term", "programs.text"},
+    "programs.tools": {*_BELOW_DSPY, "programs.text", "programs.callbacks"},
+    "programs.sandbox": {"errors", "request", "threads", "counting", "programs.text", "programs.signatures"},
+    "programs.values": {"errors", "term", "programs.text", "programs.signatures", "programs.tools"},
+    "programs.models": {
+        *(*_BELOW_DSPY, "port", "redaction", "counting"),
+        *("programs.text", "programs.signatures", "programs.values"),
+    },
+    "programs.modules": {
+        *("errors", "term", "programs.text", "programs.callbacks", "programs.signatures"),
+        *("programs.sandbox", "programs.values", "programs.models"),
+    },
+    "programs.pipelines": {
+        *("errors", "term", "programs.text", "programs.callbacks", "programs.signatures"),
+        *("programs.tools", "programs.values", "programs.modules"),
+    },
+    "programs.execution": {
+        *("errors", "request", "term", "port", "programs.text", "programs.callbacks", "programs.signatures"),
+        *("programs.tools", "programs.sandbox", "programs.values", "programs.models", "programs.modules"),
+        "programs.pipelines",
+    },
+    "programs.sessions": {
+        *("errors", "term", "programs.text", "programs.signatures", "programs.values", "programs.models"),
+        *("programs.modules", "programs.pipelines", "programs.execution"),
+    },
+    "optimizing": {
+        *(*_BELOW_DSPY, "programs.text", "programs.signatures", "programs.tools", "programs.sandbox"),
+        *("programs.values", "programs.models", "programs.modules", "programs.pipelines"),
+        *("programs.execution", "programs.sessions"),
+    },
+    "operations": {
+        *(*_BELOW_DSPY, "counting", "optimizing", "programs.text", "programs.signatures", "programs.tools"),
+        *("programs.sandbox", "programs.values", "programs.models", "programs.modules"),
+        *("programs.pipelines", "programs.execution", "programs.sessions"),
+    },
+    "__main__": {"errors", "port", "term", "threads"},
 }
+# What applications import.
+_PUBLIC = {"programs.tools.offer"}
+_KNOW_DSPY = ("dspy_patches", "programs", "optimizing", "operations")
+# These know neither DSPy nor how an operation is called, so that the codec and the port can be used without either.
+_WITHOUT_DSPY = ("programs.text",)
 
 
-def imported_modules(file: Path) -> Iterator[str]:
+def module_name(file: Path) -> str:
+    """Return ``erlport_bridge.port.runtime`` for ``erlport_bridge/port/runtime.py``."""
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+MODULES = {module_name(file) for file in FILES}
+
+
+def package_of(module: str) -> str:
+    """Return the entry of :data:`MAY_IMPORT` to which a module belongs."""
+    parts = module.split(".")[1:]
+    found = [".".join(parts[:length]) for length in (2, 1) if ".".join(parts[:length]) in MAY_IMPORT]
+    return found[0] if found else ".".join(parts)
+
+
+class Import(NamedTuple):
+    """One imported name: ``name`` of ``module``; only a module where ``name`` is ``None``."""
+
+    module: str
+    name: str | None
+
+    @property
+    def target(self) -> str:
+        """The module that is imported."""
+        whole = f"{self.module}.{self.name}"
+        return whole if whole in MODULES else self.module
+
+
+def imports_of(file: Path) -> Iterator[Import]:
+    """Yield what a file imports, within its functions too."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            yield from (name.name for name in node.names)
+            yield from (Import(name.name, None) for name in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file} imports relative to itself"
-            yield from (f"{node.module}.{name.name}" for name in node.names)
+            yield from (Import(str(node.module), name.name) for name in node.names)
 
 
-def layer_of(file: Path) -> str:
-    return file.relative_to(PACKAGE).with_suffix("").parts[0]
+def short(file: Path) -> str:
+    return str(file.relative_to(PACKAGE))
 
 
-@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: str(file.relative_to(PACKAGE)))
-def test_a_layer_imports_only_the_layers_below_it(file: Path) -> None:
-    layer = layer_of(file)
-    for name in imported_modules(file):
-        parts = name.split(".")
-        if parts[0] == "erlport_bridge" and len(parts) > 1 and parts[1] != "__version__":
-            # A whole layer, or one module of it.
-            assert {parts[1], ".".join(parts[1:3])} & (MAY_IMPORT[layer] | {layer}), f"{file} imports {name}"
-        assert parts[0] != "dspy_bridge"
-        if parts[0] == "dspy":
-            assert layer in ("programs", "optimizing", "operations"), f"{file} imports DSPy"
+@pytest.mark.parametrize("file", FILES, ids=short)
+def test_file_imports_only_lower_packages(file: Path) -> None:
+    package = package_of(module_name(file))
+    for imported in imports_of(file):
+        root = imported.module.partition(".")[0]
+        assert root != "dspy_bridge"
+        if root == "dspy":
+            assert package.split(".")[0] in _KNOW_DSPY, f"{file} imports DSPy"
+            assert package not in _WITHOUT_DSPY, f"{file} imports DSPy"
+        if root == PACKAGE.name and imported.target != PACKAGE.name:
+            other = package_of(imported.target)
+            assert other in MAY_IMPORT[package] | {package}, f"{file} imports {imported.target}"
 
 
-def test_every_layer_is_known() -> None:
-    assert {layer_of(file) for file in PACKAGE.rglob("*.py")} == set(MAY_IMPORT)
+@pytest.mark.parametrize("file", FILES, ids=short)
+def test_file_uses_only_what_other_packages_export(file: Path) -> None:
+    package = package_of(module_name(file))
+    for imported in imports_of(file):
+        if not imported.module.startswith(f"{PACKAGE.name}."):
+            continue
+        other = package_of(imported.target)
+        if other == package or not (PACKAGE / other.replace(".", "/")).is_dir():
+            continue
+        whole = f"{PACKAGE.name}.{other}"
+        exported = importlib.import_module(whole).__all__
+        if imported.module == whole:
+            assert imported.name in exported, f"{imported.name} is not exported by {whole}"
+        elif imported.target != whole:
+            # A module of the package, which must itself be exported.
+            assert imported.target.removeprefix(f"{whole}.") in exported, f"{imported.target} is not exported"
+
+
+def test_packages_are_listed_from_the_lowest_to_the_highest() -> None:
+    lower: set[str] = set()
+    for package, others in MAY_IMPORT.items():
+        assert others <= lower, f"{package} imports {others - lower}, which stands above it"
+        lower.add(package)
+
+
+def test_every_package_is_listed_and_every_permission_is_used() -> None:
+    used: dict[str, set[str]] = {}
+    for file in FILES:
+        package = package_of(module_name(file))
+        found = used.setdefault(package, set())
+        targets = [imported.target for imported in imports_of(file) if imported.module.startswith(PACKAGE.name)]
+        found |= {package_of(target) for target in targets if target != PACKAGE.name} - {package}
+    del used[""]
+    assert used == MAY_IMPORT
+
+
+def test_files_import_each_other_without_a_cycle() -> None:
+    graph = {module_name(file): {imported.target for imported in imports_of(file)} & MODULES for file in FILES}
+    for module, targets in graph.items():
+        # The public interface of a package imports its modules; they import one another directly.
+        targets.discard(module)
+    TopologicalSorter(graph).prepare()
+
+
+def test_every_exported_name_is_used_by_another_package() -> None:
+    used = {name for file in [*FILES, ROOT / "priv/python/dspy_bridge.py"] for name in _used_names(file)}
+    for package in MAY_IMPORT:
+        if package in ("term", "threads") or not (PACKAGE / package.replace(".", "/")).is_dir():
+            continue
+        whole = f"{PACKAGE.name}.{package}"
+        for name in getattr(importlib.import_module(whole), "__all__", ()):
+            is_used = f"{whole}.{name}" in used or f"{package}.{name}" in _PUBLIC
+            assert is_used, f"{whole} exports {name}, which no other package uses"
+
+
+def _used_names(file: Path) -> Iterator[str]:
+    package = package_of(module_name(file)) if file.is_relative_to(PACKAGE) else None
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    names = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and str(node.module).startswith(PACKAGE.name):
+            for name in node.names:
+                target = Import(str(node.module), name.name).target
+                if package_of(target) != package:
+                    yield target
+                    yield f"{node.module}.{name.name}"
+                    names[name.asname or name.name] = target
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in names:
+            yield f"{names[node.value.id]}.{node.attr}"

@@ -8,32 +8,19 @@ that execute something have in common.
 The messages of errors and the shapes of results are described in ``docs/operations.md``.
 """
 
-from erlport_bridge.operations import (
+from erlport_bridge.operations import (  # noqa: F401 - each offers its operations when it is imported
     batches,
     by_name,
+    compilation,
     evaluation,
     health,
     models,
     modules,
-    optimizing,
     programs,
     running_calls,
     sessions,
     storing,
 )
-from erlport_bridge.operations.registry import OPERATIONS
+from erlport_bridge.operations.operation import OPERATIONS
 
-__all__ = [
-    "OPERATIONS",
-    "batches",
-    "by_name",
-    "evaluation",
-    "health",
-    "models",
-    "modules",
-    "optimizing",
-    "programs",
-    "running_calls",
-    "sessions",
-    "storing",
-]
+__all__ = ["OPERATIONS"]

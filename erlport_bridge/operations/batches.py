@@ -6,13 +6,12 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
+from erlport_bridge.operations.calls import module_request, read_call, run
+from erlport_bridge.operations.operation import OK, failure_term, operation
 from erlport_bridge.operations.programs import find_program, run_program
-from erlport_bridge.operations.registry import OK, failure_term, operation
-from erlport_bridge.operations.requests import module_request, read_call, run
-from erlport_bridge.programs import arguments, batch, execution, streaming
-from erlport_bridge.programs.batch import BatchOptions
-from erlport_bridge.programs.execution import CallOptions
-from erlport_bridge.programs.streaming import EventStream
+from erlport_bridge.programs import execution
+from erlport_bridge.programs.execution import BatchOptions, CallOptions, EventStream, batch, streaming
+from erlport_bridge.programs.text import arguments
 from erlport_bridge.request import Deadline
 from erlport_bridge.term import Atom
 

@@ -8,9 +8,16 @@ from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Final
 
 from erlport_bridge.errors import EncodeError, OperationError
-from erlport_bridge.operations.registry import ERROR, OK, OPERATIONS, PYTHON_EXCEPTION, Operation, failure_term, offered
-from erlport_bridge.programs import arguments
-from erlport_bridge.programs.text import quoted, suggestion
+from erlport_bridge.operations.operation import (
+    ERROR,
+    OK,
+    OPERATIONS,
+    PYTHON_EXCEPTION,
+    Operation,
+    failure_term,
+    offered,
+)
+from erlport_bridge.programs.text import arguments, quoted, suggestion
 from erlport_bridge.term import Atom
 
 # Not called by their names: they would call themselves.

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from erlport_bridge.operations.batches import run_batch
+from erlport_bridge.operations.calls import program_model
+from erlport_bridge.operations.operation import operation, spending
 from erlport_bridge.operations.programs import find_program, run_program
-from erlport_bridge.operations.registry import operation, spending
-from erlport_bridge.operations.requests import program_model
-from erlport_bridge.programs import arguments, batch, evaluating, execution, streaming
-from erlport_bridge.programs.execution import CallOptions
-from erlport_bridge.programs.streaming import EventStream
+from erlport_bridge.programs import execution
+from erlport_bridge.programs.execution import CallOptions, EventStream, batch, streaming
+from erlport_bridge.programs.execution.evaluation import inputs_of, read_evaluation
+from erlport_bridge.programs.text import arguments
 from erlport_bridge.request import Deadline
 
 
@@ -48,10 +49,10 @@ async def _evaluate(
     batch_options = batch.take_options(given)
     whole = execution.read_call_options(given)
     program = find_program(session_id, program_id, whole)
-    evaluation = evaluating.read_evaluation(metric, failure_score, program.asked)
+    evaluation = read_evaluation(metric, failure_score, program.asked)
 
     async def execute(example: Any, options: CallOptions, item_deadline: Deadline) -> dict[str, Any]:
-        inputs, labelled = evaluating.inputs_of(program.asked, example)
+        inputs, labelled = inputs_of(program.asked, example)
         prediction = await run_program(program, inputs, options, item_deadline)
         with execution.asking(program_model(program, options), options):
             return await evaluation.scored(labelled, prediction, item_deadline.left_s(options.timeout_ms))

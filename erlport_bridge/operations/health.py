@@ -11,7 +11,7 @@ import dspy
 import erlport_bridge
 from erlport_bridge import threads
 from erlport_bridge.operations import port_state
-from erlport_bridge.operations.registry import operation
+from erlport_bridge.operations.operation import operation
 from erlport_bridge.programs import sandbox
 from erlport_bridge.term import IMPLEMENTATION
 

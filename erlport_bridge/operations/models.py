@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from erlport_bridge.operations.calls import session_option
+from erlport_bridge.operations.operation import operation
 from erlport_bridge.operations.port_state import sessions
-from erlport_bridge.operations.registry import operation
-from erlport_bridge.operations.requests import session_option
 from erlport_bridge.programs import models
 
 

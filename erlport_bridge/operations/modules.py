@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from erlport_bridge.operations.registry import operation
-from erlport_bridge.operations.requests import module_request, read_call, run
-from erlport_bridge.programs import arguments, catalogue, execution, pipeline, streaming, tools
+from erlport_bridge.operations.calls import module_request, read_call, run
+from erlport_bridge.operations.operation import operation
+from erlport_bridge.programs import execution, tools
+from erlport_bridge.programs.execution import streaming
+from erlport_bridge.programs.modules import catalogue
+from erlport_bridge.programs.pipelines import pipeline
 from erlport_bridge.programs.signatures import parse_signature
+from erlport_bridge.programs.text import arguments
 from erlport_bridge.request import Deadline
 
 # Stands in where a module is checked without one.

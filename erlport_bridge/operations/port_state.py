@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final
 
-from erlport_bridge.programs.metrics import PORT_METRICS
+from erlport_bridge.counting import PORT_COUNTERS
 from erlport_bridge.programs.sessions import Sessions
 
 sessions: Final = Sessions.from_environment()
-metrics: Final = PORT_METRICS
+metrics: Final = PORT_COUNTERS

@@ -6,17 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.operations.calls import program_model, program_request, run, session_option
+from erlport_bridge.operations.operation import operation, spending
 from erlport_bridge.operations.port_state import sessions
-from erlport_bridge.operations.registry import operation, spending
-from erlport_bridge.operations.requests import program_model, program_request, run, session_option
 from erlport_bridge.optimizing import nearest
-from erlport_bridge.programs import arguments, execution, learned, streaming
-from erlport_bridge.programs.execution import CallOptions
-from erlport_bridge.programs.model_account import ModelAccount
-from erlport_bridge.programs.neighbours import Neighbours
-from erlport_bridge.programs.sessions import Program
-from erlport_bridge.programs.streaming import EventStream
-from erlport_bridge.programs.text import quoted
+from erlport_bridge.programs import execution
+from erlport_bridge.programs.execution import CallOptions, EventStream, streaming
+from erlport_bridge.programs.models import ModelAccount
+from erlport_bridge.programs.pipelines import learned
+from erlport_bridge.programs.sessions import Neighbours, Program
+from erlport_bridge.programs.text import arguments, quoted
 from erlport_bridge.request import Deadline
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from erlport_bridge import request
-from erlport_bridge.operations.registry import operation
-from erlport_bridge.programs import arguments, elixir_model, streaming
+from erlport_bridge.operations.operation import operation
+from erlport_bridge.programs.execution import streaming
+from erlport_bridge.programs.models import elixir_model
+from erlport_bridge.programs.text import arguments
 
 
 @operation

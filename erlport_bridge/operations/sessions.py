@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from erlport_bridge.operations import port_state
-from erlport_bridge.operations.registry import operation
-from erlport_bridge.programs import arguments
+from erlport_bridge.operations.operation import operation
+from erlport_bridge.programs.text import arguments
 
 
 @operation

@@ -15,20 +15,19 @@ from dspy.utils.callback import BaseCallback
 
 from erlport_bridge import request as running_request
 from erlport_bridge.errors import OperationError, details, message_of
-from erlport_bridge.optimizing.catalogue import OptimizerEntry, Task
+from erlport_bridge.optimizing.optimizers import CompileJob, OptimizerEntry
 from erlport_bridge.optimizing.trainee import Runner, trainee_of
-from erlport_bridge.programs import arguments, learned, models, sandbox
+from erlport_bridge.programs import models, sandbox
 from erlport_bridge.programs.execution import CallOptions
-from erlport_bridge.programs.learned import Learned
-from erlport_bridge.programs.model_account import ModelAccount
-from erlport_bridge.programs.models import LanguageModel
-from erlport_bridge.programs.pipeline import HISTORY_FIELD
-from erlport_bridge.programs.progress import Progress
-from erlport_bridge.programs.rewards import Judgement, Reward
+from erlport_bridge.programs.models import LanguageModel, ModelAccount
+from erlport_bridge.programs.modules import Judgement, Reward
+from erlport_bridge.programs.pipelines import HISTORY_FIELD, Learned, learned
 from erlport_bridge.programs.sessions import Program
 from erlport_bridge.programs.signatures import SignatureSpec
+from erlport_bridge.programs.text import arguments
 from erlport_bridge.programs.values import input_values
-from erlport_bridge.term.inspecting import shown
+from erlport_bridge.request import Progress
+from erlport_bridge.term import shown
 
 _MAX_COMPILES: Final = 4
 _DEFAULT_THREADS: Final = 8
@@ -213,9 +212,9 @@ def _optimize(
         if compilation.metric is not None:
             metric = record.observed(compilation.metric, with_feedback=entry.gives_feedback)
         versions = {number: version.learned or {} for number, version in compilation.versions.items()}
-        task = Task(student, metric, lm, chosen, list(compilation.trainset), compilation.valset, versions)
+        job = CompileJob(student, metric, lm, chosen, list(compilation.trainset), compilation.valset, versions)
         try:
-            compiled = entry.run(task)
+            compiled = entry.run(job)
         except Exception as error:
             if record.last_error is not None:
                 raise record.last_error from error

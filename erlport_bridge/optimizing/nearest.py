@@ -12,18 +12,14 @@ import dspy
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.optimizing import compiling
-from erlport_bridge.optimizing.catalogue import KNN_FEW_SHOT
 from erlport_bridge.optimizing.compiling import Compilation
-from erlport_bridge.programs import arguments, retrieval
-from erlport_bridge.programs.execution import CallOptions
-from erlport_bridge.programs.learned import Learned
-from erlport_bridge.programs.model_account import ModelAccount
-from erlport_bridge.programs.models import LanguageModel
-from erlport_bridge.programs.neighbours import Neighbours, text_of_inputs
-from erlport_bridge.programs.pipeline import HISTORY_FIELD
-from erlport_bridge.programs.retrieval import Vectors
-from erlport_bridge.programs.scoring import read_metric
-from erlport_bridge.programs.sessions import Program
+from erlport_bridge.optimizing.optimizers import KNN_FEW_SHOT
+from erlport_bridge.programs.execution import CallOptions, read_metric
+from erlport_bridge.programs.models import LanguageModel, ModelAccount
+from erlport_bridge.programs.modules import Vectors, retrieval
+from erlport_bridge.programs.pipelines import HISTORY_FIELD, Learned
+from erlport_bridge.programs.sessions import Neighbours, Program, text_of_inputs
+from erlport_bridge.programs.text import arguments
 from erlport_bridge.programs.values import plain
 
 # Options that are of no use any more when the examples have their vectors.

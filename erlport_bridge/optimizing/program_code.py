@@ -16,10 +16,9 @@ from dspy.propose import grounded_proposer
 from dspy.propose.utils import get_dspy_source_code
 from dspy.teleprompt import simba_utils
 
-from erlport_bridge.programs.elixir_tool import ElixirTool
-from erlport_bridge.programs.pipeline import PREVIOUS, Pipeline
-from erlport_bridge.programs.stages import Stage
-from erlport_bridge.programs.stand_ins import plain_module
+from erlport_bridge.programs.modules import plain_module
+from erlport_bridge.programs.pipelines import PREVIOUS, Pipeline, Stage
+from erlport_bridge.programs.tools import ElixirTool
 
 _SHOWN_AS_THEY_ARE: Final = (str, int, float, bool, type(None))
 

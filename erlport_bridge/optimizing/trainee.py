@@ -18,9 +18,9 @@ from dspy.utils import parallelizer
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.optimizing.program_code import Described
-from erlport_bridge.programs.answers import checked
-from erlport_bridge.programs.observed_tool import CallEndedError
-from erlport_bridge.programs.pipeline import Pipeline
+from erlport_bridge.programs.execution import checked
+from erlport_bridge.programs.pipelines import Pipeline
+from erlport_bridge.programs.tools import CallEndedError
 from erlport_bridge.threads import wait_for
 
 

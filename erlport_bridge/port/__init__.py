@@ -1,1 +1,6 @@
-"""The port: frames, messages, and the process that serves them. Knows nothing of DSPy."""
+"""Serve one port: frames, messages, and the process that answers calls; nothing here knows DSPy.
+
+Other packages use these modules; none of them is imported before it is asked for.
+"""
+
+__all__ = ["descriptors", "elixir", "event_loop", "importing", "lifeline", "logs", "runtime", "stock"]

@@ -14,8 +14,7 @@ from typing import Any, Final
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.port.protocol import ElixirAnswer, ElixirCall, ElixirMessage
-from erlport_bridge.term import OtpErlangPid, Term
-from erlport_bridge.term.inspecting import shown
+from erlport_bridge.term import OtpErlangPid, Term, shown
 
 __all__ = ["answered", "begin_call", "call", "cast", "connect", "is_connected", "waiting"]
 

@@ -42,7 +42,7 @@ def start(threads: Threads) -> Loop:
     return loop
 
 
-class Reader(Protocol):
+class PortReader(Protocol):
     """Reads calls in the thread of a loop."""
 
     def wait_awake(self) -> None:
@@ -75,10 +75,10 @@ class CallSelector(selectors.DefaultSelector):
     def __init__(self) -> None:
         super().__init__()
         self.is_waiting = False
-        self._reader: Reader | None = None
+        self._reader: PortReader | None = None
         self._descriptor = -1
 
-    def lead(self, descriptor: int, reader: Reader) -> None:
+    def lead(self, descriptor: int, reader: PortReader) -> None:
         """Have the loop's thread read calls from its next wait on, as ``reader`` has begun; to be called there."""
         if self._reader is None:
             self._descriptor, self._reader = descriptor, reader
@@ -100,7 +100,7 @@ class CallSelector(selectors.DefaultSelector):
         finally:
             self.is_waiting = False
 
-    def _select_reading(self, reader: Reader, timeout: float | None) -> list[tuple[selectors.SelectorKey, int]]:
+    def _select_reading(self, reader: PortReader, timeout: float | None) -> list[tuple[selectors.SelectorKey, int]]:
         ends_at = None if timeout is None else time.monotonic() + timeout
         while True:
             if timeout is None or timeout > 0:

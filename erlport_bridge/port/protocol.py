@@ -17,8 +17,7 @@ from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from erlport_bridge.errors import DecodeError, EncodeError, ProtocolError
-from erlport_bridge.term import Atom, Buffer, OtpErlangPid, decode, decode_elements, encode_frame
-from erlport_bridge.term.inspecting import shown
+from erlport_bridge.term import Atom, Buffer, OtpErlangPid, decode, decode_elements, encode_frame, shown
 
 _RESULT: Final = Atom("r")
 _FAILURE: Final = Atom("e")

@@ -7,6 +7,7 @@
 from erlport_bridge.term.decoding import Buffer
 from erlport_bridge.term.encoding import PACKET_SIZES
 from erlport_bridge.term.implementation import FALLBACK_REASON, IMPLEMENTATION, codec
+from erlport_bridge.term.inspecting import shown
 from erlport_bridge.term.pure import MAX_BYTES, MAX_DEPTH, decode_elements
 from erlport_bridge.term.structs import ElixirZone, PreciseDateTime, PreciseTime, set_elixir_version
 from erlport_bridge.term.types import (
@@ -53,4 +54,5 @@ __all__ = [
     "encode",
     "encode_frame",
     "set_elixir_version",
+    "shown",
 ]

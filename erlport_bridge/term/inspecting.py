@@ -6,10 +6,7 @@ import itertools
 import json
 import reprlib
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from erlport_bridge.term.types import ImproperList
+from typing import Any, Final
 
 __all__ = ["path_text", "shown", "shown_key"]
 
@@ -79,7 +76,7 @@ class _Inspect(reprlib.Repr):
     def repr_dict(self, x: dict[object, object], level: int) -> str:
         return f"%{{{self._items(self._pair(key, value, level) for key, value in x.items())}}}"
 
-    def repr_ImproperList(self, x: ImproperList, level: int) -> str:  # noqa: N802
+    def repr_ImproperList(self, x: Any, level: int) -> str:  # noqa: N802
         write = self._within(level)
         return f"[{self._items(map(write, x.items))} | {write(x.tail)}]"
 

@@ -32,7 +32,7 @@ _FRAGILE: Final = (
     *("importlib._bootstrap", "subprocess"),
     *("erlport_bridge.port.", "erlport_bridge.term.", "erlport_bridge.threads."),
     # Half a count would stay for ever.
-    *("erlport_bridge.programs.metrics", "erlport_bridge.programs.tallies"),
+    "erlport_bridge.counting.",
 )
 # Functions of `logging` that take a lock before the `try` that gives it back; see also `protect_logging`.
 _FRAGILE_IN_LOGGING: Final = frozenset(

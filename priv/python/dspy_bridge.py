@@ -9,9 +9,10 @@ from __future__ import annotations
 from erlport_bridge.port import event_loop, importing, runtime, stock
 
 with importing.bulk_import():
+    from erlport_bridge.dspy_patches import shortcuts
     from erlport_bridge.operations import OPERATIONS
     from erlport_bridge.optimizing import program_code, trainee
-    from erlport_bridge.programs import sandbox, shortcuts
+    from erlport_bridge.programs import sandbox
 
 __all__ = ["OPERATIONS"]
 

@@ -13,8 +13,8 @@ import pytest
 from dspy.adapters import _legacy_type_markers
 from dspy.adapters.types import base_type
 
-from erlport_bridge.programs import sandbox
-from erlport_bridge.programs.values import plain
+from erlport_bridge.programs.sandbox import sandboxes
+from erlport_bridge.programs.values.results import plain
 from tests.model_server import ModelServer, openai
 from tests.parity.differences import INTENDED, without_reward_code
 from tests.port_process import PortProcess
@@ -207,8 +207,8 @@ def plainly(server: ModelServer, case: Case) -> tuple[dict[str, Any], Any, list[
     script(server, case.replies)
     lm = dspy.LM(f"openai/{MODEL}", api_base=f"{server.url}/v1", api_key="sk-parity-key", cache=False, num_retries=0)
     with (
-        sandbox.Sandboxes() as sandboxes,
-        dspy.context(lm=lm, trace=[], track_usage=True, interpreter_factory=sandboxes.factory),
+        sandboxes.Sandboxes() as opened,
+        dspy.context(lm=lm, trace=[], track_usage=True, interpreter_factory=opened.factory),
     ):
         prediction = case.build()(*case.given, **case.inputs)
     return {name: plain(value) for name, value in prediction.items()}, prediction.get_lm_usage(), bodies(server)

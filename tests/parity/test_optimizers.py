@@ -9,7 +9,7 @@ from typing import Any
 import dspy
 import pytest
 
-from erlport_bridge.optimizing.catalogue import ENTRIES
+from erlport_bridge.optimizing.optimizers import ENTRIES
 from tests.model_server import ModelServer, openai
 from tests.port_process import PortProcess
 

@@ -1,4 +1,4 @@
-"""The door of the package."""
+"""The public interface of the package."""
 
 import subprocess
 import sys
@@ -6,9 +6,9 @@ import sys
 import erlport_bridge.term
 
 
-def test_door_names_everything_that_others_may_use() -> None:
+def test_public_interface_is_what_others_may_use() -> None:
     assert set(erlport_bridge.term.__all__) == {
-        *("decode", "decode_elements", "encode", "encode_frame", "set_elixir_version", "Buffer", "Term"),
+        *("decode", "decode_elements", "encode", "encode_frame", "set_elixir_version", "shown", "Buffer", "Term"),
         *("FALLBACK_REASON", "IMPLEMENTATION"),
         *("MAX_ATOM_CHARACTERS", "MAX_BYTES", "MAX_DEPTH", "PACKET_SIZES"),
         *("Atom", "FrozenList", "FrozenMap", "ImproperList"),

@@ -1,0 +1,189 @@
+"""Counts what this port has done, for each operation, DSPy module, stored program and model.
+
+Names come from callers, so a group has at most :data:`MAX_NAMES` of them: the counts of one that has to go are added to
+those of :data:`OTHER`. None of the :data:`MAX_NAMES` ``// 2`` names that were used last ever has to go, and of the
+others the least used one goes first.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+import time
+from collections import deque
+from collections.abc import Mapping
+from itertools import islice
+from typing import Any, Final
+
+from erlport_bridge.counting.tallies import Spent, Tally
+from erlport_bridge.redaction import redact
+
+GROUPS: Final = ("operations", "modules", "programs", "models")
+#: Of a group; beside :data:`OTHER`.
+MAX_NAMES: Final = 256
+#: What is counted of names that have no place of their own.
+OTHER: Final = "$other"
+
+_MAX_NAME_CHARACTERS: Final = 200
+# So many calls wait to be counted at most.
+_MOST_ADDED: Final = 256
+_MEMORY: Final = re.compile(r"^(VmHWM|VmRSS):\s*(\d+) kB", re.MULTILINE)
+
+
+class Running:
+    """A call between :meth:`Counters.begin` and :meth:`Counters.end`."""
+
+    __slots__ = ("started_at", "tally")
+
+    def __init__(self, tally: Tally) -> None:
+        self.tally = tally
+        self.started_at = time.monotonic()
+
+
+class Counters:
+    """Counters that any thread may change."""
+
+    def __init__(self) -> None:
+        # Protects the tallies; held for a few additions only, and while a report copies them.
+        self._lock = threading.Lock()
+        # The names of a group in the order in which `begin` has used them.
+        self._groups: dict[str, dict[str, Tally]] = {group: {} for group in GROUPS}
+        self._others = {group: Tally() for group in GROUPS}
+        # What `add` was given, and is not counted yet: many together take a quarter of the time.
+        self._added: deque[tuple[str, str, str | None, float]] = deque()
+        self._started_at = self._counted_since = time.monotonic()
+
+    def begin(self, group: str, name: str) -> Running:
+        """Count the start of a call. Returns what :meth:`end` needs."""
+        with self._lock:
+            tallies = self._groups[group]
+            tally = tallies.pop(name, None)
+            if tally is None:
+                tally = self._new_tally(group, name)
+            else:
+                tallies[name] = tally
+            tally.calls += 1
+            tally.in_flight += 1
+        return Running(tally)
+
+    def add(self, group: str, name: str, started_at: float, *, kind: str | None = None) -> None:
+        """Count a call that :meth:`begin` did not: one that is over so quickly that nobody sees it in flight."""
+        # Without the lock, for it is one step for any thread.
+        self._added.append((group, name, kind, time.monotonic() - started_at))
+        if len(self._added) >= _MOST_ADDED:
+            with self._lock:
+                self._count_added()
+
+    def end(
+        self, running: Running, *, kind: str | None = None, queued_s: float | None = None, spent: Spent | None = None
+    ) -> None:
+        """Count the end of a call.
+
+        Args:
+            running: What :meth:`begin` has given.
+            kind: That of its error.
+            queued_s: How long it has waited before anything was done for it; ``None``: nobody knows.
+            spent: What its models cost.
+        """
+        duration_s = time.monotonic() - running.started_at
+        tally = running.tally
+        with self._lock:
+            tally.in_flight -= 1
+            tally.durations.add(duration_s)
+            if kind is not None:
+                tally.failed(kind)
+            if queued_s is not None:
+                tally.queued.add(queued_s)
+            if spent is not None:
+                tally.spent.add(spent)
+
+    def report(self) -> dict[str, Any]:
+        """Give all counters: ``uptime_ms``, ``counted_ms``, the process's memory, and a map for each group."""
+        with self._lock:
+            self._count_added()
+            since = self._counted_since
+            counted = {group: [(name, tally.copy()) for name, tally in self._named(group)] for group in self._groups}
+        return self._reported(since, counted)
+
+    def reset(self) -> dict[str, Any]:
+        """Begin to count anew, and give what :meth:`report` would have; calls in flight are counted when they end."""
+        with self._lock:
+            self._count_added()
+            since, self._counted_since = self._counted_since, time.monotonic()
+            counted = {group: [(name, tally.taken()) for name, tally in self._named(group)] for group in self._groups}
+            for tallies in self._groups.values():
+                for name in [name for name, tally in tallies.items() if not tally.in_flight]:
+                    del tallies[name]
+        return self._reported(since, counted)
+
+    def _count_added(self) -> None:
+        durations: dict[tuple[str, str, str | None], list[float]] = {}
+        # Others may add meanwhile, and find that there are too many.
+        for _ in range(len(self._added)):
+            group, name, kind, duration_s = self._added.popleft()
+            durations.setdefault((group, name, kind), []).append(duration_s)
+        for (group, name, kind), those in durations.items():
+            tally = self._groups[group].get(name) or self._new_tally(group, name)
+            tally.calls += len(those)
+            tally.durations.add_all(those)
+            if kind is not None:
+                tally.failed(kind, len(those))
+
+    def _new_tally(self, group: str, name: str) -> Tally:
+        """Give the tally of a name that has none under just this name."""
+        tallies = self._groups[group]
+        # First without keys: of one that stands across the cut, half would stay.
+        known_as = redact(name)[:_MAX_NAME_CHARACTERS]
+        tally = tallies.pop(known_as, None)
+        if tally is None:
+            if len(tallies) >= MAX_NAMES and not self._make_room(group):
+                return self._others[group]
+            tally = Tally()
+        tallies[known_as] = tally
+        return tally
+
+    def _make_room(self, group: str) -> bool:
+        tallies = self._groups[group]
+        longest_unused = islice(tallies.items(), MAX_NAMES // 2)
+        # What is in flight will be counted where it began.
+        ended = [(tally.calls, name) for name, tally in longest_unused if not tally.in_flight]
+        if ended:
+            self._others[group].merge(tallies.pop(min(ended)[1]))
+        return bool(ended)
+
+    def _named(self, group: str) -> list[tuple[str, Tally]]:
+        other = self._others[group]
+        return [*self._groups[group].items(), *([(OTHER, other)] if other.calls else [])]
+
+    def _reported(self, since: float, counted: Mapping[str, list[tuple[str, Tally]]]) -> dict[str, Any]:
+        now = time.monotonic()
+        report: dict[str, Any] = {
+            "uptime_ms": round((now - self._started_at) * 1000),
+            "counted_ms": round((now - since) * 1000),
+            **_memory(),
+        }
+        for group, named in counted.items():
+            merged: dict[str, Tally] = {}
+            for name, tally in named:
+                # What has become known as a key since it was counted as a name.
+                shown = redact(name)
+                if shown in merged:
+                    merged[shown].merge(tally)
+                else:
+                    merged[shown] = tally
+            report[group] = {name: tally.report() for name, tally in merged.items()}
+        return report
+
+
+#: Those of this process, which is one port.
+PORT_COUNTERS: Final = Counters()
+
+
+def _memory() -> dict[str, int | None]:
+    """Give ``memory_bytes``, what of this process's memory is resident, and ``peak_memory_bytes``, the most so far."""
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
+            found = {name: int(size) * 1024 for name, size in _MEMORY.findall(status.read())}
+    except OSError:
+        found = {}
+    return {"memory_bytes": found.get("VmRSS"), "peak_memory_bytes": found.get("VmHWM")}

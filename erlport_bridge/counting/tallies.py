@@ -1,0 +1,195 @@
+"""What is counted of one thing: durations in little memory, what was spent, and how it ended.
+
+Nothing here has a lock; :class:`.counters.Counters` has one for all of them.
+"""
+
+from __future__ import annotations
+
+import bisect
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+# Places of the histogram for each doubling: two neighbours are 9 % apart, so the middle of one is 4.5 % off at most.
+_PLACES: Final = 8
+# Added to each duration, which may be 0. Its logarithm is above -_LOWEST, so that no place is negative: `int` rounds
+# towards 0.
+_LEAST_S: Final = 1e-7
+_LOWEST: Final = 24
+# So many wait for their places at most.
+_MOST_NEW: Final = 256
+_PERCENTILES: Final = (50, 95, 99)
+# What a provider or a function claims beyond it would make the sum a number that no JSON reader takes.
+_MAX_TOKENS: Final = 2**53
+
+
+class Durations:
+    """A histogram with a logarithmic scale: at most some hundred numbers, however many durations there are."""
+
+    __slots__ = ("_counts", "_max_s", "_new", "_total_s")
+
+    def __init__(self) -> None:
+        # By place. Few are in use: what is counted here takes about the same time each time.
+        self._counts: dict[int, int] = {}
+        self._total_s = 0.0
+        self._max_s = 0.0
+        # What has no place yet: many find theirs together in a quarter of the time.
+        self._new: list[float] = []
+
+    def add(self, duration_s: float) -> None:
+        """Count a duration, which is not negative."""
+        self._new.append(duration_s)
+        if len(self._new) >= _MOST_NEW:
+            self._find_places()
+
+    def add_all(self, durations_s: Iterable[float]) -> None:
+        """Count many."""
+        self._new += durations_s
+        self._find_places()
+
+    def merge(self, other: Durations) -> None:
+        """Count all that another has counted."""
+        other._find_places()
+        for place, count in other._counts.items():
+            self._counts[place] = self._counts.get(place, 0) + count
+        self._total_s += other._total_s
+        self._max_s = max(self._max_s, other._max_s)
+
+    def report(self) -> dict[str, float] | None:
+        """Give ``mean``, ``p50``, ``p95``, ``p99`` and ``max`` in ms; ``None``: nothing was counted."""
+        self._find_places()
+        if not self._counts:
+            return None
+        count = sum(self._counts.values())
+        report = {"mean": self._total_s / count * 1000}
+        places = iter(sorted(self._counts.items()))
+        place, seen = -1, 0
+        for percentile in _PERCENTILES:
+            # The shortest duration that so many are not longer than.
+            wanted = math.ceil(count * percentile / 100)
+            while seen < wanted:
+                place, here = next(places)
+                seen += here
+            report[f"p{percentile}"] = min(max(_duration_at(place + 0.5), 0.0), self._max_s) * 1000
+        report["max"] = self._max_s * 1000
+        return report
+
+    def _find_places(self) -> None:
+        new = sorted(self._new)
+        if not new:
+            return
+        self._new.clear()
+        self._total_s += sum(new)
+        self._max_s = max(self._max_s, new[-1])
+        begin = 0
+        while begin < len(new):
+            place = int((math.log2(new[begin] + _LEAST_S) + _LOWEST) * _PLACES)
+            # The first is there for sure, also where its duration is the end of its place but for a rounding.
+            end = bisect.bisect_left(new, _duration_at(place + 1), begin + 1)
+            self._counts[place] = self._counts.get(place, 0) + end - begin
+            begin = end
+
+
+def _duration_at(place: float) -> float:
+    return float(2.0 ** (place / _PLACES - _LOWEST)) - _LEAST_S
+
+
+@dataclass(slots=True)
+class Spent:
+    """What models cost.
+
+    Attributes:
+        cost: Of the answers whose price is known, in US dollars.
+        unpriced: Answers whose price nobody knows.
+        cache_hits: Answers that were there already, and cost nothing.
+    """
+
+    tokens: int = 0
+    cost: float = 0.0
+    unpriced: int = 0
+    cache_hits: int = 0
+
+    def add_answer(self, tokens: object, cost: float | None, *, is_cached: bool) -> None:
+        """Add what an answer cost; ``tokens`` is what its provider says, ``cost`` is ``None`` if nobody knows it."""
+        if is_cached:
+            self.cache_hits += 1
+            return
+        if isinstance(tokens, int) and 0 <= tokens <= _MAX_TOKENS:
+            self.tokens += tokens
+        if cost is not None and math.isfinite(cost):
+            self.cost += cost
+        else:
+            self.unpriced += 1
+
+    def add(self, other: Spent) -> None:
+        """Add what was spent elsewhere."""
+        self.tokens += other.tokens
+        self.cost += other.cost
+        self.unpriced += other.unpriced
+        self.cache_hits += other.cache_hits
+
+    def report(self) -> dict[str, Any]:
+        """Give ``total_tokens``, ``cost``, ``unpriced`` and ``cache_hits``."""
+        return {
+            "total_tokens": self.tokens,
+            "cost": self.cost,
+            "unpriced": self.unpriced,
+            "cache_hits": self.cache_hits,
+        }
+
+
+class Tally:
+    """What is counted of one operation, module, program or model."""
+
+    __slots__ = ("calls", "durations", "errors", "in_flight", "queued", "spent")
+
+    def __init__(self) -> None:
+        self.in_flight = 0
+        self._clear()
+
+    def failed(self, kind: str, count: int = 1) -> None:
+        """Count errors of one kind."""
+        self.errors[kind] = self.errors.get(kind, 0) + count
+
+    def merge(self, other: Tally) -> None:
+        """Count all that another has counted."""
+        self.calls += other.calls
+        self.in_flight += other.in_flight
+        for kind, count in other.errors.items():
+            self.errors[kind] = self.errors.get(kind, 0) + count
+        self.durations.merge(other.durations)
+        self.queued.merge(other.queued)
+        self.spent.add(other.spent)
+
+    def copy(self) -> Tally:
+        """Give the same counts, which go on no further."""
+        copied = Tally()
+        copied.merge(self)
+        return copied
+
+    def taken(self) -> Tally:
+        """Give the counts and begin anew, with what is in flight."""
+        taken = self.copy()
+        self._clear()
+        return taken
+
+    def report(self) -> dict[str, Any]:
+        """Give the counts as a term; see ``docs/operations.md``."""
+        return {
+            "calls": self.calls,
+            "in_flight": self.in_flight,
+            "errors": dict(self.errors),
+            "duration_ms": self.durations.report(),
+            "queue_ms": self.queued.report(),
+            **self.spent.report(),
+        }
+
+    def _clear(self) -> None:
+        # What is in flight is yet to be counted.
+        self.calls = self.in_flight
+        # By kind, of which there are few.
+        self.errors: dict[str, int] = {}
+        self.durations = Durations()
+        self.queued = Durations()
+        self.spent = Spent()

@@ -1,0 +1,5 @@
+"""Replace names of DSPy, in one guarded table."""
+
+__all__ = [
+    "shortcuts",
+]

@@ -1,0 +1,142 @@
+"""Many inputs for one module or program: some at a time, each with a result of its own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, NamedTuple
+
+from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.text import arguments
+from erlport_bridge.term import shown
+
+_DEFAULT_MAX_CONCURRENCY: Final = 16
+# More at once gain nothing, as a call takes about a millisecond of this process's own time, and delay the other calls.
+_MAX_CONCURRENCY: Final = 256
+_ON_ERROR: Final = ("collect", "fail_fast")
+
+#: What is told of an item as soon as it has its result: its index, the result, and its exception if it failed.
+Tell = Callable[[int, dict[str, Any] | BaseException], Awaitable[None]]
+
+
+class BatchOptions(NamedTuple):
+    """How a batch runs.
+
+    Attributes:
+        max_concurrency: Items that run at the same time.
+        item_timeout_ms: What each may take, within the time of all; ``None``: no limit of its own.
+        fails_fast: The first error ends the others.
+    """
+
+    max_concurrency: int = _DEFAULT_MAX_CONCURRENCY
+    item_timeout_ms: int | None = None
+    fails_fast: bool = False
+
+
+def take_options(given: dict[str, Any]) -> BatchOptions:
+    """Take the options of a batch out of those of a call.
+
+    Raises:
+        OperationError: Of kind ``input``, with the path of the option.
+    """
+    at_once = given.pop("max_concurrency", _DEFAULT_MAX_CONCURRENCY)
+    if type(at_once) is not int or not 1 <= at_once <= _MAX_CONCURRENCY:
+        raise _wrong("max_concurrency", f"an integer from 1 to {_MAX_CONCURRENCY}", at_once)
+    on_error = given.pop("on_error", "collect")
+    if on_error not in _ON_ERROR:
+        raise _wrong("on_error", '"collect" or "fail_fast"', on_error)
+    item_timeout_ms = arguments.timeout_ms(given.pop("item_timeout", None), "opts.item_timeout")
+    return BatchOptions(at_once, item_timeout_ms, on_error == "fail_fast")
+
+
+def items_of(list_of_inputs: object) -> list[Any]:
+    """Check the inputs of a batch.
+
+    Raises:
+        OperationError: Of kind ``input``: they are no list.
+    """
+    if not isinstance(list_of_inputs, list):
+        raise OperationError("input", f"expected a list of maps at inputs, got {shown(list_of_inputs)}", path="inputs")
+    return list_of_inputs
+
+
+async def run(
+    items: list[Any],
+    execute: Callable[[Any], Awaitable[dict[str, Any]]],
+    options: BatchOptions,
+    *,
+    is_over: Callable[[], bool],
+    tell: Tell,
+) -> list[dict[str, Any] | BaseException]:
+    """Run all items.
+
+    Args:
+        items: The inputs of each.
+        execute: Runs one within its time.
+        options: How they run.
+        is_over: Tells whether the time of all is over, so that no further one begins.
+        tell: Is told of each result; awaited, so that a slow reader slows the batch down.
+
+    Returns:
+        The results in the order of the items; an item that failed, ran out of time, or was not run because of another
+        has its exception.
+    """
+    results: dict[int, dict[str, Any] | BaseException] = {}
+    waiting = iter(enumerate(items))
+    failed = asyncio.Event()
+
+    async def finish(index: int, result: dict[str, Any] | BaseException) -> None:
+        results[index] = result
+        if isinstance(result, BaseException) and options.fails_fast:
+            failed.set()
+        await tell(index, result)
+
+    async def work() -> None:
+        for index, inputs in waiting:
+            if is_over():
+                return
+            try:
+                result: dict[str, Any] | BaseException = await execute(inputs)
+            except Exception as error:  # noqa: BLE001 - the error of one item is its result
+                result = error
+            await finish(index, result)
+            # An item that never waits must not keep the other calls waiting.
+            await asyncio.sleep(0)
+
+    await _until(failed, [work() for _ in range(min(options.max_concurrency, len(items)))])
+    if len(results) < len(items):
+        # One error for all, made once: what is left of ten thousand items must not delay the answer.
+        left_out = _left_out(results, has_failed=failed.is_set())
+        for index in range(len(items)):
+            if index not in results:
+                await finish(index, left_out)
+    return [results[index] for index in range(len(items))]
+
+
+async def _until(failed: asyncio.Event, work: list[Coroutine[Any, Any, None]]) -> None:
+    """Do all of the work at the same time; cancel it when ``failed`` is set."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    ended = asyncio.ensure_future(failed.wait())
+    try:
+        done = asyncio.gather(*tasks)
+        # Where nobody awaits it any more, asyncio would report what it ends with.
+        done.add_done_callback(lambda gathered: gathered.cancelled() or gathered.exception())
+        either: set[asyncio.Future[Any]] = {done, ended}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not failed.is_set():
+            await done
+    finally:
+        for task in (*tasks, ended):
+            task.cancel()
+        await asyncio.gather(*tasks, ended, return_exceptions=True)
+
+
+def _left_out(results: dict[int, dict[str, Any] | BaseException], *, has_failed: bool) -> OperationError:
+    if not has_failed:
+        return OperationError("timeout", "the time of the batch ran out before this item began", stage="queue")
+    first = min(index for index, result in results.items() if isinstance(result, BaseException))
+    return OperationError("cancelled", f"not done, since item {first} failed and on_error is fail_fast")
+
+
+def _wrong(name: str, expected: str, value: object) -> OperationError:
+    return OperationError("input", f"expected {expected} at opts.{name}, got {shown(value)}", path=f"opts.{name}")

@@ -1,0 +1,90 @@
+"""Metrics: how good a prediction is for an example; a reward, or one of those that have a name.
+
+A named metric compares the first output of the program with the field of that name in the example, or those that
+``%{check: name, field: …, input: …}`` names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import dspy
+from dspy.evaluate.auto_evaluation import SemanticF1 as DspySemanticF1
+
+from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.modules import Judgement, Reward, entry, read_reward
+from erlport_bridge.programs.signatures import SignatureSpec
+from erlport_bridge.programs.text import arguments, text_of
+from erlport_bridge.programs.values import plain
+
+_COMPARED: Final = ("exact_match", "f1", "contains", "equals")
+_SEMANTIC: Final = "semantic_f1"
+#: The metrics that have a name.
+NAMES: Final = (*_COMPARED, _SEMANTIC)
+
+_judge = DspySemanticF1()
+
+
+@dataclass(frozen=True)
+class SemanticF1:
+    """How much of what the example says the prediction says, and the other way round, as the model judges it.
+
+    Attributes:
+        question: The input that is the question.
+        field: The output that answers it.
+        expected: The field of the example that has the right answer.
+    """
+
+    question: str
+    field: str
+    expected: str
+    code: str = "the F1 of the answer's recall and precision, as a model judges them"
+
+    async def judge(self, inputs: Mapping[str, Any], prediction: dspy.Prediction) -> Judgement:
+        """Ask the model.
+
+        Raises:
+            OperationError: Of kind ``input``: there is no such field.
+        """
+        judged = await _judge.module.acall(
+            question=entry(inputs, self.question, "input"),
+            ground_truth=entry(inputs, self.expected, "field of the example"),
+            system_response=entry(dict(prediction.items()), self.field, "field of the prediction"),
+        )
+        recall, precision = (min(1.0, max(0.0, float(value))) for value in (judged.recall, judged.precision))
+        total = recall + precision
+        return Judgement(2 * recall * precision / total if total else 0.0)
+
+
+def read_metric(value: object, path: str, program: SignatureSpec) -> Reward:
+    """Read a metric for a program of this signature.
+
+    Raises:
+        OperationError: Of kind ``input``, with the path of what is wrong.
+    """
+    if value is None:
+        check = '%{check: "equals", field: "answer", input: "expected"}'
+        message = f"expected a function, a check such as {check}, or one of {', '.join(NAMES)} at {path}"
+        raise OperationError("input", message, path=path)
+    name = text_of(value)
+    field = program.outputs[0].name
+    if name is None:
+        given = dict(value) if isinstance(value, Mapping) else {}
+        if plain(given.get("check")) == _SEMANTIC:
+            return _semantic(arguments.options(value, path), path, program, field)
+        return read_reward(value, path)
+    if name == _SEMANTIC:
+        return _semantic({}, path, program, field)
+    if name not in _COMPARED:
+        raise arguments.unknown("metric", name, NAMES, path)
+    return read_reward({"check": name, "field": field, "input": field}, path)
+
+
+def _semantic(given: Mapping[str, Any], path: str, program: SignatureSpec, field: str) -> SemanticF1:
+    arguments.only(given, ["check", "field", "input", "question"], f'key of the check "{_SEMANTIC}"', path)
+    field = arguments.text(given.get("field", field), f"{path}.field")
+    expected = arguments.text(given.get("input", field), f"{path}.input")
+    question = arguments.text(given.get("question", program.inputs[0].name), f"{path}.question")
+    return SemanticF1(question, field, expected)

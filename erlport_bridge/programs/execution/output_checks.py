@@ -1,0 +1,95 @@
+"""An answer that keeps to its signature: checked, and asked for again if the caller wants that."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+import dspy
+
+from erlport_bridge.errors import OperationError, kind_of, message_of
+from erlport_bridge.programs.pipelines import Pipeline, Stage
+from erlport_bridge.programs.signatures import SignatureSpec, constraints
+
+_MAX_REASON_CHARACTERS: Final = 500
+
+
+async def asked(
+    module: Pipeline, stages: Sequence[Stage], values: Mapping[str, Any], *, retries: int = 0
+) -> dspy.Prediction:
+    """Run a module, and again with what was wrong with its answer while there are retries left.
+
+    Raises:
+        OperationError: Of kind ``parse``: a constraint does not hold, or the answer cannot be read.
+        Exception: Whatever else DSPy raises.
+    """
+    if not retries:
+        return await checked(module.predict, stages, values)
+    with dspy.track_usage() as usage:
+        prediction = await _retried(module, stages, values, retries)
+    # Of all attempts, as they have all been paid for.
+    prediction.set_lm_usage(usage.get_total_tokens())
+    return prediction
+
+
+async def _retried(
+    module: Pipeline, stages: Sequence[Stage], values: Mapping[str, Any], retries: int
+) -> dspy.Prediction:
+    attempt = module
+    while True:
+        try:
+            return await checked(attempt.predict, stages, values)
+        except Exception as error:
+            if not retries or not (kind_of(error) == "parse" or is_parse_error(error)):
+                raise
+            retries -= 1
+            attempt = _told(module, error)
+
+
+async def checked(
+    ask: Callable[..., Awaitable[dspy.Prediction]], stages: Sequence[Stage], values: Mapping[str, Any]
+) -> dspy.Prediction:
+    """Ask once.
+
+    Raises:
+        OperationError: Of kind ``parse``: a constraint does not hold.
+        Exception: Whatever DSPy raises.
+    """
+    prediction = await ask(**values)
+    for stage in stages:
+        check_outputs(stage.spec, prediction)
+    return prediction
+
+
+def _told(module: Pipeline, error: Exception) -> Pipeline:
+    """Give a copy of a module whose model is told what was wrong with the answer before."""
+    reason = error.message if isinstance(error, OperationError) else message_of(error)
+    # The whole answer stands in DSPy's message, behind its first lines.
+    note = f"An answer was refused before: {reason[:_MAX_REASON_CHARACTERS]}. Answer anew, and keep to the form."
+    copy: Pipeline = module.deepcopy()
+    for predictor in copy.predictors():
+        predictor.signature = predictor.signature.with_instructions(f"{predictor.signature.instructions}\n\n{note}")
+    return copy
+
+
+def check_outputs(spec: SignatureSpec, prediction: Mapping[str, Any]) -> None:
+    """Check what a model answered against the constraints of its signature.
+
+    Raises:
+        OperationError: Kind ``parse``, with the path ``outputs.…``: one does not hold.
+    """
+    for field in spec.outputs:
+        if field.constraints and field.name in prediction:
+            value = prediction[field.name]
+            constraints.check(field.annotation, field.constraints, value, f"outputs.{field.name}", "parse")
+
+
+def is_parse_error(error: BaseException) -> bool:
+    """Tell whether an exception, of whatever class, was raised while an adapter read the model's text."""
+    traceback = error.__traceback__
+    while traceback is not None:
+        frame = traceback.tb_frame
+        if frame.f_code.co_name == "parse" and isinstance(frame.f_locals.get("self"), dspy.Adapter):
+            return True
+        traceback = traceback.tb_next
+    return False

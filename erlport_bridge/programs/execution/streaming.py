@@ -1,0 +1,276 @@
+"""What a call tells while it runs: pieces of its text fields as the model writes them, and where it is.
+
+Each event is a message ``{:dspex_stream, ref, event}`` to one process. No more than ``buffer`` of them are on their way
+without being acknowledged; a reader who acknowledges nothing stops the reading of the model's answer, and so the model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from collections.abc import Iterator, Mapping
+from typing import Any, Final, NamedTuple
+
+import dspy
+from dspy.utils.callback import BaseCallback
+
+from erlport_bridge.errors import OperationError
+from erlport_bridge.port import elixir
+from erlport_bridge.programs.execution.chat_sections import ChatSections
+from erlport_bridge.programs.modules import public_name
+from erlport_bridge.programs.pipelines import Pipeline
+from erlport_bridge.programs.values import plain
+from erlport_bridge.term import Atom, OtpErlangPid, Term, encode, shown
+
+#: The name of the messages.
+MESSAGE: Final = Atom("dspex_stream")
+_DEFAULT_BUFFER: Final = 64
+_MAX_BUFFER: Final = 10_000
+# A status that went out at once would wake its reader just while the request to the model is being written, and take
+# half a millisecond from it where there are two cores.
+_SOON_S: Final = 0.001
+
+# The streams that run, by their reference as it is encoded: a term may be one that Python cannot hash.
+_streams: dict[bytes, EventStream] = {}
+
+
+@contextlib.contextmanager
+def opened(reply_to: object, ref: Term, buffer: object = None) -> Iterator[EventStream]:
+    """Open a stream of events for as long as its call lasts; in a coroutine.
+
+    Args:
+        reply_to: The process that gets the events.
+        ref: Any term, in each event and in each acknowledgement.
+        buffer: Most events without an acknowledgement, 1 to 10,000; ``None``: 64.
+
+    Raises:
+        OperationError: Of kind ``input``: an argument, or a reference that another stream has. Of kind ``transport``:
+            events cannot be sent from this process.
+    """
+    if not elixir.is_connected():
+        message = (
+            "a stream needs a port of `python -m erlport_bridge`; ErlPort's own Python half runs one call at a time"
+        )
+        raise OperationError("transport", message)
+    if not isinstance(reply_to, OtpErlangPid):
+        raise OperationError("input", f"expected a pid at reply_to, got {shown(reply_to)}", path="reply_to")
+    limit = _DEFAULT_BUFFER if buffer is None else buffer
+    if type(limit) is not int or not 1 <= limit <= _MAX_BUFFER:
+        raise OperationError(
+            "input",
+            f"expected an integer from 1 to {_MAX_BUFFER} at opts.buffer, got {shown(buffer)}",
+            path="opts.buffer",
+        )
+    key = encode(ref)
+    stream = EventStream(reply_to, ref, limit)
+    if _streams.setdefault(key, stream) is not stream:
+        raise OperationError("input", f"expected a ref of its own for each stream, got {shown(ref)} again", path="ref")
+    try:
+        yield stream
+    finally:
+        del _streams[key]
+        stream.close()
+
+
+def acknowledge(ref: Term, count: object) -> bool:
+    """Say that the reader has taken ``count`` more events; ``False``: no such stream runs any more.
+
+    Quick, and from any thread.
+
+    Raises:
+        OperationError: Of kind ``input``: ``count``.
+    """
+    if type(count) is not int or count < 1:
+        raise OperationError("input", f"expected a positive integer at count, got {shown(count)}", path="count")
+    stream = _streams.get(encode(ref))
+    if stream is None:
+        return False
+    stream.acknowledge(count)
+    return True
+
+
+def running() -> int:
+    """Give how many streams are open."""
+    return len(_streams)
+
+
+class EventStream:
+    """The events of one call, sent in their order as far as the reader takes them."""
+
+    def __init__(self, reply_to: OtpErlangPid, ref: Term, buffer: int) -> None:
+        self._reply_to = reply_to
+        self._ref = ref
+        self._buffer = buffer
+        self._loop = asyncio.get_running_loop()
+        # Guards all below: acknowledgements and the events of tools come from other threads.
+        self._lock = threading.Lock()
+        self._unacknowledged = 0
+        self._waiting: deque[Mapping[str, Term]] = deque()
+        # Whether those that wait will be sent soon.
+        self._is_due = False
+        self._room: asyncio.Future[None] | None = None
+        self._is_closed = False
+
+    async def send(self, event: Mapping[str, Term]) -> None:
+        """Send an event, waiting until the reader has room for it."""
+        while True:
+            with self._lock:
+                self._cast_waiting()
+                if self._has_room():
+                    self._cast(event)
+                    return
+                if self._room is None or self._room.done():
+                    self._room = self._loop.create_future()
+                room = self._room
+            # Several tasks may wait for one future, and one that is cancelled must not cancel the others.
+            await asyncio.shield(room)
+
+    def offer(self, event: Mapping[str, Term]) -> None:
+        """Send an event soon, as far as the reader has room, without waiting; from any thread.
+
+        Of more than the reader's room only the newest are kept.
+        """
+        with self._lock:
+            if self._is_closed:
+                return
+            self._waiting.append(event)
+            if len(self._waiting) > self._buffer:
+                oldest = self._waiting.popleft()
+                if self._unacknowledged < self._buffer:
+                    self._cast(oldest)
+            is_first, self._is_due = not self._is_due, True
+        if is_first:
+            self._loop.call_soon_threadsafe(self._loop.call_later, _SOON_S, self._send_waiting)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Tell whether an event waits for the reader."""
+        with self._lock:
+            return self._room is not None and not self._room.done()
+
+    def acknowledge(self, count: int) -> None:
+        """Give room for ``count`` more events; from any thread."""
+        with self._lock:
+            self._unacknowledged = max(0, self._unacknowledged - count)
+            self._cast_waiting()
+            room = self._room
+        if room is not None:
+            self._loop.call_soon_threadsafe(_wake, room)
+
+    def close(self) -> None:
+        """Send nothing any more: a thread that cannot be cancelled may still offer events."""
+        with self._lock:
+            self._cast_waiting()
+            self._is_closed = True
+            self._waiting.clear()
+
+    def _send_waiting(self) -> None:
+        with self._lock:
+            self._is_due = False
+            self._cast_waiting()
+
+    def _cast_waiting(self) -> None:
+        while self._waiting and self._unacknowledged < self._buffer:
+            self._cast(self._waiting.popleft())
+
+    def _has_room(self) -> bool:
+        return not self._waiting and self._unacknowledged < self._buffer
+
+    def _cast(self, event: Mapping[str, Term]) -> None:
+        elixir.cast(self._reply_to, (MESSAGE, self._ref, event))
+        self._unacknowledged += 1
+
+
+def _wake(room: asyncio.Future[None]) -> None:
+    if not room.done():
+        room.set_result(None)
+
+
+class Telling(BaseCallback):  # type: ignore[misc]
+    """Follows one request, and tells a stream of it.
+
+    Args:
+        events: Where to.
+        module: What runs.
+        reads_chat: The model writes in pieces, in the form of ``ChatAdapter``.
+    """
+
+    def __init__(self, events: EventStream, module: Pipeline, *, reads_chat: bool) -> None:
+        self._events = events
+        self._pieces: dict[str, list[str]] = {}
+        self._listeners: list[_Listener] = []
+        # By the identity of the predictor that writes them.
+        self._sections: dict[int, ChatSections] = {}
+        # What its fields are called in the prediction.
+        self._names: dict[int, Mapping[str, Term]] = {}
+        for stage, built, names in zip(module.stages, module.modules, module.shown_fields(), strict=True):
+            # A module in a thread would have to wait for the reader there, and cannot be cancelled.
+            if reads_chat and stage.is_streamed and names:
+                self._listen(built, names)
+
+    def _listen(self, module: dspy.Module, names: Mapping[str, Term]) -> None:
+        # Of those that a module has, the one that gives its fields, and not what is decided on the way to them.
+        predictor = max(module.predictors(), key=lambda item: len(names.keys() & item.signature.output_fields.keys()))
+        fields = predictor.signature.output_fields
+        texts = {name for name in names.keys() & fields.keys() if fields[name].annotation is str}
+        self._sections[id(predictor)] = ChatSections(texts)
+        self._names[id(predictor)] = names
+        self._listeners.append(_Listener(predictor))
+
+    def settings(self) -> dict[str, Any]:
+        """Give the settings of DSPy under which the model's text comes here."""
+        # Without a listener DSPy would send what every predictor writes.
+        return {"send_stream": self, "stream_listeners": self._listeners} if self._listeners else {}
+
+    async def send(self, chunk: Any) -> None:
+        """Take a part of the model's answer; DSPy reads no further until this returns."""
+        sections = self._sections.get(chunk.predict_id)
+        choice = next((choice for choice in chunk.choices if choice.index == 0), None)
+        if sections is None or choice is None:
+            return
+        pieces = sections.receive(choice.delta.content or "")
+        if choice.finish_reason is not None:
+            pieces += sections.end()
+            # What follows is another completion (`n`), and the first is the prediction's.
+            del self._sections[chunk.predict_id]
+        for name, text in pieces:
+            await self._send_piece(self._names[chunk.predict_id][name], text)
+
+    async def finish(self, prediction: dspy.Prediction) -> None:
+        """Send what has not been sent of the text fields: of a model that does not write in pieces, all."""
+        for name, value in prediction.items():
+            text = plain(value, f'["{name}"]')
+            sent = "".join(self._pieces.get(name, ()))
+            if isinstance(text, str) and text.startswith(sent) and len(text) > len(sent):
+                await self._send_piece(name, text[len(sent) :])
+
+    async def _send_piece(self, name: str, text: str) -> None:
+        self._pieces.setdefault(name, []).append(text)
+        await self._events.send({"type": "chunk", "field": name, "text": text})
+
+    def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        """A module begins."""
+        name = public_name(instance)
+        if name is not None and not isinstance(instance, Pipeline):
+            self._tell("module", name)
+
+    def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        """The model is asked."""
+        self._tell("model", instance.model)
+
+    def on_tool_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        """A tool is called."""
+        # ReAct's own way to say that it has done; no tool of a caller can have this name.
+        if instance.name != "finish":
+            self._tell("tool", instance.name)
+
+    def _tell(self, stage: str, name: str) -> None:
+        self._events.offer({"type": "status", "stage": stage, "name": name})
+
+
+class _Listener(NamedTuple):
+    """Tells DSPy whose text to send, as its own ``StreamListener`` does; reads nothing itself."""
+
+    predict: dspy.Predict

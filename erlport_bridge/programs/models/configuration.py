@@ -1,0 +1,318 @@
+"""Language models: how a caller's configuration becomes a ``dspy.LM``.
+
+A model is configured with a provider's name and a map of options: :data:`OPTIONS` for the services of
+:mod:`.providers`, fewer for ``elixir``, a function of the other side, and for ``embedded``, which needs nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final, NamedTuple
+
+from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.models import content_parts, elixir_model, providers, response_cache
+from erlport_bridge.programs.models.bridge_lm import BridgeLM
+from erlport_bridge.programs.models.generation_settings import GENERATION_SETTINGS, read_settings
+from erlport_bridge.programs.models.providers import LITELLM_PROVIDERS, PROVIDERS, Provider
+from erlport_bridge.programs.models.rate_limits import limit_of
+from erlport_bridge.programs.text import arguments, quoted, suggestion, text_of
+from erlport_bridge.term import shown
+
+response_cache.install()
+content_parts.hide_markers()
+
+EMBEDDED: Final = "embedded"
+#: A function of the other side.
+ELIXIR: Final = "elixir"
+
+_LIMITS: Final = frozenset(["requests_per_minute", "max_concurrent_requests"])
+_CLIENT_OPTIONS: Final = frozenset(
+    ["model", "api_key", "api_base", "headers", "num_retries", "model_type", "cache", "fallbacks"]
+)
+_ELIXIR_OPTIONS: Final = frozenset(["model", "callback", "num_retries", "fallbacks"])
+#: What ``configure_lm`` takes in its map of options.
+OPTIONS: Final = GENERATION_SETTINGS | _CLIENT_OPTIONS | _LIMITS
+
+_PROVIDER_NAME: Final = re.compile("[A-Za-z][A-Za-z_]{0,19}[A-Za-z0-9]?")
+_RESPONSES: Final = "responses"
+# Of those that DSPy's own client speaks to.
+_WITH_RESPONSES: Final = ("openai", providers.OPENAI_COMPATIBLE)
+_MAX_RETRIES: Final = 10
+_DEFAULT_RETRIES: Final = 3
+_MAX_LIMIT: Final = 1_000_000
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """A configured model. ``repr`` shows no key.
+
+    Attributes:
+        engine: What asks it: DSPy's own client (``native``), ``litellm``, ``elixir`` or ``embedded``.
+        fallbacks: The names of those that are asked, in this order, when it fails.
+        writes_in_pieces: Its engine streams.
+    """
+
+    provider: str
+    model: str
+    lm: BridgeLM = field(repr=False)
+    engine: str
+    api_base: str | None = None
+    settings: tuple[tuple[str, Any], ...] = ()
+    description: str = "a language model of this provider"
+    fallbacks: tuple[str, ...] = ()
+    writes_in_pieces: bool = True
+
+    def describe(self) -> dict[str, Any]:
+        """Give what a caller may know: all but ``lm``."""
+        return {
+            "provider": self.provider,
+            "model": self.model,
+            "engine": self.engine,
+            "api_base": self.api_base,
+            "settings": dict(self.settings),
+            "description": self.description,
+            "fallbacks": list(self.fallbacks),
+        }
+
+    def with_fallbacks(self, models: Sequence[LanguageModel]) -> LanguageModel:
+        """Give this model with others that are asked when it fails."""
+        return replace(
+            self,
+            lm=self.lm.with_fallbacks([model.lm for model in models]),
+            fallbacks=tuple(name for model in models for name in (model.model, *model.fallbacks)),
+            writes_in_pieces=all(model.writes_in_pieces for model in (self, *models)),
+        )
+
+
+def language_model(
+    provider: object, options: object, *, path: str = "config", default_retries: int | None = None
+) -> LanguageModel:
+    """Configure a model.
+
+    Args:
+        provider: ``embedded``, ``elixir``, a name of :data:`PROVIDERS` or :data:`LITELLM_PROVIDERS`, or
+            ``"provider/model"``.
+        options: A map of :data:`OPTIONS`; ``api_base`` has an alias ``base_url``.
+        path: What the options are called, for errors.
+        default_retries: How often a request is repeated if the options do not say; one of a model with ``fallbacks``
+            never is.
+
+    Raises:
+        OperationError: Of kind ``provider`` (no such provider), ``auth`` (no key), ``input`` (an option).
+    """
+    name, _, model = arguments.text(provider, "provider").partition("/")
+    given = arguments.options(options, path)
+    fallbacks = _fallbacks(given.pop("fallbacks", None), f"{path}.fallbacks")
+    if fallbacks:
+        default_retries = 0
+    found = _model(name, model, given, default_retries, path)
+    return found.with_fallbacks(fallbacks) if fallbacks else found
+
+
+def from_option(value: object, path: str = "opts.lm", *, default_retries: int | None = None) -> LanguageModel:
+    """Read the ``lm`` option of a call.
+
+    Args:
+        value: ``"provider/model"``, ``:embedded``, a map with ``provider`` and options, or a list of these: each is
+            asked when the one before it fails.
+        path: What the option is called, for errors.
+        default_retries: As in :func:`language_model`.
+    """
+    if text_of(value):
+        return language_model(value, {}, path=path, default_retries=default_retries)
+    # A keyword list is one model.
+    if isinstance(value, list) and value and not all(isinstance(item, tuple) for item in value):
+        first = from_option(value[0], f"{path}[0]", default_retries=0 if len(value) > 1 else default_retries)
+        rest = _fallbacks(value[1:], path, first_index=1)
+        return first.with_fallbacks(rest) if rest else first
+    given = arguments.options(value, path)
+    if "provider" not in given:
+        raise OperationError("input", f"expected a provider at {path}.provider", path=f"{path}.provider")
+    return language_model(given.pop("provider"), given, path=path, default_retries=default_retries)
+
+
+def with_settings(lm: BridgeLM, settings: Mapping[str, Any]) -> BridgeLM:
+    """Give a copy of ``lm`` with generation settings of one call; copies share the connections."""
+    return lm.copy(**settings) if settings else lm
+
+
+def _fallbacks(value: object, path: str, *, first_index: int = 0) -> list[LanguageModel]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise OperationError("input", f"expected a list of models at {path}, got {shown(value)}", path=path)
+    last = len(value) - 1
+    return [
+        from_option(item, f"{path}[{index + first_index}]", default_retries=0 if index < last else None)
+        for index, item in enumerate(value)
+    ]
+
+
+def _model(name: str, model: str, given: dict[str, Any], default_retries: int | None, path: str) -> LanguageModel:
+    if name == ELIXIR:
+        return _elixir(given, path)
+    if "base_url" in given:
+        given.setdefault("api_base", given.pop("base_url"))
+    arguments.only(given, OPTIONS, "option", path)
+    if model:
+        given.setdefault("model", model)
+    settings = read_settings(given, path)
+    if name == EMBEDDED:
+        return _embedded(settings)
+    if name not in PROVIDERS and name not in LITELLM_PROVIDERS:
+        known = sorted([EMBEDDED, ELIXIR, *PROVIDERS, *LITELLM_PROVIDERS])
+        # What does not look like a name may be a key that stands in the wrong place.
+        is_name = _PROVIDER_NAME.fullmatch(name)
+        raise OperationError(
+            "provider",
+            f"unknown provider{f' {quoted(name)}' if is_name else ''}{suggestion(name, known)}; "
+            f"known providers: {', '.join(known)}",
+            path="provider",
+            provider=name if is_name else None,
+        )
+    retries = _DEFAULT_RETRIES if default_retries is None else default_retries
+    return _remote(name, given, settings, retries, path)
+
+
+def _embedded(settings: dict[str, Any]) -> LanguageModel:
+    # Imported when it is asked for, which is in demos and tests: it takes 5 ms.
+    from erlport_bridge.programs.models.embedded import engine
+
+    lm = engine.embedded_model()
+    return LanguageModel(
+        EMBEDDED,
+        lm.model,
+        with_settings(lm, settings),
+        EMBEDDED,
+        settings=tuple(settings.items()),
+        description=engine.DESCRIPTION,
+        writes_in_pieces=False,
+    )
+
+
+def _remote(
+    name: str, given: dict[str, Any], settings: dict[str, Any], default_retries: int, path: str
+) -> LanguageModel:
+    model = arguments.text(given.get("model"), f"{path}.model")
+    provider = PROVIDERS.get(name)
+    api_base = providers.api_base(given.get("api_base"), provider, name, path)
+    headers = providers.headers(given.get("headers"), name, path)
+    model_type = _model_type(given, name, provider, bool(headers), path)
+    lm = _cached_lm(
+        _Client(
+            name,
+            model,
+            provider,
+            api_base,
+            providers.api_key(given.get("api_key"), provider, name, api_base, path),
+            headers,
+            model_type,
+        ),
+        _whole_number(given, "num_retries", default_retries, 0, _MAX_RETRIES, path),
+        arguments.boolean(given.get("cache"), f"{path}.cache"),
+        *(
+            _whole_number(given, limit, None, 1, _MAX_LIMIT, path)
+            for limit in ("requests_per_minute", "max_concurrent_requests")
+        ),
+    )
+    return LanguageModel(
+        name,
+        f"{name}/{model}",
+        with_settings(lm, settings),
+        "native" if provider else "litellm",
+        providers.public_address(api_base),
+        tuple(settings.items()),
+    )
+
+
+def _model_type(given: Mapping[str, Any], name: str, provider: Provider | None, has_headers: bool, path: str) -> str:
+    model_type = arguments.text(given.get("model_type", "chat"), f"{path}.model_type")
+    if model_type not in ("chat", _RESPONSES):
+        wrong = f'expected "chat" or "{_RESPONSES}" at {path}.model_type, got {quoted(model_type)}'
+    elif model_type == _RESPONSES and provider is not None and name not in _WITH_RESPONSES:
+        wrong = f"provider {quoted(name)} has no responses; those that have: {', '.join(_WITH_RESPONSES)}"
+    elif model_type == _RESPONSES and provider is not None and has_headers:
+        wrong = f"DSPy's client sends no headers with responses; leave out {path}.headers or {path}.model_type"
+    else:
+        return model_type
+    raise OperationError("input", wrong, path=f"{path}.model_type")
+
+
+def _elixir(given: dict[str, Any], path: str) -> LanguageModel:
+    arguments.only(given, GENERATION_SETTINGS | _ELIXIR_OPTIONS, "option", path)
+    callback_id = arguments.text(given.get("callback"), f"{path}.callback")
+    name = f"{ELIXIR}/{arguments.text(given.get('model', 'function'), f'{path}.model')}"
+    settings = read_settings(given, path)
+    retries = _whole_number(given, "num_retries", 0, 0, _MAX_RETRIES, path)
+    lm = elixir_model.elixir_model(callback_id, name, retries)
+    return LanguageModel(
+        ELIXIR,
+        name,
+        with_settings(lm, settings),
+        ELIXIR,
+        settings=tuple(settings.items()),
+        description="a function of the Elixir side",
+    )
+
+
+def _whole_number(given: Mapping[str, Any], name: str, default: int | None, least: int, most: int, path: str) -> Any:
+    number = given.get(name)
+    if number is None:
+        return default
+    if type(number) is not int or not least <= number <= most:
+        message = f"expected {least} to {most} at {path}.{name}, got {shown(number)}"
+        raise OperationError("input", message, path=f"{path}.{name}")
+    return number
+
+
+class _Client(NamedTuple):
+    """Who is asked where, as whom: what limits and cached answers belong to."""
+
+    name: str
+    model: str
+    provider: Provider | None
+    api_base: str | None
+    api_key: str | None
+    headers: tuple[tuple[str, str], ...]
+    model_type: str
+
+
+@functools.lru_cache(maxsize=64)
+def _cached_lm(client: _Client, retries: int, is_cached: bool, per_minute: int | None, at_once: int | None) -> BridgeLM:
+    """Build a model once for each configuration: calls that name it in their options share its connections."""
+    options = {"api_base": client.api_base, "api_key": client.api_key}
+    prefix = client.provider.prefix if client.provider else client.name
+    declared = None
+    if client.provider and client.model_type == _RESPONSES:
+        # Of a server of one's own too: DSPy's vLLM, which it is otherwise, has no responses.
+        prefix = PROVIDERS["openai"].prefix
+    if client.headers and client.provider:
+        declared = providers.gateway(client.api_base or "", client.headers)
+        prefix = declared.id
+    elif client.headers:
+        options["extra_headers"] = dict(client.headers)  # type: ignore[assignment]
+    identity = (client.name, client.model, client.api_base, client.api_key, client.headers, client.model_type)
+    return BridgeLM(
+        f"{prefix}/{client.model}",
+        shown_name=f"{client.name}/{client.model}",
+        limit=limit_of(client, per_minute, at_once),
+        partition=response_cache.partition_of(*identity) if is_cached else None,
+        declared=declared,
+        carried=_carried(client),
+        # With "auto", a variable like OPENAI_BASE_URL in the environment would switch to LiteLLM silently.
+        engine="lm15" if client.provider else "litellm",
+        model_type=client.model_type,
+        num_retries=retries,
+        **{key: value for key, value in options.items() if value is not None},
+    )
+
+
+def _carried(client: _Client) -> frozenset[str]:
+    if client.provider is None:
+        return content_parts.LITELLM
+    wires = {"anthropic": content_parts.ANTHROPIC, "gemini": content_parts.GEMINI}
+    by_type = content_parts.RESPONSES if client.model_type == _RESPONSES else content_parts.CHAT
+    return wires.get(client.name, by_type)

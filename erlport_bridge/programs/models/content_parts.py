@@ -1,0 +1,173 @@
+"""What of a prompt is no text, on its way to a model: images, audio, files; the last look before a request is sent.
+
+DSPy writes such a value into the text of a prompt between two markers, and makes a content part of whatever stands
+between them. :func:`hide_markers` gives this process markers that nobody knows, so that text which a model or a tool
+wrote stays text. :func:`checked` refuses what an engine would lose silently, and what would have somebody fetch an
+address that the caller has not allowed: also of values that a model answered, or that an application's module made.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from dspy.adapters import _legacy_type_markers
+from dspy.adapters.types import base_type
+
+from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.text import quoted
+from erlport_bridge.programs.values import documents, media
+from erlport_bridge.term import shown
+
+#: Kinds of content that an engine may send on.
+IMAGE: Final = "image"
+#: Of an image that the provider fetches.
+ADDRESS: Final = "address of an image"
+AUDIO: Final = "audio"
+ANY_AUDIO: Final = "audio but WAV and MP3"
+FILE: Final = "file"
+TEXT_FILE: Final = "file but PDF"
+FILENAME: Final = "filename"
+
+#: What DSPy's own client sends on each wire, beside text. (Audio on Anthropic's it makes an empty text of.)
+CHAT: Final = frozenset({IMAGE, ADDRESS})
+RESPONSES: Final = frozenset({IMAGE, ADDRESS, AUDIO, FILE, TEXT_FILE})
+GEMINI: Final = RESPONSES
+#: Anthropic takes a base64 document as PDF only.
+ANTHROPIC: Final = frozenset({IMAGE, ADDRESS, FILE})
+#: LiteLLM may fetch an address itself, from this machine.
+LITELLM: Final = frozenset({IMAGE, AUDIO, ANY_AUDIO, FILE, TEXT_FILE, FILENAME})
+#: A function of Elixir gets whatever DSPy's form of a request holds.
+ELIXIR: Final = RESPONSES
+TEXT_ALONE: Final[frozenset[str]] = frozenset()
+
+_FORMATS_OF_AUDIO: Final = ("wav", "mp3")
+_PUBLIC_START: Final = "<<CUSTOM-TYPE-START-IDENTIFIER>>"
+_PUBLIC_END: Final = "<<CUSTOM-TYPE-END-IDENTIFIER>>"
+_SECRET: Final = secrets.token_hex(16)
+_SECRET_START: Final = f"<<CUSTOM-TYPE-START-{_SECRET}>>"
+_SECRET_END: Final = f"<<CUSTOM-TYPE-END-{_SECRET}>>"
+# A message is a dict as a rule, which is far quicker to tell than another mapping.
+_MAPPINGS: Final = (dict, Mapping)
+_NOT_FETCHED: Final = "; addresses are not fetched and files are not opened"
+_REMEDIES: Final[Mapping[str, str]] = {
+    ADDRESS: "; give the bytes",
+    ANY_AUDIO: "; give WAV or MP3",
+    TEXT_FILE: "; text can be a field of type str",
+    FILENAME: "; leave it out, or give it as a field of type str",
+}
+
+
+def hide_markers() -> None:
+    """Have DSPy use markers of this process."""
+    for module in (base_type, _legacy_type_markers):
+        if module.CUSTOM_TYPE_START_IDENTIFIER not in (_PUBLIC_START, _SECRET_START):
+            raise RuntimeError(f"{module.__name__} marks content parts in a way that is not known here")
+        module.CUSTOM_TYPE_START_IDENTIFIER = _SECRET_START
+        module.CUSTOM_TYPE_END_IDENTIFIER = _SECRET_END
+
+
+def checked(messages: Sequence[Any], carried: frozenset[str], model: str) -> Sequence[Any]:
+    """Give the messages of a request as they may be sent.
+
+    Args:
+        messages: In the form of OpenAI's chat completions.
+        carried: What the engine sends on beside text, such as :data:`CHAT`.
+        model: Is asked.
+
+    Returns:
+        The same, where a marker that DSPy left in the text is its public one again: no model may learn the others.
+
+    Raises:
+        OperationError: Of kind ``input``: an address that the caller has not allowed, or what is no media. Of kind
+            ``provider``: the engine does not send it.
+    """
+    # No copy where there is nothing to change: DSPy knows the messages of its adapters by their identity.
+    if any(documents.is_part(part) for message in messages for part in _parts(message)):
+        messages = [_with_documents(message) for message in messages]
+    for message in messages:
+        for part in _parts(message):
+            for kind in _kinds(part):
+                if kind not in carried:
+                    raise _not_sent(kind, carried, model)
+    return _public(messages) if _has_secret(messages) else messages
+
+
+def _parts(message: Any) -> list[Mapping[str, Any]]:
+    content = message.get("content") if isinstance(message, _MAPPINGS) else None
+    return [part for part in content if isinstance(part, Mapping)] if isinstance(content, list) else []
+
+
+def _with_documents(message: Mapping[str, Any]) -> Mapping[str, Any]:
+    if not _parts(message):
+        return message
+    content = [documents.content_of(part) if documents.is_part(part) else part for part in message["content"]]
+    return {**message, "content": content}
+
+
+def _kinds(part: Mapping[str, Any]) -> Iterator[str]:
+    """Give what has to be sent for a part, having looked whether it is what it says."""
+    form = part.get("type")
+    held = part.get(str(form))
+    if form == "image_url":
+        url = held.get("url") if isinstance(held, Mapping) else held
+        yield IMAGE
+        if not _is_data(url):
+            _check_address(url)
+            yield ADDRESS
+    elif form == "input_audio" and isinstance(held, Mapping):
+        yield AUDIO
+        if held.get("format") not in _FORMATS_OF_AUDIO:
+            yield ANY_AUDIO
+    elif form == "file" and isinstance(held, Mapping):
+        data, file_id = held.get("file_data"), held.get("file_id")
+        if not ((data is None or _is_data(data)) and (file_id is None or media.is_file_id(file_id))):
+            message = "expected the bytes of a file of the prompt, or the id of one that was uploaded to the provider"
+            raise OperationError("input", f"{message}, got {shown(file_id if data is None else data)}{_NOT_FETCHED}")
+        yield FILE
+        if data is not None and not data.startswith("data:application/pdf;"):
+            yield TEXT_FILE
+        if held.get("filename") is not None:
+            yield FILENAME
+
+
+def _is_data(url: object) -> bool:
+    return isinstance(url, str) and url.startswith("data:")
+
+
+def _check_address(url: object) -> None:
+    if not isinstance(url, str) or not url.startswith(("http://", "https://")):
+        message = f"expected an image of the prompt as a data URI or at an http address, got {shown(url)}"
+        raise OperationError("input", f"{message}{_NOT_FETCHED}")
+    if not media.urls_are_allowed():
+        message = f"an image of the prompt is at the address {quoted(url)}"
+        raise OperationError("input", f"{message}, for the provider to fetch; that needs the option allow_urls: true")
+
+
+def _not_sent(kind: str, carried: frozenset[str], model: str) -> OperationError:
+    sent = " and ".join(sorted(carried & {IMAGE, AUDIO, FILE})) or "text alone"
+    return OperationError(
+        "provider",
+        f"{model} takes no {kind} here (what can be sent to it: {sent}){_REMEDIES.get(kind, '')}",
+        model=model,
+    )
+
+
+def _has_secret(value: Any) -> bool:
+    if isinstance(value, str):
+        return _SECRET in value
+    items: Iterable[Any] = ()
+    if isinstance(value, _MAPPINGS):
+        items = value.values()
+    elif isinstance(value, list | tuple):
+        items = value
+    return any(map(_has_secret, items))
+
+
+def _public(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.replace(_SECRET_START, _PUBLIC_START).replace(_SECRET_END, _PUBLIC_END)
+    if isinstance(value, Mapping):
+        return {key: _public(item) for key, item in value.items()}
+    return [_public(item) for item in value] if isinstance(value, list | tuple) else value

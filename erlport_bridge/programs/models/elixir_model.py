@@ -1,0 +1,234 @@
+"""A language model that is a function of Elixir: DSPy's engine whose requests are calls over there.
+
+``DSPex.Python.ModelFunction`` describes the function, and has made one map of whatever it gave.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+from collections.abc import AsyncIterator, Iterator, Mapping
+from concurrent.futures import TimeoutError as NotYetError
+from typing import Any, Final
+
+from dspy import lm15
+from dspy._vendor.lm15.serde import request_to_dict
+
+from erlport_bridge.errors import OperationError, message_of
+from erlport_bridge.port import elixir
+from erlport_bridge.programs.models import content_parts
+from erlport_bridge.programs.models.bridge_lm import BridgeLM
+
+_CALLBACKS_MODULE: Final = "Elixir.DSPex.Python.Callbacks"
+# DSPy makes errors of its own of them, with the model's name.
+_ERRORS: Final[Mapping[str, type[lm15.LM15Error]]] = {
+    "rate_limit": lm15.RateLimitError,
+    "auth": lm15.AuthError,
+    "billing": lm15.BillingError,
+    "server": lm15.ServerError,
+    "timeout": lm15.TimeoutError,
+    "transport": lm15.TransportError,
+    "context_window": lm15.ContextLengthError,
+    "unsupported_model": lm15.UnsupportedModelError,
+    "provider": lm15.ProviderError,
+}
+_SETTINGS: Final = (
+    *("temperature", "max_tokens", "top_p", "stop", "seed"),
+    *("presence_penalty", "frequency_penalty", "response_format", "reasoning"),
+)
+# How often a thread that waits for an answer looks up: as long it takes until it can be interrupted.
+_LOOK_S: Final = 0.05
+
+# The streams that run, by the tokens of their requests: pieces that have come, of which one waits at most.
+_streams: dict[str, asyncio.Queue[str]] = {}
+
+
+def elixir_model(callback_id: str, name: str, num_retries: int) -> BridgeLM:
+    """Give the model that asks the function which is registered under this id."""
+    return BridgeLM(
+        name,
+        carried=content_parts.ELIXIR,
+        engine=_ElixirEngine(callback_id),
+        async_engine=_AsyncElixirEngine(callback_id),
+        num_retries=num_retries,
+    )
+
+
+async def take_piece(token: str, text: str) -> bool:
+    """Take a piece of an answer as soon as there is room for it; ``False`` if nobody wants it any more."""
+    pieces = _streams.get(token)
+    if pieces is not None:
+        await pieces.put(text)
+    return token in _streams
+
+
+class _ElixirEngine:
+    """Asks from a thread."""
+
+    def __init__(self, callback_id: str) -> None:
+        self._callback_id = callback_id
+
+    def complete(self, request: lm15.Request) -> lm15.Response:
+        return _response(self._ask(_new_token(), request), request)
+
+    def stream(self, request: lm15.Request) -> Iterator[Any]:
+        """Give a whole answer as a stream: what runs in a thread is told of when it has ended."""
+        token = _new_token()
+        yield lm15.StreamStartEvent(id=None, model=request.model)
+        yield from _rest(self._ask(token, request))
+
+    def _ask(self, token: str, request: lm15.Request) -> Any:
+        try:
+            answer = elixir.begin_call(*_call(self._callback_id, token, request, stream=False))
+            while True:
+                try:
+                    return answer.result(_LOOK_S)
+                except NotYetError:
+                    if answer.done():
+                        raise
+        except OperationError as error:
+            raise _failed(error) from None
+        except BaseException:
+            _cancel(token)
+            raise
+
+
+class _AsyncElixirEngine:
+    """Asks from a task."""
+
+    def __init__(self, callback_id: str) -> None:
+        self._callback_id = callback_id
+
+    async def complete(self, request: lm15.Request) -> lm15.Response:
+        return _response(await self._ask(_new_token(), request, stream=False), request)
+
+    async def stream(self, request: lm15.Request) -> AsyncIterator[Any]:
+        token = _new_token()
+        pieces = _streams[token] = asyncio.Queue(1)
+        answer = asyncio.ensure_future(self._ask(token, request, stream=True))
+        try:
+            yield lm15.StreamStartEvent(id=None, model=request.model)
+            async for piece in _until(answer, pieces):
+                yield lm15.StreamDeltaEvent(lm15.TextDelta(text=piece))
+            for event in _rest(answer.result()):
+                yield event
+        finally:
+            del _streams[token]
+            answer.cancel()
+            # Whoever waits to put one in is told that nobody wants it.
+            while not pieces.empty():
+                pieces.get_nowait()
+
+    async def _ask(self, token: str, request: lm15.Request, *, stream: bool) -> Any:
+        try:
+            return await elixir.call(*_call(self._callback_id, token, request, stream=stream))
+        except OperationError as error:
+            raise _failed(error) from None
+        except asyncio.CancelledError:
+            _cancel(token)
+            raise
+
+
+async def _until(answer: asyncio.Future[Any], pieces: asyncio.Queue[str]) -> AsyncIterator[str]:
+    """Give pieces until the answer is there and none is left."""
+    while not (answer.done() and pieces.empty()):
+        piece = asyncio.ensure_future(pieces.get())
+        try:
+            await asyncio.wait({piece, answer}, return_when=asyncio.FIRST_COMPLETED)
+            if piece.done():
+                yield piece.result()
+        finally:
+            piece.cancel()
+
+
+def _new_token() -> str:
+    return secrets.token_hex(8)
+
+
+def _call(callback_id: str, token: str, request: lm15.Request, *, stream: bool) -> tuple[str, str, list[Any]]:
+    told = {"token": token, "stream": stream, "request": _told(request)}
+    return _CALLBACKS_MODULE, "call", [callback_id, told]
+
+
+def _cancel(token: str) -> None:
+    # Nobody waits for the answer.
+    elixir.begin_call(_CALLBACKS_MODULE, "cancel", [token])
+
+
+def _told(request: lm15.Request) -> dict[str, Any]:
+    """Give what the function is told of a request."""
+    whole = request_to_dict(request)
+    config = whole.get("config") or {}
+    messages = [{"role": message["role"], "content": _content(message["parts"])} for message in whole["messages"]]
+    if whole.get("system"):
+        system = whole["system"]
+        messages.insert(0, {"role": "system", "content": system if isinstance(system, str) else _content(system)})
+    return {
+        "model": request.model,
+        "messages": messages,
+        "settings": {name: config[name] for name in _SETTINGS if config.get(name) not in (None, [], ())},
+        "tools": whole.get("tools") or [],
+    }
+
+
+def _content(parts: list[dict[str, Any]]) -> str | list[dict[str, Any]]:
+    if all(part["type"] == "text" for part in parts):
+        return "\n".join(part["text"] for part in parts)
+    return parts
+
+
+def _response(answer: Any, request: lm15.Request) -> lm15.Response:
+    parts, finish_reason, usage = _read(answer)
+    return lm15.Response(
+        id=None,
+        model=request.model,
+        message=lm15.Message.assistant(parts),
+        finish_reason=finish_reason,
+        usage=usage or lm15.Usage(),
+    )
+
+
+def _rest(answer: Any) -> Iterator[Any]:
+    """Give what an answer has beside its pieces, as events of a stream."""
+    parts, finish_reason, usage = _read(answer, is_rest=True)
+    for index, part in enumerate(parts, start=1):
+        if isinstance(part, lm15.TextPart):
+            yield lm15.StreamDeltaEvent(lm15.TextDelta(text=part.text))
+        elif isinstance(part, lm15.ThinkingPart):
+            yield lm15.StreamDeltaEvent(lm15.ThinkingDelta(text=part.text, part_index=index))
+        else:
+            call = lm15.ToolCallDelta(input=json.dumps(part.input), part_index=index, id=part.id, name=part.name)
+            yield lm15.StreamDeltaEvent(call)
+    yield lm15.StreamEndEvent(finish_reason=finish_reason, usage=usage)
+
+
+def _read(answer: Any, *, is_rest: bool = False) -> tuple[list[Any], str | None, lm15.Usage | None]:
+    """Read an answer: its parts, why it ended, and what it cost. The rest of a stream may have no parts.
+
+    Raises:
+        lm15.LM15Error: The answer is an error, or something in it is wrong.
+    """
+    error = answer.get("error")
+    if error is not None:
+        raise _ERRORS[error["kind"]](error["message"], retry_after=error["retry_after"])
+    try:
+        parts: list[Any] = []
+        if answer.get("reasoning"):
+            parts.append(lm15.ThinkingPart(answer["reasoning"]))
+        if answer.get("text") or not (is_rest or answer.get("tool_calls")):
+            parts.append(lm15.TextPart(answer["text"]))
+        for index, call in enumerate(answer.get("tool_calls") or []):
+            call_id = call.get("id") or f"call_{index}"
+            parts.append(lm15.ToolCallPart(id=call_id, name=call["name"], input=call["arguments"]))
+        usage = lm15.Usage(**answer["usage"]) if answer.get("usage") else None
+        reason = answer.get("finish_reason")
+        return parts, str(reason) if reason else "tool_call" if answer.get("tool_calls") else "stop", usage
+    except (KeyError, TypeError, ValueError) as wrong:
+        what = f"it lacks {wrong}" if isinstance(wrong, KeyError) else message_of(wrong)
+        raise lm15.ProviderError(f"the answer of the model function cannot be read: {what}") from None
+
+
+def _failed(error: OperationError) -> lm15.LM15Error:
+    """Give the error of a function that raised, ended, took too long, or is registered no more."""
+    return lm15.ProviderError(f"the model function failed: {error.message}")

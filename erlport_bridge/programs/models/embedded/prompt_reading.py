@@ -1,0 +1,228 @@
+"""Reads the prompts that DSPy's ChatAdapter and JSONAdapter write back into fields, values and types.
+
+The system message names the fields; the last user message carries the values, each under a ``[[ ## name ## ]]`` header.
+A value may contain anything, such a header too: nothing that stands in a value can make reading fail, and only the
+fields that the system message names are looked for.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+Schema = Mapping[str, Any]
+
+#: Added to a schema by :func:`read_prompt`: a map in it has keys that are no text (``dict[int, str]``), of which a
+#: JSON schema says nothing.
+OTHER_KEYS: Final = "x-other-keys"
+
+_INPUTS_HEADING: Final = "Your input fields are:\n"
+_OUTPUTS_HEADING: Final = "Your output fields are:\n"
+_STRUCTURE_HEADING: Final = "All interactions will be structured"
+_OBJECTIVE_HEADING: Final = "In adhering to this structure, your objective is:"
+_JSON_OUTPUTS_HEADING: Final = "Outputs will be a JSON object with the following fields."
+_REQUIREMENTS: Final = ("Respond with the corresponding output fields, starting with", "Respond with a JSON object in")
+
+_FIELD: Final = re.compile(r"^(\d+)\. `(\w+)` \((.*?)\):(?: (.*))?$")
+_NOTE: Final = "# note: the value you produce "
+_ONE_OF: Final = re.compile(r"must (?:be|exactly match \(no extra characters\)) one of: (.*)", re.DOTALL)
+_OTHER_KEYS_TYPE: Final = re.compile(r"\bdict\[(?!str,|Any,)")
+_ADHERES: Final = "must adhere to the JSON schema: "
+_SIMPLE_NOTES: Final[Mapping[str, str]] = {
+    "must be True or False": "boolean",
+    "must be a single int value": "integer",
+    "must be a single float value": "number",
+}
+_TOOL: Final = re.compile(
+    r"\(\d+\) (\w+)(?:, whose description is <desc>(.*?)</desc>)?\. {1,3}It takes arguments (\{.*\})\."
+)
+
+
+@dataclass(frozen=True)
+class PromptField:
+    """A field of the signature, as the prompt describes it.
+
+    Attributes:
+        name: The field's name.
+        type_text: Its type as DSPy writes it, such as ``list[int]``.
+        description: What its ``desc`` says, or an empty string.
+        schema: JSON schema of an output field's value; ``{"type": "string"}`` where DSPy asks for plain text.
+    """
+
+    name: str
+    type_text: str
+    description: str
+    schema: Schema
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One request, read.
+
+    Attributes:
+        inputs: The input fields that have a value, with their values as text, in the signature's order.
+        outputs: The output fields in the signature's order.
+        instructions: The signature's instructions, with DSPy's indentation removed.
+        wants_json: Whether the answer is one JSON object (JSONAdapter) instead of sections (ChatAdapter).
+    """
+
+    inputs: tuple[tuple[PromptField, str], ...]
+    outputs: tuple[PromptField, ...]
+    instructions: str
+    wants_json: bool
+
+    def value(self, name: str) -> str | None:
+        """Give the value of an input field, or None if the prompt has no such field."""
+        return next((value for field, value in self.inputs if field.name == name), None)
+
+
+@dataclass(frozen=True)
+class OfferedTool:
+    """A tool as ReAct describes it: ``arguments`` is a JSON schema by argument name."""
+
+    name: str
+    description: str
+    arguments: Mapping[str, Schema]
+
+
+def read_prompt(system: str, user: str) -> Prompt:
+    """Read the system message and the last user message of a request.
+
+    Args:
+        system: The system message. One that no adapter of DSPy wrote gives a prompt without fields.
+        user: The last user message.
+    """
+    head, _, objective = system.partition(_OBJECTIVE_HEADING)
+    fields, _, structure = head.partition(_STRUCTURE_HEADING)
+    inputs_text, _, outputs_text = fields.partition(_OUTPUTS_HEADING)
+    wants_json = _JSON_OUTPUTS_HEADING in structure
+    listed = _listed_fields(outputs_text)
+    notes = _json_notes(structure) if wants_json else _chat_notes(structure, [name for name, _, _ in listed])
+    outputs = tuple(
+        PromptField(name, type_text, description, _schema(notes.get(name, ""), type_text))
+        for name, type_text, description in listed
+    )
+    inputs = _listed_fields(inputs_text.removeprefix(_INPUTS_HEADING))
+    values = sections(_without_requirements(user), [name for name, _, _ in inputs])
+    return Prompt(
+        inputs=tuple(
+            (PromptField(name, type_text, description, {}), values[name])
+            for name, type_text, description in inputs
+            if name in values
+        ),
+        outputs=outputs,
+        instructions="\n".join(line.removeprefix(" " * 8) for line in objective.splitlines()).strip(),
+        wants_json=wants_json,
+    )
+
+
+def sections(text: str, names: Iterable[str]) -> dict[str, str]:
+    """Give the sections of a text by the names in their headers.
+
+    The names are looked for in their order, each behind the one before, so that a header inside of a value is
+    normally left in it. A name without a section is left out.
+    """
+    found: list[tuple[str, int, int]] = []
+    position = 0
+    for name in names:
+        header = f"[[ ## {name} ## ]]"
+        start = position if text.startswith(header, position) else text.find("\n" + header, position)
+        if start >= 0:
+            begin = text.index(header, start)
+            position = begin + len(header)
+            found.append((name, begin, position))
+    ends = [*(begin for _, begin, _ in found[1:]), len(text)]
+    return {name: text[start:end].strip() for (name, _, start), end in zip(found, ends, strict=False)}
+
+
+def numbered_sections(text: str, prefix: str) -> list[str]:
+    """Give the sections ``prefix_0``, ``prefix_1``, … of a ReAct trajectory, in the order of their headers."""
+    pattern = re.compile(r"^\[\[ ## (thought|tool_name|tool_args|observation)_\d+ ## \]\]$", re.MULTILINE)
+    headers = list(pattern.finditer(text))
+    ends = [*(header.start() for header in headers[1:]), len(text)]
+    return [text[header.end() : end].strip() for header, end in zip(headers, ends, strict=False) if header[1] == prefix]
+
+
+def offered_tools(instructions: str, allowed: Iterable[str]) -> list[OfferedTool]:
+    """Give the tools that ReAct's instructions describe, limited to the names that the output's type allows."""
+    allowed = set(allowed)
+    found: dict[str, OfferedTool] = {}
+    for line in instructions.splitlines():
+        match = _TOOL.fullmatch(line.strip())
+        if match is None or match[1] not in allowed:
+            continue
+        try:
+            arguments = ast.literal_eval(match[3])
+        except (ValueError, SyntaxError):  # a default of a type that has no literal
+            arguments = {}
+        found[match[1]] = OfferedTool(match[1], match[2] or "", arguments)
+    return list(found.values())
+
+
+def _listed_fields(text: str) -> list[tuple[str, str, str]]:
+    """Give name, type and description from a numbered list; a description may go on over further lines."""
+    fields: list[tuple[str, str, str]] = []
+    for line in text.splitlines():
+        match = _FIELD.match(line)
+        if match and int(match[1]) == len(fields) + 1:
+            fields.append((match[2], match[3], match[4] or ""))
+        elif fields and line.strip():
+            name, type_text, description = fields[-1]
+            fields[-1] = (name, type_text, f"{description}\n{line}".strip())
+    return fields
+
+
+def _chat_notes(structure: str, names: list[str]) -> dict[str, str]:
+    # DSPy's closing marker; a field may have the same name, so it is the last one that counts.
+    structure = structure.rpartition("[[ ## completed ## ]]")[0]
+    return {name: _note(section) for name, section in sections(structure, names).items()}
+
+
+def _json_notes(structure: str) -> dict[str, str]:
+    text = structure.partition(_JSON_OUTPUTS_HEADING)[2].strip()
+    try:
+        notes, _ = json.JSONDecoder().raw_decode(text)
+    except ValueError:
+        return {}
+    return {name: _note(note) for name, note in notes.items() if isinstance(note, str)}
+
+
+def _note(section: str) -> str:
+    return section.partition(_NOTE)[2]
+
+
+def _schema(note: str, type_text: str) -> Schema:
+    """Translate DSPy's note on a value into a JSON schema."""
+    if note in _SIMPLE_NOTES:
+        return {"type": _SIMPLE_NOTES[note]}
+    one_of = _ONE_OF.fullmatch(note)
+    if one_of is not None:
+        return {"enum": _options(one_of[1], type_text)}
+    if note.startswith(_ADHERES):
+        try:
+            schema = json.loads(note.removeprefix(_ADHERES))
+        except ValueError:
+            return {"type": "string"}
+        if not isinstance(schema, dict):
+            return {}
+        return {**schema, OTHER_KEYS: True} if _OTHER_KEYS_TYPE.search(type_text) else schema
+    return {"type": "string"}
+
+
+def _options(listed: str, type_text: str) -> list[Any]:
+    """Give the options of a Literal or an enum: exactly from ``Literal[…]``, else by splitting DSPy's list of them."""
+    try:
+        options = list(ast.literal_eval(type_text.removeprefix("Literal")))
+    except (ValueError, SyntaxError, TypeError):
+        return listed.split("; ")
+    return options if "; ".join(map(str, options)) == listed else listed.split("; ")
+
+
+def _without_requirements(user: str) -> str:
+    """Cut the closing sentence with the required output fields; the last one counts, a value may contain another."""
+    cut = max(user.rfind(requirement) for requirement in _REQUIREMENTS)
+    return user if cut < 0 else user[:cut]

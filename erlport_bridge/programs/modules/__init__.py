@@ -1,0 +1,60 @@
+"""Know which modules of DSPy can be called, which options they take, and how each is built."""
+
+from erlport_bridge.programs.modules import catalogue, retrieval
+from erlport_bridge.programs.modules.module_entry import (
+    ModuleEntry,
+)
+from erlport_bridge.programs.modules.module_options import (
+    EMBEDDER,
+    BooleanOption,
+    ChoiceOption,
+    DataOption,
+    IntegerOption,
+    IntegersOption,
+    ModelOption,
+    NumberOption,
+    Option,
+)
+from erlport_bridge.programs.modules.retrieval import (
+    MAX_COUNT,
+    Vector,
+    Vectors,
+    embedded_text,
+    read_vector,
+)
+from erlport_bridge.programs.modules.rewards import (
+    Judgement,
+    Reward,
+    entry,
+    read_reward,
+)
+from erlport_bridge.programs.modules.stand_ins import (
+    plain_module,
+    public_name,
+)
+
+__all__ = [
+    "EMBEDDER",
+    "MAX_COUNT",
+    "BooleanOption",
+    "ChoiceOption",
+    "DataOption",
+    "IntegerOption",
+    "IntegersOption",
+    "Judgement",
+    "ModelOption",
+    "ModuleEntry",
+    "NumberOption",
+    "Option",
+    "Reward",
+    "Vector",
+    "Vectors",
+    "catalogue",
+    "embedded_text",
+    "entry",
+    "plain_module",
+    "public_name",
+    "read_reward",
+    "read_vector",
+    "retrieval",
+]

@@ -1,0 +1,90 @@
+"""DSPy's modules that run code which a model wrote: each in a thread, in the sandbox of the request.
+
+None of them can be awaited: DSPy's own ``RLM.aforward`` would hold up the event loop while its code runs, and a sandbox
+belongs to one thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import dspy
+
+from erlport_bridge.errors import OperationError
+
+
+class InThread(dspy.Module):  # type: ignore[misc]
+    """A module that can only block, made awaitable: it runs in a thread of the loop's executor.
+
+    Args:
+        module: One of DSPy's.
+        code_timeout_ms: How long each piece of code may run; ``None``: it runs none.
+    """
+
+    wraps = True
+
+    def __init__(self, module: dspy.Module, code_timeout_ms: int | None = None) -> None:
+        super().__init__()
+        self.module = module
+        self._code_timeout_ms = code_timeout_ms
+
+    async def aforward(self, **inputs: Any) -> dspy.Prediction:
+        """Run the module in a thread, which is interrupted when this is cancelled."""
+        if self._code_timeout_ms is None:
+            return await asyncio.to_thread(self._run, inputs)
+        factory = dspy.settings.interpreter_factory.within(self._code_timeout_ms)
+        with dspy.context(interpreter_factory=factory):
+            return await asyncio.to_thread(self._run, inputs)
+
+    def _run(self, inputs: dict[str, Any]) -> dspy.Prediction:
+        return self.module(**inputs)
+
+
+class ProgramOfThought(InThread):
+    """``dspy.ProgramOfThought``, whose failure to get working code from the model is an error of the sandbox."""
+
+    def _run(self, inputs: dict[str, Any]) -> dspy.Prediction:
+        try:
+            return super()._run(inputs)
+        except RuntimeError as error:
+            if type(error) is not RuntimeError:  # DSPy's errors of the sandbox itself have classes of their own
+                raise
+            raise OperationError(
+                "sandbox", f"the model wrote no code that runs, in {self.module.max_iters} attempts: {error}"
+            ) from error
+
+
+class CodeAct(InThread):
+    """``dspy.CodeAct``, whose tools stay on this side.
+
+    DSPy copies the source of a tool into the sandbox, where its decorators, its imports and what it calls are missing,
+    and which a function of Elixir does not have. Here the code calls them as that of ``dspy.RLM`` does.
+    """
+
+    def __init__(self, signature: Any, tools: Sequence[dspy.Tool], max_iters: int, code_timeout_ms: int) -> None:
+        module = dspy.CodeAct(signature, tools=list(tools), max_iters=max_iters)
+        # The prompt names them; what is left here would be copied.
+        module.tools = {}
+        super().__init__(module, code_timeout_ms)
+        self._tools = {str(tool.name): _callable(tool) for tool in tools}
+
+    def _run(self, inputs: dict[str, Any]) -> dspy.Prediction:
+        interpreter = dspy.settings.interpreter_factory()
+        try:
+            interpreter.tools.update(self._tools)
+            return self.module(interpreter, **inputs)
+        finally:
+            interpreter.shutdown()
+
+
+def _callable(tool: dspy.Tool) -> Callable[..., Any]:
+    """Give a tool as the sandbox takes it: with the parameters of its function."""
+
+    def call(**values: Any) -> Any:
+        return tool(**values)
+
+    call.__signature__ = inspect.signature(tool.func)  # type: ignore[attr-defined]
+    return call

@@ -1,0 +1,91 @@
+"""``dspy.MultiChainComparison``, with the answers that it compares made where the caller brings none."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Iterable, Mapping
+from types import SimpleNamespace
+from typing import Any, Final
+
+import dspy
+
+from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.text import neutral, quoted
+from erlport_bridge.programs.values import convert
+from erlport_bridge.term import shown
+
+#: Most answers that are compared: each is one more input field of the comparing prompt.
+MAX_ATTEMPTS: Final = 20
+
+# What DSPy's own module takes where the caller sets none; at 0 every attempt would be the same.
+_TEMPERATURE: Final = 0.7
+
+
+class ComparedChains(dspy.Module):  # type: ignore[misc]
+    """Compares ``count`` answers to the same question.
+
+    Args:
+        signature: The signature of the question.
+        count: How many answers are compared.
+    """
+
+    stands_for = dspy.MultiChainComparison
+
+    def __init__(self, signature: Any, count: int) -> None:
+        super().__init__()
+        self.count = count
+        self.attempt = dspy.ChainOfThought(signature)
+        self.compare = dspy.MultiChainComparison(signature, M=count)
+
+    async def aforward(self, completions: object = None, **inputs: Any) -> dspy.Prediction:
+        """Compare ``completions``, or answers made by ``dspy.ChainOfThought`` at the same time if there are none."""
+        settings = {"temperature": dspy.settings.lm.kwargs.get("temperature") or _TEMPERATURE}
+        if completions is None:
+            attempts = await _all(self.attempt.acall(**inputs, config=settings) for _ in range(self.count))
+        else:
+            attempts = self._checked(completions)
+        return await self.compare.predict.acall(**self._prompt_inputs(attempts, inputs), config=settings)
+
+    def _prompt_inputs(self, attempts: list[Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
+        """Give the inputs of the comparing prompt.
+
+        DSPy's module has no ``aforward``; its ``forward`` words the prompt and then calls ``self.predict``. Run on a
+        stand-in whose ``predict`` gives back what it gets, it words the prompt and asks no model.
+        """
+        stand_in = SimpleNamespace(M=self.count, last_key=self.compare.last_key, predict=dict)
+        fields: dict[str, Any] = dspy.MultiChainComparison.forward(stand_in, attempts, **inputs)
+        # What a model wrote in an attempt must stay text in this prompt.
+        return {name: neutral(value) if isinstance(value, str) else value for name, value in fields.items()}
+
+    def _checked(self, completions: object) -> list[dict[str, Any]]:
+        path = "inputs.completions"
+        if not isinstance(completions, list) or len(completions) != self.count:
+            raise OperationError(
+                "input", f"expected a list of {self.count} maps at {path}, got {shown(completions)}", path=path
+            )
+        return [self._checked_attempt(item, f"{path}[{index}]") for index, item in enumerate(completions)]
+
+    def _checked_attempt(self, item: object, path: str) -> dict[str, Any]:
+        if not isinstance(item, Mapping):
+            raise OperationError("input", f"expected a map at {path}, got {shown(item)}", path=path)
+        attempt = {str(key): value for key, value in item.items()}
+        if "reasoning" not in attempt and "rationale" in attempt:
+            attempt["reasoning"] = attempt["rationale"]
+        answer = self.compare.last_key
+        for name in ("reasoning", answer):
+            if name not in attempt:
+                raise OperationError("input", f"expected {quoted(name)} in the map at {path}", path=f"{path}.{name}")
+        return {
+            "reasoning": convert(str, attempt["reasoning"], f"{path}.reasoning"),
+            answer: convert(Any, attempt[answer], f"{path}.{answer}"),
+        }
+
+
+async def _all(awaitables: Iterable[Awaitable[Any]]) -> list[Any]:
+    """Await all at the same time; when one fails, the others are cancelled, for nobody would use what they cost."""
+    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()

@@ -1,0 +1,216 @@
+"""``dspy.Retrieve`` and ``dspy.KNN``: what is nearest to a query, by a function of the caller or by vectors.
+
+The nearest has the largest dot product, as in DSPy, which needs NumPy for it. Vectors of what is searched come with the
+call or are asked for once in it; the query's vector is asked for, or comes as the input ``vector``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+import dspy
+
+from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.callbacks import ElixirFunction
+from erlport_bridge.programs.text import neutral
+from erlport_bridge.programs.values import plain
+from erlport_bridge.term import shown
+
+Vector = Sequence[float]
+
+#: Most passages or examples that are given.
+MAX_COUNT: Final = 1_000
+
+# Products of numbers that take about 10 ms: more of them would hold up the event loop.
+_MAX_PRODUCTS_ON_LOOP: Final = 200_000
+
+
+def read_vectors(value: object, path: str) -> list[list[float]]:
+    """Read vectors, all of one length.
+
+    Raises:
+        OperationError: Of kind ``input``, with the path of what is none.
+    """
+    if not isinstance(value, list) or not value:
+        raise _wrong("a list of vectors", value, path)
+    return [_vector(item, f"{path}[{index}]", len(value[0]) if index else None) for index, item in enumerate(value)]
+
+
+def read_vector(value: object, path: str) -> list[float]:
+    """Read one vector; errors as :func:`read_vectors`."""
+    return _vector(value, path, None)
+
+
+def _vector(value: object, path: str, length: int | None) -> list[float]:
+    if not isinstance(value, list) or not value or not all(_is_number(number) for number in value):
+        raise _wrong("a list of numbers", value, path)
+    if length is not None and len(value) != length:
+        raise OperationError("input", f"expected {length} numbers at {path}, got {len(value)}", path=path)
+    return [float(number) for number in value]
+
+
+def _is_number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+
+
+class Vectors:
+    """What is searched, by vectors.
+
+    Args:
+        texts: What is searched, as an embedder sees it.
+        vectors: Theirs; ``None``: the embedder is asked.
+        embedder: Gives vectors of texts; ``None``: the query's vector comes with each call.
+        query_path: Where that stands.
+    """
+
+    def __init__(
+        self,
+        texts: Sequence[str],
+        vectors: Sequence[Vector] | None,
+        embedder: ElixirFunction | None,
+        query_path: str = "inputs.vector",
+    ) -> None:
+        if vectors is None and embedder is None:
+            raise OperationError("input", "expected vectors of what is searched, or an embedder", path="vectors")
+        if vectors is not None and len(vectors) != len(texts):
+            message = f"expected {len(texts)} vectors, one for each that is searched, got {len(vectors)}"
+            raise OperationError("input", message, path="vectors")
+        self._texts = list(texts)
+        self._vectors = vectors
+        self._embedder = embedder
+        self._query_path = query_path
+        self._asked: asyncio.Task[list[list[float]]] | None = None
+
+    async def nearest(self, query: str, vector: Vector | None, count: int) -> list[int]:
+        """Give the places of the ``count`` nearest, the nearest first."""
+        vectors = await self.all()
+        if vector is None and self._embedder is None:
+            message = f"expected the query's vector at {self._query_path}, as there is no embedder"
+            raise OperationError("input", message, path=self._query_path)
+        vector = (await self._embed([query]))[0] if vector is None else vector
+        if len(vector) != len(vectors[0]):
+            message = f"expected {len(vectors[0])} numbers in the query's vector, got {len(vector)}"
+            raise OperationError("input", message, path=self._query_path)
+        if len(vectors) * len(vector) > _MAX_PRODUCTS_ON_LOOP:
+            return await asyncio.to_thread(_nearest, vectors, vector, count)
+        return _nearest(vectors, vector, count)
+
+    async def all(self) -> Sequence[Vector]:
+        """Give the vectors of all that is searched."""
+        if self._vectors is not None:
+            return self._vectors
+        if self._asked is None or self._asked.cancelled() or (self._asked.done() and self._asked.exception()):
+            # Once for all items of a batch; one that is cancelled must not cancel it for the others.
+            self._asked = asyncio.ensure_future(self._embed(self._texts))
+        return await asyncio.shield(self._asked)
+
+    async def _embed(self, texts: list[str]) -> list[list[float]]:
+        if self._embedder is None:
+            raise OperationError("input", "expected vectors or an embedder", path="embedder")
+        gave, place = await self._embedder.call({"texts": texts}), self._embedder.place
+        try:
+            vectors = read_vectors(gave, "the result")
+        except OperationError as error:
+            message = f"the embedder at {place} gave no vectors: {error.message}"
+            raise OperationError("tool", message, path=place) from None
+        if len(vectors) != len(texts):
+            message = f"expected {len(texts)} vectors from the embedder at {place}, got {len(vectors)}"
+            raise OperationError("tool", message, path=place)
+        return vectors
+
+
+def _nearest(vectors: Sequence[Vector], query: Vector, count: int) -> list[int]:
+    products = [sum(map(operator.mul, vector, query)) for vector in vectors]
+    return sorted(range(len(products)), key=products.__getitem__)[-count:][::-1]
+
+
+class Retrieve(dspy.Module):  # type: ignore[misc]
+    """``dspy.Retrieve``, by a function of Elixir.
+
+    Args:
+        retriever: Called with ``query`` and ``k``; gives texts.
+        vectors: In its place: what is searched here.
+        passages: The texts of ``vectors``.
+        count: How many are given, unless the call says.
+    """
+
+    stands_for = dspy.Retrieve
+
+    def __init__(
+        self, retriever: ElixirFunction | None, vectors: Vectors | None, passages: Sequence[str], count: int
+    ) -> None:
+        super().__init__()
+        self._retriever = retriever
+        self._vectors = vectors
+        self._passages = passages
+        self._count = count
+
+    async def aforward(self, query: str, k: int | None = None, vector: Vector | None = None) -> dspy.Prediction:
+        """Give the passages nearest to the query."""
+        count = self._count if k is None else k
+        if not 1 <= count <= MAX_COUNT:
+            raise _wrong(f"an integer from 1 to {MAX_COUNT}", k, "inputs.k")
+        if self._vectors is not None:
+            found = await self._vectors.nearest(query, vector, count)
+            return dspy.Prediction(passages=[neutral(self._passages[index]) for index in found])
+        return dspy.Prediction(passages=await self._asked(query, count))
+
+    async def _asked(self, query: str, count: int) -> list[str]:
+        if self._retriever is None:
+            raise OperationError("input", "expected a retriever, or passages", path="retriever")
+        gave, place = await self._retriever.call({"query": query, "k": count}), self._retriever.place
+        if not isinstance(gave, list) or not all(isinstance(passage, str) for passage in gave):
+            message = f"expected a list of texts from the retriever at {place}, got {shown(gave)}"
+            raise OperationError("tool", message, path=place)
+        return [neutral(passage) for passage in gave]
+
+
+class NearestExamples(dspy.Module):  # type: ignore[misc]
+    """``dspy.KNN``.
+
+    Args:
+        names: The fields by which examples are compared.
+        examples: Maps of fields.
+        vectors: Theirs, or ``None``.
+        embedder: Of the examples without vectors, and of the query.
+        count: How many are given.
+    """
+
+    stands_for = dspy.KNN
+
+    def __init__(
+        self,
+        names: Sequence[str],
+        examples: Sequence[Mapping[str, Any]],
+        vectors: Sequence[Vector] | None,
+        embedder: ElixirFunction | None,
+        count: int,
+    ) -> None:
+        super().__init__()
+        for index, example in enumerate(examples):
+            for name in names:
+                if name not in example:
+                    where = f"trainset[{index}].{name}"
+                    raise OperationError("input", f"expected {name} in the example at {where}", path=where)
+        self._examples = list(examples)
+        texts = [embedded_text({name: example[name] for name in example if name in names}) for example in examples]
+        self._vectors = Vectors(texts, vectors, embedder)
+        self._count = count
+
+    async def aforward(self, vector: Vector | None = None, **inputs: Any) -> dspy.Prediction:
+        """Give the examples nearest to the inputs."""
+        found = await self._vectors.nearest(embedded_text(inputs), vector, self._count)
+        return dspy.Prediction(examples=[self._examples[index] for index in found])
+
+
+def embedded_text(fields: Mapping[str, Any]) -> str:
+    """Give fields as DSPy embeds them."""
+    return " | ".join(f"{name}: {plain(value)}" for name, value in fields.items())
+
+
+def _wrong(expected: str, value: object, path: str) -> OperationError:
+    return OperationError("input", f"expected {expected} at {path}, got {shown(value)}", path=path)

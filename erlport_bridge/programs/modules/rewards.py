@@ -1,0 +1,236 @@
+"""Rewards: how good a prediction is, as a number; a function of Elixir, or a check that needs none.
+
+A check is a map ``%{check: …, field: …}``; its reward is 1.0 or 0.0::
+
+    %{check: "equals", field: "answer", value: "Lisbon"}      %{check: "equals", field: "answer", input: "expected"}
+    %{check: "contains", field: "answer", value: "Lisbon"}
+    %{check: "length", field: "answer", minimum: 1, maximum: 80}      characters of text, items of a list
+    %{check: "words", field: "answer", maximum: 1}
+
+Two checks that compare give parts of 1.0: ``exact_match`` and ``f1`` do as SQuAD's, without articles and punctuation;
+``f1`` is that of the words.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sized
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import dspy
+from dspy.evaluate.metrics import EM, F1
+
+from erlport_bridge.errors import OperationError
+from erlport_bridge.programs import callbacks
+from erlport_bridge.programs.callbacks import ElixirFunction
+from erlport_bridge.programs.text import arguments, text_of
+from erlport_bridge.programs.values import plain
+from erlport_bridge.term import OtpErlangFunction, shown
+
+_CHECKS: Final = ("equals", "contains", "exact_match", "f1", "length", "words")
+_FUNCTION_KEYS: Final = frozenset({"callback", "description"})
+_COMPARED: Final = frozenset({"check", "field", "value", "input"})
+# Checks that compare with another value, and what they are in a sentence.
+_COMPARING: Final[Mapping[str, str]] = {
+    "equals": "equals",
+    "contains": "contains",
+    "exact_match": "matches",
+    "f1": "is like",
+}
+_COUNTED: Final = frozenset({"check", "field", "minimum", "maximum"})
+_UNKNOWN_CODE: Final = "a function of the calling application, whose code cannot be shown"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A score, and perhaps what a model that is to do better is told of it."""
+
+    score: float
+    feedback: str | None = None
+
+
+class Reward(Protocol):
+    """How good a prediction is."""
+
+    @property
+    def code(self) -> str:
+        """What a model that gives advice is told of it."""
+
+    async def judge(self, inputs: Mapping[str, Any], prediction: dspy.Prediction) -> Judgement:
+        """Give the reward of a prediction for inputs; the more the better.
+
+        Raises:
+            OperationError: There is none.
+        """
+
+
+@dataclass(frozen=True)
+class ElixirReward:
+    """A function of Elixir."""
+
+    function: ElixirFunction
+    description: str | None = None
+
+    @property
+    def code(self) -> str:
+        """What its caller says of it."""
+        return self.description or _UNKNOWN_CODE
+
+    async def judge(self, inputs: Mapping[str, Any], prediction: dspy.Prediction) -> Judgement:
+        """Ask the function.
+
+        Raises:
+            OperationError: Of kind ``tool``: it failed, or gave no number.
+        """
+        place = self.function.place
+        given = {"inputs": plain(dict(inputs), "inputs"), "prediction": plain(dict(prediction.items()), "prediction")}
+        try:
+            reward = await self.function.call(given)
+        except OperationError as error:
+            message = f"the function at {place} failed: {error.message}"
+            raise OperationError("tool", message, path=place, stage="reward") from error
+        judged = dict(reward) if isinstance(reward, Mapping) and "score" in reward else {"score": reward}
+        score, feedback = judged.get("score"), text_of(judged.get("feedback"))
+        if isinstance(score, int | float) and math.isfinite(score):  # a boolean too
+            return Judgement(float(score), feedback)
+        message = f"expected a number, or a map with score and feedback, from the function at {place}"
+        raise OperationError("tool", f"{message}, got {shown(reward)}", path=place, stage="reward")
+
+
+@dataclass(frozen=True)
+class Check:
+    """A check of one field."""
+
+    name: str
+    field: str
+    value: Any = None
+    input: str | None = None
+    minimum: int = 0
+    maximum: int | None = None
+
+    @property
+    def code(self) -> str:
+        """What it checks, as a sentence."""
+        if self.name in _COMPARING:
+            other = f"the input `{self.input}`" if self.input else shown(self.value)
+            if self.name == "f1":
+                return f"the F1 of the words of the field `{self.field}` and of {other}"
+            return f"1.0 if the field `{self.field}` {_COMPARING[self.name]} {other}, without regard to case, else 0.0"
+        most = "" if self.maximum is None else f" and at most {self.maximum}"
+        unit = "words" if self.name == "words" else "characters or items"
+        return f"1.0 if the field `{self.field}` has at least {self.minimum}{most} {unit}, else 0.0"
+
+    async def judge(self, inputs: Mapping[str, Any], prediction: dspy.Prediction) -> Judgement:
+        """Check the prediction.
+
+        Raises:
+            OperationError: Of kind ``input``: there is no such field or input.
+        """
+        found = entry(dict(prediction.items()), self.field, "field of the prediction")
+        other = self.value if self.input is None else entry(inputs, self.input, "input")
+        return Judgement(float(_RUN[self.name](self, found, other)))
+
+
+def entry(entries: Mapping[str, Any], name: str, what: str) -> Any:
+    """Give a field that a reward needs.
+
+    Raises:
+        OperationError: Of kind ``input``: there is none of this name.
+    """
+    if name not in entries:
+        raise arguments.unknown(what, name, list(entries), "reward", "reward")
+    return entries[name]
+
+
+def _normal(value: Any) -> Any:
+    return " ".join(value.split()).casefold() if isinstance(value, str) else value
+
+
+def _equals(check: Check, found: Any, other: Any) -> bool:
+    return bool(_normal(found) == _normal(other))
+
+
+def _contains(check: Check, found: Any, other: Any) -> bool:
+    if isinstance(found, str):
+        return isinstance(other, str) and _normal(other) in _normal(found)
+    return isinstance(found, list | tuple | set) and _normal(other) in [_normal(item) for item in found]
+
+
+def _exact_match(check: Check, found: Any, other: Any) -> bool:
+    return isinstance(found, str) and isinstance(other, str) and bool(EM(found, [other]))
+
+
+def _f1(check: Check, found: Any, other: Any) -> float:
+    return float(F1(found, [other])) if isinstance(found, str) and isinstance(other, str) else 0.0
+
+
+def _length(check: Check, found: Any, other: Any) -> bool:
+    return isinstance(found, Sized) and _is_within(check, len(found))
+
+
+def _words(check: Check, found: Any, other: Any) -> bool:
+    return isinstance(found, str) and _is_within(check, len(found.split()))
+
+
+def _is_within(check: Check, count: int) -> bool:
+    return check.minimum <= count and (check.maximum is None or count <= check.maximum)
+
+
+_RUN: Final[Mapping[str, Callable[[Check, Any, Any], float]]] = {
+    "equals": _equals,
+    "contains": _contains,
+    "exact_match": _exact_match,
+    "f1": _f1,
+    "length": _length,
+    "words": _words,
+}
+
+
+def read_reward(value: object, path: str) -> ElixirReward | Check:
+    """Read a reward.
+
+    Args:
+        value: ``%{callback: id, description: text}`` of a function, or a check as above.
+        path: Where it stands in the call, for errors.
+
+    Raises:
+        OperationError: Of kind ``input``, with the path of what is wrong.
+    """
+    if isinstance(value, OtpErlangFunction):
+        raise callbacks.refuse(path)
+    if not isinstance(value, Mapping | list):
+        raise _expected('a function or a check such as %{check: "equals", …}', value, path)
+    given = arguments.options(value, path)
+    if "callback" in given:
+        arguments.only(given, _FUNCTION_KEYS, "key of a reward", path)
+        description = arguments.optional_text(given.get("description"), f"{path}.description")
+        return ElixirReward(callbacks.bring(path, given["callback"]), description)
+    name = arguments.text(given.get("check"), f"{path}.check")
+    if name not in _CHECKS:
+        raise arguments.unknown("check", name, _CHECKS, f"{path}.check")
+    field = arguments.text(given.get("field"), f"{path}.field")
+    if name in ("length", "words"):
+        arguments.only(given, _COUNTED, f'key of the check "{name}"', path)
+        minimum = _count(given.get("minimum", 0), f"{path}.minimum")
+        maximum = None if given.get("maximum") is None else _count(given["maximum"], f"{path}.maximum")
+        return Check(name, field, minimum=minimum, maximum=maximum)
+    arguments.only(given, _COMPARED, f'key of the check "{name}"', path)
+    if ("value" in given) is ("input" in given):
+        raise _expected("either value or input, what it is compared with,", list(given), path)
+    if "input" in given:
+        return Check(name, field, input=arguments.text(given["input"], f"{path}.input"))
+    compared = given["value"]
+    if not isinstance(compared, str | int | float | None):
+        raise _expected("text, a number, a boolean or nil", compared, f"{path}.value")
+    return Check(name, field, value=compared)
+
+
+def _count(value: object, path: str) -> int:
+    if type(value) is int and value >= 0:
+        return value
+    raise _expected("an integer that is not negative", value, path)
+
+
+def _expected(what: str, value: object, path: str) -> OperationError:
+    return OperationError("input", f"expected {what} at {path}, got {shown(value)}", path=path)

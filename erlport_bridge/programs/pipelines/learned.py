@@ -1,0 +1,128 @@
+"""What a program has learned: the instructions and the examples (demos) of its predictors, as data.
+
+A predictor is a single question that a program asks its model; DSPy names them by where they stand, such as
+``modules[0].predict``. What an optimizer changes is all here, so that a program can be compiled, stored and loaded, and
+no object of DSPy outlives the process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple
+
+import dspy
+
+from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.pipelines.pipeline import HISTORY_FIELD, Pipeline
+from erlport_bridge.programs.text import arguments
+from erlport_bridge.programs.values import convert, plain
+from erlport_bridge.term import shown
+
+_KEYS: Final = frozenset({"instructions", "demos"})
+_MAX_INSTRUCTIONS_CHARACTERS: Final = 1_000_000
+_MAX_DEMOS: Final = 1_000
+
+
+class LearnedPredictor(NamedTuple):
+    """What one predictor has learned.
+
+    Attributes:
+        instructions: What its model is told to do.
+        demos: Examples in its prompt, as terms; each has some of the fields of its signature.
+    """
+
+    instructions: str
+    demos: tuple[Mapping[str, Any], ...]
+
+
+#: By the names of the predictors.
+Learned = Mapping[str, LearnedPredictor]
+
+
+def learned_of(module: dspy.Module) -> dict[str, LearnedPredictor]:
+    """Give what the predictors of a module know.
+
+    Raises:
+        EncodeError: A demo holds what is no term.
+    """
+    return {
+        name: LearnedPredictor(
+            predictor.signature.instructions,
+            tuple(_demo_term(demo, predictor, f"{name}.demos[{index}]") for index, demo in enumerate(predictor.demos)),
+        )
+        for name, predictor in module.named_predictors()
+    }
+
+
+def teach(module: Pipeline, learned: Learned) -> None:
+    """Have the predictors of a module know what has been learned; of one that nobody else has.
+
+    Raises:
+        OperationError: Of kind ``input``: a demo does not fit.
+    """
+    for name, predictor in module.named_predictors():
+        if name in learned:
+            known = learned[name]
+            predictor.signature = predictor.signature.with_instructions(known.instructions)
+            predictor.demos = [_demo(demo, predictor, f"{name}.demos[{i}]") for i, demo in enumerate(known.demos)]
+
+
+def describe(learned: Learned) -> dict[str, Any]:
+    """Give it as a term, which :func:`read` reads."""
+    return {
+        name: {"instructions": known.instructions, "demos": [dict(demo) for demo in known.demos]}
+        for name, known in learned.items()
+    }
+
+
+def read(value: object, module: Pipeline, path: str) -> dict[str, LearnedPredictor]:
+    """Read what :func:`describe` gave, for a module that has these predictors.
+
+    Raises:
+        OperationError: Of kind ``input``, with the path: what does not fit the module.
+    """
+    given = arguments.options(value, path)
+    predictors = dict(module.named_predictors())
+    arguments.only(given, predictors, "predictor", path)
+    return {name: _read_predictor(item, predictors[name], f"{path}.{name}") for name, item in given.items()}
+
+
+def _read_predictor(value: object, predictor: dspy.Predict, path: str) -> LearnedPredictor:
+    given = arguments.options(value, path)
+    arguments.only(given, _KEYS, "key of a predictor", path)
+    instructions = arguments.text(given.get("instructions"), f"{path}.instructions")
+    if len(instructions) > _MAX_INSTRUCTIONS_CHARACTERS:
+        message = f"expected at most {_MAX_INSTRUCTIONS_CHARACTERS} characters at {path}.instructions"
+        raise OperationError("input", f"{message}, got {len(instructions)}", path=f"{path}.instructions")
+    demos = given.get("demos", [])
+    if not isinstance(demos, list) or len(demos) > _MAX_DEMOS:
+        message = f"expected a list of at most {_MAX_DEMOS} demos at {path}.demos, got {shown(demos)}"
+        raise OperationError("input", message, path=f"{path}.demos")
+    read_demos = []
+    for index, demo in enumerate(demos):
+        where = f"{path}.demos[{index}]"
+        fields = arguments.options(demo, where)
+        arguments.only(fields, predictor.signature.fields, "field", where)
+        # What does not fit its field is found here, and not at the first call.
+        read_demos.append(_demo_term(_demo(fields, predictor, where), predictor, where))
+    return LearnedPredictor(instructions, tuple(read_demos))
+
+
+def _demo_term(demo: Mapping[str, Any], predictor: dspy.Predict, path: str) -> dict[str, Any]:
+    """Give the fields of a demo that its predictor has; examples may have others, for their metric."""
+    fields = predictor.signature.fields
+    return {
+        name: plain(value, f"{path}.{name}") for name, value in demo.items() if name in fields and name != HISTORY_FIELD
+    }
+
+
+def _demo(demo: Mapping[str, Any], predictor: dspy.Predict, path: str) -> dspy.Example:
+    fields = predictor.signature.fields
+    values = {}
+    for name, value in demo.items():
+        annotation = fields[name].annotation
+        # Text is what a run of the program had there: of an agent's trajectory its headers are a part, which are taken
+        # out of what callers give.
+        is_text = annotation is str and isinstance(value, str)
+        values[name] = str(value) if is_text else convert(annotation, value, f"{path}.{name}")
+    return dspy.Example(**values)

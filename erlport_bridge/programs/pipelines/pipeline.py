@@ -1,0 +1,344 @@
+"""A program as data: stages that run one after the other, each a DSPy module with a signature.
+
+Every stage gets the program's inputs and what earlier stages gave, by name. Stages that share one signature are told
+apart by the inputs ``previous_<field>``, which hold what the stage before gave. A stage with a name can be referred to:
+``inputs: %{context: "search.passages"}``.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import dspy
+
+from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.pipelines.stages import (
+    SignatureSource,
+    Source,
+    Stage,
+    read_spec,
+    read_stage,
+    spec_is_map,
+)
+from erlport_bridge.programs.signatures import Field, SignatureSpec, parse_signature
+from erlport_bridge.programs.text import arguments, quoted, suggestion
+from erlport_bridge.programs.values import input_values, plain
+from erlport_bridge.term import shown
+
+HISTORY_FIELD: Final = "history"
+#: Begins the name of an input that is an output of the stage before.
+PREVIOUS: Final = "previous_"
+_MAX_STAGES: Final = 20
+#: What a reference calls the program's own inputs.
+_INPUTS: Final = "inputs"
+_NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
+
+
+class Pipeline(dspy.Module):  # type: ignore[misc]
+    """Stages that run one after the other.
+
+    Args:
+        stages: At least one.
+        outputs: The fields of the prediction: what each is called, and where it comes from; ``None``: all fields that
+            the stages give, by name.
+    """
+
+    def __init__(self, stages: Sequence[Stage], outputs: Sequence[tuple[str, Source]] | None = None) -> None:
+        super().__init__()
+        self.stages = tuple(stages)
+        self.modules = [stage.build() for stage in stages]
+        self.outputs = outputs
+        self._is_one_module = len(self.stages) == 1 and outputs is None and not self.stages[0].sources
+
+    async def predict(self, **inputs: Any) -> dspy.Prediction:
+        """Run the program.
+
+        One that is a single module is called without this one around it, which DSPy would also count and follow.
+        """
+        return await (self.modules[0] if self._is_one_module else self).acall(**inputs)
+
+    async def aforward(self, **inputs: Any) -> dspy.Prediction:
+        """Run all stages; a field that several stages give has the last one's value."""
+        results: list[dict[str, Any]] = []
+        earlier: dict[str, Any] = {}
+        for stage, module in zip(self.stages, self.modules, strict=True):
+            prediction = await module.acall(**_stage_inputs(stage, inputs, earlier, results))
+            results.append(dict(prediction.items()))
+            earlier.update(results[-1])
+            earlier.update({PREVIOUS + name: value for name, value in results[-1].items()})
+        if self.outputs is not None:
+            return dspy.Prediction(**{name: _found(source, inputs, results) for name, source in self.outputs})
+        # A single stage's prediction has its completions, which merged ones do not have.
+        return prediction if len(results) == 1 else dspy.Prediction(**functools.reduce(dict.__or__, results))
+
+    def shown_fields(self) -> list[dict[str, str]]:
+        """Give for each stage which of its fields stand in the prediction, and what they are called there."""
+        if self.outputs is None:
+            last = {name: index for index, stage in enumerate(self.stages) for name in stage.fields}
+            return [
+                {name: name for name in stage.fields if last[name] == index} for index, stage in enumerate(self.stages)
+            ]
+        return [
+            {source.name: name for name, source in self.outputs if source.stage == index}
+            for index in range(len(self.stages))
+        ]
+
+
+def built(stages: tuple[Stage, ...], outputs: tuple[tuple[str, Source], ...] | None = None) -> Pipeline:
+    """Give the module for stages: the same one for equal stages, as building one costs more than all else here."""
+    if all(stage.is_shared for stage in stages):
+        return _built_once(stages, outputs)
+    return Pipeline(stages, outputs)
+
+
+@functools.lru_cache(maxsize=256)
+def _built_once(stages: tuple[Stage, ...], outputs: tuple[tuple[str, Source], ...] | None) -> Pipeline:
+    return Pipeline(stages, outputs)
+
+
+def _stage_inputs(
+    stage: Stage, inputs: Mapping[str, Any], earlier: Mapping[str, Any], results: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    """Give a stage's inputs: the program's own as they are, and what earlier stages gave, checked like a caller's.
+
+    What a model wrote is data to the next stage: it must have the type of the field, and must not pose as structure.
+    """
+    sources = dict(stage.sources)
+    passed: dict[str, Any] = {}
+    given: dict[str, Any] = {}
+    for name in [*(item.name for item in stage.spec.inputs), *stage.optional_inputs]:
+        source = sources.get(name)
+        if source is not None and source.stage is not None:
+            given[name] = plain(_found(source, inputs, results))
+        elif source is not None:
+            passed[name] = inputs[source.name]
+        elif name in inputs:
+            passed[name] = inputs[name]
+        elif name not in stage.optional_inputs:
+            given[name] = plain(earlier[name])
+    fields = tuple(item for item in stage.spec.inputs if item.name in given)
+    return passed | input_values(SignatureSpec(fields, (), None), given, path=f"the inputs of {stage.entry.name}")
+
+
+def _found(source: Source, inputs: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> Any:
+    fields = inputs if source.stage is None else results[source.stage]
+    if source.name in fields:
+        return fields[source.name]
+    # A module may leave out a field that it gives as a rule.
+    raise OperationError("parse", f"there is no {quoted(source.text)}: the stage gave {', '.join(fields) or 'nothing'}")
+
+
+def read_stages(
+    modules: object, shared: SignatureSpec | None, *, history: bool = False
+) -> tuple[tuple[Stage, ...], SignatureSpec]:
+    """Read the stages of a program.
+
+    Args:
+        modules: A list; each item the spec of a module (:mod:`.stages`), which may also have ``name`` and ``inputs``.
+        shared: The signature of every stage that has none of its own.
+        history: Every stage takes the conversation so far as its first input.
+
+    Returns:
+        The stages, and the signature of the whole: the inputs it takes and the outputs it gives.
+
+    Raises:
+        OperationError: A module is unknown, a signature is malformed, or a stage needs an input that nobody gives.
+    """
+    if not isinstance(modules, list) or not 0 < len(modules) <= _MAX_STAGES:
+        raise OperationError(
+            "input",
+            f"expected a list of 1 to {_MAX_STAGES} modules at spec.modules, got {shown(modules)}",
+            path="spec.modules",
+        )
+    stages: list[Stage] = []
+    for index, item in enumerate(modules):
+        stages.append(_read_stage(item, shared, stages, f"spec.modules[{index}]"))
+    whole = _whole_signature(stages, shared)
+    if history:
+        # One that has a history itself takes it as it is.
+        stages = [
+            stage if HISTORY_FIELD in stage.optional_inputs else stage.with_spec(_with_history(stage.spec))
+            for stage in stages
+        ]
+        whole = _with_history(whole)
+    return tuple(stages), whole
+
+
+def read_outputs(
+    value: object, stages: Sequence[Stage], whole: SignatureSpec
+) -> tuple[tuple[tuple[str, Source], ...] | None, SignatureSpec]:
+    """Read which fields a program gives.
+
+    Args:
+        value: A list of references, each called by its field; or a map from names to references; ``nil``: all fields.
+        stages: The program's stages.
+        whole: The signature of the whole.
+
+    Returns:
+        The outputs for :class:`Pipeline`, and the signature with these outputs.
+
+    Raises:
+        OperationError: Of kind ``input``, with the path: a reference to nothing, or one name twice.
+    """
+    if value is None:
+        return None, whole
+    path = "spec.outputs"
+    wanted: list[tuple[str | None, object, str]]
+    if isinstance(value, list) and not spec_is_map(value):
+        wanted = [(None, item, f"{path}[{index}]") for index, item in enumerate(value)]
+    else:
+        wanted = [(name, item, f"{path}.{name}") for name, item in arguments.options(value, path).items()]
+    if not wanted:
+        raise OperationError("input", f"expected at least one field at {path}", path=path)
+    read: dict[str, Source] = {}
+    fields = []
+    for name, item, where in wanted:
+        source = _read_source(item, stages, where, of_inputs=False)
+        name = source.name if name is None else name
+        if name in read:
+            raise OperationError("input", f"expected each name once, got {quoted(name)} again at {where}", path=where)
+        if not name.isidentifier():
+            raise OperationError(
+                "input", f"expected an identifier as a name at {where}, got {quoted(name)}", path=where
+            )
+        read[name] = source
+        fields.append(replace(_field_of(source, stages), name=name))
+    return tuple(read.items()), replace(whole, outputs=tuple(fields))
+
+
+def _field_of(source: Source, stages: Sequence[Stage]) -> Field:
+    outputs = stages[source.stage or 0].spec.outputs
+    # What a module adds beside its signature can be anything.
+    return next((item for item in outputs if item.name == source.name), Field(source.name, "Any", Any))
+
+
+def _read_stage(item: object, shared: SignatureSpec | None, earlier: Sequence[Stage], path: str) -> Stage:
+    name, inputs = None, None
+    if spec_is_map(item):
+        spec = read_spec(item, path)
+        name, inputs = spec.pop("name", None), spec.pop("inputs", None)
+        item = spec
+    stage = read_stage(item, path, _signature_source(shared, earlier, path), stored=True)
+    if name is not None:
+        stage = replace(stage, name=_read_name(name, earlier, f"{path}.name"))
+    if inputs is None:
+        return stage
+    given = arguments.options(inputs, f"{path}.inputs")
+    known = [*(field.name for field in stage.spec.inputs), *stage.optional_inputs]
+    arguments.only(given, known, f"input of {stage.entry.name}", f"{path}.inputs")
+    sources = {key: _read_source(value, earlier, f"{path}.inputs.{key}") for key, value in given.items()}
+    return replace(stage, sources=tuple(sources.items()))
+
+
+def _read_name(value: object, earlier: Sequence[Stage], path: str) -> str:
+    name = arguments.text(value, path)
+    if not _NAME.fullmatch(name) or name == _INPUTS:
+        message = f'expected letters, digits and _ as the name of a stage, and not "{_INPUTS}", at {path}'
+        raise OperationError("input", f"{message}, got {quoted(name)}", path=path)
+    if any(stage.name == name for stage in earlier):
+        raise OperationError("input", f"expected a name of its own at {path}, got {quoted(name)} again", path=path)
+    return name
+
+
+def _read_source(value: object, earlier: Sequence[Stage], path: str, *, of_inputs: bool = True) -> Source:
+    """Read a reference: ``"stage.field"``, or ``"field"`` and ``"inputs.field"`` for an input of the program."""
+    text = arguments.text(value, path)
+    stage_name, _, field = text.rpartition(".")
+    names = {stage.name: index for index, stage in enumerate(earlier) if stage.name}
+    if of_inputs and stage_name in ("", _INPUTS):
+        _check_input_name(field, path)
+        return Source(None, field, text)
+    if not stage_name:
+        # Of the last stage that gives it.
+        index = max((index for index, stage in enumerate(earlier) if field in stage.fields), default=None)
+        if index is None:
+            known = list(dict.fromkeys(name for stage in earlier for name in stage.fields))
+            raise arguments.unknown("field", field, known, path)
+        return Source(index, field, text)
+    if stage_name not in names:
+        known_names = ", ".join(names) or "no stage before has a name"
+        message = f"unknown stage {quoted(stage_name)} at {path}{suggestion(stage_name, names)}; earlier: {known_names}"
+        raise OperationError("input", message, path=path)
+    stage = earlier[names[stage_name]]
+    if field not in stage.fields:
+        raise arguments.unknown(f"field of the stage {quoted(stage_name)}", field, stage.fields, path)
+    return Source(names[stage_name], field, text)
+
+
+def _check_input_name(name: str, path: str) -> None:
+    try:
+        parse_signature({"inputs": [name], "outputs": [f"{name}_"]})
+    except OperationError as error:
+        raise OperationError("input", f"expected the name of an input at {path}: {error.message}", path=path) from None
+
+
+def _signature_source(shared: SignatureSpec | None, earlier: Sequence[Stage], path: str) -> SignatureSource:
+    """Give the shared signature as one stage has it: with the answer of the stage before."""
+
+    def read(reserved: Mapping[str, str]) -> SignatureSpec:
+        if shared is None:
+            raise OperationError("signature", f"expected a signature at spec.signature or {path}.signature", path=path)
+        for field in (*shared.inputs, *shared.outputs):
+            if field.name in reserved:
+                raise OperationError(
+                    "signature",
+                    f'the field "{field.name}" is reserved by {reserved[field.name]}; rename it',
+                    path="spec.signature",
+                )
+        if not earlier:
+            return shared
+        previous = tuple(
+            Field(
+                PREVIOUS + field.name, field.type_text, field.annotation, f"what the stage before gave as {field.name}"
+            )
+            for field in earlier[-1].spec.outputs
+        )
+        return replace(shared, inputs=shared.inputs + previous)
+
+    return SignatureSource(read)
+
+
+def _whole_signature(stages: Sequence[Stage], shared: SignatureSpec | None) -> SignatureSpec:
+    inputs: dict[str, Field] = {field.name: field for field in shared.inputs} if shared else {}
+    outputs: dict[str, Field] = {}
+    for number, stage in enumerate(stages, 1):
+        sources = dict(stage.sources)
+        for field in stage.spec.inputs:
+            source = sources.get(field.name)
+            if source is not None and source.stage is not None:
+                continue
+            name = source.name if source else field.name
+            is_known = name in inputs or (source is None and _is_given(name, outputs))
+            if is_known:
+                continue
+            if shared is not None:
+                given = ", ".join([*inputs, *outputs])
+                raise OperationError(
+                    "signature",
+                    f'stage {number} ({stage.entry.name}) needs "{name}", which neither the inputs nor an '
+                    f"earlier stage gives; given: {given}",
+                    path=f"spec.modules[{number - 1}].signature",
+                )
+            inputs[name] = replace(field, name=name)
+        outputs.update({field.name: field for field in stage.spec.outputs})
+    return SignatureSpec(tuple(inputs.values()), tuple(outputs.values()), shared.instructions if shared else None)
+
+
+def _is_given(name: str, outputs: Mapping[str, Field]) -> bool:
+    return name in outputs or name.removeprefix(PREVIOUS) in outputs
+
+
+def _with_history(spec: SignatureSpec) -> SignatureSpec:
+    if any(field.name == HISTORY_FIELD for field in spec.inputs):
+        raise OperationError(
+            "signature",
+            f'the field "{HISTORY_FIELD}" is kept by the program itself; leave it out of the signature, '
+            f"or leave out spec.history",
+            path="spec.signature",
+        )
+    field = Field(HISTORY_FIELD, "dspy.History", dspy.History)
+    return replace(spec, inputs=(field, *spec.inputs))

@@ -1,0 +1,110 @@
+"""Programs as text: JSON that has what a program is made of and what it has learned, and never a pickle.
+
+What is loaded is read as if a caller had written it, by the same checks; it can name no model, no address and no key.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any, Final, NamedTuple
+
+import dspy
+
+from erlport_bridge.errors import EncodeError, OperationError
+from erlport_bridge.programs.pipelines import learned
+from erlport_bridge.programs.sessions.registry import Program
+from erlport_bridge.programs.text import arguments, inside
+from erlport_bridge.programs.values import plain
+from erlport_bridge.term import shown
+
+_FORMAT: Final = "dspex.program"
+_VERSION: Final = 1
+_KEYS: Final = frozenset({"format", "format_version", "dspy", "spec", "learned", "compiled", "neighbours"})
+#: The longest text that is read.
+MAX_CHARACTERS: Final = 16 * 1024 * 1024
+
+
+def dump(program: Program) -> str:
+    """Give a program as text.
+
+    Raises:
+        EncodeError: Its spec or a demo has what JSON does not, such as a pid; with its path.
+    """
+    stored = {
+        "format": _FORMAT,
+        "format_version": _VERSION,
+        "dspy": dspy.__version__,
+        "spec": program.source,
+        "learned": learned.describe(program.learned or {}),
+        "compiled": program.compiled,
+        "neighbours": program.neighbours.describe() if program.neighbours else None,
+    }
+    return json.dumps(_json_value(plain(stored), ""), ensure_ascii=False, allow_nan=False)
+
+
+class Stored(NamedTuple):
+    """What a text has; :func:`load` has checked the spec and ``compiled`` to be maps, and no more."""
+
+    spec: dict[str, Any]
+    learned: object
+    compiled: Mapping[str, Any] | None
+    neighbours: object
+
+
+def load(text: object) -> Stored:
+    """Read the text of a program.
+
+    Raises:
+        OperationError: Of kind ``store``: it is no such text.
+    """
+    given = arguments.text(text, "text")
+    if len(given) > MAX_CHARACTERS:
+        raise _wrong(f"expected at most {MAX_CHARACTERS} characters at text, got {len(given)}")
+    try:
+        stored = json.loads(given, parse_constant=_refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise _wrong(f"expected the JSON that dump_program gave at text: {error}") from None
+    if not isinstance(stored, dict) or stored.get("format") != _FORMAT:
+        raise _wrong(f'expected the JSON that dump_program gave at text, with "format": "{_FORMAT}"')
+    if stored.get("format_version") != _VERSION:
+        found = shown(stored.get("format_version"))
+        raise _wrong(f"this version of erlport_bridge reads format_version {_VERSION}, and the text has {found}")
+    try:
+        arguments.only(stored, _KEYS, "key", "text")
+        spec = arguments.options(stored.get("spec"), "text.spec")
+        compiled = arguments.options(stored.get("compiled"), "text.compiled")
+    except OperationError as error:
+        raise _wrong(error.message) from None
+    if "lm" in spec:
+        raise _wrong("expected no model in a stored program, got one at text.spec.lm; give load_program the option lm")
+    return Stored(spec, stored.get("learned"), compiled or None, stored.get("neighbours"))
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
+
+
+def _wrong(message: str) -> OperationError:
+    return OperationError("store", message, path="text")
+
+
+def _json_value(value: Any, path: str) -> Any:
+    """Give a term as JSON has it; dates and decimals as text, which their fields read again."""
+    if isinstance(value, dict):
+        if wrong := [key for key in value if not isinstance(key, str)]:
+            raise EncodeError(f"cannot store a map with the key {shown(wrong[0])}: JSON has only text there", path)
+        return {str(key): _json_value(item, inside(path, key)) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_json_value(item, f"{path}[{index}]") for index, item in enumerate(value)]
+    if isinstance(value, str):
+        return str(value)
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, datetime.date | datetime.time):
+        return value.isoformat()
+    if isinstance(value, Decimal):
+        return str(value)
+    raise EncodeError(f"cannot store {shown(value)}: JSON has nothing for it", path)

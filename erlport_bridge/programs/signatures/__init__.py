@@ -1,0 +1,27 @@
+"""Read text or a term as a signature of allowed types only, and build the DSPy class for it."""
+
+from erlport_bridge.programs.signatures import constraints
+from erlport_bridge.programs.signatures.field_type import NO_DEFAULT
+from erlport_bridge.programs.signatures.object_types import is_object
+from erlport_bridge.programs.signatures.spec import (
+    MAX_REMEMBERED_CHARACTERS,
+    Field,
+    SignatureSpec,
+    build_signature,
+    parse_signature,
+)
+from erlport_bridge.programs.signatures.type_parser import (
+    KNOWN_TYPES,
+)
+
+__all__ = [
+    "KNOWN_TYPES",
+    "MAX_REMEMBERED_CHARACTERS",
+    "NO_DEFAULT",
+    "Field",
+    "SignatureSpec",
+    "build_signature",
+    "constraints",
+    "is_object",
+    "parse_signature",
+]

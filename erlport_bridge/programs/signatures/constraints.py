@@ -1,0 +1,121 @@
+"""What a value must keep to beside its type: the bounds of a number or a length, a pattern.
+
+DSPy only tells the model of them, and takes whatever comes. Here they hold for inputs and outputs.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import Annotated, Any, Final, TypeAlias, get_origin
+
+import annotated_types
+import pydantic
+import pydantic_core
+
+from erlport_bridge.errors import OperationError
+from erlport_bridge.term import shown
+
+#: Names and values, in the order in which they were given; hashable.
+Constraints: TypeAlias = tuple[tuple[str, Any], ...]
+
+_OF_NUMBERS: Final = ("gt", "ge", "lt", "le", "multiple_of")
+_OF_LENGTHS: Final = ("min_length", "max_length")
+#: All names.
+NAMES: Final = (*_OF_NUMBERS, *_OF_LENGTHS, "pattern")
+_AS_METADATA: Final[Mapping[str, Callable[[Any], Any]]] = {
+    "gt": annotated_types.Gt,
+    "ge": annotated_types.Ge,
+    "lt": annotated_types.Lt,
+    "le": annotated_types.Le,
+    "multiple_of": annotated_types.MultipleOf,
+    "min_length": annotated_types.MinLen,
+    "max_length": annotated_types.MaxLen,
+    "pattern": lambda pattern: pydantic.StringConstraints(pattern=pattern),
+}
+_NUMBERS: Final = (int, float, Decimal)
+_WITH_LENGTH: Final = (str, list, set, dict, tuple)
+
+
+def allowed(annotation: Any) -> tuple[str, ...]:
+    """Give the names of the constraints that a type takes."""
+    if annotation in _NUMBERS:
+        return _OF_NUMBERS
+    if annotation is str:
+        return (*_OF_LENGTHS, "pattern")
+    return _OF_LENGTHS if (get_origin(annotation) or annotation) in _WITH_LENGTH else ()
+
+
+def problem(annotation: Any, name: str, value: object) -> str | None:
+    """Say what is wrong with a constraint of a type; ``None`` if nothing is."""
+    takes = allowed(annotation)
+    if name not in takes:
+        return f"takes no {name}" + (f"; it takes {', '.join(takes)}" if takes else "")
+    if name == "pattern":
+        return _pattern_problem(value) if isinstance(value, str) else f"takes text as {name}, not {shown(value)}"
+    if name in _OF_LENGTHS:
+        return None if type(value) is int and value >= 0 else f"takes a length as {name}, not {shown(value)}"
+    if isinstance(value, bool) or not isinstance(value, int | float) or (name == "multiple_of" and value <= 0):
+        return f"takes a number as {name}, not {shown(value)}"
+    return None
+
+
+def constrained(annotation: Any, constraints: Constraints) -> Any:
+    """Give a type with its constraints as one annotation; equal ones are equal."""
+    # Not `pydantic.Field`, of which each is another.
+    metadata = [_AS_METADATA[name](value) for name, value in constraints]
+    return Annotated.__class_getitem__((annotation, *metadata)) if metadata else annotation  # type: ignore[attr-defined]
+
+
+def told(field: Any, constraints: Constraints) -> Any:
+    """Have the prompt tell of the constraints that DSPy has no words for; gives the field."""
+    pattern = dict(constraints).get("pattern")
+    if pattern is not None:
+        extra = field.json_schema_extra
+        words = f"matching the regular expression: {pattern}"
+        extra["constraints"] = f"{extra['constraints']}, {words}" if "constraints" in extra else words
+    return field
+
+
+def check(annotation: Any, constraints: Constraints, value: object, path: str, kind: str) -> None:
+    """Check a value of a type.
+
+    Raises:
+        OperationError: Of this kind, with the path: a constraint does not hold.
+    """
+    if constraints and value is not None:
+        validated(_adapter(annotation, constraints).validate_python, value, path, kind)
+
+
+def validated(validate: Callable[[Any], Any], value: object, path: str, kind: str) -> Any:
+    """Give what ``validate`` of Pydantic gives; what it says of a wrong value becomes an error of this kind."""
+    try:
+        return validate(value)
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = path + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+        message = f"{_sentence(first['msg'])} at {where}, got {shown(first['input'])}"
+        raise OperationError(kind, message, path=where) from None
+
+
+def _sentence(message: str) -> str:
+    """Give Pydantic's words as ours: ``Input should be less than 3`` is ``expected a value less than 3``."""
+    for start, words in (("Input should be ", "expected a value "), ("String should ", "expected text that should ")):
+        if message.startswith(start):
+            return words + message.removeprefix(start)
+    return message[:1].lower() + message[1:]
+
+
+@functools.lru_cache(maxsize=512)
+def _adapter(annotation: Any, constraints: Constraints) -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(constrained(annotation, constraints))
+
+
+def _pattern_problem(pattern: str) -> str | None:
+    try:
+        # Pydantic's own expressions, which take no longer than the text is long.
+        pydantic.TypeAdapter(Annotated[str, pydantic.Field(pattern=pattern)])
+    except (pydantic.PydanticUserError, pydantic_core.SchemaError):
+        return f"takes a regular expression as pattern, not {shown(pattern)}"
+    return None

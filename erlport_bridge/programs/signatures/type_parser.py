@@ -1,0 +1,424 @@
+"""The types a signature's field may have, and their text: ``list[str]``, ``int | None``, ``Literal["a", "b"]``.
+
+DSPy reads a type's text by importing modules of that name and by looking at the local variables of its callers. Here a
+type is one of :data:`KNOWN_TYPES` or it is an error; text never causes an import, an attribute access or an evaluation.
+
+A parsed type has one canonical text, which parses to the same type again: ``string`` is ``str``, ``Image`` is
+``dspy.Image``, quotes are double.
+
+Grammar::
+
+    type    = single ("|" single)*
+    single  = (name | name "[" member ("," member)* "]" | object) ["(" setting ("," setting)* ")"]
+    object  = "{" name ":" type ("," name ":" type)* "}"
+    member  = type | literal | "..."
+    setting = name "=" (literal | number)
+    literal = string | integer | "True" | "False" | "None"
+
+An object is a map with these fields. A setting is a constraint (``ge=0``, :mod:`.constraints`), ``desc="…"``, or
+``default=3``; the last two where a field begins.
+"""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from functools import lru_cache
+from types import MappingProxyType
+from typing import Any, Final, Literal, NamedTuple, NoReturn, Optional, Union, get_args, get_origin
+
+import dspy
+from dspy.adapters.types.citation import Citations
+from dspy.adapters.types.document import Document
+
+from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.signatures.constraints import problem
+from erlport_bridge.programs.signatures.field_names import name_problem
+from erlport_bridge.programs.signatures.field_type import NO_DEFAULT, FieldType, choice_text
+from erlport_bridge.programs.signatures.object_types import object_model
+from erlport_bridge.programs.text import quoted, suggestion
+from erlport_bridge.term import shown
+
+MAX_TYPE_DEPTH: Final = 20
+#: Of one ``[…]`` or of one ``A | B``. Literal's choices are members too.
+MAX_TYPE_MEMBERS: Final = 256
+_MAX_INTEGER_DIGITS: Final = 19
+
+#: Canonical name -> annotation, of every type that may stand without ``[…]``.
+KNOWN_TYPES: Final[Mapping[str, Any]] = MappingProxyType(
+    {
+        "str": str,
+        "int": int,
+        "float": float,
+        "bool": bool,
+        "list": list,
+        "dict": dict,
+        "tuple": tuple,
+        "set": set,
+        "Any": Any,
+        "None": type(None),
+        "datetime": datetime.datetime,
+        "date": datetime.date,
+        "time": datetime.time,
+        "Decimal": Decimal,
+        "dspy.Image": dspy.Image,
+        "dspy.Audio": dspy.Audio,
+        "dspy.File": dspy.File,
+        "dspy.History": dspy.History,
+        "dspy.Code": dspy.Code,
+        "dspy.Reasoning": dspy.Reasoning,
+        "dspy.Document": Document,
+        "dspy.Citations": Citations,
+        "dspy.Tool": dspy.Tool,
+        "dspy.ToolCalls": dspy.ToolCalls,
+    }
+)
+
+_ALIASES: Final[Mapping[str, str]] = {
+    "string": "str",
+    "integer": "int",
+    "number": "float",
+    "boolean": "bool",
+    "any": "Any",
+    "array": "list",
+    "map": "dict",
+    "object": "dict",
+    "decimal": "Decimal",
+    "nil": "None",
+    "code": "dspy.Code",
+    "document": "dspy.Document",
+    "citations": "dspy.Citations",
+    "tool": "dspy.Tool",
+    "tool_calls": "dspy.ToolCalls",
+    **{name: f"dspy.{name.capitalize()}" for name in ("image", "audio", "file", "history", "reasoning")},
+    "List": "list",
+    "Dict": "dict",
+    "Tuple": "tuple",
+    "Set": "set",
+    "NoneType": "None",
+    "datetime.datetime": "datetime",
+    "datetime.date": "date",
+    "datetime.time": "time",
+    "decimal.Decimal": "Decimal",
+    **{name.removeprefix("dspy."): name for name in KNOWN_TYPES if name.startswith("dspy.")},
+}
+
+# Types that take others in brackets -> what is subscripted, and how many it takes (None: any number).
+_GENERIC: Final[Mapping[str, tuple[Any, int | None]]] = {
+    "list": (list, 1),
+    "set": (set, 1),
+    "dict": (dict, 2),
+    "tuple": (tuple, None),
+    "Optional": (Optional, 1),
+    "Union": (Union, None),
+}
+_GENERIC_ONLY: Final = ("Optional", "Union", "Literal")
+_NAMES: Final = (*KNOWN_TYPES, *_GENERIC_ONLY)
+
+# What Python can hash: keys of a dict, elements of a set.
+_HASHABLE: Final = (str, int, float, bool, type(None), Any, datetime.datetime, datetime.date, datetime.time, Decimal)
+
+_TOKEN: Final = re.compile(
+    r"""(?P<space>\s+)
+      | (?P<mark>->|\.\.\.|[][{},:|.()=*/])
+      | (?P<name>[^\W\d]\w*)
+      | (?P<number>-?[0-9]+(?:\.[0-9]+(?:[eE][-+]?[0-9]+)?|[eE][-+]?[0-9]+))
+      | (?P<integer>-?[0-9]+)
+      | (?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')""",
+    re.VERBOSE | re.DOTALL,
+)
+# What people write in place of "->": "question - answer", "question => answer", "question → answer".
+_LIKE_ARROWS: Final = frozenset("-–—→⇒>")
+_ARROW_REMEDY: Final = '; between the inputs and the outputs of a signature stands "->"'
+_ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
+_ESCAPED: Final = {"\\": "\\", '"': '"', "'": "'", "n": "\n", "r": "\r", "t": "\t"}
+_CODE_LANGUAGE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+#.-]{0,31}")
+
+
+class Token(NamedTuple):
+    """A word of a signature's text. ``kind``: ``mark``, ``name``, ``integer``, ``number``, ``string``, ``end``."""
+
+    kind: str
+    text: str
+    position: int
+
+
+class TokenReader:
+    """The words of a text, one after the other, and the errors about them.
+
+    Args:
+        text: Of a whole signature, or of a type in a signature's map.
+        where: What the text is in an error, such as ``signature`` or ``signature.inputs.tags``.
+
+    Raises:
+        OperationError: Kind ``signature``: a character that begins no word.
+    """
+
+    def __init__(self, text: str, where: str) -> None:
+        self.where = where
+        self._tokens = list(self._split(text))
+        self._index = 0
+
+    @property
+    def next(self) -> Token:
+        """The word that comes next; at the end of the text one of kind ``end``."""
+        return self._tokens[self._index]
+
+    def take(self) -> Token:
+        """Give the next word and go on behind it."""
+        token = self.next
+        if token.kind != "end":
+            self._index += 1
+        return token
+
+    def take_mark(self, *marks: str) -> bool:
+        """Go on behind the next word if it is one of ``marks``, and say whether it was."""
+        found = self.next.kind == "mark" and self.next.text in marks
+        self._index += found
+        return found
+
+    def expected(self, what: str, remedy: str = "") -> NoReturn:
+        """Raise the error that something else than the next word was expected."""
+        token = self.next
+        got = "the end of the text" if token.kind == "end" else shown(token.text)
+        self.fail(f"expected {what}, got {got}", token.position, remedy)
+
+    def fail(self, problem: str, position: int, remedy: str = "") -> NoReturn:
+        """Raise the error that there is a problem at a position, counted in characters from 0."""
+        raise OperationError("signature", f"{problem} at character {position} of {self.where}{remedy}", path=self.where)
+
+    def _split(self, text: str) -> list[Token]:
+        tokens = []
+        position = 0
+        while position < len(text):
+            match = _TOKEN.match(text, position)
+            if match is None:
+                problem = "unterminated string" if text[position] in "\"'" else "unexpected character"
+                remedy = _ARROW_REMEDY if text[position] in _LIKE_ARROWS else ""
+                self.fail(f"{problem} {shown(text[position])}", position, remedy)
+            if match.lastgroup != "space":
+                tokens.append(Token(str(match.lastgroup), match.group(), position))
+            position = match.end()
+        return [*tokens, Token("end", "", len(text))]
+
+
+def parse_type(reader: TokenReader, field_name: str) -> FieldType:
+    """Read one type, as far as it goes.
+
+    Args:
+        reader: Stands at the type's first word; afterwards behind its last one.
+        field_name: For the errors.
+
+    Raises:
+        OperationError: Kind ``signature``: an unknown type, or one that is put together wrongly, nests deeper than
+            :data:`MAX_TYPE_DEPTH`, or has more than :data:`MAX_TYPE_MEMBERS` members.
+    """
+    return _TypeParser(reader, field_name).union(1)
+
+
+class _TypeParser:
+    def __init__(self, reader: TokenReader, field_name: str) -> None:
+        self._reader = reader
+        self._field_name = field_name
+
+    def union(self, depth: int) -> FieldType:
+        start = self._reader.next.position
+        if depth > MAX_TYPE_DEPTH:
+            self._fail(f"a type that nests deeper than {MAX_TYPE_DEPTH} levels", start)
+        members = [self._single(depth)]
+        while self._reader.take_mark("|"):
+            members.append(self._single(depth))
+            self._check_count(members, start)
+        if len(members) == 1:
+            return members[0]
+        # Said of the first member, as by `int(default=3) | None`, they are the whole field's.
+        texts = " | ".join([members[0].whole_text, *(member.text for member in members[1:])])
+        return FieldType(texts, _annotation(Union, members), (), members[0].description, members[0].default)
+
+    def _single(self, depth: int) -> FieldType:
+        start = self._reader.next.position
+        read = self._object(depth) if self._reader.take_mark("{") else self._named(depth)
+        return self._with_settings(read, start) if self._reader.take_mark("(") else read
+
+    def _named(self, depth: int) -> FieldType:
+        start = self._reader.next.position
+        name = self._name()
+        if not self._reader.take_mark("["):
+            if name in _GENERIC_ONLY:
+                self._fail(f"{name} without its types in brackets", start)
+            return FieldType(name, KNOWN_TYPES[name])
+        if name == "Literal":
+            return self._literal(start)
+        if name == "dspy.Code":
+            return self._code()
+        if name not in _GENERIC:
+            self._fail(f"a type in brackets behind {name}, which takes none,", start)
+        members = [self._member(name, depth)]
+        while self._reader.take_mark(","):
+            members.append(self._member(name, depth))
+            self._check_count(members, start)
+        self._close()
+        form, count = _GENERIC[name]
+        if count is not None and len(members) != count:
+            self._fail(f"{name} of {len(members)} types instead of {count}", start)
+        self._check_ellipsis(members, start)
+        if name in ("dict", "set") and not _is_hashable(members[0].annotation):
+            self._fail(f"{members[0].text}, which cannot be a key of a dict or an element of a set,", start)
+        return FieldType(f"{name}[{', '.join(member.text for member in members)}]", _annotation(form, members))
+
+    def _object(self, depth: int) -> FieldType:
+        start = self._reader.next.position
+        fields: dict[str, FieldType] = {}
+        while True:
+            position = self._reader.next.position
+            if self._reader.next.kind != "name":
+                self._reader.expected("the name of a field of an object")
+            name = self._reader.take().text
+            wrong = name_problem(name) or ("is Pydantic's" if name.startswith("model_") else None)
+            if wrong or name in fields:
+                self._fail(wrong or f'the field "{name}" twice in an object', position)
+            fields[name] = self.union(depth + 1) if self._reader.take_mark(":") else FieldType("str", str)
+            self._check_count(list(fields), start)
+            if not self._reader.take_mark(","):
+                break
+        if not self._reader.take_mark("}"):
+            self._reader.expected('"," or "}"')
+        text = f"{{{', '.join(f'{name}: {read.whole_text}' for name, read in fields.items())}}}"
+        return FieldType(text, object_model(text, fields))
+
+    def _with_settings(self, read: FieldType, start: int) -> FieldType:
+        given: dict[str, Any] = {}
+        while True:
+            position = self._reader.next.position
+            if self._reader.next.kind != "name":
+                self._reader.expected("a setting such as ge=0")
+            name = self._reader.take().text
+            if not self._reader.take_mark("="):
+                self._reader.expected(f'"=" behind {name}')
+            if name in given:
+                self._fail(f"{name} twice", position)
+            given[name] = self._number() if self._reader.next.kind == "number" else self._choice()
+            if not self._reader.take_mark(","):
+                break
+        if not self._reader.take_mark(")"):
+            self._reader.expected('"," or ")"')
+        description, default = given.pop("desc", None), given.pop("default", NO_DEFAULT)
+        if description is not None and not isinstance(description, str):
+            self._fail(f"a description that is no text: {shown(description)}", start)
+        for name, value in given.items():
+            wrong = problem(read.annotation, name, value)
+            if wrong is not None:
+                self._fail(f"{read.text}, which {wrong},", start)
+        constraints = tuple(given.items())
+        texts = [f"{name}={choice_text(value)}" for name, value in constraints]
+        text = f"{read.text}({', '.join(texts)})" if texts else read.text
+        return FieldType(text, read.annotation, constraints, description, default)
+
+    def _number(self) -> float:
+        return float(self._reader.take().text)
+
+    def _name(self) -> str:
+        if self._reader.next.kind != "name":
+            self._reader.expected(f'a type of field "{self._field_name}"')
+        start = self._reader.next.position
+        name = self._reader.take().text
+        while self._reader.take_mark("."):
+            if self._reader.next.kind != "name":
+                self._reader.expected(f"a name behind {quoted(name)}")
+            name += "." + self._reader.take().text
+        canonical = name.removeprefix("typing.")
+        canonical = _ALIASES.get(canonical, canonical)
+        if canonical not in _NAMES:
+            self._unknown(name, start)
+        return canonical
+
+    def _unknown(self, name: str, position: int) -> NoReturn:
+        remedy = f"{suggestion(name, [*_NAMES, *_ALIASES])}; known types: {', '.join(_NAMES)}"
+        problem = f'unknown type {quoted(name)} of field "{self._field_name}"'
+        self._reader.fail(problem, position, remedy)
+
+    def _member(self, name: str, depth: int) -> FieldType:
+        if name == "tuple" and self._reader.take_mark("..."):
+            return FieldType("...", ...)
+        return self.union(depth + 1)
+
+    def _check_ellipsis(self, members: list[FieldType], start: int) -> None:
+        if any(member.annotation is ... for member in members) and (
+            len(members) != 2 or members[0].annotation is ... or members[1].annotation is not ...
+        ):
+            self._fail('"..." that does not stand behind exactly one type', start)
+
+    def _literal(self, start: int) -> FieldType:
+        choices = [self._choice()]
+        while self._reader.take_mark(","):
+            choices.append(self._choice())
+            self._check_count(choices, start)
+        self._close()
+        text = f"Literal[{', '.join(map(choice_text, choices))}]"
+        form: Any = Literal
+        return FieldType(text, form[tuple(choices)])
+
+    def _choice(self) -> str | int | None:
+        token = self._reader.next
+        constants = {"True": True, "False": False, "None": None}
+        if token.kind == "string":
+            choice: str | int | None = self._string(token)
+        elif token.kind == "integer":
+            if len(token.text.lstrip("-")) > _MAX_INTEGER_DIGITS:
+                self._fail(f"an integer of more than {_MAX_INTEGER_DIGITS} digits", token.position)
+            choice = int(token.text)
+        elif token.kind == "name" and token.text in constants:
+            choice = constants[token.text]
+        else:
+            self._reader.expected("a string, an integer, True, False or None in Literal")
+        self._reader.take()
+        return choice
+
+    def _string(self, token: Token) -> str:
+        def unescaped(match: re.Match[str]) -> str:
+            if match.group(1) not in _ESCAPED:
+                self._fail(f"unknown escape {shown(match.group())} in a string", token.position)
+            return _ESCAPED[match.group(1)]
+
+        return _ESCAPE.sub(unescaped, token.text[1:-1])
+
+    def _code(self) -> FieldType:
+        token = self._reader.next
+        if token.kind not in ("string", "name"):
+            self._reader.expected('a language such as "python" behind dspy.Code')
+        language = self._string(token) if token.kind == "string" else token.text
+        if not _CODE_LANGUAGE.fullmatch(language):
+            self._fail(f"a language of dspy.Code that is no name: {shown(language)}", token.position)
+        self._reader.take()
+        self._close()
+        return FieldType(f'dspy.Code["{language}"]', _code_in(language))
+
+    def _close(self) -> None:
+        if not self._reader.take_mark("]"):
+            self._reader.expected('"," or "]"')
+
+    def _check_count(self, members: list[Any], start: int) -> None:
+        if len(members) > MAX_TYPE_MEMBERS:
+            self._fail(f"a type of more than {MAX_TYPE_MEMBERS} members", start)
+
+    def _fail(self, problem: str, position: int) -> NoReturn:
+        self._reader.fail(f'field "{self._field_name}" has {problem}', position)
+
+
+def _annotation(form: Any, members: list[FieldType]) -> Any:
+    arguments = tuple(member.inner for member in members)
+    return form[arguments if len(arguments) > 1 else arguments[0]]
+
+
+def _is_hashable(annotation: Any) -> bool:
+    if get_origin(annotation) is Union:
+        return all(map(_is_hashable, get_args(annotation)))
+    return annotation in _HASHABLE or get_origin(annotation) is Literal
+
+
+@lru_cache(maxsize=64)
+def _code_in(language: str) -> Any:
+    # dspy.Code["python"] is a new class each time; two signatures with it shall be equal.
+    return dspy.Code[language]

@@ -1,0 +1,135 @@
+"""Reads the arguments of an operation as an Elixir or Erlang caller writes them.
+
+Text may come as a binary, an atom or a charlist; options as a map or a keyword list, with atoms or strings as keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any, Final
+
+from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.text.wording import expected_text, quoted, suggestion, text_of
+from erlport_bridge.term import Atom, shown
+
+#: The longest time limit: 2^32 - 1 milliseconds, 49 days, as Erlang's own.
+MAX_TIMEOUT_MS: Final = 2**32 - 1
+
+
+def text(value: object, path: str) -> str:
+    """Read text that is not empty.
+
+    Args:
+        value: A binary, an atom, or a charlist.
+        path: What the argument is called, for the error.
+
+    Raises:
+        OperationError: Of kind ``input``.
+    """
+    found = text_of(value)
+    if found:
+        return found
+    raise OperationError("input", expected_text(path, value), path=path)
+
+
+def optional_text(value: object, path: str) -> str | None:
+    """Read text or ``nil``."""
+    return None if value is None else text(value, path)
+
+
+def boolean(value: object, path: str, *, default: bool = False) -> bool:
+    """Read ``true`` or ``false``; ``default`` for ``nil``.
+
+    Raises:
+        OperationError: Of kind ``input``.
+    """
+    if value is None:
+        return default
+    if isinstance(value, bool):
+        return value
+    raise OperationError("input", f"expected true or false at {path}, got {shown(value)}", path=path)
+
+
+def options(value: object, path: str) -> dict[str, Any]:
+    """Read a map of options.
+
+    Args:
+        value: A map, a keyword list, or ``nil`` for no options.
+        path: What the argument is called, for the error.
+
+    Returns:
+        A new dict with plain ``str`` keys.
+
+    Raises:
+        OperationError: Of kind ``input``.
+    """
+    if value is None:
+        return {}
+    if isinstance(value, Mapping):
+        pairs = list(value.items())
+    elif isinstance(value, list) and all(isinstance(item, tuple) and len(item) == 2 for item in value):
+        pairs = value
+    else:
+        raise OperationError("input", f"expected a map or a keyword list at {path}, got {_outline(value)}", path=path)
+    for key, _ in pairs:
+        if not isinstance(key, str):
+            raise OperationError(
+                "input", f"expected an atom or a string as a key of {path}, got {_outline(key)}", path=path
+            )
+    return {str(key): item for key, item in pairs}
+
+
+def _outline(value: object) -> str:
+    """Give what came in place of options without what stands in it, which may be an API key."""
+    for kind, name in ((Atom, None), (str, "a string"), (list, "a list"), (tuple, "a tuple"), (Mapping, "a map")):
+        if isinstance(value, kind):
+            return name or shown(value)
+    return shown(value)
+
+
+def timeout_ms(value: object, path: str = "opts.timeout") -> int | None:
+    """Read a time limit in milliseconds; ``None`` for ``nil`` and ``:infinity``.
+
+    Raises:
+        OperationError: Of kind ``input``: it is no positive integer, or longer than :data:`MAX_TIMEOUT_MS`.
+    """
+    if value is None or value == "infinity":
+        return None
+    if type(value) is int and 0 < value <= MAX_TIMEOUT_MS:
+        return value
+    raise OperationError(
+        "input", f"expected milliseconds, from 1 to {MAX_TIMEOUT_MS}, at {path}, got {shown(value)}", path=path
+    )
+
+
+def version(value: object, path: str = "opts.version") -> int | None:
+    """Read the number of a program's version; ``nil``: the newest.
+
+    Raises:
+        OperationError: Of kind ``input``: it is no positive integer.
+    """
+    if value is None or (type(value) is int and value > 0):
+        return value
+    raise OperationError("input", f"expected a positive integer at {path}, got {shown(value)}", path=path)
+
+
+def unknown(what: str, name: str, known: Collection[str], where: str, path: str | None = None) -> OperationError:
+    """Give the error about a name that is none of the known ones, with the nearest of them.
+
+    Args:
+        what: What it should have been the name of, such as ``option``.
+        name: What came.
+        known: All names that mean something here.
+        where: Where it came.
+        path: The path of the details map, if it is not ``where``.
+    """
+    choices = ", ".join(sorted(known))
+    message = f"unknown {what} {quoted(name)} at {where}{suggestion(name, known)}; known here: {choices}"
+    return OperationError("input", message, path=path or where)
+
+
+def only(given: Mapping[str, Any], known: Collection[str], what: str, path: str) -> None:
+    """Raise the error of :func:`unknown` for the first key that is none of the known ones."""
+    for name in given:
+        if name not in known:
+            raise unknown(what, name, known, path, f"{path}.{name}")

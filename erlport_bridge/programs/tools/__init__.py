@@ -1,0 +1,25 @@
+"""Tools that a language model may call: Python functions offered by name, and functions of Elixir."""
+
+from erlport_bridge.programs.tools import elixir_tool
+from erlport_bridge.programs.tools.elixir_tool import (
+    ElixirTool,
+)
+from erlport_bridge.programs.tools.observed_tool import (
+    CallEndedError,
+)
+from erlport_bridge.programs.tools.offered import (
+    available,
+    find_tools,
+    offer,
+    read_tools,
+)
+
+__all__ = [
+    "CallEndedError",
+    "ElixirTool",
+    "available",
+    "elixir_tool",
+    "find_tools",
+    "offer",
+    "read_tools",
+]

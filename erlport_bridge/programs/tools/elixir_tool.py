@@ -1,0 +1,241 @@
+"""Tools that are functions of Elixir: their description, and the check of their arguments."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import keyword
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from decimal import Decimal
+from typing import Any, Final
+
+import dspy
+import jsonschema
+import pydantic
+
+from erlport_bridge.errors import OperationError
+from erlport_bridge.programs import callbacks
+from erlport_bridge.programs.callbacks import ElixirFunction
+from erlport_bridge.programs.text import arguments, inside
+from erlport_bridge.programs.tools.observed_tool import (
+    NAME,
+    RESERVED_NAMES,
+    ArgumentsError,
+    ObservedTool,
+    check_names,
+)
+from erlport_bridge.term import shown
+
+_KEYS: Final = frozenset({"name", "description", "parameters", "callback"})
+# What models write as text where they mean a number or a truth value, and how it is read.
+_WRITTEN_AS_TEXT: Final = {
+    name: pydantic.TypeAdapter(annotation)
+    for name, annotation in (("integer", int), ("number", float), ("boolean", bool))
+}
+# Deep enough for anything that a model reads, and far from Python's own limit.
+_MAX_DEPTH: Final = 64
+_MAX_REASON_CHARACTERS: Final = 200
+
+
+@dataclass(frozen=True)
+class ElixirTool:
+    """A tool of Elixir as far as calls have it in common.
+
+    Attributes:
+        name: What the model calls it.
+        description: What it is for.
+        schema: JSON schema of its arguments, an object, as text: equal for equal schemas.
+        function: What it calls.
+    """
+
+    name: str
+    description: str
+    schema: str
+    function: ElixirFunction
+
+    def build(self) -> dspy.Tool:
+        """Build the tool; it can be shared by all calls that describe it so."""
+        schema = json.loads(self.schema)
+        return _FunctionTool(_stand_in(schema), self, schema)
+
+
+def read(item: Mapping[Any, Any], path: str) -> ElixirTool:
+    """Read the description of one tool.
+
+    Args:
+        item: A map with ``name``, ``description``, ``parameters`` (a JSON schema of an object; no arguments if it is
+            left out) and ``callback`` (the id under which the function can be called).
+        path: Where it stands in the call, for errors.
+
+    Raises:
+        OperationError: Of kind ``input``, with the path of what is wrong, such as ``opts.tools[0].name``.
+    """
+    given = arguments.options(item, path)
+    arguments.only(given, _KEYS, "key of a tool", path)
+    name = read_name(given.get("name"), f"{path}.name")
+    if name in RESERVED_NAMES:
+        raise _wrong(f"{path}.name", "a name that ReAct does not use itself", name)
+    description = arguments.text(given.get("description"), f"{path}.description")
+    schema = read_schema(given.get("parameters"), f"{path}.parameters")
+    return ElixirTool(name, description, schema, callbacks.bring(path, given.get("callback")))
+
+
+def read_name(value: object, path: str) -> str:
+    """Read the name of a tool.
+
+    Raises:
+        OperationError: Of kind ``input``.
+    """
+    name = arguments.text(value, path)
+    if not NAME.fullmatch(name):
+        raise _wrong(path, "letters, digits and _, at most 64, as the name of a tool", name)
+    return name
+
+
+def read_schema(value: object, path: str) -> str:
+    """Read the JSON schema of a tool's arguments, an object; gives it as text, equal for equal ones.
+
+    Raises:
+        OperationError: Of kind ``input``.
+    """
+    schema = arguments.options(value, path)
+    schema.setdefault("type", "object")
+    schema.setdefault("properties", {})
+    schema.setdefault("additionalProperties", False)
+    properties = schema["properties"]
+    if schema["type"] != "object" or not isinstance(properties, Mapping):
+        raise _wrong(path, "a JSON schema of an object with properties", schema)
+    for name in properties:
+        if not isinstance(name, str):
+            raise _wrong(f"{path}.properties", "names of arguments", name)
+    try:
+        # Without `default`: it stands in for values that JSON does not have, and here they are an error.
+        text = json.dumps(schema, sort_keys=True, allow_nan=False)
+        jsonschema.Draft202012Validator.check_schema(json.loads(text))
+    except jsonschema.SchemaError as error:
+        where = "".join(f".{part}" if isinstance(part, str) else f"[{part}]" for part in error.absolute_path)
+        raise _wrong(path + where, "a JSON schema", error.instance) from None
+    except (TypeError, ValueError, RecursionError) as error:
+        raise OperationError("input", f"expected a JSON schema at {path}: {error}", path=path) from None
+    if '"$ref"' in text:
+        raise OperationError(
+            "input", f'expected a JSON schema without "$ref" at {path}; write out what it refers to', path=path
+        )
+    for name in schema.get("required", ()):
+        if name not in properties:
+            raise _wrong(f"{path}.required", "names of properties", name)
+    return text
+
+
+def _wrong(path: str, expected: str, value: object) -> OperationError:
+    return OperationError("input", f"expected {expected} at {path}, got {shown(value)}", path=path)
+
+
+def _stand_in(schema: Mapping[str, Any]) -> Callable[..., Any]:
+    """Stand in for the function, of which DSPy wants to see the parameters; the tool calls Elixir's own instead."""
+
+    def called_by_name(**values: Any) -> Any:
+        raise TypeError("a function of Elixir is called by its tool")
+
+    required = schema.get("required", ())
+    parameters = [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.POSITIONAL_OR_KEYWORD,
+            default=inspect.Parameter.empty if name in required else None,
+        )
+        for name in schema["properties"]
+        if name.isidentifier() and not keyword.iskeyword(name)
+    ]
+    # Code in the sandbox may give arguments by their place: those that may be left out come last.
+    parameters.sort(key=lambda parameter: parameter.name not in required)
+    called_by_name.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return called_by_name
+
+
+class _FunctionTool(ObservedTool):
+    """A function of Elixir."""
+
+    _schema: dict[str, Any] = pydantic.PrivateAttr()
+    _function: ElixirFunction = pydantic.PrivateAttr()
+
+    def __init__(self, stand_in: Any, tool: ElixirTool, schema: dict[str, Any]) -> None:
+        super().__init__(stand_in, name=tool.name, desc=tool.description, args=schema["properties"], arg_types={})
+        self._schema = schema
+        self._function = tool.function
+
+    def _checked(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        properties: dict[str, Any] = self._schema["properties"]
+        takes_others = self._schema["additionalProperties"] is not False
+        defaults = {name: schema["default"] for name, schema in properties.items() if _has_default(schema)}
+        required = [name for name in self._schema.get("required", ()) if name not in defaults]
+        check_names(arguments, known=arguments if takes_others else properties, required=required)
+        given = {name: value for name, value in arguments.items() if value is not None or self._takes_nil(name)}
+        values = defaults | {name: _read_value(value, properties.get(name)) for name, value in given.items()}
+        error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(self._schema).iter_errors(values))
+        if error is None:
+            return values
+        reason = error.message[:_MAX_REASON_CHARACTERS]
+        if not error.absolute_path:
+            raise ArgumentsError(f"the arguments are invalid: {reason}")
+        name, *inner = error.absolute_path
+        where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in inner)
+        raise ArgumentsError(f"argument {name}{where} is invalid: {reason}")
+
+    def _takes_nil(self, name: str) -> bool:
+        """Tell whether ``nil`` is a value of an argument, and does not say that it is left out.
+
+        Models write it so, and code in the sandbox, where each function has all its parameters.
+        """
+        if name in self._schema.get("required", ()) or name not in self._schema["properties"]:
+            return True
+        return bool(jsonschema.Draft202012Validator(self._schema["properties"][name]).is_valid(None))
+
+    async def _run(self, values: dict[str, Any]) -> Any:
+        return _observable(await self._function.call(values))
+
+
+def _has_default(schema: object) -> bool:
+    return isinstance(schema, dict) and "default" in schema
+
+
+def _read_value(value: Any, schema: object) -> Any:
+    """Read a number or a truth value that a model wrote as text, as tools of Python do; all else is as it came."""
+    kind = schema.get("type") if isinstance(schema, dict) else None
+    if isinstance(value, float) and kind == "integer" and value.is_integer():
+        # To JSON schema 2.0 is an integer; to Elixir it is not.
+        return int(value)
+    reader = _WRITTEN_AS_TEXT.get(kind) if isinstance(value, str) and isinstance(kind, str) else None
+    if reader is None:
+        return value
+    try:
+        return reader.validate_python(value)
+    except pydantic.ValidationError:
+        return value
+
+
+def _observable(value: Any, path: str = "", depth: int = 1) -> Any:
+    """Give the result of a function if a model can read it.
+
+    Raises:
+        OperationError: Of kind ``tool``: it holds a process, a function or the like, or nests too deep.
+    """
+    where = f" at {path}" if path else ""
+    if depth > _MAX_DEPTH:
+        raise OperationError("tool", f"the result nests deeper than {_MAX_DEPTH} levels")
+    if value is None or isinstance(value, bool | int | float | str | date | datetime | time | Decimal):
+        return value
+    if type(value) in (list, tuple):
+        return [_observable(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
+    if isinstance(value, set | range):
+        return [_observable(item, path, depth + 1) for item in value]
+    if isinstance(value, Mapping):
+        return {
+            key if isinstance(key, str) else shown(key): _observable(item, inside(path, key), depth + 1)
+            for key, item in value.items()
+        }
+    if isinstance(value, bytes):
+        raise OperationError("tool", f"the result has a binary that is not UTF-8{where}")
+    raise OperationError("tool", f"the result has {shown(value)}{where}, which is nothing to read")

@@ -1,0 +1,234 @@
+"""The tools of ReAct: those that Python offers by name, and functions of Elixir that a call brings along.
+
+Python offers three of its own, and those that the application registers.
+
+An application registers a tool when its module is imported, and names the tool in a call::
+
+    from erlport_bridge.programs.tools import offer
+
+    @offer
+    def stock(article: str) -> int:
+        \"\"\"How many pieces of an article are in stock.\"\"\"
+
+Arguments are checked against the function's annotations; what goes wrong is an observation (:mod:`.observed_tool`).
+``await tool.acall(...)``, which ``ReAct.acall`` does, runs a plain function in a thread with the caller's context, so
+that a slow one does not hold up other requests; when its call ends it is interrupted. The sync call of a tool is for
+threads without an event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, TypeVar, overload
+
+import dspy
+import pydantic
+
+from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.text import Number, arguments, evaluate, nearest_sentences, suggestion
+from erlport_bridge.programs.tools import elixir_tool
+from erlport_bridge.programs.tools.elixir_tool import ElixirTool
+from erlport_bridge.programs.tools.observed_tool import (
+    NAME,
+    RESERVED_NAMES,
+    ArgumentsError,
+    ObservedTool,
+    check_names,
+)
+from erlport_bridge.term import shown
+
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+_FOUND_SENTENCES: Final = 3
+
+
+def calculator(expression: str) -> Number:
+    """Compute an arithmetic expression: + - * / // % **, parentheses, sqrt, abs, min, max, round, floor, ceil."""
+    return evaluate(expression)
+
+
+def search_text(text: str, query: str) -> str:
+    """Search a text for the sentences nearest to a query."""
+    return "\n".join(nearest_sentences(text, query, _FOUND_SENTENCES)) or "No sentence shares a word with the query."
+
+
+def today() -> str:
+    """Give the current date in UTC as YYYY-MM-DD."""
+    return datetime.datetime.now(datetime.timezone.utc).date().isoformat()
+
+
+class _Registry:
+    """The offered tools by name. Modules may be imported, and register, in any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._tools: dict[str, dspy.Tool] = {}
+
+    def add(self, tool: dspy.Tool) -> None:
+        with self._lock:
+            if tool.name in self._tools:
+                raise OperationError("tool", f'expected a new name for a tool, got "{tool.name}", which is taken')
+            self._tools[tool.name] = tool
+
+    def all(self) -> dict[str, dspy.Tool]:
+        with self._lock:
+            return dict(self._tools)
+
+
+_registry: Final = _Registry()
+
+
+@overload
+def offer(function: _Function, *, name: str | None = None) -> _Function: ...
+@overload
+def offer(function: None = None, *, name: str | None = None) -> Callable[[_Function], _Function]: ...
+def offer(function: Callable[..., Any] | None = None, *, name: str | None = None) -> Any:
+    """Offer a function as a tool; also as ``@offer`` and ``@offer(name="…")``.
+
+    Args:
+        function: Plain or ``async``. Its docstring tells the language model what it is for, its annotations what the
+            arguments must be; an argument without one takes anything.
+        name: What calls it; by default the function's own name.
+
+    Returns:
+        The function itself.
+
+    Raises:
+        OperationError: Of kind ``tool``: the name is taken, reserved or no identifier, or the function's arguments
+            cannot be given by name.
+    """
+    if function is None:
+        return lambda decorated: offer(decorated, name=name)
+    _registry.add(_tool(function, getattr(function, "__name__", type(function).__name__) if name is None else name))
+    return function
+
+
+def available() -> dict[str, str]:
+    """Give the offered tools: name -> the first line of its description."""
+    return {name: (tool.desc or "").strip().partition("\n")[0] for name, tool in sorted(_registry.all().items())}
+
+
+def read_tools(value: Sequence[object], path: str) -> tuple[str | ElixirTool, ...]:
+    """Read the tools of a call: names, and maps that describe functions of Elixir.
+
+    The functions can be called by what runs in the context of the caller of this.
+
+    Args:
+        value: List of names (atoms or strings) and maps, see :func:`.elixir_tool.read`.
+        path: Where it stands in the call, for errors.
+
+    Raises:
+        OperationError: Of kind ``input``: an item is neither, or its description is wrong. Of kind ``tool``: as
+            :func:`find_tools`.
+    """
+    tools: list[str | ElixirTool] = []
+    for index, item in enumerate(value):
+        where = f"{path}[{index}]"
+        if isinstance(item, Mapping):
+            tools.append(elixir_tool.read(item, where))
+        else:
+            tools.append(arguments.text(item, where))
+    # Now, while it is known where they stand in the call; the module that is made of them does not know it.
+    find_tools(tools, path=path)
+    return tuple(tools)
+
+
+def find_tools(wanted: object, *, path: str = "tools") -> list[dspy.Tool]:
+    """Give the tools of a call.
+
+    Args:
+        wanted: List of names (atoms or strings), and of functions of Elixir as :func:`read_tools` gives them.
+        path: Where the names stand in the call, for errors.
+
+    Raises:
+        OperationError: Of kind ``tool``, with the path of the name (``tools[1]``): it is not offered, reserved for
+            ReAct, or given twice.
+    """
+    if not isinstance(wanted, list | tuple):
+        raise OperationError("tool", f"expected a list of names of tools at {path}, got {shown(wanted)}", path=path)
+    offered = _registry.all()
+    found: dict[str, dspy.Tool] = {}
+    for index, item in enumerate(wanted):
+        where = f"{path}[{index}]"
+        name = item.name if isinstance(item, ElixirTool) else item
+        if not isinstance(name, str):
+            raise OperationError("tool", f"expected the name of a tool at {where}, got {shown(name)}", path=where)
+        if name in RESERVED_NAMES:
+            raise OperationError("tool", f'the tool "{name}" at {where} is part of ReAct; leave it out', path=where)
+        if name in found:
+            raise OperationError("tool", f'the tool "{name}" is given twice, again at {where}', path=where)
+        if isinstance(item, ElixirTool):
+            found[name] = item.build()
+        elif name in offered:
+            found[str(name)] = offered[name]
+        else:
+            raise OperationError("tool", f"unknown tool {_quoted(name)} at {where}{_remedy(name, offered)}", path=where)
+    return list(found.values())
+
+
+def _quoted(name: str) -> str:
+    return f'"{name}"' if len(name) <= 64 else shown(name)
+
+
+def _remedy(name: str, offered: Iterable[str]) -> str:
+    return suggestion(name, offered) or f"; the offered tools are {', '.join(sorted(offered))}"
+
+
+def _tool(function: Callable[..., Any], name: str) -> _OfferedTool:
+    if not NAME.fullmatch(name):
+        raise OperationError("tool", f"expected letters, digits and _ as the name of a tool, got {shown(name)}")
+    if name in RESERVED_NAMES:
+        raise OperationError("tool", f'the name "{name}" is reserved for ReAct; offer the tool under another one')
+    for parameter in inspect.signature(function).parameters.values():
+        if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
+            raise OperationError("tool", f'expected only named arguments for the tool "{name}", got "{parameter}"')
+    return _OfferedTool(function, name=name, desc=inspect.getdoc(function) or "")
+
+
+class _OfferedTool(ObservedTool):
+    """A function of Python."""
+
+    def _checked(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        required = [name for name, schema in self.args.items() if "default" not in schema]
+        check_names(arguments, known=self.args, required=required)
+        values: dict[str, Any] = {}
+        for name, value in arguments.items():
+            try:
+                values[name] = pydantic.TypeAdapter(self.arg_types[name]).validate_python(value)
+            except pydantic.ValidationError as error:
+                reason = error.errors()[0]["msg"]
+                raise ArgumentsError(f"argument {name} is invalid: {reason}, got {shown(value)}") from None
+        return values
+
+    async def _run(self, values: dict[str, Any]) -> Any:
+        return await _awaited(self.func, values)
+
+
+async def _awaited(function: Callable[..., Any], values: dict[str, Any]) -> Any:
+    if inspect.iscoroutinefunction(function):
+        return await function(**values)
+    result = await asyncio.to_thread(_without_stop_iteration(function), **values)
+    return await result if inspect.isawaitable(result) else result
+
+
+def _without_stop_iteration(function: Callable[..., Any]) -> Callable[..., Any]:
+    # With the function's own name, by which a thread that is stuck in it is told.
+    @functools.wraps(function)
+    def call(**values: Any) -> Any:
+        try:
+            return function(**values)
+        except StopIteration as error:
+            # A future takes no StopIteration: before Python 3.12 the waiting call would never hear of the thread's end.
+            raise RuntimeError("the tool raised StopIteration") from error
+
+    return call
+
+
+offer(calculator)
+offer(search_text)
+offer(today)

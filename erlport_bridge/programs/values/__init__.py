@@ -1,0 +1,15 @@
+"""Convert terms to the values of DSPy's fields, and the values of a prediction back to terms."""
+
+from erlport_bridge.programs.values import documents, media
+from erlport_bridge.programs.values.inputs import convert, input_values
+from erlport_bridge.programs.values.results import (
+    plain,
+)
+
+__all__ = [
+    "convert",
+    "documents",
+    "input_values",
+    "media",
+    "plain",
+]

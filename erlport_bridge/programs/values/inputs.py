@@ -1,0 +1,368 @@
+"""One input as a term to the value of its field's type: exact, with the path of what is wrong.
+
+| type | takes |
+| --- | --- |
+| ``str`` | a string, an atom, a charlist |
+| ``int``, ``float``, ``bool``, ``None`` | exactly these; an integer also for ``float`` |
+| ``list``, ``set``, ``tuple``, ``dict`` | the same, element by element; a list also for ``set`` and ``tuple`` |
+| ``Literal`` | one of its choices; an atom for a string |
+| ``datetime``, ``date``, ``time``, ``Decimal`` | the same, or its text (ISO 8601; decimal digits) |
+| ``dspy.Image``, ``dspy.Audio``, ``dspy.File`` | the bytes, a base64 data URI, or a result's map, see :mod:`.media` |
+| ``dspy.History`` | a list of messages, or the map that a result has for it |
+| ``dspy.Code``, ``dspy.Reasoning`` | text |
+| ``dspy.Document``, ``dspy.Citations`` | text or a map; a list of maps; see :mod:`.documents` |
+| ``dspy.Tool`` | a name or a description, see :mod:`.tool_values` |
+| ``dspy.ToolCalls`` | a list of calls, or the map that a result has for it |
+| an object (``{name: str, …}``) | a map with its fields; one that has a default may be left out |
+| ``Any`` | whatever is made of text, numbers, dates, lists, tuples, sets and maps |
+
+Nothing is fetched and no file is opened. Text never becomes a part of the prompt that is not text.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Iterable, Mapping
+from decimal import Decimal
+from functools import lru_cache
+from typing import Annotated, Any, Final, Literal, Optional, Union, get_args, get_origin
+
+import dspy
+import pydantic
+
+from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.signatures import NO_DEFAULT, Field, SignatureSpec, constraints, is_object
+from erlport_bridge.programs.text import expected_text, inside, neutral, quoted, suggestion, text_of
+from erlport_bridge.programs.values import documents, media, tool_values
+from erlport_bridge.programs.values.media import TYPE_KEY, entries, mismatch
+from erlport_bridge.programs.values.scalars import MAX_INTEGER_BITS, NO, SCALARS
+from erlport_bridge.term import shown
+
+#: Of a value whose type says nothing of its depth. What comes deeper would exhaust Python's stack inside DSPy.
+MAX_VALUE_DEPTH: Final = 100
+
+_OPTIONAL_TEXT: Final = Optional[str]  # noqa: UP045  # as field types are written; str | None is of another class
+
+
+def input_values(spec: SignatureSpec, inputs: object, *, path: str = "inputs") -> dict[str, Any]:
+    """Check the inputs of a call against its signature, before any language model is asked.
+
+    Args:
+        spec: The signature.
+        inputs: A map from the names of all input fields, as atoms or strings, to terms. A field that may be ``nil``
+            may be left out.
+        path: What the map is called in an error.
+
+    Returns:
+        The value of every input field, ready for DSPy; :mod:`erlport_bridge.programs.conversion` says which.
+
+    Raises:
+        OperationError: Kind ``input``: no map, missing or unknown fields, or a value that does not fit its field.
+    """
+    if not isinstance(inputs, Mapping):
+        raise OperationError("input", f"expected a map at {path}, got {shown(inputs)}", path=path)
+    given = {_field_name(key, path): value for key, value in inputs.items()}
+    if given.keys() != spec.input_names:
+        _check_names(spec, given, path)
+    values = {}
+    for field in spec.inputs:
+        where = f"{path}.{field.name}"
+        default = None if field.default is NO_DEFAULT else field.default
+        values[field.name] = convert(field.annotation, given.get(field.name, default), where)
+        constraints.check(field.annotation, field.constraints, values[field.name], where, "input")
+    return values
+
+
+def convert(annotation: Any, value: object, path: str, *, lenient: bool = True) -> Any:
+    """Give the value of a term for a field's type.
+
+    Args:
+        annotation: As :func:`erlport_bridge.programs.field_types.parse_type` gives it.
+        value: A term.
+        path: Of the term, such as ``inputs.tags[2]``.
+        lenient: Whether text may be a charlist or a date may be text; in a union an exact match goes first.
+
+    Raises:
+        OperationError: Kind ``input``, with the path of the innermost term that does not fit.
+    """
+    if annotation is Any:
+        return _plain_input(value, path)
+    if annotation in SCALARS:
+        description, read = SCALARS[annotation]
+        found = read(value, lenient)
+        if found is NO:
+            raise _scalar_mismatch(annotation, description, value, path)
+        return found
+    origin = get_origin(annotation) or annotation
+    if origin is Annotated:
+        inner = convert(annotation.__origin__, value, path, lenient=lenient)
+        return constraints.validated(_adapter(annotation).validate_python, inner, path, "input")
+    if origin is Union:
+        return _union(annotation, value, path, lenient)
+    if origin is Literal:
+        return _literal(annotation, value, path, lenient)
+    if origin in _CONTAINERS:
+        return _CONTAINERS[origin](get_args(annotation), value, path, lenient)
+    if is_object(annotation):
+        return _object(annotation, value, path, lenient)
+    return _dspy_value(annotation, value, path)
+
+
+def describe(annotation: Any) -> str:
+    """Say what a type takes, for an error: ``a string``, ``a list or nil``, ``one of "a", "b"``."""
+    if annotation in SCALARS:
+        return SCALARS[annotation][0]
+    origin = get_origin(annotation) or annotation
+    if origin is Annotated:
+        return describe(annotation.__origin__)
+    if is_object(annotation):
+        return f"a map with {', '.join(annotation.model_fields)}"
+    if origin is Union:
+        return " or ".join(describe(member) for member in get_args(annotation))
+    if origin is Literal:
+        return f"one of {', '.join(map(shown, get_args(annotation)))}"
+    return _CONTAINER_NAMES.get(origin) or f"a value for dspy.{_dspy_class(annotation).__name__}"
+
+
+def _scalar_mismatch(annotation: Any, description: str, value: object, path: str) -> OperationError:
+    if annotation is int and type(value) is int:
+        return mismatch(f"an integer of at most {MAX_INTEGER_BITS} bits", value, path)
+    if annotation is not str:
+        return mismatch(description, value, path)
+    remedy = "; a field that takes a list has the type list[str] in its signature" if isinstance(value, list) else ""
+    return OperationError("input", expected_text(path, value) + remedy, path=path)
+
+
+def _union(annotation: Any, value: object, path: str, lenient: bool) -> Any:
+    members = get_args(annotation)
+    if value is None and type(None) in members:
+        return None
+    others = [member for member in members if member is not type(None)]
+    if len(others) == 1:
+        return convert(others[0], value, path, lenient=lenient)
+    for leniency in (False, True) if lenient else (False,):
+        for member in others:
+            try:
+                return convert(member, value, path, lenient=leniency)
+            except OperationError:
+                continue
+    raise mismatch(describe(annotation), value, path)
+
+
+def _literal(annotation: Any, value: object, path: str, lenient: bool) -> Any:
+    wanted = text_of(value) if lenient or isinstance(value, str) else None
+    for choice in get_args(annotation):
+        # Compared with their types: True is 1 to Python.
+        if (isinstance(choice, str) and choice == wanted) or (type(choice) is type(value) and choice == value):
+            return neutral(choice) if isinstance(choice, str) else choice
+    raise mismatch(describe(annotation), value, path)
+
+
+def _list(types: tuple[Any, ...], value: object, path: str, lenient: bool) -> list[Any]:
+    if not isinstance(value, list):
+        raise mismatch("a list", value, path)
+    (element_type,) = types or (Any,)
+    return [convert(element_type, item, f"{path}[{index}]", lenient=lenient) for index, item in enumerate(value)]
+
+
+def _set(types: tuple[Any, ...], value: object, path: str, lenient: bool) -> set[Any]:
+    if not isinstance(value, set | frozenset) and not (lenient and isinstance(value, list)):
+        raise mismatch("a set", value, path)
+    (element_type,) = types or (Any,)
+    elements = [convert(element_type, item, f"{path}[{index}]", lenient=lenient) for index, item in enumerate(value)]
+    return _set_of(elements, value, path)
+
+
+def _set_of(elements: list[Any], value: object, path: str) -> set[Any]:
+    try:
+        return set(elements)
+    except TypeError:  # in Elixir a map can be an element
+        raise mismatch("a set of elements that are no lists and no maps", value, path) from None
+
+
+def _tuple(types: tuple[Any, ...], value: object, path: str, lenient: bool) -> tuple[Any, ...]:
+    if not isinstance(value, tuple) and not (lenient and isinstance(value, list)):
+        raise mismatch("a tuple", value, path)
+    if not types:
+        types = (Any, ...)
+    if types[-1] is ...:
+        types = types[:1] * len(value)
+    elif len(types) != len(value):
+        raise mismatch(f"a tuple of {len(types)} elements", value, path)
+    pairs = zip(types, value, strict=True)
+    return tuple(convert(each, item, f"{path}[{index}]", lenient=lenient) for index, (each, item) in enumerate(pairs))
+
+
+def _dict(types: tuple[Any, ...], value: object, path: str, lenient: bool) -> dict[Any, Any]:
+    if not isinstance(value, dict):
+        raise mismatch("a map", value, path)
+    key_type, value_type = types or (Any, Any)
+    pairs = [
+        (
+            convert(key_type, key, f"a key of {path}", lenient=lenient),
+            convert(value_type, item, inside(path, key), lenient=lenient),
+        )
+        for key, item in value.items()
+    ]
+    return _map_of(pairs, value, path)
+
+
+def _object(annotation: Any, value: object, path: str, lenient: bool) -> Any:
+    if not isinstance(value, dict):
+        raise mismatch(f"a map with {', '.join(annotation.model_fields)}", value, path)
+    given = {}
+    for key, item in value.items():
+        name = text_of(key)
+        if name not in annotation.model_fields:
+            raise mismatch(f"one of {', '.join(annotation.model_fields)} as a key", key, path)
+        field = annotation.model_fields[name]
+        given[name] = convert(field.annotation, item, f"{path}.{name}", lenient=lenient)
+    for name, field in annotation.model_fields.items():
+        if name not in given and field.is_required():
+            raise mismatch(f"a map with {', '.join(annotation.model_fields)}", value, path, f"; {name} is missing")
+    # What has been converted is right by its type; this is for the constraints.
+    return constraints.validated(annotation.model_validate, given, path, "input")
+
+
+def _map_of(pairs: list[tuple[Any, Any]], value: object, path: str) -> dict[Any, Any]:
+    try:
+        return dict(pairs)
+    except TypeError:  # in Elixir a map can be a key
+        raise mismatch("a map whose keys are no maps", value, path) from None
+
+
+_CONTAINERS: Final[Mapping[Any, Callable[[tuple[Any, ...], object, str, bool], Any]]] = {
+    list: _list,
+    set: _set,
+    tuple: _tuple,
+    dict: _dict,
+}
+_CONTAINER_NAMES: Final = {list: "a list", set: "a set", tuple: "a tuple", dict: "a map", Any: "any value"}
+
+
+def _plain_input(value: object, path: str, *, revive: bool = False, depth: int = 1) -> Any:
+    """Check a term whose type says nothing; with ``revive``, maps that stand for a type of DSPy become one."""
+    if depth > MAX_VALUE_DEPTH:
+        raise OperationError("input", f"a value nested deeper than {MAX_VALUE_DEPTH} levels at {path}", path=path)
+
+    def convert_inner(item: object, place: str) -> Any:
+        return _plain_input(item, place, revive=revive, depth=depth + 1)
+
+    if isinstance(value, str | bytes):
+        return convert(str, value, path)
+    if type(value) is int:
+        return convert(int, value, path)
+    if value is None or isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, dict):
+        tag = value.get(TYPE_KEY)
+        if revive and isinstance(tag, str) and tag in _READERS:
+            return _READERS[tag](value, path)
+        pairs = [
+            (convert_inner(key, f"a key of {path}"), convert_inner(item, inside(path, key)))
+            for key, item in value.items()
+        ]
+        return _map_of(pairs, value, path)
+    if isinstance(value, list | tuple | set | frozenset):
+        items = [convert_inner(item, f"{path}[{index}]") for index, item in enumerate(value)]
+        if isinstance(value, list):
+            return items
+        return tuple(items) if isinstance(value, tuple) else _set_of(items, value, path)
+    raise mismatch("text, numbers, dates, lists, tuples, sets or maps", value, path)
+
+
+_PLAIN: Final = (int, float, datetime.date, datetime.time, Decimal, range)
+
+
+def _dspy_value(annotation: Any, value: object, path: str) -> Any:
+    cls = _dspy_class(annotation)
+    if cls is dspy.Code:  # a subclass of it that knows its language
+        # As it stands: DSPy's own constructor keeps what it takes for a block of Markdown, and drops the rest.
+        return annotation.model_construct(code=convert(str, value, path))
+    return _READERS[cls.__name__](value, path)
+
+
+def _dspy_class(annotation: Any) -> Any:
+    return dspy.Code if issubclass(annotation, dspy.Code) else annotation
+
+
+def _history(value: object, path: str) -> Any:
+    if isinstance(value, dict):
+        value, path = entries(value, "History", ("messages",), path).get("messages"), f"{path}.messages"
+    if not isinstance(value, list):
+        raise mismatch("a list of messages", value, path)
+    return dspy.History(messages=[_message(message, f"{path}[{index}]") for index, message in enumerate(value)])
+
+
+def _message(value: object, path: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise mismatch("a message (a map from the names of fields)", value, path)
+    return {
+        convert(str, key, f"a key of {path}", lenient=False): _plain_input(item, inside(path, key), revive=True)
+        for key, item in value.items()
+    }
+
+
+def _tool_calls(value: object, path: str) -> Any:
+    results = None
+    if isinstance(value, dict):
+        given = entries(value, "ToolCalls", ("tool_calls", "tool_call_results"), path)
+        results = _plain_input(given.get("tool_call_results"), f"{path}.tool_call_results")
+        value, path = given.get("tool_calls"), f"{path}.tool_calls"
+    if not isinstance(value, list):
+        raise mismatch("a list of tool calls", value, path)
+    calls = [_tool_call(call, f"{path}[{index}]") for index, call in enumerate(value)]
+    return dspy.ToolCalls(tool_calls=calls, tool_call_results=results)
+
+
+def _tool_call(value: object, path: str) -> Any:
+    if not isinstance(value, dict):
+        raise mismatch("a tool call (a map with name and args)", value, path)
+    given = entries(value, "ToolCall", ("id", "name", "args"), path)
+    call_id = convert(_OPTIONAL_TEXT, given.get("id"), f"{path}.id")
+    name = convert(str, given.get("name"), f"{path}.name")
+    arguments = convert(dict[str, Any], given.get("args", {}), f"{path}.args")
+    return dspy.ToolCalls.ToolCall(id=call_id, name=name, args=arguments)
+
+
+_READERS: Final[Mapping[str, Callable[[object, str], Any]]] = {
+    "Image": media.image,
+    "Audio": media.audio,
+    "File": media.file,
+    "History": _history,
+    "Document": documents.document,
+    "Citations": documents.citations,
+    "Tool": tool_values.tool,
+    "ToolCalls": _tool_calls,
+    "Reasoning": lambda value, path: dspy.Reasoning(content=convert(str, value, path)),
+}
+
+
+@lru_cache(maxsize=512)
+def _adapter(annotation: Any) -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(annotation)
+
+
+def _field_name(key: object, path: str) -> str:
+    if not isinstance(key, str):
+        raise OperationError("input", f"expected an atom or a string as a key of {path}, got {shown(key)}", path=path)
+    return str(key)
+
+
+def _check_names(spec: SignatureSpec, given: Iterable[str], path: str) -> None:
+    names = [field.name for field in spec.inputs]
+    missing = [field.name for field in spec.inputs if field.name not in given and not _may_be_left_out(field)]
+    missing_text = f"missing at {path}: {', '.join(missing)}" if missing else ""
+    for name in given:
+        if name not in names:
+            remedy = suggestion(name, names) or f"; the signature takes {', '.join(names)}"
+            problem = f"unknown input {quoted(name)} at {path}{remedy}"
+            message = f"{problem}; {missing_text}" if missing else problem
+            raise OperationError("input", message, path=f"{path}.{quoted(name)[1:-1]}")
+    if missing:
+        given_text = ", ".join(name for name in names if name in given) or "nothing"
+        raise OperationError("input", f"{missing_text}; given: {given_text}", path=f"{path}.{missing[0]}")
+
+
+def _may_be_left_out(field: Field) -> bool:
+    return field.default is not NO_DEFAULT or field.annotation is type(None) or type(None) in get_args(field.annotation)

@@ -1,0 +1,121 @@
+"""From a caller's configuration to a language model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.models.configuration import from_option, language_model, with_settings
+from erlport_bridge.programs.models.generation_settings import generation_setting
+from erlport_bridge.programs.models.providers import PROVIDERS
+
+HOST = "http://127.0.0.1:9"
+
+
+def error_of(provider: object, config: object) -> OperationError:
+    with pytest.raises(OperationError) as caught:
+        language_model(provider, config)
+    return caught.value
+
+
+def test_same_configuration_is_the_same_client() -> None:
+    config = {"model": "m", "api_base": HOST, "api_key": "key"}
+    first = language_model("openai", config)
+    assert language_model("openai", config).lm is first.lm
+    assert language_model("openai", config | {"api_key": "another"}).lm is not first.lm
+
+
+def test_provider_and_model_may_stand_in_one_text() -> None:
+    model = from_option("ollama/llama3/latest")
+    assert (model.provider, model.model) == ("ollama", "ollama/llama3/latest")
+    assert from_option({"provider": "ollama", "model": "x", "base_url": HOST}).api_base == f"{HOST}/v1"
+
+
+def test_settings_of_a_call_do_not_change_the_model() -> None:
+    model = language_model("embedded", {"temperature": 0.5})
+    assert with_settings(model.lm, {"temperature": 1.0}).kwargs["temperature"] == 1.0
+    assert model.lm.kwargs["temperature"] == 0.5
+    assert model.describe()["settings"] == {"temperature": 0.5}
+
+
+def test_neither_repr_nor_description_shows_a_credential() -> None:
+    config = {"model": "m", "api_base": "http://me:secret-word@host:1/v1?token=query-word", "api_key": "key-word"}
+    model = language_model("openai", config)
+    assert model.api_base == "http://host:1/v1"
+    for word in ("secret-word", "query-word", "key-word"):
+        assert word not in repr(model) + repr(model.describe())
+
+
+@pytest.mark.parametrize("provider", [name for name, entry in PROVIDERS.items() if entry.key_variables])
+def test_missing_key_names_the_variables(monkeypatch: pytest.MonkeyPatch, provider: str) -> None:
+    for variable in PROVIDERS[provider].key_variables:
+        monkeypatch.delenv(variable, raising=False)
+    error = error_of(provider, {"model": "m"})
+    assert (error.kind, error.facts["path"]) == ("auth", "config.api_key")
+    assert PROVIDERS[provider].key_variables[0] in error.message
+    monkeypatch.setenv(PROVIDERS[provider].key_variables[-1], "key-of-the-environment")
+    assert language_model(provider, {"model": "m"}).lm.kwargs["api_key"] == "key-of-the-environment"
+
+
+@pytest.mark.parametrize(
+    ("config", "path"),
+    [
+        ({"model": ""}, "config.model"),
+        ({"model": "m", "num_retries": 11}, "config.num_retries"),
+        ({"model": "m", "num_retries": True}, "config.num_retries"),
+        ({"model": "m", "model_type": "text"}, "config.model_type"),
+        ({"model": "m", "api_base": "host"}, "config.api_base"),
+        ({"model": "m", "api_base": "http://["}, "config.api_base"),
+        ({"model": "m", "api_base": "http://host:port/"}, "config.api_base"),
+        ({"model": "m", "api_base": "http://a..b/"}, "config.api_base"),
+        ({"model": "m", "api_key": "line\nbreak"}, "config.api_key"),
+        ({"model": "m", "api_key": 7}, "config.api_key"),
+        (7, "config"),
+    ],
+)
+def test_wrong_option_is_told_with_its_path(config: Any, path: str) -> None:
+    error = error_of("openai", {"api_base": HOST, **config} if isinstance(config, dict) else config)
+    assert (error.kind, error.facts["path"]) == ("input", path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", "hot"),
+        ("temperature", True),
+        ("temperature", 10**30),
+        ("max_tokens", 0),
+        ("n", 129),
+        ("seed", 2**63),
+        ("seed", 1.5),
+        ("stop", []),
+        ("stop", [1]),
+        ("reasoning_effort", 1),
+    ],
+)
+def test_wrong_setting_is_told_with_its_path(name: str, value: object) -> None:
+    with pytest.raises(OperationError) as caught:
+        generation_setting(name, value)
+    assert (caught.value.kind, caught.value.facts["path"]) == ("input", f"opts.{name}")
+
+
+def test_setting_that_is_nil_is_left_to_the_model() -> None:
+    assert generation_setting("temperature", None) is None
+    assert language_model("embedded", {"temperature": None}).settings == ()
+
+
+@pytest.mark.parametrize("provider", [name for name in PROVIDERS if name not in ("openai", "openai_compatible")])
+def test_responses_are_of_those_that_have_them(provider: str) -> None:
+    config = {"model": "m", "api_base": HOST, "api_key": "key", "model_type": "responses"}
+    error = error_of(provider, config)
+    assert (error.kind, error.facts["path"]) == ("input", "config.model_type")
+    assert "openai, openai_compatible" in error.message
+
+
+def test_responses_take_no_headers() -> None:
+    """DSPy's client cannot ask a declared provider for them: its compat is not one of chat completions."""
+    config = {"model": "m", "api_base": HOST, "model_type": "responses", "headers": {"x-tenant": "a"}}
+    error = error_of("openai_compatible", config)
+    assert (error.kind, error.facts["path"]) == ("input", "config.model_type")

@@ -1,0 +1,50 @@
+"""The catalogue: what DSPy has, and what is said of each."""
+
+from __future__ import annotations
+
+import inspect
+
+import dspy
+import pytest
+
+from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.modules import catalogue
+from erlport_bridge.programs.modules.catalogue import ENTRIES, MODULES
+
+
+def modules_of_dspy() -> dict[str, type[dspy.Module]]:
+    return {
+        f"dspy.{name}": member
+        for name, member in vars(dspy).items()
+        if isinstance(member, type) and issubclass(member, dspy.Module) and member is not dspy.Module
+    }
+
+
+def test_every_module_of_the_installed_dspy_is_known() -> None:
+    assert modules_of_dspy().keys() - MODULES.keys() == set()
+
+
+def test_every_module_that_is_known_is_one_of_dspy() -> None:
+    assert all(hasattr(dspy, name.removeprefix("dspy.")) for name in ENTRIES)
+
+
+@pytest.mark.parametrize("name", sorted(modules_of_dspy()))
+def test_defaults_are_those_of_dspy(name: str) -> None:
+    parameters = inspect.signature(modules_of_dspy()[name].__init__).parameters
+    for option in MODULES[name].options:
+        parameter = parameters.get(option.name)
+        if parameter is not None and parameter.default is not parameter.empty:
+            assert option.default == parameter.default, option.name
+
+
+@pytest.mark.parametrize("name", ["dspy.settings", "dspy.Module", "dspy", "os.system", "builtins.eval", "dspy.predict"])
+def test_nothing_else_is_found_by_its_name(name: str) -> None:
+    with pytest.raises(OperationError) as caught:
+        catalogue.find_module(name)
+    assert caught.value.kind == "module_not_found"
+
+
+def test_what_another_operation_does_is_described_and_says_which() -> None:
+    assert catalogue.find_entry("dspy.Parallel").describe()["operation"] == "execute_batch"
+    with pytest.raises(OperationError, match="call execute_batch instead"):
+        catalogue.find_module("dspy.Parallel")

@@ -1,0 +1,227 @@
+"""ProgramOfThought in its real sandbox: Pyodide in Deno, started by these tests."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dspy
+import pytest
+
+from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.models.embedded import embedded_model
+from erlport_bridge.programs.sandbox import sandboxes as sandbox
+from erlport_bridge.programs.sandbox import warm_pool
+from erlport_bridge.programs.sandbox.interpreter import Interpreter, end
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _prepared() -> None:
+    sandbox.prepare()
+
+
+@pytest.fixture
+def sandboxes() -> Iterator[sandbox.Sandboxes]:
+    with sandbox.Sandboxes() as opened:
+        yield opened
+
+
+@contextlib.contextmanager
+def interpreter_of(sandboxes: sandbox.Sandboxes) -> Iterator[Any]:
+    interpreter = sandboxes.factory()
+    try:
+        yield interpreter
+    finally:
+        interpreter.shutdown()
+
+
+def process_of(interpreter: sandbox.Sandbox) -> Any:
+    return interpreter._started().deno_process
+
+
+def test_program_of_thought_computes_in_the_sandbox(sandboxes: sandbox.Sandboxes) -> None:
+    fields = {"question": (str, dspy.InputField()), "answer": (int, dspy.OutputField())}
+    module = dspy.ProgramOfThought(dspy.Signature(fields, "Answer."))
+    executed: list[Any] = []
+
+    class Seen(dspy.utils.BaseCallback):  # type: ignore[misc]
+        def on_interpreter_execute_end(self, call_id: str, outputs: Any, exception: Any = None) -> None:
+            executed.append(outputs)
+
+    with dspy.context(lm=embedded_model(), interpreter_factory=sandboxes.factory, callbacks=[Seen()]):
+        prediction = module(question="What is 6 * 7?")
+    assert prediction.answer == 42
+    assert executed == [dspy.primitives.code_interpreter.FinalOutput({"output": {"answer": 42}})]
+
+
+def test_text_survives_the_way_into_the_sandbox(sandboxes: sandbox.Sandboxes) -> None:
+    """DSPy cuts generated code at ``---``, at a code fence and at three line ends, also inside of a string."""
+    fields = {"question": (str, dspy.InputField()), "answer": (str, dspy.OutputField())}
+    text = 'a --- b ```python c``` "d" \\n é'
+    with dspy.context(lm=embedded_model(), interpreter_factory=sandboxes.factory):
+        prediction = dspy.ProgramOfThought(dspy.Signature(fields, "Answer."))(question=text)
+    assert text in prediction.answer
+
+
+def test_memory_is_limited_and_the_sandbox_survives(sandboxes: sandbox.Sandboxes) -> None:
+    with interpreter_of(sandboxes) as interpreter:
+        with pytest.raises(dspy.CodeInterpreterError, match="MemoryError"):
+            interpreter.execute("x = bytearray(700_000_000)")
+        assert interpreter.execute("print('alive')").strip() == "alive"
+
+
+def test_files_and_environment_of_the_host_are_out_of_reach(
+    sandboxes: sandbox.Sandboxes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BRIDGE_TEST_KEY", "value of the host")
+    (tmp_path / "secret").write_text("secret of the host")
+    with interpreter_of(sandboxes) as interpreter:
+        assert interpreter.execute("import os; print(os.environ.get('BRIDGE_TEST_KEY'))").strip() == "None"
+        with pytest.raises(dspy.CodeInterpreterError):
+            interpreter.execute(f"open({str(tmp_path / 'secret')!r}).read()")
+
+
+def test_endless_loop_ends_when_its_request_is_killed(sandboxes: sandbox.Sandboxes) -> None:
+    with interpreter_of(sandboxes) as interpreter:
+        interpreter.execute("print(1)")
+        killed_at: list[float] = []
+
+        def kill_it() -> None:
+            time.sleep(0.3)  # the loop has no event that could be waited for
+            killed_at.append(time.monotonic())
+            sandboxes.kill()
+
+        killer = threading.Thread(target=kill_it)
+        killer.start()
+        with pytest.raises(dspy.CodeInterpreterError):
+            interpreter.execute("while True: pass")
+        ended_at = time.monotonic()
+        killer.join()
+        process = process_of(interpreter)
+    assert ended_at - killed_at[0] < 1
+    assert process.returncode is not None
+
+
+def test_request_that_has_ended_gets_no_sandbox(sandboxes: sandbox.Sandboxes) -> None:
+    sandboxes.prepare()
+    sandboxes.kill()
+    with pytest.raises(dspy.CodeInterpreterError, match="ended with its request"):
+        sandboxes.factory().execute("print(1)")
+
+
+def test_endless_loop_is_killed_at_its_time_limit(sandboxes: sandbox.Sandboxes) -> None:
+    interpreter = sandboxes.factory.within(300)()
+    with pytest.raises(OperationError, match="ran longer than 300 ms and was killed") as caught:
+        interpreter.execute("while True: pass")
+    assert caught.value.kind == "sandbox"
+    process = process_of(interpreter)
+    interpreter.shutdown()
+    assert process.returncode is not None
+
+
+def test_time_of_a_tool_is_not_the_codes(sandboxes: sandbox.Sandboxes) -> None:
+    interpreter = sandboxes.factory.within(1_500)()
+    interpreter.tools["slow"] = lambda: time.sleep(1.6)
+    assert interpreter.execute("slow(); print('done')").strip() == "done"
+    interpreter.shutdown()
+
+
+def test_next_call_has_a_fresh_sandbox_that_was_started_before(sandboxes: sandbox.Sandboxes) -> None:
+    pool = warm_pool.WarmPool(Interpreter.started, end, size=1)
+    first = pool.take().result()
+    first.execute("left = 'behind'")
+    first.shutdown()
+    second = pool.take().result()
+    with pytest.raises(dspy.CodeExecutionError, match="left"):
+        second.execute("print(left)")
+    second.shutdown()
+    pool.close()
+
+
+def test_kill_ends_only_the_sandboxes_of_its_request(sandboxes: sandbox.Sandboxes) -> None:
+    with sandbox.Sandboxes() as others, interpreter_of(sandboxes) as mine, interpreter_of(others) as other:
+        mine.execute("x = 1")
+        other.execute("x = 2")
+        sandboxes.kill()
+        assert other.execute("print(x)").strip() == "2"
+
+
+def test_kill_all_ends_every_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The pool starts none after it.
+    monkeypatch.setattr(sandbox, "_pool", warm_pool.WarmPool(Interpreter.started, end, size=0))
+    with sandbox.Sandboxes() as first, interpreter_of(first) as interpreter:
+        interpreter.execute("x = 1")
+        sandbox.kill_all()
+        process_of(interpreter).wait(5)
+        with pytest.raises(dspy.CodeInterpreterError):
+            interpreter.execute("print(x)")
+
+
+def test_probe_is_quick_the_second_time() -> None:
+    sandbox.probe()
+    started_at = time.monotonic()
+    sandbox.probe()
+    assert time.monotonic() - started_at < 0.05
+
+
+def probe_elsewhere(script: str, **environment: str) -> str:
+    """Run a script that probes in a process without the ``deno`` package, and give the last line of its output."""
+    blocked = "import sys; sys.modules['deno'] = None\n"
+    done = subprocess.run(
+        [sys.executable, "-c", blocked + script],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=60,
+    )
+    return done.stdout.strip().splitlines()[-1]
+
+
+PROBE = """
+from erlport_bridge.errors import OperationError
+from erlport_bridge.programs import sandbox
+try:
+    sandbox.probe()
+except OperationError as error:
+    sys.stdout.write(f"{error.kind}: {error.message}")
+else:
+    sys.stdout.write("there")
+"""
+
+
+def test_missing_deno_says_what_to_install(tmp_path: Path) -> None:
+    message = probe_elsewhere(PROBE, PATH=str(tmp_path))
+    assert message.startswith("missing_dependency: ")
+    assert 'pip install "erlport_bridge[sandbox]"' in message
+
+
+def test_wrong_version_of_deno_is_named(tmp_path: Path) -> None:
+    (tmp_path / "deno").write_text("#!/bin/sh\necho deno 1.40.0\n")
+    (tmp_path / "deno").chmod(0o755)
+    message = probe_elsewhere(PROBE, PATH=f"{tmp_path}:/bin:/usr/bin")
+    assert message.startswith("missing_dependency: ")
+    assert "deno 1.40.0" in message
+
+
+def test_empty_cache_without_a_registry_is_named(tmp_path: Path) -> None:
+    deno = Path(dspy.PythonInterpreter().deno_command[0])
+    # A proxy on a port where nothing listens: the registry cannot be reached, wherever the test runs.
+    proxy = "http://127.0.0.1:9"
+    message = probe_elsewhere(
+        PROBE,
+        PATH=f"{deno.parent}:/bin:/usr/bin",
+        DENO_DIR=str(tmp_path),
+        HTTP_PROXY=proxy,
+        HTTPS_PROXY=proxy,
+        NO_PROXY="",
+    )
+    assert message.startswith("missing_dependency: ")
+    assert "python -m erlport_bridge.programs.sandbox" in message

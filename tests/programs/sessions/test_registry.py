@@ -1,0 +1,150 @@
+"""The registry of a port: sessions, programs, their bounds and their idle time."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.models.configuration import language_model
+from erlport_bridge.programs.sessions import registry as sessions_module
+from erlport_bridge.programs.sessions.registry import MAX_TURNS, Sessions
+
+QA = "question -> answer"
+EMBEDDED = language_model("embedded", {})
+
+
+class Clock:
+    """What stands in for the time of :mod:`erlport_bridge.programs.sessions`."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_000.0
+
+    def monotonic(self) -> float:
+        """Give the time in seconds."""
+        return self.now_s
+
+    time = monotonic
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Give the time, to be moved by the test."""
+    clock = Clock()
+    monkeypatch.setattr(sessions_module, "time", clock)
+    return clock
+
+
+def kind_of_call(function: object, *arguments: object) -> str:
+    assert callable(function)
+    with pytest.raises(OperationError) as caught:
+        function(*arguments)
+    return caught.value.kind
+
+
+def test_program_without_a_session_gets_one_of_its_own() -> None:
+    registry = Sessions()
+    first, second = registry.add_program(QA, None), registry.add_program(QA, None)
+    assert first.session_id != second.session_id
+    assert registry.find_program(None, first.id) is first
+    assert kind_of_call(registry.find_program, first.session_id, second.id) == "program_not_found"
+
+
+def test_signature_of_a_program_may_be_a_charlist() -> None:
+    assert Sessions().add_program([ord(letter) for letter in QA], None).whole.text == "question: str -> answer: str"
+
+
+def test_model_of_a_call_goes_before_the_sessions_and_the_ports() -> None:
+    registry = Sessions()
+    own, sessions_own = language_model("embedded", {}), language_model("embedded", {})
+    assert kind_of_call(registry.model_for, None) == "lm_not_configured"
+    registry.configure(EMBEDDED, None)
+    registry.configure(sessions_own, "mine")
+    assert registry.model_for(None) is EMBEDDED
+    assert registry.model_for("mine", None) is sessions_own
+    assert registry.model_for("mine", None, own) is own
+    assert kind_of_call(registry.model_for, "other", own) == "session_not_found"
+
+
+def test_idle_session_is_closed_and_a_used_one_is_not(clock: Clock) -> None:
+    registry = Sessions(session_idle_ms=10_000)
+    used = registry.add_program(QA, "used")
+    registry.add_program(QA, "idle")
+    for _ in range(3):
+        clock.now_s += 6
+        registry.find_program("used", used.id)
+    assert [session.id for session in registry.all()] == ["used"]
+    assert kind_of_call(registry.find, "idle") == "session_not_found"
+
+
+def test_session_that_is_only_looked_at_stays_idle(clock: Clock) -> None:
+    registry = Sessions(session_idle_ms=10_000)
+    program = registry.add_program(QA, "mine")
+    clock.now_s += 6
+    assert registry.find("mine", is_used=False).describe()["idle_ms"] == 6_000
+    assert registry.find_program("mine", program.id, is_used=False) is program
+    assert registry.find_program(None, program.id, is_used=False) is program
+    clock.now_s += 6
+    assert kind_of_call(registry.find, "mine") == "session_not_found"
+
+
+def test_programs_are_bounded_until_one_is_deleted(clock: Clock) -> None:
+    registry = Sessions(max_programs=2, session_idle_ms=10_000)
+    first = registry.add_program(QA, "mine")
+    registry.add_program(QA, "mine")
+    assert kind_of_call(registry.add_program, QA, "mine") == "overloaded"
+    registry.delete_program("mine", first.id)
+    registry.add_program(QA, "mine")
+    clock.now_s += 11
+    registry.add_program(QA, "other")
+
+
+def test_sessions_opened_for_a_model_alone_are_bounded_too() -> None:
+    registry = Sessions(max_programs=2)
+    for session_id in ("a", "b", "a"):
+        registry.configure(EMBEDDED, session_id)
+    assert kind_of_call(registry.configure, EMBEDDED, "c") == "overloaded"
+    registry.close("a")
+    registry.configure(EMBEDDED, "c")
+
+
+def test_bound_holds_under_threads() -> None:
+    registry = Sessions(max_programs=50)
+
+    def add(number: int) -> bool:
+        try:
+            registry.add_program(QA, f"session-{number % 7}")
+        except OperationError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as threads:
+        assert sum(threads.map(add, range(200))) == 50
+    assert sum(len(session.programs) for session in registry.all()) == 50
+
+
+def test_conversation_keeps_the_last_turns_without_itself() -> None:
+    program = Sessions().add_program({"signature": QA, "history": True}, None)
+    assert program.asked.text == "question: str -> answer: str"
+    for number in range(MAX_TURNS + 5):
+        values = program.with_history({"question": f"Q{number}"})
+        program.record(values, {"answer": f"A{number}", "$meta": {}})
+    messages = program.with_history({"question": "next"})["history"].messages
+    assert len(messages) == MAX_TURNS
+    assert messages[0] == {"question": "Q5", "answer": "A5"}
+    assert program.describe()["calls"] == MAX_TURNS + 5
+
+
+def test_conversation_of_a_running_call_is_not_changed_by_another() -> None:
+    program = Sessions().add_program({"signature": QA, "history": True}, None)
+    running = program.with_history({"question": "first"})
+    program.record({"question": "second"}, {"answer": "A"})
+    assert running["history"].messages == []
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "many", "1.5", ""])
+def test_wrong_limit_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
+    monkeypatch.setenv("DSPEX_MAX_PROGRAMS", limit)
+    with pytest.raises(OperationError, match="DSPEX_MAX_PROGRAMS"):
+        Sessions.from_environment()

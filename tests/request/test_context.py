@@ -1,0 +1,35 @@
+"""What a request knows of itself wherever it runs."""
+
+from __future__ import annotations
+
+import pytest
+
+from erlport_bridge import request
+from erlport_bridge.request.context import Waiting
+from tests.clock import Clock
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """Give the time, to be moved by the test."""
+    return Clock.of(request, monkeypatch)
+
+
+def test_time_in_which_several_things_wait_counts_once(clock: Clock) -> None:
+    waiting = Waiting()
+    assert (bool(waiting), waiting.waited_s()) == (False, 0.0)
+    waiting.add("first")
+    clock.now_s += 1
+    waiting.add("second")
+    clock.now_s += 2
+    waiting.discard("first")
+    clock.now_s += 4
+    assert (bool(waiting), waiting.waited_s()) == (True, 7.0)
+    waiting.discard("second")
+    clock.now_s += 8
+    assert (bool(waiting), waiting.waited_s()) == (False, 7.0)
+    waiting.add("third")
+    clock.now_s += 16
+    waiting.discard("third")
+    waiting.discard("third")
+    assert waiting.waited_s() == 23.0
