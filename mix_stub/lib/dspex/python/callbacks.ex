@@ -56,7 +56,7 @@ defmodule DSPex.Python.Callbacks do
   @doc """
   Does `work` while Python may call `callbacks`.
   """
-  @spec during([Callback.t()], (() -> result)) :: result when result: term()
+  @spec during([Callback.t()], (... -> result)) :: result when result: term()
   def during([], work), do: work.()
 
   def during(callbacks, work) do
