@@ -6,7 +6,7 @@ at a time, with the same results. They are written in ``erlport_bridge/operation
 
 from __future__ import annotations
 
-from erlport_bridge.port import event_loop, importing, runtime, stock
+from erlport_bridge.port import event_loop, importing, leaving, stock
 
 with importing.bulk_import():
     from erlport_bridge.dspy_patches import shortcuts
@@ -16,7 +16,7 @@ with importing.bulk_import():
 
 __all__ = ["OPERATIONS"]
 
-runtime.before_exit(sandbox.kill_all)
+leaving.before_exit(sandbox.kill_all)
 shortcuts.install()
 trainee.install()
 program_code.install()
