@@ -64,12 +64,12 @@ def replacements(tree: ast.Module) -> Iterator[str]:
             isinstance(item, ast.Name) and item.id in names for item in ast.walk(node.iter)
         ):
             names |= {item.id for item in ast.walk(node.target) if isinstance(item, ast.Name)}
-        is_alias = isinstance(node, ast.Assign) and isinstance(node.value, ast.Name | ast.Attribute)
+        is_alias = isinstance(getattr(node, "value", None), ast.Name | ast.Attribute)
         if isinstance(node, ast.Assign) and is_alias and root_of(node.value) in names:
             names |= {target.id for target in node.targets if isinstance(target, ast.Name)}
     for node in ast.walk(tree):
-        is_place = isinstance(node, ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load)
-        if is_place and root_of(node) in names:
+        is_read = isinstance(getattr(node, "ctx", None), ast.Load)
+        if isinstance(node, ast.Attribute | ast.Subscript) and not is_read and root_of(node) in names:
             yield f"line {node.lineno}: {ast.unparse(node)}"
         if isinstance(node, ast.Call) and node.args and root_of(node.args[0]) in names:
             called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
