@@ -115,9 +115,10 @@ def source_of(function: FunctionType) -> str:
     return "\n".join(taken).rstrip()
 
 
-@functools.lru_cache(maxsize=64)
+# The table goes from file to file. More would stay in memory for as long as the process lives.
+@functools.lru_cache(maxsize=2)
 def _lines(file: str) -> list[str]:
-    return Path(file).read_text(encoding="utf-8").splitlines()
+    return Path(file).read_text(encoding="utf-8", errors="replace").splitlines()
 
 
 def _indentation(line: str) -> int:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -21,12 +23,17 @@ QA = "question -> answer"
 
 
 @pytest.fixture(scope="module")
-def plain_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PortProcess]:
-    """Give a port without any patch."""
+def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """Give the environment of a process that can import ``changed_dspy``."""
     folder = tmp_path_factory.mktemp("changed")
     (folder / "changed_dspy.py").write_text(CHANGED)
-    path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
-    with PortProcess(["--modules=dspy_bridge", "--preload=changed_dspy"], environment={"PYTHONPATH": path}) as port:
+    return {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+
+
+@pytest.fixture(scope="module")
+def plain_port(environment: dict[str, str]) -> Iterator[PortProcess]:
+    """Give a port without any patch."""
+    with PortProcess(["--modules=dspy_bridge", "--preload=changed_dspy"], environment=environment) as port:
         port.done("configure_lm", "embedded", {})
         yield port
 
@@ -34,6 +41,15 @@ def plain_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PortProcess
 def test_ping_lists_what_is_left_out(plain_port: PortProcess) -> None:
     lines = plain_port.done("ping")["dspy_patches_left_out"]
     assert sorted(lines) == sorted(f"{patch.name}: it has changed; {patch.without}" for patch in PATCHES)
+
+
+def test_each_patch_that_is_left_out_is_warned_of_once(environment: dict[str, str]) -> None:
+    command = [sys.executable, "-c", "import changed_dspy, dspy_bridge"]
+    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=True)
+    warned = [line for line in done.stderr.splitlines() if "left out the patch" in line]
+    assert len(warned) == len(PATCHES)
+    for patch in PATCHES:
+        assert sum(f" {patch.name}: it has changed; {patch.without}" in line for line in warned) == 1
 
 
 def without_times(prediction: dict[str, Any]) -> dict[str, Any]:
