@@ -10,7 +10,7 @@ SANDBOX := $(VENV)/.sandbox
 # Elixir warns under any other encoding, and prints what models write wrongly.
 export LC_ALL := C.UTF-8
 
-.PHONY: demo test lint test-python test-elixir bench fuzz chaos format setup clean
+.PHONY: demo test lint test-python test-elixir bench fuzz chaos compat format setup clean
 
 demo: setup
 	cd mix_stub && mix dspex.demo
@@ -40,6 +40,11 @@ fuzz: setup
 chaos: setup
 	cd mix_stub && CHAOS_ROUNDS=$${CHAOS_ROUNDS:-200} mix test test/chaos
 
+# Which patches and private names of `erlport_bridge/dspy_patches/table.py` fit: `make compat DSPY="3.5.0"`.
+DSPY ?= 3.4.0 3.4.1
+compat:
+	@setup/compat "$(PYTHON)" $(DSPY)
+
 format: setup
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
@@ -58,4 +63,4 @@ $(SANDBOX): $(INSTALLED)
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info mix_stub/_build erlport_bridge/term/native.c erlport_bridge/port/native.c erlport_bridge/*/*.so
+	rm -rf $(VENV) .venv-compat-* build dist *.egg-info mix_stub/_build erlport_bridge/term/native.c erlport_bridge/port/native.c erlport_bridge/*/*.so

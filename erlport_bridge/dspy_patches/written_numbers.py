@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from types import SimpleNamespace
+from collections.abc import Callable
+from types import ModuleType, SimpleNamespace
 from typing import Any, Final
 
 import json_repair
 import pydantic
-from dspy.adapters import chat_adapter, json_adapter, utils, xml_adapter
-from dspy.predict import rlm
-from dspy.predict.flex import bridge
 
 # Models like to put JSON into a block of Markdown.
 _BLOCK: Final = re.compile(r"\s*```(?:json)?\s*\n(.*)\n\s*```\s*", re.DOTALL)
@@ -34,6 +32,11 @@ class WrittenFloat(float):
         return self._text
 
 
+def reader(original: ModuleType) -> SimpleNamespace:
+    """Return a stand-in for the module ``json_repair`` whose ``loads`` keeps the digits of numbers."""
+    return SimpleNamespace(**{**vars(original), "loads": loads})
+
+
 def loads(text: Any) -> Any:
     """Read what a model wrote, as ``json_repair.loads`` does; what has to be repaired has the digits of floats."""
     try:
@@ -43,12 +46,13 @@ def loads(text: Any) -> Any:
         return json_repair.loads(text)
 
 
-def parse_value(value: Any, annotation: Any) -> Any:
-    """Read the value of a field as DSPy does, with the digits of decimals; all else that has a point is a plain float.
+def plain_values(parse_value: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    """Return a stand-in for ``parse_value`` whose results have plain floats: orjson takes no other class for one."""
 
-    Not everybody who comes next takes another class of float for one: orjson does not.
-    """
-    return _plain(utils.parse_value(value, annotation))
+    def parse_plain_value(value: Any, annotation: Any) -> Any:
+        return _plain(parse_value(value, annotation))
+
+    return parse_plain_value
 
 
 def _plain(value: Any) -> Any:
@@ -62,13 +66,3 @@ def _plain(value: Any) -> Any:
         # In its place, as it has been validated already.
         value.__dict__.update({name: _plain(item) for name, item in value.__dict__.items()})
     return value
-
-
-def keep_digits() -> None:
-    """Have DSPy read answers by these, from now on."""
-    for module in (utils, json_adapter):
-        module.json_repair = SimpleNamespace(loads=loads)
-    for module in (chat_adapter, json_adapter, xml_adapter, rlm, bridge):
-        if module.parse_value not in (utils.parse_value, parse_value):
-            raise RuntimeError(f"{module.__name__} reads values in a way that is not known here")
-        module.parse_value = parse_value
