@@ -5,7 +5,8 @@ defmodule DSPex.Chaos.PortTest do
   import DSPex.TestPython
 
   alias DSPex.Python
-  alias DSPex.Python.{Calls, Callbacks, Error, ScriptedModel}
+  alias DSPex.Python.{Callbacks, Error, ScriptedModel}
+  alias DSPex.Python.Port.{PendingCalls, SendQueue}
 
   @moduletag timeout: :infinity
   @signature "question -> answer"
@@ -52,9 +53,9 @@ defmodule DSPex.Chaos.PortTest do
         Task.async(fn -> timed(fn -> Python.ping(payload, pool: pool, timeout: 2_000) end) end)
       end
 
-    eventually(fn -> Calls.count(:sys.get_state(client).calls) > 0 end)
+    eventually(fn -> PendingCalls.count(:sys.get_state(client).pending_calls) > 0 end)
     # The owner of the port answers at once while the pipe is full.
-    assert Calls.count(:sys.get_state(client).calls) > 0
+    assert PendingCalls.count(:sys.get_state(client).pending_calls) > 0
 
     results = Task.await_many(callers, 30_000)
 
@@ -68,7 +69,7 @@ defmodule DSPex.Chaos.PortTest do
     signal(pool, "CONT")
     assert {:ok, %{"payload" => ^payload}} = Python.ping(payload, pool: pool)
     assert client(pool) == client
-    eventually(fn -> :queue.is_empty(:sys.get_state(client).unsent) end)
+    eventually(fn -> SendQueue.count(:sys.get_state(client).send_queue) == 0 end)
   end
 
   test "ten thousand stray messages disturb no call", %{pool: pool} do

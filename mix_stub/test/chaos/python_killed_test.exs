@@ -7,7 +7,8 @@ defmodule DSPex.Chaos.PythonKilledTest do
   import ExUnit.CaptureLog
 
   alias DSPex.Python
-  alias DSPex.Python.{Calls, Error, ScriptedModel}
+  alias DSPex.Python.{Error, ScriptedModel}
+  alias DSPex.Python.Port.{PendingCalls, SendQueue}
 
   @moduletag timeout: :infinity
   @moduletag :tmp_dir
@@ -34,8 +35,8 @@ defmodule DSPex.Chaos.PythonKilledTest do
     end)
 
     state = :sys.get_state(client(pool))
-    assert {Calls.count(state.calls), :queue.len(state.unsent)} == {0, 0}
-    eventually(fn -> :sys.get_state(client(pool)).watch.monitors == %{} end)
+    assert {PendingCalls.count(state.pending_calls), SendQueue.count(state.send_queue)} == {0, 0}
+    eventually(fn -> :sys.get_state(client(pool)).caller_monitors.monitors == %{} end)
     # One Python and its lifeline, of all that there were.
     eventually(fn -> length(marked(marker)) == 2 end)
 

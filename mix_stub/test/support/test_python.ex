@@ -40,7 +40,8 @@ defmodule DSPex.TestPython do
   @doc """
   How many calls of the pool wait for an answer.
   """
-  def waiting(pool), do: DSPex.Python.Calls.count(:sys.get_state(client(pool)).calls)
+  def waiting(pool),
+    do: DSPex.Python.Port.PendingCalls.count(:sys.get_state(client(pool)).pending_calls)
 
   @doc """
   The operating system's process id of the pool's Python, once it is there.

@@ -44,7 +44,10 @@ defmodule DSPex.LLM.Adapters.Python do
   """
 
   alias DSPex.{Prediction, Program}
-  alias DSPex.Python.{CallOptions, Error, Model, Pool}
+  alias DSPex.Python.Call.CallOptions
+  alias DSPex.Python.{Error, Pool}
+  alias DSPex.Python.Functions.Model
+  alias DSPex.Python.Wire.Timeout
 
   @formats [:native, :json]
   # The options of create_program/3 that belong to the call and not to the program.
@@ -113,7 +116,7 @@ defmodule DSPex.LLM.Adapters.Python do
   def execute_program(%__MODULE__{} = adapter, program, inputs, options \\ []) do
     with :ok <- check_fields(adapter) do
       program
-      |> DSPex.Python.execute_program(inputs, call_options(adapter, CallOptions.new!(options)))
+      |> DSPex.Python.execute_program(inputs, call_options(adapter, CallOptions.to_map!(options)))
       |> mapped()
     end
   end
@@ -261,7 +264,7 @@ defmodule DSPex.LLM.Adapters.Python do
   end
 
   defp merged(adapter, options),
-    do: Map.merge(Map.new(adapter.module_config), CallOptions.new!(options))
+    do: Map.merge(Map.new(adapter.module_config), CallOptions.to_map!(options))
 
   defp call_options(adapter, options) do
     Map.merge(
@@ -349,7 +352,7 @@ defmodule DSPex.LLM.Adapters.Python do
         not is_atom(adapter.pool) or adapter.pool == nil ->
           {:error, "expected the name of a pool at pool, got #{inspect(adapter.pool)}"}
 
-        not CallOptions.timeout?(adapter.timeout) ->
+        not Timeout.valid?(adapter.timeout) ->
           {:error,
            "expected a positive number of milliseconds or :infinity at timeout, got #{inspect(adapter.timeout)}"}
 
