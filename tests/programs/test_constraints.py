@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.constraints import constrained
 from erlport_bridge.programs.signatures import build_signature, parse_signature
 from erlport_bridge.programs.values import check_outputs, input_values, plain
 
@@ -38,6 +39,15 @@ def test_an_input_that_breaks_one_is_an_error(type_text: str, right: Any, wrong:
     assert raised.value.kind == "input"
     assert raised.value.facts["path"] == path
     assert path in raised.value.message
+
+
+def test_types_with_equal_constraints_are_equal() -> None:
+    bounds = (("ge", 0), ("le", 1))
+    assert constrained(float, bounds) == constrained(float, bounds)
+    assert hash(constrained(float, bounds)) == hash(constrained(float, bounds))
+    assert constrained(str, (("pattern", "^a"),)) == constrained(str, (("pattern", "^a"),))
+    assert constrained(float, bounds) != constrained(float, (("ge", 0), ("le", 2)))
+    assert constrained(float, ()) is float
 
 
 def test_an_output_that_breaks_one_is_a_parse_error() -> None:

@@ -109,8 +109,9 @@ defmodule DSPex.Python.Functions.CallbackRegistry do
   end
 
   # Crash reports and :sys.get_status/1 show numbers: a function may have closed over a key.
-  # Called by OTP 25 and newer; Elixir 1.14 does not know it as a callback yet, hence no @impl.
+  # Called by OTP 25 and newer. Only newer releases of Elixir than 1.14 know it as a callback.
   @doc false
+  @impl {:format_status, 1} in GenServer.behaviour_info(:callbacks)
   def format_status(status) do
     Map.new(status, fn
       {:state, %__MODULE__{} = state} ->
