@@ -33,7 +33,7 @@ defmodule DSPex.Python.Call.CallOptionsTest do
   end
 
   test "have a timeout that Erlang's timers take" do
-    # A longer one once ended the process of the port, and with it everybody's calls.
+    # A longer timeout once crashed the owner of the port, and with it all calls.
     for timeout <- [0, -1, 1.5, "5", nil, 4_294_967_296, 10_000_000_000_000] do
       refute Timeout.valid?(timeout)
       assert_raise ArgumentError, ~r/timeout/, fn -> CallOptions.new!(%{timeout: timeout}) end

@@ -35,7 +35,7 @@ defmodule DSPex.Python.Call.EventStreamTest do
 
   defp first_chunk(stream), do: Enum.find(stream, &match?({:chunk, _field, _text}, &1))
 
-  # The head of an answer, and its first piece.
+  # The headers of the server's answer, and the first piece of the model's text.
   defp beginning do
     event =
       ~S|{"id": "1", "object": "chat.completion.chunk", "model": "m", "choices": [{"index": 0, | <>
@@ -54,7 +54,7 @@ defmodule DSPex.Python.Call.EventStreamTest do
     messages
   end
 
-  test "gives the pieces of each field as the model writes them, then the prediction", context do
+  test "emits the pieces of each field as the model writes them, then the prediction", context do
     elements =
       "dspy.ChainOfThought"
       |> Python.stream(@qa, %{question: "Why is that?"}, pool: context.pool)
@@ -69,7 +69,7 @@ defmodule DSPex.Python.Call.EventStreamTest do
     assert mailbox() == []
   end
 
-  test "asks when the first element is wanted, and anew each time", context do
+  test "makes a call when the first element is requested, for each enumeration", context do
     before = asked(context.pool)
     stream = stream(context, "Why?")
     assert asked(context.pool) == before
@@ -79,7 +79,7 @@ defmodule DSPex.Python.Call.EventStreamTest do
     assert asked(context.pool) == before + 2
   end
 
-  test "a piece is there while the model still writes", context do
+  test "emits a piece while the model still writes", context do
     [piece] =
       context
       |> slow()
@@ -107,7 +107,7 @@ defmodule DSPex.Python.Call.EventStreamTest do
     assert_raise ArgumentError, ~r/:timeout in ms/, fn -> stream(context, "Why?", timeout: 0) end
   end
 
-  test "a reader who takes each element slowly misses none", context do
+  test "a slow reader gets every element", context do
     elements =
       context
       |> stream("Why is that?", buffer: 1)
@@ -117,7 +117,7 @@ defmodule DSPex.Python.Call.EventStreamTest do
     assert text(elements, "answer") == prediction[:answer]
   end
 
-  test "a reader who takes nothing more holds no more than the buffer, and the deadline ends it",
+  test "a reader that stops reading holds at most the buffer, and has a timeout",
        context do
     long = ModelServer.model(context.url, "long-100000")
     stream = stream(context, "Why?", lm: long, buffer: 8, timeout: 1_000)
@@ -125,7 +125,7 @@ defmodule DSPex.Python.Call.EventStreamTest do
     count =
       Enum.reduce_while(stream, 0, fn _element, 0 ->
         eventually(fn -> in_flight(context.pool) == 0 and mailbox() != [] end)
-        # What has come meanwhile: no more than the room, and the answer of the call.
+        # At most as many events as the buffer holds have come, and the answer of the call.
         {:halt, length(mailbox())}
       end)
 
@@ -133,8 +133,8 @@ defmodule DSPex.Python.Call.EventStreamTest do
     assert mailbox() == []
   end
 
-  test "a stream that is halted cancels its request, 200 times, and leaves nothing", context do
-    # Once, for what is made at the first use.
+  test "a halted stream cancels its request and leaves nothing behind, 200 times", context do
+    # The first stream makes what is made only once.
     assert {:chunk, "answer", _text} = first_chunk(stream(context, @long))
     assert eventually(fn -> in_flight(context.pool) == 0 end)
     processes = length(Process.list())
@@ -148,7 +148,7 @@ defmodule DSPex.Python.Call.EventStreamTest do
     assert waiting(context.pool) == 0
     assert mailbox() == []
     assert %{registered: 0, running: 0} = Callbacks.count()
-    # None has run to its end, which takes more than a hundred pieces.
+    # No stream has run to its end, which has more than a hundred pieces.
     {:ok, %{"operations" => %{"stream_module" => counts}}} = Python.metrics(pool: context.pool)
     assert counts["errors"]["cancelled"] >= 200
   end
@@ -190,7 +190,7 @@ defmodule DSPex.Python.Call.EventStreamTest do
     assert mailbox() == []
   end
 
-  test "many streams at once, and one of several in a process, do not mix", context do
+  test "concurrent streams do not mix, in several processes and in one", context do
     answers =
       1..40
       |> Task.async_stream(
@@ -216,7 +216,7 @@ defmodule DSPex.Python.Call.EventStreamTest do
     assert mailbox() == []
   end
 
-  test "a program is streamed too", context do
+  test "a program can be streamed too", context do
     spec = %{signature: @qa, modules: ["dspy.ChainOfThought"]}
     {:ok, program} = Python.create_program(spec, pool: context.pool)
     elements = program |> Python.stream_program("Why?") |> Enum.to_list()
@@ -228,7 +228,7 @@ defmodule DSPex.Python.Call.EventStreamTest do
              "nonesuch" |> Python.stream_program("Why?", pool: context.pool) |> errors()
   end
 
-  test "tools written in Elixir are called while it runs" do
+  test "tools written in Elixir are called while the stream runs" do
     tool = %{
       name: "stock",
       description: "How many pieces of an article are in stock",
@@ -247,7 +247,7 @@ defmodule DSPex.Python.Call.EventStreamTest do
     assert %{registered: 0, running: 0} = Callbacks.count()
   end
 
-  test "a Python that ends under a stream is its error", context do
+  test "a stream whose Python ends returns an error", context do
     pool = start_pool!(model: ModelServer.model(context.url, "slow-50"))
 
     log =
@@ -267,7 +267,7 @@ defmodule DSPex.Python.Call.EventStreamTest do
     assert mailbox() == []
   end
 
-  test "a message of Python's that is no term for this node is dropped with a warning", context do
+  test "a message from Python that cannot be decoded is dropped with a warning", context do
     %{port: port} = state = :sys.get_state(client(context.pool))
     unknown = <<131, 104, 3, 119, 1, "M", 119, 9, "no_such_7", 106>>
 

@@ -16,12 +16,12 @@ defmodule DSPex.Python.Call.ModuleSpecTest do
   defp execute(context, spec, options \\ []),
     do: Python.execute_module(spec, @qa, %{question: "Q?"}, [pool: context.pool] ++ options)
 
-  test "gives names and what it does not know to Python as they are" do
+  test "passes names and unknown values to Python unchanged" do
     for spec <- ["dspy.Predict", ~c"dspy.Predict", nil, 7, ~D[2024-02-29], [1, 2]],
         do: assert(ModuleSpec.read(spec, %{}, nil) == {:ok, spec, %{}, []})
   end
 
-  test "finds functions wherever they stand" do
+  test "finds functions at every level" do
     reward = fn _inputs, _prediction -> 1 end
     tool = %{name: "t", description: "d", function: fn %{} -> 1 end}
     inner = [module: "dspy.ReAct", tools: [tool]]
@@ -39,7 +39,7 @@ defmodule DSPex.Python.Call.ModuleSpecTest do
     refute is_map_key(read.reward, :function)
   end
 
-  test "a reward is asked with the inputs and the prediction of each attempt", context do
+  test "a reward gets the inputs and the prediction of each attempt", context do
     test = self()
 
     reward = fn inputs, prediction ->
@@ -55,7 +55,7 @@ defmodule DSPex.Python.Call.ModuleSpecTest do
     refute_received {:asked, _inputs, _prediction}
   end
 
-  test "a threshold that is met ends the attempts; true counts as 1", context do
+  test "a reward that reaches the threshold ends the attempts; true counts as 1", context do
     test = self()
     reward = fn _inputs, _prediction -> match?(:asked, send(test, :asked)) end
     options = [reward: reward, of: "dspy.ChainOfThought", N: 5, threshold: 1]
@@ -65,7 +65,7 @@ defmodule DSPex.Python.Call.ModuleSpecTest do
   end
 
   @tag :capture_log
-  test "a reward that fails or gives no number is the error of the call", context do
+  test "a reward that fails or returns no number is the error of the call", context do
     for {reward, message} <- [
           {fn _inputs, _prediction -> raise "no idea" end, "failed: no idea"},
           {fn _inputs, _prediction -> :good end,
@@ -93,7 +93,7 @@ defmodule DSPex.Python.Call.ModuleSpecTest do
              ~s|expected a list of texts from the retriever at spec.retriever, got "cats"|
   end
 
-  test "examples are found by an embedder, which is asked once for all items of a batch",
+  test "examples are found by an embedder, which embeds the trainset once for a batch",
        context do
     test = self()
 
@@ -120,7 +120,7 @@ defmodule DSPex.Python.Call.ModuleSpecTest do
     assert error.message == "expected 2 vectors from the embedder at spec.embedder, got 1"
   end
 
-  test "mistakes are named with their place", context do
+  test "errors name the path of the mistake", context do
     one = fn _inputs -> 1 end
     check = %{check: :words, field: :answer, maximum: 1}
 

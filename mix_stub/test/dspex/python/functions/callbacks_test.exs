@@ -1,5 +1,5 @@
 defmodule DSPex.Python.Functions.CallbacksTest do
-  # Counts what is registered in the whole node.
+  # Counts the registered functions of the whole node.
   use ExUnit.Case, async: false
 
   import DSPex.TestPython
@@ -11,7 +11,7 @@ defmodule DSPex.Python.Functions.CallbacksTest do
   alias DSPex.Python.{Callbacks, Error, ScriptedModel}
   alias DSPex.Python.Functions.{Callback, CallbackRegistry}
 
-  # Each test leaves nothing behind.
+  # No test leaves a function registered.
   setup do
     on_exit(fn -> eventually(fn -> Callbacks.count() == %{registered: 0, running: 0} end) end)
   end
@@ -40,13 +40,13 @@ defmodule DSPex.Python.Functions.CallbacksTest do
     )
   end
 
-  # What the model read when the tool was called.
+  # Returns what the model read after it called the tool.
   defp observed(function, options \\ []) do
     assert {:ok, prediction} = ask([stock(function, options)])
     prediction[:trajectory]["observation_0"]
   end
 
-  # A function that tells the test of its arguments and waits for the result that the test sends.
+  # Returns a function that sends its arguments to the test, and waits for the result from the test.
   defp asking(test) do
     fn arguments ->
       send(test, {:asked, self(), arguments})
@@ -80,7 +80,7 @@ defmodule DSPex.Python.Functions.CallbacksTest do
     end
   end
 
-  test "takes functions wherever the adapter takes tools" do
+  test "takes functions in all calls that take tools" do
     adapter = %Adapters.Python{
       module_config: [module: "dspy.ReAct", tools: [stock(fn _arguments -> "17 pieces" end)]]
     }
@@ -114,7 +114,7 @@ defmodule DSPex.Python.Functions.CallbacksTest do
     end
   end
 
-  test "says that a stored program takes names only" do
+  test "refuses a function in a stored program" do
     modules = [%{module: "dspy.ReAct", tools: [stock(fn _arguments -> 1 end)]}]
 
     assert {:error, %Error{kind: :input, path: "spec.modules[0].tools[0]", message: message}} =
@@ -123,7 +123,7 @@ defmodule DSPex.Python.Functions.CallbacksTest do
     assert message =~ "give it to execute_module"
   end
 
-  test "gives the value of an ok tuple, and a sentence for an error tuple" do
+  test "returns the value of an ok tuple, and a sentence for an error tuple" do
     assert observed(fn _arguments -> {:ok, %{pieces: 17}} end) == %{"pieces" => 17}
 
     assert observed(fn _arguments -> {:error, "the shop is closed"} end) ==
@@ -135,7 +135,7 @@ defmodule DSPex.Python.Functions.CallbacksTest do
              "Error in stock: no"
   end
 
-  test "makes one sentence for the model of whatever ends a function, and lines for the log" do
+  test "turns every end of a function into one sentence for the model and a log entry" do
     python = os_pid(:general)
 
     for {function, sentence} <- [
@@ -161,7 +161,7 @@ defmodule DSPex.Python.Functions.CallbacksTest do
     assert os_pid(:general) == python
   end
 
-  test "makes an error of the tool of a result that Python cannot hold or a model cannot read" do
+  test "turns a result that Python or the model cannot read into an error of the tool" do
     for {result, reason} <- [
           {%{1 => :a, 1.0 => :b}, "the result cannot be read: a map with the keys"},
           {[self()], "at [0], which is nothing to read"},
@@ -174,7 +174,7 @@ defmodule DSPex.Python.Functions.CallbacksTest do
     end
   end
 
-  test "ends a function that takes longer than its own time" do
+  test "ends a function at its own timeout" do
     test = self()
 
     function = fn _arguments ->
@@ -188,7 +188,7 @@ defmodule DSPex.Python.Functions.CallbacksTest do
     refute Process.alive?(pid)
   end
 
-  test "ends a function with the time of its call, and the port serves on" do
+  test "ends a function at the deadline of its call, and the port stays usable" do
     tool = stock(asking(self()))
     assert {:error, %Error{kind: :timeout, stage: "tool"}} = ask([tool], timeout: 200)
     {pid, _arguments} = receive_asked()
@@ -209,7 +209,7 @@ defmodule DSPex.Python.Functions.CallbacksTest do
     assert eventually(fn -> Callbacks.count() == %{registered: 0, running: 0} end)
   end
 
-  test "ends functions with their Python; the next one knows nothing of them" do
+  test "ends functions with their Python; the next Python cannot call them" do
     pool = start_pool!()
     tool = stock(asking(self()))
     call = Task.async(fn -> ask([tool], pool: pool) end)
@@ -229,7 +229,7 @@ defmodule DSPex.Python.Functions.CallbacksTest do
     assert prediction[:answer] == "again"
   end
 
-  test "outlives the end of the registry; the call goes on with an error of its tool" do
+  test "returns an error of the tool when the registry ends; the call continues" do
     pool_before = client(:general)
     tool = stock(asking(self()))
     call = Task.async(fn -> ask([tool]) end)
@@ -241,7 +241,7 @@ defmodule DSPex.Python.Functions.CallbacksTest do
     assert observed(fn _arguments -> "served" end) == "served"
   end
 
-  test "has the functions of a pool's model again when it has been started again" do
+  test "registers the functions of a pool's model again after a restart of the registry" do
     function = fn _request -> ScriptedModel.written(answer: "from the pool's model") end
     pool = start_pool!(model: {:elixir, function})
     ask = fn -> Python.execute_module("dspy.Predict", "question -> answer", "?", pool: pool) end
@@ -279,7 +279,7 @@ defmodule DSPex.Python.Functions.CallbacksTest do
 
     outer =
       stock(fn arguments ->
-        # Calls only when every function of all the calls is running.
+        # Makes its call when the functions of all calls are running.
         "go" = asking(test).(arguments)
         {:ok, prediction} = ask([inner])
         prediction[:answer]
@@ -298,9 +298,9 @@ defmodule DSPex.Python.Functions.CallbacksTest do
     assert observed(fn _arguments -> Process.get(:"$callers") == [test] end) == true
   end
 
-  describe "what Python may call" do
+  describe "a call from Python" do
     @tag :tmp_dir
-    test "is nothing but what is registered, and its atoms make none here", %{tmp_dir: folder} do
+    test "reaches registered functions only, and makes no atom here", %{tmp_dir: folder} do
       unknown = "never_seen_#{System.unique_integer([:positive])}"
 
       File.write!(Path.join(folder, "reaching_tools.py"), """
@@ -345,7 +345,7 @@ defmodule DSPex.Python.Functions.CallbacksTest do
   end
 
   describe "call/2, which the real ErlPort calls" do
-    test "gives the result or raises, and only of what is registered" do
+    test "returns the result of a registered function, or raises" do
       callback = Callback.new("double", fn %{"n" => n} -> 2 * n end, 1_000)
       registration = Callbacks.register([callback])
       assert Callbacks.call(callback.id, %{"n" => 4}) == 8
@@ -380,7 +380,7 @@ defmodule DSPex.Python.Functions.CallbacksTest do
 
   test "a thousand calls leave no process, callback or atom behind" do
     tool = stock(fn %{"article" => article} -> article end)
-    # What the first call needs is kept.
+    # The first call makes what is made only once.
     {:ok, _prediction} = ask([tool])
     before = {length(Process.list()), :erlang.system_info(:atom_count)}
 

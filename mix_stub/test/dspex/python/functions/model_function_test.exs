@@ -24,7 +24,7 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
   def named(_request), do: ScriptedModel.written(answer: "by name")
 
   describe "a function as the model of a call" do
-    test "is given what DSPy asks, and gives what the model answers" do
+    test "takes DSPy's request and returns the model's answer" do
       test = self()
 
       function = fn request ->
@@ -48,7 +48,7 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
       assert user =~ "Why?"
     end
 
-    test "may be named by its module, and written in other forms" do
+    test "may be {module, name}, and written in other forms" do
       for model <- [
             {:elixir, {__MODULE__, :named}},
             {:elixir, function: {__MODULE__, :named}},
@@ -62,7 +62,7 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
       end
     end
 
-    test "is asked when the model before it fails" do
+    test "can be a fallback model" do
       busy = fn _request -> {:error, {:rate_limit, retry_after: 3}} end
       models = [{:elixir, function: busy, model: "busy"}, {:elixir, answering("second")}]
 
@@ -79,13 +79,13 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
       assert {:ok, %{fields: %{"answer" => "third"}}} = ask(options)
     end
 
-    test "reads the fields of what another has written" do
+    test "can be the extraction model of an adapter" do
       writes = fn _request -> "It is so because of that." end
       adapter = %{name: "two_step", extraction_model: {:elixir, answering("that")}}
       assert {:ok, %{fields: %{"answer" => "that"}}} = ask(writes, adapter: adapter)
     end
 
-    test "says what it cost" do
+    test "returns its usage" do
       function = fn _request ->
         %{
           text: ScriptedModel.written(answer: "a"),
@@ -99,7 +99,7 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
       assert %{"prompt_tokens" => 12, "completion_tokens" => 3, "total_tokens" => 15} = usage
     end
 
-    test "serves several calls at once, and may call the same pool" do
+    test "serves concurrent calls, and may call the same pool" do
       inner = fn _request ->
         {:ok, prediction} = ask(answering("from within"))
         ScriptedModel.written(answer: prediction[:answer])
@@ -162,7 +162,7 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
   end
 
   describe "errors of a function" do
-    test "have the kind that it names" do
+    test "have the kind that the function names" do
       for {reason, kind, retryable} <- [
             {:rate_limit, :rate_limit, true},
             {{:server, "down for a moment"}, :server, true},
@@ -177,12 +177,12 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
       end
     end
 
-    test "say when to try again" do
+    test "have the time to wait before the next attempt" do
       assert {:error, error} = ask(fn _ -> {:error, {:rate_limit, retry_after: 2.5}} end)
       assert error.details["retry_after"] == 2.5
     end
 
-    test "are told in one sentence, whatever it does" do
+    test "are one sentence, whatever the function does" do
       for {function, part} <- [
             {fn _ -> raise "it broke" end, "it broke"},
             {fn _ -> exit(:gone) end, ":gone"},
@@ -202,13 +202,13 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
       end
     end
 
-    test "an answer that takes longer than its limit is one" do
+    test "occur when an answer takes longer than its timeout" do
       options = [function: fn _ -> Process.sleep(:infinity) end, timeout: 50]
       assert {:error, %Error{kind: :provider} = error} = ask(options)
       assert error.message =~ "no answer within 50 ms"
     end
 
-    test "wrong options are named before anything is asked" do
+    test "occur for wrong options before the model is asked" do
       assert {:error, %Error{kind: :input} = error} = ask("no function")
       assert error.message =~ "expected the options of the model :elixir"
 
@@ -222,7 +222,7 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
       assert error.message =~ "temprature"
     end
 
-    test "a program cannot keep one" do
+    test "occur for a function in the spec of a program" do
       spec = %{signature: @signature, lm: {:elixir, answering("a")}}
       assert {:error, %Error{kind: :input} = error} = Python.create_program(spec)
       assert error.message =~ "spec.lm"
@@ -231,7 +231,7 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
   end
 
   describe "the end of a call" do
-    test "ends the function: at the deadline, with the caller, and when cancelled" do
+    test "ends the function: at the deadline, with the caller, and on cancellation" do
       test = self()
 
       endless = fn _request ->
@@ -240,7 +240,7 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
       end
 
       assert {:error, %Error{kind: :timeout} = error} = ask(endless, timeout: 300)
-      # This side's own clock gives the other one, where Python comes too late to say.
+      # Elixir's own clock returns the other error if Python answers too late.
       assert error.details["stage"] in ["model", "python"]
       assert_receive {:running, function}
       assert_ended(function)
@@ -263,7 +263,7 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
       before = Callbacks.count().registered
       for _ <- 1..20, do: {:ok, _prediction} = ask(answering("a"), pool: pool)
       for _ <- 1..20, do: {:error, _error} = ask(fn _ -> raise "no" end, pool: pool)
-      # Other tests run meanwhile, with a few functions each.
+      # Other tests run at the same time, with a few functions each.
       assert Callbacks.count().registered <= before + 20
     end
   end
@@ -272,7 +272,7 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
     defp pieces(text),
       do: text |> String.graphemes() |> Enum.chunk_every(3) |> Enum.map(&Enum.join/1)
 
-    test "are passed on as the function makes them" do
+    test "are passed on while the function makes them" do
       test = self()
 
       function = fn %{stream: true} ->
@@ -297,7 +297,7 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
       assert prediction[:answer] == "one two three four five six"
     end
 
-    test "end with what they cost" do
+    test "may end with the usage" do
       last = %{usage: %{input_tokens: 5, output_tokens: 7}, finish_reason: :stop}
       function = fn _ -> pieces(ScriptedModel.written(answer: "short")) ++ [last] end
       stream = Python.stream("dspy.Predict", @signature, "Why?", lm: {:elixir, function})
@@ -305,12 +305,12 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
       assert %{"elixir/function" => %{"total_tokens" => 12}} = prediction.usage
     end
 
-    test "are joined where nobody reads the pieces" do
+    test "are joined if the caller does not read pieces" do
       assert {:ok, prediction} = ask(fn _ -> pieces(ScriptedModel.written(answer: "joined")) end)
       assert prediction[:answer] == "joined"
     end
 
-    test "are made no faster than they are read, and end when the reader stops" do
+    test "have back-pressure, and end when the reader stops" do
       test = self()
 
       function = fn _request ->
@@ -337,7 +337,7 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
 
       eventually(fn -> Callbacks.count().running <= before end)
       made = for _ <- Stream.repeatedly(fn -> nil end) |> Enum.take(1_000), do: receive_made()
-      # 4 events, and what Python reads ahead to tell a header from text.
+      # 4 events, and the pieces that Python reads ahead to tell a header from text.
       assert Enum.count(made, & &1) < 40
     end
 
@@ -349,7 +349,7 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
       end
     end
 
-    test "that break off are an error" do
+    test "that end with an exception are an error" do
       function = fn _ ->
         Stream.map(pieces(ScriptedModel.written(answer: "never complete")), fn piece ->
           if piece =~ "]]", do: raise("broke off"), else: piece
@@ -363,7 +363,7 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
   end
 
   describe "a function as the model of a pool" do
-    test "is there from the start, and after python was started again" do
+    test "is used from the start, and after a restart of Python" do
       pool = start_pool!(model: {:elixir, answering("the pool's")})
 
       assert {:ok, prediction} =
@@ -396,7 +396,7 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
       assert kept(pool) == 0
     end
 
-    test "outlives who configured it" do
+    test "outlives the process that configured it" do
       pool = start_pool!(model: nil)
 
       Task.await(
@@ -408,7 +408,7 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
       assert answer(pool) == "still here"
     end
 
-    test "may be a session's, until the session is closed" do
+    test "may belong to a session, until the session is closed" do
       pool = start_pool!()
 
       assert {:ok, _model} =
@@ -424,7 +424,7 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
       assert kept(pool) == 0
     end
 
-    test "that is cancelled ends its function" do
+    test "is killed when its request is cancelled" do
       test = self()
 
       endless = fn _request ->

@@ -3,7 +3,7 @@ defmodule DSPex.Python.Functions.ModelTest do
 
   alias DSPex.Python.Functions.Model
 
-  test "gives the provider and its options" do
+  test "returns the provider and its options" do
     assert Model.resolve(:embedded, nil) == {:ok, {:embedded, %{}}, []}
     assert Model.resolve({:openai, model: "m"}, nil) == {:ok, {:openai, %{model: "m"}}, []}
 
@@ -11,7 +11,7 @@ defmodule DSPex.Python.Functions.ModelTest do
              {:ok, {"openai", %{"model" => "m"}}, []}
   end
 
-  test "reads keys from the environment when it is asked" do
+  test "reads keys from the environment when the model is resolved" do
     variable = "DSPEX_TEST_KEY_#{System.unique_integer([:positive])}"
     model = {:openai, model: "m", api_key: {:system, variable}}
     assert {:error, error} = Model.resolve(model, nil)

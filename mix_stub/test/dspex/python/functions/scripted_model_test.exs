@@ -8,7 +8,7 @@ defmodule DSPex.Python.Functions.ScriptedModelTest do
 
   @signature "question -> answer"
 
-  test "gives its replies in order, and says when there are no more" do
+  test "returns its replies in order, and an error after the last" do
     model =
       start_supervised!(
         {ScriptedModel,
@@ -33,7 +33,7 @@ defmodule DSPex.Python.Functions.ScriptedModelTest do
     assert length(ScriptedModel.requests(model)) == 5
   end
 
-  test "writes values that are no text as JSON" do
+  test "writes values other than text as JSON" do
     model = start_supervised!({ScriptedModel, [%{tags: ["a", "b"], score: 0.5}]})
 
     assert {:ok, prediction} =

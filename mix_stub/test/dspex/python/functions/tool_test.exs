@@ -28,7 +28,7 @@ defmodule DSPex.Python.Functions.ToolTest do
     assert first |> Map.delete(:callback) == second |> Map.delete(:callback)
   end
 
-  test "leaves what is no list to Python" do
+  test "leaves a value that is not a list to Python" do
     assert Tool.read(nil) == {:ok, nil, []}
     assert Tool.read("calculator") == {:ok, "calculator", []}
     assert Tool.read([]) == {:ok, [], []}
@@ -72,13 +72,13 @@ defmodule DSPex.Python.Functions.ToolTest do
            }
   end
 
-  test "passes a JSON schema on, also where a parameter is called type" do
+  test "passes a JSON schema on, even if a parameter is called type" do
     schema = %{"type" => "object", "properties" => %{"n" => %{"type" => "integer"}}}
     assert parameters(schema) == schema
     assert parameters(%{"type" => :string})["properties"] == %{"type" => %{"type" => "string"}}
   end
 
-  test "names the place of what is wrong" do
+  test "names the path of the mistake" do
     for {changed, path, expected} <- [
           {[function: fn -> 1 end], "opts.tools[0].function", "a function of one argument"},
           {[function: nil], "opts.tools[0].function", "got nil"},

@@ -8,11 +8,11 @@ defmodule DSPex.Python.Pool.PoolTest do
   alias DSPex.Python.{Error, Pool}
   alias DSPex.Python.Port.{Connection, SendQueue}
 
-  # What a caller may have to wait beyond its timeout.
+  # How long a caller may have to wait after its timeout.
   @tolerance_ms 1_000
 
-  describe "a pool that is there" do
-    test "answers a thousand calls from a hundred callers, each with its own" do
+  describe "a running pool" do
+    test "answers a thousand calls of a hundred callers, each with its own answer" do
       pool = start_pool!()
 
       answers =
@@ -27,7 +27,7 @@ defmodule DSPex.Python.Pool.PoolTest do
       assert Enum.all?(answers)
     end
 
-    test "forgets a caller that died" do
+    test "forgets a dead caller" do
       pool = start_pool!()
       {:ok, _pong} = Python.ping(nil, pool: pool)
       signal(pool, "STOP")
@@ -48,7 +48,7 @@ defmodule DSPex.Python.Pool.PoolTest do
       assert {:ok, _pong} = Python.ping(nil, pool: pool)
     end
 
-    test "drops messages that it does not know" do
+    test "drops unknown messages" do
       pool = start_pool!()
       {:ok, _pong} = Python.ping(nil, pool: pool)
       client = client(pool)
@@ -60,7 +60,7 @@ defmodule DSPex.Python.Pool.PoolTest do
             send(client, {port, {:data, frame}})
           end
 
-          # Late: nobody waits for it.
+          # A late answer: no process waits for it.
           send(client, {port, {:data, :erlang.term_to_binary({:r, 999_999, 1})}})
           send(client, :anything)
           assert {:ok, _pong} = Python.ping(nil, pool: pool)
@@ -71,7 +71,7 @@ defmodule DSPex.Python.Pool.PoolTest do
       assert client(pool) == client
     end
 
-    test "ends its Python when it is stopped, and answers the calls in flight" do
+    test "ends its Python when it is stopped, and answers pending calls" do
       {:ok, _pool} = Python.start_pool(:to_be_stopped, python: interpreter(), model: :embedded)
       {:ok, _pong} = Python.ping(nil, pool: :to_be_stopped)
       python = os_pid(:to_be_stopped)
@@ -125,7 +125,7 @@ defmodule DSPex.Python.Pool.PoolTest do
       end
 
       eventually(fn -> waiting(pool) >= 200 end)
-      # Of these none can have its answer in time.
+      # None of these calls can have its answer in time.
       results = for _ <- 1..5, do: timed(fn -> predict.(timeout: 20) end)
 
       for {result, duration_ms} <- results do
@@ -152,7 +152,7 @@ defmodule DSPex.Python.Pool.PoolTest do
         for {{:error, %Error{kind: :timeout, stage: stage}}, _duration_ms} <- results, do: stage
 
       assert length(stages) == 20
-      # What the port never took is not sent any more.
+      # A call that the port never took is not sent any more.
       assert "send" in stages
 
       signal(pool, "CONT")
@@ -168,7 +168,7 @@ defmodule DSPex.Python.Pool.PoolTest do
       assert {:ok, _pong} = Python.ping(nil, pool: pool)
     end
 
-    test "may be left out" do
+    test "may be :infinity" do
       pool = start_pool!()
       assert {:ok, _pong} = Python.ping(nil, pool: pool, timeout: :infinity)
     end
@@ -196,8 +196,8 @@ defmodule DSPex.Python.Pool.PoolTest do
     end
   end
 
-  describe "a pool that is not there" do
-    test "is an error that says what to write" do
+  describe "a missing pool" do
+    test "is an error with the remedy" do
       assert {:error, %Error{kind: :pool_not_found} = error} = Python.ping(nil, pool: :nonesuch)
 
       assert error.message =~
@@ -208,7 +208,7 @@ defmodule DSPex.Python.Pool.PoolTest do
   end
 
   describe "the pool's model" do
-    test "is missed with words that say what to write" do
+    test "that is missing is an error with the remedy" do
       pool = start_pool!(model: nil)
       assert {:ok, _pong} = Python.ping(nil, pool: pool)
 
@@ -228,7 +228,7 @@ defmodule DSPex.Python.Pool.PoolTest do
                Python.execute_module("dspy.Predict", "question -> answer", "Why?", pool: pool)
     end
 
-    test "that cannot be configured is told to those who need it" do
+    test "is an error of the calls that need it, if it cannot be configured" do
       for {model, kind, part} <- [
             {{:no_such_provider, model: "m"}, :provider, "no_such_provider"},
             {{:openai, model: "m", api_key: {:system, "DSPEX_NOT_SET"}}, :lm_not_configured,
@@ -245,7 +245,7 @@ defmodule DSPex.Python.Pool.PoolTest do
       end
     end
 
-    test "shows its key nowhere" do
+    test "does not appear with its key in logs, states and errors" do
       key = "sk-secret-5d1f"
 
       model =
@@ -272,7 +272,7 @@ defmodule DSPex.Python.Pool.PoolTest do
 
           for text <- shown, do: refute(text =~ key)
 
-          # With a request in the queue that holds the key, the owner crashes.
+          # The owner crashes while a request with the key is in the queue.
           signal(pool, "STOP")
           call = Task.async(fn -> Python.configure_lm(:openai, elem(model, 1), pool: pool) end)
           eventually(fn -> waiting(pool) == 1 end)

@@ -16,7 +16,7 @@ defmodule DSPex.Python.Port.CallerMonitorsTest do
     {caller, id}
   end
 
-  test "tells which call was a process's that has ended" do
+  test "returns the call of a caller that has ended" do
     calls = PendingCalls.new()
     {caller, id} = waiting_process(calls)
     monitors = CallerMonitors.look(%CallerMonitors{}, calls)
@@ -31,7 +31,7 @@ defmodule DSPex.Python.Port.CallerMonitorsTest do
     assert {nil, _monitors} = CallerMonitors.pop(monitors, make_ref())
   end
 
-  test "notices a process that had ended before it was looked for" do
+  test "notices a caller that had ended before it was monitored" do
     calls = PendingCalls.new()
     {caller, _id} = waiting_process(calls)
     Process.exit(caller, :kill)
@@ -39,7 +39,7 @@ defmodule DSPex.Python.Port.CallerMonitorsTest do
     assert_receive {:DOWN, _monitor, :process, ^caller, _reason}
   end
 
-  test "forgets calls that are answered, by whom ever" do
+  test "forgets calls that are answered or taken back" do
     calls = PendingCalls.new()
     {_caller, answered} = waiting_process(calls)
     {_caller, taken_back} = waiting_process(calls)
@@ -52,7 +52,7 @@ defmodule DSPex.Python.Port.CallerMonitorsTest do
     assert {monitors.monitors, monitors.ids} == {%{}, %{}}
   end
 
-  test "looks no more when there has been no call for a while, until one comes" do
+  test "stops looking when there has been no call for a while, until the next call" do
     calls = PendingCalls.new()
     assert PendingCalls.request_monitoring(calls)
 

@@ -4,13 +4,13 @@ defmodule DSPex.Python.Port.ConnectionTest do
   alias DSPex.Python.Error
   alias DSPex.Python.Port.{Connection, PendingCalls}
 
-  # An owner of calls and of a port that only takes what is written to it.
+  # Starts an owner of pending calls and of a port that reads and never answers.
   defp start_owner(options \\ []) do
     test = self()
 
     owner =
       spawn(fn ->
-        # `:out`: of a port that reads too, this program would close the other pipe, and so the port.
+        # `:out`, because this program would close the other pipe of a port with input, and so the port.
         port = Port.open({:spawn, "cat > /dev/null"}, [:out, :binary, {:packet, 4}])
 
         send(
@@ -28,7 +28,7 @@ defmodule DSPex.Python.Port.ConnectionTest do
       else: {owner, connection}
   end
 
-  # Until it is told how to end.
+  # Runs until the test sends the reason to end.
   defp own do
     receive do
       {:end, reason} -> exit(reason)
@@ -40,7 +40,7 @@ defmodule DSPex.Python.Port.ConnectionTest do
     Connection.call(connection, :ping, [], timeout, System.monotonic_time(:millisecond) + timeout)
   end
 
-  # The answer, and what the call has left behind in its process.
+  # Returns the answer, and what the call has left behind in its process.
   defp call_in_process(connection) do
     task =
       Task.async(fn ->
@@ -48,7 +48,7 @@ defmodule DSPex.Python.Port.ConnectionTest do
         {answer, Process.info(self(), [:messages, :monitors])}
       end)
 
-    # The connection's table has the call now.
+    # The call is pending now.
     wait_until(fn -> PendingCalls.count(connection.pending_calls) == 1 end)
     task
   end
@@ -79,7 +79,7 @@ defmodule DSPex.Python.Port.ConnectionTest do
     assert {:restarting, [messages: [], monitors: []]} = Task.await(task)
   end
 
-  test "so may a call whose owner had ended" do
+  test "a call whose owner had ended may be made again" do
     for options <- [[], [written: false]] do
       {owner, connection} = start_owner(options)
       monitor = Process.monitor(owner)
@@ -90,10 +90,10 @@ defmodule DSPex.Python.Port.ConnectionTest do
     end
   end
 
-  test "so may a call that its port has not taken, and nothing is left of it" do
+  test "a call to a closed port may be made again, and leaves nothing behind" do
     {_owner, connection} = start_owner()
     Port.close(connection.port)
-    # As an owner does that is about to end, beside the caller.
+    # Answers calls beside the caller, as an owner does that is about to end.
     answering = spawn_link(fn -> answer_all_for_ever(connection.pending_calls) end)
 
     for _ <- 1..500 do
@@ -106,7 +106,7 @@ defmodule DSPex.Python.Port.ConnectionTest do
     Process.exit(answering, :kill)
   end
 
-  test "and one whose owner ends at that moment" do
+  test "a call to a closed port whose owner ends at that moment leaves nothing behind" do
     {_owner, %{port: port}} = start_owner()
     Port.close(port)
     test = self()
@@ -124,7 +124,7 @@ defmodule DSPex.Python.Port.ConnectionTest do
       assert call(connection) == :restarting
     end
 
-    # What was on its way has come.
+    # All messages have arrived.
     Process.sleep(50)
     assert Process.info(self(), [:messages, :monitors]) == [messages: [], monitors: []]
   end
@@ -141,7 +141,7 @@ defmodule DSPex.Python.Port.ConnectionTest do
             Connection.answer(call, {:error, Error.new(:port_closed, "the port's owner ends")})
   end
 
-  test "an answer comes through, at once and later" do
+  test "an answer arrives, at once and later" do
     for wait_ms <- [0, 60] do
       {_owner, connection} = start_owner()
       task = call_in_process(connection)
@@ -152,7 +152,7 @@ defmodule DSPex.Python.Port.ConnectionTest do
     end
   end
 
-  test "a deadline ends a call, and nobody can answer it any more" do
+  test "a deadline ends a call, and no process can answer it any more" do
     for timeout <- [1, 60] do
       {_owner, connection} = start_owner()
       test = self()
@@ -168,7 +168,7 @@ defmodule DSPex.Python.Port.ConnectionTest do
       [{id, _caller}] = PendingCalls.callers(connection.pending_calls)
       assert_receive {:over, caller}, 5_000
       assert PendingCalls.count(connection.pending_calls) == 0
-      # Who answers it takes it out of the table first.
+      # A process that answers the call takes it out of the table first.
       assert PendingCalls.take(connection.pending_calls, id) == nil
       send(caller, :look)
 

@@ -8,8 +8,8 @@ defmodule DSPex.Python.Port.HeartbeatTest do
   alias DSPex.Python.Error
   alias DSPex.Python.Port.{Heartbeat, PoolOptions}
 
-  describe "a Python that is alive and silent" do
-    test "because it was stopped, is killed and started again, and its callers are told why" do
+  describe "a silent Python" do
+    test "that was stopped is killed and started again, and its callers get the cause" do
       pool = start_pool!(heartbeat: [interval: 50, limit: 300])
       {:ok, _pong} = Python.ping(nil, pool: pool)
       first = os_pid(pool)
@@ -36,15 +36,15 @@ defmodule DSPex.Python.Port.HeartbeatTest do
     end
 
     @tag :tmp_dir
-    test "because C code keeps Python's lock, is killed and started again", %{tmp_dir: folder} do
+    test "in which C code holds the GIL is killed and started again", %{tmp_dir: folder} do
       go = Path.join(folder, "go")
-      File.write!(Path.join(folder, "keeps_the_lock.py"), keeps_the_lock_after(go))
+      File.write!(Path.join(folder, "holds_the_gil.py"), holds_the_gil_after(go))
 
       pool =
         start_pool!(
           heartbeat: [interval: 50, limit: 500],
           python_path: [folder],
-          preload: ["keeps_the_lock"]
+          preload: ["holds_the_gil"]
         )
 
       {:ok, _pong} = Python.ping(nil, pool: pool)
@@ -62,7 +62,7 @@ defmodule DSPex.Python.Port.HeartbeatTest do
     end
   end
 
-  test "a Python that goes on before the limit loses nothing" do
+  test "a Python that continues before the limit loses no call" do
     pool = start_pool!(heartbeat: [interval: 50, limit: 60_000])
     {:ok, _pong} = Python.ping(nil, pool: pool)
     first = os_pid(pool)
@@ -79,7 +79,7 @@ defmodule DSPex.Python.Port.HeartbeatTest do
     assert os_pid(pool) == first
   end
 
-  test "a Python that computes in all its threads answers" do
+  test "a Python that is busy in all its threads answers pings" do
     pool = start_pool!(heartbeat: [interval: 20, limit: 2_000])
     question = "What is #{Enum.map_join(1..200, " + ", &to_string/1)}?"
     client = client(pool)
@@ -101,19 +101,19 @@ defmodule DSPex.Python.Port.HeartbeatTest do
     assert :sys.get_state(client(pool)).heartbeat == nil
   end
 
-  test "a question without an answer is counted, and only as many as fit the limit" do
+  test "counts unanswered pings up to the limit" do
     heartbeat = Heartbeat.start(%{interval: 1, limit: 3})
     assert {:ask, heartbeat} = Heartbeat.tick(heartbeat)
     assert {:ask, heartbeat} = Heartbeat.tick(heartbeat)
     assert {:ask, silent} = Heartbeat.tick(heartbeat)
     assert {:silent, 3} = Heartbeat.tick(silent)
     assert {:ask, %{unanswered: 1}} = Heartbeat.tick(Heartbeat.answered(silent))
-    # One message at the start and one for each question.
+    # One message at the start, and one for each ping.
     for _ <- 1..5, do: assert_receive(:heartbeat)
     refute_received :heartbeat
   end
 
-  test "the option takes false, or an interval and a limit that is not below it" do
+  test "the option takes false, or an interval and a limit of at least the interval" do
     assert PoolOptions.new!(name: :p).heartbeat == %{interval: 5_000, limit: 30_000}
     assert PoolOptions.new!(name: :p, heartbeat: false).heartbeat == false
 
@@ -129,16 +129,16 @@ defmodule DSPex.Python.Port.HeartbeatTest do
     end
   end
 
-  defp keeps_the_lock_after(file) do
+  defp holds_the_gil_after(file) do
     """
     import os, threading, time
 
-    def keep():
+    def hold():
         while not os.path.exists(#{inspect(file)}):
             time.sleep(0.01)
         sum(range(10**13))
 
-    threading.Thread(target=keep, daemon=True).start()
+    threading.Thread(target=hold, daemon=True).start()
     """
   end
 end

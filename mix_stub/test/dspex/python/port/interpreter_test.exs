@@ -6,13 +6,13 @@ defmodule DSPex.Python.Port.InterpreterTest do
   alias DSPex.Python
   alias DSPex.Python.Error
 
-  # However Python is kept from running, what it has started ends with it too.
+  # Whatever blocks Python, its child processes end with it.
   for {cause, code} <- [
-        {"keeps its lock in C code", "sum(range(10**13))"},
+        {"holds the GIL in C code", "sum(range(10**13))"},
         {"was stopped", "os.kill(os.getpid(), signal.SIGSTOP)"}
       ] do
     @tag :tmp_dir
-    test "a pool that is stopped takes a Python along that #{cause}", %{tmp_dir: folder} do
+    test "a stopped pool ends a Python that #{cause}", %{tmp_dir: folder} do
       File.write!(Path.join(folder, "busy_module.py"), busy_module(folder, unquote(code)))
       pool = start_pool!(python_path: [folder], preload: ["busy_module"], heartbeat: false)
       {:ok, _pong} = Python.ping(nil, pool: pool)
@@ -26,12 +26,12 @@ defmodule DSPex.Python.Port.InterpreterTest do
           eventually(fn -> not alive?(python) and not alive?(child) end)
         end)
 
-      # As much longer than a second as this machine is slower than one that is not busy.
+      # One second on an idle machine; longer in proportion on a busy one.
       assert duration_ms < 1_000 * max(1, start_of_a_process_ms() / 20)
     end
   end
 
-  test "a pool that is stopped takes a Python along that does not read" do
+  test "a stopped pool ends a Python that does not read" do
     pool = start_pool!(heartbeat: false)
     {:ok, _pong} = Python.ping(nil, pool: pool)
     python = os_pid(pool)
@@ -48,7 +48,7 @@ defmodule DSPex.Python.Port.InterpreterTest do
   end
 
   @tag :tmp_dir
-  test "a BEAM that ends takes a Python along that does not read", %{tmp_dir: folder} do
+  test "a halting BEAM ends a Python that does not read", %{tmp_dir: folder} do
     script = Path.join(folder, "ends.exs")
 
     File.write!(script, """

@@ -3,13 +3,13 @@ defmodule DSPex.Python.Port.LogTest do
 
   import DSPex.TestPython
 
-  # Only for those tests that fail.
+  # Shows the log of failing tests only.
   @moduletag :capture_log
 
   alias DSPex.Python
   alias DSPex.Python.Port.Log
 
-  # A handler of Erlang's logger that gives the test what its own pool has logged.
+  # A handler of Erlang's logger that sends the log entries of a test's pool to the test.
   @doc false
   def log(%{meta: %{pool: pool}} = event, %{config: {test, pool}}),
     do: send(test, {:logged, event})
@@ -23,7 +23,7 @@ defmodule DSPex.Python.Port.LogTest do
     {:ok, pool: pool}
   end
 
-  describe "what Python logs, warns of and prints" do
+  describe "a log entry, a warning or a printed line of Python" do
     @tag :tmp_dir
     test "arrives with its level, its logger and its pool", %{pool: pool, tmp_dir: folder} do
       start_with_module(pool, folder, """
@@ -45,7 +45,7 @@ defmodule DSPex.Python.Port.LogTest do
     end
 
     @tag :tmp_dir
-    test "holds up no call in a flood, and what is lost is counted", context do
+    test "delays no call in a flood, and lost entries are counted", context do
       %{pool: pool, tmp_dir: folder} = context
 
       start_with_module(pool, folder, """
@@ -62,7 +62,7 @@ defmodule DSPex.Python.Port.LogTest do
   end
 
   describe "the process that writes to Logger" do
-    test "takes only as much as it has room for, and says what it lost", %{pool: pool} do
+    test "takes only as many frames as it has room for, and logs how many it lost", %{pool: pool} do
       log = start_log(pool)
       :ok = :sys.suspend(log)
       for number <- 1..100, do: take(pool, [{:info, "stdout", nil, "entry #{number}"}])
@@ -77,12 +77,12 @@ defmodule DSPex.Python.Port.LogTest do
 
       lost = 100 - waiting
       assert_received {:lost, ^lost}
-      # There is room again.
+      # The process has room again.
       take(pool, [{:info, "stdout", nil, "after it"}])
       assert {:info, "after it", _metadata} = logged()
     end
 
-    test "gives the request's id, makes no atom, and survives what is no entry", %{pool: pool} do
+    test "logs the request's id, makes no atom, and survives wrong entries", %{pool: pool} do
       log = start_log(pool)
       unknown = "no_atom_of_this_name_#{System.unique_integer([:positive])}"
 
@@ -128,7 +128,7 @@ defmodule DSPex.Python.Port.LogTest do
     {level, IO.chardata_to_string(text), metadata}
   end
 
-  # An entry of Python; what is told of lost ones is put aside.
+  # Returns the next entry of Python; keeps warnings about lost entries in the mailbox.
   defp logged_entry do
     case logged() do
       {:warning, text, _metadata} ->

@@ -4,19 +4,19 @@ defmodule DSPex.Python.Port.PendingCallsTest do
   alias DSPex.Python.Port.{PendingCall, PendingCalls}
   alias DSPex.Python.Wire.Protocol
 
-  test "gives ids in order, and none that is in use when they begin again" do
+  test "returns ids in order, and skips ids in use when they begin again" do
     calls = PendingCalls.new()
     assert PendingCalls.add(calls, make_ref()) == 1
     assert PendingCalls.add(calls, make_ref()) == 2
     PendingCalls.take(calls, 2)
     :atomics.put(calls.counters, 1, Protocol.max_id() - 1)
     assert PendingCalls.add(calls, make_ref()) == Protocol.max_id()
-    # 1 still waits.
+    # The call 1 is still pending.
     assert PendingCalls.add(calls, {:startup, :ping}) == 2
     assert PendingCalls.count(calls) == 3
   end
 
-  test "gives a call to one taker only" do
+  test "returns a call to one process only" do
     calls = PendingCalls.new()
     tag = make_ref()
     id = PendingCalls.add(calls, tag)
@@ -31,7 +31,7 @@ defmodule DSPex.Python.Port.PendingCallsTest do
     refute PendingCalls.pending?(calls, id)
   end
 
-  test "takes all calls out, and knows which were sent" do
+  test "takes all calls out, and notes which were sent" do
     calls = PendingCalls.new()
     first = PendingCalls.add(calls, make_ref())
     second = PendingCalls.add(calls, make_ref())
@@ -47,7 +47,7 @@ defmodule DSPex.Python.Port.PendingCallsTest do
     assert PendingCalls.count(calls) == 0
   end
 
-  test "asks for a watch of the callers once" do
+  test "requests the monitoring of callers once" do
     calls = PendingCalls.new()
 
     assert [PendingCalls.request_monitoring(calls), PendingCalls.request_monitoring(calls)] == [

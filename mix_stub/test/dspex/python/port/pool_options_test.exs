@@ -4,13 +4,13 @@ defmodule DSPex.Python.Port.PoolOptionsTest do
   alias DSPex.Python.Pool
   alias DSPex.Python.Port.PoolOptions
 
-  test "has defaults for all but the name" do
+  test "have defaults, except the name" do
     options = PoolOptions.new!(name: :reports)
     assert {options.python, options.python_path, options.preload} == {"python3", [], []}
     assert options.model.() == nil
   end
 
-  test "names what is wrong, the pool, and what is known" do
+  test "raise an error that names the mistake, the pool and the known options" do
     for {options, message} <- [
           {[name: :p, modle: 1],
            "unknown option :modle of pool :p; known are :name, :python, :python_path, :model, :modules, :preload, :start_timeout, :heartbeat, :max_stuck, :drain_timeout"},
@@ -24,7 +24,7 @@ defmodule DSPex.Python.Port.PoolOptionsTest do
            ~S|expected a list of strings for the option :preload of pool :p, got "tools"|},
           {[name: :p, start_timeout: 0],
            "expected a positive number of milliseconds for the option :start_timeout of pool :p, got 0"},
-          # Longer than Erlang's timers: it would crash the process of the port at each start.
+          # Longer than Erlang's timers: it would crash the owner of the port at each start.
           {[name: :p, start_timeout: 10_000_000_000_000],
            "expected a positive number of milliseconds for the option :start_timeout of pool :p, got 10000000000000"},
           {%{name: :p}, "expected the options of a pool as a keyword list"}
@@ -34,13 +34,13 @@ defmodule DSPex.Python.Port.PoolOptionsTest do
     end
   end
 
-  test "takes every form of a model" do
+  test "take every form of a model" do
     for model <- [nil, :embedded, "openai", {:openai, model: "m"}, {"openai", %{model: "m"}}] do
       assert PoolOptions.new!(name: :p, model: model).model.() == model
     end
   end
 
-  test "refuses what is no model, without showing it" do
+  test "refuse a wrong model without showing it" do
     for model <- [true, 1, {:openai, "sk-secret-1"}, {1, model: "m"}, ["sk-secret-1"]] do
       error = assert_raise ArgumentError, fn -> PoolOptions.new!(name: :p, model: model) end
       assert error.message =~ "in the option :model of pool :p"
@@ -48,7 +48,7 @@ defmodule DSPex.Python.Port.PoolOptionsTest do
     end
   end
 
-  test "hides the model's key from everything that prints" do
+  test "hide the model's key from all that prints" do
     specification =
       Pool.child_spec(name: :p, model: {:openai, model: "m", api_key: "sk-secret-1"})
 

@@ -10,7 +10,7 @@ defmodule DSPex.Python.Port.RecyclingTest do
   @moduletag :tmp_dir
   @qa "question -> answer"
 
-  # A tool that blocks in C, and sees no exception until something is written to the pipe.
+  # A tool that blocks in C, so that an exception does not end it before something is written to the pipe.
   @application """
   import os
   from erlport_bridge.programs.tools import offer
@@ -32,7 +32,7 @@ defmodule DSPex.Python.Port.RecyclingTest do
      options: [python_path: [folder], preload: ["shop"], max_stuck: 0], url: ModelServer.start!()}
   end
 
-  # Leaves a thread stuck: the pool allows none.
+  # Leaves a thread stuck, which the pool does not allow.
   defp block(pool, folder) do
     call =
       Task.async(fn ->
@@ -74,7 +74,7 @@ defmodule DSPex.Python.Port.RecyclingTest do
     if :atomics.get(done?, 1) == 1, do: results, else: ping_until(pool, done?, results)
   end
 
-  test "a Python with too many stuck threads is replaced, and no call is lost or kept waiting",
+  test "a Python with too many stuck threads is replaced, and no call is lost or delayed",
        %{options: options, url: url, tmp_dir: folder} do
     pool = start_pool!(options)
     slow = [lm: ModelServer.model(url, "delay-4000"), timeout: 30_000]
@@ -89,7 +89,7 @@ defmodule DSPex.Python.Port.RecyclingTest do
         callers = for _ <- 1..4, do: Task.async(fn -> ping_until(pool, done?) end)
         block(pool, folder)
         eventually(fn -> os_pid(pool) != first end)
-        # The first one still works on what it has.
+        # The first Python still works on its calls.
         assert alive?(first)
         assert {:ok, _prediction} = ask(pool, "What is ETF?", lm: :embedded)
 
@@ -117,7 +117,7 @@ defmodule DSPex.Python.Port.RecyclingTest do
     assert {:ok, %{"threads" => %{"stuck" => 0}}} = Python.metrics(pool: pool)
   end
 
-  test "calls that take longer than the time to end are told so", %{
+  test "calls that take longer than the time for draining return an error", %{
     options: options,
     url: url,
     tmp_dir: folder
@@ -141,7 +141,7 @@ defmodule DSPex.Python.Port.RecyclingTest do
     assert {:ok, _pong} = Python.ping(nil, pool: pool)
   end
 
-  test "a stream goes on in the Python that is replaced, and a call there can be cancelled",
+  test "a stream continues in the replaced Python, and a call there can be cancelled",
        %{options: options, url: url, tmp_dir: folder} do
     pool = start_pool!(options)
     {:ok, _pong} = Python.ping(nil, pool: pool)
@@ -151,7 +151,7 @@ defmodule DSPex.Python.Port.RecyclingTest do
     capture_log(fn ->
       call = begin_slow_call(pool, url, request_id: "r-2")
 
-      # With room for two events, the model waits for its reader.
+      # With a buffer of two events, the model waits for the reader.
       stream =
         Python.stream("dspy.Predict", @qa, question,
           pool: pool,
@@ -200,7 +200,7 @@ defmodule DSPex.Python.Port.RecyclingTest do
     assert prediction.model =~ "embedded"
   end
 
-  test "a Python that ends while it is being replaced has its callers answered", %{
+  test "a Python that ends while it is draining leaves no caller without an answer", %{
     options: options,
     url: url,
     tmp_dir: folder
@@ -225,7 +225,7 @@ defmodule DSPex.Python.Port.RecyclingTest do
     eventually(fn -> owners(pool) == 1 end)
   end
 
-  test "a Python that ends before its successor is ready is started again, and there is one in the end",
+  test "a Python that ends before its successor is ready is started again, and one Python remains",
        %{options: options, tmp_dir: folder} do
     pool = start_pool!(options)
     {:ok, _pong} = Python.ping(nil, pool: pool)

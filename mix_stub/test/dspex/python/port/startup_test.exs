@@ -6,25 +6,25 @@ defmodule DSPex.Python.Port.StartupTest do
   alias DSPex.Python
   alias DSPex.Python.Error
 
-  # What a caller may have to wait beyond its timeout.
+  # How long a caller may have to wait after its timeout.
   @tolerance_ms 900
 
-  describe "Python that cannot be started" do
+  describe "a Python that cannot be started" do
     @describetag :tmp_dir
 
-    test "is named, if there is none" do
+    test "is an error that names its path, if it does not exist" do
       pool = start_pool!(python: "/there/is/no/python")
       assert {:error, %Error{kind: :missing_dependency} = error} = Python.ping(nil, pool: pool)
       assert error.message =~ ~s|there is no executable python at "/there/is/no/python"|
       assert error.message =~ "set the option :python of pool #{inspect(pool)}"
-      # Every further call too, at once.
+      # Every further call returns the same error, at once.
       {result, duration_ms} = timed(fn -> Python.ping(nil, pool: pool) end)
       assert {:error, ^error} = result
       assert duration_ms < @tolerance_ms
     end
 
-    test "is named with the package that it lacks", %{tmp_dir: folder} do
-      # Isolated from the folder it is installed in, Python finds no package.
+    test "is an error that names the missing package", %{tmp_dir: folder} do
+      # With these flags Python finds no installed package.
       python = script!(folder, ~s|#!/bin/sh\nexec #{interpreter()} -I -S "$@"\n|)
       pool = start_pool!(python: python)
       assert {:error, %Error{kind: :missing_dependency} = error} = Python.ping(nil, pool: pool)
@@ -35,7 +35,7 @@ defmodule DSPex.Python.Port.StartupTest do
       assert error.message =~ "install it with: #{python} -m pip install /path/to/erlport_bridge"
     end
 
-    test "is named with the module to preload that it does not find" do
+    test "is an error that names the missing module of :preload" do
       pool = start_pool!(preload: ["no_such_tools"])
       assert {:error, %Error{} = error} = Python.ping(nil, pool: pool)
       assert error.message =~ "No module named 'no_such_tools'"
@@ -44,7 +44,7 @@ defmodule DSPex.Python.Port.StartupTest do
                "check the options :preload, :modules and :python_path of pool #{inspect(pool)}"
     end
 
-    test "offers the modules of the application, and is named with the one that it does not find",
+    test "is an error that names the missing module of :modules; the others are offered",
          %{tmp_dir: folder} do
       File.write!(Path.join(folder, "shouting.py"), """
       import dspy
@@ -72,7 +72,7 @@ defmodule DSPex.Python.Port.StartupTest do
       assert error.message =~ "check the options :preload, :modules"
     end
 
-    test "is given up when it does not get ready in time", %{tmp_dir: folder} do
+    test "is an error when it is not ready in time", %{tmp_dir: folder} do
       python = script!(folder, "#!/bin/sh\nexec sleep 60\n")
       pool = start_pool!(python: python, start_timeout: 200)
       assert {:error, %Error{kind: :port_closed} = error} = Python.ping(nil, pool: pool)
@@ -80,7 +80,7 @@ defmodule DSPex.Python.Port.StartupTest do
     end
 
     test "is killed when it hangs", %{tmp_dir: folder} do
-      # It does not read, so it would not notice that its port is closed; each attempt once left one more of it.
+      # It does not read, so it does not notice that its port is closed. Each attempt once left one more process.
       pid_file = Path.join(folder, "pid")
 
       python =
@@ -95,7 +95,9 @@ defmodule DSPex.Python.Port.StartupTest do
       eventually(fn -> not alive?(os_pid) end)
     end
 
-    test "is named when it is a script that cannot be executed", %{tmp_dir: folder} do
+    test "is an error that names its path, if it is a script that cannot be executed", %{
+      tmp_dir: folder
+    } do
       pool = start_pool!(python: script!(folder, "#!/there/is/no/shell\n"))
       assert {:error, %Error{kind: :missing_dependency} = error} = Python.ping(nil, pool: pool)
       assert error.message =~ "before it was ready"
@@ -110,7 +112,7 @@ defmodule DSPex.Python.Port.StartupTest do
       script!(folder, ~s|#!/bin/sh\nexec #{interpreter()} "$@"\n|)
 
       assert eventually(fn -> match?({:ok, _pong}, Python.ping(nil, pool: pool)) end)
-      # It waited by itself: no supervisor was asked to restart it.
+      # The owner has waited itself; no supervisor has restarted it.
       assert client(pool) == client
     end
   end

@@ -7,7 +7,7 @@ defmodule DSPex.Python.Wire.ErrorTest do
 
   @conformance Path.expand("../../../../../conformance/errors.tsv", __DIR__)
 
-  test "knows the kinds that Python knows, and those that only this side can see" do
+  test "has the kinds of Python, and the kinds that only Elixir can see" do
     # A row: kind, type, retryable.
     rows =
       for line <- @conformance |> File.read!() |> String.split("\n", trim: true),
@@ -20,7 +20,7 @@ defmodule DSPex.Python.Wire.ErrorTest do
     assert Enum.sort(Error.kinds()) == Enum.sort(kinds ++ [:pool_not_found, :port_closed])
   end
 
-  test "takes all that Python tells" do
+  test "keeps everything that Python sends" do
     details = %{
       "kind" => "timeout",
       "type" => "TimeoutError",
@@ -46,14 +46,14 @@ defmodule DSPex.Python.Wire.ErrorTest do
     assert Exception.message(error) == "no answer within 5 ms"
   end
 
-  test "keeps a kind that it does not know in the details, and makes no atom of it" do
+  test "keeps an unknown kind in the details, and makes no atom of it" do
     error = Error.from_details(%{"kind" => "a_kind_of_tomorrow", "message" => "m"})
     assert error.kind == :internal
     assert error.details["kind"] == "a_kind_of_tomorrow"
     assert_raise ArgumentError, fn -> String.to_existing_atom("a_kind_of_" <> "tomorrow") end
   end
 
-  test "is an error, not a crash, whatever reason comes" do
+  test "is an error, not a crash, for any reason" do
     for reason <- [{:python, "E", nil, nil}, {:python, {1}, "m", :none}, :anything, nil] do
       error = Error.from_exception(reason)
       assert %Error{kind: :internal} = error
@@ -61,7 +61,7 @@ defmodule DSPex.Python.Wire.ErrorTest do
     end
   end
 
-  test "shows at a prompt what went wrong, and neither its traceback nor what is empty" do
+  test "is inspected without its traceback and empty fields" do
     error =
       Error.from_details(%{
         "kind" => "input",

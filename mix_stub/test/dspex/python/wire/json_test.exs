@@ -6,7 +6,7 @@ defmodule DSPex.Python.Wire.JSONTest do
 
   doctest JSON
 
-  test "gives back what it was given" do
+  test "decodes what it has encoded" do
     for _ <- 1..500 do
       term = RandomTerm.json(4)
       assert {:ok, text} = JSON.encode(term)
@@ -42,7 +42,7 @@ defmodule DSPex.Python.Wire.JSONTest do
     assert JSON.decode(~S("\"\\\/\b\f\n\r\t\u00e9\ud83d\ude80")) == {:ok, "\"\\/\b\f\n\r\té🚀"}
   end
 
-  test "refuses text that is not JSON, and says where" do
+  test "refuses text that is not JSON, with the position" do
     for {text, position} <- [
           {"", 0},
           {"nul", 0},
@@ -74,7 +74,7 @@ defmodule DSPex.Python.Wire.JSONTest do
     end
   end
 
-  test "says what JSON cannot carry, and where it stands" do
+  test "names the value that JSON cannot carry, and its path" do
     for {term, reason, path} <- [
           {{1, 2}, "JSON cannot carry {1, 2}", ""},
           {[1, %{a: self()}], "JSON cannot carry #{inspect(self())}", "[1].a"},

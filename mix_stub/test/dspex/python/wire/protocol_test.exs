@@ -18,7 +18,7 @@ defmodule DSPex.Python.Wire.ProtocolTest do
       end
     end
 
-    test "holds arguments of any size, also where their encoding changes its form" do
+    test "holds arguments of any size, also where their encoding changes" do
       for size <- [0, 63, 64, 65, 4_000, 4_050, 4_100, 70_000, 300_000] do
         args = [:binary.copy("x", size), [size]]
         frame = Protocol.frame(9, Protocol.encode_request(:ping, args))
@@ -36,7 +36,7 @@ defmodule DSPex.Python.Wire.ProtocolTest do
     end
   end
 
-  test "the reason for which Python asks to be replaced is read, whatever comes" do
+  test "the reason for which Python asks to be replaced is decoded, whatever comes" do
     assert Protocol.decode_reason(:erlang.term_to_binary({:R, "a reason"})) == "a reason"
 
     for frame <- [:erlang.term_to_binary({:R, 1}), :erlang.term_to_binary({:R}), "", <<131, 1>>],
@@ -44,7 +44,7 @@ defmodule DSPex.Python.Wire.ProtocolTest do
   end
 
   describe "peek/1" do
-    test "finds the id of an answer, whatever encoding its atom has" do
+    test "finds the id of an answer, for each encoding of the atom" do
       for tag <- [<<100, 1::16>>, <<115, 1>>, <<118, 1::16>>, <<119, 1>>], name <- ["r", "e"] do
         for {encoded, id} <- [{<<97, 0>>, 0}, {<<97, 255>>, 255}, {<<98, 256::32>>, 256}] do
           assert Protocol.peek(<<131, 104, 3, tag::binary, name::binary, encoded::binary, 106>>) ==
@@ -62,7 +62,7 @@ defmodule DSPex.Python.Wire.ProtocolTest do
       end
     end
 
-    test "names the messages that are no answers" do
+    test "names the messages that are not answers" do
       assert Protocol.peek(:erlang.term_to_binary({:M, self(), :hello})) == {:message, "M"}
       assert Protocol.peek(:erlang.term_to_binary({:P, "printed"})) == {:message, "P"}
       assert Protocol.peek(:erlang.term_to_binary({:R, "a reason"})) == {:message, "R"}
@@ -79,7 +79,7 @@ defmodule DSPex.Python.Wire.ProtocolTest do
       assert Protocol.peek(:erlang.term_to_binary({:C, 1, :m, :f, []})) == {:message, "C"}
     end
 
-    test "calls malformed what does not begin like a message" do
+    test "returns :malformed for bytes that do not begin like a message" do
       for term <- [:r, {:answer, 1, 2}, {:r, :one, 2}, {:r, -1, 2} |> put_elem(1, 1.5), [], "r"] do
         assert Protocol.peek(:erlang.term_to_binary(term)) == :malformed
       end
@@ -99,14 +99,14 @@ defmodule DSPex.Python.Wire.ProtocolTest do
   end
 
   describe "decode_answer/1" do
-    test "gives the result" do
+    test "returns the result" do
       for _ <- 1..100 do
         result = RandomTerm.term()
         assert Protocol.decode_answer(:erlang.term_to_binary({:r, 1, result})) == {:ok, result}
       end
     end
 
-    test "makes an error of an exception, with Python's lines" do
+    test "makes an error of an exception, with Python's traceback" do
       reason = {:python, :AttributeError, "no such function", ["line 1", "line 2"]}
       assert {:error, error} = Protocol.decode_answer(:erlang.term_to_binary({:e, 1, reason}))
 
@@ -140,7 +140,7 @@ defmodule DSPex.Python.Wire.ProtocolTest do
       assert_raise ArgumentError, fn -> String.to_existing_atom(name) end
     end
 
-    test "never makes an atom of what came over the wire" do
+    test "never makes an atom of received bytes" do
       name = "never_seen_#{System.unique_integer([:positive])}"
       frame = <<131, 104, 3, 119, 1, "r", 97, 1, 119, byte_size(name), name::binary>>
       assert {:error, %{kind: :internal}} = Protocol.decode_answer(frame)
@@ -158,13 +158,13 @@ defmodule DSPex.Python.Wire.ProtocolTest do
   end
 
   describe "decode_call/1" do
-    test "gives what is to be called" do
+    test "returns the function and its arguments" do
       args = [RandomTerm.term()]
       frame = :erlang.term_to_binary({:C, 1, :m, :f, args, :N})
       assert Protocol.decode_call(frame) == {:ok, :m, :f, args}
     end
 
-    test "is an error for a call inside the owner of the port, and for frames that were cut" do
+    test "is an error for another form of call, and for frames that were cut" do
       assert Protocol.decode_call(:erlang.term_to_binary({:C, 1, :m, :f, [], :L})) == :error
       frame = :erlang.term_to_binary({:C, 1, :m, :f, [RandomTerm.term()], :N})
 
@@ -172,7 +172,7 @@ defmodule DSPex.Python.Wire.ProtocolTest do
           do: assert(Protocol.decode_call(binary_part(frame, 0, length)) == :error)
     end
 
-    test "never makes an atom of what came over the wire" do
+    test "never makes an atom of received bytes" do
       name = "never_seen_#{System.unique_integer([:positive])}"
       <<131, known::binary>> = :erlang.term_to_binary(:C)
       frame = <<131, 104, 6, known::binary, 97, 1, 119, byte_size(name), name::binary>>
@@ -183,14 +183,14 @@ defmodule DSPex.Python.Wire.ProtocolTest do
   end
 
   describe "decode_message/1" do
-    test "gives a term and the process of this node that it is for" do
+    test "returns a term and the process of this node that it is for" do
       for term <- [RandomTerm.term(), nil] do
         assert Protocol.decode_message(:erlang.term_to_binary({:M, self(), term})) ==
                  {:ok, self(), term}
       end
     end
 
-    test "is an error for a process of another node, for what is none, and for frames that were cut" do
+    test "is an error for a process of another node, for other terms, and for frames that were cut" do
       # A pid as OTP 23 and newer write it, of a node whose name is an atom that exists.
       elsewhere = :erlang.binary_to_term(<<131, 88, 119, 6, "python", 1::32, 0::32, 1::32>>)
       assert node(elsewhere) == :python

@@ -8,7 +8,7 @@ defmodule DSPex.Python.Call.ModuleCalls.BatchTest do
 
   @signature "question -> answer"
 
-  # Answers each question with itself, after what `before` does.
+  # Calls `before`, and answers each question with itself.
   defp echo(before \\ fn _question -> :ok end) do
     {:elixir,
      fn request ->
@@ -23,7 +23,7 @@ defmodule DSPex.Python.Call.ModuleCalls.BatchTest do
 
   defp answers(results), do: for({:ok, prediction} <- results, do: prediction[:answer])
 
-  test "gives results in the order of the inputs, however long each takes" do
+  test "returns results in the order of the inputs, however long each takes" do
     slow_first = fn question -> if question == "1", do: Process.sleep(100), else: :ok end
 
     assert {:ok, results} =
@@ -32,7 +32,7 @@ defmodule DSPex.Python.Call.ModuleCalls.BatchTest do
     assert answers(results) == for(number <- 1..20, do: "#{number}")
   end
 
-  test "an item has a time of its own" do
+  test "each item has a timeout of its own" do
     endless = fn question -> if question == "2", do: Process.sleep(:infinity), else: :ok end
 
     assert {:ok, [one, two, three]} =
@@ -46,7 +46,7 @@ defmodule DSPex.Python.Call.ModuleCalls.BatchTest do
     assert message =~ "500 ms"
   end
 
-  test "what has not begun when the time of all is over is a timeout in the queue" do
+  test "an item that has not begun at the deadline has a timeout in the queue" do
     endless = fn _question -> Process.sleep(:infinity) end
 
     assert {:ok, results} =
@@ -60,7 +60,7 @@ defmodule DSPex.Python.Call.ModuleCalls.BatchTest do
     assert Enum.sort(stages) == ["model", "model", "queue", "queue", "queue"]
   end
 
-  test "collects errors, or ends with the first one" do
+  test "collects errors, or ends with the first error" do
     broken = fn
       "2" -> {:error, {:auth, "no"}}
       "3" -> Process.sleep(:infinity)
@@ -87,7 +87,7 @@ defmodule DSPex.Python.Call.ModuleCalls.BatchTest do
     assert hd(cancelled) =~ "item 1 failed"
   end
 
-  test "wrong options are named" do
+  test "wrong options are named in the error" do
     for {options, part} <- [
           {[on_error: :stop], ~s|expected "collect" or "fail_fast" at opts.on_error, got :stop|},
           {[item_timeout: 0], "opts.item_timeout"},
@@ -100,7 +100,7 @@ defmodule DSPex.Python.Call.ModuleCalls.BatchTest do
     end
   end
 
-  test "a thousand items leave other calls quick" do
+  test "a thousand items do not delay other calls" do
     batch =
       Task.async(fn ->
         Python.execute_batch("dspy.Predict", @signature, items(1..1_000),
@@ -116,7 +116,7 @@ defmodule DSPex.Python.Call.ModuleCalls.BatchTest do
     assert length(answers(results)) == 1_000
   end
 
-  test "programs are executed for each of many inputs too" do
+  test "programs can be executed for many inputs too" do
     {:ok, program} = Python.create_program(signature: @signature, modules: ["dspy.Predict"])
 
     assert {:ok, results} = Python.execute_program_batch(program, items(1..10), lm: echo())
@@ -124,7 +124,7 @@ defmodule DSPex.Python.Call.ModuleCalls.BatchTest do
   end
 
   describe "a stream of results" do
-    test "gives each when it is there" do
+    test "emits each result as soon as it exists" do
       test = self()
 
       waits = fn question ->
@@ -154,7 +154,7 @@ defmodule DSPex.Python.Call.ModuleCalls.BatchTest do
       assert seen |> Enum.map(&elem(&1, 0)) |> Enum.sort() == [0, 1, 2, 3, 4]
     end
 
-    test "takes inputs lazily, and ends with its reader" do
+    test "reads inputs lazily, and ends with its reader" do
       test = self()
 
       inputs =
@@ -169,7 +169,7 @@ defmodule DSPex.Python.Call.ModuleCalls.BatchTest do
       refute_received {:taken, 2_001}
     end
 
-    test "counts its indices through" do
+    test "counts indices across chunks" do
       quick = {:elixir, fn _ -> ScriptedModel.written(answer: "a") end}
       inputs = Stream.map(1..1_200, &%{question: "item #{&1}"})
 
@@ -181,14 +181,14 @@ defmodule DSPex.Python.Call.ModuleCalls.BatchTest do
       assert Enum.sort(indices) == Enum.to_list(0..1_199)
     end
 
-    test "tells of errors of items, and of the whole" do
+    test "emits errors of items, and of the whole batch" do
       stream = Python.stream_batch("dspy.Predict", @signature, [%{qestion: "typo"}], lm: echo())
       assert [{0, {:error, %Error{kind: :input}}}] = Enum.to_list(stream)
       stream = Python.stream_batch("dspy.Predcit", @signature, items(1..2))
       assert [{:error, %Error{kind: :module_not_found}}] = Enum.to_list(stream)
     end
 
-    test "is no faster than its reader" do
+    test "has back-pressure" do
       pool = start_pool!()
       asked = :counters.new(1, [])
       counting = fn _question -> :counters.add(asked, 1, 1) end
@@ -204,7 +204,7 @@ defmodule DSPex.Python.Call.ModuleCalls.BatchTest do
       Enum.reduce_while(stream, 0, fn _result, count ->
         if count == 3 do
           Process.sleep(300)
-          # Those that were read, the room that is left, and one in each worker's hands.
+          # The results that were read, those in the buffer, and one for each worker.
           assert :counters.get(asked, 1) < 30
           {:halt, count}
         else

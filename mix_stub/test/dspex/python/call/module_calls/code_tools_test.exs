@@ -20,7 +20,7 @@ defmodule DSPex.Python.Call.ModuleCalls.CodeToolsTest do
 
   def stock(%{"article" => article}), do: {:error, "no #{article} here"}
 
-  test "code that a model writes calls functions of Elixir and asks a model of Elixir" do
+  test "code that a model writes calls Elixir functions and an Elixir model" do
     code = """
     print(stock("bolt")["pieces"], stock(article="bolt", size=2, color="red"), stock("nut"))
     print(llm_query("and what do you say?"))

@@ -14,7 +14,7 @@ defmodule DSPex.Python.Call.ProgramCalls.CompileTest do
     {:ok, program: program}
   end
 
-  # Answers right where it is told how: by the words "with care" in its instructions. Asked for instructions, it gives those.
+  # Answers correctly if its instructions have the words "with care". Asked for instructions, it returns such instructions.
   defp model(test \\ nil) do
     {:elixir,
      fn request ->
@@ -29,7 +29,7 @@ defmodule DSPex.Python.Call.ProgramCalls.CompileTest do
            )
 
          text =~ "new_instruction" ->
-           # GEPA asks in a form of its own.
+           # GEPA has its own form of prompts.
            ~s|{"new_instruction": "Answer with care."}|
 
          text =~ "with care" ->
@@ -55,7 +55,7 @@ defmodule DSPex.Python.Call.ProgramCalls.CompileTest do
     evaluation.score
   end
 
-  test "gives a version that is better, beside the one before", %{program: program} do
+  test "returns a better version, and keeps the old one", %{program: program} do
     assert {:ok, %Program{} = better} =
              Python.compile_program(program, @examples,
                optimizer: "dspy.COPRO",
@@ -69,7 +69,7 @@ defmodule DSPex.Python.Call.ProgramCalls.CompileTest do
     assert %{optimizer: "dspy.COPRO", score: 100.0, failures: 0} = better.compiled
     assert better.compiled.metric_calls == 12
     assert {score(program), score(better)} == {0.0, 100.0}
-    # An id is the newest version.
+    # An id stands for the newest version.
     assert {score(program.id), program.compiled} == {100.0, nil}
 
     assert {:ok, prediction} =
@@ -83,7 +83,7 @@ defmodule DSPex.Python.Call.ProgramCalls.CompileTest do
     assert error.message =~ "has no version 3; it has 1, 2"
   end
 
-  test "an optimizer that reflects is told what a metric in Elixir says", %{program: program} do
+  test "an optimizer that reflects reads the feedback of an Elixir metric", %{program: program} do
     metric = fn %{"answer" => answer}, prediction ->
       %{score: prediction[:answer] == answer, feedback: "it should be #{answer}"}
     end
@@ -101,7 +101,7 @@ defmodule DSPex.Python.Call.ProgramCalls.CompileTest do
     assert {better.compiled.score, score(better), better.compiled.warnings} == {100.0, 100.0, []}
   end
 
-  test "says so if what the reflecting model writes cannot be read", %{program: program} do
+  test "reports that the answer of the reflecting model cannot be parsed", %{program: program} do
     mute = {:elixir, fn _request -> "what?" end}
     options = [optimizer: "dspy.GEPA", max_metric_calls: 12, metric: :exact_match]
     options = [lm: model(), reflection_lm: mute] ++ options
@@ -111,7 +111,7 @@ defmodule DSPex.Python.Call.ProgramCalls.CompileTest do
     assert warning =~ "some calls failed, at last: "
   end
 
-  test "learns demos from the program's own right answers", %{program: program} do
+  test "learns demos from the program's own correct answers", %{program: program} do
     model =
       {:elixir,
        fn request -> ScriptedModel.written(answer: right(ScriptedModel.text(request))) end}
@@ -132,7 +132,7 @@ defmodule DSPex.Python.Call.ProgramCalls.CompileTest do
     assert text =~ "question 1" and text =~ "answer 2"
   end
 
-  test "tells of each score and candidate while it runs", %{program: program} do
+  test "emits each score and candidate while it runs", %{program: program} do
     options = [optimizer: "dspy.COPRO", breadth: 2, depth: 1, metric: :exact_match, lm: model()]
     elements = program |> Python.stream_compile(@examples, options) |> Enum.to_list()
 
@@ -173,22 +173,22 @@ defmodule DSPex.Python.Call.ProgramCalls.CompileTest do
           Python.compile_program(program, @examples, options)
         end
 
-        # Those that fail are not logged either, with their data.
+        # Failing examples and their data are not logged either.
         for optimizer <- ["dspy.GEPA", "dspy.BootstrapFewShot", "dspy.COPRO"] do
           metric = fn _example, _prediction -> :good end
           options = [optimizer: optimizer, metric: metric, lm: model()]
           assert {:error, %Error{}} = Python.compile_program(program, @examples, options)
         end
 
-        # What is logged has come by then.
+        # All log entries have come when a later one has come.
         Process.sleep(200)
       end)
 
-    # Other tests log meanwhile.
+    # Other tests may log at the same time.
     refute log =~ ~r/question \d|Error for Example|Bootstrapped|Average Metric|Running GEPA/
   end
 
-  test "ends when its reader ends, and all that it runs with it", %{program: program} do
+  test "ends with its reader, and ends all that it runs", %{program: program} do
     test = self()
 
     slow =
@@ -222,7 +222,7 @@ defmodule DSPex.Python.Call.ProgramCalls.CompileTest do
     assert Callbacks.count().running >= 0
   end
 
-  test "what fails too often is the answer", %{program: program} do
+  test "returns the error that occurs too often", %{program: program} do
     options = [optimizer: "dspy.BootstrapFewShotWithRandomSearch", metric: :exact_match]
     dead = {:elixir, fn _request -> {:error, {:auth, "no such key"}} end}
 
@@ -238,7 +238,7 @@ defmodule DSPex.Python.Call.ProgramCalls.CompileTest do
     assert error.message =~ "cannot say"
   end
 
-  test "mistakes are named, and cost no call", %{program: program} do
+  test "wrong arguments are named, and cost no call of the model", %{program: program} do
     never = {:elixir, fn _request -> raise "asked" end}
 
     for {trainset, options, kind, part} <- [
@@ -293,7 +293,7 @@ defmodule DSPex.Python.Call.ProgramCalls.CompileTest do
     end
   end
 
-  test "a program that has learned can be stored and loaded", %{program: program} do
+  test "a compiled program can be stored and loaded", %{program: program} do
     options = [optimizer: "dspy.LabeledFewShot", k: 2, sample: false]
     {:ok, better} = Python.compile_program(program, @examples, options)
     {:ok, json} = Python.dump_program(better)
@@ -302,18 +302,18 @@ defmodule DSPex.Python.Call.ProgramCalls.CompileTest do
     {:ok, _prediction} = Python.execute_program(again, "question 6", lm: model(self()))
     assert_received {:asked, text}
     assert text =~ "question 1" and text =~ "answer 2"
-    # The same text again, and of the first version what it knew.
+    # Dumping gives the same text again; the first version has not learned anything.
     assert Python.dump_program(again) == {:ok, json}
     {:ok, first} = Python.dump_program(program)
     refute first =~ "question 1"
-    # With a model of its own, and in a session.
+    # A program can be loaded with its own model, into a session.
     {:ok, placed} = Python.load_program(json, session_id: program.session_id, lm: {:embedded, []})
     assert placed.session_id == program.session_id
     {:ok, prediction} = Python.execute_program(placed, "question 6")
     assert prediction.model =~ "embedded"
   end
 
-  test "a program learns at each call from the examples that are nearest" do
+  test "a program learns from the nearest examples at each call" do
     test = self()
 
     model = fn request ->
@@ -321,7 +321,7 @@ defmodule DSPex.Python.Call.ProgramCalls.CompileTest do
       ScriptedModel.written(answer: "4")
     end
 
-    # Cities have a question about a capital, sums have none.
+    # Questions about cities are near to each other, and so are questions about sums.
     embedder = fn texts ->
       send(test, {:embedded, texts})
       for text <- texts, do: if(text =~ "Capital", do: [1.0, 0.0], else: [0, 1])

@@ -11,7 +11,7 @@ defmodule DSPex.Python.Call.ProgramCalls.EvaluationTest do
     %{question: "four", expected: "four"}
   ]
 
-  # Knows the first two, and breaks at the third.
+  # Answers the first two questions, and raises at the third.
   defp model do
     {:elixir,
      fn request ->
@@ -40,7 +40,7 @@ defmodule DSPex.Python.Call.ProgramCalls.EvaluationTest do
     {:ok, program: program}
   end
 
-  test "scores each example with a function, and all together", %{program: program} do
+  test "scores each example with a function, and computes the total score", %{program: program} do
     metric = fn %{"question" => _question, "expected" => expected}, prediction ->
       if prediction[:answer] == expected, do: 1, else: 0.5
     end
@@ -58,14 +58,14 @@ defmodule DSPex.Python.Call.ProgramCalls.EvaluationTest do
     assert evaluation.duration_ms > 0
   end
 
-  test "takes a check in place of a function, and another score for failures", %{program: program} do
+  test "takes a check instead of a function, and another score for failures", %{program: program} do
     check = %{check: :equals, field: :answer, input: :expected}
     options = [lm: model(), failure_score: 1]
     assert {:ok, evaluation} = Python.evaluate_program(program, @examples, check, options)
     assert evaluation.score == 75.0
   end
 
-  test "metrics with a name compare the first output with the example's field of that name" do
+  test "named metrics compare the first output with the example's field of that name" do
     {:ok, program} = Python.create_program("question -> answer")
     examples = [%{question: "one", answer: "The 1!"}, %{question: "two", answer: "2 of them"}]
 
@@ -81,7 +81,7 @@ defmodule DSPex.Python.Call.ProgramCalls.EvaluationTest do
     end
   end
 
-  test "semantic F1 asks the model to judge" do
+  test "semantic F1 uses the model as the judge" do
     {:ok, program} = Python.create_program("question -> answer")
     test = self()
 
@@ -104,7 +104,7 @@ defmodule DSPex.Python.Call.ProgramCalls.EvaluationTest do
     assert text =~ "Lisbon, in Portugal"
   end
 
-  test "a metric may say more than a number", %{program: program} do
+  test "a metric may return feedback with the score", %{program: program} do
     metric = fn _example, _prediction -> %{score: 0.25, feedback: "too short"} end
     assert {:ok, evaluation} = Python.evaluate_program(program, @examples, metric, lm: model())
     assert [{:ok, %{score: 0.25, feedback: "too short"}} | _others] = evaluation.results
@@ -130,7 +130,7 @@ defmodule DSPex.Python.Call.ProgramCalls.EvaluationTest do
     assert evaluation.failed == 3
   end
 
-  test "tells of each example while it runs", %{program: program} do
+  test "emits each score while it runs", %{program: program} do
     metric = fn %{"expected" => expected}, prediction -> prediction[:answer] == expected end
     elements = program |> Python.stream_evaluate(@examples, metric, lm: model()) |> Enum.to_list()
     assert {:ok, %{score: 50.0, count: 4}} = List.last(elements)
@@ -172,7 +172,7 @@ defmodule DSPex.Python.Call.ProgramCalls.EvaluationTest do
     assert {:ok, %{score: nil, count: 0}} = Python.evaluate_program(program, [], fn _, _ -> 1 end)
   end
 
-  test "mistakes are named", %{program: program} do
+  test "errors name the mistake", %{program: program} do
     for {examples, metric, options, part} <- [
           {@examples, nil, [], "expected a function, a check such as"},
           {@examples, fn _example -> 1 end, [],
@@ -197,7 +197,7 @@ defmodule DSPex.Python.Call.ProgramCalls.EvaluationTest do
              Python.evaluate_program("none", @examples, fn _, _ -> 1 end)
   end
 
-  test "gives the same through JSON", %{program: program} do
+  test "returns the same by JSON", %{program: program} do
     check = %{check: :equals, field: :answer, input: :expected}
     options = [lm: model(), serialization_format: :json]
     assert {:ok, evaluation} = Python.evaluate_program(program, @examples, check, options)

@@ -9,10 +9,10 @@ defmodule DSPex.Python.Pool.Pool.RestartTest do
   alias DSPex.Python.Port.SendQueue
 
   describe "Python that ends" do
-    test "has all its callers answered at once, and is started again" do
+    test "answers all callers at once, and is started again" do
       pool = start_pool!()
       {:ok, _pong} = Python.ping(nil, pool: pool)
-      # Stopped first, so that the calls are in flight when it is killed.
+      # Stopped first, so that the calls are pending when it is killed.
       signal(pool, "STOP")
       calls = for _ <- 1..50, do: Task.async(fn -> Python.ping(nil, pool: pool) end)
       eventually(fn -> waiting(pool) == 50 end)
@@ -41,14 +41,14 @@ defmodule DSPex.Python.Pool.Pool.RestartTest do
       assert prediction.model =~ "embedded"
     end
 
-    test "loses no call that was made while it was being started again" do
+    test "loses no call that is made during the restart" do
       pool = start_pool!()
       {:ok, _pong} = Python.ping(nil, pool: pool)
 
       for _ <- 1..3 do
         signal(pool, "KILL")
 
-        # Some of these reach the process that is about to end, some find none, some its successor.
+        # Some calls reach the owner that is about to end, some find no owner, some its successor.
         calls = for number <- 1..20, do: Task.async(fn -> Python.ping(number, pool: pool) end)
 
         for result <- Task.await_many(calls, 30_000) do
@@ -60,7 +60,7 @@ defmodule DSPex.Python.Pool.Pool.RestartTest do
       end
     end
 
-    test "at any moment leaves no caller without an answer, and nothing behind" do
+    test "at any moment leaves no caller without an answer, and leaves nothing behind" do
       pool = start_pool!()
       {:ok, _pong} = Python.ping(nil, pool: pool)
       killing = :atomics.new(1, [])
@@ -95,9 +95,9 @@ defmodule DSPex.Python.Pool.Pool.RestartTest do
   end
 
   describe "Python that is killed again and again" do
-    test "is started again each time, and its pool never goes away" do
-      # More restarts within 10 s than the ten at which the pool's supervisor once gave up: callers were told that
-      # there is no such pool.
+    test "is started again each time, and its pool never disappears" do
+      # The pool's supervisor once gave up after ten restarts within 10 s: callers got the error that there is no
+      # such pool.
       pool = start_pool!()
       [{supervisor, _value}] = Registry.lookup(DSPex.Python.Registry, {:pool, pool})
 
@@ -113,7 +113,7 @@ defmodule DSPex.Python.Pool.Pool.RestartTest do
 
       assert [{^supervisor, _value}] = Registry.lookup(DSPex.Python.Registry, {:pool, pool})
       assert log =~ "python of pool #{inspect(pool)} was killed by signal 9; it is started again"
-      # One line, not the report of a crash.
+      # The log has one line, not a crash report.
       refute log =~ "State:"
     end
   end
@@ -124,7 +124,7 @@ defmodule DSPex.Python.Pool.Pool.RestartTest do
     |> Enum.take_while(fn _result -> :atomics.get(killing, 1) == 0 end)
   end
 
-  # There is a Python, and it has answered once.
+  # Tells whether Python has answered once.
   defp ready?(pool) do
     case Registry.lookup(DSPex.Python.Registry, {:port, pool}) do
       [{client, _state}] -> :sys.get_state(client).phase == :ready

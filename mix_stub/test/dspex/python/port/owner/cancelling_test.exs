@@ -20,12 +20,12 @@ defmodule DSPex.Python.Port.Owner.CancellingTest do
        ]}
 
     pool = start_pool!(model: model)
-    # The deadlines below are not for the start.
+    # The deadlines below must not include the start.
     {:ok, _pong} = Python.ping(nil, pool: pool, timeout: 60_000)
     {:ok, pool: pool, listener: listener}
   end
 
-  test "a caller that ends takes its request to the model along", %{
+  test "the end of a caller closes its request to the model", %{
     pool: pool,
     listener: listener
   } do
@@ -36,11 +36,11 @@ defmodule DSPex.Python.Port.Owner.CancellingTest do
     assert eventually(fn -> in_flight(pool) == 0 end)
   end
 
-  test "a request that is stopped by a deadline of this side alone is closed too", %{
+  test "a deadline of Elixir alone closes the request to the model too", %{
     pool: pool,
     listener: listener
   } do
-    # Python is given no time limit, as when its own clock or loop fails.
+    # Python gets no timeout, as if its own clock or loop had failed.
     task =
       Task.async(fn -> Python.call(:execute_module, arguments(), pool: pool, timeout: 3_000) end)
 
@@ -49,7 +49,7 @@ defmodule DSPex.Python.Port.Owner.CancellingTest do
     assert read_to_the_end(request) == :closed
   end
 
-  test "a call is cancelled by its id, from anywhere", %{pool: pool, listener: listener} do
+  test "a call can be cancelled by its id from any process", %{pool: pool, listener: listener} do
     task = Task.async(fn -> ask(pool, :infinity, request_id: "r-1") end)
     request = accepted(listener)
     assert Python.cancel("r-2", pool: pool) == {:ok, 0}
@@ -61,7 +61,7 @@ defmodule DSPex.Python.Port.Owner.CancellingTest do
     assert {:error, %Python.Error{kind: :input}} = Python.cancel(7, pool: pool)
   end
 
-  test "calls that end otherwise are cancelled by nobody", %{pool: pool} do
+  test "the death of callers does not cancel calls that have ended", %{pool: pool} do
     for number <- 1..50, do: {:ok, %{"payload" => ^number}} = Python.ping(number, pool: pool)
 
     callers =
