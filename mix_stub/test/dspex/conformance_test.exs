@@ -19,7 +19,7 @@ defmodule DSPex.ConformanceTest do
   end
 
   for file <- @files do
-    @language if file =~ "elixir", do: :elixir, else: :erlang
+    @language if Path.basename(file) =~ "elixir", do: :elixir, else: :erlang
     @rows file
           |> File.read!()
           |> String.split("\n", trim: true)
