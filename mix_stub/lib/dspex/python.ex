@@ -43,10 +43,8 @@ defmodule DSPex.Python do
   the error).
   """
 
-  import DSPex.Python.Call.CallOptions, only: [new!: 1, new!: 2]
-
   alias DSPex.{Prediction, Program}
-  alias DSPex.Python.Call.{ModuleCalls, Operation, ProgramCalls, SessionCalls}
+  alias DSPex.Python.Call.{CallOptions, ModuleCalls, Operation, ProgramCalls, SessionCalls}
   alias DSPex.Python.{Error, ModuleSpec}
   alias DSPex.Python.Functions.Model
   alias DSPex.Python.Pool.PoolSupervisor
@@ -99,7 +97,7 @@ defmodule DSPex.Python do
   """
   @spec configure_lm(Model.provider(), keyword() | map(), options()) :: result(map())
   def configure_lm(provider, config \\ %{}, options \\ []),
-    do: SessionCalls.configure_model(provider, config, new!(options))
+    do: SessionCalls.configure_model(provider, config, CallOptions.new!(options))
 
   @doc """
   Lists the names of the DSPy modules that can be executed.
@@ -126,7 +124,7 @@ defmodule DSPex.Python do
   """
   @spec validate_module(ModuleSpec.t(), signature() | nil, options()) :: result(map())
   def validate_module(name, signature, options \\ []),
-    do: ModuleCalls.validate(name, signature, new!(options))
+    do: ModuleCalls.validate(name, signature, CallOptions.new!(options))
 
   @doc """
   Executes a DSPy module: one by its name, or modules that run one another, see `DSPex.Python.ModuleSpec`.
@@ -154,7 +152,7 @@ defmodule DSPex.Python do
   @spec execute_module(ModuleSpec.t(), signature() | nil, inputs(), options()) ::
           result(Prediction.t())
   def execute_module(module, signature, inputs, options \\ []),
-    do: ModuleCalls.execute(module, signature, inputs, new!(options))
+    do: ModuleCalls.execute(module, signature, inputs, CallOptions.new!(options))
 
   @doc """
   Executes a DSPy module as `execute_module/4` does, and returns a stream of its answer while the model writes it.
@@ -183,7 +181,7 @@ defmodule DSPex.Python do
   """
   @spec stream(ModuleSpec.t(), signature() | nil, inputs(), options()) :: Enumerable.t()
   def stream(module, signature, inputs, options \\ []),
-    do: ModuleCalls.stream(module, signature, inputs, new!(options))
+    do: ModuleCalls.stream(module, signature, inputs, CallOptions.new!(options))
 
   @doc """
   Executes a program as `execute_program/3` does, and returns a stream of its answer as `stream/4` does.
@@ -192,7 +190,7 @@ defmodule DSPex.Python do
   """
   @spec stream_program(Program.t() | String.t(), inputs(), options()) :: Enumerable.t()
   def stream_program(program, inputs, options \\ []),
-    do: ProgramCalls.stream(program, inputs, new!(options))
+    do: ProgramCalls.stream(program, inputs, CallOptions.new!(options))
 
   @doc """
   Executes a DSPy module once for each element of `inputs_list`, concurrently, within one timeout.
@@ -209,7 +207,7 @@ defmodule DSPex.Python do
   @spec execute_batch(ModuleSpec.t(), signature() | nil, [inputs()], options()) ::
           result([result(Prediction.t())])
   def execute_batch(module, signature, inputs_list, options \\ []),
-    do: ModuleCalls.execute_batch(module, signature, inputs_list, new!(options))
+    do: ModuleCalls.execute_batch(module, signature, inputs_list, CallOptions.new!(options))
 
   @doc """
   Executes a program once for each element of `inputs_list`, as `execute_batch/4` does with a module.
@@ -217,7 +215,7 @@ defmodule DSPex.Python do
   @spec execute_program_batch(Program.t() | String.t(), [inputs()], options()) ::
           result([result(Prediction.t())])
   def execute_program_batch(program, inputs_list, options \\ []),
-    do: ProgramCalls.execute_batch(program, inputs_list, new!(options))
+    do: ProgramCalls.execute_batch(program, inputs_list, CallOptions.new!(options))
 
   @doc """
   Executes a program for each of `examples` and scores its predictions.
@@ -253,18 +251,18 @@ defmodule DSPex.Python do
   @spec evaluate_program(Program.t() | String.t(), [inputs()], metric, options()) :: result(map())
         when metric: (map(), Prediction.t() -> number() | boolean() | map()) | map() | String.t()
   def evaluate_program(program, examples, metric, options \\ []),
-    do: ProgramCalls.evaluate(program, examples, metric, new!(options))
+    do: ProgramCalls.evaluate(program, examples, metric, CallOptions.new!(options))
 
   @doc """
   Evaluates a program as `evaluate_program/4` does, and returns a stream of the scores as they come.
 
-  The stream is lazy, as that of `stream/4`. Its elements are
+  The stream is lazy, as in `stream/4`. Its elements are
   `{index, {:ok, %{prediction: …, score: …, feedback: …}} | {:error, error}}`, the index counted from 0, and at last
   `{:ok, evaluation}` as from `evaluate_program/4`, or `{:error, error}`.
   """
   @spec stream_evaluate(Program.t() | String.t(), [inputs()], term(), options()) :: Enumerable.t()
   def stream_evaluate(program, examples, metric, options \\ []),
-    do: ProgramCalls.stream_evaluate(program, examples, metric, new!(options))
+    do: ProgramCalls.stream_evaluate(program, examples, metric, CallOptions.new!(options))
 
   @doc """
   Improves a program by examples, with one of DSPy's optimizers; returns a new version. The old version stays.
@@ -298,12 +296,12 @@ defmodule DSPex.Python do
   """
   @spec compile_program(Program.t() | String.t(), [map()], options()) :: result(Program.t())
   def compile_program(program, trainset, options \\ []),
-    do: ProgramCalls.compile(program, trainset, new!(options, :infinity))
+    do: ProgramCalls.compile(program, trainset, CallOptions.new!(options, :infinity))
 
   @doc """
   Improves a program as `compile_program/3` does, and returns a stream of the scores as they come.
 
-  The stream is lazy, as that of `stream/4`; its elements:
+  The stream is lazy, as in `stream/4`; its elements:
 
     * `{:scored, %{score: score, metric_calls: count, failures: count, best_score: score | nil}}` - one answer was scored
     * `{:candidate, %{number: number, score: score, best_score: score}}` - one candidate was scored with all its examples
@@ -311,7 +309,7 @@ defmodule DSPex.Python do
   """
   @spec stream_compile(Program.t() | String.t(), [map()], options()) :: Enumerable.t()
   def stream_compile(program, trainset, options \\ []),
-    do: ProgramCalls.stream_compile(program, trainset, new!(options, :infinity))
+    do: ProgramCalls.stream_compile(program, trainset, CallOptions.new!(options, :infinity))
 
   @doc """
   Lists the optimizers that can compile a program.
@@ -340,7 +338,8 @@ defmodule DSPex.Python do
       false
   """
   @spec dump_program(Program.t() | String.t(), options()) :: result(String.t())
-  def dump_program(program, options \\ []), do: ProgramCalls.dump(program, new!(options))
+  def dump_program(program, options \\ []),
+    do: ProgramCalls.dump(program, CallOptions.new!(options))
 
   @doc """
   Creates a program from the text of `dump_program/2`. Options are `:session_id`; `:lm`, its model; and `:allow_urls`, whether
@@ -350,7 +349,7 @@ defmodule DSPex.Python do
   it is an error of kind `:store`, or of a kind that `create_program/2` returns.
   """
   @spec load_program(String.t(), options()) :: result(Program.t())
-  def load_program(text, options \\ []), do: ProgramCalls.load(text, new!(options))
+  def load_program(text, options \\ []), do: ProgramCalls.load(text, CallOptions.new!(options))
 
   @doc """
   Executes a DSPy module once for each of `inputs`, and returns a stream of the results as they come.
@@ -371,7 +370,8 @@ defmodule DSPex.Python do
   @spec stream_batch(ModuleSpec.t(), signature() | nil, Enumerable.t(), options()) ::
           Enumerable.t()
   def stream_batch(module, signature, inputs, options \\ []),
-    do: ModuleCalls.stream_batch(module, signature, inputs, @batch_chunk, new!(options))
+    do:
+      ModuleCalls.stream_batch(module, signature, inputs, @batch_chunk, CallOptions.new!(options))
 
   @doc """
   Creates a program in the session of the option `:session_id`, or in a new session.
@@ -396,7 +396,8 @@ defmodule DSPex.Python do
       %{"answer" => "Lisbon is the capital of Portugal."}
   """
   @spec create_program(map() | keyword(), options()) :: result(Program.t())
-  def create_program(spec, options \\ []), do: ProgramCalls.create(spec, new!(options))
+  def create_program(spec, options \\ []),
+    do: ProgramCalls.create(spec, CallOptions.new!(options))
 
   @doc """
   Executes a program, which is a `%DSPex.Program{}` or its id.
@@ -408,7 +409,7 @@ defmodule DSPex.Python do
   """
   @spec execute_program(Program.t() | String.t(), inputs(), options()) :: result(Prediction.t())
   def execute_program(program, inputs, options \\ []),
-    do: ProgramCalls.execute(program, inputs, new!(options))
+    do: ProgramCalls.execute(program, inputs, CallOptions.new!(options))
 
   @doc """
   Lists the programs of a session, or of all sessions for `nil`.
@@ -430,13 +431,15 @@ defmodule DSPex.Python do
       {"question: str -> answer: str", 0}
   """
   @spec describe_program(Program.t() | String.t(), options()) :: result(map())
-  def describe_program(program, options \\ []), do: ProgramCalls.describe(program, new!(options))
+  def describe_program(program, options \\ []),
+    do: ProgramCalls.describe(program, CallOptions.new!(options))
 
   @doc """
   Deletes a program, which is a `%DSPex.Program{}` or its id, with all of its versions; returns its description.
   """
   @spec delete_program(Program.t() | String.t(), options()) :: result(map())
-  def delete_program(program, options \\ []), do: ProgramCalls.delete(program, new!(options))
+  def delete_program(program, options \\ []),
+    do: ProgramCalls.delete(program, CallOptions.new!(options))
 
   @doc """
   Lists the sessions of the pool.
@@ -465,7 +468,8 @@ defmodule DSPex.Python do
   Closes a session and deletes its programs; returns its description.
   """
   @spec close_session(String.t(), options()) :: result(map())
-  def close_session(session_id, options \\ []), do: SessionCalls.close(session_id, new!(options))
+  def close_session(session_id, options \\ []),
+    do: SessionCalls.close(session_id, CallOptions.new!(options))
 
   @doc """
   Cancels the calls with this `request_id:`; returns their number.
@@ -517,5 +521,6 @@ defmodule DSPex.Python do
   Of `options` only those of every function are used; the operation's own options are the last of its arguments.
   """
   @spec call(atom(), [term()], options()) :: result(term())
-  def call(operation, args, options \\ []), do: Operation.call(operation, args, new!(options))
+  def call(operation, args, options \\ []),
+    do: Operation.call(operation, args, CallOptions.new!(options))
 end

@@ -64,18 +64,6 @@ defmodule DSPex.Python.Call.Results do
   def evaluation_element({:error, _error} = error), do: error
 
   @doc """
-  Returns the result of one example of an evaluation.
-  """
-  @spec scored(term()) :: {:ok, map()} | {:error, Error.t()}
-  def scored({:ok, %{"prediction" => term, "score" => score} = scored}) do
-    feedback = Map.get(scored, "feedback")
-    {:ok, %{prediction: Prediction.from_term(term), score: score, feedback: feedback}}
-  end
-
-  def scored(%{"ok" => scored}), do: scored({:ok, scored})
-  def scored(failed), do: batch_result(failed)
-
-  @doc """
   Returns the element of `DSPex.Python.stream_compile/3`.
   """
   @spec compile_element(tuple(), atom()) :: tuple()
@@ -96,4 +84,13 @@ defmodule DSPex.Python.Call.Results do
 
   def compile_element({:ok, term}, pool), do: {:program, Program.from_term(term, pool)}
   def compile_element({:error, _error} = error, _pool), do: error
+
+  # Returns the result of one example of an evaluation.
+  defp scored({:ok, %{"prediction" => term, "score" => score} = scored}) do
+    feedback = Map.get(scored, "feedback")
+    {:ok, %{prediction: Prediction.from_term(term), score: score, feedback: feedback}}
+  end
+
+  defp scored(%{"ok" => scored}), do: scored({:ok, scored})
+  defp scored(failed), do: batch_result(failed)
 end
