@@ -58,4 +58,11 @@ defmodule DSPex.Python.Port.PendingCallsTest do
     PendingCalls.stop_monitoring(calls)
     assert PendingCalls.request_monitoring(calls)
   end
+
+  test "is gone for callers when the process that made the table has ended" do
+    calls = Task.await(Task.async(&PendingCalls.new/0))
+    assert PendingCalls.add(calls, make_ref()) == :gone
+    assert PendingCalls.take(calls, 1) == :gone
+    assert PendingCalls.unsent(calls, 1) == :gone
+  end
 end
