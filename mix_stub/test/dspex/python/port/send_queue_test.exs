@@ -55,6 +55,8 @@ defmodule DSPex.Python.Port.SendQueueTest do
     refute_receive :flush, 50
     assert %PendingCall{sent?: false} = PendingCalls.take(calls, id)
     assert SendQueue.count(SendQueue.clear(queue)) == 0
+    # The port breaks when its program is killed.
+    Process.unlink(port)
     {:os_pid, os_pid} = Port.info(port, :os_pid)
     {"", 0} = System.cmd("kill", ["-KILL", to_string(os_pid)])
   end
