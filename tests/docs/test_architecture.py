@@ -71,7 +71,7 @@ def test_elixir_layer_exists(path: str) -> None:
 
 def test_every_folder_of_the_elixir_side_is_a_layer() -> None:
     folder = ROOT / "mix_stub" / "lib" / "dspex" / "python"
-    found = {f"{path.relative_to(ROOT)}/" for path in folder.iterdir() if path.is_dir()}
+    found = {f"{path.relative_to(ROOT)}/" for path in folder.iterdir() if list(path.glob("*.ex"))}
     assert found <= set(ELIXIR_LAYERS)
 
 
