@@ -6,18 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.operations.calls import program_model
+from erlport_bridge.operations.calls import program_model, stream_of
 from erlport_bridge.operations.operation import operation, spending
 from erlport_bridge.operations.port_state import sessions
 from erlport_bridge.operations.programs import find_program
 from erlport_bridge.optimizing import compiling, nearest, optimizers
 from erlport_bridge.optimizing.compiling import Compilation
-from erlport_bridge.programs import execution
-from erlport_bridge.programs.execution import EventStream, read_metric, streaming
+from erlport_bridge.programs.execution import STREAM_OPTIONS, CallRequest, EventStream, read_many_calls, read_metric
 from erlport_bridge.programs.models import ModelAccount
+from erlport_bridge.programs.options import Vocabulary
 from erlport_bridge.programs.pipelines import voting
-from erlport_bridge.programs.text import arguments
-from erlport_bridge.request import Deadline
 
 
 @operation
@@ -40,7 +38,7 @@ async def compile_program(
 
     Answers the description of the new version, with what was done under ``compiled``. The version before stays.
     """
-    return await _compile(session_id, program_id, trainset, arguments.options(opts, "opts"))
+    return await _compile(session_id, program_id, trainset, _begin(opts, compiling.COMPILE_OPTIONS))
 
 
 @operation
@@ -48,45 +46,55 @@ async def stream_compile(
     reply_to: object, ref: object, session_id: object, program_id: object, trainset: object, opts: object = None
 ) -> dict[str, Any]:
     """Compile a program as ``compile_program`` does, and tell of each score and each candidate."""
-    given = arguments.options(opts, "opts")
-    with streaming.opened(reply_to, ref, given.pop("buffer", None)) as events:
-        return await _compile(session_id, program_id, trainset, given, events)
+    request = _begin(opts, compiling.COMPILE_OPTIONS | STREAM_OPTIONS)
+    with stream_of(request, reply_to, ref) as events:
+        return await _compile(session_id, program_id, trainset, request, events)
+
+
+def _begin(opts: object, own: Vocabulary) -> CallRequest:
+    """Read the options of a compilation, those of the optimizer that they name among them; unknown ones are refused."""
+
+    def with_optimizer(given: Mapping[str, Any]) -> tuple[str, Vocabulary]:
+        entry = optimizers.find_entry(given.get("optimizer"), "opts.optimizer")
+        return entry.name, own | entry.vocabulary
+
+    request = read_many_calls(opts, with_optimizer)
+    request.begin()
+    return request
 
 
 async def _compile(
-    session_id: object, program_id: object, trainset: object, given: dict[str, Any], events: EventStream | None = None
+    session_id: object, program_id: object, trainset: object, request: CallRequest, events: EventStream | None = None
 ) -> dict[str, Any]:
-    deadline = Deadline()
-    entry = optimizers.find_entry(given.pop("optimizer", None), "opts.optimizer")
-    own = {option.name for option in entry.options}
-    metric, valset = given.pop("metric", None), given.pop("valset", None)
-    num_threads, max_errors = (compiling.read_number(given, name) for name in ("num_threads", "max_errors"))
-    call = {name: given.pop(name) for name in list(given) if name in execution.SHARED_OPTIONS - own}
-    options = execution.read_call_options(call)
-    chosen = entry.read_options(given, "opts")
+    own = compiling.COMPILE_OPTIONS.with_defaults(request.own)
+    entry = optimizers.find_entry(own["optimizer"], "opts.optimizer")
+    chosen = entry.complete(request.own, "opts")
+    metric, valset = own["metric"], own["valset"]
     entry.check_packages()
-    program = find_program(session_id, program_id, options)
+    program = find_program(session_id, program_id, request)
     if entry.least_examples and voting.count_members(program.learned or {}):
         message = f"version {program.version} has others vote; compile one of those, by the option version"
         raise OperationError("input", message, path="opts.version")
     if valset is not None and not entry.takes_valset:
         message = f"{entry.name} takes no valset; give all examples as the trainset"
         raise OperationError("input", message, path="opts.valset")
+    if metric is None and entry.needs_metric:
+        metric = read_metric(None, "opts.metric")
     compilation = Compilation(
         program,
         entry,
         chosen,
         compiling.read_examples(trainset, program, "trainset", least=1 if valset is not None else entry.least_examples),
         None if valset is None else compiling.read_examples(valset, program, "opts.valset"),
-        None if metric is None and not entry.needs_metric else read_metric(metric, "opts.metric", program.asked),
-        num_threads,
-        max_errors,
+        None if metric is None else metric.of(program.asked),
+        own["num_threads"],
+        own["max_errors"],
         {number: version for number, version in sessions.versions(program).items() if version.neighbours is None},
     )
     if entry.at_each_call:
         neighbours, report = await nearest.remember(compilation, metric)
         return sessions.add_version(program, program.learned or {}, report, neighbours).describe()
-    model = program_model(program, options)
+    model = program_model(program, request)
 
     async def tell(event: Mapping[str, Any]) -> None:
         if events is not None:
@@ -95,7 +103,7 @@ async def _compile(
     account = ModelAccount()
     try:
         knows, report = await compiling.run(
-            compilation, model, options, timeout_s=deadline.left_s(options.timeout_ms), account=account, tell=tell
+            compilation, model, request.options, timeout_s=request.left_s(), account=account, tell=tell
         )
     finally:
         spending.get().add(account.spent)

@@ -5,14 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from erlport_bridge.operations.batches import run_batch
-from erlport_bridge.operations.calls import program_model
+from erlport_bridge.operations.calls import begin_program_call, program_model, stream_of
 from erlport_bridge.operations.operation import operation, spending
 from erlport_bridge.operations.programs import find_program, run_program
-from erlport_bridge.programs import execution
-from erlport_bridge.programs.execution import CallOptions, EventStream, batch, streaming
-from erlport_bridge.programs.execution.evaluation import inputs_of, read_evaluation
-from erlport_bridge.programs.text import arguments
-from erlport_bridge.request import Deadline
+from erlport_bridge.programs.execution import (
+    EVALUATION_OPTIONS,
+    STREAM_OPTIONS,
+    CallRequest,
+    Evaluation,
+    EventStream,
+    batch,
+    dspy_context,
+    inputs_of,
+)
+from erlport_bridge.programs.models import with_settings
 
 
 @operation
@@ -25,7 +31,7 @@ async def evaluate_program(
     ``failed``, ``total_tokens``, ``duration_ms`` and ``results``: for each example ``{:ok, %{"prediction", "score"}}``
     (and ``"feedback"``), or ``{:error, …}``, which counts as ``failure_score``. Further options are those of a batch.
     """
-    return await _evaluate(session_id, program_id, examples, arguments.options(opts, "opts"))
+    return await _evaluate(session_id, program_id, examples, begin_program_call(opts, EVALUATION_OPTIONS))
 
 
 @operation
@@ -36,29 +42,26 @@ async def stream_evaluate(
 
     The events are those of ``stream_batch``, with ``{:ok, %{"prediction", "score"}}`` or ``{:error, …}`` as results.
     """
-    given = arguments.options(opts, "opts")
-    with streaming.opened(reply_to, ref, given.pop("buffer", None)) as events:
-        return await _evaluate(session_id, program_id, examples, given, events)
+    request = begin_program_call(opts, EVALUATION_OPTIONS | STREAM_OPTIONS)
+    with stream_of(request, reply_to, ref) as events:
+        return await _evaluate(session_id, program_id, examples, request, events)
 
 
 async def _evaluate(
-    session_id: object, program_id: object, examples: object, given: dict[str, Any], events: EventStream | None = None
+    session_id: object, program_id: object, examples: object, request: CallRequest, events: EventStream | None = None
 ) -> dict[str, Any]:
-    deadline = Deadline()
-    metric, failure_score = given.pop("metric", None), given.pop("failure_score", 0.0)
-    batch_options = batch.take_options(given)
-    whole = execution.read_call_options(given)
-    program = find_program(session_id, program_id, whole)
-    evaluation = read_evaluation(metric, failure_score, program.asked)
+    program = find_program(session_id, program_id, request)
+    evaluation = Evaluation.of(request.own, program.asked)
 
-    async def execute(example: Any, options: CallOptions, item_deadline: Deadline) -> dict[str, Any]:
+    async def execute(example: Any, item: CallRequest) -> dict[str, Any]:
         inputs, labelled = inputs_of(program.asked, example)
-        prediction = await run_program(program, inputs, options, item_deadline)
-        with execution.asking(program_model(program, options), options):
-            return await evaluation.scored(labelled, prediction, item_deadline.left_s(options.timeout_ms))
+        prediction = await run_program(program, inputs, item)
+        judge = with_settings(program_model(program, item).lm, item.options.settings)
+        with dspy_context(judge, item.options.adapter.build()):
+            return await evaluation.scored(labelled, prediction, item.left_s())
 
     try:
-        answers = await run_batch(batch.items_of(examples), execute, whole, batch_options, deadline, events)
+        answers = await run_batch(batch.items_of(examples), execute, request, events)
     finally:
         spending.get().add(evaluation.judging.spent)
     return evaluation.report(answers)

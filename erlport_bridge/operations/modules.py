@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from erlport_bridge.operations.calls import module_request, read_call, run
+from erlport_bridge.operations.calls import begin_module_call, module_run, run, stream_of
 from erlport_bridge.operations.operation import operation
-from erlport_bridge.programs import execution, tools
-from erlport_bridge.programs.execution import streaming
+from erlport_bridge.programs import tools
+from erlport_bridge.programs.execution import STREAM_OPTIONS
 from erlport_bridge.programs.modules import catalogue
 from erlport_bridge.programs.pipelines import pipeline
 from erlport_bridge.programs.signatures import parse_signature
-from erlport_bridge.programs.text import arguments
-from erlport_bridge.request import Deadline
 
 # Stands in where a module is checked without one.
 _ANY_SIGNATURE: Final = parse_signature("input -> output")
@@ -34,8 +32,9 @@ def describe_module(name: object) -> dict[str, Any]:
 @operation
 def validate_module(name: object, signature: object = None, opts: object = None) -> dict[str, Any]:
     """Check a module, a signature and options as ``execute_module`` does, and ask no model."""
-    stage, options = read_call(name, signature, opts, otherwise=_ANY_SIGNATURE)
-    answer: dict[str, Any] = {"module": stage.entry.name, "warnings": list(options.warnings)}
+    request = begin_module_call(name, signature, opts, otherwise=_ANY_SIGNATURE)
+    stage = request.stage
+    answer: dict[str, Any] = {"module": stage.entry.name, "warnings": list(request.options.warnings)}
     if stage.spec is not _ANY_SIGNATURE:
         pipeline.built((stage,))
         answer["signature"] = stage.spec.text
@@ -45,10 +44,8 @@ def validate_module(name: object, signature: object = None, opts: object = None)
 @operation
 async def execute_module(module: object, signature: object, inputs: object, opts: object = None) -> dict[str, Any]:
     """Run a module once; answers the prediction."""
-    deadline = Deadline()
-    stage, options = read_call(module, signature, opts)
-    values = execution.read_inputs((stage,), stage.spec, inputs)
-    return await run(module_request(stage, values, options), deadline)
+    request = begin_module_call(module, signature, opts)
+    return await run(module_run(request, inputs), request)
 
 
 @operation
@@ -60,10 +57,7 @@ async def stream_module(
     The process ``reply_to`` gets messages ``{:dspex_stream, ref, event}``, at most ``buffer`` (an option) more than
     ``stream_ack`` has acknowledged. The events are described in ``docs/operations.md``.
     """
-    deadline = Deadline()
-    given = arguments.options(opts, "opts")
-    buffer = given.pop("buffer", None)
-    stage, options = read_call(module, signature, given)
-    values = execution.read_inputs((stage,), stage.spec, inputs)
-    with streaming.opened(reply_to, ref, buffer) as events:
-        return await run(module_request(stage, values, options), deadline, events)
+    request = begin_module_call(module, signature, opts, STREAM_OPTIONS)
+    prepared = module_run(request, inputs)
+    with stream_of(request, reply_to, ref) as events:
+        return await run(prepared, request, events)

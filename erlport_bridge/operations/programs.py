@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.operations.calls import program_model, program_request, run, session_option
+from erlport_bridge.operations.calls import (
+    begin_program_call,
+    program_model,
+    program_run,
+    run,
+    session_option,
+    stream_of,
+)
 from erlport_bridge.operations.operation import operation, spending
 from erlport_bridge.operations.port_state import sessions
 from erlport_bridge.optimizing import nearest
 from erlport_bridge.programs import execution
-from erlport_bridge.programs.execution import CallOptions, EventStream, streaming
+from erlport_bridge.programs.execution import META, STREAM_OPTIONS, VERSION_OPTION, CallRequest, EventStream
 from erlport_bridge.programs.models import ModelAccount
+from erlport_bridge.programs.options import Vocabulary
 from erlport_bridge.programs.pipelines import learned
 from erlport_bridge.programs.sessions import Neighbours, Program
 from erlport_bridge.programs.text import arguments, quoted
-from erlport_bridge.request import Deadline
+
+_DESCRIBE_OPTIONS: Final = Vocabulary(VERSION_OPTION)
 
 
 @operation
@@ -30,7 +39,8 @@ async def execute_program(
     session_id: object, program_id: object, inputs: object, opts: object = None
 ) -> dict[str, Any]:
     """Run a stored program; ``session_id`` may be ``nil``. Answers the prediction of all its stages together."""
-    return await _execute_program(session_id, program_id, inputs, arguments.options(opts, "opts"))
+    request = begin_program_call(opts)
+    return await run_program(find_program(session_id, program_id, request), inputs, request)
 
 
 @operation
@@ -38,9 +48,9 @@ async def stream_program(
     reply_to: object, ref: object, session_id: object, program_id: object, inputs: object, opts: object = None
 ) -> dict[str, Any]:
     """Run a stored program and tell of it meanwhile; see :func:`stream_module` and :func:`execute_program`."""
-    given = arguments.options(opts, "opts")
-    with streaming.opened(reply_to, ref, given.pop("buffer", None)) as events:
-        return await _execute_program(session_id, program_id, inputs, given, events)
+    request = begin_program_call(opts, STREAM_OPTIONS)
+    with stream_of(request, reply_to, ref) as events:
+        return await run_program(find_program(session_id, program_id, request), inputs, request, events)
 
 
 @operation
@@ -57,12 +67,10 @@ async def describe_program(session_id: object, program_id: object, opts: object 
 
     ``session_id`` may be ``nil``; ``opts``: ``version``.
     """
-    given = arguments.options(opts, "opts")
-    arguments.only(given, ["version"], "option", "opts")
     program = sessions.find_program(
         arguments.optional_text(session_id, "session_id"),
         arguments.text(program_id, "program_id"),
-        arguments.version(given.get("version")),
+        _DESCRIBE_OPTIONS.read_all(opts)["version"],
         is_used=False,
     )
     neighbours = program.neighbours and {**program.neighbours.options, "examples": len(program.neighbours.examples)}
@@ -77,38 +85,41 @@ async def delete_program(session_id: object, program_id: object) -> dict[str, An
     ).describe()
 
 
-def find_program(session_id: object, program_id: object, options: CallOptions) -> Program:
-    """Find the program that the arguments of a call name.
+def find_program(session_id: object, program_id: object, request: CallRequest) -> Program:
+    """Find the program that the arguments and options of a call name; errors as :func:`named_program`."""
+    return named_program(session_id, program_id, request.options.session_id, request.options.version)
+
+
+def named_program(session_id: object, program_id: object, opts_session_id: str | None, version: int | None) -> Program:
+    """Find a program; its session may be named in the arguments or in the options.
 
     Raises:
-        OperationError: Of kind ``input`` if the session that is named is not that of the options; else as
-            :meth:`Sessions.find_program`.
+        OperationError: Of kind ``input`` if two sessions are named; else as :meth:`Sessions.find_program`.
     """
     named = arguments.optional_text(session_id, "session_id")
-    if named is not None and options.session_id not in (None, named):
+    if named is not None and opts_session_id not in (None, named):
         raise OperationError(
             "input",
             f"expected one session, got {quoted(named)} at session_id "
-            f"and {quoted(options.session_id)} at opts.session_id",
+            f"and {quoted(opts_session_id or '')} at opts.session_id",
             path="opts.session_id",
         )
-    found_in = named or options.session_id
-    return sessions.find_program(found_in, arguments.text(program_id, "program_id"), options.version)
+    return sessions.find_program(named or opts_session_id, arguments.text(program_id, "program_id"), version)
 
 
 async def run_program(
-    program: Program, inputs: object, options: CallOptions, deadline: Deadline, events: EventStream | None = None
+    program: Program, inputs: object, request: CallRequest, events: EventStream | None = None
 ) -> dict[str, Any]:
     """Check the inputs of a program, run it and note the turn of its conversation; gives the prediction."""
     values = program.with_history(execution.read_inputs(program.stages, program.asked, inputs))
     account, taught = ModelAccount(), program
     usage: dict[str, Any] = {}
     if program.neighbours is not None:
-        taught, usage = await _taught(program, program.neighbours, values, options, deadline, account)
-    request = program_request(taught, values, options)
-    prediction = await run(request, deadline, events, program_id=program.id, account=account)
+        taught, usage = await _taught(program, program.neighbours, values, request, account)
+    prepared = program_run(taught, values, request)
+    prediction = await run(prepared, request, events, program_id=program.id, account=account)
     if usage:
-        prediction[execution.META]["usage"] = execution.added_usage(prediction[execution.META]["usage"], usage)
+        prediction[META]["usage"] = execution.added_usage(prediction[META]["usage"], usage)
     program.record(values, prediction)
     return prediction
 
@@ -117,8 +128,7 @@ async def _taught(
     program: Program,
     neighbours: Neighbours,
     values: Mapping[str, Any],
-    options: CallOptions,
-    deadline: Deadline,
+    request: CallRequest,
     account: ModelAccount,
 ) -> tuple[Program, dict[str, Any]]:
     """Give the program as it is for one call, and what it took to teach it, by model."""
@@ -127,20 +137,12 @@ async def _taught(
             program,
             neighbours,
             values,
-            program_model(program, options),
-            options,
-            timeout_s=deadline.left_s(options.timeout_ms),
+            program_model(program, request),
+            request.options,
+            timeout_s=request.left_s(),
             account=account,
         )
     except BaseException:
         spending.get().add(account.spent)
         raise
     return program.with_learned(knows), usage
-
-
-async def _execute_program(
-    session_id: object, program_id: object, inputs: object, opts: object, events: EventStream | None = None
-) -> dict[str, Any]:
-    deadline = Deadline()
-    options = execution.read_call_options(opts)
-    return await run_program(find_program(session_id, program_id, options), inputs, options, deadline, events)

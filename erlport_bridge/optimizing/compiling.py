@@ -18,9 +18,10 @@ from erlport_bridge.errors import OperationError, details, message_of
 from erlport_bridge.optimizing.optimizers import CompileJob, OptimizerEntry
 from erlport_bridge.optimizing.trainee import Runner, trainee_of
 from erlport_bridge.programs import models, sandbox
-from erlport_bridge.programs.execution import CallOptions
+from erlport_bridge.programs.execution import METRIC, CallOptions, dspy_context
 from erlport_bridge.programs.models import LanguageModel, ModelAccount
 from erlport_bridge.programs.modules import Judgement, Reward
+from erlport_bridge.programs.options import IntegerOption, TextOption, UnreadOption, Vocabulary
 from erlport_bridge.programs.pipelines import HISTORY_FIELD, Learned, learned
 from erlport_bridge.programs.sessions import Program
 from erlport_bridge.programs.signatures import SignatureSpec
@@ -30,9 +31,21 @@ from erlport_bridge.request import Progress
 from erlport_bridge.term import shown
 
 _MAX_COMPILES: Final = 4
-_DEFAULT_THREADS: Final = 8
-_MAX_THREADS: Final = 64
-_DEFAULT_MAX_ERRORS: Final = 10
+
+#: What every compilation takes beside the options of its calls and of its optimizer.
+COMPILE_OPTIONS: Final = Vocabulary(
+    TextOption(name="optimizer", required=True, description="the optimizer's name"),
+    METRIC,
+    UnreadOption(name="valset", type_text="examples", description="examples that choose among the candidates"),
+    IntegerOption(name="num_threads", default=8, minimum=1, maximum=64, description="examples that run at a time"),
+    IntegerOption(
+        name="max_errors",
+        default=10,
+        minimum=1,
+        maximum=1_000_000,
+        description="how many calls or metrics may fail before the compilation ends",
+    ),
+)
 
 #: What is told of a compilation while it runs.
 Tell = Callable[[Mapping[str, Any]], Coroutine[Any, Any, None]]
@@ -62,25 +75,9 @@ class Compilation:
     trainset: list[dspy.Example]
     valset: list[dspy.Example] | None
     metric: Reward | None
-    num_threads: int = _DEFAULT_THREADS
-    max_errors: int = _DEFAULT_MAX_ERRORS
+    num_threads: int = 8
+    max_errors: int = 10
     versions: Mapping[int, Program] = field(default_factory=dict)
-
-
-def read_number(given: dict[str, Any], name: str) -> int:
-    """Take ``num_threads`` or ``max_errors`` out of the options of a call.
-
-    Raises:
-        OperationError: Of kind ``input``.
-    """
-    default, most = {"num_threads": (_DEFAULT_THREADS, _MAX_THREADS), "max_errors": (_DEFAULT_MAX_ERRORS, 1_000_000)}[
-        name
-    ]
-    value = given.pop(name, default)
-    if type(value) is int and 1 <= value <= most:
-        return value
-    message = f"expected an integer from 1 to {most} at opts.{name}, got {shown(value)}"
-    raise OperationError("input", message, path=f"opts.{name}")
 
 
 def read_examples(value: object, program: Program, path: str, *, least: int = 1) -> list[dspy.Example]:
@@ -150,19 +147,16 @@ async def run(
     record = _Record(runner, tell)
     lm = models.with_settings(model.lm, {**compilation.program.settings, **options.settings})
     with _counted() if is_counted else contextlib.nullcontext(), sandbox.Sandboxes() as sandboxes:
-        settings = {
-            "lm": lm,
-            "adapter": options.adapter.build(),
-            "trace": [],
-            "disable_history": True,
-            "track_usage": False,
-            "callbacks": [record],
-            "warn_on_type_mismatch": False,
-            "interpreter_factory": sandboxes.factory,
-            "num_threads": compilation.num_threads,
-            "max_errors": compilation.max_errors,
-        }
-        work = asyncio.ensure_future(asyncio.to_thread(_optimize, compilation, lm, runner, record, settings))
+        context = dspy_context(
+            lm,
+            options.adapter.build(),
+            track_usage=False,
+            callbacks=[record],
+            interpreter_factory=sandboxes.factory,
+            num_threads=compilation.num_threads,
+            max_errors=compilation.max_errors,
+        )
+        work = asyncio.ensure_future(asyncio.to_thread(_optimize, compilation, lm, runner, record, context))
         try:
             await asyncio.wait({work}, timeout=timeout_s)
             if not work.done():
@@ -196,7 +190,11 @@ def _counted() -> Iterator[None]:
 
 
 def _optimize(
-    compilation: Compilation, lm: dspy.LM, runner: Runner, record: _Record, settings: Mapping[str, Any]
+    compilation: Compilation,
+    lm: dspy.LM,
+    runner: Runner,
+    record: _Record,
+    context: contextlib.AbstractContextManager[None],
 ) -> Learned:
     """Run the optimizer, in a thread."""
     # What it prints and logs is for a console: progress, and every example that failed.
@@ -206,7 +204,7 @@ def _optimize(
     chosen = {
         name: value.lm if isinstance(value, LanguageModel) else value for name, value in compilation.options.items()
     }
-    with dspy.context(**settings):
+    with context:
         student = trainee_of(compilation.program.module(), runner)
         metric = None
         if compilation.metric is not None:

@@ -14,7 +14,7 @@ from erlport_bridge.errors import OperationError
 from erlport_bridge.optimizing import compiling
 from erlport_bridge.optimizing.compiling import Compilation
 from erlport_bridge.optimizing.optimizers import KNN_FEW_SHOT
-from erlport_bridge.programs.execution import CallOptions, read_metric
+from erlport_bridge.programs.execution import CallOptions, MetricChoice, read_metric
 from erlport_bridge.programs.models import LanguageModel, ModelAccount
 from erlport_bridge.programs.modules import Vectors, retrieval
 from erlport_bridge.programs.pipelines import HISTORY_FIELD, Learned
@@ -27,12 +27,12 @@ _AT_COMPILING: Final = ("vectors", "embedder")
 _KEYS: Final = frozenset({"examples", "vectors", "options", "metric"})
 
 
-async def remember(compilation: Compilation, metric: object) -> tuple[Neighbours, dict[str, Any]]:
+async def remember(compilation: Compilation, metric: MetricChoice | None) -> tuple[Neighbours, dict[str, Any]]:
     """Compile a program: embed the examples, and keep them.
 
     Args:
         compilation: What is to be done.
-        metric: As the caller wrote it.
+        metric: As the caller chose it.
 
     Returns:
         What the program is to know, and a report as a term.
@@ -42,7 +42,8 @@ async def remember(compilation: Compilation, metric: object) -> tuple[Neighbours
             no vectors that fit. Of kind ``tool``: the embedder failed.
     """
     started_at = time.monotonic()
-    _refuse_function(metric, "opts.metric")
+    given_metric = None if metric is None else metric.given
+    _refuse_function(given_metric, "opts.metric")
     options = dict(compilation.options)
     examples = tuple(_terms(example) for example in compilation.trainset)
     texts = [text_of_inputs(compilation.program.asked, example) for example in examples]
@@ -51,7 +52,7 @@ async def remember(compilation: Compilation, metric: object) -> tuple[Neighbours
         message = f"{KNN_FEW_SHOT.name} needs embedder, a function that gives vectors of texts, or the vectors of the"
         raise OperationError("input", f"{message} examples, at opts", path="opts.embedder")
     vectors = await Vectors(texts, given, embedder).all()
-    found = Neighbours(examples, tuple(vectors), options, plain(metric))
+    found = Neighbours(examples, tuple(vectors), options, plain(given_metric))
     report: dict[str, Any] = {
         "optimizer": KNN_FEW_SHOT.name,
         "score": None,
@@ -116,7 +117,8 @@ def read(value: object, program: Program) -> Neighbours:
     options = arguments.options(given.get("options"), "neighbours.options")
     kept = {option.name for option in KNN_FEW_SHOT.options} - set(_AT_COMPILING)
     arguments.only(options, kept, "option", "neighbours.options")
-    read = KNN_FEW_SHOT.read_options(options, "neighbours.options")
+    path = "neighbours.options"
+    read = KNN_FEW_SHOT.complete(KNN_FEW_SHOT.vocabulary.read(options, path), path)
     examples = compiling.read_examples(given.get("examples"), program, "neighbours.examples")
     vectors = retrieval.read_vectors(given.get("vectors"), "neighbours.vectors")
     if len(vectors) != len(examples):
@@ -133,7 +135,7 @@ def _terms(example: dspy.Example) -> dict[str, Any]:
 
 
 def _metric(value: object, path: str, program: Program) -> Any:
-    return None if value is None else read_metric(value, path, program.asked)
+    return None if value is None else read_metric(value, path).of(program.asked)
 
 
 def _refuse_function(metric: object, path: str) -> None:

@@ -13,14 +13,17 @@ from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.modules import (
     EMBEDDER,
     MAX_COUNT,
+    DataOption,
+    ModelOption,
+)
+from erlport_bridge.programs.options import (
     BooleanOption,
     ChoiceOption,
-    DataOption,
     IntegerOption,
     IntegersOption,
-    ModelOption,
     NumberOption,
     Option,
+    Vocabulary,
 )
 from erlport_bridge.programs.pipelines import Learned, Pipeline, Voting, learned, voting
 from erlport_bridge.programs.sessions import MAX_MEMBERS
@@ -127,27 +130,26 @@ class OptimizerEntry:
                 f"or {' '.join(missing)}, into the Python of this port",
             )
 
-    def read_options(self, given: Mapping[str, Any], path: str) -> dict[str, Any]:
-        """Read its options; those left out have their defaults.
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """What it takes."""
+        return Vocabulary(*self.options)
+
+    def complete(self, read: Mapping[str, Any], path: str) -> dict[str, Any]:
+        """Return a value for each of its options, from those that were read.
 
         Raises:
-            OperationError: Of kind ``input``, with the path.
+            OperationError: Of kind ``input``, with the path: more than one budget.
         """
-        names = {option.name for option in self.options}
-        arguments.only(given, names, f"option of {self.name}", path)
+        given = {name: value for name, value in read.items() if name in self.vocabulary}
         chosen = [name for name in self.budgets if given.get(name) is not None]
         if len(chosen) > 1:
             message = f"expected one of {', '.join(self.budgets)} at {path}, got {' and '.join(chosen)}"
             raise OperationError("input", message, path=f"{path}.{chosen[1]}")
-        read = {
-            option.name: option.read(given[option.name], f"{path}.{option.name}")
-            if option.name in given
-            else option.default
-            for option in self.options
-        }
+        values = self.vocabulary.with_defaults(given)
         if chosen:
-            read |= {name: None for name in self.budgets if name not in chosen}
-        return read
+            values |= {name: None for name in self.budgets if name not in chosen}
+        return values
 
 
 def find_entry(name: object, path: str) -> OptimizerEntry:

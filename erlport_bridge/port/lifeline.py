@@ -65,7 +65,8 @@ def wait_until_detached(between: int) -> None:
 
 
 def _process_descriptor(python: int) -> int | None:
-    if sys.platform == "linux":
+    # A Python that was built with the headers of a kernel before 5.3 lacks it, such as older builds of conda and uv.
+    if sys.platform == "linux" and hasattr(os, "pidfd_open"):
         # A kernel before 5.3, or a container that allows no call it does not know.
         with contextlib.suppress(OSError):
             return os.pidfd_open(python)

@@ -101,7 +101,8 @@ class Runtime:
         self._writer = FrameWriter(descriptors.write, _cannot_write)
         # A frame that the thread that led before has left to the next one.
         self._passed_on: bytes | mmap | None = None
-        # Whether the loop should lead when all that has come is taken in; and while it does, whether it has got work.
+        # Whether the loop should lead when all that has come is taken in; and while it does, whether it has something
+        # to run.
         self._is_for_loop = False
         self._has_started = False
         self._leadership = Leadership(self._lead, self._is_overdue)
@@ -172,7 +173,7 @@ class Runtime:
         return True
 
     def is_busy(self) -> bool:
-        """Tell whether a coroutine function has been begun since this was last asked."""
+        """Tell whether the loop has got something to run since this was last asked."""
         has_started, self._has_started = self._has_started, False
         return has_started
 
@@ -254,6 +255,8 @@ class Runtime:
             self._accept(event)
         elif isinstance(event, ElixirAnswer):
             elixir.answered(event)
+            # From Python 3.14 on, a task of the loop that waits for it is made ready without waking the loop.
+            self._has_started = True
         elif isinstance(event, Cancel):
             self._cancel(event.id)
         # Any other message is a stray one of the process that owns the port under ErlPort; there is no handler for it.

@@ -7,10 +7,11 @@ stands in it, belongs to the module that is built and shared; the id belongs to 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.port import elixir
@@ -19,8 +20,13 @@ from erlport_bridge.programs.text import arguments
 _CALLBACKS_MODULE: Final = "Elixir.DSPex.Python.Callbacks"
 _CALLBACKS_FUNCTION: Final = "call"
 
-# The ids of the functions of the call that runs here, by their places.
-_ids: ContextVar[dict[str, str]] = ContextVar("elixir_functions")
+#: The ids of the functions that a call brings, by their places.
+Functions: TypeAlias = Mapping[str, str]
+
+# Of the call that runs here.
+_ids: ContextVar[Functions] = ContextVar("elixir_functions")
+# Of the call that is being read here.
+_collected: ContextVar[dict[str, str]] = ContextVar("collected_functions")
 
 
 @dataclass(frozen=True)
@@ -43,23 +49,32 @@ class ElixirFunction:
         return asyncio.run(self.call(given))
 
 
-def begin() -> None:
-    """Forget the functions of an earlier call in this context."""
-    _ids.set({})
+def bind(functions: Functions) -> None:
+    """Have what runs from here on call the functions of its call by these ids."""
+    _ids.set(functions)
 
 
-def bring(place: str, callback: object) -> ElixirFunction:
-    """Take the function that stands at ``place``, by the id that the call gives it.
+@contextlib.contextmanager
+def collected() -> Iterator[Functions]:
+    """Collect the functions of a call while it is read; gives them, and changes nothing else."""
+    functions: dict[str, str] = {}
+    token = _collected.set(functions)
+    try:
+        yield functions
+    finally:
+        _collected.reset(token)
+
+
+def read(place: str, callback: object) -> ElixirFunction:
+    """Read the function that stands at ``place``, by the id that the call gives it; within :func:`collected`.
 
     Raises:
         OperationError: Of kind ``input``: the id is no text.
     """
     callback_id = arguments.text(callback, f"{place}.callback")
-    ids = _ids.get(None)
-    if ids is None:
-        ids = {}
-        _ids.set(ids)
-    ids[place] = callback_id
+    functions = _collected.get(None)
+    if functions is not None:
+        functions[place] = callback_id
     return ElixirFunction(place)
 
 

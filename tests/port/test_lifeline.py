@@ -55,6 +55,9 @@ def is_stopped():
     has_a_child()
     os.kill(os.getpid(), signal.SIGSTOP)
 
+def has_pidfd_open():
+    return hasattr(os, "pidfd_open")
+
 def waits_for_all_children():
     child = subprocess.Popen(["true"])
     ended = 0
@@ -74,6 +77,13 @@ lifeline.wait_until_detached(lifeline.start(0))
 subprocess.Popen(["sleep", "1000"], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 print("ready", flush=True)
 sum(range(10**13))
+"""
+
+# Read by Python itself at its start, before the bridge; stands for a Python that was built without the function.
+WITHOUT_PIDFD_OPEN = """
+import os
+if hasattr(os, "pidfd_open"):
+    del os.pidfd_open
 """
 
 FUNCTIONS = ("keeps_the_lock", "matches_for_ever", "sleeps_in_threads", "catches_everything", "is_stopped")
@@ -154,6 +164,22 @@ def test_nothing_is_left_where_there_are_no_descriptors_of_processes(end: str) -
         process.kill()
     assert_all_end(process.pid, reap=process.communicate if end == "SIGKILL" else process.wait)
     process.stdout.close()
+
+
+@pytest.mark.parametrize("end", ["close", "SIGKILL"])
+def test_nothing_is_left_where_python_was_built_without_pidfd_open(
+    end: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(WITHOUT_PIDFD_OPEN)
+    with PortProcess(environment=environment) as port:
+        assert port.call("busy", "has_pidfd_open")[2] is False
+        port.send_call("busy", "keeps_the_lock", [])
+        python = wait_until_ready(environment)
+        if end == "close":
+            port.close()
+        else:
+            port.process.kill()
+        assert_all_end(python, reap=port.process.wait)
 
 
 def test_python_that_stays_keeps_its_children_and_its_watch(environment: dict[str, str]) -> None:

@@ -15,6 +15,7 @@ from tests.port_process import PortProcess
 
 USER_MODULE = """
 import asyncio, threading, time
+from erlport_bridge.port import elixir
 
 opened = threading.Event()
 
@@ -24,6 +25,9 @@ def name():
 async def awaited(pause_s=0.0):
     await asyncio.sleep(pause_s)
     return name()
+
+async def asks_elixir():
+    return await elixir.call("m", "f", [])
 
 async def blocks_the_loop():
     opened.wait()
@@ -99,6 +103,15 @@ def loop_reads(port: PortProcess) -> bool:
 def test_the_loop_reads_on_after_it_was_given_something_to_run(port: PortProcess) -> None:
     assert ask(port, "harmless") != LOOP
     assert loop_reads(port)
+
+
+def test_an_answer_that_the_loop_reads_itself_wakes_the_task_that_waits_for_it(port: PortProcess) -> None:
+    for _ in range(20):
+        assert loop_reads(port)
+        call_id = port.send_call("user_module", "asks_elixir", [])
+        _, elixir_id, *_ = port.receive()
+        port.send_message(encode((Atom("r"), elixir_id, "answered")))
+        assert port.receive() == (Atom("r"), call_id, "answered")
 
 
 def test_a_plain_function_never_runs_on_the_loop(port: PortProcess) -> None:

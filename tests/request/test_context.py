@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from erlport_bridge import request
+from erlport_bridge.request import context as request
 from erlport_bridge.request.context import Waiting
 from tests.clock import Clock
 

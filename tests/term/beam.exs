@@ -5,6 +5,7 @@
 #     source hex elixir  the term of this source, encoded in minor version 2; or what differs, if hex is another term
 #     random seed        a random term: its bytes, and "merged" if a map in it has keys that are one key in Python
 #     again hex          "true" if this is the last random term
+#     version            the version of this Elixir
 
 defmodule RandomTerm do
   # Every type, each in every size class. `:rand` was seeded by the question.
@@ -163,6 +164,8 @@ defmodule Answers do
     {term, _bindings} = Code.eval_string(Enum.join(words, " "))
     if same?(decoded(hex), term), do: hex(encoded(term)), else: inspect({decoded(hex), :is_not, term})
   end
+
+  def to(["version"]), do: System.version()
 
   def to([hex]), do: hex(encoded(decoded(hex)))
   def to([left, right]), do: to_string(same?(decoded(left), decoded(right)))

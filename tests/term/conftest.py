@@ -109,3 +109,11 @@ def elixir_1_14() -> Iterator[None]:
     set_elixir_version("1.14.0")
     yield
     set_elixir_version("1.18.0")
+
+
+@pytest.fixture
+def elixir_of_the_beam(ask_beam: Callable[[str], str]) -> Iterator[None]:
+    """Write structs as the Elixir that is asked by ``ask_beam`` has them."""
+    set_elixir_version(ask_beam("version"))
+    yield
+    set_elixir_version("1.18.0")

@@ -131,7 +131,7 @@ def test_erlang_py_reads_the_same_term(codec: ModuleType, term: Any) -> None:
     assert erlang.term_to_binary(erlang.binary_to_term(encoded)) == encoded
 
 
-@pytest.mark.usefixtures("elixir_1_14")
+@pytest.mark.usefixtures("elixir_of_the_beam")
 @given(batch=st.lists(terms, min_size=10, max_size=20))
 @settings(max_examples=20)
 def test_beam_reads_the_term_of_the_source_and_sends_it_back(
@@ -161,7 +161,7 @@ def refusal(codec: ModuleType, data: bytes) -> str | None:
     return None
 
 
-@pytest.mark.usefixtures("elixir_1_14")
+@pytest.mark.usefixtures("elixir_of_the_beam")
 def test_random_terms_of_the_beam_come_back_as_the_same_terms(codec: ModuleType, ask_beam: Ask) -> None:
     """To see a failure again, set TERM_SEED to the seed that it names: that term is then the first one."""
     first_seed = int(os.environ.get("TERM_SEED") or random.SystemRandom().randrange(2**40))

@@ -1,46 +1,50 @@
 """Run one request under its deadline, or many, and give predictions as terms."""
 
-from erlport_bridge.programs.execution import batch, evaluation, streaming
-from erlport_bridge.programs.execution.batch import (
-    BatchOptions,
+from erlport_bridge.programs.execution import batch, streaming
+from erlport_bridge.programs.execution.batch import BATCH_OPTIONS, BatchOptions
+from erlport_bridge.programs.execution.call_inputs import read_inputs, with_demos
+from erlport_bridge.programs.execution.call_options import COMMON_OPTIONS, VERSION_OPTION, CallOptions
+from erlport_bridge.programs.execution.call_request import (
+    CallRequest,
+    ModuleCallRequest,
+    read_many_calls,
+    read_module_call,
+    read_program_call,
 )
-from erlport_bridge.programs.execution.metrics import (
-    read_metric,
-)
-from erlport_bridge.programs.execution.output_checks import (
-    checked,
-)
-from erlport_bridge.programs.execution.running import (
-    META,
-    SHARED_OPTIONS,
-    CallOptions,
-    Request,
-    added_usage,
-    asking,
-    read_call_options,
-    read_inputs,
-    run,
-    with_demos,
-)
-from erlport_bridge.programs.execution.streaming import (
-    EventStream,
-)
+from erlport_bridge.programs.execution.dspy_context import dspy_context
+from erlport_bridge.programs.execution.evaluation import EVALUATION_OPTIONS, Evaluation, inputs_of
+from erlport_bridge.programs.execution.metrics import METRIC, MetricChoice, read_metric
+from erlport_bridge.programs.execution.output_checks import checked
+from erlport_bridge.programs.execution.prediction_terms import META, added_usage
+from erlport_bridge.programs.execution.running import PreparedRun, run
+from erlport_bridge.programs.execution.streaming import STREAM_OPTIONS, EventStream
 
 __all__ = [
+    "BATCH_OPTIONS",
+    "COMMON_OPTIONS",
+    "EVALUATION_OPTIONS",
     "META",
-    "SHARED_OPTIONS",
+    "METRIC",
+    "STREAM_OPTIONS",
+    "VERSION_OPTION",
     "BatchOptions",
     "CallOptions",
+    "CallRequest",
+    "Evaluation",
     "EventStream",
-    "Request",
+    "MetricChoice",
+    "ModuleCallRequest",
+    "PreparedRun",
     "added_usage",
-    "asking",
     "batch",
     "checked",
-    "evaluation",
-    "read_call_options",
+    "dspy_context",
+    "inputs_of",
     "read_inputs",
+    "read_many_calls",
     "read_metric",
+    "read_module_call",
+    "read_program_call",
     "run",
     "streaming",
     "with_demos",

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final, NamedTuple
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs.text import arguments
+from erlport_bridge.programs.options import ChoiceOption, IntegerOption, TimeoutOption, Vocabulary
 from erlport_bridge.term import shown
 
-_DEFAULT_MAX_CONCURRENCY: Final = 16
-# More at once gain nothing, as a call takes about a millisecond of this process's own time, and delay the other calls.
-_MAX_CONCURRENCY: Final = 256
-_ON_ERROR: Final = ("collect", "fail_fast")
+_FAIL_FAST: Final = "fail_fast"
+
+#: What a batch takes beside the options of its calls.
+BATCH_OPTIONS: Final = Vocabulary(
+    # More at once gain nothing, as a call takes about a millisecond of this process's own time, and delay other calls.
+    IntegerOption(
+        name="max_concurrency", default=16, minimum=1, maximum=256, description="items that run at the same time"
+    ),
+    TimeoutOption(name="item_timeout", description="the budget of each item, within that of all"),
+    ChoiceOption(
+        name="on_error",
+        default="collect",
+        choices=("collect", _FAIL_FAST),
+        description="whether the first error ends the other items",
+    ),
+)
 
 #: What is told of an item as soon as it has its result: its index, the result, and its exception if it failed.
 Tell = Callable[[int, dict[str, Any] | BaseException], Awaitable[None]]
@@ -28,25 +40,15 @@ class BatchOptions(NamedTuple):
         fails_fast: The first error ends the others.
     """
 
-    max_concurrency: int = _DEFAULT_MAX_CONCURRENCY
+    max_concurrency: int = 16
     item_timeout_ms: int | None = None
     fails_fast: bool = False
 
-
-def take_options(given: dict[str, Any]) -> BatchOptions:
-    """Take the options of a batch out of those of a call.
-
-    Raises:
-        OperationError: Of kind ``input``, with the path of the option.
-    """
-    at_once = given.pop("max_concurrency", _DEFAULT_MAX_CONCURRENCY)
-    if type(at_once) is not int or not 1 <= at_once <= _MAX_CONCURRENCY:
-        raise _wrong("max_concurrency", f"an integer from 1 to {_MAX_CONCURRENCY}", at_once)
-    on_error = given.pop("on_error", "collect")
-    if on_error not in _ON_ERROR:
-        raise _wrong("on_error", '"collect" or "fail_fast"', on_error)
-    item_timeout_ms = arguments.timeout_ms(given.pop("item_timeout", None), "opts.item_timeout")
-    return BatchOptions(at_once, item_timeout_ms, on_error == "fail_fast")
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> BatchOptions:
+        """Return the options of a batch from the values of :data:`BATCH_OPTIONS` that a caller gave."""
+        read = BATCH_OPTIONS.with_defaults(given)
+        return cls(read["max_concurrency"], read["item_timeout"], read["on_error"] == _FAIL_FAST)
 
 
 def items_of(list_of_inputs: object) -> list[Any]:
@@ -136,7 +138,3 @@ def _left_out(results: dict[int, dict[str, Any] | BaseException], *, has_failed:
         return OperationError("timeout", "the time of the batch ran out before this item began", stage="queue")
     first = min(index for index, result in results.items() if isinstance(result, BaseException))
     return OperationError("cancelled", f"not done, since item {first} failed and on_error is fail_fast")
-
-
-def _wrong(name: str, expected: str, value: object) -> OperationError:
-    return OperationError("input", f"expected {expected} at opts.{name}, got {shown(value)}", path=f"opts.{name}")

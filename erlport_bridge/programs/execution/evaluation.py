@@ -6,18 +6,27 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 import dspy
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs.execution.metrics import read_metric
-from erlport_bridge.programs.execution.running import META, total_tokens
+from erlport_bridge.programs.execution.batch import BATCH_OPTIONS
+from erlport_bridge.programs.execution.metrics import METRIC, read_metric
+from erlport_bridge.programs.execution.prediction_terms import META, total_tokens
 from erlport_bridge.programs.models import ModelAccount
 from erlport_bridge.programs.modules import Reward
+from erlport_bridge.programs.options import NumberOption, Vocabulary
 from erlport_bridge.programs.signatures import SignatureSpec
 from erlport_bridge.programs.text import arguments
-from erlport_bridge.term import shown
+
+#: What an evaluation takes beside the options of its calls.
+EVALUATION_OPTIONS: Final = BATCH_OPTIONS | Vocabulary(
+    METRIC,
+    NumberOption(
+        name="failure_score", default=0.0, description="the score of an example whose call or metric has failed"
+    ),
+)
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,17 @@ class Evaluation:
     failure_score: float
     started_at: float = field(default_factory=time.monotonic)
     judging: ModelAccount = field(default_factory=ModelAccount)
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], program: SignatureSpec) -> Evaluation:
+        """Return an evaluation of a program from the values of :data:`EVALUATION_OPTIONS` that a caller gave.
+
+        Raises:
+            OperationError: Of kind ``input``: ``opts.metric``.
+        """
+        read = EVALUATION_OPTIONS.with_defaults(given)
+        choice = read["metric"] or read_metric(None, "opts.metric")
+        return cls(choice.of(program), read["failure_score"])
 
     async def scored(
         self, example: Mapping[str, Any], prediction: Mapping[str, Any], timeout_s: float | None
@@ -71,19 +91,6 @@ class Evaluation:
             "duration_ms": (time.monotonic() - self.started_at) * 1000,
             "results": list(answers),
         }
-
-
-def read_evaluation(metric: object, failure_score: object, program: SignatureSpec) -> Evaluation:
-    """Read the options of an evaluation of a program with this signature.
-
-    Raises:
-        OperationError: Of kind ``input``: ``opts.metric`` or ``opts.failure_score``.
-    """
-    if isinstance(failure_score, bool) or not isinstance(failure_score, int | float):
-        raise OperationError(
-            "input", f"expected a number at opts.failure_score, got {shown(failure_score)}", path="opts.failure_score"
-        )
-    return Evaluation(read_metric(metric, "opts.metric", program), float(failure_score))
 
 
 def inputs_of(spec: SignatureSpec, example: object) -> tuple[dict[str, Any], dict[str, Any]]:

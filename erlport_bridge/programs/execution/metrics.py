@@ -15,6 +15,7 @@ from dspy.evaluate.auto_evaluation import SemanticF1 as DspySemanticF1
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.modules import Judgement, Reward, entry, read_reward
+from erlport_bridge.programs.options import Option
 from erlport_bridge.programs.signatures import SignatureSpec
 from erlport_bridge.programs.text import arguments, text_of
 from erlport_bridge.programs.values import plain
@@ -58,8 +59,37 @@ class SemanticF1:
         return Judgement(2 * recall * precision / total if total else 0.0)
 
 
-def read_metric(value: object, path: str, program: SignatureSpec) -> Reward:
-    """Read a metric for a program of this signature.
+@dataclass(frozen=True)
+class MetricChoice:
+    """A metric as a caller chose it; what a named one compares depends on the program that is scored.
+
+    Attributes:
+        given: As the caller wrote it.
+        path: Where it stands, for errors.
+        reward: The function or check that it is, unless it has a name.
+    """
+
+    given: object
+    path: str
+    reward: Reward | None
+
+    def of(self, program: SignatureSpec) -> Reward:
+        """Return the metric for a program of this signature.
+
+        Raises:
+            OperationError: Of kind ``input``, with the path of what is wrong.
+        """
+        if self.reward is not None:
+            return self.reward
+        name, field = text_of(self.given), program.outputs[0].name
+        if name is None or name == _SEMANTIC:
+            given = {} if name else arguments.options(self.given, self.path)
+            return _semantic(given, self.path, program, field)
+        return read_reward({"check": name, "field": field, "input": field}, self.path)
+
+
+def read_metric(value: object, path: str) -> MetricChoice:
+    """Read a metric: a function, a check, or the name of one.
 
     Raises:
         OperationError: Of kind ``input``, with the path of what is wrong.
@@ -69,17 +99,27 @@ def read_metric(value: object, path: str, program: SignatureSpec) -> Reward:
         message = f"expected a function, a check such as {check}, or one of {', '.join(NAMES)} at {path}"
         raise OperationError("input", message, path=path)
     name = text_of(value)
-    field = program.outputs[0].name
     if name is None:
         given = dict(value) if isinstance(value, Mapping) else {}
-        if plain(given.get("check")) == _SEMANTIC:
-            return _semantic(arguments.options(value, path), path, program, field)
-        return read_reward(value, path)
-    if name == _SEMANTIC:
-        return _semantic({}, path, program, field)
-    if name not in _COMPARED:
+        is_semantic = plain(given.get("check")) == _SEMANTIC
+        return MetricChoice(value, path, None if is_semantic else read_reward(value, path))
+    if name not in NAMES:
         raise arguments.unknown("metric", name, NAMES, path)
-    return read_reward({"check": name, "field": field, "input": field}, path)
+    return MetricChoice(value, path, None)
+
+
+class _MetricOption(Option):
+    """A function of Elixir, a check, or the name of a metric."""
+
+    def _read(self, value: object, path: str) -> MetricChoice:
+        return read_metric(value, path)
+
+    def _type(self) -> dict[str, Any]:
+        return {"type": "metric"}
+
+
+#: Of an evaluation, and of most compilations.
+METRIC: Final = _MetricOption(name="metric", description=f"a function, a check, or one of {', '.join(NAMES)}")
 
 
 def _semantic(given: Mapping[str, Any], path: str, program: SignatureSpec, field: str) -> SemanticF1:

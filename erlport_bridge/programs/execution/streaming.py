@@ -20,6 +20,7 @@ from erlport_bridge.errors import OperationError
 from erlport_bridge.port import elixir
 from erlport_bridge.programs.execution.chat_sections import ChatSections
 from erlport_bridge.programs.modules import public_name
+from erlport_bridge.programs.options import IntegerOption, Vocabulary
 from erlport_bridge.programs.pipelines import Pipeline
 from erlport_bridge.programs.values import plain
 from erlport_bridge.term import Atom, OtpErlangPid, Term, encode, shown
@@ -27,7 +28,16 @@ from erlport_bridge.term import Atom, OtpErlangPid, Term, encode, shown
 #: The name of the messages.
 MESSAGE: Final = Atom("dspex_stream")
 _DEFAULT_BUFFER: Final = 64
-_MAX_BUFFER: Final = 10_000
+#: What a stream takes beside the options of its call.
+STREAM_OPTIONS: Final = Vocabulary(
+    IntegerOption(
+        name="buffer",
+        default=_DEFAULT_BUFFER,
+        minimum=1,
+        maximum=10_000,
+        description="most events that are sent and not acknowledged",
+    )
+)
 # A status that went out at once would wake its reader just while the request to the model is being written, and take
 # half a millisecond from it where there are two cores.
 _SOON_S: Final = 0.001
@@ -37,13 +47,13 @@ _streams: dict[bytes, EventStream] = {}
 
 
 @contextlib.contextmanager
-def opened(reply_to: object, ref: Term, buffer: object = None) -> Iterator[EventStream]:
+def opened(reply_to: object, ref: Term, buffer: int = _DEFAULT_BUFFER) -> Iterator[EventStream]:
     """Open a stream of events for as long as its call lasts; in a coroutine.
 
     Args:
         reply_to: The process that gets the events.
         ref: Any term, in each event and in each acknowledgement.
-        buffer: Most events without an acknowledgement, 1 to 10,000; ``None``: 64.
+        buffer: Most events without an acknowledgement.
 
     Raises:
         OperationError: Of kind ``input``: an argument, or a reference that another stream has. Of kind ``transport``:
@@ -56,15 +66,8 @@ def opened(reply_to: object, ref: Term, buffer: object = None) -> Iterator[Event
         raise OperationError("transport", message)
     if not isinstance(reply_to, OtpErlangPid):
         raise OperationError("input", f"expected a pid at reply_to, got {shown(reply_to)}", path="reply_to")
-    limit = _DEFAULT_BUFFER if buffer is None else buffer
-    if type(limit) is not int or not 1 <= limit <= _MAX_BUFFER:
-        raise OperationError(
-            "input",
-            f"expected an integer from 1 to {_MAX_BUFFER} at opts.buffer, got {shown(buffer)}",
-            path="opts.buffer",
-        )
     key = encode(ref)
-    stream = EventStream(reply_to, ref, limit)
+    stream = EventStream(reply_to, ref, buffer)
     if _streams.setdefault(key, stream) is not stream:
         raise OperationError("input", f"expected a ref of its own for each stream, got {shown(ref)} again", path="ref")
     try:

@@ -18,6 +18,7 @@ from erlport_bridge.programs.models.bridge_lm import BridgeLM
 from erlport_bridge.programs.models.generation_settings import GENERATION_SETTINGS, read_settings
 from erlport_bridge.programs.models.providers import LITELLM_PROVIDERS, PROVIDERS, Provider
 from erlport_bridge.programs.models.rate_limits import limit_of
+from erlport_bridge.programs.options import BooleanOption, IntegerOption, TextOption, UnreadOption, Vocabulary
 from erlport_bridge.programs.text import arguments, quoted, suggestion, text_of
 from erlport_bridge.term import shown
 
@@ -28,21 +29,53 @@ EMBEDDED: Final = "embedded"
 #: A function of the other side.
 ELIXIR: Final = "elixir"
 
-_LIMITS: Final = frozenset(["requests_per_minute", "max_concurrent_requests"])
-_CLIENT_OPTIONS: Final = frozenset(
-    ["model", "api_key", "api_base", "headers", "num_retries", "model_type", "cache", "fallbacks"]
+
+_MAX_RETRIES: Final = 10
+_DEFAULT_RETRIES: Final = 3
+_MAX_LIMIT: Final = 1_000_000
+
+_RETRIES: Final = IntegerOption(
+    name="num_retries",
+    minimum=0,
+    maximum=_MAX_RETRIES,
+    expected="",
+    description="repetitions of a request that failed for a reason that may pass; 3, and 0 with a fallback model",
 )
-_ELIXIR_OPTIONS: Final = frozenset(["model", "callback", "num_retries", "fallbacks"])
+_FALLBACKS: Final = UnreadOption(
+    name="fallbacks", type_text="list[lm]", description="fallback models, asked in this order when the model fails"
+)
+# The options of a service, beside the generation settings.
+_CLIENT_OPTIONS: Final = Vocabulary(
+    TextOption(name="model", required=True, description="the model's name at its provider"),
+    UnreadOption(name="api_key", type_text="str", description="the key; else the provider's environment variable"),
+    UnreadOption(name="api_base", type_text="str", description="the address of the service; also base_url"),
+    UnreadOption(name="headers", type_text="map", description="HTTP headers, for gateways"),
+    _RETRIES,
+    TextOption(name="model_type", default="chat", description='"chat" or "responses"'),
+    BooleanOption(name="cache", default=False, description="answers are kept in memory, for equal requests"),
+    _FALLBACKS,
+    *(
+        IntegerOption(name=name, minimum=1, maximum=_MAX_LIMIT, expected="", description=description)
+        for name, description in (
+            ("requests_per_minute", "most requests to the model in a minute"),
+            ("max_concurrent_requests", "most requests to the model at the same time"),
+        )
+    ),
+)
+# The options of a function of the other side, beside the generation settings.
+_ELIXIR_OPTIONS: Final = Vocabulary(
+    TextOption(name="model", default="function", description="a name for the model"),
+    TextOption(name="callback", required=True, description="the id under which the function can be called"),
+    _RETRIES,
+    _FALLBACKS,
+)
 #: What ``configure_lm`` takes in its map of options.
-OPTIONS: Final = GENERATION_SETTINGS | _CLIENT_OPTIONS | _LIMITS
+OPTIONS: Final = GENERATION_SETTINGS | _CLIENT_OPTIONS
 
 _PROVIDER_NAME: Final = re.compile("[A-Za-z][A-Za-z_]{0,19}[A-Za-z0-9]?")
 _RESPONSES: Final = "responses"
 # Of those that DSPy's own client speaks to.
 _WITH_RESPONSES: Final = ("openai", providers.OPENAI_COMPATIBLE)
-_MAX_RETRIES: Final = 10
-_DEFAULT_RETRIES: Final = 3
-_MAX_LIMIT: Final = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -197,10 +230,11 @@ def _remote(
     name: str, given: dict[str, Any], settings: dict[str, Any], default_retries: int, path: str
 ) -> LanguageModel:
     model = arguments.text(given.get("model"), f"{path}.model")
+    read = _CLIENT_OPTIONS.read(given, path)
     provider = PROVIDERS.get(name)
     api_base = providers.api_base(given.get("api_base"), provider, name, path)
     headers = providers.headers(given.get("headers"), name, path)
-    model_type = _model_type(given, name, provider, bool(headers), path)
+    model_type = _model_type(read.get("model_type", "chat"), name, provider, bool(headers), path)
     lm = _cached_lm(
         _Client(
             name,
@@ -211,12 +245,10 @@ def _remote(
             headers,
             model_type,
         ),
-        _whole_number(given, "num_retries", default_retries, 0, _MAX_RETRIES, path),
-        arguments.boolean(given.get("cache"), f"{path}.cache"),
-        *(
-            _whole_number(given, limit, None, 1, _MAX_LIMIT, path)
-            for limit in ("requests_per_minute", "max_concurrent_requests")
-        ),
+        read.get("num_retries", default_retries),
+        read.get("cache", False),
+        read.get("requests_per_minute"),
+        read.get("max_concurrent_requests"),
     )
     return LanguageModel(
         name,
@@ -228,8 +260,7 @@ def _remote(
     )
 
 
-def _model_type(given: Mapping[str, Any], name: str, provider: Provider | None, has_headers: bool, path: str) -> str:
-    model_type = arguments.text(given.get("model_type", "chat"), f"{path}.model_type")
+def _model_type(model_type: str, name: str, provider: Provider | None, has_headers: bool, path: str) -> str:
     if model_type not in ("chat", _RESPONSES):
         wrong = f'expected "chat" or "{_RESPONSES}" at {path}.model_type, got {quoted(model_type)}'
     elif model_type == _RESPONSES and provider is not None and name not in _WITH_RESPONSES:
@@ -246,8 +277,7 @@ def _elixir(given: dict[str, Any], path: str) -> LanguageModel:
     callback_id = arguments.text(given.get("callback"), f"{path}.callback")
     name = f"{ELIXIR}/{arguments.text(given.get('model', 'function'), f'{path}.model')}"
     settings = read_settings(given, path)
-    retries = _whole_number(given, "num_retries", 0, 0, _MAX_RETRIES, path)
-    lm = elixir_model.elixir_model(callback_id, name, retries)
+    lm = elixir_model.elixir_model(callback_id, name, _ELIXIR_OPTIONS.read(given, path).get("num_retries", 0))
     return LanguageModel(
         ELIXIR,
         name,
@@ -256,16 +286,6 @@ def _elixir(given: dict[str, Any], path: str) -> LanguageModel:
         settings=tuple(settings.items()),
         description="a function of the Elixir side",
     )
-
-
-def _whole_number(given: Mapping[str, Any], name: str, default: int | None, least: int, most: int, path: str) -> Any:
-    number = given.get(name)
-    if number is None:
-        return default
-    if type(number) is not int or not least <= number <= most:
-        message = f"expected {least} to {most} at {path}.{name}, got {shown(number)}"
-        raise OperationError("input", message, path=f"{path}.{name}")
-    return number
 
 
 class _Client(NamedTuple):

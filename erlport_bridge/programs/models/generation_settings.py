@@ -5,37 +5,68 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from erlport_bridge.errors import OperationError
-from erlport_bridge.term import shown
+from erlport_bridge.programs.options import ExactNumberOption, IntegerOption, Option, Vocabulary, wrong
 
-#: Their names.
-GENERATION_SETTINGS: Final = frozenset(
-    [
-        "temperature",
-        "max_tokens",
-        "n",
-        "top_p",
-        "stop",
-        "seed",
-        "presence_penalty",
-        "frequency_penalty",
-        "reasoning_effort",
-    ]
-)
 # OpenAI's limit. The embedded model would write any number of them, and could not be stopped.
 _MAX_COMPLETIONS: Final = 128
 # JSON's readers hold no larger integer, and Python refuses to write one of more than 4,300 digits.
 _MAX_NUMBER: Final = 2**63 - 1
 
 
+class _StopOption(Option):
+    """One text, or several."""
+
+    def _read(self, value: object, path: str) -> list[str]:
+        if isinstance(value, str):
+            return [str(value)]
+        if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
+            return [str(item) for item in value]
+        raise wrong("a string or a list of strings", value, path)
+
+    def _type(self) -> dict[str, Any]:
+        return {"type": "str | list[str]"}
+
+
+class _StringOption(Option):
+    """Any text; an empty one too."""
+
+    def _read(self, value: object, path: str) -> str:
+        if isinstance(value, str):
+            return str(value)
+        raise wrong("a string", value, path)
+
+    def _type(self) -> dict[str, Any]:
+        return {"type": "str"}
+
+
+#: The settings by name; one that is left out is the model's own choice.
+GENERATION_SETTINGS: Final = Vocabulary(
+    ExactNumberOption(name="temperature", description="how much the model varies its answers"),
+    IntegerOption(name="max_tokens", minimum=1, description="most tokens of an answer"),
+    IntegerOption(
+        name="n",
+        minimum=1,
+        maximum=_MAX_COMPLETIONS,
+        expected="",
+        description='completions of one request; all of them under "completions"',
+    ),
+    ExactNumberOption(name="top_p", description="the share of probability that tokens are drawn from"),
+    _StopOption(name="stop", description="text at which the model stops"),
+    IntegerOption(name="seed", description="random seed, for providers that take one"),
+    ExactNumberOption(name="presence_penalty", description="penalty of tokens that occur already"),
+    ExactNumberOption(name="frequency_penalty", description="penalty of tokens by how often they occur already"),
+    _StringOption(name="reasoning_effort", description='for reasoning models, such as "low"'),
+)
+
+
 def read_settings(given: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """Read those settings that stand in a map; one that is ``None`` is left to the model.
+    """Return the settings that stand in a map, without those that are ``nil``.
 
     Raises:
         OperationError: Of kind ``input``.
     """
     settings = {
-        name: generation_setting(name, given[name], path) for name in sorted(GENERATION_SETTINGS & given.keys())
+        name: generation_setting(name, given[name], path) for name in sorted(GENERATION_SETTINGS) if name in given
     }
     return {name: value for name, value in settings.items() if value is not None}
 
@@ -46,31 +77,6 @@ def generation_setting(name: str, value: object, path: str = "opts") -> Any:
     Raises:
         OperationError: Of kind ``input``.
     """
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    whole = type(value) is int
-    wrong: str | None = None
-    if value is None:
-        return None
     if isinstance(value, int) and abs(value) > _MAX_NUMBER:
-        wrong = "a number of at most 63 bits"
-    elif name == "n":
-        wrong = None if whole and 0 < value <= _MAX_COMPLETIONS else f"1 to {_MAX_COMPLETIONS}"  # type: ignore[operator]
-    elif name == "max_tokens":
-        wrong = None if whole and value > 0 else "a positive integer"  # type: ignore[operator]
-    elif name == "seed":
-        wrong = None if whole else "an integer"
-    elif name == "stop":
-        if isinstance(value, str):
-            return [str(value)]
-        if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
-            return [str(item) for item in value]
-        wrong = "a string or a list of strings"
-    elif name == "reasoning_effort":
-        if isinstance(value, str):
-            return str(value)
-        wrong = "a string"
-    elif not number:
-        wrong = "a number"
-    if wrong is not None:
-        raise OperationError("input", f"expected {wrong} at {path}.{name}, got {shown(value)}", path=f"{path}.{name}")
-    return value
+        raise wrong("a number of at most 63 bits", value, f"{path}.{name}")
+    return GENERATION_SETTINGS[name].read(value, f"{path}.{name}")

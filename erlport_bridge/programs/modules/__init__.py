@@ -6,14 +6,8 @@ from erlport_bridge.programs.modules.module_entry import (
 )
 from erlport_bridge.programs.modules.module_options import (
     EMBEDDER,
-    BooleanOption,
-    ChoiceOption,
     DataOption,
-    IntegerOption,
-    IntegersOption,
     ModelOption,
-    NumberOption,
-    Option,
 )
 from erlport_bridge.programs.modules.retrieval import (
     MAX_COUNT,
@@ -36,16 +30,10 @@ from erlport_bridge.programs.modules.stand_ins import (
 __all__ = [
     "EMBEDDER",
     "MAX_COUNT",
-    "BooleanOption",
-    "ChoiceOption",
     "DataOption",
-    "IntegerOption",
-    "IntegersOption",
     "Judgement",
     "ModelOption",
     "ModuleEntry",
-    "NumberOption",
-    "Option",
     "Reward",
     "Vector",
     "Vectors",

@@ -24,7 +24,7 @@ from dspy.predict.flex.ctx import render_annotation
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.modules.module_entry import ModuleEntry, Parts
-from erlport_bridge.programs.modules.module_options import (
+from erlport_bridge.programs.options import (
     BooleanOption,
     IntegerOption,
     NumberOption,

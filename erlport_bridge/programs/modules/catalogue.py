@@ -22,14 +22,16 @@ from erlport_bridge.programs.modules.module_options import (
     EMBEDDER,
     DataOption,
     FunctionOption,
-    IntegerOption,
     ModelOption,
-    NumberOption,
     RewardOption,
-    TextOption,
 )
 from erlport_bridge.programs.modules.react_v2 import ToolAgent
 from erlport_bridge.programs.modules.retrieval import MAX_COUNT, NearestExamples, Retrieve, Vectors
+from erlport_bridge.programs.options import (
+    IntegerOption,
+    NumberOption,
+    TextOption,
+)
 from erlport_bridge.programs.sandbox import DEFAULT_CODE_TIMEOUT_MS
 from erlport_bridge.programs.signatures import parse_signature
 from erlport_bridge.programs.text import arguments, quoted, suggestion

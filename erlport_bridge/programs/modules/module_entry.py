@@ -10,7 +10,9 @@ from typing import Any, Final
 import dspy
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs.modules.module_options import Option
+from erlport_bridge.programs.options import (
+    Option,
+)
 from erlport_bridge.programs.signatures import Field, SignatureSpec
 
 _MODULE_OPTION: Final = {

@@ -205,7 +205,7 @@ def read_reward(value: object, path: str) -> ElixirReward | Check:
     if "callback" in given:
         arguments.only(given, _FUNCTION_KEYS, "key of a reward", path)
         description = arguments.optional_text(given.get("description"), f"{path}.description")
-        return ElixirReward(callbacks.bring(path, given["callback"]), description)
+        return ElixirReward(callbacks.read(path, given["callback"]), description)
     name = arguments.text(given.get("check"), f"{path}.check")
     if name not in _CHECKS:
         raise arguments.unknown("check", name, _CHECKS, f"{path}.check")

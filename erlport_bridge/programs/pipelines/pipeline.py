@@ -16,14 +16,13 @@ from typing import Any, Final
 import dspy
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs.pipelines.stages import (
+from erlport_bridge.programs.pipelines.module_spec import (
     SignatureSource,
-    Source,
-    Stage,
-    read_spec,
-    read_stage,
+    read_module_spec,
     spec_is_map,
+    stage_of,
 )
+from erlport_bridge.programs.pipelines.stages import Source, Stage
 from erlport_bridge.programs.signatures import Field, SignatureSpec, parse_signature
 from erlport_bridge.programs.text import arguments, quoted, suggestion
 from erlport_bridge.programs.values import input_values, plain
@@ -217,12 +216,9 @@ def _field_of(source: Source, stages: Sequence[Stage]) -> Field:
 
 
 def _read_stage(item: object, shared: SignatureSpec | None, earlier: Sequence[Stage], path: str) -> Stage:
-    name, inputs = None, None
-    if spec_is_map(item):
-        spec = read_spec(item, path)
-        name, inputs = spec.pop("name", None), spec.pop("inputs", None)
-        item = spec
-    stage = read_stage(item, path, _signature_source(shared, earlier, path), stored=True)
+    spec = read_module_spec(item, path, beside=("name", "inputs"))
+    name, inputs = spec.beside.get("name"), spec.beside.get("inputs")
+    stage = stage_of(spec, _signature_source(shared, earlier, path), stored=True)
     if name is not None:
         stage = replace(stage, name=_read_name(name, earlier, f"{path}.name"))
     if inputs is None:

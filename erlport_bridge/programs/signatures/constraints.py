@@ -65,7 +65,10 @@ def constrained(annotation: Any, constraints: Constraints) -> Any:
     """Give a type with its constraints as one annotation; equal ones are equal."""
     # Not `pydantic.Field`, of which each is another.
     metadata = [_AS_METADATA[name](value) for name, value in constraints]
-    return Annotated.__class_getitem__((annotation, *metadata)) if metadata else annotation  # type: ignore[attr-defined]
+    if not metadata:
+        return annotation
+    parts = (annotation, *metadata)  # a name of its own: mypy reads a star inside the brackets as syntax of 3.11
+    return Annotated[parts]
 
 
 def told(field: Any, constraints: Constraints) -> Any:

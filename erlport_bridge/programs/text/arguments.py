@@ -102,17 +102,6 @@ def timeout_ms(value: object, path: str = "opts.timeout") -> int | None:
     )
 
 
-def version(value: object, path: str = "opts.version") -> int | None:
-    """Read the number of a program's version; ``nil``: the newest.
-
-    Raises:
-        OperationError: Of kind ``input``: it is no positive integer.
-    """
-    if value is None or (type(value) is int and value > 0):
-        return value
-    raise OperationError("input", f"expected a positive integer at {path}, got {shown(value)}", path=path)
-
-
 def unknown(what: str, name: str, known: Collection[str], where: str, path: str | None = None) -> OperationError:
     """Give the error about a name that is none of the known ones, with the nearest of them.
 

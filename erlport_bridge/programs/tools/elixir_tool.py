@@ -79,7 +79,7 @@ def read(item: Mapping[Any, Any], path: str) -> ElixirTool:
         raise _wrong(f"{path}.name", "a name that ReAct does not use itself", name)
     description = arguments.text(given.get("description"), f"{path}.description")
     schema = read_schema(given.get("parameters"), f"{path}.parameters")
-    return ElixirTool(name, description, schema, callbacks.bring(path, given.get("callback")))
+    return ElixirTool(name, description, schema, callbacks.read(path, given.get("callback")))
 
 
 def read_name(value: object, path: str) -> str:

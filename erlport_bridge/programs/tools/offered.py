@@ -134,12 +134,12 @@ def read_tools(value: Sequence[object], path: str) -> tuple[str | ElixirTool, ..
         else:
             tools.append(arguments.text(item, where))
     # Now, while it is known where they stand in the call; the module that is made of them does not know it.
-    find_tools(tools, path=path)
+    _check_tools(tools, path, _registry.all())
     return tuple(tools)
 
 
 def find_tools(wanted: object, *, path: str = "tools") -> list[dspy.Tool]:
-    """Give the tools of a call.
+    """Return the tools of a call.
 
     Args:
         wanted: List of names (atoms or strings), and of functions of Elixir as :func:`read_tools` gives them.
@@ -152,7 +152,12 @@ def find_tools(wanted: object, *, path: str = "tools") -> list[dspy.Tool]:
     if not isinstance(wanted, list | tuple):
         raise OperationError("tool", f"expected a list of names of tools at {path}, got {shown(wanted)}", path=path)
     offered = _registry.all()
-    found: dict[str, dspy.Tool] = {}
+    _check_tools(wanted, path, offered)
+    return [item.build() if isinstance(item, ElixirTool) else offered[item] for item in wanted]
+
+
+def _check_tools(wanted: Sequence[object], path: str, offered: Mapping[str, dspy.Tool]) -> None:
+    seen: set[str] = set()
     for index, item in enumerate(wanted):
         where = f"{path}[{index}]"
         name = item.name if isinstance(item, ElixirTool) else item
@@ -160,15 +165,11 @@ def find_tools(wanted: object, *, path: str = "tools") -> list[dspy.Tool]:
             raise OperationError("tool", f"expected the name of a tool at {where}, got {shown(name)}", path=where)
         if name in RESERVED_NAMES:
             raise OperationError("tool", f'the tool "{name}" at {where} is part of ReAct; leave it out', path=where)
-        if name in found:
+        if name in seen:
             raise OperationError("tool", f'the tool "{name}" is given twice, again at {where}', path=where)
-        if isinstance(item, ElixirTool):
-            found[name] = item.build()
-        elif name in offered:
-            found[str(name)] = offered[name]
-        else:
+        if not isinstance(item, ElixirTool) and name not in offered:
             raise OperationError("tool", f"unknown tool {_quoted(name)} at {where}{_remedy(name, offered)}", path=where)
-    return list(found.values())
+        seen.add(name)
 
 
 def _quoted(name: str) -> str:

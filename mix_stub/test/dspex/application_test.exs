@@ -10,8 +10,8 @@ defmodule DSPex.ApplicationTest do
 
   test "says on standard output of IEx what to try" do
     # The file is a script of its own; what it prints must be Elixir that works.
-    printed =
-      ExUnit.CaptureIO.capture_io(fn -> Code.eval_file(Path.expand("../../.iex.exs", __DIR__)) end)
+    script = Path.expand("../../.iex.exs", __DIR__)
+    printed = ExUnit.CaptureIO.capture_io(fn -> Code.eval_file(script) end)
 
     assert "try: " <> code = String.trim(printed)
     assert {{:ok, %DSPex.Prediction{}}, _bindings} = Code.eval_string(code)

@@ -15,7 +15,7 @@ defmodule DSPex.ConformanceTest do
   @files Path.wildcard(Path.join(@conformance, "terms-*.tsv"))
 
   test "there are such files" do
-    assert @files != []
+    assert length(@files) >= 5
   end
 
   for file <- @files do
@@ -29,7 +29,8 @@ defmodule DSPex.ConformanceTest do
     test "#{Path.basename(file)} is what its sources say" do
       compared =
         for [name, _release, _form, source, hex] <- @rows, not unique?(source) do
-          assert {name, bits(decoded(hex))} === {name, bits(evaluated(@language, source))}
+          assert {name, bits(current(decoded(hex)))} ===
+                   {name, bits(current(evaluated(@language, source)))}
         end
 
       assert length(compared) > div(length(@rows), 2)
@@ -41,7 +42,7 @@ defmodule DSPex.ConformanceTest do
 
         case {Python.ping(term), refused?(name)} do
           {{:ok, %{"payload" => echo}}, false} ->
-            assert {name, form, bits(echo)} === {name, form, bits(expected(term))}
+            assert {name, form, bits(echo)} === {name, form, bits(current(expected(term)))}
 
           {{:error, error}, true} ->
             assert error.kind == :input
@@ -63,6 +64,14 @@ defmodule DSPex.ConformanceTest do
 
   test "what a BEAM reads in a form that none has written can be sent in its own" do
     for [name, _kind, "reads", source, hex] <- refused_rows() do
+      assert {name, bits(decoded(hex))} === {name, bits(evaluated(:erlang, source))}
+      assert {:ok, %{"payload" => echo}} = Python.ping(decoded(hex))
+      assert {name, bits(echo)} === {name, bits(decoded(hex))}
+    end
+  end
+
+  test "what releases of OTP disagree about can be sent by those that read it" do
+    for [name, _kind, "differs", source, hex] <- refused_rows(), readable?(hex) do
       assert {name, bits(decoded(hex))} === {name, bits(evaluated(:erlang, source))}
       assert {:ok, %{"payload" => echo}} = Python.ping(decoded(hex))
       assert {name, bits(echo)} === {name, bits(decoded(hex))}
@@ -96,6 +105,24 @@ defmodule DSPex.ConformanceTest do
   # Until OTP 27, `===` holds for 0.0 and -0.0; their bytes differ.
   defp bits(term), do: {term, :erlang.term_to_binary(term, minor_version: 2)}
 
+  # The rows were written by Elixir 1.14. From 1.15 on MapSet has no field `version`, and sets come back without it.
+  if Map.has_key?(MapSet.__struct__(), :version) do
+    defp current(term), do: term
+  else
+    defp current(%{__struct__: MapSet, version: 2} = set),
+      do: set |> Map.delete(:version) |> current()
+
+    defp current(%{} = map),
+      do: Map.new(:maps.to_list(map), fn {key, value} -> {current(key), current(value)} end)
+
+    defp current([head | tail]), do: [current(head) | current(tail)]
+
+    defp current(tuple) when is_tuple(tuple),
+      do: tuple |> Tuple.to_list() |> current() |> List.to_tuple()
+
+    defp current(term), do: term
+  end
+
   # Maps whose keys are one key in Python, and a pickle.
   defp refused?("merge_" <> _keys), do: true
   defp refused?(name), do: name == "opaque_python"
@@ -105,6 +132,13 @@ defmodule DSPex.ConformanceTest do
     do: :erlang.binary_to_term(<<131, bytes::binary>>)
 
   defp expected(term), do: term
+
+  defp readable?(hex) do
+    decoded(hex)
+    true
+  rescue
+    ArgumentError -> false
+  end
 
   defp decoded(hex), do: hex |> Base.decode16!(case: :lower) |> :erlang.binary_to_term()
 

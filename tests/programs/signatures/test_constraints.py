@@ -8,6 +8,7 @@ import pytest
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.execution.output_checks import check_outputs
+from erlport_bridge.programs.signatures.constraints import constrained
 from erlport_bridge.programs.signatures.spec import build_signature, parse_signature
 from erlport_bridge.programs.values.inputs import input_values
 from erlport_bridge.programs.values.results import plain
@@ -40,6 +41,15 @@ def test_an_input_that_breaks_one_is_an_error(type_text: str, right: Any, wrong:
     assert raised.value.kind == "input"
     assert raised.value.facts["path"] == path
     assert path in raised.value.message
+
+
+def test_types_with_equal_constraints_are_equal() -> None:
+    bounds = (("ge", 0), ("le", 1))
+    assert constrained(float, bounds) == constrained(float, bounds)
+    assert hash(constrained(float, bounds)) == hash(constrained(float, bounds))
+    assert constrained(str, (("pattern", "^a"),)) == constrained(str, (("pattern", "^a"),))
+    assert constrained(float, bounds) != constrained(float, (("ge", 0), ("le", 2)))
+    assert constrained(float, ()) is float
 
 
 def test_an_output_that_breaks_one_is_a_parse_error() -> None:

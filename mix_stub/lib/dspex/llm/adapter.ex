@@ -11,6 +11,9 @@ defprotocol DSPex.LLM.Adapter do
           module: "dspy.Predict",
           signature: "question -> answer"
         )
+
+  Options may be left out. An implementation defines `generate`, `stream` and `batch` with and without them, by a
+  default argument: `def generate(adapter, prompt, options \\\\ [])`.
   """
 
   @typedoc "Text for the first input, a map of inputs by name, or a conversation."
@@ -26,11 +29,19 @@ defprotocol DSPex.LLM.Adapter do
   @spec capabilities(t()) :: %{required(atom()) => term()}
   def capabilities(adapter)
 
+  # Each is there twice: from Elixir 1.20 on, a protocol may not give default arguments.
+
   @doc """
   Answers one prompt.
   """
   @spec generate(t(), prompt(), options()) :: {:ok, prediction()} | {:error, reason()}
-  def generate(adapter, prompt, options \\ [])
+  def generate(adapter, prompt, options)
+
+  @doc """
+  Answers one prompt, without options.
+  """
+  @spec generate(t(), prompt()) :: {:ok, prediction()} | {:error, reason()}
+  def generate(adapter, prompt)
 
   @doc """
   Answers one prompt piece by piece.
@@ -40,14 +51,27 @@ defprotocol DSPex.LLM.Adapter do
   `{:prediction, prediction}`, or `{:error, reason}` and nothing after it.
   """
   @spec stream(t(), prompt(), options()) :: {:ok, Enumerable.t()} | {:error, reason()}
-  def stream(adapter, prompt, options \\ [])
+  def stream(adapter, prompt, options)
+
+  @doc """
+  Answers one prompt piece by piece, without options.
+  """
+  @spec stream(t(), prompt()) :: {:ok, Enumerable.t()} | {:error, reason()}
+  def stream(adapter, prompt)
 
   @doc """
   Answers many prompts at the same time. The results are in the order of the prompts.
   """
   @spec batch(t(), [prompt()], options()) ::
           {:ok, [{:ok, prediction()} | {:error, reason()}]} | {:error, reason()}
-  def batch(adapter, prompts, options \\ [])
+  def batch(adapter, prompts, options)
+
+  @doc """
+  Answers many prompts at the same time, without options.
+  """
+  @spec batch(t(), [prompt()]) ::
+          {:ok, [{:ok, prediction()} | {:error, reason()}]} | {:error, reason()}
+  def batch(adapter, prompts)
 
   @doc """
   Checks the adapter's settings: that a call could be made with them.

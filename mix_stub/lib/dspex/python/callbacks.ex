@@ -56,7 +56,7 @@ defmodule DSPex.Python.Callbacks do
   @doc """
   Does `work` while Python may call `callbacks`.
   """
-  @spec during([Callback.t()], (() -> result)) :: result when result: term()
+  @spec during([Callback.t()], (... -> result)) :: result when result: term()
   def during([], work), do: work.()
 
   def during(callbacks, work) do
@@ -176,8 +176,9 @@ defmodule DSPex.Python.Callbacks do
   end
 
   # Crash reports and :sys.get_status/1 show numbers: a function may have closed over anything, a key too.
-  # Called by OTP 25 and newer; Elixir 1.14 does not know it as a callback yet, hence no @impl.
+  # Called by OTP 25 and newer. Only newer releases of Elixir than 1.14 know it as a callback.
   @doc false
+  @impl {:format_status, 1} in GenServer.behaviour_info(:callbacks)
   def format_status(status) do
     Map.new(status, fn
       {:state, %__MODULE__{} = state} ->

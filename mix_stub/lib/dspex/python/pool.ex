@@ -159,7 +159,7 @@ defmodule DSPex.Python.Pool do
   @doc false
   # Does `configure`, after which the pool has this model, or its session `session_id`. Python may call `callbacks` until
   # there is another model there, or another Python.
-  @spec configure_model(atom(), String.t() | nil, Model.t(), [Callback.t()], (() -> answer)) ::
+  @spec configure_model(atom(), String.t() | nil, Model.t(), [Callback.t()], (... -> answer)) ::
           answer
         when answer: {:ok, term()} | {:error, Error.t()}
   def configure_model(pool, session_id, model, callbacks, configure) do

@@ -31,7 +31,7 @@ defmodule DSPex.Python.PoolOptions do
           name: atom(),
           python: String.t(),
           python_path: [String.t()],
-          model: (() -> Model.t()),
+          model: (... -> Model.t()),
           modules: [String.t()],
           preload: [String.t()],
           start_timeout: pos_integer(),

@@ -250,8 +250,9 @@ defmodule DSPex.Python.PortClient do
 
   # Crash reports and :sys.get_status/1 must not show requests, which may hold the key of a model; and of hundreds of
   # calls their number is enough.
-  # Called by OTP 25 and newer; Elixir 1.14 does not know it as a callback yet, hence no @impl.
+  # Called by OTP 25 and newer. Only newer releases of Elixir than 1.14 know it as a callback.
   @doc false
+  @impl {:format_status, 1} in GenServer.behaviour_info(:callbacks)
   def format_status(status) do
     Map.new(status, fn
       {:message, {:send_call, id, _request}} ->

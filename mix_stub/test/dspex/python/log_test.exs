@@ -98,7 +98,7 @@ defmodule DSPex.Python.LogTest do
 
       take(pool, [
         {:emerg, "app", nil, "x"},
-        {:info, "app", nil, 'x'},
+        {:info, "app", nil, ~c"x"},
         {:error, "app", "r-1", "y"}
       ])
 

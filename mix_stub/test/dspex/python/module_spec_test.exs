@@ -27,9 +27,9 @@ defmodule DSPex.Python.ModuleSpecTest do
     inner = [module: "dspy.ReAct", tools: [tool]]
     spec = %{"module" => "dspy.BestOfN", "options" => %{reward: reward}, of: inner}
 
-    assert {:ok, %{"options" => %{reward: %{callback: id}}, of: %{tools: [%{callback: of_tool}]}},
-            %{tools: [%{callback: of_call}]},
-            callbacks} = ModuleSpec.read(spec, %{tools: [tool]}, :general)
+    assert {:ok, read, options, callbacks} = ModuleSpec.read(spec, %{tools: [tool]}, :general)
+    assert %{"options" => %{reward: %{callback: id}}, of: %{tools: [%{callback: of_tool}]}} = read
+    assert %{tools: [%{callback: of_call}]} = options
 
     assert Enum.sort(Enum.map(callbacks, & &1.id)) == Enum.sort([id, of_tool, of_call])
 

@@ -374,9 +374,9 @@ defmodule DSPex.LLM.Adapters.Python do
     alias DSPex.LLM.Adapters.Python
 
     defdelegate capabilities(adapter), to: Python
-    defdelegate generate(adapter, prompt, options), to: Python
-    defdelegate stream(adapter, prompt, options), to: Python
-    defdelegate batch(adapter, prompts, options), to: Python
+    defdelegate generate(adapter, prompt, options \\ []), to: Python
+    defdelegate stream(adapter, prompt, options \\ []), to: Python
+    defdelegate batch(adapter, prompts, options \\ []), to: Python
     defdelegate validate_config(adapter), to: Python
     defdelegate format_messages(adapter, messages), to: Python
     defdelegate extract_content(adapter, prediction), to: Python

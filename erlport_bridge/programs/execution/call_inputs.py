@@ -1,0 +1,62 @@
+"""The inputs and demos of a call: checked, as DSPy takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dspy
+
+from erlport_bridge.programs.pipelines import Pipeline, Stage
+from erlport_bridge.programs.signatures import NO_DEFAULT, SignatureSpec
+from erlport_bridge.programs.text import text_of
+from erlport_bridge.programs.values import convert, input_values
+
+
+def read_inputs(stages: Sequence[Stage], whole: SignatureSpec, inputs: object) -> dict[str, Any]:
+    """Check the inputs of a call; text fills the first input of the signature that has no default.
+
+    Raises:
+        OperationError: Of kind ``input``, with the path ``inputs.…``.
+    """
+    given = inputs
+    if isinstance(inputs, str | bytes) or text_of(inputs):
+        needed = [item for item in whole.inputs if item.default is NO_DEFAULT]
+        given = {(needed or whole.inputs)[0].name: inputs}
+    optional = {
+        name: annotation
+        for stage in stages
+        for name, annotation in stage.optional_inputs.items()
+        if name not in whole.input_names
+    }
+    extra = {}
+    if optional and isinstance(given, Mapping):
+        extra = {
+            str(name): value if optional[name] is Any else convert(optional[name], value, f"inputs.{name}")
+            for name, value in given.items()
+            if name in optional
+        }
+        given = {name: value for name, value in given.items() if name not in optional}
+    return input_values(whole, given) | extra
+
+
+def with_demos(module: Pipeline, stage: Stage, demos: Sequence[Mapping[str, Any]]) -> Pipeline:
+    """Give a module that shows its model ``demos``; a copy, for the module itself is shared.
+
+    Raises:
+        OperationError: Of kind ``input``: a demo has a field that the signature does not have, or of another type.
+    """
+    fields = {item.name: item for item in (*stage.spec.inputs, *stage.spec.outputs)}
+    checked = []
+    for index, demo in enumerate(demos):
+        known = tuple(fields[name] for name in demo if name in fields)
+        where = f"opts.demos[{index}]"
+        added = {name: convert(Any, demo[name], f"{where}.{name}") for name in demo if name in stage.adds}
+        given = {name: value for name, value in demo.items() if name not in added}
+        spec = SignatureSpec(known, (), None)
+        checked.append(dspy.Example(**input_values(spec, given, path=where), **added))
+    copy: Pipeline = module.deepcopy()
+    for predictor in copy.predictors():
+        if all(item.name in predictor.signature.output_fields for item in stage.spec.outputs):
+            predictor.demos = checked
+    return copy

@@ -1,0 +1,72 @@
+"""Predictions as terms: their fields, and under ``$meta`` what is known beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+import dspy
+
+from erlport_bridge.programs.execution.call_options import CallOptions
+from erlport_bridge.programs.models import LanguageModel, ModelAccount
+from erlport_bridge.programs.values import plain
+
+#: The key of a prediction that holds everything beside its fields.
+META: Final = "$meta"
+
+
+def prediction_term(
+    prediction: dspy.Prediction,
+    options: CallOptions,
+    model: LanguageModel | None,
+    account: ModelAccount,
+    duration_ms: float,
+) -> dict[str, Any]:
+    """Return a prediction as a term.
+
+    Args:
+        prediction: What a module gave.
+        options: The options of its call.
+        model: The model that the call asked; ``None``: none.
+        account: What the call asked of models.
+        duration_ms: How long the run took.
+
+    Raises:
+        EncodeError: A field holds a value that has no term.
+    """
+    fields = {str(name): plain(value, f'["{name}"]') for name, value in prediction.items()}
+    completions = getattr(prediction, "_completions", None)
+    columns = dict(completions.items()) if completions is not None else {}
+    rows = [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    return {
+        **fields,
+        META: {
+            # In the order of the signature, which a map on the other side does not keep.
+            "fields": list(fields),
+            "usage": plain(prediction.get_lm_usage() or {}, '["usage"]'),
+            "completions": plain(rows, '["completions"]'),
+            "duration_ms": duration_ms,
+            "warnings": list(options.warnings),
+            "model": account.answered_for(model.model) if model else None,
+            **account.describe(),
+            "request_id": options.request_id,
+            "session_id": options.session_id,
+        },
+    }
+
+
+def added_usage(usage: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Add what was used of models, as DSPy counts it: numbers by name, within maps by model."""
+    added = dict(usage)
+    for name, value in other.items():
+        if isinstance(value, Mapping):
+            added[name] = added_usage(added.get(name) or {}, value)
+        elif isinstance(value, int | float):
+            added[name] = (added.get(name) or 0) + value
+    return added
+
+
+def total_tokens(prediction: Mapping[str, Any]) -> int:
+    """Give the tokens that a prediction's term says it cost, over all models."""
+    counts = (usage.get("total_tokens") for usage in prediction[META]["usage"].values())
+    return sum(count for count in counts if isinstance(count, int))

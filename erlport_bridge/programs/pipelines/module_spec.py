@@ -1,0 +1,306 @@
+"""Read the spec of a module, as a caller wrote it, into a stage.
+
+A spec is a name, or a map::
+
+    %{module: "dspy.BestOfN", N: 3, threshold: 0.9, reward: …, of: %{module: "dspy.ChainOfThought", signature: …}}
+
+Options stand in the map itself or under ``options``; of the outermost module of a call also among the call's options.
+The signature stands in one place: in the map of the module that asks with it, in a map around it, or beside the spec.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+
+from erlport_bridge.errors import OperationError
+from erlport_bridge.programs import callbacks, tools
+from erlport_bridge.programs.modules import ModuleEntry, catalogue
+from erlport_bridge.programs.pipelines.stages import Stage
+from erlport_bridge.programs.signatures import MAX_REMEMBERED_CHARACTERS, SignatureSpec, parse_signature
+from erlport_bridge.programs.text import arguments
+from erlport_bridge.programs.tools import ElixirTool
+from erlport_bridge.term import shown
+
+#: How deep modules may run one another.
+MAX_DEPTH: Final = 5
+
+_SPEC_KEYS: Final = frozenset({"module", "signature", "instructions", "options", "tools"})
+_OUTERMOST: Final = "spec"
+
+
+@dataclass(frozen=True)
+class ModuleSpec:
+    """The spec of a module, read once; its options and its signature are not checked yet.
+
+    Attributes:
+        entry: The module.
+        given: The map that a caller wrote; only the name under ``module`` if that was all.
+        listed: The map under ``options``.
+        path: Where the spec stands, for errors.
+        is_map: Whether it is more than a name.
+        place: Where its options stand that are left out: the path, or the options of the call.
+        of: The spec of the module that it runs.
+        beside: What stands in the map and is not for the module.
+    """
+
+    entry: ModuleEntry
+    given: Mapping[str, Any]
+    listed: Mapping[str, Any]
+    path: str
+    is_map: bool
+    place: str
+    of: ModuleSpec | None
+    beside: Mapping[str, Any]
+
+    @property
+    def entries(self) -> list[ModuleEntry]:
+        """The module, the module that it runs, and so on."""
+        return [self.entry, *(self.of.entries if self.of else [])]
+
+
+@dataclass(frozen=True)
+class CallPart:
+    """What the options of a call say of its module, not checked yet.
+
+    Attributes:
+        options: Options of the module itself.
+        tools: For the first module that takes tools and has none of its own.
+    """
+
+    options: Mapping[str, Any] = field(default_factory=dict)
+    tools: object = None
+
+
+NO_CALL: Final = CallPart()
+
+
+@dataclass(frozen=True)
+class SignatureSource:
+    """Gives a module its signature, where its own map has none.
+
+    Attributes:
+        read: Gives it, if none of its fields is reserved; takes the reserved names with who reserves them.
+        path: Where a caller wrote it for this module, so that the module's own map can have none; ``None``: nowhere.
+    """
+
+    read: Callable[[Mapping[str, str]], SignatureSpec]
+    path: str | None = None
+
+    def __call__(self, reserved: Mapping[str, str]) -> SignatureSpec:
+        """Read it."""
+        return self.read(reserved)
+
+    def with_instructions(self, instructions: str) -> SignatureSource:
+        """Give the same with other instructions."""
+        return replace(self, read=lambda reserved: replace(self.read(reserved), instructions=instructions))
+
+
+def given_signature(source: object, path: str, instructions: object = None) -> SignatureSource:
+    """Give the signature that a caller wrote at ``path``; ``nil``: none, and it must stand in the spec."""
+
+    def read(reserved: Mapping[str, str]) -> SignatureSpec:
+        if source is None:
+            message = f'expected a signature at {path}, such as "question -> answer"'
+            raise OperationError("signature", message, path=path)
+        text = arguments.optional_text(instructions, f"{path.rpartition('.')[0]}.instructions")
+        return parse_signature(source, instructions=text, reserved=reserved)
+
+    return SignatureSource(read, None if source is None else path)
+
+
+def read_module_spec(
+    given: object,
+    path: str = _OUTERMOST,
+    *,
+    call: Mapping[str, Any] | None = None,
+    beside: Collection[str] = (),
+    depth: int = 1,
+) -> ModuleSpec:
+    """Read the spec of a module: which it is, and which modules it runs.
+
+    Args:
+        given: A name, or a map as above.
+        path: Where it stands, for errors.
+        call: The options of the call whose module it is; they may hold ``of``.
+        beside: Keys of the map that are not for the module.
+        depth: How deep it stands, counted from 1.
+
+    Raises:
+        OperationError: Of kind ``module_not_found`` or ``input``: a module is unknown, or modules run one another
+            deeper than :data:`MAX_DEPTH`.
+    """
+    is_map = spec_is_map(given)
+    spec = arguments.options(given, path) if is_map else {"module": given}
+    apart = {name: spec.pop(name) for name in beside if name in spec}
+    entry = _entry(spec, path, is_map=is_map)
+    listed = arguments.options(spec.get("options"), f"{path}.options")
+    place = path if is_map or call is None else "opts"
+    of_path = f"{place}.of"
+    of = None
+    if entry.takes_module:
+        inner = next((options["of"] for options in (spec, listed, call or {}) if options.get("of") is not None), None)
+        if inner is not None and depth >= MAX_DEPTH:
+            message = f"expected at most {MAX_DEPTH} modules that run one another, got another one at {of_path}"
+            raise OperationError("input", message, path=of_path)
+        of = None if inner is None else read_module_spec(inner, of_path, depth=depth + 1)
+    return ModuleSpec(entry, spec, listed, path, is_map, place, of, apart)
+
+
+def stage_of_call(
+    spec: ModuleSpec, signature: object, call: CallPart, *, otherwise: SignatureSpec | None = None
+) -> Stage:
+    """Return the stage for the module of a call and the signature beside it (``otherwise`` if there is none).
+
+    Raises:
+        OperationError: As :func:`stage_of`.
+    """
+    module = spec.given["module"]
+    if (
+        not spec.is_map
+        and type(module) is str
+        and type(signature) is str
+        and len(module) + len(signature) <= MAX_REMEMBERED_CHARACTERS
+        and call == NO_CALL
+    ):
+        return _named_stage(module, signature)
+    source = given_signature(signature, "signature")
+    if signature is None and otherwise is not None:
+        source = SignatureSource(lambda _: otherwise)
+    return stage_of(spec, source, call=call)
+
+
+# Most calls: a module that is only named, a signature as text, and no options for the module itself.
+@functools.lru_cache(maxsize=512)
+def _named_stage(module: str, signature: str) -> Stage:
+    return stage_of(read_module_spec(module, call={}), given_signature(signature, "signature"))
+
+
+def stage_of(
+    spec: ModuleSpec,
+    signature: SignatureSource,
+    *,
+    call: CallPart = NO_CALL,
+    reserved: Mapping[str, str] | None = None,
+    stored: bool = False,
+) -> Stage:
+    """Return the stage for a spec, with its options, tools and signature checked.
+
+    Args:
+        spec: What was read.
+        signature: The signature of a module that has none of its own.
+        call: What the options of the call say of it.
+        reserved: Names that the modules around it use, with who does.
+        stored: It outlives the call, so that it can have no functions of Elixir.
+
+    Raises:
+        OperationError: An option, a tool or the signature is wrong; with its path.
+    """
+    entry, path = spec.entry, spec.path
+    options = _options(spec, call)
+    checked = entry.check_options(options, spec.place)
+    if stored:
+        _refuse_functions(options)
+    given_tools, tools_path = spec.given.get("tools"), f"{path}.tools"
+    if given_tools is None and entry.takes_tools:
+        given_tools, tools_path, call = call.tools, "opts.tools", NO_CALL
+    names = _read_tools(given_tools, entry, tools_path, stored=stored)
+    reserved = dict.fromkeys(entry.reserved, entry.name) | dict(reserved or {})
+    signature = _own_signature(spec, signature)
+    if not entry.takes_module:
+        own = signature(reserved)
+        own = replace(own, outputs=entry.outputs) if entry.outputs else own
+        return Stage(entry, own, tuple(checked.items()), names)
+    if spec.of is None:
+        where = f"{spec.place}.of"
+        raise OperationError("input", f"expected of (the module that {entry.name} runs) at {where}", path=where)
+    of = stage_of(spec.of, signature, call=CallPart(tools=call.tools), reserved=reserved, stored=stored)
+    return Stage(entry, of.spec, tuple(checked.items()), names, of)
+
+
+def spec_is_map(given: object) -> bool:
+    """Tell whether a spec is more than a name: a map, or a keyword list."""
+    if isinstance(given, str):  # most are a name
+        return False
+    return isinstance(given, Mapping) or (
+        isinstance(given, list) and bool(given) and all(isinstance(item, tuple) for item in given)
+    )
+
+
+def _entry(spec: Mapping[str, Any], path: str, *, is_map: bool) -> ModuleEntry:
+    if not is_map:
+        return catalogue.find_module(spec["module"], "module" if path == _OUTERMOST else path)
+    if "module" not in spec:
+        arguments.only(spec, _SPEC_KEYS, "key", path)
+        raise OperationError("input", f"expected the name of a module at {path}.module", path=f"{path}.module")
+    return catalogue.find_module(spec["module"], f"{path}.module")
+
+
+def _own_signature(read: ModuleSpec, outer: SignatureSource) -> SignatureSource:
+    spec, entry, path = read.given, read.entry, read.path
+    where, instructions = f"{path}.signature", spec.get("instructions")
+    if entry.signature is not None:
+        given_at = where if "signature" in spec else outer.path
+        if given_at is not None:
+            message = f"expected no signature at {given_at}: {entry.name} has its own, {entry.signature.text}"
+            raise OperationError("signature", message, path=given_at)
+        own = entry.signature
+        return SignatureSource(lambda _: own)
+    if "signature" in spec:
+        if outer.path is not None:
+            raise OperationError("signature", f"expected one signature, got another one at {where}", path=where)
+        return given_signature(spec["signature"], where, instructions)
+    if instructions is None:
+        return outer
+    return outer.with_instructions(arguments.text(instructions, f"{path}.instructions"))
+
+
+def _options(spec: ModuleSpec, call: CallPart) -> dict[str, tuple[object, str]]:
+    """Return the options of a module by their own names, each with its path."""
+    if len(spec.given) == 1 and not call.options:  # most calls: a name
+        return {}
+    entry, path = spec.entry, spec.path
+    known = {alias: option.name for option in entry.options for alias in (option.name, *option.aliases)}
+    if entry.takes_module:
+        known["of"] = "of"
+    arguments.only(spec.given, [*_SPEC_KEYS, *known], f"key or option of {entry.name}", path)
+    arguments.only(spec.listed, known, f"option of {entry.name}", f"{path}.options")
+    found: dict[str, tuple[object, str]] = {}
+    for options, where in ((call.options, "opts"), (spec.listed, f"{path}.options"), (spec.given, path)):
+        for key, value in options.items():
+            if key not in known:
+                continue
+            if known[key] in found:
+                message = f"expected {known[key]} once, got it at {found[known[key]][1]} and at {where}.{key}"
+                raise OperationError("input", message, path=f"{where}.{key}")
+            found[known[key]] = value, f"{where}.{key}"
+    found.pop("of", None)
+    return found
+
+
+def _refuse_functions(options: Mapping[str, tuple[object, str]]) -> None:
+    for value, where in options.values():
+        if isinstance(value, Mapping) and "callback" in value:
+            raise callbacks.refuse(where)
+
+
+def _read_tools(value: object, entry: ModuleEntry, path: str, *, stored: bool = False) -> tuple[str | ElixirTool, ...]:
+    """Read a list of tools, names and functions of Elixir, for a module that takes tools."""
+    if value is None or value == []:
+        return ()
+    if not entry.takes_tools:
+        raise OperationError("input", f"{entry.name} takes no tools at {path}", path=path)
+    if not isinstance(value, list):
+        raise OperationError("input", f"expected a list of tools at {path}, got {shown(value)}", path=path)
+    for index, item in enumerate(value):
+        if stored and isinstance(item, Mapping):
+            raise callbacks.refuse(f"{path}[{index}]")
+    read = tools.read_tools(value, path)
+    for index, tool in enumerate(read):
+        name, where = tool.name if isinstance(tool, ElixirTool) else tool, f"{path}[{index}]"
+        if name in entry.reserved_tools:
+            message = f'the tool "{name}" at {where} has the name of one of {entry.name} itself; give it another one'
+            raise OperationError("tool", message, path=where)
+    return read
