@@ -330,7 +330,7 @@ PRIVATE_NAMES: Final[tuple[PrivateName, ...]] = (
     PrivateName(
         name="_completions",
         place="dspy:Prediction",
-        used_in=("programs/execution/running.py",),
+        used_in=("programs/execution/prediction_terms.py",),
         why="the completions of a prediction; None of one that was not made from the answer of a model",
     ),
     PrivateName(
