@@ -11,7 +11,7 @@ from typing import Final
 import dspy
 
 from erlport_bridge.dspy_patches import content_markers
-from erlport_bridge.dspy_patches.callbacks import chosen_once, quick_inspect
+from erlport_bridge.dspy_patches.callback_dispatch import chosen_once, quick_inspect
 from erlport_bridge.dspy_patches.model_lookup import model_info
 from erlport_bridge.dspy_patches.optimizer_threads import carrying_context
 from erlport_bridge.dspy_patches.patch import PROVIDED, Patch, PrivateName
