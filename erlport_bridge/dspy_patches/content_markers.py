@@ -1,4 +1,4 @@
-"""Markers of content parts that nobody outside of this process knows, so that text which a model wrote stays text.
+"""Define markers of content parts that only this process knows, so that text which a model wrote stays text.
 
 DSPy writes an image, audio or a file into the text of a prompt between two markers, and makes a content part of
 whatever stands between them.

@@ -1,4 +1,4 @@
-"""What a row of the tables says: of a patch, and of a private name of DSPy that is used."""
+"""Define the rows of the tables: a patch, and a private name of DSPy that is used."""
 
 from __future__ import annotations
 

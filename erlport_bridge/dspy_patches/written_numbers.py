@@ -1,4 +1,4 @@
-"""Numbers as a model wrote them: DSPy reads JSON by way of floats, where a ``Decimal`` would lose its digits."""
+"""Read numbers as a model wrote them: DSPy reads JSON by way of floats, where a ``Decimal`` loses its digits."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class WrittenFloat(float):
         return self
 
     def __str__(self) -> str:
-        """Give the text that it was read from."""
+        """Return the text that it was read from."""
         return self._text
 
 
