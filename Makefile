@@ -1,5 +1,5 @@
-# The project's commands. `make demo` and `make test` set up all they need on Debian or Ubuntu: a virtual environment in
-# .venv, Elixir and Erlang/OTP from the system's packages, and the files of the code sandbox.
+# The project's commands; CONTRIBUTING.md describes them. `make demo` and `make test` install what they need on Debian or
+# Ubuntu: a virtual environment in .venv, Elixir and Erlang/OTP from the system's packages, and the sandbox's files.
 
 PYTHON ?= python3
 VENV := .venv
@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SANDBOX := $(VENV)/.sandbox
 
-# Elixir warns under any other encoding, and prints what models write wrongly.
+# With any other encoding Elixir warns, and prints the text of models wrongly.
 export LC_ALL := C.UTF-8
 
-.PHONY: demo test lint test-python test-elixir bench fuzz chaos format setup clean
+.PHONY: demo test lint test-python test-elixir bench fuzz chaos compat format setup clean
 
 demo: setup
 	cd mix_stub && mix dspex.demo
@@ -36,9 +36,14 @@ bench: setup
 fuzz: setup
 	$(BIN)/python -m fuzzing
 
-# Processes that are killed, stopped and flooded, 200 times; CHAOS_SEED repeats a run.
+# Kills, stops and floods processes, 200 times; CHAOS_SEED repeats a run.
 chaos: setup
 	cd mix_stub && CHAOS_ROUNDS=$${CHAOS_ROUNDS:-200} mix test test/chaos
+
+# Which patches and private names of `erlport_bridge/dspy_patches/table.py` fit: `make compat DSPY="3.5.0"`.
+DSPY ?= 3.4.0 3.4.1
+compat:
+	@setup/compat "$(PYTHON)" $(DSPY)
 
 format: setup
 	$(BIN)/ruff format .
@@ -52,10 +57,10 @@ $(INSTALLED): pyproject.toml setup/python setup/compiler $(wildcard erlport_brid
 	@setup/python "$(PYTHON)" $(VENV)
 	@touch $@
 
-# Fetched once into Deno's cache; ProgramOfThought needs no network afterwards.
+# Fetched once into Deno's cache; the sandbox needs no network afterwards.
 $(SANDBOX): $(INSTALLED)
 	$(BIN)/python -m erlport_bridge.programs.sandbox
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info mix_stub/_build erlport_bridge/term/native.c erlport_bridge/port/native.c erlport_bridge/*/*.so
+	rm -rf $(VENV) .venv-compat-* build dist *.egg-info mix_stub/_build erlport_bridge/term/native.c erlport_bridge/port/native.c erlport_bridge/*/*.so

@@ -18,7 +18,8 @@ from erlport_bridge import __version__
 from erlport_bridge.errors import ProtocolError
 from erlport_bridge.port import lifeline, logs
 from erlport_bridge.port.descriptors import take_descriptors
-from erlport_bridge.port.runtime import DEFAULT_MAX_CALLS, Runtime, before_exit, leave
+from erlport_bridge.port.leaving import before_exit, leave
+from erlport_bridge.port.runtime import DEFAULT_MAX_CALLS, Runtime
 from erlport_bridge.term import FALLBACK_REASON, PACKET_SIZES, set_elixir_version
 from erlport_bridge.threads import DEFAULT_MAX_QUEUED, DEFAULT_MAX_STUCK, DEFAULT_MAX_THREADS, Threads
 

@@ -1,4 +1,4 @@
-# An agent: dspy.ReAct chooses among functions of Elixir until it can answer.
+# An agent: dspy.ReAct calls functions of Elixir until it can answer.
 Code.require_file("support.exs", __DIR__)
 
 stock = %{"bolts" => 120, "nuts" => 0}

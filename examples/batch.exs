@@ -1,4 +1,4 @@
-# Many inputs at once: the results come as they are ready, each with its index.
+# Many inputs concurrently: each result comes as soon as it is ready, with the index of its input.
 Code.require_file("support.exs", __DIR__)
 
 words = ["port", "term", "atom", "binary"]

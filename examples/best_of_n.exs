@@ -1,4 +1,4 @@
-# Best of several: a function of Elixir says how good each attempt is.
+# The best of several attempts: a function of Elixir scores each.
 Code.require_file("support.exs", __DIR__)
 
 model =

@@ -1,4 +1,4 @@
-# Classification: a label of a few, and a confidence within bounds. An answer that breaks them is asked for again.
+# Classification: one of several labels, and a confidence within bounds. An answer that breaks them is asked for again.
 Code.require_file("support.exs", __DIR__)
 
 signature = %{
@@ -11,7 +11,7 @@ signature = %{
 
 model =
   Examples.model([
-    # A percentage: refused, and the model is told why.
+    # A percentage is out of bounds: refused, and the model is told why.
     %{sentiment: "positive", confidence: 95},
     %{sentiment: "positive", confidence: 0.95}
   ])

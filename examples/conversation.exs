@@ -1,4 +1,4 @@
-# A conversation: a stored program with a history shows its model what was said before.
+# A conversation: a stored program with a history shows its model the earlier turns.
 Code.require_file("support.exs", __DIR__)
 
 model =

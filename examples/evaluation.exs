@@ -1,4 +1,4 @@
-# Evaluation: how often a program is right, by a metric written in Elixir.
+# Evaluation: how often a program's answers are right, by a metric written in Elixir.
 Code.require_file("support.exs", __DIR__)
 
 examples = [

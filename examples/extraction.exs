@@ -1,4 +1,4 @@
-# Information extraction: the types of the answer are written in Elixir, and hold.
+# Information extraction: the types of the answer are written in Elixir, and enforced.
 Code.require_file("support.exs", __DIR__)
 
 signature = %{

@@ -1,4 +1,4 @@
-# Learning from examples: a program's own right answers become demos in its prompt. What it has learned is kept in a file.
+# Learning from examples: a program's own right answers become demos in its prompt. The learned program is written to a file.
 Code.require_file("support.exs", __DIR__)
 
 trainset =
@@ -10,7 +10,7 @@ trainset =
       ],
       do: %{text: text, label: label}
 
-# Without DSPEX_MODEL: knows some of them, and new ones only once it sees how it is done.
+# Without DSPEX_MODEL: knows some of the labels, and the others only once the prompt shows demos.
 model =
   Examples.model(fn request ->
     asked = request |> Examples.text() |> String.split("[[ ## text ## ]]")

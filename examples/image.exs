@@ -1,7 +1,7 @@
-# Images: the bytes of a file go to the model, and come back in a conversation.
+# Images: the bytes of a file are an input. Bytes that are not an image are an error.
 Code.require_file("support.exs", __DIR__)
 
-# A PNG of one pixel; `File.read!("photo.png")` in real life.
+# A PNG of one pixel; `File.read!("photo.png")` in an application.
 photo =
   Base.decode64!(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
@@ -25,7 +25,7 @@ model = Examples.model([%{answer: "A single black pixel.", colours: ["black"]}])
 IO.puts(prediction[:answer])
 IO.puts("Colours: #{Enum.join(prediction[:colours], ", ")}")
 
-# What is no image is refused before a model is asked.
+# Bytes that are not an image are refused before a model is asked.
 {:error, error} =
   DSPex.Python.execute_module(
     "dspy.Predict",

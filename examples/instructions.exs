@@ -1,11 +1,11 @@
-# Optimising with MIPROv2: a model proposes instructions, and the best ones with the best demos are found by trying.
+# Optimising with MIPROv2: a model proposes instructions; trials find the best instructions and demos.
 Code.require_file("support.exs", __DIR__)
 
 examples =
   for {a, b} <- [{2, 3}, {4, 4}, {7, 1}, {5, 9}, {8, 6}, {3, 3}, {9, 2}, {6, 5}],
       do: %{question: "What is #{a} plus #{b}?", answer: "#{a + b}"}
 
-# Without DSPEX_MODEL: adds up right only where it is told to give the number alone.
+# Without DSPEX_MODEL: answers with the bare number only if the instructions say so.
 model =
   Examples.model(fn request ->
     text = Examples.text(request)
@@ -43,7 +43,7 @@ model =
     max_labeled_demos: 0,
     metric: "exact_match",
     lm: model,
-    # In IEx or a terminal, `progress: true` draws a line of it.
+    # In IEx or a terminal, `progress: true` draws a line of progress.
     progress: fn
       {:candidate, candidate} -> IO.puts("Candidate #{candidate.number}: #{candidate.score}")
       _scored -> :ok

@@ -1,4 +1,4 @@
-# Mathematics: the model writes a program, which runs in a sandbox, and answers with its result.
+# Mathematics: the model writes a program, which runs in a sandbox; its result is the answer.
 Code.require_file("support.exs", __DIR__)
 
 model =

@@ -1,4 +1,4 @@
-# Several stages: an outline, then a text that follows it, each stage with a name and inputs of its own.
+# Several stages: an outline, then a text that follows it. Each stage has a name and its own inputs.
 Code.require_file("support.exs", __DIR__)
 
 model =

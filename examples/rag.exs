@@ -1,4 +1,4 @@
-# Retrieval-augmented generation: passages that a function of Elixir finds, and an answer that keeps to them.
+# Retrieval-augmented generation: a function of Elixir finds passages, and the answer is based on them.
 Code.require_file("support.exs", __DIR__)
 
 passages = [
@@ -7,7 +7,7 @@ passages = [
   "The external term format is how the BEAM writes terms as bytes."
 ]
 
-# Whatever finds passages, such as a query of PostgreSQL. Here: those with the most words of the query.
+# Any search, such as a query of PostgreSQL. Here: the passages with the most words of the query.
 words = fn text ->
   text |> String.downcase() |> String.split(~r/\W+/, trim: true) |> MapSet.new()
 end

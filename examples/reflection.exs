@@ -1,11 +1,11 @@
-# Optimising with GEPA: a model reads what a metric written in Elixir says of each answer, and writes better instructions.
+# Optimising with GEPA: a model reads the feedback of a metric written in Elixir, and writes better instructions.
 Code.require_file("support.exs", __DIR__)
 
 examples =
   for {city, country} <- [Lisbon: "Portugal", Paris: "France", Rome: "Italy", Vienna: "Austria"],
       do: %{question: "Where is #{city}?", answer: country}
 
-# Without DSPEX_MODEL: answers in one word once its instructions say so.
+# Without DSPEX_MODEL: answers in one word once the instructions say so.
 model =
   Examples.model(fn request ->
     text = Examples.text(request)

@@ -1,4 +1,4 @@
-# Streaming: the text of a field while the model writes it.
+# Streaming: the pieces of a field's text while the model writes it.
 Code.require_file("support.exs", __DIR__)
 
 haiku = "An old silent pond / A frog jumps into the pond / Splash! Silence again."

@@ -1,7 +1,7 @@
 defmodule Examples do
   @moduledoc """
-  The model that an example asks: the one that `DSPEX_MODEL` names, such as `openai/gpt-4o-mini` with its key in
-  `OPENAI_API_KEY`. Without it, the answers that stand in the example.
+  The model that an example asks: the model named by `DSPEX_MODEL`, such as `openai/gpt-4o-mini` with its key in
+  `OPENAI_API_KEY`. Without `DSPEX_MODEL`, the answers that are written in the example.
   """
 
   alias DSPex.Python.ScriptedModel
@@ -17,9 +17,9 @@ defmodule Examples do
     end
   end
 
-  @doc "What the model is told by a request, where an example's answers depend on it."
+  @doc "Returns the text of a request, for examples whose answers depend on it."
   defdelegate text(request), to: ScriptedModel
 
-  @doc "An answer as a model writes it."
+  @doc "Returns an answer in the form in which a model writes it."
   defdelegate written(fields), to: ScriptedModel
 end

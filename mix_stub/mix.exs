@@ -17,7 +17,7 @@ defmodule DSPex.MixProject do
     [mod: {DSPex.Application, []}, extra_applications: [:logger]]
   end
 
-  # None are needed. What DSPex uses when the application that contains it has it:
+  # DSPex needs no dependency. It uses these when the application has them:
   #
   #     {:telemetry, "~> 1.0"}   # events of every call, see DSPex.Python
   #     {:erlport, "~> 0.11"}    # only to call :dspy_bridge by :python.call/4 yourself

@@ -15,81 +15,51 @@ ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "erlport_bridge"
 FILES = sorted(PACKAGE.rglob("*.py"))
 
-_BELOW_DSPY = ("errors", "request", "term", "threads")
-# Every package, and every module that stands alone, lowest first; with the packages that it imports.
+# Every package, and every module that stands alone, lowest first; with the packages that it imports. A name that begins
+# with a dot is one of programs.
+_LAYERS = {
+    "redaction": "",
+    "request": "",
+    "errors": "redaction",
+    "term": "errors",
+    "threads": "errors request",
+    "port": "redaction errors request term threads",
+    "counting": "redaction",
+    "dspy_patches": "errors",
+    "programs": "dspy_patches",
+    ".text": "errors term",
+    ".callbacks": "errors port .text",
+    ".options": "errors term .text",
+    ".signatures": "errors term .text",
+    ".tools": "errors request term threads .text .callbacks",
+    ".sandbox": "errors request threads counting dspy_patches .text .signatures",
+    ".values": "errors term .text .signatures .tools",
+    ".models": "redaction errors request term threads port counting dspy_patches .text .options .signatures .values",
+    ".modules": "errors term .text .callbacks .options .signatures .sandbox .values .models",
+    ".pipelines": "errors term .text .callbacks .options .signatures .tools .values .modules",
+    ".execution": (
+        "errors request term port .text .callbacks .options .signatures .tools .sandbox .values .models .modules "
+        ".pipelines"
+    ),
+    ".sessions": "errors term .text .signatures .values .models .modules .pipelines .execution",
+    "optimizing": (
+        "errors request term threads dspy_patches .text .options .signatures .tools .sandbox .values .models .modules "
+        ".pipelines .execution .sessions"
+    ),
+    "operations": (
+        "errors request term threads counting dspy_patches .text .options .signatures .tools .sandbox .values .models "
+        ".modules .pipelines .execution .sessions optimizing"
+    ),
+    "__main__": "errors term threads port",
+}
+
+
+def _whole(name: str) -> str:
+    return f"programs{name}" if name.startswith(".") else name
+
+
 MAY_IMPORT: dict[str, set[str]] = {
-    "redaction": set(),
-    "request": set(),
-    "errors": {"redaction"},
-    "term": {"errors"},
-    "threads": {"errors", "request"},
-    "port": {"errors", "redaction", "request", "term", "threads"},
-    "counting": {"redaction"},
-    "dspy_patches": set(),
-    "programs": set(),
-    "programs.text": {"errors", "term"},
-    "programs.callbacks": {"errors", "port", "programs.text"},
-    "programs.options": {"errors", "term", "programs.text"},
-    "programs.signatures": {"errors", "term", "programs.text"},
-    "programs.tools": {*_BELOW_DSPY, "programs.text", "programs.callbacks"},
-    "programs.sandbox": {"errors", "request", "threads", "counting", "programs.text", "programs.signatures"},
-    "programs.values": {"errors", "term", "programs.text", "programs.signatures", "programs.tools"},
-    "programs.models": {
-        *(*_BELOW_DSPY, "port", "redaction", "counting"),
-        *("programs.text", "programs.options", "programs.signatures", "programs.values"),
-    },
-    "programs.modules": {
-        *("errors", "term", "programs.text", "programs.options", "programs.callbacks", "programs.signatures"),
-        *("programs.sandbox", "programs.values", "programs.models"),
-    },
-    "programs.pipelines": {
-        *("errors", "term", "programs.text", "programs.options", "programs.callbacks", "programs.signatures"),
-        *("programs.tools", "programs.values", "programs.modules"),
-    },
-    "programs.execution": {
-        *(
-            "errors",
-            "request",
-            "term",
-            "port",
-            "programs.text",
-            "programs.options",
-            "programs.callbacks",
-            "programs.signatures",
-        ),
-        *("programs.tools", "programs.sandbox", "programs.values", "programs.models", "programs.modules"),
-        "programs.pipelines",
-    },
-    "programs.sessions": {
-        *("errors", "term", "programs.text", "programs.signatures", "programs.values", "programs.models"),
-        *("programs.modules", "programs.pipelines", "programs.execution"),
-    },
-    "optimizing": {
-        *(
-            *_BELOW_DSPY,
-            "programs.text",
-            "programs.options",
-            "programs.signatures",
-            "programs.tools",
-            "programs.sandbox",
-        ),
-        *("programs.values", "programs.models", "programs.modules", "programs.pipelines"),
-        *("programs.execution", "programs.sessions"),
-    },
-    "operations": {
-        *(
-            *_BELOW_DSPY,
-            "counting",
-            "optimizing",
-            "programs.text",
-            "programs.options",
-            "programs.signatures",
-            "programs.tools",
-        ),
-        *("programs.sandbox", "programs.values", "programs.models", "programs.modules"),
-        *("programs.pipelines", "programs.execution", "programs.sessions"),
-    },
-    "__main__": {"errors", "port", "term", "threads"},
+    _whole(package): {_whole(name) for name in names.split()} for package, names in _LAYERS.items()
 }
 # What applications import.
 _PUBLIC = {"programs.tools.offer"}

@@ -9,7 +9,7 @@ from typing import Any
 import dspy
 
 import erlport_bridge
-from erlport_bridge import threads
+from erlport_bridge import dspy_patches, threads
 from erlport_bridge.operations import port_state
 from erlport_bridge.operations.operation import operation
 from erlport_bridge.programs import sandbox
@@ -18,8 +18,12 @@ from erlport_bridge.term import IMPLEMENTATION
 
 @operation
 def ping(payload: object = None) -> dict[str, Any]:
-    """Answer with the versions of this side, its default model, and ``payload`` unchanged."""
+    """Answer with the versions of this side, its default model, and ``payload`` unchanged.
+
+    What does not fit the version of DSPy is listed as ``dspy_patches_left_out``, where there is any.
+    """
     default = port_state.sessions.default_model()
+    left_out = dspy_patches.left_out()
     return {
         "erlport_bridge": erlport_bridge.__version__,
         "dspy": dspy.__version__,
@@ -28,6 +32,7 @@ def ping(payload: object = None) -> dict[str, Any]:
         "executable": sys.executable,
         "model": default.describe() if default else None,
         "payload": payload,
+        **({"dspy_patches_left_out": left_out} if left_out else {}),
     }
 
 

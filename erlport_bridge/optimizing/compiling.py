@@ -13,6 +13,7 @@ import dspy
 import tqdm  # type: ignore[import-untyped]
 from dspy.utils.callback import BaseCallback
 
+from erlport_bridge import dspy_patches
 from erlport_bridge import request as running_request
 from erlport_bridge.errors import OperationError, details, message_of
 from erlport_bridge.optimizing.optimizers import CompileJob, OptimizerEntry
@@ -132,10 +133,12 @@ async def run(
         What the predictors have learned, and a report as a term.
 
     Raises:
-        OperationError: Of kind ``timeout``: the time ran out. Of kind ``overloaded``: too many run already. Of kind
+        OperationError: Of kind ``missing_dependency``: DSPy's threads would not know for which call they work. Of kind
+            ``timeout``: the time ran out. Of kind ``overloaded``: too many run already. Of kind
             ``input``: the optimizer refuses its options.
         Exception: That of the call or metric which was one too many to fail.
     """
+    dspy_patches.require("optimizer_threads", "optimizers")
     started_at = time.monotonic()
     progress = Progress()
     progress.follow()

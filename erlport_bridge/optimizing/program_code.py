@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import inspect
 import threading
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, Final
 
 import dspy
-from dspy.propose import grounded_proposer
-from dspy.propose.utils import get_dspy_source_code
-from dspy.teleprompt import simba_utils
 
+from erlport_bridge import dspy_patches
 from erlport_bridge.programs.modules import plain_module
 from erlport_bridge.programs.pipelines import PREVIOUS, Pipeline, Stage
 from erlport_bridge.programs.tools import ElixirTool
@@ -32,12 +31,6 @@ class Described:
     """Mixed into a program's class: ``described`` is what it is to a model."""
 
     described: Pipeline
-
-
-def install() -> None:
-    """Have DSPy's optimizers show this, from now on."""
-    grounded_proposer.get_dspy_source_code = _source_with_parts
-    simba_utils.inspect = SimpleNamespace(getsource=_source_of_class)
 
 
 def source_of(program: Pipeline) -> str:
@@ -118,16 +111,25 @@ def _source_of_class(cls: type) -> str:
     return source_of(cls.described) if issubclass(cls, Described) else _source(cls)
 
 
-def _source_with_parts(program: Any) -> str:
-    if isinstance(program, Described):
-        own = _own_module(program.described)
-        if own is None:
-            return written(program.described)
-        program = own
-    with _parsing:
-        return str(get_dspy_source_code(program))
+def _source_with_parts(source_of_dspy: Callable[[Any], str]) -> Callable[[Any], str]:
+    """Return a stand-in for ``get_dspy_source_code``."""
+
+    def source(program: Any) -> str:
+        if isinstance(program, Described):
+            own = _own_module(program.described)
+            if own is None:
+                return written(program.described)
+            program = own
+        with _parsing:
+            return source_of_dspy(program)
+
+    return source
 
 
 def _source(cls: type) -> str:
     with _parsing:
         return inspect.getsource(cls)
+
+
+dspy_patches.provide("program_source", _source_with_parts)
+dspy_patches.provide("class_source", lambda module: SimpleNamespace(**{**vars(module), "getsource": _source_of_class}))

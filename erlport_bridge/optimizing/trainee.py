@@ -14,7 +14,6 @@ from typing import Any
 
 import dspy
 from dspy.dsp.utils.settings import thread_local_overrides
-from dspy.utils import parallelizer
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.optimizing.program_code import Described
@@ -92,30 +91,6 @@ def trainee_of(program: Pipeline, runner: Runner) -> Trainee:
     """Give a copy of a program for an optimizer, whose class says what it is."""
     made: type[Trainee] = type("Program", (Trainee,), {"described": program})
     return made(program, runner)
-
-
-def install() -> None:
-    """Have DSPy's own threads know for which call they work, from now on."""
-    parallelizer.ParallelExecutor._wrap_function = _carrying(parallelizer.ParallelExecutor._wrap_function)
-
-
-def _carrying(wrap: Callable[[Any, Callable[[Any], Any]], Callable[[Any], Any]]) -> Callable[..., Callable[[Any], Any]]:
-    def wrap_here(executor: Any, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        wrapped = wrap(executor, function)
-        # DSPy passes on its own settings by itself.
-        carried = [
-            (var, value) for var, value in contextvars.copy_context().items() if var is not thread_local_overrides
-        ]
-
-        def call(item: Any) -> Any:
-            context = contextvars.copy_context()
-            for var, value in carried:
-                context.run(var.set, value)
-            return context.run(wrapped, item)
-
-        return call
-
-    return wrap_here
 
 
 def _pass_on(done: asyncio.Future[Any], result: Future[Any]) -> None:

@@ -3,4 +3,4 @@
 Other packages use these modules; none of them is imported before it is asked for.
 """
 
-__all__ = ["descriptors", "elixir", "event_loop", "importing", "lifeline", "logs", "runtime", "stock"]
+__all__ = ["descriptors", "elixir", "event_loop", "importing", "leaving", "lifeline", "logs", "runtime", "stock"]

@@ -17,7 +17,7 @@ from typing import Any
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.port import event_loop
-from erlport_bridge.port.runtime import leave
+from erlport_bridge.port.leaving import leave
 from erlport_bridge.redaction import RedactedStream
 from erlport_bridge.term import Atom, ImproperList, decode, encode
 from erlport_bridge.threads import Threads

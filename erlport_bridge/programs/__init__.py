@@ -7,3 +7,7 @@ import os
 
 # DSPy asks the internet for a list of prices before its first request otherwise, and stalls 5 s where there is none.
 os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+
+from erlport_bridge import dspy_patches
+
+dspy_patches.install()

@@ -37,7 +37,7 @@ __all__ = [
     "freeze",
 ]
 
-#: Any value that the table in ``docs/design.md`` names. Python has no recursive type that mypy could check here.
+#: Any value that the table in ``docs/architecture.md`` names. Python has no recursive type that mypy could check here.
 Term: TypeAlias = Any
 
 #: The BEAM's own limit: it refuses a whole frame that holds a longer atom.

@@ -1,4 +1,4 @@
 import Config
 
-# A pool is one Python process. Its model is given here once, for every call that names no other; see DSPex.Python.Pool.
+# A pool is one Python process. Its model is used by every call that names no other model; see DSPex.Python.Pool.
 import_config "#{config_env()}.exs"

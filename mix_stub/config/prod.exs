@@ -1,7 +1,7 @@
 import Config
 
-# No pool by default: an application that uses DSPex says which interpreter and which model it wants, in its own
-# configuration, for instance
+# No pool by default: an application that uses DSPex names the interpreter and the model in its own configuration, for
+# instance
 #
 #     config :dspex, DSPex.Python,
 #       pools: [

@@ -7,11 +7,11 @@ defmodule DSPex do
 
       prediction[:answer]
 
-  Where to go on:
+  The most important modules:
 
     * `DSPex.Python` - every operation, one function each
-    * `DSPex.Python.Pool` - how Python and its language model are configured
-    * `DSPex.LLM.Adapters.Python` - the same behind the protocol `DSPex.LLM.Adapter`
-    * `DSPex.Prediction`, `DSPex.Python.Error` - what comes back
+    * `DSPex.Python.Pool` - how to configure Python and its language model
+    * `DSPex.LLM.Adapters.Python` - DSPy behind the protocol `DSPex.LLM.Adapter`
+    * `DSPex.Prediction`, `DSPex.Python.Error` - the results
   """
 end

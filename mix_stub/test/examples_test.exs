@@ -1,12 +1,12 @@
 defmodule DSPex.ExamplesTest do
-  # Each example of ../examples runs as it stands there, with the answers that stand in it.
+  # Each example of ../examples runs unchanged, with the answers that are written in it.
   use ExUnit.Case, async: true
 
   import ExUnit.CaptureIO
 
   @folder Path.expand("../../examples", __DIR__)
 
-  # What each says, or a part of it.
+  # The expected output of each example, or a part of it.
   @said %{
     "question_answering" => ["Reasoning: Two dice", "Answer: 1/36"],
     "rag" => ["exchanges bytes with it", "Response: Bytes."],
@@ -26,7 +26,7 @@ defmodule DSPex.ExamplesTest do
     "reflection" => ["Instructions: Name the country", "Score: 20.0, then 100.0"]
   }
 
-  test "every example has its words here, and stands in the table" do
+  test "every example has its expected output here, and is in the table" do
     names = for path <- Path.wildcard("#{@folder}/*.exs"), do: Path.basename(path, ".exs")
     assert Enum.sort(names -- ["support"]) == Enum.sort(Map.keys(@said))
     table = File.read!(Path.join(@folder, "README.md"))
@@ -34,7 +34,7 @@ defmodule DSPex.ExamplesTest do
   end
 
   for {name, words} <- @said do
-    test "#{name} says what it should" do
+    test "#{name} prints the expected output" do
       said = capture_io(fn -> Code.eval_file(Path.join(@folder, "#{unquote(name)}.exs")) end)
       for words <- unquote(words), do: assert(said =~ words)
     end

@@ -1,5 +1,5 @@
 defmodule DSPex.ReadmeTest do
-  # The Elixir of the README runs as it stands there, block after block.
+  # The Elixir blocks of the README run unchanged, one after the other.
   use ExUnit.Case, async: true
 
   @readme Path.expand("../../README.md", __DIR__)
@@ -7,7 +7,7 @@ defmodule DSPex.ReadmeTest do
 
   test "every Elixir block of the README runs" do
     blocks = Regex.scan(~r/```elixir\n(.*?)```/s, File.read!(@readme), capture: :all_but_first)
-    # The configuration is for config.exs.
+    # The block with the configuration is for config.exs.
     {config, calls} = Enum.split_with(List.flatten(blocks), &(&1 =~ "config :dspex"))
     assert [_one] = config
     assert length(calls) >= 2
@@ -25,7 +25,7 @@ defmodule DSPex.ReadmeTest do
     assert %DSPex.Prediction{} = bindings[:result]
   end
 
-  test "the configuration of the README is one that pools take" do
+  test "a pool takes the configuration of the README" do
     [block] =
       Regex.run(~r/config :dspex, DSPex.Python,\n(.*?)```/s, File.read!(@readme),
         capture: :all_but_first

@@ -1,2 +1,2 @@
-# Expected crashes are part of what is tested; their logs are shown only for a test that fails.
+# Tests cause crashes on purpose; their logs are shown only for failing tests.
 ExUnit.start(capture_log: true)

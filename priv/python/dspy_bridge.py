@@ -6,22 +6,17 @@ at a time, with the same results. They are written in ``erlport_bridge/operation
 
 from __future__ import annotations
 
-from erlport_bridge.port import event_loop, importing, runtime, stock
+from erlport_bridge.port import event_loop, importing, leaving, stock
 
 with importing.bulk_import():
-    from erlport_bridge.dspy_patches import shortcuts
+    from erlport_bridge import dspy_patches
     from erlport_bridge.operations import OPERATIONS
-    from erlport_bridge.optimizing import program_code, trainee
     from erlport_bridge.programs import sandbox
 
 __all__ = ["OPERATIONS"]
 
-runtime.before_exit(sandbox.kill_all)
-shortcuts.install()
-trainee.install()
-program_code.install()
-# Preparing a request and looking up its price: 20 us each, or what a cache on the disk takes. They wait for nobody.
-event_loop.run_in_place("dspy.clients.execution", "dspy.clients.capabilities")
+leaving.before_exit(sandbox.kill_all)
+event_loop.run_in_place(*dspy_patches.QUICK_MODULES)
 
 # A port calls functions of this module by their names.
 globals().update(stock.adapted(OPERATIONS) if stock.in_use() else OPERATIONS)

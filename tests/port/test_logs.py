@@ -108,7 +108,7 @@ def prints_and_leaves():
     print("a last whole line")
     logging.getLogger("app").error("a last record")
     sys.stdout.write("a last line that was begun")
-    from erlport_bridge.port.runtime import leave
+    from erlport_bridge.port.leaving import leave
     leave(7)
 
 @offer

@@ -6,17 +6,14 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import dspy
-from dspy.adapters import base
+from dspy.adapters.types.citation import Citations
 
+from erlport_bridge import dspy_patches
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs.models import configuration, written_numbers
+from erlport_bridge.programs.models import configuration
 from erlport_bridge.programs.models.configuration import LanguageModel
 from erlport_bridge.programs.signatures import SignatureSpec
 from erlport_bridge.programs.text import arguments, text_of
-
-written_numbers.keep_digits()
-# Not Citations, which DSPy takes out of Anthropic's prompt: they would come with documents of its own form only.
-base._DEFAULT_NATIVE_RESPONSE_TYPES[:] = [dspy.Reasoning]
 
 _NATIVELY: Final = "native_function_calling"
 _TWO_STEP: Final = "two_step"
@@ -62,8 +59,11 @@ class AdapterChoice(NamedTuple):
         """Check that tools are there for a signature that wants to know which are called.
 
         Raises:
-            OperationError: Of kind ``signature``.
+            OperationError: Of kind ``signature``. Of kind ``missing_dependency``: DSPy would take an output for
+                citations out of the prompt.
         """
+        if any(item.annotation is Citations for item in spec.outputs):
+            dspy_patches.require("native_response_types", "outputs of the type dspy.Citations")
         natively = self.name == _CALLS_NATIVELY if self.calls_natively is None else self.calls_natively
         if not natively:
             return

@@ -22,9 +22,6 @@ from erlport_bridge.programs.options import BooleanOption, IntegerOption, TextOp
 from erlport_bridge.programs.text import arguments, quoted, suggestion, text_of
 from erlport_bridge.term import shown
 
-response_cache.install()
-content_parts.hide_markers()
-
 EMBEDDED: Final = "embedded"
 #: A function of the other side.
 ELIXIR: Final = "elixir"

@@ -1,20 +1,18 @@
 """What of a prompt is no text, on its way to a model: images, audio, files; the last look before a request is sent.
 
 DSPy writes such a value into the text of a prompt between two markers, and makes a content part of whatever stands
-between them. :func:`hide_markers` gives this process markers that nobody knows, so that text which a model or a tool
+between them. :mod:`.content_markers` gives this process markers that nobody knows, so that text which a model or a tool
 wrote stays text. :func:`checked` refuses what an engine would lose silently, and what would have somebody fetch an
 address that the caller has not allowed: also of values that a model answered, or that an application's module made.
 """
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from dspy.adapters import _legacy_type_markers
-from dspy.adapters.types import base_type
-
+from erlport_bridge import dspy_patches
+from erlport_bridge.dspy_patches import content_markers
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.text import quoted
 from erlport_bridge.programs.values import documents, media
@@ -43,11 +41,10 @@ ELIXIR: Final = RESPONSES
 TEXT_ALONE: Final[frozenset[str]] = frozenset()
 
 _FORMATS_OF_AUDIO: Final = ("wav", "mp3")
-_PUBLIC_START: Final = "<<CUSTOM-TYPE-START-IDENTIFIER>>"
-_PUBLIC_END: Final = "<<CUSTOM-TYPE-END-IDENTIFIER>>"
-_SECRET: Final = secrets.token_hex(16)
-_SECRET_START: Final = f"<<CUSTOM-TYPE-START-{_SECRET}>>"
-_SECRET_END: Final = f"<<CUSTOM-TYPE-END-{_SECRET}>>"
+_PUBLIC_MARKERS: Final = (
+    (content_markers.SECRET_START, content_markers.PUBLIC_START),
+    (content_markers.SECRET_END, content_markers.PUBLIC_END),
+)
 # A message is a dict as a rule, which is far quicker to tell than another mapping.
 _MAPPINGS: Final = (dict, Mapping)
 _NOT_FETCHED: Final = "; addresses are not fetched and files are not opened"
@@ -57,15 +54,6 @@ _REMEDIES: Final[Mapping[str, str]] = {
     TEXT_FILE: "; text can be a field of type str",
     FILENAME: "; leave it out, or give it as a field of type str",
 }
-
-
-def hide_markers() -> None:
-    """Have DSPy use markers of this process."""
-    for module in (base_type, _legacy_type_markers):
-        if module.CUSTOM_TYPE_START_IDENTIFIER not in (_PUBLIC_START, _SECRET_START):
-            raise RuntimeError(f"{module.__name__} marks content parts in a way that is not known here")
-        module.CUSTOM_TYPE_START_IDENTIFIER = _SECRET_START
-        module.CUSTOM_TYPE_END_IDENTIFIER = _SECRET_END
 
 
 def checked(messages: Sequence[Any], carried: frozenset[str], model: str) -> Sequence[Any]:
@@ -81,13 +69,16 @@ def checked(messages: Sequence[Any], carried: frozenset[str], model: str) -> Seq
 
     Raises:
         OperationError: Of kind ``input``: an address that the caller has not allowed, or what is no media. Of kind
-            ``provider``: the engine does not send it.
+            ``provider``: the engine does not send it. Of kind ``missing_dependency``: the markers of DSPy are in use,
+            so that text could pose as such a part.
     """
     # No copy where there is nothing to change: DSPy knows the messages of its adapters by their identity.
     if any(documents.is_part(part) for message in messages for part in _parts(message)):
         messages = [_with_documents(message) for message in messages]
     for message in messages:
         for part in _parts(message):
+            if part.get("type") != "text":
+                dspy_patches.require("content_markers", "content parts of a prompt that are not text")
             for kind in _kinds(part):
                 if kind not in carried:
                     raise _not_sent(kind, carried, model)
@@ -156,7 +147,7 @@ def _not_sent(kind: str, carried: frozenset[str], model: str) -> OperationError:
 
 def _has_secret(value: Any) -> bool:
     if isinstance(value, str):
-        return _SECRET in value
+        return content_markers.SECRET in value
     items: Iterable[Any] = ()
     if isinstance(value, _MAPPINGS):
         items = value.values()
@@ -167,7 +158,9 @@ def _has_secret(value: Any) -> bool:
 
 def _public(value: Any) -> Any:
     if isinstance(value, str):
-        return value.replace(_SECRET_START, _PUBLIC_START).replace(_SECRET_END, _PUBLIC_END)
+        for secret, public in _PUBLIC_MARKERS:
+            value = value.replace(secret, public)
+        return value
     if isinstance(value, Mapping):
         return {key: _public(item) for key, item in value.items()}
     return [_public(item) for item in value] if isinstance(value, list | tuple) else value

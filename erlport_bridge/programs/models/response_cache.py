@@ -16,6 +16,8 @@ from typing import Any, Final
 import dspy
 from dspy.clients.cache import Cache
 
+from erlport_bridge import dspy_patches
+
 _MAX_ENTRIES: Final = 10_000
 
 _partition: ContextVar[str | None] = ContextVar("partition", default=None)
@@ -38,17 +40,23 @@ class PartitionedCache(Cache):  # type: ignore[misc]
             super().put(*args, **kwargs)
 
 
-def install() -> None:
-    """Have DSPy use a cache of this kind, and keep nothing on disk."""
-    # First, so that DSPy does not make its own later.
-    dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
-    dspy.cache = PartitionedCache(
+# First, so that DSPy does not make its own on the disk later, whatever becomes of the patch.
+dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
+dspy_patches.provide(
+    "response_cache",
+    lambda _: PartitionedCache(
         enable_disk_cache=False, enable_memory_cache=True, disk_cache_dir=None, memory_max_entries=_MAX_ENTRIES
-    )
+    ),
+)
 
 
 def partition_of(*identity: object) -> str:
-    """Name the partition of a model by what it is asked with, which may be secret and is not kept."""
+    """Name the partition of a model by what it is asked with, which may be secret and is not kept.
+
+    Raises:
+        OperationError: Of kind ``missing_dependency``: DSPy's own cache is in use, which has no partitions.
+    """
+    dspy_patches.require("response_cache", "models with cache: true")
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
 

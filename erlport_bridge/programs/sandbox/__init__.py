@@ -1,6 +1,5 @@
 """Run code that a model wrote: Pyodide inside Deno, without network, with limits of time and memory."""
 
-from erlport_bridge.programs.sandbox import facade  # noqa: F401 - what code in the sandbox may have the host build
 from erlport_bridge.programs.sandbox.interpreter import (
     DEFAULT_CODE_TIMEOUT_MS,
 )

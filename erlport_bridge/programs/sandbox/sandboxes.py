@@ -26,6 +26,7 @@ from typing import Any, Final
 import dspy
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.sandbox.facade import check_tools
 from erlport_bridge.programs.sandbox.interpreter import (
     DEFAULT_CODE_TIMEOUT_MS,
     IMPORT_MAP,
@@ -69,7 +70,8 @@ class Sandbox:
         self._started()
 
     def execute(self, code: str, variables: dict[str, Any] | None = None) -> Any:
-        """Execute code; see :meth:`Interpreter.execute`."""
+        """Execute code; see :meth:`Interpreter.execute` and :func:`.facade.check_tools`."""
+        check_tools(self.tools)
         interpreter = self._started()
         if interpreter.tools != self.tools or interpreter.output_fields != self.output_fields:
             interpreter.offer(self.tools, self.output_fields)

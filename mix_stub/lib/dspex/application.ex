@@ -3,7 +3,9 @@ defmodule DSPex.Application do
 
   use Application
 
+  alias DSPex.Python.Functions.CallbackRegistry
   alias DSPex.Python.Pool
+  alias DSPex.Python.Pool.PoolSupervisor
 
   @impl true
   def start(_type, _args) do
@@ -11,16 +13,16 @@ defmodule DSPex.Application do
 
     children = [
       {Registry, keys: :unique, name: DSPex.Python.Registry},
-      {DSPex.Python.Pools, pools},
-      # After the pools, which need not start anew with it: calls that use it go on with an error of their tools.
-      DSPex.Python.Callbacks
+      {PoolSupervisor, pools},
+      # After the pools, which need not start again with it: calls that use it get an error of their functions.
+      CallbackRegistry
     ]
 
     System.at_exit(fn _status ->
       if Process.whereis(DSPex.Python.Registry), do: Pool.kill_deaf()
     end)
 
-    # A new registry knows nothing of running pools, so they start anew with it.
+    # A new registry does not know running pools, so they start again with it.
     Supervisor.start_link(children, strategy: :rest_for_one, name: DSPex.Supervisor)
   end
 end

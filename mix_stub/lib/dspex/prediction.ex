@@ -1,8 +1,8 @@
 defmodule DSPex.Prediction do
   @moduledoc """
-  What a DSPy module answered.
+  Holds the answer of a DSPy module.
 
-  Output fields are read by atom or by string, whichever is at hand; no atom is ever made from what a model wrote:
+  Read output fields by atom or by string. No atom is ever made from what a model wrote:
 
       prediction[:answer]
       prediction["answer"]
@@ -11,20 +11,20 @@ defmodule DSPex.Prediction do
 
     * `:fields` - every output field by its name, a map with string keys
     * `:names` - the names of the output fields, in the order of the signature
-    * `:reasoning` - the text that leads to the answer, for modules that give one, else `nil`
+    * `:reasoning` - the text that leads to the answer, or `nil` if the module has none
     * `:completions` - every answer of the model as a map of its fields; more than one for calls with `:n`
     * `:usage` - tokens used, by model
     * `:duration_ms` - how long Python worked on the call
-    * `:warnings` - what was not done as asked, such as options that the module does not take
+    * `:warnings` - what Python did not do as requested, such as options that the module does not take
     * `:model` - the language model that answered
-    * `:meta` - all that Python told of the call, as a map with string keys, such as `"cost"` (US dollars, `nil` if unknown),
+    * `:meta` - everything that Python sent about the call, a map with string keys, such as `"cost"` (US dollars, `nil` if unknown),
       `"cache_hits"` and `"failed_models"`
   """
 
   @behaviour Access
 
   @meta_key "$meta"
-  # Fields that modules add to tell how they came to their answer.
+  # Fields that modules add to explain their answer.
   @accounts ~w(reasoning rationale trajectory)
 
   @enforce_keys [:fields]
@@ -54,7 +54,7 @@ defmodule DSPex.Prediction do
         }
 
   @doc """
-  Makes a prediction of the map that Python sends: output fields, and the rest under `"$meta"`.
+  Makes a prediction from the map that Python sends: output fields, and the rest under `"$meta"`.
 
       iex> prediction = DSPex.Prediction.from_term(%{"answer" => "4", "$meta" => %{"model" => "m"}})
       iex> {prediction[:answer], prediction["answer"], prediction.model}
@@ -78,7 +78,7 @@ defmodule DSPex.Prediction do
   end
 
   @doc """
-  Gives an output field, or `default` if there is none of that name.
+  Returns an output field, or `default` if there is no field of that name.
 
       iex> prediction = DSPex.Prediction.from_term(%{"answer" => "4"})
       iex> {DSPex.Prediction.get(prediction, :answer), DSPex.Prediction.get(prediction, "score", 0)}
@@ -89,7 +89,7 @@ defmodule DSPex.Prediction do
     do: Map.get(fields, key(name), default)
 
   @doc """
-  Gives the output fields as a plain map with string keys.
+  Returns the output fields as a plain map with string keys.
 
       iex> DSPex.Prediction.to_map(DSPex.Prediction.from_term(%{"answer" => "4", "$meta" => %{}}))
       %{"answer" => "4"}
@@ -98,7 +98,8 @@ defmodule DSPex.Prediction do
   def to_map(%__MODULE__{fields: fields}), do: fields
 
   @doc """
-  Gives the main output: the first output field that is not about how it was found; `nil` if there is none.
+  Returns the main output: the first output field other than `reasoning`, `rationale` and `trajectory`; `nil` if there is
+  none.
 
       iex> DSPex.Prediction.main(DSPex.Prediction.from_term(%{"answer" => "4", "reasoning" => "2 + 2"}))
       "4"
@@ -126,7 +127,7 @@ defmodule DSPex.Prediction do
     {value, %{prediction | fields: fields}}
   end
 
-  # What a model made up beyond the signature comes last.
+  # Fields that are not in the signature come last: a model may invent some.
   defp names(nil, fields), do: fields |> Map.keys() |> Enum.sort()
   defp names(ordered, fields), do: ordered ++ Enum.sort(Map.keys(fields) -- ordered)
 
@@ -141,7 +142,7 @@ defmodule DSPex.Prediction do
   defimpl Inspect do
     import Inspect.Algebra
 
-    # A line of IEx is for seeing what came back; the whole text is in `fields`.
+    # IEx shows the beginning of a long text; `fields` have all of it.
     @max_characters 120
 
     def inspect(prediction, options) do

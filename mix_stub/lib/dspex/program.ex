@@ -1,13 +1,11 @@
 defmodule DSPex.Program do
   @moduledoc """
-  A program that lives in a session of a pool's Python, to be executed by `DSPex.Python.execute_program/3`.
+  Refers to a program in a session of a pool's Python, which `DSPex.Python.execute_program/3` executes.
 
-  It is only a reference: it is gone when its session is closed or idle for too long, or when Python is restarted.
-  Its `id` alone is enough to execute it, which then executes its newest version; a `%DSPex.Program{}` is executed in its
-  own version.
+  The program is lost when its session is closed or idle for too long, and when Python is restarted. A `%DSPex.Program{}` is
+  executed in its own version; its `id` alone executes the newest version.
 
-  `compiled` says how `DSPex.Python.compile_program/3` has made this version, see there; it is `nil` for one that was written by
-  hand.
+  `compiled` is the optimizer's report from `DSPex.Python.compile_program/3`, or `nil` for a program that was written by hand.
   """
 
   @enforce_keys [:id, :session_id, :pool]
@@ -21,7 +19,7 @@ defmodule DSPex.Program do
           compiled: compiled() | nil
         }
 
-  @typedoc "How a version came to be. `score` is from 0 to 100, and `nil` if no candidate was scored as a whole."
+  @typedoc "The optimizer's report. `score` is from 0 to 100, and `nil` if no candidate was scored as a whole."
   @type compiled :: %{
           optimizer: String.t(),
           score: float() | nil,

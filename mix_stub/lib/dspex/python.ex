@@ -1,6 +1,6 @@
 defmodule DSPex.Python do
   @moduledoc """
-  DSPy's operations, one function each.
+  Calls DSPy's operations, one function each.
 
       iex> {:ok, prediction} = DSPex.Python.execute_module("dspy.Predict", "question -> answer", %{question: "What is ETF?"})
       iex> is_binary(prediction[:answer])
@@ -13,15 +13,15 @@ defmodule DSPex.Python do
 
   A keyword list or a map with atom keys.
 
-    * `:pool` - the pool that is asked; `:general` by default. See `DSPex.Python.Pool`
-    * `:timeout` - in ms, 1 or more, or `:infinity`; 30,000 by default. One budget for everything: Python stops the work at its
-      end, and the caller has its answer about 50 ms later at most
-    * `:serialization_format` - `:native` (the default) or `:json`, which gives the same results more slowly
+    * `:pool` - the name of the pool; `:general` by default. See `DSPex.Python.Pool`
+    * `:timeout` - in ms, 1 or more, or `:infinity`; 30,000 by default. It is one budget for the whole call: at its end Python
+      stops the work, and the caller has its answer at most about 50 ms later
+    * `:serialization_format` - `:native` (the default) or `:json`, which returns the same results more slowly
 
   The functions that execute something also take `:session_id`, `:request_id`, `:lm` (a model for this call, written as in
-  `DSPex.Python.Pool`), `:demos`,
-  `:tools` (see `DSPex.Python.Tool`), and settings of the model (`:temperature`, `:max_tokens`, …) and of the module (`:max_iters`, …). What
-  nobody takes does not fail the call: it is named in `prediction.warnings`.
+  `DSPex.Python.Pool`), `:demos`, `:tools` (see `DSPex.Python.Tool`), and settings of the model (`:temperature`,
+  `:max_tokens`, …) and of the module (`:max_iters`, …). An option that neither takes does not fail the call: it is named in
+  `prediction.warnings`.
 
   ## Values
 
@@ -31,7 +31,7 @@ defmodule DSPex.Python do
   | other atom | `Atom`, a `str` | the same atom |
   | binary, UTF-8 or not | `str` or `bytes` | the same binary |
   | integer, float, list, tuple, map | `int`, `float`, `list`, `tuple`, `dict` | the same |
-  | `DSPex.Value`: images, audio, files | DSPy's own types | a map with `"$type"`, an input again |
+  | `DSPex.Value`: images, audio, files | DSPy's own types | a map with `"$type"`, which may be an input again |
   | pid, reference, port, fun, bitstring | an opaque object | the same |
   | | NaN, infinity, -infinity | `:nan`, `:infinity`, `:neg_infinity` |
   | | any other object | an error of kind `:encode` that names its path |
@@ -43,45 +43,36 @@ defmodule DSPex.Python do
   the error).
   """
 
-  import DSPex.Python.Arguments
-  import DSPex.Python.Operation, only: [event_stream: 4, with_functions: 3]
-  import DSPex.Python.Results
-
   alias DSPex.{Prediction, Program}
-
-  alias DSPex.Python.{
-    CallOptions,
-    Error,
-    Model,
-    ModuleSpec,
-    Operation,
-    Pool,
-    Pools,
-    ProgressLine
-  }
+  alias DSPex.Python.Call.{CallOptions, ModuleCalls, Operation, ProgramCalls, SessionCalls}
+  alias DSPex.Python.{Error, ModuleSpec}
+  alias DSPex.Python.Functions.Model
+  alias DSPex.Python.Pool.PoolSupervisor
 
   @type options :: keyword() | %{optional(atom()) => term()}
   @type signature :: String.t() | map()
   @type inputs :: map() | keyword() | String.t()
   @type result(value) :: {:ok, value} | {:error, Error.t()}
 
-  @doc """
-  Starts a pool under the supervision of `:dspex`. Options: see `DSPex.Python.Pool`; an unknown one raises.
+  @batch_chunk 1_000
 
-  Does not wait for Python: calls do. Answers `{:error, {:already_started, pid}}` if there is a pool of that name, and
+  @doc """
+  Starts a pool under the supervision of `:dspex`. Options: see `DSPex.Python.Pool`; an unknown option raises.
+
+  Does not wait for Python: calls do. Returns `{:error, {:already_started, pid}}` if there is a pool of that name, and
   `{:error, :not_started}` if the application `:dspex` has not been started.
   """
   @spec start_pool(atom(), keyword()) :: {:ok, pid()} | {:error, term()}
-  defdelegate start_pool(name, options), to: Pools
+  defdelegate start_pool(name, options), to: PoolSupervisor
 
   @doc """
-  Stops a pool that the configuration or `start_pool/2` started. Calls in flight are answered with an error.
+  Stops a pool of the configuration or of `start_pool/2`. Its pending calls return an error.
   """
   @spec stop_pool(atom()) :: :ok | {:error, :not_found}
-  defdelegate stop_pool(name), to: Pools
+  defdelegate stop_pool(name), to: PoolSupervisor
 
   @doc """
-  Asks whether the pool's Python answers, and gives `payload` back among what it tells of itself.
+  Checks that the pool's Python answers; returns its versions and state, with `payload` among them.
 
   ## Examples
 
@@ -95,30 +86,18 @@ defmodule DSPex.Python do
   @doc """
   Sets the language model of the pool, or of one session with the option `:session_id`.
 
-  `config` takes what the provider takes: `:model`, `:api_key`, `:api_base`, `:temperature`, `:fallbacks`, `:cache`,
-  `:requests_per_minute`, …; a value
-  `{:system, variable}` is read from the environment of the BEAM. `configure_lm(:elixir, function: function)` sets a model
-  that is a function, see `DSPex.Python.ModelFunction`. The pool's own model is better written in its
-  configuration, because this setting is lost when Python is restarted.
+  `config` takes the provider's options: `:model`, `:api_key`, `:api_base`, `:temperature`, `:fallbacks`, `:cache`,
+  `:requests_per_minute`, …; a value `{:system, variable}` is read from the environment of the BEAM.
+  `configure_lm(:elixir, function: function)` sets a model function, see `DSPex.Python.ModelFunction`. Write the pool's own
+  model into its configuration instead, because this setting is lost when Python is restarted.
 
   ## Examples
 
       iex> {:ok, _model} = DSPex.Python.configure_lm(:embedded)
   """
   @spec configure_lm(Model.provider(), keyword() | map(), options()) :: result(map())
-  def configure_lm(provider, config \\ %{}, options \\ []) do
-    options = CallOptions.new!(options)
-    python_options = CallOptions.without_deadline(options)
-
-    pool = CallOptions.pool!(options)
-
-    with {:ok, model} <- Model.checked(provider, config),
-         {:ok, {provider, config}, callbacks} <- Model.resolve(model, pool) do
-      Pool.configure_model(pool, options[:session_id], model, callbacks, fn ->
-        call(:configure_lm, [provider, config, python_options], options)
-      end)
-    end
-  end
+  def configure_lm(provider, config \\ %{}, options \\ []),
+    do: SessionCalls.configure_model(provider, config, CallOptions.new!(options))
 
   @doc """
   Lists the names of the DSPy modules that can be executed.
@@ -133,7 +112,7 @@ defmodule DSPex.Python do
   def list_modules(options \\ []), do: call(:list_modules, [], options)
 
   @doc """
-  Describes a DSPy module: what it does, what its constructor takes, what it gives.
+  Describes a DSPy module: its purpose, its constructor's options, its outputs.
   """
   @spec describe_module(String.t(), options()) :: result(map())
   def describe_module(name, options \\ []), do: call(:describe_module, [name], options)
@@ -141,19 +120,14 @@ defmodule DSPex.Python do
   @doc """
   Checks a module, a signature and options as `execute_module/4` would, without asking a model.
 
-  Gives the signature as Python understood it, and warnings of options that nobody takes.
+  Returns the signature as Python understood it, and warnings of options that neither model nor module takes.
   """
   @spec validate_module(ModuleSpec.t(), signature() | nil, options()) :: result(map())
-  def validate_module(name, signature, options \\ []) do
-    options = CallOptions.new!(options)
-
-    with_functions(name, options, fn name, python_options ->
-      call(:validate_module, [name, signature, python_options], options)
-    end)
-  end
+  def validate_module(name, signature, options \\ []),
+    do: ModuleCalls.validate(name, signature, CallOptions.new!(options))
 
   @doc """
-  Executes a DSPy module: one by its name, or several that run one another, see `DSPex.Python.ModuleSpec`.
+  Executes a DSPy module: one by its name, or modules that run one another, see `DSPex.Python.ModuleSpec`.
 
   `signature` is text such as `"context, question -> answer: str, score: float"`, or a map with `:inputs`, `:outputs`
   and `:instructions`. `inputs` is a map (or keyword list) of the input fields, or text for the first of them.
@@ -177,20 +151,11 @@ defmodule DSPex.Python do
   """
   @spec execute_module(ModuleSpec.t(), signature() | nil, inputs(), options()) ::
           result(Prediction.t())
-  def execute_module(module, signature, inputs, options \\ []) do
-    options = CallOptions.new!(options)
-
-    executed =
-      with_functions(module, options, fn module, python_options ->
-        args = [module, signature, python_inputs(inputs), python_options]
-        call(:execute_module, args, options)
-      end)
-
-    with {:ok, term} <- executed, do: {:ok, Prediction.from_term(term)}
-  end
+  def execute_module(module, signature, inputs, options \\ []),
+    do: ModuleCalls.execute(module, signature, inputs, CallOptions.new!(options))
 
   @doc """
-  Executes a DSPy module as `execute_module/4` does, and gives what there is of its answer while the model writes it.
+  Executes a DSPy module as `execute_module/4` does, and returns a stream of its answer while the model writes it.
 
   The stream emits
 
@@ -198,13 +163,14 @@ defmodule DSPex.Python do
     * `{:status, map}` - what begins: `"stage"` is `"module"`, `"model"` or `"tool"`, and `"name"` its name
     * `{:prediction, prediction}` or `{:error, error}` - the last element
 
-  Nothing is asked before the first element is wanted, and each enumeration asks anew. A stream that is halted, or whose
-  process ends, ends its call and closes the request to the model. An element that is taken late is made late: at most
-  `:buffer` (64 by default) are on their way, then the model's answer is read no further; the `:timeout` goes on.
+  The stream is lazy: the call begins when the first element is requested, and each enumeration makes a new call. When the
+  stream is halted, or its process ends, the call is cancelled and its request to the model is closed. A slow reader causes
+  back-pressure: at most `:buffer` elements (64 by default) are unread, then the model's answer is not read any further;
+  the `:timeout` continues.
 
-  Fields come whole, as one piece, from a model that does not stream (`:embedded`), with an `:adapter` other than
-  `"chat"`, and of modules that run code. A field that is no text is in the prediction only. Once the model
-  has begun to write, an answer that cannot be read is an error: DSPy does not ask again.
+  A field comes as one piece from a model that does not stream (`:embedded`), with an `:adapter` other than `"chat"`, and
+  from modules that run code. A field that is not text is in the prediction only. Once the model has begun to write, an
+  answer that cannot be parsed is an error: DSPy does not ask again.
 
   ## Examples
 
@@ -214,84 +180,60 @@ defmodule DSPex.Python do
       true
   """
   @spec stream(ModuleSpec.t(), signature() | nil, inputs(), options()) :: Enumerable.t()
-  def stream(module, signature, inputs, options \\ []) do
-    args = [signature, python_inputs(inputs)]
-
-    options
-    |> CallOptions.new!()
-    |> event_stream(:stream_module, module, args)
-    |> Stream.map(&element/1)
-  end
+  def stream(module, signature, inputs, options \\ []),
+    do: ModuleCalls.stream(module, signature, inputs, CallOptions.new!(options))
 
   @doc """
-  Executes a program as `execute_program/3` does, and gives what there is of its answer meanwhile, as `stream/4`.
+  Executes a program as `execute_program/3` does, and returns a stream of its answer as `stream/4` does.
 
-  Of a field that several stages give, the pieces are the last one's.
+  If several stages have the same field, its pieces are those of the last stage.
   """
   @spec stream_program(Program.t() | String.t(), inputs(), options()) :: Enumerable.t()
-  def stream_program(program, inputs, options \\ []) do
-    {session_id, program_id, options} = program_target(program, options)
-    args = [program_id, python_inputs(inputs)]
-    options |> event_stream(:stream_program, session_id, args) |> Stream.map(&element/1)
-  end
+  def stream_program(program, inputs, options \\ []),
+    do: ProgramCalls.stream(program, inputs, CallOptions.new!(options))
 
   @doc """
-  Executes a DSPy module once for each element of `inputs_list`, at the same time, within one timeout.
+  Executes a DSPy module once for each element of `inputs_list`, concurrently, within one timeout.
 
-  The results are in the order of the inputs; each is `{:ok, prediction}` or `{:error, error}` of its own.
+  The results are in the order of the inputs; each is `{:ok, prediction}` or `{:error, error}`.
 
-  Options beside those of `execute_module/4`:
+  Options in addition to those of `execute_module/4`:
 
     * `:max_concurrency` - how many run at the same time; 16 by default, 256 at most
-    * `:item_timeout` - what each may take, in ms, within the `:timeout` of all
+    * `:item_timeout` - the longest time of each item in ms, within the `:timeout` of the whole batch
     * `:on_error` - `:collect` (the default), or `:fail_fast`: the first error ends the others, whose errors have the kind
       `:cancelled`
   """
   @spec execute_batch(ModuleSpec.t(), signature() | nil, [inputs()], options()) ::
           result([result(Prediction.t())])
-  def execute_batch(module, signature, inputs_list, options \\ []) do
-    options = CallOptions.new!(options)
-    inputs_list = python_inputs_list(inputs_list)
-
-    executed =
-      with_functions(module, options, fn module, python_options ->
-        call(:execute_batch, [module, signature, inputs_list, python_options], options)
-      end)
-
-    with {:ok, terms} <- executed, do: {:ok, Enum.map(terms, &batch_result/1)}
-  end
+  def execute_batch(module, signature, inputs_list, options \\ []),
+    do: ModuleCalls.execute_batch(module, signature, inputs_list, CallOptions.new!(options))
 
   @doc """
   Executes a program once for each element of `inputs_list`, as `execute_batch/4` does with a module.
   """
   @spec execute_program_batch(Program.t() | String.t(), [inputs()], options()) ::
           result([result(Prediction.t())])
-  def execute_program_batch(program, inputs_list, options \\ []) do
-    {session_id, program_id, options} = program_target(program, options)
-    inputs_list = python_inputs_list(inputs_list)
-
-    executed =
-      with_functions(session_id, options, fn session_id, python_options ->
-        args = [session_id, program_id, inputs_list, python_options]
-        call(:execute_program_batch, args, options)
-      end)
-
-    with {:ok, terms} <- executed, do: {:ok, Enum.map(terms, &batch_result/1)}
-  end
+  def execute_program_batch(program, inputs_list, options \\ []),
+    do: ProgramCalls.execute_batch(program, inputs_list, CallOptions.new!(options))
 
   @doc """
   Executes a program for each of `examples` and scores its predictions.
 
-  An example is a map (or keyword list) with the program's inputs, and whatever the metric compares with. `metric` is a function of the
-  example, with strings as keys, and the `DSPex.Prediction`, which gives a number from 0 to 1, a boolean, or `%{score: number, feedback: text}`; or a check as
-  in `DSPex.Python.ModuleSpec`, whose `:input` names what the example says: `%{check: :equals, field: :answer, input: :expected}`;
-  or one of `"exact_match"`, `"f1"`, `"contains"`, `"equals"` and `"semantic_f1"`, which compare the program's first output with the
-  example's field of that name. The model of the call judges for `"semantic_f1"`.
+  An example is a map (or keyword list) with the program's inputs, and the values that the metric compares with. `metric` is
 
-  Gives a map with `:score` (0 to 100), `:count`, `:failed`, `:total_tokens`, `:duration_ms`, and `:results` in the order of the
-  examples: `{:ok, %{prediction: prediction, score: score, feedback: text | nil}}`, or `{:error, error}` where the call or the metric failed. Those count as
-  `:failure_score`, 0.0 by default. `progress: true` draws a line of progress on standard error, and a function of one argument is told
-  of each element of `stream_evaluate/4`. Other options are those of `execute_batch/4`.
+    * a function of the example, with strings as keys, and the `DSPex.Prediction`, which returns a number from 0 to 1, a
+      boolean, or `%{score: number, feedback: text}`
+    * a check as in `DSPex.Python.ModuleSpec`, whose `:input` names a value of the example:
+      `%{check: :equals, field: :answer, input: :expected}`
+    * `"exact_match"`, `"f1"`, `"contains"`, `"equals"` or `"semantic_f1"`, which compare the program's first output with the
+      example's field of that name; for `"semantic_f1"` the model of the call is the judge
+
+  Returns a map with `:score` (0 to 100), `:count`, `:failed`, `:total_tokens`, `:duration_ms`, and `:results` in the order of
+  the examples: `{:ok, %{prediction: prediction, score: score, feedback: text | nil}}`, or `{:error, error}` if the call or the
+  metric failed. A failed example counts as `:failure_score`, 0.0 by default. `progress: true` draws a progress line on
+  standard error; `progress: function` calls a function with each element of `stream_evaluate/4`. Other options are those of
+  `execute_batch/4`.
 
   ## Examples
 
@@ -308,64 +250,38 @@ defmodule DSPex.Python do
   """
   @spec evaluate_program(Program.t() | String.t(), [inputs()], metric, options()) :: result(map())
         when metric: (map(), Prediction.t() -> number() | boolean() | map()) | map() | String.t()
-  def evaluate_program(program, examples, metric, options \\ []) do
-    {session_id, program_id, options} = program_target(program, options)
-    {progress, options} = Map.pop(options, :progress)
-
-    if progress in [nil, false] do
-      examples = python_inputs_list(examples)
-
-      evaluated =
-        with_functions(session_id, Map.put(options, :metric, metric), fn session_id,
-                                                                         python_options ->
-          call(:evaluate_program, [session_id, program_id, examples, python_options], options)
-        end)
-
-      with {:ok, report} <- evaluated, do: {:ok, evaluation(report)}
-    else
-      program |> stream_evaluate(examples, metric, options) |> ProgressLine.follow(progress)
-    end
-  end
+  def evaluate_program(program, examples, metric, options \\ []),
+    do: ProgramCalls.evaluate(program, examples, metric, CallOptions.new!(options))
 
   @doc """
-  Evaluates a program as `evaluate_program/4` does, and tells of each example as soon as it has its score.
+  Evaluates a program as `evaluate_program/4` does, and returns a stream of the scores as they come.
 
-  A lazy stream, with the behaviour of `stream/4`. Its elements are `{index, {:ok, %{prediction: …, score: …, feedback: …}} | {:error, error}}`, the
-  index counted from 0, and at last `{:ok, evaluation}`, what `evaluate_program/4` gives, or `{:error, error}`.
+  The stream is lazy, as in `stream/4`. Its elements are
+  `{index, {:ok, %{prediction: …, score: …, feedback: …}} | {:error, error}}`, the index counted from 0, and at last
+  `{:ok, evaluation}` as from `evaluate_program/4`, or `{:error, error}`.
   """
   @spec stream_evaluate(Program.t() | String.t(), [inputs()], term(), options()) :: Enumerable.t()
-  def stream_evaluate(program, examples, metric, options \\ []) do
-    {session_id, program_id, options} = program_target(program, options)
-    args = [program_id, python_inputs_list(examples)]
-
-    options
-    |> Map.put(:metric, metric)
-    |> event_stream(:stream_evaluate, session_id, args)
-    |> Stream.map(fn
-      {:event, %{"index" => index, "result" => result}} -> {index, scored(result)}
-      {:ok, report} -> {:ok, evaluation(report)}
-      {:error, _error} = error -> error
-    end)
-  end
+  def stream_evaluate(program, examples, metric, options \\ []),
+    do: ProgramCalls.stream_evaluate(program, examples, metric, CallOptions.new!(options))
 
   @doc """
-  Improves a program by examples, with one of DSPy's optimizers; gives its new version, beside the one before.
+  Improves a program by examples, with one of DSPy's optimizers; returns a new version. The old version stays.
 
-  `trainset` is a list of examples: maps with the program's inputs, and whatever the metric compares with or demos should
-  show (the program's own outputs). The options beside those of `execute_program/3`:
+  `trainset` is a list of examples: maps with the program's inputs, and the values that the metric compares with or that demos
+  should show (the program's own outputs). The options in addition to those of `execute_program/3`:
 
-    * `:optimizer` - required; `list_optimizers/1` names them, and `describe_optimizer/2` says what options each takes, which
-      stand beside this one
-    * `:metric` - as in `evaluate_program/4`. For `dspy.GEPA` a function may also give `%{score: 0.5, feedback: "too long"}`, which the
-      model that writes instructions is told
-    * `:valset` - examples to choose the best candidate by; without it some of the trainset do
+    * `:optimizer` - required; `list_optimizers/1` names them, and `describe_optimizer/2` lists the options of each, which
+      are options of this function too
+    * `:metric` - as in `evaluate_program/4`. For `dspy.GEPA` a function may also return `%{score: 0.5, feedback: "too long"}`;
+      the model that writes instructions reads the feedback
+    * `:valset` - examples to choose the best candidate by; by default examples of the trainset
     * `:num_threads` - how many examples run at the same time; 8 by default, 64 at most
-    * `:max_errors` - after so many calls or metrics that fail, the error of the last one is the answer; 10 by default
-    * `:progress` - `true` draws a line of progress on standard error; a function of one argument is told of each element of
+    * `:max_errors` - the number of failed calls or metrics after which the last error is returned; 10 by default
+    * `:progress` - `true` draws a progress line on standard error; a function of one argument is called with each element of
       `stream_compile/3`
 
-  `:timeout` is `:infinity` here unless it is given. A caller that ends, `cancel/2` and the end of the time end all that
-  runs. Nothing is printed. At most four programs are compiled at a time on one pool.
+  `:timeout` is `:infinity` here by default. The end of the caller, `cancel/2` and the timeout end all that runs. Nothing is
+  printed. A pool compiles at most four programs at a time.
 
   ## Examples
 
@@ -379,43 +295,21 @@ defmodule DSPex.Python do
       {1, 2, 2}
   """
   @spec compile_program(Program.t() | String.t(), [map()], options()) :: result(Program.t())
-  def compile_program(program, trainset, options \\ []) do
-    {session_id, program_id, options} = compile_target(program, options)
-    {progress, options} = Map.pop(options, :progress, false)
-
-    if progress in [nil, false] do
-      compiled =
-        with_functions(session_id, options, fn session_id, python_options ->
-          args = [session_id, program_id, python_inputs_list(trainset), python_options]
-          call(:compile_program, args, options)
-        end)
-
-      with {:ok, term} <- compiled, do: {:ok, Program.from_term(term, CallOptions.pool!(options))}
-    else
-      last = program |> stream_compile(trainset, options) |> ProgressLine.follow(progress)
-      with {:program, compiled} <- last, do: {:ok, compiled}
-    end
-  end
+  def compile_program(program, trainset, options \\ []),
+    do: ProgramCalls.compile(program, trainset, CallOptions.new!(options, :infinity))
 
   @doc """
-  Improves a program as `compile_program/3` does, and tells of it meanwhile.
+  Improves a program as `compile_program/3` does, and returns a stream of the scores as they come.
 
-  A lazy stream, with the behaviour of `stream/4`; its elements:
+  The stream is lazy, as in `stream/4`; its elements:
 
     * `{:scored, %{score: score, metric_calls: count, failures: count, best_score: score | nil}}` - one answer was scored
     * `{:candidate, %{number: number, score: score, best_score: score}}` - one candidate was scored with all its examples
     * `{:program, program}` or `{:error, error}` - the last element
   """
   @spec stream_compile(Program.t() | String.t(), [map()], options()) :: Enumerable.t()
-  def stream_compile(program, trainset, options \\ []) do
-    {session_id, program_id, options} = compile_target(program, options)
-    pool = CallOptions.pool!(options)
-    args = [program_id, python_inputs_list(trainset)]
-
-    options
-    |> event_stream(:stream_compile, session_id, args)
-    |> Stream.map(&compile_element(&1, pool))
-  end
+  def stream_compile(program, trainset, options \\ []),
+    do: ProgramCalls.stream_compile(program, trainset, CallOptions.new!(options, :infinity))
 
   @doc """
   Lists the optimizers that can compile a program.
@@ -424,15 +318,15 @@ defmodule DSPex.Python do
   def list_optimizers(options \\ []), do: call(:list_optimizers, [], options)
 
   @doc """
-  Describes an optimizer: what it does, its options with types and defaults, and whether all that it needs is installed.
+  Describes an optimizer: its purpose, its options with types and defaults, and whether its packages are installed.
   """
   @spec describe_optimizer(String.t(), options()) :: result(map())
   def describe_optimizer(name, options \\ []), do: call(:describe_optimizer, [name], options)
 
   @doc """
-  Gives a program as JSON text, with what it has learned: to be kept in a file or a database, and loaded by `load_program/2`.
+  Returns a program as JSON text, with what it has learned. Keep the text in a file or a database; `load_program/2` loads it.
 
-  Its model, its keys, its conversation and its session are not in it.
+  The text holds neither the program's model and keys nor its conversation and session.
 
   ## Examples
 
@@ -444,39 +338,26 @@ defmodule DSPex.Python do
       false
   """
   @spec dump_program(Program.t() | String.t(), options()) :: result(String.t())
-  def dump_program(program, options \\ []) do
-    {session_id, program_id, options} = program_target(program, options)
-    python_options = Map.take(options, [:version])
-    call(:dump_program, [session_id, program_id, python_options], options)
-  end
+  def dump_program(program, options \\ []),
+    do: ProgramCalls.dump(program, CallOptions.new!(options))
 
   @doc """
-  Makes a program of what `dump_program/2` gave. Options `:session_id`; `:lm`, its model; and
-  `:allow_urls`, whether images of its examples may be addresses.
+  Creates a program from the text of `dump_program/2`. Options are `:session_id`; `:lm`, its model; and `:allow_urls`, whether
+  images of its examples may be URLs.
 
-  The text is checked like a spec that a caller writes: it runs no code, and names no model, no address and no key. What is
-  wrong with it is an error of kind `:store`, or of the kind that `create_program/2` gives.
+  The text is checked like the spec of `create_program/2`: it runs no code, and names no model, no URL and no key. A mistake in
+  it is an error of kind `:store`, or of a kind that `create_program/2` returns.
   """
   @spec load_program(String.t(), options()) :: result(Program.t())
-  def load_program(text, options \\ []) do
-    options = CallOptions.new!(options)
-    pool = CallOptions.pool!(options)
-
-    with {:ok, python_options} <-
-           python_spec(Map.take(options, [:session_id, :lm, :allow_urls]), pool),
-         {:ok, term} <- call(:load_program, [text, python_options], options),
-         do: {:ok, Program.from_term(term, pool)}
-  end
-
-  @batch_chunk 1_000
+  def load_program(text, options \\ []), do: ProgramCalls.load(text, CallOptions.new!(options))
 
   @doc """
-  Executes a DSPy module once for each of `inputs`, and gives the results as they come.
+  Executes a DSPy module once for each of `inputs`, and returns a stream of the results as they come.
 
   The stream emits `{index, {:ok, prediction} | {:error, error}}`, the index counted from 0 in the order of the inputs, and
-  at last `{:error, error}` if the batch as a whole has failed. `inputs` may be any enumerable; #{@batch_chunk} of them are
-  taken at a time, within one `:timeout`, and no more than the reader has room for are asked ahead (`:buffer`, as in
-  `stream/4`). Halting it ends the rest. Options as those of `execute_batch/4`.
+  at last `{:error, error}` if the batch as a whole has failed. `inputs` may be any enumerable. #{@batch_chunk} inputs are
+  taken at a time, within one `:timeout`, with back-pressure as in `stream/4` (`:buffer`). Halting the stream cancels the
+  remaining items. Options as those of `execute_batch/4`.
 
   ## Examples
 
@@ -488,28 +369,17 @@ defmodule DSPex.Python do
   """
   @spec stream_batch(ModuleSpec.t(), signature() | nil, Enumerable.t(), options()) ::
           Enumerable.t()
-  def stream_batch(module, signature, inputs, options \\ []) do
-    options = CallOptions.new!(options)
-
-    inputs
-    |> Stream.chunk_every(@batch_chunk)
-    |> Stream.transform(0, fn chunk, offset ->
-      args = [signature, python_inputs_list(chunk)]
-
-      results =
-        options |> event_stream(:stream_batch, module, args) |> Stream.flat_map(&item(&1, offset))
-
-      {results, offset + length(chunk)}
-    end)
-  end
+  def stream_batch(module, signature, inputs, options \\ []),
+    do:
+      ModuleCalls.stream_batch(module, signature, inputs, @batch_chunk, CallOptions.new!(options))
 
   @doc """
-  Creates a program in a session: in that of the option `:session_id`, or else in a new one.
+  Creates a program in the session of the option `:session_id`, or in a new session.
 
   `spec` is a map (or keyword list) with `:signature` and `:modules`, a list of modules (names, or maps as in
-  `DSPex.Python.ModuleSpec`), which are executed one after the other; each gets the inputs and the outputs of those before it. A map may
-  also have a `:name`, and `:inputs` that name other stages: `inputs: %{context: "search.passages"}`; `:outputs` of the spec chooses what
-  the program gives.
+  `DSPex.Python.ModuleSpec`). They are executed one after the other; each stage takes the inputs and the outputs of earlier
+  stages. The map of a module may also have a `:name`, and `:inputs` that name other stages:
+  `inputs: %{context: "search.passages"}`. `:outputs` of the spec chooses the outputs of the program.
 
   ## Examples
 
@@ -526,35 +396,20 @@ defmodule DSPex.Python do
       %{"answer" => "Lisbon is the capital of Portugal."}
   """
   @spec create_program(map() | keyword(), options()) :: result(Program.t())
-  def create_program(spec, options \\ []) do
-    options = CallOptions.new!(options)
-
-    with {:ok, spec} <- python_spec(spec, CallOptions.pool!(options)),
-         args = [spec, CallOptions.without_deadline(options)],
-         {:ok, term} <- call(:create_program, args, options) do
-      {:ok, Program.from_term(term, CallOptions.pool!(options))}
-    end
-  end
+  def create_program(spec, options \\ []),
+    do: ProgramCalls.create(spec, CallOptions.new!(options))
 
   @doc """
   Executes a program, which is a `%DSPex.Program{}` or its id.
 
-  A `%DSPex.Program{}` is executed in its own version, an id in the newest one, unless the option `:version` says otherwise.
+  A `%DSPex.Program{}` is executed in its own version, an id in the newest version; the option `:version` chooses another.
 
-  A version of `dspy.KNNFewShot` takes `:embedder` (a function of a list of texts that gives their vectors), or `:vector`, that of the inputs.
+  A version of `dspy.KNNFewShot` takes `:embedder` (a function of a list of texts that returns one embedding per text), or
+  `:vector`, the embedding of the inputs.
   """
   @spec execute_program(Program.t() | String.t(), inputs(), options()) :: result(Prediction.t())
-  def execute_program(program, inputs, options \\ []) do
-    {session_id, program_id, options} = program_target(program, options)
-
-    executed =
-      with_functions(session_id, options, fn session_id, python_options ->
-        args = [session_id, program_id, python_inputs(inputs), python_options]
-        call(:execute_program, args, options)
-      end)
-
-    with {:ok, term} <- executed, do: {:ok, Prediction.from_term(term)}
-  end
+  def execute_program(program, inputs, options \\ []),
+    do: ProgramCalls.execute(program, inputs, CallOptions.new!(options))
 
   @doc """
   Lists the programs of a session, or of all sessions for `nil`.
@@ -566,7 +421,7 @@ defmodule DSPex.Python do
   @doc """
   Describes a program, which is a `%DSPex.Program{}` or its id: its signature, its stages, how often it was called.
 
-  Only looks: a session that is otherwise idle is closed all the same.
+  Does not count as use of the session, which is closed when it is idle for too long.
 
   ## Examples
 
@@ -576,20 +431,15 @@ defmodule DSPex.Python do
       {"question: str -> answer: str", 0}
   """
   @spec describe_program(Program.t() | String.t(), options()) :: result(map())
-  def describe_program(program, options \\ []) do
-    {session_id, program_id, options} = program_target(program, options)
-    call(:describe_program, [session_id, program_id, Map.take(options, [:version])], options)
-  end
+  def describe_program(program, options \\ []),
+    do: ProgramCalls.describe(program, CallOptions.new!(options))
 
   @doc """
-  Deletes a program, which is a `%DSPex.Program{}` or its id; gives what it was.
+  Deletes a program, which is a `%DSPex.Program{}` or its id, with all of its versions; returns its description.
   """
   @spec delete_program(Program.t() | String.t(), options()) :: result(map())
-  def delete_program(program, options \\ []) do
-    {session_id, program_id, options} = program_target(program, options)
-    # With all of its versions.
-    call(:delete_program, [session_id, program_id], options)
-  end
+  def delete_program(program, options \\ []),
+    do: ProgramCalls.delete(program, CallOptions.new!(options))
 
   @doc """
   Lists the sessions of the pool.
@@ -598,9 +448,10 @@ defmodule DSPex.Python do
   def list_sessions(options \\ []), do: call(:list_sessions, [], options)
 
   @doc """
-  Gives what `list_sessions/1` gives of one session, and `"program_descriptions"`, as of `describe_program/2`.
+  Returns the entry of `list_sessions/1` for one session, and under `"program_descriptions"` what `describe_program/2` returns
+  for each program.
 
-  Only looks: a session that is otherwise idle is closed all the same.
+  Does not count as use of the session, which is closed when it is idle for too long.
 
   ## Examples
 
@@ -614,33 +465,29 @@ defmodule DSPex.Python do
   def session_info(session_id, options \\ []), do: call(:session_info, [session_id], options)
 
   @doc """
-  Closes a session; its programs are gone with it. Gives what it was.
+  Closes a session and deletes its programs; returns its description.
   """
   @spec close_session(String.t(), options()) :: result(map())
-  def close_session(session_id, options \\ []) do
-    with {:ok, closed} <- call(:close_session, [session_id], options) do
-      options |> CallOptions.new!() |> CallOptions.pool!() |> Pool.forget_model(session_id)
-      {:ok, closed}
-    end
-  end
+  def close_session(session_id, options \\ []),
+    do: SessionCalls.close(session_id, CallOptions.new!(options))
 
   @doc """
-  Cancels the calls that were given this id as their `request_id:`; gives how many there were.
+  Cancels the calls with this `request_id:`; returns their number.
 
-  Each answers `{:error, %DSPex.Python.Error{kind: :cancelled}}`, and its request to the model is closed. A call whose
-  process ends is cancelled without being asked for.
+  Each of them returns `{:error, %DSPex.Python.Error{kind: :cancelled}}`, and its request to the model is closed. A call whose
+  process ends is cancelled automatically.
   """
   @spec cancel(String.t(), options()) :: result(non_neg_integer())
   def cancel(request_id, options \\ []), do: call(:cancel, [request_id], options)
 
   @doc """
-  Gives the counts and durations of the pool's Python since it was started, or since `reset_metrics/1`.
+  Returns the counts and durations of the pool's Python since its start, or since `reset_metrics/1`.
 
-  A map with `"operations"`, `"modules"`, `"programs"` and `"models"`, each a map of names and what was counted of them:
+  A map with `"operations"`, `"modules"`, `"programs"` and `"models"`, each a map of names and their counts:
   `"calls"`, `"in_flight"`, `"errors"` by kind, `"duration_ms"` and `"queue_ms"` (each with `"mean"`, `"p50"`, `"p95"`,
-  `"p99"` and `"max"`, or `nil`), `"total_tokens"`, `"cost"`, `"unpriced"` and `"cache_hits"`. Of the process: `"uptime_ms"`,
+  `"p99"` and `"max"`, or `nil`), `"total_tokens"`, `"cost"`, `"unpriced"` and `"cache_hits"`. For the process: `"uptime_ms"`,
   `"counted_ms"`, `"memory_bytes"`, `"peak_memory_bytes"`, `"held"` (`"sessions"` and `"programs"`), `"threads"` and
-  `"sandboxes"`. What each means is in `docs/operations.md`.
+  `"sandboxes"`. `docs/operations.md` explains each of them.
 
   ## Examples
 
@@ -654,10 +501,10 @@ defmodule DSPex.Python do
   def metrics(options \\ []), do: call(:metrics, [], options)
 
   @doc """
-  Has the pool's Python count anew, and gives what it has counted until then, as `metrics/1`.
+  Resets the metrics of the pool's Python, and returns their last values as `metrics/1` does.
 
-  Called every so often, the results add up: each call has its end, with its error, its duration and what it cost, in one of
-  them. Only `"calls"` has those in flight in both periods, so it is `calls - in_flight` that adds up.
+  The results of regular calls add up: each call ends in exactly one of them, with its error, its duration and its cost. Only
+  `"calls"` counts a pending call in both periods, so `calls - in_flight` adds up.
 
   ## Examples
 
@@ -669,10 +516,11 @@ defmodule DSPex.Python do
   def reset_metrics(options \\ []), do: call(:reset_metrics, [], options)
 
   @doc """
-  Calls any operation by its name with its positional arguments; what the other functions here are made of.
+  Calls any operation by its name with its positional arguments; the other functions here use it too.
 
-  Of `options` only those of every function are used; an operation's own are the last of its arguments.
+  Of `options` only those of every function are used; the operation's own options are the last of its arguments.
   """
   @spec call(atom(), [term()], options()) :: result(term())
-  defdelegate call(operation, args, options \\ []), to: Operation
+  def call(operation, args, options \\ []),
+    do: Operation.call(operation, args, CallOptions.new!(options))
 end

@@ -1,6 +1,7 @@
 defmodule DSPex.Value do
   @moduledoc """
-  Values for fields of DSPy's types `dspy.Image`, `dspy.Audio` and `dspy.File`, made of binaries; and `dspy.Tool`, see `tool/3`.
+  Makes values for fields of DSPy's types `dspy.Image`, `dspy.Audio` and `dspy.File` from binaries, and for `dspy.Tool`, see
+  `tool/3`.
 
       DSPex.Python.execute_module(
         "dspy.Predict",
@@ -8,13 +9,13 @@ defmodule DSPex.Value do
         %{photo: DSPex.Value.image(File.read!("cat.png"))}
       )
 
-  A binary alone is enough where its first bytes say what it is (PNG, JPEG, GIF, WebP, WAV, MP3, PDF and others); `:media_type` says it
-  where they do not, and must not contradict them. Python opens no file. An address is passed to the provider only by a call with
-  the option `allow_urls: true`: `%{photo: "https://example.com/cat.png"}`.
+  A binary alone is enough if its first bytes tell its type (PNG, JPEG, GIF, WebP, WAV, MP3, PDF and others). Otherwise give
+  `:media_type`, which must not contradict the bytes. Python opens no file. A URL is passed to the provider only by a call with the
+  option `allow_urls: true`: `%{photo: "https://example.com/cat.png"}`.
 
-  A result that has such a value has it as a map with `"$type"`, which is an input again. Not every provider takes each of them, and what
-  cannot be sent to one is an error before it is asked: OpenAI's chat completions take images only, its responses (`model_type: "responses"`)
-  files, WAV and MP3 too, Anthropic images and PDF. A filename can be sent through LiteLLM only.
+  A result has such a value as a map with `"$type"`, which may be an input again. A value that the provider does not take is an
+  error before the provider is asked. OpenAI's chat completions take images only; its responses (`model_type: "responses"`) also
+  take files, WAV and MP3; Anthropic takes images and PDF. A filename can be sent through LiteLLM only.
   """
 
   alias DSPex.Python.Tool
@@ -26,7 +27,7 @@ defmodule DSPex.Value do
         }
 
   @doc """
-  An image. Option `:media_type`, such as `"image/png"`.
+  Makes an image. Option `:media_type`, such as `"image/png"`.
 
   ## Examples
 
@@ -37,7 +38,7 @@ defmodule DSPex.Value do
   def image(data, options \\ []), do: value(data, options, [:media_type])
 
   @doc """
-  Audio. Option `:media_type`, such as `"audio/wav"`.
+  Makes audio. Option `:media_type`, such as `"audio/wav"`.
 
   ## Examples
 
@@ -48,7 +49,7 @@ defmodule DSPex.Value do
   def audio(data, options \\ []), do: value(data, options, [:media_type])
 
   @doc """
-  A file, such as a PDF. Options `:media_type` and `:filename`.
+  Makes a file, such as a PDF. Options `:media_type` and `:filename`.
 
   ## Examples
 
@@ -59,11 +60,11 @@ defmodule DSPex.Value do
   def file(data, options \\ []), do: value(data, options, [:media_type, :filename])
 
   @doc """
-  A tool that a model is told of, and that you run yourself when it has called it.
+  Makes the description of a tool, which you run yourself when the model has called it.
 
-  Fields of the type `list[dspy.Tool]` take these, and names of Python's tools; the model answers with a field of the type `dspy.ToolCalls`.
-  `parameters` as in `DSPex.Python.Tool`. The adapter `%{name: "chat", native_function_calling: true}` hands tools to the model as its provider has
-  them; otherwise they stand in the prompt.
+  Fields of the type `list[dspy.Tool]` take such descriptions and names of Python's tools. The model answers with a field of the type
+  `dspy.ToolCalls`. `parameters` as in `DSPex.Python.Tool`. The adapter `%{name: "chat", native_function_calling: true}` uses the
+  provider's native function calling; otherwise the tools are written into the prompt.
 
       signature = %{inputs: %{question: :string, tools: {:list, :tool}}, outputs: %{calls: :tool_calls}}
       tools = [DSPex.Value.tool("stock", "How many pieces there are", article: :string)]
@@ -71,7 +72,7 @@ defmodule DSPex.Value do
       prediction[:calls]
       #=> %{"$type" => "ToolCalls", "tool_calls" => [%{"name" => "stock", "args" => %{"article" => "bolt"}, …}], …}
 
-  Raises an `ArgumentError` if a parameter is none.
+  Raises an `ArgumentError` for a wrong parameter.
 
   ## Examples
 

@@ -1,5 +1,5 @@
 defmodule DSPex.Chaos.BeamKilledTest do
-  # Others count the processes of the machine meanwhile.
+  # Other tests count the processes of the machine at the same time.
   use ExUnit.Case, async: false
 
   import DSPex.Chaos
@@ -8,8 +8,8 @@ defmodule DSPex.Chaos.BeamKilledTest do
   @moduletag timeout: :infinity
   @moduletag :tmp_dir
 
-  # A node of its own with callers that never stop: of small calls, of a model that takes its time, and of one that Python
-  # waits for in a thread.
+  # Code of a separate node whose callers never stop: they make small calls, calls of a slow model, and calls for which
+  # Python waits in a thread.
   @node """
   [python, folder] = System.argv()
   {:ok, _started} = Application.ensure_all_started(:dspex)
@@ -34,7 +34,7 @@ defmodule DSPex.Chaos.BeamKilledTest do
   Process.sleep(:infinity)
   """
 
-  test "a BEAM that is killed under load takes its Python and all of its children along", %{
+  test "the death of a BEAM under load ends its Python and all child processes", %{
     tmp_dir: folder
   } do
     seed = seed!()
@@ -48,12 +48,12 @@ defmodule DSPex.Chaos.BeamKilledTest do
       {"", 0} = System.cmd("kill", ["-KILL", os_pid])
       assert_receive {^port, {:exit_status, _status}}, 10_000
       {_gone, ms} = timed(fn -> eventually(fn -> marked(folder) == [] end) end)
-      # One second is promised; the machine may be busy with other things.
+      # The promise is one second; the limit is longer because the machine may be busy.
       assert ms < 10_000, seed
     end
   end
 
-  # Gives the port of the node's process, and its id.
+  # Returns the port of the node's process, and the id of the process.
   defp start_node(script, folder) do
     beams = Path.join(Application.app_dir(:dspex), "ebin")
 

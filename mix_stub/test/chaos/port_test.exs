@@ -5,7 +5,8 @@ defmodule DSPex.Chaos.PortTest do
   import DSPex.TestPython
 
   alias DSPex.Python
-  alias DSPex.Python.{Calls, Callbacks, Error, ScriptedModel}
+  alias DSPex.Python.{Callbacks, Error, ScriptedModel}
+  alias DSPex.Python.Port.{PendingCalls, SendQueue}
 
   @moduletag timeout: :infinity
   @signature "question -> answer"
@@ -16,7 +17,7 @@ defmodule DSPex.Chaos.PortTest do
     {:ok, pool: pool}
   end
 
-  test "calls that can wait outlast a Python that stands still, the others are told in time", %{
+  test "calls with a long timeout survive a stopped Python, the others have a timeout", %{
     pool: pool
   } do
     # Five seconds in `make chaos`; the heartbeat's limit is thirty.
@@ -42,7 +43,7 @@ defmodule DSPex.Chaos.PortTest do
     end
   end
 
-  test "a Python that does not read blocks nobody but those who wait for it", %{pool: pool} do
+  test "a Python that does not read blocks only its own callers", %{pool: pool} do
     client = client(pool)
     signal(pool, "STOP")
     payload = :binary.copy("x", 1_048_576)
@@ -52,9 +53,9 @@ defmodule DSPex.Chaos.PortTest do
         Task.async(fn -> timed(fn -> Python.ping(payload, pool: pool, timeout: 2_000) end) end)
       end
 
-    eventually(fn -> Calls.count(:sys.get_state(client).calls) > 0 end)
-    # The owner of the port answers at once while the pipe is full.
-    assert Calls.count(:sys.get_state(client).calls) > 0
+    eventually(fn -> PendingCalls.count(:sys.get_state(client).pending_calls) > 0 end)
+    # The owner of the port answers at once although the pipe is full.
+    assert PendingCalls.count(:sys.get_state(client).pending_calls) > 0
 
     results = Task.await_many(callers, 30_000)
 
@@ -68,10 +69,10 @@ defmodule DSPex.Chaos.PortTest do
     signal(pool, "CONT")
     assert {:ok, %{"payload" => ^payload}} = Python.ping(payload, pool: pool)
     assert client(pool) == client
-    eventually(fn -> :queue.is_empty(:sys.get_state(client).unsent) end)
+    eventually(fn -> SendQueue.count(:sys.get_state(client).send_queue) == 0 end)
   end
 
-  test "ten thousand stray messages disturb no call", %{pool: pool} do
+  test "ten thousand unknown messages disturb no call", %{pool: pool} do
     port = :sys.get_state(client(pool)).port
     message = :erlang.term_to_binary({:M, {:stray, self(), ["whatever", %{1 => 2.5}]}})
 
@@ -117,7 +118,7 @@ defmodule DSPex.Chaos.PortTest do
     assert metrics["operations"]["stream_module"]["in_flight"] == 0
   end
 
-  test "a tool may give 64 MiB, and may kill the call that it belongs to", %{pool: pool} do
+  test "a tool may return 64 MiB, and may kill its own call", %{pool: pool} do
     test = self()
     large = :binary.copy("x", 64 * 1_048_576)
 
@@ -160,7 +161,7 @@ defmodule DSPex.Chaos.PortTest do
       )
     end
 
-    # Whatever DSPy makes of so much, the call has an answer.
+    # Whatever DSPy does with 64 MiB, the call returns an answer.
     assert {status, _answer} = ask.("large")
     assert status in [:ok, :error]
     caller = spawn(fn -> ask.("deadly") end)
@@ -169,10 +170,10 @@ defmodule DSPex.Chaos.PortTest do
     assert {:ok, _pong} = Python.ping(nil, pool: pool)
   end
 
-  test "thousands of calls, of which many fail, leave Python's memory as it was", %{pool: pool} do
+  test "thousands of calls, many of which fail, do not increase Python's memory", %{pool: pool} do
     for _ <- 1..2, do: mixed_calls(pool, 500)
     memory = for _ <- 1..3, do: mixed_calls(pool, rounds(500, 35))
-    # A leak grows each time; the allocator now and then.
+    # A leak grows in each round; the memory of the allocator grows only sometimes.
     [first, second, third] = memory
     grown = Enum.filter([second - first, third - second], &(&1 > 2 * 1_048_576))
     assert length(grown) < 2, "memory after each third: #{inspect(memory)}"

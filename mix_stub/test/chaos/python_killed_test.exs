@@ -1,5 +1,5 @@
 defmodule DSPex.Chaos.PythonKilledTest do
-  # Counts what is on the whole node.
+  # Counts processes, ports and atoms of the whole node.
   use ExUnit.Case, async: false
 
   import DSPex.Chaos
@@ -7,7 +7,8 @@ defmodule DSPex.Chaos.PythonKilledTest do
   import ExUnit.CaptureLog
 
   alias DSPex.Python
-  alias DSPex.Python.{Calls, Error, ScriptedModel}
+  alias DSPex.Python.{Error, ScriptedModel}
+  alias DSPex.Python.Port.{PendingCalls, SendQueue}
 
   @moduletag timeout: :infinity
   @moduletag :tmp_dir
@@ -15,12 +16,12 @@ defmodule DSPex.Chaos.PythonKilledTest do
   @callers 24
   @signature "question -> answer"
 
-  test "a Python that is killed at random moments leaves nothing behind, and no caller without an answer",
+  test "the death of Python at random moments leaves nothing behind, and every caller has an answer",
        %{tmp_dir: marker} do
     seed = seed!()
     pool = start_pool!(python_path: [marker])
 
-    # Whatever is made once, such as atoms and a pool's own processes, is there after the first of all.
+    # The first round makes what is made only once, such as atoms and the processes of the pool.
     capture_log(fn -> load_and_kill(pool, 2) end)
     before = settled_counts()
 
@@ -34,15 +35,15 @@ defmodule DSPex.Chaos.PythonKilledTest do
     end)
 
     state = :sys.get_state(client(pool))
-    assert {Calls.count(state.calls), :queue.len(state.unsent)} == {0, 0}
-    eventually(fn -> :sys.get_state(client(pool)).watch.monitors == %{} end)
-    # One Python and its lifeline, of all that there were.
+    assert {PendingCalls.count(state.pending_calls), SendQueue.count(state.send_queue)} == {0, 0}
+    eventually(fn -> :sys.get_state(client(pool)).caller_monitors.monitors == %{} end)
+    # Of all Pythons, one and its lifeline remain.
     eventually(fn -> length(marked(marker)) == 2 end)
 
     eventually(fn -> nothing_left?(before) end)
   end
 
-  # All callers go on until Python has been killed so often; gives what they were answered, by kind of call.
+  # Kills Python while callers make calls; returns their answers by the kind of call.
   defp load_and_kill(pool, rounds) do
     ended = :atomics.new(1, [])
     callers = for number <- 1..@callers, do: Task.async(fn -> call_on(pool, number, ended) end)

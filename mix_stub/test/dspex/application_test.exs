@@ -1,5 +1,5 @@
 defmodule DSPex.ApplicationTest do
-  # Other tests must not see the module :telemetry that comes and goes here.
+  # Other tests must not see the module :telemetry, which this test loads and removes.
   use ExUnit.Case, async: false
 
   test "starts the pools that the configuration names, with their model" do
@@ -8,8 +8,8 @@ defmodule DSPex.ApplicationTest do
     assert {:ok, %{"model" => %{"provider" => "embedded"}}} = DSPex.Python.ping()
   end
 
-  test "says on standard output of IEx what to try" do
-    # The file is a script of its own; what it prints must be Elixir that works.
+  test "prints an example when IEx starts" do
+    # The printed example must be Elixir that works.
     script = Path.expand("../../.iex.exs", __DIR__)
     printed = ExUnit.CaptureIO.capture_io(fn -> Code.eval_file(script) end)
 
@@ -18,7 +18,7 @@ defmodule DSPex.ApplicationTest do
   end
 
   test "emits an event of each call when the application has :telemetry" do
-    # Stands in for the library, which this project does not depend on: it sends the event to the process of the call.
+    # Replaces the library, on which this project does not depend: it sends the event to the calling process.
     Code.compile_string("""
     defmodule :telemetry do
       def execute(event, measurements, metadata), do: send(self(), {event, measurements, metadata})
@@ -39,7 +39,7 @@ defmodule DSPex.ApplicationTest do
     assert_received {[:dspex, :python, :call, :stop], _measurements, %{result: :module_not_found}}
   end
 
-  test "that is stopped is an error of every call, and starts its pools anew" do
+  test "returns an error of every call when it is stopped, and starts its pools again" do
     ExUnit.CaptureLog.capture_log(fn -> :ok = Application.stop(:dspex) end)
     on_exit(fn -> {:ok, _started} = Application.ensure_all_started(:dspex) end)
 

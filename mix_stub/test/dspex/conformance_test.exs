@@ -14,19 +14,19 @@ defmodule DSPex.ConformanceTest do
   @conformance Path.expand("../../../conformance", __DIR__)
   @files Path.wildcard(Path.join(@conformance, "terms-*.tsv"))
 
-  test "there are such files" do
+  test "the files exist" do
     assert length(@files) >= 5
   end
 
   for file <- @files do
-    @language if file =~ "elixir", do: :elixir, else: :erlang
+    @language if Path.basename(file) =~ "elixir", do: :elixir, else: :erlang
     @rows file
           |> File.read!()
           |> String.split("\n", trim: true)
           |> Enum.reject(&String.starts_with?(&1, "#"))
           |> Enum.map(&String.split(&1, "\t"))
 
-    test "#{Path.basename(file)} is what its sources say" do
+    test "#{Path.basename(file)} has the bytes of its sources" do
       compared =
         for [name, _release, _form, source, hex] <- @rows, not unique?(source) do
           assert {name, bits(current(decoded(hex)))} ===
@@ -54,7 +54,7 @@ defmodule DSPex.ConformanceTest do
     end
   end
 
-  test "what a BEAM writes and Python refuses is an error of that call" do
+  test "a term that Python refuses is an error of its call" do
     for [name, _kind, "writes", source, hex] <- refused_rows() do
       assert {name, bits(decoded(hex))} === {name, bits(evaluated(:erlang, source))}
       assert {:error, %{kind: :input}} = Python.ping(decoded(hex))
@@ -62,7 +62,7 @@ defmodule DSPex.ConformanceTest do
     end
   end
 
-  test "what a BEAM reads in a form that none has written can be sent in its own" do
+  test "a term in an unusual encoding can be sent in the usual one" do
     for [name, _kind, "reads", source, hex] <- refused_rows() do
       assert {name, bits(decoded(hex))} === {name, bits(evaluated(:erlang, source))}
       assert {:ok, %{"payload" => echo}} = Python.ping(decoded(hex))
@@ -70,7 +70,7 @@ defmodule DSPex.ConformanceTest do
     end
   end
 
-  test "what releases of OTP disagree about can be sent by those that read it" do
+  test "a term that only some releases of OTP read can be sent by them" do
     for [name, _kind, "differs", source, hex] <- refused_rows(), readable?(hex) do
       assert {name, bits(decoded(hex))} === {name, bits(evaluated(:erlang, source))}
       assert {:ok, %{"payload" => echo}} = Python.ping(decoded(hex))
@@ -78,7 +78,7 @@ defmodule DSPex.ConformanceTest do
     end
   end
 
-  test "the other refused bytes are no term for a BEAM either" do
+  test "a BEAM refuses the other refused bytes too" do
     rows = for [_name, _kind, "refuses", _source, _hex] = row <- refused_rows(), do: row
     assert length(rows) > 30
 
@@ -95,14 +95,14 @@ defmodule DSPex.ConformanceTest do
     |> Enum.map(&String.split(&1, "\t"))
   end
 
-  # Terms of the run that wrote the file, and functions made in it: equal sources give different terms.
+  # Terms of the run that wrote the file, such as pids and functions: evaluating the source again makes another term.
   defp unique?(source),
     do: source =~ ~r/self\(\)|make_ref|alias\(|open_port|erlang:ports|^\(?fun ?\(/
 
-  # `binary_to_term` with `:safe`, which answers are read with, takes references to functions that are here only.
+  # Answers are decoded with `:safe`, which accepts references to functions of this node only.
   defp of_nowhere?(name), do: name =~ "of_nowhere"
 
-  # Until OTP 27, `===` holds for 0.0 and -0.0; their bytes differ.
+  # Before OTP 27, 0.0 === -0.0 is true, although their bytes differ.
   defp bits(term), do: {term, :erlang.term_to_binary(term, minor_version: 2)}
 
   # The rows were written by Elixir 1.14. From 1.15 on MapSet has no field `version`, and sets come back without it.
@@ -127,7 +127,7 @@ defmodule DSPex.ConformanceTest do
   defp refused?("merge_" <> _keys), do: true
   defp refused?(name), do: name == "opaque_python"
 
-  # What ErlPort's Erlang half wraps comes back as what it is.
+  # Terms that ErlPort's Erlang half wraps come back unwrapped.
   defp expected({:"$erlport.opaque", :erlang, bytes}),
     do: :erlang.binary_to_term(<<131, bytes::binary>>)
 

@@ -30,12 +30,12 @@ defmodule DSPex.PredictionTest do
     assert prediction.reasoning == "because"
   end
 
-  test "says what names a field", %{prediction: prediction} do
+  test "raises for a name that is neither an atom nor a string", %{prediction: prediction} do
     message = "expected the name of an output field as an atom or a string, got 0"
     assert_raise ArgumentError, message, fn -> prediction[0] end
   end
 
-  test "keeps what came beside the fields", %{prediction: prediction} do
+  test "keeps the metadata of the call", %{prediction: prediction} do
     assert prediction.usage == %{"m" => %{"total_tokens" => 3}}
     assert {prediction.duration_ms, prediction.warnings, prediction.model} == {1.5, ["w"], "m"}
     assert prediction.completions == [%{"answer" => "yes"}]
@@ -49,7 +49,7 @@ defmodule DSPex.PredictionTest do
     assert Prediction.to_map(changed) == %{"reasoning" => "because"}
   end
 
-  test "has a main output, in the order of the signature" do
+  test "has a main output, the first of the signature" do
     term = %{
       "b" => 1,
       "a" => 2,
@@ -61,7 +61,7 @@ defmodule DSPex.PredictionTest do
     assert Prediction.main(Prediction.from_term(%{"reasoning" => "r"})) == nil
   end
 
-  test "is short to look at", %{prediction: prediction} do
+  test "is inspected in a short form", %{prediction: prediction} do
     assert inspect(prediction) == ~S|#DSPex.Prediction<reasoning: "because", answer: "yes">|
     long = inspect(Prediction.from_term(%{"answer" => String.duplicate("é", 10_000)}))
     assert String.length(long) < 200
@@ -70,7 +70,7 @@ defmodule DSPex.PredictionTest do
     assert inspect(Prediction.from_term(%{"answer" => <<255>>})) ==
              "#DSPex.Prediction<answer: <<255>>>"
 
-    # After pop/2 the name is still known, the field is gone.
+    # After pop/2 the name is still in `names`, but not in `fields`.
     {_value, changed} = pop_in(prediction["answer"])
     assert inspect(changed) == ~S|#DSPex.Prediction<reasoning: "because">|
   end

@@ -10,7 +10,7 @@ defmodule DSPex.PythonTest do
 
   @context "Lisbon is the capital of Portugal. It lies on the river Tagus."
 
-  test "tells of itself" do
+  test "ping returns versions and state" do
     assert {:ok, %{"dspy" => "3." <> _rest, "payload" => nil}} = Python.ping()
   end
 
@@ -40,7 +40,7 @@ defmodule DSPex.PythonTest do
     assert [_same] = Enum.uniq(results)
   end
 
-  test "gives the same with options as a map and as a keyword list" do
+  test "returns the same with options as a map and as a keyword list" do
     for options <- [[max_hops: 3, request_id: "r-1"], %{max_hops: 3, request_id: "r-1"}] do
       assert {:ok, prediction} =
                Python.execute_module("dspy.Predict", "question -> answer", "Why?", options)
@@ -51,7 +51,7 @@ defmodule DSPex.PythonTest do
     end
   end
 
-  test "gives the same result as JSON" do
+  test "returns the same result by JSON" do
     call = fn format ->
       {:ok, prediction} =
         Python.execute_module(
@@ -68,7 +68,7 @@ defmodule DSPex.PythonTest do
     assert call.(:json) == call.(:native)
   end
 
-  test "says what JSON cannot carry before anything is sent" do
+  test "names a value that JSON cannot carry before anything is sent" do
     assert {:error, %Error{kind: :input, type: "ValueError"} = error} =
              Python.execute_module("dspy.Predict", "question -> answer", %{question: {1}},
                serialization_format: :json
@@ -78,7 +78,7 @@ defmodule DSPex.PythonTest do
              "JSON cannot carry {1}, at argument [2].question; use serialization_format: :native"
   end
 
-  test "gives errors as JSON with the same content" do
+  test "returns the same errors by JSON" do
     call = fn format ->
       Python.execute_module("dspy.Predict", "question -> answer", %{},
         serialization_format: format
@@ -156,7 +156,7 @@ defmodule DSPex.PythonTest do
     assert {:error, %Error{kind: :session_not_found}} = Python.close_session(program.session_id)
   end
 
-  test "counts what it did" do
+  test "counts its calls" do
     pool = start_pool!()
 
     {:ok, _prediction} =
@@ -176,7 +176,7 @@ defmodule DSPex.PythonTest do
     refute Map.has_key?(operations, "execute_module")
   end
 
-  test "takes the model of one call in the form that a pool's has" do
+  test "takes the model of one call in the form of a pool's model" do
     for format <- [:native, :json],
         lm <- [:embedded, {:embedded, []}, [provider: :embedded], %{"provider" => "embedded"}] do
       assert {:ok, prediction} =
@@ -202,7 +202,7 @@ defmodule DSPex.PythonTest do
     end
   end
 
-  test "takes a model to configure in the form that a pool's has" do
+  test "configures a model in the form of a pool's model" do
     pool = start_pool!(model: nil)
     assert {:ok, _model} = Python.configure_lm({:embedded, []}, [], pool: pool)
 
@@ -218,7 +218,7 @@ defmodule DSPex.PythonTest do
     end
   end
 
-  test "says of arguments of another form what was expected" do
+  test "names the expected form of wrong arguments" do
     assert {:error, %Error{kind: :input, path: "inputs"}} =
              Python.execute_batch("dspy.Predict", "question -> answer", "Why?")
 

@@ -5,7 +5,7 @@ defmodule DSPex.ValueTest do
   alias DSPex.{Python, Value}
   alias DSPex.Python.{Error, ScriptedModel}
 
-  # A picture of one pixel.
+  # An image of one pixel.
   @png Base.decode64!(
          "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAA6fptVAAAACklEQVR4nGNgAAAAAgABSK+kcQAAAABJRU5ErkJggg=="
        )
@@ -31,7 +31,7 @@ defmodule DSPex.ValueTest do
     )
   end
 
-  test "a model calls a tool that is an input, and its caller is told" do
+  test "a model calls a tool that is an input, and the caller gets the tool call" do
     test = self()
 
     model = fn request ->
@@ -57,7 +57,7 @@ defmodule DSPex.ValueTest do
     assert tool["name"] == "stock"
     assert tool["parameters"]["required"] == ["article"]
 
-    # Without the option they stand in the prompt.
+    # Without the option the tools are in the prompt.
     assert {:ok, _} =
              Python.execute_module("dspy.Predict", signature, inputs, lm: {:elixir, model})
 
@@ -78,7 +78,7 @@ defmodule DSPex.ValueTest do
     end
   end
 
-  test "an address reaches it only where the call allows it" do
+  test "a URL reaches the model only if the call allows it" do
     url = "https://example.com/cat.png"
     assert {:error, %Error{kind: :input, path: "inputs.photo"} = error} = ask(url)
     assert error.message =~ "allow_urls: true"
@@ -87,7 +87,7 @@ defmodule DSPex.ValueTest do
     assert messages =~ url
   end
 
-  test "mistakes are named" do
+  test "errors name the mistake" do
     assert {:error, %Error{kind: :input} = error} = ask(Value.image("no image"))
     assert error.message =~ "expected the bytes of an image of a known kind at inputs.photo.data"
     assert {:error, %Error{kind: :input}} = ask(Value.image(@png, media_type: "image/gif"))

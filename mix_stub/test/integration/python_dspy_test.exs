@@ -12,7 +12,7 @@ defmodule DSPex.Integration.PythonDSPyTest do
   alias DSPex.{ModelServer, Prediction, Python}
   alias DSPex.Python.Error
 
-  # What a caller may have to wait beyond its timeout.
+  # How long a caller may have to wait after its timeout.
   @tolerance_ms 1_000
   @context "Lisbon is the capital of Portugal. It lies on the river Tagus. The city has 545,000 inhabitants."
 
@@ -34,7 +34,7 @@ defmodule DSPex.Integration.PythonDSPyTest do
       assert tokens > 0
     end
 
-    test "dspy.ChainOfThought gives its reasoning" do
+    test "dspy.ChainOfThought returns its reasoning" do
       inputs = %{context: @context, question: "On which river does Lisbon lie?"}
 
       assert {:ok, prediction} =
@@ -73,7 +73,7 @@ defmodule DSPex.Integration.PythonDSPyTest do
       assert prediction[:answer] =~ "391"
     end
 
-    test "dspy.MultiChainComparison compares attempts, given or its own" do
+    test "dspy.MultiChainComparison compares attempts of the caller, or makes its own" do
       inputs = %{context: @context, question: "What is the capital of Portugal?"}
       module = "dspy.MultiChainComparison"
       assert {:ok, own} = Python.execute_module(module, "context, question -> answer", inputs)
@@ -90,7 +90,7 @@ defmodule DSPex.Integration.PythonDSPyTest do
   end
 
   describe "programs" do
-    test "pipe the answer of one module into the next, and keep their session over calls" do
+    test "pass the answer of one module to the next, and keep their session between calls" do
       adapter = %Adapters.Python{}
 
       assert {:ok, program} =
@@ -109,7 +109,7 @@ defmodule DSPex.Integration.PythonDSPyTest do
       end
     end
 
-    test "are gone with their Python, and say so" do
+    test "are lost when Python ends, with an error that says so" do
       pool = start_pool!()
       {:ok, program} = Python.create_program([signature: "question -> answer"], pool: pool)
       assert {:ok, _prediction} = Python.execute_program(program, "Why?")
@@ -128,16 +128,16 @@ defmodule DSPex.Integration.PythonDSPyTest do
 
   describe "large terms" do
     for mebibytes <- [1, 16, 64] do
-      test "of #{mebibytes} MiB come back as they were" do
+      test "of #{mebibytes} MiB come back unchanged" do
         payload = :rand.bytes(unquote(mebibytes) * 1024 * 1024)
         assert {:ok, %{"payload" => echo}} = Python.ping(payload, timeout: 60_000)
-        # Not compared by a match, whose message would hold both.
+        # Not compared by a match, whose message would hold both terms.
         assert byte_size(echo) == byte_size(payload)
         assert :erlang.md5(echo) == :erlang.md5(payload)
       end
     end
 
-    test "do not delay small ones for long" do
+    test "do not delay small terms for long" do
       large =
         Task.async(fn -> Python.ping(:binary.copy("é", 16 * 1024 * 1024), timeout: 60_000) end)
 
@@ -185,7 +185,7 @@ defmodule DSPex.Integration.PythonDSPyTest do
       end
     end
 
-    test "slow calls run side by side, and do not delay fast ones", %{url: url, pool: pool} do
+    test "slow calls run concurrently, and do not delay fast calls", %{url: url, pool: pool} do
       slow = fn ->
         Python.execute_module("dspy.Predict", "question -> answer", "Why?",
           pool: pool,
@@ -193,7 +193,7 @@ defmodule DSPex.Integration.PythonDSPyTest do
         )
       end
 
-      # The first request of a process pays for its connections.
+      # The first request of a process is slow, because it opens connections.
       {:ok, _prediction} =
         Python.execute_module("dspy.Predict", "question -> answer", "warm", pool: pool)
 
@@ -205,11 +205,11 @@ defmodule DSPex.Integration.PythonDSPyTest do
         end)
 
       for result <- results, do: assert({:ok, %Prediction{}} = result)
-      # One after the other they would take 20 s.
+      # In sequence they would take 20 s.
       assert duration_ms < 10_000
     end
 
-    test "a timeout is answered in time, says where the time went, and leaves the port usable",
+    test "a timeout is an error in time, names the stage, and leaves the port usable",
          context do
       %{url: url, pool: pool} = context
 
@@ -239,7 +239,7 @@ defmodule DSPex.Integration.PythonDSPyTest do
       assert prediction[:answer] == "next"
     end
 
-    test "its errors arrive as what they are", %{url: url, pool: pool} do
+    test "its errors have their kind", %{url: url, pool: pool} do
       for {name, kind, retryable} <- [
             {"status-401", :auth, false},
             {"error-insufficient_quota", :billing, false},
@@ -293,7 +293,7 @@ defmodule DSPex.Integration.PythonDSPyTest do
       assert prediction[:answer] == "again"
     end
 
-    test "an address where nobody listens is a transport error" do
+    test "an address without a server is a transport error" do
       model = %{
         provider: :openai,
         model: "m",
@@ -349,7 +349,7 @@ defmodule DSPex.Integration.PythonDSPyTest do
       end
     end
 
-    test "a frame that is no term is dropped" do
+    test "a frame that is not a term is dropped" do
       pool = start_pool!()
       {:ok, _pong} = Python.ping(nil, pool: pool)
       client = client(pool)

@@ -1,14 +1,14 @@
 defmodule DSPex.Chaos do
   @moduledoc """
-  What tests need that break things at random: how often, when, and what has been left behind.
+  Helps tests that break things at random: number of rounds, random seed, and counts of what is left behind.
 
-  `CHAOS_ROUNDS` says how often (`make chaos` does it 200 times), `CHAOS_SEED` repeats a run.
+  `CHAOS_ROUNDS` is the number of rounds (200 in `make chaos`), `CHAOS_SEED` repeats a run.
   """
 
   alias DSPex.Python.Callbacks
 
   @doc """
-  How often a thing is done: `CHAOS_ROUNDS` times `each`, or `otherwise`.
+  Returns the number of rounds: `CHAOS_ROUNDS` times `each`, or `otherwise`.
   """
   def rounds(otherwise, each \\ 1) do
     case System.get_env("CHAOS_ROUNDS") do
@@ -18,7 +18,7 @@ defmodule DSPex.Chaos do
   end
 
   @doc """
-  Seeds the random numbers of the calling process, and gives the seed for the message of a failure.
+  Seeds the random numbers of the calling process, and returns the random seed for the message of a failure.
   """
   def seed! do
     seed =
@@ -32,11 +32,11 @@ defmodule DSPex.Chaos do
   end
 
   @doc """
-  The operating system's processes that have `marker` in their environment, and are more than names.
+  Returns the operating system's processes with `marker` in their environment, except zombies.
   """
   def marked(marker) do
     for folder <- Path.wildcard("/proc/[0-9]*"),
-        # It may have ended meanwhile, and one that waits to be buried has no environment any more.
+        # The process may have ended by now. A zombie has no environment.
         {:ok, environment} <- [File.read(Path.join(folder, "environ"))],
         String.contains?(environment, marker),
         do: Path.basename(folder)
@@ -58,14 +58,14 @@ defmodule DSPex.Chaos do
     }
   end
 
-  # The same once nothing changes any more: what has just ended may still be counted, or be counted no more at once.
+  # Counts until nothing changes any more: a process that has just ended may still be counted.
   def settled_counts(last \\ counts()) do
     Process.sleep(200)
     now = counts()
     if Map.delete(now, :atoms) == Map.delete(last, :atoms), do: now, else: settled_counts(now)
   end
 
-  # Whether there is no more of anything than before; some atoms are made once.
+  # Tells whether no count has grown; some atoms are made only once.
   def nothing_left?(before) do
     {atoms, now} = Map.pop!(counts(), :atoms)
     atoms - before.atoms < 20 and Enum.all?(now, fn {what, count} -> count <= before[what] end)

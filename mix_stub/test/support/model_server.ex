@@ -1,8 +1,9 @@
 defmodule DSPex.ModelServer do
   @moduledoc """
-  The OpenAI-compatible server on loopback that pytest uses too: `tests/model_server.py`.
+  Runs the OpenAI-compatible server on loopback that pytest uses too: `tests/model_server.py`.
 
-  A process of its own that ends with the test. The name of the model says how it behaves, see the Python file.
+  The server is a process of its own that ends with the test. The name of the model selects its behaviour, see the Python
+  file.
   """
 
   use GenServer, restart: :temporary
@@ -10,7 +11,7 @@ defmodule DSPex.ModelServer do
   @script Path.expand("../../../tests/model_server.py", __DIR__)
 
   @doc """
-  Starts the server under the test's supervisor and gives its address.
+  Starts the server under the test's supervisor and returns its address.
   """
   def start! do
     server = ExUnit.Callbacks.start_supervised!(__MODULE__)
@@ -18,7 +19,7 @@ defmodule DSPex.ModelServer do
   end
 
   @doc """
-  The model of that name, as a pool's option `:model` has it.
+  Returns the model of that name, in the form of a pool's option `:model`.
   """
   def model(url, name),
     do: {:openai, [model: name, api_base: url, api_key: "test-key-7f3a", num_retries: 0]}
@@ -41,7 +42,7 @@ defmodule DSPex.ModelServer do
   def handle_call(:url, from, %{url: nil} = state), do: {:noreply, %{state | waiting: from}}
   def handle_call(:url, _from, state), do: {:reply, state.url, state}
 
-  # Its first line is its address.
+  # The first line that the server prints is its address.
   @impl true
   def handle_info({port, {:data, {:eol, url}}}, %{port: port, url: nil} = state) do
     if state.waiting, do: GenServer.reply(state.waiting, url)

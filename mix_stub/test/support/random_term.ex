@@ -1,12 +1,12 @@
 defmodule DSPex.RandomTerm do
   @moduledoc """
-  Random terms for tests that generate their data.
+  Generates random terms for tests.
 
-  ExUnit seeds `:rand` for each test with the seed that it prints, so `mix test --seed` shows the same data again.
+  ExUnit seeds `:rand` for each test with the seed that it prints, so `mix test --seed` generates the same terms again.
   """
 
   @doc """
-  A term of everything that can cross the port and keeps its type in Python.
+  Returns a term of all types that keep their type on the way to Python and back.
   """
   def term(depth \\ 4)
   def term(0), do: scalar()
@@ -22,7 +22,7 @@ defmodule DSPex.RandomTerm do
   end
 
   @doc """
-  A term that JSON can carry.
+  Returns a term that JSON can carry.
   """
   def json(0), do: Enum.random([nil, true, false, integer(), :rand.normal(), text()])
 
@@ -35,7 +35,7 @@ defmodule DSPex.RandomTerm do
   end
 
   @doc """
-  Text of characters that need one to four bytes, quotes and control characters among them.
+  Returns text of characters of one to four bytes, with quotes and control characters.
   """
   def text do
     for _ <- count(12),

@@ -1,17 +1,17 @@
 defmodule DSPex.TestPython do
   @moduledoc """
-  What tests need of real Python processes.
+  Helps tests with real Python processes.
   """
 
   @doc """
-  The interpreter of the test configuration.
+  Returns the interpreter of the test configuration.
   """
   def interpreter do
     Application.fetch_env!(:dspex, DSPex.Python)[:pools][:general][:python]
   end
 
   @doc """
-  Starts a pool that ends with the test, and gives its name.
+  Starts a pool that ends with the test, and returns its name.
   """
   def start_pool!(options \\ []) do
     name =
@@ -29,7 +29,7 @@ defmodule DSPex.TestPython do
   end
 
   @doc """
-  The process that owns the pool's port. There is none for a moment while one takes the place of another.
+  Returns the process that owns the pool's port. Waits while one owner replaces another.
   """
   def client(pool) do
     find = fn -> List.first(Registry.lookup(DSPex.Python.Registry, {:port, pool})) end
@@ -38,12 +38,13 @@ defmodule DSPex.TestPython do
   end
 
   @doc """
-  How many calls of the pool wait for an answer.
+  Counts the pending calls of the pool.
   """
-  def waiting(pool), do: DSPex.Python.Calls.count(:sys.get_state(client(pool)).calls)
+  def waiting(pool),
+    do: DSPex.Python.Port.PendingCalls.count(:sys.get_state(client(pool)).pending_calls)
 
   @doc """
-  The operating system's process id of the pool's Python, once it is there.
+  Returns the operating system's process id of the pool's Python.
   """
   def os_pid(pool) do
     {:os_pid, os_pid} = Port.info(:sys.get_state(client(pool)).port, :os_pid)
@@ -59,7 +60,7 @@ defmodule DSPex.TestPython do
   end
 
   @doc """
-  Tells whether a process of the operating system is still there; one that only waits to be buried is not.
+  Tells whether a process of the operating system is alive; a zombie is not.
   """
   def alive?(os_pid) do
     case System.cmd("ps", ["-o", "stat=", "-p", to_string(os_pid)]) do
@@ -69,7 +70,7 @@ defmodule DSPex.TestPython do
   end
 
   @doc """
-  Waits until `condition` gives a truthy value, and gives that value. For what sends no message.
+  Waits until `condition` returns a truthy value, and returns that value. For events that send no message.
   """
   def eventually(condition, attempts \\ 3_000) do
     cond do
@@ -80,7 +81,7 @@ defmodule DSPex.TestPython do
   end
 
   @doc """
-  Runs `work` and gives its result and its duration in ms.
+  Runs `work`; returns its result and its duration in ms.
   """
   def timed(work) do
     {microseconds, result} = :timer.tc(work)
@@ -88,7 +89,7 @@ defmodule DSPex.TestPython do
   end
 
   @doc """
-  Writes an executable file for a test that needs an interpreter which does not work.
+  Writes an executable file, for a test that needs an interpreter that does not work.
   """
   def script!(folder, text) do
     path = Path.join(folder, "python")

@@ -1,8 +1,6 @@
 defprotocol DSPex.LLM.Adapter do
   @moduledoc """
-  Anything that answers prompts.
-
-  An adapter is a struct that holds its settings; this project's is `DSPex.LLM.Adapters.Python`.
+  Answers prompts. An adapter is a struct that holds its settings; the adapter of this project is `DSPex.LLM.Adapters.Python`.
 
       adapter = %DSPex.LLM.Adapters.Python{pool: :general, timeout: 30_000}
 
@@ -12,8 +10,8 @@ defprotocol DSPex.LLM.Adapter do
           signature: "question -> answer"
         )
 
-  Options may be left out. An implementation defines `generate`, `stream` and `batch` with and without them, by a
-  default argument: `def generate(adapter, prompt, options \\\\ [])`.
+  Options are optional. An implementation defines `generate`, `stream` and `batch` with and without options, by a default
+  argument: `def generate(adapter, prompt, options \\\\ [])`.
   """
 
   @typedoc "Text for the first input, a map of inputs by name, or a conversation."
@@ -24,12 +22,12 @@ defprotocol DSPex.LLM.Adapter do
   @type reason :: term()
 
   @doc """
-  Tells what the adapter can do, without asking a model.
+  Returns what the adapter can do, without asking a model.
   """
   @spec capabilities(t()) :: %{required(atom()) => term()}
   def capabilities(adapter)
 
-  # Each is there twice: from Elixir 1.20 on, a protocol may not give default arguments.
+  # Each function is declared twice: from Elixir 1.20 on, a protocol may not have default arguments.
 
   @doc """
   Answers one prompt.
@@ -46,9 +44,9 @@ defprotocol DSPex.LLM.Adapter do
   @doc """
   Answers one prompt piece by piece.
 
-  The stream is lazy: the work begins when it is enumerated, and is done anew each time; it ends when the stream is
-  halted. It emits `{:chunk, field, text}`, the next piece of a text field, and `{:status, map}`, what begins; at last
-  `{:prediction, prediction}`, or `{:error, reason}` and nothing after it.
+  The stream is lazy: the call begins when the stream is enumerated, is made again for each enumeration, and ends when the
+  stream is halted. The stream emits `{:chunk, field, text}`, the next piece of a text field, and `{:status, map}`, what
+  begins; its last element is `{:prediction, prediction}` or `{:error, reason}`.
   """
   @spec stream(t(), prompt(), options()) :: {:ok, Enumerable.t()} | {:error, reason()}
   def stream(adapter, prompt, options)
@@ -60,33 +58,33 @@ defprotocol DSPex.LLM.Adapter do
   def stream(adapter, prompt)
 
   @doc """
-  Answers many prompts at the same time. The results are in the order of the prompts.
+  Answers many prompts concurrently. The results are in the order of the prompts.
   """
   @spec batch(t(), [prompt()], options()) ::
           {:ok, [{:ok, prediction()} | {:error, reason()}]} | {:error, reason()}
   def batch(adapter, prompts, options)
 
   @doc """
-  Answers many prompts at the same time, without options.
+  Answers many prompts concurrently, without options.
   """
   @spec batch(t(), [prompt()]) ::
           {:ok, [{:ok, prediction()} | {:error, reason()}]} | {:error, reason()}
   def batch(adapter, prompts)
 
   @doc """
-  Checks the adapter's settings: that a call could be made with them.
+  Checks whether a call could be made with the adapter's settings.
   """
   @spec validate_config(t()) :: :ok | {:error, {:invalid_config, message :: String.t()}}
   def validate_config(adapter)
 
   @doc """
-  Makes a prompt of a conversation.
+  Makes a prompt from a conversation.
   """
   @spec format_messages(t(), [message()]) :: {:ok, String.t()} | {:error, reason()}
   def format_messages(adapter, messages)
 
   @doc """
-  Gives the main output of a prediction.
+  Returns the main output of a prediction.
   """
   @spec extract_content(t(), prediction()) :: {:ok, term()} | {:error, reason()}
   def extract_content(adapter, prediction)

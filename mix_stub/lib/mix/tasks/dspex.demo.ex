@@ -6,7 +6,7 @@ defmodule Mix.Tasks.Dspex.Demo do
 
       mix dspex.demo
 
-  Each line of code that is shown is run, and what it gave is printed below it.
+  Each line of code that is shown is run, and its result is printed below it.
   """
 
   use Mix.Task

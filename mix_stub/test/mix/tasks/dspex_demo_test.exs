@@ -1,5 +1,5 @@
 defmodule Mix.Tasks.Dspex.DemoTest do
-  # It captures what Mix prints.
+  # The test captures what Mix prints.
   use ExUnit.Case, async: false
 
   test "asks every kind of question and prints the answers" do

@@ -1,11 +1,11 @@
 defmodule DSPex.LLM.Adapters.Python do
-  # What Python's catalogue has; a test compares the two.
+  # The modules of Python's catalogue; a test compares both lists.
   @supported_modules ~w(dspy.Predict dspy.ChainOfThought dspy.ReAct dspy.ReActV2 dspy.ProgramOfThought dspy.CodeAct
                         dspy.RLM dspy.Flex dspy.MultiChainComparison dspy.BestOfN dspy.Refine
                         dspy.Retrieve dspy.KNN)
 
   @moduledoc """
-  DSPy's modules, in a pool's Python, behind the protocol `DSPex.LLM.Adapter`.
+  Implements the protocol `DSPex.LLM.Adapter` with DSPy's modules in a pool's Python.
 
       adapter = %DSPex.LLM.Adapters.Python{pool: :general, timeout: 30_000}
 
@@ -19,18 +19,18 @@ defmodule DSPex.LLM.Adapters.Python do
 
   ## Fields
 
-    * `:pool` - the pool that is asked, see `DSPex.Python.Pool`; `:general` by default
+    * `:pool` - the name of the pool, see `DSPex.Python.Pool`; `:general` by default
     * `:timeout` - of each call in ms; 30,000 by default
     * `:serialization_format` - `:native` (the default) or `:json`, with the same results
-    * `:module_config` - options for every call (as below), under those of the call itself
+    * `:module_config` - options for every call (as below); options of the call itself override them
 
   ## Options of `generate/3`, `stream/3` and `batch/3`
 
     * `:module` - one of #{Enum.map_join(@supported_modules, ", ", &"`#{inspect(&1)}`")};
       `"dspy.Predict"` by default; or a map, see `DSPex.Python.ModuleSpec`
     * `:signature` - `"question -> answer"` by default; or `:inputs` and `:outputs` (lists of names or of `"name: type"`)
-    * `:instructions` - what the model is told to do, in words
-    * all others are those of `DSPex.Python.execute_module/4`
+    * `:instructions` - the instructions for the model
+    * all other options of `DSPex.Python.execute_module/4`
 
   ## Errors
 
@@ -38,13 +38,16 @@ defmodule DSPex.LLM.Adapters.Python do
   | --- | --- |
   | `{:error, :module_not_found}` | DSPy has no module of that name |
   | `{:error, {:invalid_input, message}}` | the signature or an input is wrong |
-  | `{:error, :python_timeout}` | there was no answer in time |
+  | `{:error, :python_timeout}` | the call had a timeout |
   | `{:error, {:invalid_config, message}}` | a field of the adapter is wrong |
-  | `{:error, {:python_error, details}}` | all else; `details` is a map with string keys, see `DSPex.Python.Error` |
+  | `{:error, {:python_error, details}}` | any other error; `details` is a map with string keys, see `DSPex.Python.Error` |
   """
 
   alias DSPex.{Prediction, Program}
-  alias DSPex.Python.{CallOptions, Error, Model, Pool}
+  alias DSPex.Python.Call.CallOptions
+  alias DSPex.Python.{Error, Pool}
+  alias DSPex.Python.Functions.Model
+  alias DSPex.Python.Wire.Timeout
 
   @formats [:native, :json]
   # The options of create_program/3 that belong to the call and not to the program.
@@ -67,7 +70,7 @@ defmodule DSPex.LLM.Adapters.Python do
           | {:python_error, %{String.t() => term()}}
 
   @doc """
-  The DSPy modules that this adapter supports.
+  Returns the DSPy modules that this adapter supports.
   """
   @spec supported_modules() :: [String.t()]
   def supported_modules, do: @supported_modules
@@ -87,7 +90,7 @@ defmodule DSPex.LLM.Adapters.Python do
   end
 
   @doc """
-  Creates a program: a signature and the modules that are executed for it, one after the other.
+  Creates a program: a signature, and modules that are executed one after the other.
 
   Options: `:modules` (`["dspy.Predict"]` by default), `:session_id`, `:timeout`; the rest is part of the program, see
   `DSPex.Python.create_program/2`.
@@ -113,7 +116,7 @@ defmodule DSPex.LLM.Adapters.Python do
   def execute_program(%__MODULE__{} = adapter, program, inputs, options \\ []) do
     with :ok <- check_fields(adapter) do
       program
-      |> DSPex.Python.execute_program(inputs, call_options(adapter, CallOptions.new!(options)))
+      |> DSPex.Python.execute_program(inputs, call_options(adapter, CallOptions.to_map!(options)))
       |> mapped()
     end
   end
@@ -176,7 +179,7 @@ defmodule DSPex.LLM.Adapters.Python do
   end
 
   @doc false
-  # One message is its text. Several are a transcript, so that they fit the first input of any signature.
+  # One message becomes its text; several become a transcript. So they fit the first input of any signature.
   def format_messages(%__MODULE__{}, messages) do
     messages
     |> Enum.with_index()
@@ -210,7 +213,7 @@ defmodule DSPex.LLM.Adapters.Python do
     end
   end
 
-  # A request's module, signature and options from what the adapter and the call say.
+  # Returns the module, signature and options of a request, from the options of the adapter and of the call.
   defp request(adapter, options) do
     {own, options} =
       adapter
@@ -225,7 +228,7 @@ defmodule DSPex.LLM.Adapters.Python do
   defp asked?(own),
     do: Enum.any?([:signature, :inputs, :outputs, :instructions], &is_map_key(own, &1))
 
-  # Whether a module comes with a signature: an application's own has one, and the map of a module may.
+  # Tells whether a module has a signature: a module of the application has one, and the map of a module may have one.
   defp signature?([{_key, _value} | _rest] = spec),
     do: Keyword.keyword?(spec) and spec |> Map.new() |> signature?()
 
@@ -245,7 +248,7 @@ defmodule DSPex.LLM.Adapters.Python do
     Map.put(signature, :instructions, instructions)
   end
 
-  # Each side of the map form may be text, so the fields and their types are left to Python.
+  # Each side of the map form may be text, so Python parses the fields and their types.
   defp signature(%{signature: signature, instructions: instructions}) when is_binary(signature) do
     [inputs | outputs] = String.split(signature, "->", parts: 2)
     %{inputs: inputs, outputs: Enum.join(outputs), instructions: instructions}
@@ -261,7 +264,7 @@ defmodule DSPex.LLM.Adapters.Python do
   end
 
   defp merged(adapter, options),
-    do: Map.merge(Map.new(adapter.module_config), CallOptions.new!(options))
+    do: Map.merge(Map.new(adapter.module_config), CallOptions.to_map!(options))
 
   defp call_options(adapter, options) do
     Map.merge(
@@ -337,7 +340,8 @@ defmodule DSPex.LLM.Adapters.Python do
   defp reason(%Error{type: "ModuleNotFoundError"}), do: :module_not_found
   defp reason(%Error{type: "ValueError", message: message}), do: {:invalid_input, message}
   defp reason(%Error{type: "TimeoutError"}), do: :python_timeout
-  # The message may say more than Python knew (DSPex.Python.call/3).
+
+  # The message may say more than Python knew, see explain_missing_model/2 in DSPex.Python.Call.Operation.
   defp reason(%Error{details: details, message: message}),
     do: {:python_error, Map.put(details, "message", message)}
 
@@ -349,7 +353,7 @@ defmodule DSPex.LLM.Adapters.Python do
         not is_atom(adapter.pool) or adapter.pool == nil ->
           {:error, "expected the name of a pool at pool, got #{inspect(adapter.pool)}"}
 
-        not CallOptions.timeout?(adapter.timeout) ->
+        not Timeout.valid?(adapter.timeout) ->
           {:error,
            "expected a positive number of milliseconds or :infinity at timeout, got #{inspect(adapter.timeout)}"}
 

@@ -53,11 +53,11 @@ defmodule DSPex.LLM.Adapters.PythonTest do
   end
 
   describe "generate/3" do
-    test "has Predict and question -> answer as defaults", %{adapter: adapter} do
+    test "uses Predict and question -> answer by default", %{adapter: adapter} do
       assert {:ok, %Prediction{names: ["answer"]}} = Adapter.generate(adapter, "Why?")
     end
 
-    test "fills the first input by text, and fields by name", %{adapter: adapter} do
+    test "fills the first input with text, and fields by name", %{adapter: adapter} do
       options = [signature: "text -> summary"]
       assert {:ok, by_text} = Adapter.generate(adapter, @context, options)
       assert {:ok, by_name} = Adapter.generate(adapter, %{text: @context}, options)
@@ -72,11 +72,11 @@ defmodule DSPex.LLM.Adapters.PythonTest do
     test "takes a conversation", %{adapter: adapter} do
       messages = [%{role: "system", content: "Be short."}, %{role: :user, content: "Why?"}]
       assert {:ok, prediction} = Adapter.generate(adapter, messages)
-      # The embedded model takes what it is given for the text to answer from.
+      # The embedded model answers from the text of its inputs.
       assert prediction[:answer] == "system: Be short."
     end
 
-    test "builds a signature from its parts", %{adapter: adapter} do
+    test "builds a signature from inputs, outputs and instructions", %{adapter: adapter} do
       options = [
         inputs: ["context", "question"],
         outputs: ["answer", "year: int"],
@@ -93,7 +93,7 @@ defmodule DSPex.LLM.Adapters.PythonTest do
       assert prediction[:year] == 1147
     end
 
-    test "joins instructions to a signature in either form", %{adapter: adapter} do
+    test "adds instructions to a signature of either form", %{adapter: adapter} do
       for signature <- [
             "question -> size: Literal['->', 'b']",
             %{inputs: ["question"], outputs: ["size: Literal['->', 'b']"]}
@@ -109,7 +109,7 @@ defmodule DSPex.LLM.Adapters.PythonTest do
       assert message =~ "signature"
     end
 
-    test "puts the options of a call over those of the adapter" do
+    test "prefers the options of a call to those of the adapter" do
       adapter = %Adapters.Python{
         module_config: %{module: "dspy.ChainOfThought", request_id: "adapter"}
       }
@@ -127,13 +127,13 @@ defmodule DSPex.LLM.Adapters.PythonTest do
       assert prediction.reasoning
     end
 
-    test "gives the same in both formats", %{adapter: adapter} do
+    test "returns the same in both formats", %{adapter: adapter} do
       assert {:ok, native} = Adapter.generate(adapter, "Why?")
       assert {:ok, json} = Adapter.generate(%{adapter | serialization_format: :json}, "Why?")
       assert json.fields == native.fields
     end
 
-    test "names each kind of error", %{adapter: adapter} do
+    test "returns a reason for each kind of error", %{adapter: adapter} do
       assert {:error, :module_not_found} =
                Adapter.generate(adapter, "Why?", module: "dspy.Predcit")
 
@@ -152,20 +152,20 @@ defmodule DSPex.LLM.Adapters.PythonTest do
       assert message =~ "expected a prompt as text, a map of inputs or a list of messages, got 42"
     end
 
-    test "tells what JSON cannot carry", %{adapter: adapter} do
+    test "reports a value that JSON cannot carry", %{adapter: adapter} do
       adapter = %{adapter | serialization_format: :json}
       assert {:error, {:invalid_input, message}} = Adapter.generate(adapter, %{question: <<255>>})
       assert message =~ "JSON cannot carry a binary that is not UTF-8, at argument [2].question"
     end
 
-    test "tells of a pool that is not there", %{adapter: adapter} do
+    test "reports a missing pool", %{adapter: adapter} do
       assert {:error, {:python_error, %{"kind" => "pool_not_found", "message" => message}}} =
                Adapter.generate(%{adapter | pool: :nonesuch}, "Why?")
 
       assert message =~ "there is no pool :nonesuch; write config :dspex"
     end
 
-    test "tells of a pool without a model what to write" do
+    test "reports a pool without a model, with the remedy" do
       pool = start_pool!(model: nil)
 
       assert {:error, {:python_error, %{"kind" => "lm_not_configured", "message" => message}}} =
@@ -174,7 +174,7 @@ defmodule DSPex.LLM.Adapters.PythonTest do
       assert message =~ "has no language model; write config"
     end
 
-    test "takes the timeout of the adapter and of the call" do
+    test "respects the timeout of the adapter and of the call" do
       pool = start_pool!()
       {:ok, _pong} = DSPex.Python.ping(nil, pool: pool)
       signal(pool, "STOP")
@@ -202,7 +202,7 @@ defmodule DSPex.LLM.Adapters.PythonTest do
       assert {:status, %{"stage" => "module", "name" => "dspy.ChainOfThought"}} = hd(events)
     end
 
-    test "does nothing before it is enumerated, and emits an error", %{adapter: adapter} do
+    test "makes no call before it is enumerated, and emits an error", %{adapter: adapter} do
       assert {:ok, stream} = Adapter.stream(%{adapter | pool: :nonesuch}, "Why?")
       assert [{:error, {:python_error, %{"kind" => "pool_not_found"}}}] = Enum.to_list(stream)
       assert {:error, {:invalid_input, _message}} = Adapter.stream(adapter, 42)
@@ -228,14 +228,14 @@ defmodule DSPex.LLM.Adapters.PythonTest do
   end
 
   describe "validate_config/1" do
-    test "accepts what works", %{adapter: adapter} do
+    test "accepts a working adapter", %{adapter: adapter} do
       assert Adapter.validate_config(adapter) == :ok
 
       assert Adapter.validate_config(%{adapter | timeout: :infinity, serialization_format: :json}) ==
                :ok
     end
 
-    test "names what is wrong", %{adapter: adapter} do
+    test "names the wrong field", %{adapter: adapter} do
       for {change, part} <- [
             {%{pool: :nonesuch}, "there is no pool :nonesuch"},
             {%{pool: "general"}, ~s|expected the name of a pool at pool, got "general"|},
@@ -252,7 +252,7 @@ defmodule DSPex.LLM.Adapters.PythonTest do
       end
     end
 
-    test "names a pool without a model, and one whose model cannot be configured" do
+    test "reports a pool without a model, and a model that cannot be configured" do
       without = start_pool!(model: nil)
 
       assert {:error, {:invalid_config, message}} =
@@ -300,7 +300,7 @@ defmodule DSPex.LLM.Adapters.PythonTest do
   end
 
   describe "programs" do
-    test "may be given as a struct, whose pool counts", %{adapter: adapter} do
+    test "may be structs, whose pool is used", %{adapter: adapter} do
       assert {:ok, program} = Adapters.Python.create_program(adapter, "question -> answer")
       assert program.pool == :general
 
@@ -310,7 +310,7 @@ defmodule DSPex.LLM.Adapters.PythonTest do
                })
     end
 
-    test "that are not there are an error", %{adapter: adapter} do
+    test "that do not exist are an error", %{adapter: adapter} do
       assert {:error, {:python_error, %{"kind" => "program_not_found"}}} =
                Adapters.Python.execute_program(adapter, "p-none", %{question: "Why?"})
 
@@ -319,7 +319,7 @@ defmodule DSPex.LLM.Adapters.PythonTest do
     end
   end
 
-  describe "messages and content" do
+  describe "messages" do
     test "make a prompt", %{adapter: adapter} do
       assert Adapter.format_messages(adapter, [%{role: :user, content: "Why?"}]) == {:ok, "Why?"}
 
@@ -330,7 +330,7 @@ defmodule DSPex.LLM.Adapters.PythonTest do
              ]) == {:ok, "user: Why?\nassistant: Because.\nuser: And?"}
     end
 
-    test "that are wrong are named", %{adapter: adapter} do
+    test "that are wrong are named in the error", %{adapter: adapter} do
       assert {:error, {:invalid_input, message}} =
                Adapter.format_messages(adapter, [%{role: :user, content: "a"}, %{role: :user}])
 
@@ -341,7 +341,7 @@ defmodule DSPex.LLM.Adapters.PythonTest do
                Adapter.format_messages(adapter, [])
     end
 
-    test "are found in a prediction", %{adapter: adapter} do
+    test "extract_content/2 finds the main output of a prediction", %{adapter: adapter} do
       prediction = Prediction.from_term(%{"reasoning" => "r", "summary" => "s"})
       assert Adapter.extract_content(adapter, prediction) == {:ok, "s"}
 
@@ -350,7 +350,7 @@ defmodule DSPex.LLM.Adapters.PythonTest do
     end
   end
 
-  test "takes modules that run modules, with the default signature where they have none", %{
+  test "takes modules that run modules, with the default signature if they have none", %{
     adapter: adapter
   } do
     best = %{
@@ -373,7 +373,7 @@ defmodule DSPex.LLM.Adapters.PythonTest do
     assert prediction[:result] == 6
   end
 
-  test "says what it can do", %{adapter: adapter} do
+  test "lists its capabilities", %{adapter: adapter} do
     assert %{streaming: true, batch: true, modules: modules} = Adapter.capabilities(adapter)
     assert {:ok, offered} = DSPex.Python.list_modules()
     assert Enum.sort(modules) == Enum.sort(offered)

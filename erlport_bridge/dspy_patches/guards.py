@@ -1,0 +1,160 @@
+"""Compare what DSPy is with what a patch expects of it, by name and fingerprint."""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from types import FunctionType, ModuleType
+from typing import Any, Final
+
+_HEX_DIGITS: Final = 12
+_HEADER: Final = ("@", "def ", "async def ")
+_END_OF_HEADER: Final = (")", "]", "}")
+
+
+class NotFoundError(LookupError):
+    """DSPy has no such name; the text says which."""
+
+
+class Place:
+    """An attribute of a module or class of DSPy.
+
+    Args:
+        name: ``module:attribute`` or ``module:Class.attribute``. Several, separated by ``|``, are tried in turn: a name
+            that another version of DSPy has elsewhere.
+
+    Raises:
+        NotFoundError: DSPy has none of the names.
+    """
+
+    def __init__(self, name: str) -> None:
+        for one in name.split(" | "):
+            module, _, path = one.partition(":")
+            *classes, self.attribute = path.split(".")
+            try:
+                owner: Any = importlib.import_module(module)
+                for cls in classes:
+                    owner = getattr(owner, cls)
+            except (ImportError, AttributeError):
+                continue
+            if _has(owner, self.attribute):
+                self.owner = owner
+                return
+        raise NotFoundError(f"DSPy has no {name}")
+
+    def value(self) -> Any:
+        """Return the value of the attribute.
+
+        Raises:
+            NotFoundError: The owner has no such attribute.
+        """
+        try:
+            return getattr(self.owner, self.attribute)
+        except AttributeError:
+            raise NotFoundError(f"{self.owner.__name__} has no {self.attribute}") from None
+
+    def set(self, value: Any) -> None:
+        """Replace the value of the attribute."""
+        setattr(self.owner, self.attribute, value)
+
+
+def _has(owner: Any, attribute: str) -> bool:
+    if isinstance(owner, type):
+        return hasattr(owner, attribute)
+    # A module may make an attribute when it is read: `dspy.cache` must not be read here.
+    return attribute in vars(owner) or "__getattr__" in vars(owner)
+
+
+def fingerprint(value: object) -> str:
+    """Return what identifies a value across Python versions.
+
+    Returns:
+        Of a function, a hash of its source, call signature and decorators included. Of a class or module, its name. Of
+        any other value, its ``repr``.
+
+    Raises:
+        OSError: The source of a function cannot be read.
+
+    >>> fingerprint(dict)
+    'class builtins.dict'
+    >>> fingerprint([1])
+    '[1]'
+    """
+    if isinstance(value, FunctionType):
+        return hashlib.sha256(source_of(value).encode()).hexdigest()[:_HEX_DIGITS]
+    if isinstance(value, type):
+        return f"class {value.__module__}.{value.__qualname__}"
+    if isinstance(value, ModuleType):
+        return f"module {value.__name__}"
+    return repr(value)
+
+
+def source_of(function: FunctionType) -> str:
+    """Return the source of a function, found by indentation: ``inspect.getsource`` parses, which takes far longer.
+
+    Raises:
+        OSError: The source cannot be read.
+    """
+    lines = _lines(function.__code__.co_filename)
+    first = function.__code__.co_firstlineno - 1
+    if first >= len(lines):
+        raise OSError(f"the source of {function.__qualname__} is not in its file")
+    indentation = _indentation(lines[first])
+    taken = []
+    in_header = True
+    for line in lines[first:]:
+        text = line.strip()
+        if text and _indentation(line) <= indentation and not text.startswith(_END_OF_HEADER):
+            if not (in_header and text.startswith(_HEADER)):
+                break
+            in_header = text.startswith("@")
+        taken.append(line.rstrip())
+    return "\n".join(taken).rstrip()
+
+
+# The table goes from file to file. More would stay in memory for as long as the process lives.
+@functools.lru_cache(maxsize=2)
+def _lines(file: str) -> list[str]:
+    return Path(file).read_text(encoding="utf-8", errors="replace").splitlines()
+
+
+def _indentation(line: str) -> int:
+    return len(line) - len(line.lstrip())
+
+
+def difference(expected: Mapping[str, tuple[str, ...]]) -> str | None:
+    """Return the first difference between DSPy and what is expected of it, as a sentence; ``None`` without any.
+
+    Args:
+        expected: The accepted fingerprints of each name.
+    """
+    for name, accepted in expected.items():
+        try:
+            found = fingerprint(Place(name).value())
+        except NotFoundError as error:
+            return str(error)
+        except OSError:
+            return f"the source of {name} cannot be read"
+        if found not in accepted:
+            return f"{name} is not the one that is known here (its fingerprint is {found})"
+    return None
+
+
+def has_private_name(place: str, name: str) -> bool:
+    """Tell whether DSPy has a private name at a place.
+
+    Args:
+        place: ``module:attribute``, or ``module:Class`` whose functions use the name of their objects.
+        name: The attribute.
+    """
+    try:
+        found = Place(place).value()
+    except NotFoundError:
+        return False
+    if not isinstance(found, type):
+        return True
+    functions = [item for cls in found.__mro__ for item in vars(cls).values() if isinstance(item, FunctionType)]
+    return hasattr(found, name) or any(name in function.__code__.co_names for function in functions)

@@ -1,0 +1,91 @@
+"""Replace the names of DSPy that the table lists, where DSPy is as the table expects it."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Final
+
+import dspy
+
+from erlport_bridge.dspy_patches.guards import Place, difference
+from erlport_bridge.dspy_patches.patch import PROVIDED, Make, Patch
+from erlport_bridge.dspy_patches.table import PATCHES
+from erlport_bridge.errors import OperationError
+
+_log = logging.getLogger(__name__)
+
+
+class Seam:
+    """The patches of this process: which are installed, and which are left out and why.
+
+    Args:
+        patches: The table.
+
+    Attributes:
+        patches: The same, by name.
+        originals: What DSPy has at each target of each installed patch; ``None`` where it is not read.
+        reasons: Why each other patch is left out.
+    """
+
+    def __init__(self, patches: tuple[Patch, ...]) -> None:
+        self.patches = {patch.name: patch for patch in patches}
+        self.originals: dict[str, dict[str, Any]] = {}
+        self.reasons: dict[str, str] = {}
+
+    def install(self) -> None:
+        """Install every patch whose replacements the table has; those that are installed stay."""
+        for patch in self.patches.values():
+            if PROVIDED not in patch.targets.values():
+                self._install(patch, {})
+
+    def provide(self, name: str, make: Make) -> None:
+        """Install a patch whose replacement a higher package has.
+
+        Args:
+            name: Of the patch.
+            make: Returns the replacement, given what DSPy has.
+        """
+        patch = self.patches[name]
+        self._install(patch, dict.fromkeys(patch.targets, make))
+
+    def left_out(self) -> list[str]:
+        """Return a line for each patch that does not fit this DSPy."""
+        return [f"{name}: {reason}; {self.patches[name].without}" for name, reason in self.reasons.items()]
+
+    def require(self, name: str, feature: str) -> None:
+        """Refuse a feature that is not safe or not right without a patch.
+
+        Args:
+            name: Of the patch.
+            feature: What needs it, as the subject of a sentence in the plural.
+
+        Raises:
+            OperationError: Of kind ``missing_dependency``: the patch is left out, or not installed yet.
+        """
+        if name not in self.originals:
+            reason = self.reasons.get(name, "it is not installed")
+            message = f"{feature} are refused: the patch {name} does not fit DSPy {dspy.__version__}: {reason}"
+            raise OperationError("missing_dependency", message)
+
+    def _install(self, patch: Patch, provided: dict[str, Make]) -> None:
+        if patch.name in self.originals or patch.name in self.reasons:
+            return
+        reason = difference(patch.expects)
+        if reason is not None:
+            self.reasons[patch.name] = reason
+            _log.warning("DSPy %s: left out the patch %s: %s; %s", dspy.__version__, patch.name, reason, patch.without)
+            return
+        originals = {}
+        for target, given in patch.targets.items():
+            make = given or provided[target]
+            place = Place(target)
+            originals[target] = place.value() if target in patch.expects else None
+            place.set(make(originals[target]))
+        self.originals[patch.name] = originals
+
+
+seam: Final = Seam(PATCHES)
+install = seam.install
+provide = seam.provide
+left_out = seam.left_out
+require = seam.require

@@ -1,0 +1,346 @@
+"""All names of DSPy that are replaced, and all private ones that are used: what an upgrade of DSPy has to look at.
+
+``make compat DSPY=3.5.0`` says which of them fit another version. A fingerprint that has changed is a reason to read
+what DSPy does now; if the patch is right for it, the new fingerprint is added beside the others.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import dspy
+
+from erlport_bridge.dspy_patches import content_markers
+from erlport_bridge.dspy_patches.callback_dispatch import chosen_once, quick_inspect
+from erlport_bridge.dspy_patches.model_lookup import model_info
+from erlport_bridge.dspy_patches.optimizer_threads import carrying_context
+from erlport_bridge.dspy_patches.patch import PROVIDED, Patch, PrivateName
+from erlport_bridge.dspy_patches.signature_fields import fields_with_type
+from erlport_bridge.dspy_patches.system_message import kept
+from erlport_bridge.dspy_patches.type_adapters import type_adapter
+from erlport_bridge.dspy_patches.written_numbers import plain_values, reader
+
+_PARSE_VALUE: Final = ("deab72e8f8f6",)
+# Of 3.4.0, and of 3.4.1.
+_MODEL_INFO: Final = ("c4ac8d136ae2", "824a524b1bda")
+
+PATCHES: Final[tuple[Patch, ...]] = (
+    Patch(
+        name="type_adapters",
+        why="DSPy builds a pydantic.TypeAdapter for each value that it writes or reads: 40 to 90 us each.",
+        since="3.4.0",
+        until="DSPy keeps its adapters",
+        without="values are written and read slower",
+        targets={"dspy.adapters.utils:TypeAdapter": lambda _: type_adapter},
+        expects={
+            "dspy.adapters.utils:TypeAdapter": ("class pydantic.type_adapter.TypeAdapter",),
+            # What is called of an adapter, and with what type.
+            "dspy.adapters.utils:parse_value": _PARSE_VALUE,
+            "dspy.adapters.utils:serialize_for_json": ("9f973d719f45", "70ccb3b2f3f5"),
+        },
+    ),
+    Patch(
+        name="signature_fields",
+        why="Each request looks through the fields of its signature 20 times, by Pydantic's slow model_fields.",
+        since="3.4.0",
+        until="DSPy keeps the fields by type, or reads __pydantic_fields__",
+        without="requests are prepared slower",
+        targets={"dspy.signatures.signature:SignatureMeta._get_fields_with_type": lambda _: fields_with_type},
+        expects={"dspy.signatures.signature:SignatureMeta._get_fields_with_type": ("06ca0180707f",)},
+    ),
+    Patch(
+        name="system_message",
+        why="DSPy words what a model is told of a signature again for each request: a seventh of its work.",
+        since="3.4.0",
+        until="DSPy keeps the message of a signature",
+        without="requests are prepared slower",
+        targets={"dspy.adapters.base:Adapter.format_system_message": kept},
+        expects={
+            "dspy.adapters.base:Adapter.format_system_message": ("3c9124250904",),
+            # These depend on nothing but the signature, of which the docstring and json_schema_extra can change.
+            "dspy.adapters.chat_adapter:ChatAdapter.format_field_description": ("67e8b6d4c307",),
+            "dspy.adapters.chat_adapter:ChatAdapter.format_field_structure": ("0105747904c8",),
+            "dspy.adapters.chat_adapter:ChatAdapter.format_task_description": ("544683a93621",),
+            "dspy.adapters.json_adapter:JSONAdapter.format_field_description": ("67e8b6d4c307",),
+            "dspy.adapters.json_adapter:JSONAdapter.format_field_structure": ("d66ddd7cfaf2",),
+            "dspy.adapters.json_adapter:JSONAdapter.format_task_description": ("544683a93621",),
+            "dspy.adapters.xml_adapter:XMLAdapter.format_field_description": ("67e8b6d4c307",),
+            "dspy.adapters.xml_adapter:XMLAdapter.format_field_structure": ("e7cbd1244857",),
+            "dspy.adapters.xml_adapter:XMLAdapter.format_task_description": ("544683a93621",),
+            "dspy.adapters.utils:get_field_description_string": ("1116dd8e2ed0",),
+            "dspy.adapters.utils:translate_field_type": ("0947b4184499",),
+        },
+    ),
+    Patch(
+        name="model_lookup",
+        why="Each request looks up its model three times among 5,000 entries: half a millisecond if it is not there.",
+        since="3.4.0",
+        until="DSPy keeps what it found",
+        without="requests are prepared and priced slower",
+        targets={
+            "dspy.clients.capabilities:model_info": lambda _: model_info,
+            "dspy.clients.costs:model_info": lambda _: model_info,
+        },
+        expects={
+            "dspy.clients.capabilities:model_info": _MODEL_INFO,
+            "dspy.clients.costs:model_info": _MODEL_INFO,
+            "dspy.clients.model_metadata:_load": ("0de047741adf",),
+            # They only read the map, which is the same each time.
+            "dspy.clients.capabilities:_capabilities": ("6f21fab85400",),
+            "dspy.clients.costs:_estimate_cost": ("440f31de6b09",),
+        },
+    ),
+    Patch(
+        name="callback_choice",
+        why="DSPy goes through its classes for each callback of each call: half a millisecond for a stream.",
+        since="3.4.0",
+        until="DSPy chooses quicker",
+        without="streams and other calls with callbacks are slower",
+        targets={
+            "dspy.utils.callback:_get_on_start_handler": chosen_once,
+            "dspy.utils.callback:_get_on_end_handler": chosen_once,
+        },
+        expects={
+            "dspy.utils.callback:_get_on_start_handler": ("80a5316735b9",),
+            "dspy.utils.callback:_get_on_end_handler": ("e051f4ede482",),
+        },
+    ),
+    Patch(
+        name="callback_arguments",
+        why="inspect.getcallargs finds out for each call how a function names its parameters.",
+        since="3.4.0",
+        until="DSPy keeps the parameters of a function",
+        without="streams and other calls with callbacks are slower",
+        targets={"dspy.utils.callback:inspect": quick_inspect},
+        expects={
+            "dspy.utils.callback:inspect": ("module inspect",),
+            "dspy.utils.callback:with_callbacks": ("336518a6b8f5",),
+        },
+    ),
+    Patch(
+        name="written_numbers",
+        why="DSPy reads JSON by way of floats, where a Decimal loses the digits that the model wrote.",
+        since="3.4.0",
+        until="DSPy reads a Decimal from the text of its number",
+        without="decimals have no more digits than a float",
+        targets={
+            "dspy.adapters.utils:json_repair": reader,
+            "dspy.adapters.json_adapter:json_repair": reader,
+            "dspy.adapters.chat_adapter:parse_value": plain_values,
+            "dspy.adapters.json_adapter:parse_value": plain_values,
+            "dspy.adapters.xml_adapter:parse_value": plain_values,
+            "dspy.predict.rlm:parse_value": plain_values,
+            "dspy.predict.flex.bridge:parse_value": plain_values,
+        },
+        expects={
+            "dspy.adapters.utils:json_repair": ("module json_repair",),
+            "dspy.adapters.json_adapter:json_repair": ("module json_repair",),
+            "dspy.adapters.chat_adapter:parse_value": _PARSE_VALUE,
+            "dspy.adapters.json_adapter:parse_value": _PARSE_VALUE,
+            "dspy.adapters.xml_adapter:parse_value": _PARSE_VALUE,
+            "dspy.predict.rlm:parse_value": _PARSE_VALUE,
+            "dspy.predict.flex.bridge:parse_value": _PARSE_VALUE,
+            # Whatever json_repair gives goes through parse_value.
+            "dspy.adapters.json_adapter:JSONAdapter.parse": ("99f098a2ae7d",),
+        },
+    ),
+    Patch(
+        name="native_response_types",
+        why="DSPy takes Citations out of Anthropic's prompt: they would come with documents of its own form only.",
+        since="3.4.0",
+        until="DSPy can be told the native types of all its adapters, its fallback to JSON among them",
+        without="outputs of the type dspy.Citations are refused",
+        targets={"dspy.adapters.base:_DEFAULT_NATIVE_RESPONSE_TYPES": lambda _: [dspy.Reasoning]},
+        expects={
+            "dspy.adapters.base:_DEFAULT_NATIVE_RESPONSE_TYPES": (
+                "[<class 'dspy.adapters.types.citation.Citations'>, <class 'dspy.adapters.types.reasoning.Reasoning'>]",
+            ),
+            "dspy.adapters.base:Adapter.__init__": ("8545d49094d9",),
+        },
+    ),
+    Patch(
+        name="content_markers",
+        why="DSPy makes a content part of what stands between two markers, also in text that a model or a tool wrote.",
+        since="3.4.0",
+        until="DSPy keeps content parts apart from text",
+        without="images, audio and files are refused, so that no text can pose as one",
+        targets={
+            "dspy.adapters.types.base_type:CUSTOM_TYPE_START_IDENTIFIER": lambda _: content_markers.SECRET_START,
+            "dspy.adapters.types.base_type:CUSTOM_TYPE_END_IDENTIFIER": lambda _: content_markers.SECRET_END,
+            "dspy.adapters._legacy_type_markers:CUSTOM_TYPE_START_IDENTIFIER": lambda _: content_markers.SECRET_START,
+            "dspy.adapters._legacy_type_markers:CUSTOM_TYPE_END_IDENTIFIER": lambda _: content_markers.SECRET_END,
+        },
+        expects={
+            "dspy.adapters.types.base_type:CUSTOM_TYPE_START_IDENTIFIER": (repr(content_markers.PUBLIC_START),),
+            "dspy.adapters.types.base_type:CUSTOM_TYPE_END_IDENTIFIER": (repr(content_markers.PUBLIC_END),),
+            "dspy.adapters._legacy_type_markers:CUSTOM_TYPE_START_IDENTIFIER": (repr(content_markers.PUBLIC_START),),
+            "dspy.adapters._legacy_type_markers:CUSTOM_TYPE_END_IDENTIFIER": (repr(content_markers.PUBLIC_END),),
+            # The one that writes the markers, and those that find them.
+            "dspy.adapters.types.base_type:Type.serialize_model": ("d0e1da93279c",),
+            "dspy.adapters.types.base_type:split_message_content_for_custom_types": ("ec97fb601637",),
+            "dspy.adapters._legacy_type_markers:_expand_legacy_custom_type_markers_in_chat_message": ("5e8d3860c573",),
+            "dspy.adapters._legacy_type_markers:_marker_pattern": ("26b5861baa08",),
+        },
+    ),
+    Patch(
+        name="response_cache",
+        why="The keys of DSPy's cache leave out the API key and the address, so that two tenants would share answers.",
+        since="3.4.0",
+        until="DSPy's keys include whom a request goes to",
+        without="models with cache: true are refused",
+        targets={"dspy:cache": PROVIDED},
+        expects={
+            # `dspy.cache` itself is not read: that would make a cache on the disk.
+            "dspy:__getattr__": ("2c1c8e3d8a1d",),
+            "dspy.clients:configure_cache": ("591dbc7b48d8",),
+            "dspy.clients.cache:Cache.cache_key": ("eed58d3ff913",),
+            "dspy.clients.cache:Cache.get": ("bd3ac6c0f60c",),
+            "dspy.clients.cache:Cache.put": ("4fac2b3fa011",),
+            "dspy.clients.execution:_cached": ("e7e7559905c7",),
+            "dspy.clients.execution:_store": ("b211e8cb1f4d",),
+        },
+    ),
+    Patch(
+        name="sandbox_signature",
+        why="Code in the sandbox may have a module built; DSPy imports whatever a type of its signature is named like.",
+        since="3.4.0",
+        until="DSPy imports nothing for the text of a signature",
+        without="calls of modules that code in the sandbox builds are refused, and with them dspy.RLM and dspy.Flex",
+        targets={
+            "dspy.primitives.facade:_resolve_signature | dspy.predict.flex.bridge:_resolve_signature": PROVIDED,
+        },
+        expects={
+            "dspy.primitives.facade:_resolve_signature | dspy.predict.flex.bridge:_resolve_signature": (
+                "fdb3a601e083",
+            ),
+            "dspy.primitives.facade:SIGNATURE_MARKER | dspy.predict.flex.bridge:SIGNATURE_MARKER": ("'__dspy_sig__'",),
+            "dspy.primitives.facade:CONSTRUCT_TOOL | dspy.predict.flex.bridge:CONSTRUCT_TOOL": (
+                "'__dspy_construct__'",
+            ),
+            "dspy.primitives.facade:FacadeInvocation._build_predictor"
+            " | dspy.predict.flex.bridge:BridgeRuntime._build_predictor": ("cf042c0bcc49", "eced00a9243f"),
+        },
+    ),
+    Patch(
+        name="sandbox_inputs",
+        why="DSPy puts what code in the sandbox passes on into prompts as it is, markers of content parts too.",
+        since="3.4.0",
+        until="DSPy keeps content parts apart from text",
+        without="calls of modules that code in the sandbox builds are refused, and with them dspy.RLM and dspy.Flex",
+        targets={
+            "dspy.primitives.facade:restore_custom_types | dspy.predict.flex.bridge:_restore_custom_types": PROVIDED,
+        },
+        expects={
+            "dspy.primitives.facade:restore_custom_types | dspy.predict.flex.bridge:_restore_custom_types": (
+                "be3399d921a5",
+                "9d589871546f",
+            ),
+            "dspy.primitives.facade:FacadeInvocation.call | dspy.predict.flex.bridge:_Invocation.call": (
+                "ca0cc8138f19",
+                "903e9932a327",
+            ),
+        },
+    ),
+    Patch(
+        name="optimizer_threads",
+        why="The threads of DSPy's optimizers do not know for which call they work.",
+        since="3.4.0",
+        until="DSPy runs its threads in a copy of the context",
+        without="optimizers are refused: what they ask of models would not be counted",
+        targets={"dspy.utils.parallelizer:ParallelExecutor._wrap_function": carrying_context},
+        expects={
+            "dspy.utils.parallelizer:ParallelExecutor._wrap_function": ("f40e3a43b5d6",),
+            "dspy.utils.parallelizer:ParallelExecutor.execute": ("4384fd76ed18",),
+        },
+    ),
+    Patch(
+        name="program_source",
+        why="DSPy shows the models of MIPROv2 the source of a program's class: ours, for a program that is data.",
+        since="3.4.0",
+        until="DSPy asks a program for its source",
+        without="MIPROv2 proposes instructions without the program's code",
+        targets={"dspy.propose.grounded_proposer:get_dspy_source_code": PROVIDED},
+        expects={
+            "dspy.propose.grounded_proposer:get_dspy_source_code": ("ed00555562e7",),
+        },
+    ),
+    Patch(
+        name="class_source",
+        why="As program_source, for the models of SIMBA.",
+        since="3.4.0",
+        until="DSPy asks a program for its source",
+        without="SIMBA improves programs by demos alone",
+        targets={"dspy.teleprompt.simba_utils:inspect": PROVIDED},
+        expects={
+            "dspy.teleprompt.simba_utils:inspect": ("module inspect",),
+            "dspy.teleprompt.simba_utils:append_a_rule": ("461c38837e45",),
+        },
+    ),
+)
+
+PRIVATE_NAMES: Final[tuple[PrivateName, ...]] = (
+    PrivateName(
+        name="_load",
+        place="dspy.clients.model_metadata:_load",
+        used_in=("dspy_patches/model_lookup.py",),
+        why="what is known of models, which is loaded once: what was kept of another load is not used",
+    ),
+    PrivateName(
+        name="__dspy_field_type",
+        place="dspy.signatures.signature:SignatureMeta._get_fields_with_type",
+        used_in=("dspy_patches/signature_fields.py",),
+        why="says in a field's json_schema_extra whether it is an input or an output",
+    ),
+    PrivateName(
+        name="_vendor",
+        place="dspy._vendor.lm15.serde:request_to_dict",
+        used_in=("programs/models/elixir_model.py",),
+        why="the form of a request that a function of Elixir gets",
+    ),
+    PrivateName(
+        name="_providers",
+        place="dspy:LM",
+        used_in=("programs/models/bridge_lm.py",),
+        why="declares a provider for one model; DSPy's registry would keep it for all, with its address and headers",
+    ),
+    PrivateName(
+        name="__dspy_sig__",
+        place="dspy.primitives.facade:SIGNATURE_MARKER | dspy.predict.flex.bridge:SIGNATURE_MARKER",
+        used_in=("programs/sandbox/facade.py",),
+        why="marks a signature with instructions that code in the sandbox wrote",
+    ),
+    PrivateName(
+        name="__dspy_construct__",
+        place="dspy.primitives.facade:CONSTRUCT_TOOL | dspy.predict.flex.bridge:CONSTRUCT_TOOL",
+        used_in=("programs/sandbox/facade.py",),
+        why="the tool by which code in the sandbox has a module built",
+    ),
+    PrivateName(
+        name="_tools_registered",
+        place="dspy:PythonInterpreter",
+        used_in=("programs/sandbox/interpreter.py",),
+        why="has the interpreter register its tools again, for a sandbox that was started before its call",
+    ),
+    PrivateName(
+        name="_store",
+        place="dspy:Example",
+        used_in=("programs/values/results.py",),
+        why="the fields of an example or a prediction, also those whose names begin with dspy_",
+    ),
+    PrivateName(
+        name="_completions",
+        place="dspy:Prediction",
+        used_in=("programs/execution/prediction_terms.py",),
+        why="the completions of a prediction; None of one that was not made from the answer of a model",
+    ),
+    PrivateName(
+        name="_set_num_trials_from_num_candidates",
+        place="dspy:MIPROv2",
+        used_in=("optimizing/optimizers.py",),
+        why="DSPy's own number of trials where the caller gives the number of candidates alone",
+    ),
+)
+
+#: Modules whose functions DSPy hands to threads, and which return within 20 us, or with what a cache on the disk has:
+#: preparing a request, and looking up what its model can do. They wait for nobody.
+QUICK_MODULES: Final = ("dspy.clients.execution", "dspy.clients.capabilities")

@@ -1,0 +1,29 @@
+"""Keep the ``TypeAdapter`` of each type, which DSPy builds for every value that it writes and reads.
+
+Pydantic's documentation says of a ``TypeAdapter`` that it should be made once; it takes 40 to 90 microseconds.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import pydantic
+
+_adapter_of_class = functools.lru_cache(maxsize=512)(pydantic.TypeAdapter)
+
+
+@functools.lru_cache(maxsize=512)
+def _adapter_of_form(annotation: Any, _text: str) -> pydantic.TypeAdapter[Any]:
+    return pydantic.TypeAdapter(annotation)
+
+
+def type_adapter(annotation: Any) -> pydantic.TypeAdapter[Any]:
+    """Return the adapter of a type, as ``pydantic.TypeAdapter`` does; the same one each time if it can be hashed."""
+    try:
+        if isinstance(annotation, type):
+            return _adapter_of_class(annotation)
+        # By its text too: `int | str` and `str | int` are equal, and are read differently.
+        return _adapter_of_form(annotation, repr(annotation))
+    except TypeError:  # it cannot be hashed
+        return pydantic.TypeAdapter(annotation)

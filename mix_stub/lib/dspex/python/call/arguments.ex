@@ -1,0 +1,65 @@
+defmodule DSPex.Python.Call.Arguments do
+  @moduledoc false
+
+  # Converts the arguments of operations to the form that Python takes. Python refuses wrong arguments itself.
+
+  alias DSPex.Program
+  alias DSPex.Python.Call.CallOptions
+  alias DSPex.Python.{Error, Pool}
+
+  @doc """
+  Returns the session, the id and the options of a call of a program.
+  """
+  @spec program_target(Program.t() | String.t(), CallOptions.t()) ::
+          {String.t() | nil, term(), CallOptions.t()}
+  def program_target(%Program{} = program, options) do
+    options = CallOptions.put_new(%{options | pool: program.pool}, :version, program.version)
+    {program.session_id, program.id, options}
+  end
+
+  def program_target(program_id, options) do
+    # Without a session, Python finds the program by its id, which is unique in the pool.
+    {session_id, options} = CallOptions.pop(options, :session_id)
+    {session_id, program_id, options}
+  end
+
+  @doc """
+  Converts inputs to a map.
+  """
+  @spec python_inputs(term()) :: term()
+  def python_inputs([{name, _value} | _rest] = inputs) when is_atom(name), do: Map.new(inputs)
+  def python_inputs(inputs), do: inputs
+
+  @doc """
+  Converts a list of inputs to a list of maps.
+  """
+  @spec python_inputs_list(term()) :: term()
+  def python_inputs_list(inputs) when is_list(inputs), do: Enum.map(inputs, &python_inputs/1)
+  def python_inputs_list(other), do: other
+
+  @doc """
+  Converts the spec of a program, with its model in Python's form.
+  """
+  @spec python_spec(term(), atom()) :: {:ok, term()} | {:error, Error.t()}
+  def python_spec(spec, pool) do
+    spec = if spec != [] and Keyword.keyword?(spec), do: Map.new(spec), else: spec
+
+    case is_map(spec) and CallOptions.with_models(spec, Pool.caller(pool)) do
+      false ->
+        {:ok, spec}
+
+      {:ok, spec, []} ->
+        {:ok, spec}
+
+      {:ok, _spec, _callbacks} ->
+        message =
+          "expected no function of Elixir at spec.lm, which would have to outlive the call; configure it for the " <>
+            "program's session: DSPex.Python.configure_lm(:elixir, function, session_id: …)"
+
+        {:error, Error.new(:input, message, %{"path" => "spec.lm"})}
+
+      {:error, _error} = error ->
+        error
+    end
+  end
+end

@@ -1,0 +1,139 @@
+defmodule DSPex.Python.Call.EventStream do
+  @moduledoc false
+
+  # Makes a lazy stream of the events of one call that runs in Python. Three processes take part:
+  #
+  #     the reader   enumerates the stream; gets messages from the relay only, and acknowledges events to Python
+  #     the relay    gets Python's events and the call's answer; ends with the reader
+  #     the caller   waits for the call's answer, linked to the relay; its end cancels the call
+  #
+  # The relay keeps the reader's mailbox clean: when a stream is halted, the relay ends first, and then all that it has
+  # sent can be removed. No link leads to the reader, which may trap exits.
+
+  alias DSPex.Python.{Error, Pool}
+
+  @default_buffer 64
+  @max_buffer 10_000
+  # An acknowledgement takes a millisecond. A Python that does not answer it ends the call anyway.
+  @ack_timeout 5_000
+
+  @enforce_keys [:relay, :monitor, :ref, :pool, :ack_every]
+  defstruct [:relay, :monitor, :ref, :pool, :ack_every, taken: 0]
+
+  @typedoc "Makes the call. Takes the pid and the reference for Python's events."
+  @type call :: (pid(), reference() -> {:ok, term()} | {:error, Error.t()})
+
+  @doc """
+  Returns the stream of a call: `{:event, map}` for each event, at last the call's result.
+
+  `call` runs in a process of its own. It begins when the first element is requested, and is killed when the stream is
+  halted.
+  """
+  @spec new(atom(), pos_integer(), call()) :: Enumerable.t()
+  def new(pool, buffer, call) do
+    Stream.resource(fn -> start(pool, buffer, call) end, &next/1, &stop/1)
+  end
+
+  @doc """
+  Returns the limit for unacknowledged events, the option `:buffer`; raises for a wrong value.
+  """
+  @spec buffer!(map()) :: pos_integer()
+  def buffer!(options) do
+    case Map.get(options, :buffer, @default_buffer) do
+      buffer when is_integer(buffer) and buffer in 1..@max_buffer ->
+        buffer
+
+      other ->
+        raise ArgumentError, "expected :buffer from 1 to #{@max_buffer}, got #{inspect(other)}"
+    end
+  end
+
+  defp start(pool, buffer, call) do
+    reader = self()
+    ref = make_ref()
+    # As in Task: libraries find the process that started the work, such as a test, by `$callers`.
+    callers = [reader | Process.get(:"$callers", [])]
+
+    {relay, monitor} =
+      spawn_monitor(fn ->
+        Process.put(:"$callers", callers)
+        relay(reader, ref, callers, call)
+      end)
+
+    # Half of the buffer, so that the next events come while these are acknowledged.
+    ack_every = div(buffer + 1, 2)
+    %__MODULE__{relay: relay, monitor: monitor, ref: ref, pool: pool, ack_every: ack_every}
+  end
+
+  defp relay(reader, ref, callers, call) do
+    Process.monitor(reader)
+    relay = self()
+
+    spawn_link(fn ->
+      Process.put(:"$callers", callers)
+      send(relay, {ref, :result, call.(relay, ref)})
+    end)
+
+    relay_on(reader, ref)
+  end
+
+  defp relay_on(reader, ref) do
+    receive do
+      {:dspex_stream, ^ref, event} ->
+        send(reader, {ref, {:event, event}})
+        relay_on(reader, ref)
+
+      # All events have come already: the owner of the port sends them before the answer.
+      {^ref, :result, result} ->
+        send(reader, {ref, {:result, result}})
+
+      {:DOWN, _monitor, :process, ^reader, _reason} ->
+        # Ends the linked process too.
+        exit(:shutdown)
+    end
+  end
+
+  defp next(:ended), do: {:halt, :ended}
+
+  defp next(%{ref: ref, monitor: monitor} = state) do
+    receive do
+      {^ref, {:event, event}} ->
+        {[{:event, event}], taken(state)}
+
+      {^ref, {:result, result}} ->
+        stop(state)
+        {[result], :ended}
+
+      {:DOWN, ^monitor, :process, _relay, reason} ->
+        error = Error.new(:internal, "the stream has ended: #{Exception.format_exit(reason)}")
+        {[{:error, error}], :ended}
+    end
+  end
+
+  defp taken(%{taken: taken, ack_every: ack_every} = state) when taken + 1 < ack_every,
+    do: %{state | taken: taken + 1}
+
+  defp taken(state) do
+    # An error here is ignored: the call itself returns an error then.
+    _answer = Pool.call(state.pool, :stream_ack, [state.ref, state.taken + 1], @ack_timeout)
+    %{state | taken: 0}
+  end
+
+  defp stop(:ended), do: :ok
+
+  defp stop(%{relay: relay, monitor: monitor, ref: ref}) do
+    Process.exit(relay, :kill)
+
+    receive do
+      {:DOWN, ^monitor, :process, _relay, _reason} -> flush(ref)
+    end
+  end
+
+  defp flush(ref) do
+    receive do
+      {^ref, _message} -> flush(ref)
+    after
+      0 -> :ok
+    end
+  end
+end

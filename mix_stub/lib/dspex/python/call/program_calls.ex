@@ -1,0 +1,167 @@
+defmodule DSPex.Python.Call.ProgramCalls do
+  @moduledoc false
+
+  # Creates, executes, evaluates, compiles and stores programs. DSPex.Python documents each function.
+
+  import DSPex.Python.Call.Arguments
+
+  alias DSPex.{Prediction, Program}
+  alias DSPex.Python.Call.{CallOptions, Operation, ProgressLine, Results}
+  alias DSPex.Python.Error
+
+  @typep program :: Program.t() | String.t()
+  @typep result(value) :: {:ok, value} | {:error, Error.t()}
+
+  @doc """
+  Creates a program in a session.
+  """
+  @spec create(term(), CallOptions.t()) :: result(Program.t())
+  def create(spec, options) do
+    with {:ok, spec} <- python_spec(spec, options.pool),
+         {:ok, term} <- Operation.call(:create_program, [spec, options.python], options),
+         do: {:ok, Program.from_term(term, options.pool)}
+  end
+
+  @doc """
+  Executes a program once.
+  """
+  @spec execute(program(), term(), CallOptions.t()) :: result(Prediction.t())
+  def execute(program, inputs, options) do
+    with {:ok, term} <-
+           execute_operation(:execute_program, program, python_inputs(inputs), options),
+         do: {:ok, Prediction.from_term(term)}
+  end
+
+  @doc """
+  Returns a lazy stream of the pieces of the answer.
+  """
+  @spec stream(program(), term(), CallOptions.t()) :: Enumerable.t()
+  def stream(program, inputs, options) do
+    :stream_program
+    |> stream_operation(program, python_inputs(inputs), options)
+    |> Stream.map(&Results.stream_element/1)
+  end
+
+  @doc """
+  Executes a program once for each element of a list.
+  """
+  @spec execute_batch(program(), term(), CallOptions.t()) :: result([result(Prediction.t())])
+  def execute_batch(program, inputs_list, options) do
+    inputs_list = python_inputs_list(inputs_list)
+
+    with {:ok, terms} <- execute_operation(:execute_program_batch, program, inputs_list, options),
+         do: {:ok, Enum.map(terms, &Results.batch_result/1)}
+  end
+
+  @doc """
+  Executes a program for each example and scores its predictions. The option `:progress` shows each score at once.
+  """
+  @spec evaluate(program(), term(), term(), CallOptions.t()) :: result(map())
+  def evaluate(program, examples, metric, options) do
+    {progress, options} = CallOptions.pop(options, :progress)
+
+    if progress in [nil, false] do
+      options = CallOptions.put(options, :metric, metric)
+      examples = python_inputs_list(examples)
+
+      with {:ok, report} <- execute_operation(:evaluate_program, program, examples, options),
+           do: {:ok, Results.evaluation(report)}
+    else
+      program |> stream_evaluate(examples, metric, options) |> ProgressLine.follow(progress)
+    end
+  end
+
+  @doc """
+  Returns a lazy stream of the scores, and at last the evaluation.
+  """
+  @spec stream_evaluate(program(), term(), term(), CallOptions.t()) :: Enumerable.t()
+  def stream_evaluate(program, examples, metric, options) do
+    options = CallOptions.put(options, :metric, metric)
+
+    :stream_evaluate
+    |> stream_operation(program, python_inputs_list(examples), options)
+    |> Stream.map(&Results.evaluation_element/1)
+  end
+
+  @doc """
+  Improves a program by examples. The option `:progress` shows each score at once.
+  """
+  @spec compile(program(), term(), CallOptions.t()) :: result(Program.t())
+  def compile(program, trainset, options) do
+    {progress, options} = CallOptions.pop(options, :progress)
+
+    if progress in [nil, false] do
+      examples = python_inputs_list(trainset)
+
+      with {:ok, term} <- execute_operation(:compile_program, program, examples, options),
+           do: {:ok, Program.from_term(term, pool(program, options))}
+    else
+      last = program |> stream_compile(trainset, options) |> ProgressLine.follow(progress)
+      with {:program, compiled} <- last, do: {:ok, compiled}
+    end
+  end
+
+  @doc """
+  Returns a lazy stream of the scores, and at last the program.
+  """
+  @spec stream_compile(program(), term(), CallOptions.t()) :: Enumerable.t()
+  def stream_compile(program, trainset, options) do
+    pool = pool(program, options)
+
+    :stream_compile
+    |> stream_operation(program, python_inputs_list(trainset), options)
+    |> Stream.map(&Results.compile_element(&1, pool))
+  end
+
+  @doc """
+  Returns a program as JSON text.
+  """
+  @spec dump(program(), CallOptions.t()) :: result(String.t())
+  def dump(program, options), do: look_up(:dump_program, program, options)
+
+  @doc """
+  Makes a program from the text of `dump/2`.
+  """
+  @spec load(String.t(), CallOptions.t()) :: result(Program.t())
+  def load(text, options) do
+    spec = Map.take(options.python, [:session_id, :lm, :allow_urls])
+
+    with {:ok, python_options} <- python_spec(spec, options.pool),
+         {:ok, term} <- Operation.call(:load_program, [text, python_options], options),
+         do: {:ok, Program.from_term(term, options.pool)}
+  end
+
+  @doc """
+  Describes a program.
+  """
+  @spec describe(program(), CallOptions.t()) :: result(map())
+  def describe(program, options), do: look_up(:describe_program, program, options)
+
+  @doc """
+  Deletes a program with all of its versions.
+  """
+  @spec delete(program(), CallOptions.t()) :: result(map())
+  def delete(program, options) do
+    {session_id, program_id, options} = program_target(program, options)
+    Operation.call(:delete_program, [session_id, program_id], options)
+  end
+
+  defp execute_operation(operation, program, argument, options) do
+    {session_id, program_id, options} = program_target(program, options)
+    Operation.execute(operation, session_id, [program_id, argument], options)
+  end
+
+  defp stream_operation(operation, program, argument, options) do
+    {session_id, program_id, options} = program_target(program, options)
+    Operation.stream(operation, session_id, [program_id, argument], options)
+  end
+
+  defp look_up(operation, program, options) do
+    {session_id, program_id, options} = program_target(program, options)
+    args = [session_id, program_id, Map.take(options.python, [:version])]
+    Operation.call(operation, args, options)
+  end
+
+  defp pool(%Program{pool: pool}, _options), do: pool
+  defp pool(_program_id, options), do: options.pool
+end

@@ -1,0 +1,129 @@
+defmodule DSPex.Python.Functions.Invocation do
+  @moduledoc false
+
+  # Runs a registered function once. Two processes take part: one waits for the result, the time limit and the end of the
+  # registration; the other runs the function, and may be killed at any moment.
+
+  require Logger
+
+  alias DSPex.Python.Functions.CallbackRegistry
+
+  # A language model reads the sentence, and each word of it costs tokens.
+  @max_characters 200
+
+  @doc """
+  Calls a registered function and returns `{:ok, finish.(result)}`, or one sentence about what went wrong. `finish` is
+  called in the process of the function.
+
+  `{:ok, value}` from the function counts as `value`; `{:error, reason}` is a failure.
+  """
+  @spec run(term(), term(), (term() -> finished)) :: {:ok, finished} | {:error, String.t()}
+        when finished: term()
+  def run(id, arguments, finish) do
+    with true <- is_binary(id) and is_map(arguments),
+         {:ok, running, callback} <- CallbackRegistry.begin(id) do
+      answer = run_within_limits(callback, arguments, finish, running)
+      CallbackRegistry.finished(running)
+      answer
+    else
+      _not_registered -> {:error, "there is no such function any more: the call has ended"}
+    end
+  end
+
+  defp run_within_limits(callback, arguments, finish, running) do
+    waiting = self()
+    answered = make_ref()
+    work = fn -> send(waiting, {answered, result(callback, arguments, finish)}) end
+    {pid, monitor} = spawn_monitor(work)
+
+    # A function is killed when the registry ends: without the registry, the end of the call would go unnoticed.
+    registry = Process.monitor(CallbackRegistry)
+
+    answer =
+      receive do
+        {^answered, answer} ->
+          answer
+
+        {:DOWN, ^monitor, :process, _pid, reason} ->
+          {:error, ended(reason)}
+
+        {:ended, ^running} ->
+          {:given_up, "the call that it was made for has ended"}
+
+        {:DOWN, ^registry, :process, _pid, _reason} ->
+          {:given_up, "the registry of functions has ended"}
+      after
+        callback.timeout -> {:given_up, "no answer within #{callback.timeout} ms"}
+      end
+
+    Process.demonitor(registry, [:flush])
+
+    case answer do
+      {:given_up, message} ->
+        Process.exit(pid, :kill)
+        discard(monitor, answered)
+        {:error, message}
+
+      answer ->
+        Process.demonitor(monitor, [:flush])
+        answer
+    end
+  end
+
+  # Takes an answer out of the mailbox that was sent at the last moment; none can come after the end of its sender.
+  defp discard(monitor, answered) do
+    receive do
+      {:DOWN, ^monitor, :process, _pid, _reason} -> :ok
+    end
+
+    receive do
+      {^answered, _late} -> :ok
+    after
+      0 -> :ok
+    end
+  end
+
+  defp result(callback, arguments, finish) do
+    Process.put(:"$callers", [callback.owner])
+
+    try do
+      case callback.function.(arguments) do
+        {:ok, value} -> {:ok, finish.(value)}
+        {:error, reason} -> {:error, reason |> text() |> sentence()}
+        value -> {:ok, finish.(value)}
+      end
+    catch
+      kind, reason ->
+        Logger.error(
+          "the function #{inspect(callback.name)}, called by python, failed: " <>
+            Exception.format(kind, reason, __STACKTRACE__)
+        )
+
+        {:error, kind |> failure(reason, __STACKTRACE__) |> sentence()}
+    end
+  end
+
+  defp failure(:error, reason, stacktrace),
+    do: :error |> Exception.normalize(reason, stacktrace) |> Exception.message()
+
+  defp failure(:throw, value, _stacktrace), do: "it threw #{shown(value)}"
+  defp failure(:exit, reason, _stacktrace), do: ended(reason)
+
+  defp ended(:killed), do: "it was killed"
+  defp ended(reason), do: sentence("it exited: #{shown(reason)}")
+
+  defp text(reason) when is_binary(reason), do: reason
+  defp text(reason) when is_exception(reason), do: Exception.message(reason)
+  defp text(reason), do: shown(reason)
+
+  defp shown(term), do: inspect(term, limit: 10, printable_limit: @max_characters)
+
+  defp sentence(text) do
+    text = if String.valid?(text), do: text, else: inspect(text)
+
+    case text |> String.split() |> Enum.join(" ") do
+      "" -> "it failed without a message"
+      line -> String.slice(line, 0, @max_characters)
+    end
+  end
+end

@@ -1,0 +1,179 @@
+defmodule DSPex.Python.Functions.Model do
+  @moduledoc false
+
+  # Reads a language model as it is written in Elixir, and returns it in the form that Python takes.
+
+  alias DSPex.Python.{Error, ModelFunction}
+  alias DSPex.Python.Functions.Callback
+
+  @type t :: nil | provider() | {provider(), keyword() | map()} | {:elixir, ModelFunction.t()}
+  @type provider :: atom() | String.t()
+
+  @doc """
+  Checks the form of a model. The message never shows the value of an option, which may be a key.
+  """
+  @spec validate(t()) :: :ok | {:error, String.t()}
+  def validate({elixir, function})
+      when elixir in [:elixir, "elixir"] and is_function(function, 1),
+      do: :ok
+
+  def validate({elixir, {module, name}})
+      when elixir in [:elixir, "elixir"] and is_atom(module) and is_atom(name),
+      do: :ok
+
+  def validate({provider, options})
+      when not is_nil(provider) and (is_atom(provider) or is_binary(provider)) do
+    if is_map(options) or Keyword.keyword?(options) do
+      :ok
+    else
+      {:error,
+       "expected the options of the model #{inspect(provider)} as a keyword list or a map"}
+    end
+  end
+
+  def validate(model) when is_boolean(model), do: unexpected()
+  def validate(model) when is_atom(model) or is_binary(model), do: :ok
+  def validate(_model), do: unexpected()
+
+  @doc """
+  Returns the provider and the options for `configure_lm`, and the functions that Python must be able to call as long as
+  the model is configured. Each `{:system, variable}` is read from the environment.
+
+  `pool_call` calls an operation of the pool; model functions send their pieces by it.
+  """
+  @spec resolve(t(), ModelFunction.pool_call() | nil) ::
+          {:ok, {provider(), map()}, [Callback.t()]} | {:error, Error.t()}
+  def resolve({elixir, options}, pool_call) when elixir in [:elixir, "elixir"] do
+    with {:ok, options, callback} <- ModelFunction.read(options, pool_call),
+         {:ok, options, callbacks} <- with_fallbacks(options, pool_call),
+         do: {:ok, {:elixir, options}, [callback | callbacks]}
+  end
+
+  def resolve({provider, options}, pool_call) do
+    with {:ok, options} <- read_all(provider, options),
+         {:ok, options, callbacks} <- with_fallbacks(options, pool_call),
+         do: {:ok, {provider, options}, callbacks}
+  end
+
+  def resolve(elixir, pool_call) when elixir in [:elixir, "elixir"],
+    do: resolve({:elixir, []}, pool_call)
+
+  def resolve(provider, _pool_call), do: {:ok, {provider, %{}}, []}
+
+  defp with_fallbacks(options, pool_call) do
+    key = Enum.find([:fallbacks, "fallbacks"], &is_list(options[&1]))
+
+    if key do
+      with {:ok, models, callbacks} <- all_for_call(options[key], pool_call),
+           do: {:ok, Map.put(options, key, models), callbacks}
+    else
+      {:ok, options, []}
+    end
+  end
+
+  defp read_all(provider, options) do
+    options
+    |> Enum.reduce_while({:ok, %{}}, fn {name, value}, {:ok, resolved} ->
+      case read(value) do
+        {:ok, value} -> {:cont, {:ok, Map.put(resolved, name, value)}}
+        {:missing, variable} -> {:halt, {:error, unset(provider, name, variable)}}
+      end
+    end)
+  end
+
+  @doc """
+  Checks the model that was given to `DSPex.Python.configure_lm/3`.
+  """
+  @spec checked(term(), term()) :: {:ok, t()} | {:error, Error.t()}
+  def checked({_provider, _options} = model, none) when none in [[], %{}], do: checked(model)
+  def checked(provider, options), do: checked({provider, options})
+
+  @doc """
+  Returns the model of one call in Python's form, and the functions that Python must be able to call during the call.
+
+  Python's form is a name, a map with `:provider`, or a list of these. Python refuses what is not a model.
+  """
+  @spec for_call(term(), ModelFunction.pool_call() | nil) ::
+          {:ok, term(), [Callback.t()]} | {:error, Error.t()}
+  def for_call({_provider, _options} = model, pool_call) do
+    with {:ok, model} <- checked(model),
+         {:ok, {provider, options}, callbacks} <- resolve(model, pool_call),
+         do: {:ok, Map.put(options, :provider, provider), callbacks}
+  end
+
+  # A list of models: each is the fallback model of the one before. `[openai: …, anthropic: …]` is such a list; a keyword
+  # list with a `:provider` is one model.
+  def for_call([_one | _more] = models, pool_call) do
+    cond do
+      List.improper?(models) -> {:ok, models, []}
+      Keyword.keyword?(models) and models[:provider] != nil -> one_for_call(models, pool_call)
+      true -> all_for_call(models, pool_call)
+    end
+  end
+
+  def for_call(lm, pool_call), do: one_for_call(lm, pool_call)
+
+  defp one_for_call(lm, pool_call) do
+    if (is_map(lm) and not is_struct(lm)) or (lm != [] and Keyword.keyword?(lm)) do
+      options = Map.new(lm)
+      provider = options[:provider] || options["provider"]
+
+      with {:ok, {_provider, options}, callbacks} <- resolve({provider, options}, pool_call),
+           do: {:ok, options, callbacks}
+    else
+      {:ok, lm, []}
+    end
+  end
+
+  defp all_for_call(models, pool_call) do
+    Enum.reduce_while(models, {:ok, [], []}, fn model, {:ok, found, callbacks} ->
+      case for_call(model, pool_call) do
+        {:ok, model, more} -> {:cont, {:ok, [model | found], callbacks ++ more}}
+        error -> {:halt, error}
+      end
+    end)
+    |> case do
+      {:ok, found, callbacks} -> {:ok, Enum.reverse(found), callbacks}
+      error -> error
+    end
+  end
+
+  @doc """
+  Returns a model as an example for messages.
+  """
+  @spec example() :: String.t()
+  def example, do: ~S|{:openai, model: "gpt-4o-mini", api_key: {:system, "OPENAI_API_KEY"}}|
+
+  defp checked({nil, _options}) do
+    message = "expected a provider such as :openai, or #{example()}, got nil"
+    {:error, Error.new(:input, message, %{"path" => "provider"})}
+  end
+
+  defp checked(model) do
+    case validate(model) do
+      :ok -> {:ok, model}
+      {:error, message} -> {:error, Error.new(:input, message, %{"path" => "provider"})}
+    end
+  end
+
+  defp unexpected do
+    {:error, "expected :embedded, {provider, options} such as #{example()}, or nil"}
+  end
+
+  defp read({:system, variable}) when is_binary(variable) do
+    case System.fetch_env(variable) do
+      {:ok, value} -> {:ok, value}
+      :error -> {:missing, variable}
+    end
+  end
+
+  defp read(value), do: {:ok, value}
+
+  defp unset(provider, name, variable) do
+    Error.new(
+      :lm_not_configured,
+      "the environment variable #{inspect(variable)} for #{name} of the model #{inspect(provider)} is not set",
+      %{"provider" => to_string(provider)}
+    )
+  end
+end

@@ -1,0 +1,192 @@
+defmodule DSPex.Python.Tool do
+  @moduledoc """
+  Reads the tools of `dspy.ReAct`, `dspy.ReActV2`, `dspy.CodeAct`, `dspy.RLM` and `dspy.Flex`: Python tools by name, and
+  Elixir functions.
+
+      DSPex.Python.execute_module("dspy.ReAct", "question -> answer", %{question: "How many bolts are in stock?"},
+        tools: [
+          %{
+            name: "stock",
+            description: "How many pieces of an article are in stock",
+            parameters: %{article: {:string, "its name, in the singular"}},
+            function: fn %{"article" => article} -> Warehouse.count(article) end
+          },
+          "calculator"
+        ]
+      )
+
+  ## Keys of an Elixir function
+
+    * `:name` - letters, digits and `_`
+    * `:description` - what the tool is for: the language model chooses by it
+    * `:parameters` - the function's parameters; none by default. A map (or keyword list) of names, see below, or a JSON
+      schema with string keys (`%{"type" => "object", "properties" => …}`, without `$ref`)
+    * `:function` - takes one map with string keys: the model's arguments, and defaults for missing ones
+    * `:timeout` - the longest time of an invocation in ms; as long as the call by default
+
+  ## Parameters
+
+  A parameter is a type, `{type, description}`, or `{type, options}`. Types are `:string`, `:integer`, `:number`,
+  `:boolean`, `:object`, `:array`, `{:array, type}` and `:any`. Options are `:description`, `:enum`, `:minimum`, `:maximum`,
+  `:default` (for an argument that is left out) and `optional: true` (it may be missing in the map).
+
+  Arguments are checked before the function is called. Text for a number or a boolean is converted.
+
+  ## Results
+
+  The model reads the function's result: text, numbers, lists, maps, dates, … `{:ok, value}` counts as `value`;
+  `{:error, reason}` is a failure. The model gets one sentence (`Error in stock: …`) and continues after a failure, an
+  exception, a timeout, or a result that it cannot read (a pid, a function, a binary that is not UTF-8). Exceptions are
+  logged with their stacktrace.
+
+  The function runs in a process of its own, several at the same time for concurrent calls (see
+  `DSPex.Python.Callbacks`). It may call `DSPex.Python` itself, also for the same pool. It can be called only during the
+  call, so a stored program takes names only.
+  """
+
+  alias DSPex.Python.Error
+  alias DSPex.Python.Functions.Callback
+  alias DSPex.Python.Wire.Timeout
+
+  @keys [:name, :description, :parameters, :function, :timeout]
+  @types [:string, :integer, :number, :boolean, :object, :array]
+  @options [:description, :enum, :minimum, :maximum, :default, :optional]
+
+  @type type ::
+          :string | :integer | :number | :boolean | :object | :array | {:array, type()} | :any
+  @type parameter :: type() | {type(), String.t()} | {type(), keyword()}
+  @type parameters :: %{(atom() | String.t()) => parameter()} | keyword(parameter()) | map()
+  @type t :: String.t() | atom() | map() | keyword()
+
+  @doc """
+  Reads the tools at `path` of a call: returns them in Python's form, and the Elixir functions among them.
+
+  Python refuses a value that is not a list, and wrong names, descriptions and schemas.
+
+      iex> tool = %{name: "now", description: "The time", function: fn %{} -> "noon" end}
+      iex> {:ok, ["calculator", %{name: "now", callback: id}], [%{id: id}]} = DSPex.Python.Tool.read(["calculator", tool])
+      iex> {:error, error} = DSPex.Python.Tool.read([%{tool | function: "now"}])
+      iex> error.message
+      "expected a function of one argument at opts.tools[0].function, got \\"now\\""
+  """
+  @spec read(term(), String.t()) :: {:ok, term(), [Callback.t()]} | {:error, Error.t()}
+  def read(tools, path \\ "opts.tools")
+
+  def read(tools, path) when is_list(tools) do
+    if List.improper?(tools), do: throw({:tool, path, "a list of tools", tools})
+
+    {tools, callbacks} =
+      tools
+      |> Enum.with_index(fn tool, index -> read_tool(tool, "#{path}[#{index}]") end)
+      |> Enum.unzip()
+
+    {:ok, tools, Enum.reject(callbacks, &is_nil/1)}
+  catch
+    {:tool, path, expected, got} ->
+      message = "expected #{expected} at #{path}, got #{inspect(got, limit: 5)}"
+      {:error, Error.new(:input, message, %{"path" => path})}
+  end
+
+  def read(other, _path), do: {:ok, other, []}
+
+  @doc false
+  # Returns the JSON schema of parameters; raises `ArgumentError` for a wrong one.
+  def json_schema!(parameters) do
+    schema(parameters, "parameters")
+  catch
+    {:tool, path, expected, got} ->
+      raise ArgumentError, "expected #{expected} at #{path}, got #{inspect(got, limit: 5)}"
+  end
+
+  defp read_tool([_first | _rest] = tool, path) do
+    # A charlist is a name.
+    if Keyword.keyword?(tool), do: tool |> Map.new() |> read_tool(path), else: {tool, nil}
+  end
+
+  defp read_tool(tool, path) when is_map(tool) and not is_struct(tool) do
+    tool = Map.new(tool, fn {key, value} -> {known_key!(key, @keys, path), value} end)
+    function = tool[:function]
+
+    if not is_function(function, 1),
+      do: throw({:tool, "#{path}.function", "a function of one argument", function})
+
+    timeout = Map.get(tool, :timeout, :infinity)
+
+    if not Timeout.valid?(timeout),
+      do: throw({:tool, "#{path}.timeout", "a time limit in ms or :infinity", timeout})
+
+    callback = Callback.new(tool[:name], function, timeout)
+
+    described = %{
+      name: tool[:name],
+      description: tool[:description],
+      parameters: schema(Map.get(tool, :parameters, %{}), "#{path}.parameters"),
+      callback: callback.id
+    }
+
+    {described, callback}
+  end
+
+  defp read_tool(name, _path), do: {name, nil}
+
+  defp known_key!(key, known, path) do
+    Enum.find(known, &(&1 == key or Atom.to_string(&1) == key)) ||
+      throw({:tool, path, "only the keys #{Enum.map_join(known, ", ", &inspect/1)}", key})
+  end
+
+  # Returns a JSON schema unchanged, or makes one from the short form.
+  defp schema(%{"type" => type} = schema, _path) when is_binary(type), do: schema
+  defp schema(%{"properties" => properties} = schema, _path) when is_map(properties), do: schema
+
+  defp schema(parameters, path) do
+    if not is_map(parameters) and not Keyword.keyword?(parameters),
+      do: throw({:tool, path, "a map of parameters", parameters})
+
+    read =
+      for {name, parameter} <- parameters do
+        name = if is_atom(name), do: Atom.to_string(name), else: name
+        {property, optional?} = property(parameter, "#{path}.#{shown_name(name)}")
+        {name, property, optional?}
+      end
+
+    %{
+      "type" => "object",
+      "properties" => Map.new(read, fn {name, property, _optional?} -> {name, property} end),
+      "required" => for({name, _property, false} <- read, do: name)
+    }
+  end
+
+  # Returns the schema of one parameter, and whether it is optional.
+  defp property({:array, type}, path) when is_atom(type) or is_tuple(type),
+    do: {type_schema({:array, type}, path), false}
+
+  defp property({type, description}, path) when is_binary(description),
+    do: {Map.put(type_schema(type, path), "description", description), false}
+
+  defp property({type, options}, path) do
+    if not Keyword.keyword?(options),
+      do: throw({:tool, path, "a description or a keyword list in {type, …}", options})
+
+    options = Map.new(options, fn {key, value} -> {known_key!(key, @options, path), value} end)
+
+    {optional?, options} = Map.pop(options, :optional, is_map_key(options, :default))
+    named = Map.new(options, fn {key, value} -> {Atom.to_string(key), value} end)
+    {Map.merge(type_schema(type, path), named), optional? == true}
+  end
+
+  defp property(type, path), do: {type_schema(type, path), false}
+
+  defp type_schema(:any, _path), do: %{}
+  defp type_schema(type, _path) when type in @types, do: %{"type" => Atom.to_string(type)}
+
+  defp type_schema({:array, type}, path),
+    do: %{"type" => "array", "items" => type_schema(type, path)}
+
+  defp type_schema(other, path) do
+    types = Enum.map_join(@types, ", ", &inspect/1)
+    throw({:tool, path, "a type (#{types}, :any or {:array, type})", other})
+  end
+
+  defp shown_name(name) when is_binary(name), do: name
+  defp shown_name(name), do: inspect(name)
+end

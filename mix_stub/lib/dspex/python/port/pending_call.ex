@@ -1,0 +1,15 @@
+defmodule DSPex.Python.Port.PendingCall do
+  @moduledoc false
+
+  # A call that waits for its answer. `tag` is the first element of the answer, or {:startup, operation} for the calls
+  # that the owner of the port makes itself. `sent?` tells whether the port has taken the call.
+
+  @enforce_keys [:tag, :caller, :sent?]
+  defstruct @enforce_keys
+
+  @type t :: %__MODULE__{
+          tag: reference() | {:startup, atom()},
+          caller: pid(),
+          sent?: boolean()
+        }
+end

@@ -1,0 +1,64 @@
+defmodule DSPex.Python.Call.CallOptionsTest do
+  use ExUnit.Case, async: true
+
+  alias DSPex.Python.Call.CallOptions
+  alias DSPex.Python.Wire.Timeout
+
+  test "are a keyword list or a map with atom keys" do
+    for options <- [[timeout: 5, n: 2], %{timeout: 5, n: 2}] do
+      assert CallOptions.to_map!(options) == %{timeout: 5, n: 2}
+      assert CallOptions.new!(options) == %CallOptions{timeout: 5, python: %{n: 2}}
+    end
+
+    assert CallOptions.new!([]) == CallOptions.new!(%{})
+  end
+
+  test "raise in any other form, and the message shows no value, which may be a key" do
+    for {options, got} <- [
+          {%{"timeout" => "sk-1"}, ~s|the key "timeout"|},
+          {[{"timeout", "sk-1"}], ~s|the key "timeout"|},
+          {[1], "a list with an element that is no option"},
+          {:fast, ":fast"},
+          {"dspy.Predict", ~s|"dspy.Predict"|},
+          {nil, "nil"},
+          {1..2, "1..2"}
+        ] do
+      for read <- [&CallOptions.new!/1, &CallOptions.to_map!/1] do
+        error = assert_raise ArgumentError, fn -> read.(options) end
+
+        assert error.message ==
+                 "expected options as a keyword list or a map with atom keys, got " <> got
+      end
+    end
+  end
+
+  test "have a timeout that Erlang's timers take" do
+    # A longer timeout once crashed the owner of the port, and with it all calls.
+    for timeout <- [0, -1, 1.5, "5", nil, 4_294_967_296, 10_000_000_000_000] do
+      refute Timeout.valid?(timeout)
+      assert_raise ArgumentError, ~r/timeout/, fn -> CallOptions.new!(%{timeout: timeout}) end
+    end
+
+    for timeout <- [1, 4_294_967_295, :infinity] do
+      assert CallOptions.new!(%{timeout: timeout}).timeout == timeout
+    end
+
+    assert CallOptions.new!([]).timeout == 30_000
+    assert CallOptions.new!([], :infinity).timeout == :infinity
+    assert CallOptions.new!([timeout: 5], :infinity).timeout == 5
+  end
+
+  test "name a pool by an atom" do
+    assert CallOptions.new!([]).pool == :general
+
+    for pool <- [nil, "p", 1],
+        do: assert_raise(ArgumentError, ~r/:pool/, fn -> CallOptions.new!(pool: pool) end)
+  end
+
+  test "are sent to Python without those that Elixir uses" do
+    options = CallOptions.new!(%{pool: :p, serialization_format: :json, timeout: 5, n: 2})
+    assert CallOptions.for_execution(options) == {:ok, %{timeout: 5, n: 2}, []}
+    assert CallOptions.for_execution(%{options | timeout: :infinity}) == {:ok, %{n: 2}, []}
+    assert options.python == %{n: 2}
+  end
+end

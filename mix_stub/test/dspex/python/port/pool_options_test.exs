@@ -1,0 +1,58 @@
+defmodule DSPex.Python.Port.PoolOptionsTest do
+  use ExUnit.Case, async: true
+
+  alias DSPex.Python.Pool
+  alias DSPex.Python.Port.PoolOptions
+
+  test "have defaults, except the name" do
+    options = PoolOptions.new!(name: :reports)
+    assert {options.python, options.python_path, options.preload} == {"python3", [], []}
+    assert options.model.() == nil
+  end
+
+  test "raise an error that names the mistake, the pool and the known options" do
+    for {options, message} <- [
+          {[name: :p, modle: 1],
+           "unknown option :modle of pool :p; known are :name, :python, :python_path, :model, :modules, :preload, :start_timeout, :heartbeat, :max_stuck, :drain_timeout"},
+          {[name: :p, max_stuck: -1],
+           "expected 0 or a positive integer for the option :max_stuck of pool :p, got -1"},
+          {[name: :p, drain_timeout: :infinity],
+           "expected a number of milliseconds for the option :drain_timeout of pool :p, got :infinity"},
+          {[python: "python3"], "expected the option :name of a pool to be an atom, got nil"},
+          {[name: :p, python: 3], "expected a path for the option :python of pool :p, got 3"},
+          {[name: :p, preload: "tools"],
+           ~S|expected a list of strings for the option :preload of pool :p, got "tools"|},
+          {[name: :p, start_timeout: 0],
+           "expected a positive number of milliseconds for the option :start_timeout of pool :p, got 0"},
+          # Longer than Erlang's timers: it would crash the owner of the port at each start.
+          {[name: :p, start_timeout: 10_000_000_000_000],
+           "expected a positive number of milliseconds for the option :start_timeout of pool :p, got 10000000000000"},
+          {%{name: :p}, "expected the options of a pool as a keyword list"}
+        ] do
+      assert_raise ArgumentError, message, fn -> PoolOptions.new!(options) end
+      assert_raise ArgumentError, message, fn -> Pool.child_spec(options) end
+    end
+  end
+
+  test "take every form of a model" do
+    for model <- [nil, :embedded, "openai", {:openai, model: "m"}, {"openai", %{model: "m"}}] do
+      assert PoolOptions.new!(name: :p, model: model).model.() == model
+    end
+  end
+
+  test "refuse a wrong model without showing it" do
+    for model <- [true, 1, {:openai, "sk-secret-1"}, {1, model: "m"}, ["sk-secret-1"]] do
+      error = assert_raise ArgumentError, fn -> PoolOptions.new!(name: :p, model: model) end
+      assert error.message =~ "in the option :model of pool :p"
+      refute error.message =~ "secret"
+    end
+  end
+
+  test "hide the model's key from all that prints" do
+    specification =
+      Pool.child_spec(name: :p, model: {:openai, model: "m", api_key: "sk-secret-1"})
+
+    refute inspect(specification, limit: :infinity, structs: false) =~ "secret"
+    refute :io_lib.format("~tp", [specification]) |> to_string() =~ "secret"
+  end
+end

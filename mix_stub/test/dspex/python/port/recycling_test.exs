@@ -1,0 +1,243 @@
+defmodule DSPex.Python.Port.RecyclingTest do
+  use ExUnit.Case, async: true
+
+  import DSPex.TestPython
+  import ExUnit.CaptureLog
+
+  alias DSPex.{ModelServer, Python}
+  alias DSPex.Python.Error
+
+  @moduletag :tmp_dir
+  @qa "question -> answer"
+
+  # A tool that blocks in C, so that an exception does not end it before something is written to the pipe.
+  @application """
+  import os
+  from erlport_bridge.programs.tools import offer
+
+  read, write = os.pipe()
+
+  @offer
+  def stock(article: str) -> str:
+      "How many pieces of an article are in stock."
+      open(os.path.join(os.path.dirname(__file__), "begun"), "w").close()
+      os.read(read, 1)
+      return "7"
+  """
+
+  setup %{tmp_dir: folder} do
+    File.write!(Path.join(folder, "shop.py"), @application)
+
+    {:ok,
+     options: [python_path: [folder], preload: ["shop"], max_stuck: 0], url: ModelServer.start!()}
+  end
+
+  # Leaves a thread stuck, which the pool does not allow.
+  defp block(pool, folder) do
+    call =
+      Task.async(fn ->
+        Python.execute_module("dspy.ReAct", @qa, "How many bolts are in stock?",
+          pool: pool,
+          lm: :embedded,
+          tools: ["stock"],
+          request_id: "r-1"
+        )
+      end)
+
+    eventually(fn -> File.exists?(Path.join(folder, "begun")) end)
+    assert Python.cancel("r-1", pool: pool) == {:ok, 1}
+    assert {:error, %Error{kind: :cancelled}} = Task.await(call)
+  end
+
+  defp ask(pool, question, options),
+    do: Python.execute_module("dspy.Predict", @qa, question, [pool: pool] ++ options)
+
+  defp begin_slow_call(pool, url, options \\ []) do
+    options = [lm: ModelServer.model(url, "delay-60000"), timeout: 60_000] ++ options
+    call = Task.async(fn -> ask(pool, "Q", options) end)
+    eventually(fn -> in_flight(pool, "execute_module") == 1 end)
+    call
+  end
+
+  defp in_flight(pool, operation) do
+    {:ok, %{"operations" => operations}} = Python.metrics(pool: pool)
+    get_in(operations, [operation, "in_flight"]) || 0
+  end
+
+  defp owners(pool) do
+    [{supervisor, _value}] = Registry.lookup(DSPex.Python.Registry, {:pool, pool})
+    Supervisor.count_children(supervisor).specs - 1
+  end
+
+  defp ping_until(pool, done?, results \\ []) do
+    results = [Python.ping(nil, pool: pool, timeout: 5_000) | results]
+    if :atomics.get(done?, 1) == 1, do: results, else: ping_until(pool, done?, results)
+  end
+
+  test "a Python with too many stuck threads is replaced, and no call is lost or delayed",
+       %{options: options, url: url, tmp_dir: folder} do
+    pool = start_pool!(options)
+    slow = [lm: ModelServer.model(url, "delay-4000"), timeout: 30_000]
+    {:ok, _pong} = Python.ping(nil, pool: pool)
+    first = os_pid(pool)
+    done? = :atomics.new(1, [])
+
+    log =
+      capture_log(fn ->
+        running = for number <- 1..10, do: Task.async(fn -> ask(pool, "Q#{number}", slow) end)
+        eventually(fn -> in_flight(pool, "execute_module") == 10 end)
+        callers = for _ <- 1..4, do: Task.async(fn -> ping_until(pool, done?) end)
+        block(pool, folder)
+        eventually(fn -> os_pid(pool) != first end)
+        # The first Python still works on its calls.
+        assert alive?(first)
+        assert {:ok, _prediction} = ask(pool, "What is ETF?", lm: :embedded)
+
+        for {result, number} <- running |> Task.await_many(30_000) |> Enum.with_index(1) do
+          assert {:ok, prediction} = result
+          assert prediction[:answer] == "answer to Q#{number}"
+        end
+
+        eventually(fn -> not alive?(first) end)
+        :atomics.put(done?, 1, 1)
+        pings = callers |> Task.await_many(30_000) |> List.flatten()
+        assert Enum.all?(pings, &match?({:ok, _pong}, &1))
+      end)
+
+    eventually(fn -> owners(pool) == 1 end)
+
+    assert [_before, _after] =
+             String.split(log, "python of pool #{inspect(pool)} is replaced by a new one: ")
+
+    assert log =~ "1 of its threads are stuck in work that does not end"
+
+    assert log =~
+             "a thread is stuck: shop.stock for request 'r-1' goes on although it was interrupted"
+
+    assert {:ok, %{"threads" => %{"stuck" => 0}}} = Python.metrics(pool: pool)
+  end
+
+  test "calls that take longer than the time for draining return an error", %{
+    options: options,
+    url: url,
+    tmp_dir: folder
+  } do
+    pool = start_pool!([drain_timeout: 100] ++ options)
+    {:ok, _pong} = Python.ping(nil, pool: pool)
+    first = os_pid(pool)
+
+    capture_log(fn ->
+      slow = begin_slow_call(pool, url)
+      block(pool, folder)
+
+      assert {:error, %Error{kind: :port_closed, retryable: true, message: message}} =
+               Task.await(slow, 30_000)
+
+      assert message ==
+               "python was replaced while the call was being made; it was given 100 ms to end"
+    end)
+
+    eventually(fn -> not alive?(first) end)
+    assert {:ok, _pong} = Python.ping(nil, pool: pool)
+  end
+
+  test "a stream continues in the replaced Python, and a call there can be cancelled",
+       %{options: options, url: url, tmp_dir: folder} do
+    pool = start_pool!(options)
+    {:ok, _pong} = Python.ping(nil, pool: pool)
+    first = os_pid(pool)
+    question = Enum.map_join(1..60, " ", &"word#{&1}")
+
+    capture_log(fn ->
+      call = begin_slow_call(pool, url, request_id: "r-2")
+
+      # With a buffer of two events, the model waits for the reader.
+      stream =
+        Python.stream("dspy.Predict", @qa, question,
+          pool: pool,
+          lm: ModelServer.model(url, "slow-20"),
+          buffer: 2,
+          timeout: 60_000
+        )
+
+      elements =
+        stream
+        |> Stream.with_index()
+        |> Enum.map(fn {element, index} ->
+          if index == 3 do
+            block(pool, folder)
+            eventually(fn -> os_pid(pool) != first end)
+          end
+
+          element
+        end)
+
+      assert {:prediction, prediction} = List.last(elements)
+      assert for({:chunk, "answer", text} <- elements, into: "", do: text) == prediction[:answer]
+
+      assert alive?(first)
+      assert Python.cancel("r-2", pool: pool) == {:ok, 1}
+      assert {:error, %Error{kind: :cancelled}} = Task.await(call)
+    end)
+
+    eventually(fn -> not alive?(first) end)
+  end
+
+  test "the new Python has the model that was configured last", %{
+    options: options,
+    tmp_dir: folder
+  } do
+    pool = start_pool!([model: nil] ++ options)
+    {:ok, _model} = Python.configure_lm(:embedded, [], pool: pool)
+    first = os_pid(pool)
+
+    capture_log(fn ->
+      block(pool, folder)
+      eventually(fn -> os_pid(pool) != first end)
+    end)
+
+    assert {:ok, prediction} = ask(pool, "What is ETF?", [])
+    assert prediction.model =~ "embedded"
+  end
+
+  test "a Python that ends while it is draining leaves no caller without an answer", %{
+    options: options,
+    url: url,
+    tmp_dir: folder
+  } do
+    pool = start_pool!(options)
+    {:ok, _pong} = Python.ping(nil, pool: pool)
+    first = os_pid(pool)
+
+    capture_log(fn ->
+      slow = begin_slow_call(pool, url)
+      block(pool, folder)
+      eventually(fn -> os_pid(pool) != first end)
+      {"", 0} = System.cmd("kill", ["-KILL", "#{first}"])
+
+      assert {:error, %Error{kind: :port_closed, retryable: true, message: message}} =
+               Task.await(slow, 30_000)
+
+      assert message == "python was killed by signal 9 while it was being replaced"
+    end)
+
+    assert {:ok, _pong} = Python.ping(nil, pool: pool)
+    eventually(fn -> owners(pool) == 1 end)
+  end
+
+  test "a Python that ends before its successor is ready is started again, and one Python remains",
+       %{options: options, tmp_dir: folder} do
+    pool = start_pool!(options)
+    {:ok, _pong} = Python.ping(nil, pool: pool)
+    first = client(pool)
+
+    capture_log(fn ->
+      block(pool, folder)
+      eventually(fn -> owners(pool) == 2 end)
+      if client(pool) == first, do: Process.exit(first, :kill)
+      eventually(fn -> client(pool) != first and owners(pool) == 1 end)
+    end)
+
+    for _ <- 1..20, do: assert({:ok, _pong} = Python.ping(nil, pool: pool))
+  end
+end

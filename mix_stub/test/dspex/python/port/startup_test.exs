@@ -1,0 +1,119 @@
+defmodule DSPex.Python.Port.StartupTest do
+  use ExUnit.Case, async: true
+
+  import DSPex.TestPython
+
+  alias DSPex.Python
+  alias DSPex.Python.Error
+
+  # How long a caller may have to wait after its timeout.
+  @tolerance_ms 900
+
+  describe "a Python that cannot be started" do
+    @describetag :tmp_dir
+
+    test "is an error that names its path, if it does not exist" do
+      pool = start_pool!(python: "/there/is/no/python")
+      assert {:error, %Error{kind: :missing_dependency} = error} = Python.ping(nil, pool: pool)
+      assert error.message =~ ~s|there is no executable python at "/there/is/no/python"|
+      assert error.message =~ "set the option :python of pool #{inspect(pool)}"
+      # Every further call returns the same error, at once.
+      {result, duration_ms} = timed(fn -> Python.ping(nil, pool: pool) end)
+      assert {:error, ^error} = result
+      assert duration_ms < @tolerance_ms
+    end
+
+    test "is an error that names the missing package", %{tmp_dir: folder} do
+      # With these flags Python finds no installed package.
+      python = script!(folder, ~s|#!/bin/sh\nexec #{interpreter()} -I -S "$@"\n|)
+      pool = start_pool!(python: python)
+      assert {:error, %Error{kind: :missing_dependency} = error} = Python.ping(nil, pool: pool)
+
+      assert error.message =~
+               "ended with status 1 before it was ready: ModuleNotFoundError: No module named"
+
+      assert error.message =~ "install it with: #{python} -m pip install /path/to/erlport_bridge"
+    end
+
+    test "is an error that names the missing module of :preload" do
+      pool = start_pool!(preload: ["no_such_tools"])
+      assert {:error, %Error{} = error} = Python.ping(nil, pool: pool)
+      assert error.message =~ "No module named 'no_such_tools'"
+
+      assert error.message =~
+               "check the options :preload, :modules and :python_path of pool #{inspect(pool)}"
+    end
+
+    test "is an error that names the missing module of :modules; the others are offered",
+         %{tmp_dir: folder} do
+      File.write!(Path.join(folder, "shouting.py"), """
+      import dspy
+
+      class Loud(dspy.Module):
+          def forward(self, text: str, marks: int = 1):
+              return dspy.Prediction(loud=text.upper() + "!" * marks)
+      """)
+
+      pool = start_pool!(python_path: [folder], modules: ["shouting.Loud"])
+      assert {:ok, names} = Python.list_modules(pool: pool)
+      assert "shouting.Loud" in names
+
+      assert {:ok, prediction} =
+               Python.execute_module("shouting.Loud", nil, [text: "ho", marks: 2], pool: pool)
+
+      assert prediction[:loud] == "HO!!"
+
+      adapter = %DSPex.LLM.Adapters.Python{pool: pool}
+      assert {:ok, _loud} = DSPex.LLM.Adapter.generate(adapter, "ho", module: "shouting.Loud")
+
+      pool = start_pool!(python_path: [folder], modules: ["shouting.Quiet"])
+      assert {:error, %Error{} = error} = Python.ping(nil, pool: pool)
+      assert error.message =~ ~S|cannot offer the module "shouting.Quiet"|
+      assert error.message =~ "check the options :preload, :modules"
+    end
+
+    test "is an error when it is not ready in time", %{tmp_dir: folder} do
+      python = script!(folder, "#!/bin/sh\nexec sleep 60\n")
+      pool = start_pool!(python: python, start_timeout: 200)
+      assert {:error, %Error{kind: :port_closed} = error} = Python.ping(nil, pool: pool)
+      assert error.message =~ "was not ready within 200 ms"
+    end
+
+    test "is killed when it hangs", %{tmp_dir: folder} do
+      # It does not read, so it does not notice that its port is closed. Each attempt once left one more process.
+      pid_file = Path.join(folder, "pid")
+
+      python =
+        script!(
+          folder,
+          "#!/bin/sh\necho $$ > #{pid_file}.new\nmv #{pid_file}.new #{pid_file}\nexec sleep 60\n"
+        )
+
+      pool = start_pool!(python: python, start_timeout: 500)
+      assert {:error, %Error{kind: :port_closed}} = Python.ping(nil, pool: pool)
+      os_pid = pid_file |> File.read!() |> String.trim()
+      eventually(fn -> not alive?(os_pid) end)
+    end
+
+    test "is an error that names its path, if it is a script that cannot be executed", %{
+      tmp_dir: folder
+    } do
+      pool = start_pool!(python: script!(folder, "#!/there/is/no/shell\n"))
+      assert {:error, %Error{kind: :missing_dependency} = error} = Python.ping(nil, pool: pool)
+      assert error.message =~ "before it was ready"
+      assert error.message =~ ~r/option :python of pool #{inspect(pool)}/
+    end
+
+    test "is tried again later", %{tmp_dir: folder} do
+      python = Path.join(folder, "python")
+      pool = start_pool!(python: python)
+      assert {:error, %Error{kind: :missing_dependency}} = Python.ping(nil, pool: pool)
+      client = client(pool)
+      script!(folder, ~s|#!/bin/sh\nexec #{interpreter()} "$@"\n|)
+
+      assert eventually(fn -> match?({:ok, _pong}, Python.ping(nil, pool: pool)) end)
+      # The owner has waited itself; no supervisor has restarted it.
+      assert client(pool) == client
+    end
+  end
+end

@@ -1,0 +1,266 @@
+"""Every patch of the table: installed with the DSPy that is here, and left out where DSPy is another."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any, Literal
+
+import dspy
+import pytest
+from dspy.adapters import utils
+from dspy.clients import capabilities, costs
+from dspy.propose import grounded_proposer
+from dspy.teleprompt import simba_utils
+from dspy.utils import callback
+
+from erlport_bridge import dspy_patches
+from erlport_bridge.dspy_patches.guards import Place
+from erlport_bridge.dspy_patches.installing import seam
+from erlport_bridge.dspy_patches.patch import Patch
+from erlport_bridge.dspy_patches.table import PATCHES
+from erlport_bridge.errors import OperationError
+from erlport_bridge.operations import OPERATIONS
+from erlport_bridge.programs.models import content_parts, response_cache
+from erlport_bridge.programs.models.adapters import AdapterChoice
+from erlport_bridge.programs.sandbox import facade
+from erlport_bridge.programs.signatures import parse_signature
+
+ADAPTERS = (dspy.ChatAdapter(), dspy.JSONAdapter(), dspy.XMLAdapter())
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+
+
+class Scored(dspy.Signature):  # type: ignore[misc]
+    """Answer."""
+
+    question: str = dspy.InputField(desc="what is asked")
+    level: Literal["low", "high"] = dspy.InputField()
+    answer: str = dspy.OutputField(min_length=1)
+    score: float = dspy.OutputField()
+
+
+class Told(callback.BaseCallback):  # type: ignore[misc]
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.told: list[Any] = []
+
+    def on_tool_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        """Keep the arguments of a tool."""
+        self.told.append(inputs)
+
+    def on_tool_end(self, call_id: str, outputs: Any, exception: Exception | None = None) -> None:
+        """Keep the result of a tool."""
+        self.told.append((outputs, exception))
+
+
+def _read_and_written() -> Any:
+    read = utils.parse_value("7", int), utils.parse_value('["1", 2]', list[int]), utils.parse_value(None, int | None)
+    return read, utils.serialize_for_json({"a": [1, 2.5]})
+
+
+def _read_answer() -> Any:
+    return dspy.JSONAdapter().parse(Scored, '{"answer": "7.10", "score": 0.5}')
+
+
+def _told_of_a_tool() -> Any:
+    told = Told()
+    with dspy.context(callbacks=[told]):
+        dspy.Tool(_doubled)(number=2)
+    return told.told
+
+
+def _doubled(number: int) -> int:
+    return 2 * number
+
+
+def _known_of_models() -> Any:
+    models = ("gpt-4o-mini", "no-such-model")
+    return [user.model_info("openai", model) for user in (capabilities, costs) for model in models]
+
+
+#: What the plain way of DSPy gives as well.
+PLAIN: dict[str, Callable[[], Any]] = {
+    "type_adapters": _read_and_written,
+    "signature_fields": lambda: (Scored.input_fields, list(Scored.output_fields), Scored.signature),
+    "system_message": lambda: [adapter.format_system_message(Scored) for adapter in ADAPTERS],
+    "model_lookup": _known_of_models,
+    "callback_choice": _told_of_a_tool,
+    "callback_arguments": _told_of_a_tool,
+    "written_numbers": _read_answer,
+    "program_source": lambda: grounded_proposer.get_dspy_source_code(dspy.ReAct(Scored, tools=[_doubled])),
+    "class_source": lambda: simba_utils.inspect.getsource(dspy.ReAct),
+}
+#: What is refused without the patch.
+REFUSED: dict[str, Callable[[], Any]] = {
+    "native_response_types": lambda: AdapterChoice().check(parse_signature("text -> quotes: dspy.Citations")),
+    "content_markers": lambda: content_parts.checked([{"role": "user", "content": [IMAGE]}], content_parts.CHAT, "m"),
+    "response_cache": lambda: response_cache.partition_of("a model"),
+    "sandbox_signature": lambda: facade.check_tools({"__dspy_construct__": _doubled}),
+    "sandbox_inputs": lambda: facade.check_tools({"__dspy_construct__": _doubled}),
+    # Of a compilation, see test_without_patches.py.
+    "optimizer_threads": lambda: dspy_patches.require("optimizer_threads", "optimizers"),
+}
+
+each_patch = pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.name)
+
+
+@pytest.fixture
+def plain_dspy(patch: Patch, monkeypatch: pytest.MonkeyPatch) -> Patch:
+    """Have DSPy as it is without one patch, which has not been tried yet."""
+    for target, original in seam.originals[patch.name].items():
+        place = Place(target)
+        monkeypatch.setattr(place.owner, place.attribute, original)
+    monkeypatch.delitem(seam.originals, patch.name)
+    monkeypatch.setattr(seam, "reasons", {})
+    return patch
+
+
+def install(patch: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Install a patch, whoever has its replacement."""
+    monkeypatch.setitem(seam.patches, patch.name, patch)
+    seam.install()
+    if None in patch.targets.values():
+        seam.provide(patch.name, _must_not_be_called)
+
+
+def _must_not_be_called(original: Any) -> Any:
+    raise AssertionError("nothing is replaced that is not as expected")
+
+
+def answered_by_ping() -> dict[str, Any]:
+    answer: Any = OPERATIONS["ping"]()
+    return dict(answer[1])
+
+
+def values(patch: Patch) -> list[Any]:
+    return [Place(target).value() for target in patch.targets]
+
+
+def test_each_patch_is_compared_with_the_plain_way_or_refused() -> None:
+    assert sorted([*PLAIN, *REFUSED]) == sorted(patch.name for patch in PATCHES)
+
+
+def test_no_patch_expects_what_another_one_replaces() -> None:
+    """Or the order of the patches would matter."""
+    for patch in PATCHES:
+        others = {target for other in PATCHES if other is not patch for target in other.targets}
+        assert not others & set(patch.expects)
+
+
+@each_patch
+def test_a_patch_says_what_it_is_for_and_is_installed(patch: Patch) -> None:
+    assert all((patch.why, patch.since, patch.until, patch.without))
+    assert dspy_patches.left_out() == []
+    originals = seam.originals[patch.name]
+    assert list(originals) == list(patch.targets)
+    for value, original in zip(values(patch), originals.values(), strict=True):
+        assert value is not original
+    dspy_patches.require(patch.name, "its features")
+
+
+@each_patch
+def test_a_patch_is_installed_once(patch: Patch) -> None:
+    before = values(patch)
+    seam.install()
+    if None in patch.targets.values():
+        seam.provide(patch.name, _must_not_be_called)
+    assert all(value is other for value, other in zip(values(patch), before, strict=True))
+
+
+@each_patch
+@pytest.mark.parametrize("changed", ["source", "target"])
+def test_where_dspy_is_another_the_patch_is_left_out(
+    patch: Patch,
+    changed: str,
+    plain_dspy: Patch,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    if changed == "source":
+        name = list(patch.expects)[-1]
+        patch = patch._replace(expects={**patch.expects, name: ("of another version",)})
+    else:
+        name = next(iter(patch.expects))
+        place = Place(name)
+        monkeypatch.setattr(place.owner, place.attribute, _another(place.value()))
+    before = values(patch)
+    with caplog.at_level(logging.WARNING):
+        install(patch, monkeypatch)
+        install(patch, monkeypatch)
+    assert all(value is other for value, other in zip(values(patch), before, strict=True))
+    (line,) = dspy_patches.left_out()
+    assert line.startswith(f"{patch.name}: {name} is not the one that is known here")
+    assert line.endswith(f"; {patch.without}")
+    (record,) = caplog.records
+    assert record.getMessage() == f"DSPy {dspy.__version__}: left out the patch {line}"
+    assert answered_by_ping()["dspy_patches_left_out"] == [line]
+
+
+def _another(value: Any) -> Any:
+    if isinstance(value, type):
+        return type("Another", (value,), {})
+    if callable(value):
+        return functools.wraps(value)(lambda *args, **kwargs: value(*args, **kwargs))
+    return f"another {value}"
+
+
+@pytest.mark.parametrize("patch", [patch for patch in PATCHES if patch.name in PLAIN], ids=lambda patch: patch.name)
+def test_the_plain_way_gives_the_same(
+    patch: Patch, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    patched = PLAIN[patch.name]()
+    request.getfixturevalue("plain_dspy")
+    assert PLAIN[patch.name]() == patched
+
+
+@pytest.mark.parametrize("patch", [patch for patch in PATCHES if patch.name in REFUSED], ids=lambda patch: patch.name)
+def test_what_would_be_wrong_without_a_patch_is_refused(
+    patch: Patch, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    REFUSED[patch.name]()
+    request.getfixturevalue("plain_dspy")
+    name = next(iter(patch.expects))
+    install(patch._replace(expects={name: ("of another version",)}), monkeypatch)
+    with pytest.raises(OperationError) as raised:
+        REFUSED[patch.name]()
+    assert raised.value.kind == "missing_dependency"
+    message = f"are refused: the patch {patch.name} does not fit DSPy {dspy.__version__}: {name} is not the one that"
+    assert message in str(raised.value)
+
+
+def test_text_goes_to_a_model_without_the_markers_of_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(seam.originals, "content_markers")
+    messages = [{"role": "user", "content": "text"}, {"role": "user", "content": [{"type": "text", "text": "more"}]}]
+    assert content_parts.checked(messages, content_parts.TEXT_ALONE, "m") == messages
+
+
+def test_ping_has_no_line_where_everything_fits() -> None:
+    assert "dspy_patches_left_out" not in answered_by_ping()
+
+
+def test_the_command_says_that_everything_fits() -> None:
+    """``make compat`` runs it with other versions of DSPy."""
+    command = [sys.executable, "-m", "erlport_bridge.dspy_patches"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    *rows, last = done.stdout.splitlines()
+    assert done.returncode == 0
+    assert all(row.endswith("  fits") for row in rows)
+    assert last == f"DSPy {dspy.__version__}: {len(rows)} of {len(rows)} fit"
+    assert {f"patch {patch.name}" for patch in PATCHES} <= {row.removesuffix("fits").strip() for row in rows}
+
+
+def test_the_command_fails_where_something_does_not_fit(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import erlport_bridge.dspy_patches.__main__ as command
+
+    # All is replaced in this process, and so nothing is as expected.
+    assert command.main() == 1
+    lines = capsys.readouterr().out.splitlines()
+    (line,) = [line for line in lines if line.startswith("patch system_message")]
+    assert "Adapter.format_system_message is not the one that is known here" in line
+    assert line.endswith("without it, requests are prepared slower")
