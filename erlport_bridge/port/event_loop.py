@@ -22,7 +22,7 @@ _QUICK_CALLS: Final = 3
 _NOT_QUICK_S: Final = 0.001
 
 # Functions of these modules may run on the loop when they have been quick.
-_hasty_modules: set[str] = set()
+_quick_modules: set[str] = set()
 
 
 def run_in_place(*modules: str) -> None:
@@ -32,7 +32,7 @@ def run_in_place(*modules: str) -> None:
     tenth of a millisecond. Do not name modules whose functions wait for other threads or processes, however quick they
     have been.
     """
-    _hasty_modules.update(modules)
+    _quick_modules.update(modules)
 
 
 def start(threads: Threads) -> Loop:
@@ -181,7 +181,7 @@ def _handed_over(call: Callable[..., Any]) -> Callable[..., Any] | None:
     if type(getattr(call.func, "__self__", None)) is not contextvars.Context:
         return None
     function = call.args[0]
-    return function if getattr(function, "__module__", None) in _hasty_modules else None
+    return function if getattr(function, "__module__", None) in _quick_modules else None
 
 
 def _run(loop: Loop) -> None:

@@ -89,7 +89,7 @@ class FrameReader:
 
     @property
     def pending_bytes(self) -> int:
-        """The number of bytes of an incomplete frame; more than 0 at the end of the stream means a cut frame."""
+        """Return the number of bytes of an incomplete frame; more than 0 at the end of the stream means a cut frame."""
         return self.end - self.start
 
 

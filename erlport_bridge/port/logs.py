@@ -149,18 +149,18 @@ def _install_hooks(logs: Logs) -> None:
         else:
             file.write(text)
 
-    def tell_end_of_thread(ended: threading.ExceptHookArgs) -> None:
+    def log_end_of_thread(ended: threading.ExceptHookArgs) -> None:
         if not issubclass(ended.exc_type, SystemExit):
             lines = traceback.format_exception(ended.exc_type, ended.exc_value, ended.exc_traceback)
             logs.add("error", "threading", "".join(lines).rstrip())
 
     warnings.showwarning = show_warning
-    threading.excepthook = tell_end_of_thread
+    threading.excepthook = log_end_of_thread
 
 
 # The record that a handler is handling now, for each thread.
 _handled = threading.local()
-_TOLD: Final = "_told_to_elixir"
+_LOGGED: Final = "_logged_to_elixir"
 
 
 class _Console(RedactedStream):
@@ -182,9 +182,9 @@ class _Console(RedactedStream):
             return len(text)
         if record is None:
             self._print(text)
-        elif _TOLD not in record.__dict__:
+        elif _LOGGED not in record.__dict__:
             # A second handler, or a second part of the same text, must not add the record again.
-            record.__dict__[_TOLD] = True
+            record.__dict__[_LOGGED] = True
             self._logs.add(_level(record.levelno), record.name, _message(record, text))
         return len(text)
 
