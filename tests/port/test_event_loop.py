@@ -41,7 +41,7 @@ def failing() -> None:
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Callable[[Coroutine[Any, Any, Any]], Any]:
     """Give a function that runs a coroutine on a loop as the port's."""
-    monkeypatch.setattr(event_loop, "_hasty_modules", {__name__})
+    monkeypatch.setattr(event_loop, "_quick_modules", {__name__})
     loop = event_loop.start(Threads())
     return lambda coroutine: asyncio.run_coroutine_threadsafe(coroutine, loop).result(10)
 
@@ -76,7 +76,7 @@ def test_function_that_was_slow_once_is_handed_to_a_thread_again(run: Callable[.
 def test_function_of_another_module_is_always_handed_to_a_thread(
     run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_loop, "_hasty_modules", {"another"})
+    monkeypatch.setattr(event_loop, "_quick_modules", {"another"})
     assert run(proved(where)).startswith("call-")
 
 
