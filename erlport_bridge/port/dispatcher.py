@@ -1,7 +1,7 @@
-"""Start the calls of one port where their functions belong, cancel them, and answer each exactly once.
+"""Start the calls of one port, cancel them, and answer each exactly once.
 
-A coroutine function runs on the event loop. A plain function that has been quick so far runs at once in the thread
-that has read its call, any other in one of a bounded number of threads.
+A coroutine function runs on the event loop. A plain function that has been quick so far runs at once in the leader
+thread, which has read its call. Any other plain function runs in the thread pool.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from erlport_bridge.threads import NoThreadError, Task, Threads, Work
 
 
 class Dispatcher:
-    """Starts, cancels and answers the calls of one port.
+    """The dispatcher of one port, which starts, cancels and answers calls.
 
     Args:
         targets: The functions that can be called.
-        in_flight: The calls that are not answered yet.
-        leadership: Which thread reads, for functions that run in it.
-        answers: Makes the frames of answers.
-        writer: Writes them.
-        threads: Run the functions that are not coroutines, and what coroutines hand to threads.
-        loop: Runs the coroutine functions.
+        in_flight: The pending calls.
+        leadership: Decides which thread reads, and watches the functions that this thread runs.
+        answers: Encodes answers as frames.
+        writer: Writes frames.
+        threads: The thread pool for plain functions, and for functions that coroutines hand to threads.
+        loop: The event loop for coroutine functions.
     """
 
     def __init__(
@@ -61,20 +61,23 @@ class Dispatcher:
         self._has_started = False
 
     def has_started(self) -> bool:
-        """Return whether a coroutine function has been started since this was last called."""
+        """Return whether a coroutine function has been started since the last call of this method."""
         has_started, self._has_started = self._has_started, False
         return has_started
 
     def note_started(self) -> None:
-        """Note that the loop has something to run."""
+        """Record that the loop has something to run."""
         self._has_started = True
 
     def accept(self, event: Call | UnreadableCall, target: Target | None = None) -> bool:
-        """Start a call, or refuse it; returns whether the loop's thread, which waits, is to run it and should read on.
+        """Start a call, or refuse it.
 
         Args:
             event: The call.
-            target: Its function, if it is known already.
+            target: The called function, if it is known already.
+
+        Returns:
+            Whether the loop's thread should become the leader: it is waiting now, and will run this call.
         """
         owed = Owed(event)
         if not self._in_flight.add(owed):
@@ -84,12 +87,12 @@ class Dispatcher:
             is_for_loop = target is not None and target.is_coroutine and self._loop.waiting.is_waiting
             self._begin(owed, target)
             return is_for_loop
-        # An import may take seconds, and reading never waits.
+        # An import may take seconds, and must not block reading.
         self._submit(owed, self._begin, owed)
         return False
 
     def run_here(self, event: Call, target: Target) -> bool:
-        """Run a function that has been quick so far; ``False`` if it was not, and another thread leads now."""
+        """Run a quick function in the leader thread; return ``False`` if it took long and another thread leads now."""
         owed = Owed(event)
         work = owed.work = Work(target.name)
         owed.function = target.function
@@ -97,9 +100,9 @@ class Dispatcher:
         value = None
         running = self._leadership.begin((owed, target))
         try:
-            # In a context of its own: what it sets there is not for the next call of this thread.
+            # In a context of its own, so that context variables it sets do not leak into the next call of this thread.
             value = work.run(contextvars.copy_context().run, target.function, *event.arguments)
-        except BaseException as error:  # noqa: BLE001 - the same place, for functions that run here
+        except BaseException as error:  # noqa: BLE001 - becomes the answer
             failed = failed_answer(event.id, target.function, error)
         if not work.is_cancelled:
             target.note_duration(work.taken_s)
@@ -117,12 +120,12 @@ class Dispatcher:
         return False
 
     def run_harmless(self, event: Call, target: Target) -> bool:
-        """Do the same for one that waits for nothing: nobody can cancel it, and it is not counted."""
+        """Run a non-blocking function in the leader thread, as :meth:`run_here`; it cannot be cancelled or counted."""
         running = self._leadership.begin(None)
         started_at = time.perf_counter()
         try:
             value = contextvars.copy_context().run(target.function, *event.arguments)
-        except BaseException as error:  # noqa: BLE001 - the same place, for these
+        except BaseException as error:  # noqa: BLE001 - becomes the answer
             frame = self._answers.encoded(failed_answer(event.id, target.function, error))
         else:
             frame = self._answers.result(event.id, value, target.function)
@@ -134,7 +137,7 @@ class Dispatcher:
         return False
 
     def cancel(self, call_id: int) -> None:
-        """End what nobody waits for any more."""
+        """Cancel the pending call of this id, if there is one."""
         owed = self._in_flight.get(call_id)
         if owed is None:
             return
@@ -144,7 +147,11 @@ class Dispatcher:
             self._loop.call_soon_threadsafe(self._cancel_task, owed)
 
     def note_overdue(self, what: tuple[Owed, Target] | None) -> None:
-        """Take note of what takes too long, ``None`` if it cannot be cancelled; nobody leads at this moment."""
+        """Count a function of the leader that is overdue as a pending call; no thread leads at this moment.
+
+        Args:
+            what: The call and its function; ``None`` for a function that cannot be cancelled, which is not counted.
+        """
         if what is not None:
             owed, target = what
             target.quick_calls = 0
@@ -156,7 +163,7 @@ class Dispatcher:
 
     def _refuse(self, owed: Owed) -> None:
         event = owed.event
-        # Nothing is imported only to be refused; what cannot be found is refused all the same.
+        # Find the function for its `failure_term`, but import no module only to refuse a call.
         with contextlib.suppress(Exception):
             if self._targets.is_imported(event.module):
                 owed.function = self._targets.find(event.module, event.function).function
@@ -166,7 +173,7 @@ class Dispatcher:
         self._fail(owed, error)
 
     def _begin(self, owed: Owed, target: Target | None = None) -> None:
-        """Start a call where its function belongs: on the loop or in a thread."""
+        """Start a call: on the event loop if its function is a coroutine function, else in the thread pool."""
         event = owed.event
         try:
             if target is None:
@@ -183,7 +190,7 @@ class Dispatcher:
             else:
                 self._loop.call_soon_threadsafe(self._start, owed, event, target.function)
             return
-        # In a context of its own: what it sets there is not for the next call of that thread.
+        # In a context of its own, so that context variables it sets do not leak into the next call of that thread.
         future = owed.future = self._submit(owed, contextvars.copy_context().run, target.function, *event.arguments)
         if future is not None:
             future.add_done_callback(partial(self._end, owed, target))
@@ -198,14 +205,14 @@ class Dispatcher:
             return None
 
     def _end(self, owed: Owed, target: Target, future: Future[Any]) -> None:
-        """Answer a call whose function has run in a thread of the pool."""
-        # They refer to each other, and so to arguments and result, until the collector comes.
+        """Answer a call whose function has run in the thread pool."""
+        # Break the reference cycle: it would keep arguments and result alive until the next garbage collection.
         owed.future = None
         if isinstance(future, Task) and not future.cancelled() and not future.work.is_cancelled:
             target.note_duration(future.work.taken_s)
         try:
             value = future.result()
-        except BaseException as error:  # noqa: BLE001 - a call of any function becomes an answer
+        except BaseException as error:  # noqa: BLE001 - becomes the answer
             self._fail(owed, error)
         else:
             self._return(owed, value)
@@ -220,23 +227,23 @@ class Dispatcher:
         request.received_at.set(owed.received_at)
         try:
             value = await function(*event.arguments)
-        except BaseException as error:  # noqa: BLE001 - the same place, for coroutines
+        except BaseException as error:  # noqa: BLE001 - becomes the answer
             self._fail(owed, error)
         else:
             self._return(owed, value)
 
     def _cancel_task(self, owed: Owed) -> None:
         if owed.task is not None:
-            # After its first step: one that is cancelled before never gets to its answer.
+            # Cancel the task after its first step: a task that is cancelled before never runs, and would not answer.
             self._loop.call_soon(owed.task.cancel)
             return
-        # Its module is just being imported.
+        # The call's module is being imported now.
         owed.is_cancelled = True
         if owed.future is not None:
             self._cancel_function(owed)
 
     def _cancel_function(self, owed: Owed) -> None:
-        """Answer a call at once; what its function still returns, if it ends at all, is dropped."""
+        """Answer a call at once as cancelled, and interrupt its function; a later result is dropped."""
         self._fail(owed, OperationError("cancelled", "the call was cancelled"))
         future = owed.future
         if future is not None:
@@ -245,12 +252,12 @@ class Dispatcher:
             self._threads.stuck.interrupt(owed.work)
 
     def _return(self, owed: Owed, value: object) -> None:
-        """Answer a call, unless it has its answer already."""
+        """Answer a call with the result of its function, unless it has its answer already."""
         if self._in_flight.answer(owed):
             self._writer.send(self._answers.result(owed.event.id, value, owed.function))
 
     def _fail(self, owed: Owed, error: BaseException) -> None:
-        """Do the same for a call whose function has raised."""
+        """Answer a call with the exception of its function, unless it has its answer already."""
         self._answer(owed, failed_answer(owed.event.id, owed.function, error))
 
     def _answer(self, owed: Owed, answer: Result | Failure) -> None:
