@@ -19,7 +19,7 @@ APPLICATION = f"""
 import asyncio, time
 
 from dspy import lm15
-from erlport_bridge.programs import embedded
+from erlport_bridge.programs.models.embedded import engine as embedded
 
 class Engine:
     "Answers with the question, after what `wait` waits for."
