@@ -19,7 +19,7 @@ from erlport_bridge import request
 from erlport_bridge.errors import OperationError
 from erlport_bridge.port.answers import AnswerEncoder, failed_answer
 from erlport_bridge.port.event_loop import Loop
-from erlport_bridge.port.in_flight import InFlight, Owed
+from erlport_bridge.port.in_flight import InFlight, PendingCall
 from erlport_bridge.port.leadership import Leadership
 from erlport_bridge.port.protocol import Call, Failure, Result, UnreadableCall
 from erlport_bridge.port.targets import Target, Targets
@@ -79,26 +79,26 @@ class Dispatcher:
         Returns:
             Whether the loop's thread should become the leader: it is waiting now, and will run this call.
         """
-        owed = Owed(event)
-        if not self._in_flight.add(owed):
-            self._refuse(owed)
+        pending = PendingCall(event)
+        if not self._in_flight.add(pending):
+            self._refuse(pending)
             return False
         if target is not None or self._targets.is_imported(event.module):
             is_for_loop = target is not None and target.is_coroutine and self._loop.waiting.is_waiting
-            self._begin(owed, target)
+            self._begin(pending, target)
             return is_for_loop
         # An import may take seconds, and must not block reading.
-        self._submit(owed, self._begin, owed)
+        self._submit(pending, self._begin, pending)
         return False
 
     def run_here(self, event: Call, target: Target) -> bool:
         """Run a quick function in the leader thread; return ``False`` if it took long and another thread leads now."""
-        owed = Owed(event)
-        work = owed.work = Work(target.name)
-        owed.function = target.function
+        pending = PendingCall(event)
+        work = pending.work = Work(target.name)
+        pending.function = target.function
         failed: Result | Failure | None = None
         value = None
-        running = self._leadership.begin((owed, target))
+        running = self._leadership.begin((pending, target))
         try:
             # In a context of its own, so that context variables it sets do not leak into the next call of this thread.
             value = work.run(contextvars.copy_context().run, target.function, *event.arguments)
@@ -114,9 +114,9 @@ class Dispatcher:
         if work.is_cancelled:
             self._threads.stuck.ended(work)
         if failed:
-            self._answer(owed, failed)
+            self._answer(pending, failed)
         else:
-            self._return(owed, value)
+            self._return(pending, value)
         return False
 
     def run_harmless(self, event: Call, target: Target) -> bool:
@@ -138,128 +138,130 @@ class Dispatcher:
 
     def cancel(self, call_id: int) -> None:
         """Cancel the pending call of this id, if there is one."""
-        owed = self._in_flight.get(call_id)
-        if owed is None:
+        pending = self._in_flight.get(call_id)
+        if pending is None:
             return
-        if owed.future is not None or owed.work is not None:
-            self._cancel_function(owed)
+        if pending.future is not None or pending.work is not None:
+            self._cancel_function(pending)
         else:
-            self._loop.call_soon_threadsafe(self._cancel_task, owed)
+            self._loop.call_soon_threadsafe(self._cancel_task, pending)
 
-    def note_overdue(self, what: tuple[Owed, Target] | None) -> None:
+    def note_overdue(self, what: tuple[PendingCall, Target] | None) -> None:
         """Count a function of the leader that is overdue as a pending call; no thread leads at this moment.
 
         Args:
             what: The call and its function; ``None`` for a function that cannot be cancelled, which is not counted.
         """
         if what is not None:
-            owed, target = what
+            pending, target = what
             target.quick_calls = 0
-            self._in_flight.add_overdue(owed)
+            self._in_flight.add_overdue(pending)
 
     def is_on_loop(self) -> bool:
         """Return whether this is the loop's thread."""
         return threading.get_ident() == self._loop.thread_id
 
-    def _refuse(self, owed: Owed) -> None:
-        event = owed.event
+    def _refuse(self, pending: PendingCall) -> None:
+        event = pending.event
         # Find the function for its `failure_term`, but import no module only to refuse a call.
         with contextlib.suppress(Exception):
             if self._targets.is_imported(event.module):
-                owed.function = self._targets.find(event.module, event.function).function
+                pending.function = self._targets.find(event.module, event.function).function
         error = OperationError(
             "overloaded", f"{self._in_flight.max_calls} calls are in flight on this port already", stage="queue"
         )
-        self._fail(owed, error)
+        self._fail(pending, error)
 
-    def _begin(self, owed: Owed, target: Target | None = None) -> None:
+    def _begin(self, pending: PendingCall, target: Target | None = None) -> None:
         """Start a call: on the event loop if its function is a coroutine function, else in the thread pool."""
-        event = owed.event
+        event = pending.event
         try:
             if target is None:
                 target = self._targets.find(event.module, event.function)
-            owed.function = target.function
+            pending.function = target.function
             if isinstance(event, UnreadableCall):
                 raise event.error
         except BaseException as error:  # noqa: BLE001 - becomes the answer
-            self._fail(owed, error)
+            self._fail(pending, error)
             return
         if target.is_coroutine:
             if self.is_on_loop():
-                self._start(owed, event, target.function)
+                self._start(pending, event, target.function)
             else:
-                self._loop.call_soon_threadsafe(self._start, owed, event, target.function)
+                self._loop.call_soon_threadsafe(self._start, pending, event, target.function)
             return
         # In a context of its own, so that context variables it sets do not leak into the next call of that thread.
-        future = owed.future = self._submit(owed, contextvars.copy_context().run, target.function, *event.arguments)
+        future = pending.future = self._submit(
+            pending, contextvars.copy_context().run, target.function, *event.arguments
+        )
         if future is not None:
-            future.add_done_callback(partial(self._end, owed, target))
-            if owed.is_cancelled:
-                self._cancel_function(owed)
+            future.add_done_callback(partial(self._end, pending, target))
+            if pending.is_cancelled:
+                self._cancel_function(pending)
 
-    def _submit(self, owed: Owed, function: Callable[..., Any], *arguments: Any) -> Task[Any] | None:
+    def _submit(self, pending: PendingCall, function: Callable[..., Any], *arguments: Any) -> Task[Any] | None:
         try:
             return self._threads.submit(function, *arguments)
         except NoThreadError as error:
-            self._fail(owed, error)
+            self._fail(pending, error)
             return None
 
-    def _end(self, owed: Owed, target: Target, future: Future[Any]) -> None:
+    def _end(self, pending: PendingCall, target: Target, future: Future[Any]) -> None:
         """Answer a call whose function has run in the thread pool."""
         # Break the reference cycle: it would keep arguments and result alive until the next garbage collection.
-        owed.future = None
+        pending.future = None
         if isinstance(future, Task) and not future.cancelled() and not future.work.is_cancelled:
             target.note_duration(future.work.taken_s)
         try:
             value = future.result()
         except BaseException as error:  # noqa: BLE001 - becomes the answer
-            self._fail(owed, error)
+            self._fail(pending, error)
         else:
-            self._return(owed, value)
+            self._return(pending, value)
 
-    def _start(self, owed: Owed, event: Call, function: Callable[..., Any]) -> None:
+    def _start(self, pending: PendingCall, event: Call, function: Callable[..., Any]) -> None:
         self._has_started = True
-        owed.task = self._loop.create_task(self._await(owed, event, function))
-        if owed.is_cancelled:
-            self._cancel_task(owed)
+        pending.task = self._loop.create_task(self._await(pending, event, function))
+        if pending.is_cancelled:
+            self._cancel_task(pending)
 
-    async def _await(self, owed: Owed, event: Call, function: Callable[..., Any]) -> None:
-        request.received_at.set(owed.received_at)
+    async def _await(self, pending: PendingCall, event: Call, function: Callable[..., Any]) -> None:
+        request.received_at.set(pending.received_at)
         try:
             value = await function(*event.arguments)
         except BaseException as error:  # noqa: BLE001 - becomes the answer
-            self._fail(owed, error)
+            self._fail(pending, error)
         else:
-            self._return(owed, value)
+            self._return(pending, value)
 
-    def _cancel_task(self, owed: Owed) -> None:
-        if owed.task is not None:
+    def _cancel_task(self, pending: PendingCall) -> None:
+        if pending.task is not None:
             # Cancel the task after its first step: a task that is cancelled before never runs, and would not answer.
-            self._loop.call_soon(owed.task.cancel)
+            self._loop.call_soon(pending.task.cancel)
             return
         # The call's module is being imported now.
-        owed.is_cancelled = True
-        if owed.future is not None:
-            self._cancel_function(owed)
+        pending.is_cancelled = True
+        if pending.future is not None:
+            self._cancel_function(pending)
 
-    def _cancel_function(self, owed: Owed) -> None:
+    def _cancel_function(self, pending: PendingCall) -> None:
         """Answer a call at once as cancelled, and interrupt its function; a later result is dropped."""
-        self._fail(owed, OperationError("cancelled", "the call was cancelled"))
-        future = owed.future
+        self._fail(pending, OperationError("cancelled", "the call was cancelled"))
+        future = pending.future
         if future is not None:
             future.cancel()
-        elif owed.work is not None:
-            self._threads.stuck.interrupt(owed.work)
+        elif pending.work is not None:
+            self._threads.stuck.interrupt(pending.work)
 
-    def _return(self, owed: Owed, value: object) -> None:
+    def _return(self, pending: PendingCall, value: object) -> None:
         """Answer a call with the result of its function, unless it has its answer already."""
-        if self._in_flight.answer(owed):
-            self._writer.send(self._answers.result(owed.event.id, value, owed.function))
+        if self._in_flight.answer(pending):
+            self._writer.send(self._answers.result(pending.event.id, value, pending.function))
 
-    def _fail(self, owed: Owed, error: BaseException) -> None:
+    def _fail(self, pending: PendingCall, error: BaseException) -> None:
         """Answer a call with the exception of its function, unless it has its answer already."""
-        self._answer(owed, failed_answer(owed.event.id, owed.function, error))
+        self._answer(pending, failed_answer(pending.event.id, pending.function, error))
 
-    def _answer(self, owed: Owed, answer: Result | Failure) -> None:
-        if self._in_flight.answer(owed):
-            self._writer.send(self._answers.encoded(answer, owed.function))
+    def _answer(self, pending: PendingCall, answer: Result | Failure) -> None:
+        if self._in_flight.answer(pending):
+            self._writer.send(self._answers.encoded(answer, pending.function))

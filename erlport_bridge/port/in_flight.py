@@ -12,7 +12,7 @@ from erlport_bridge.port.protocol import Call, UnreadableCall
 from erlport_bridge.threads import Task, Work
 
 
-class Owed:
+class PendingCall:
     """A call that has no answer yet, and the task or thread that runs it, for cancellation.
 
     Attributes:
@@ -49,39 +49,39 @@ class InFlight:
         self.max_calls = max_calls
         self.count = 0
         self._lock = threading.Lock()
-        self._by_id: dict[int, Owed] = {}
+        self._by_id: dict[int, PendingCall] = {}
 
     def has_room(self) -> bool:
         """Return whether one more call may start."""
         return self.count < self.max_calls
 
-    def add(self, owed: Owed) -> bool:
+    def add(self, pending: PendingCall) -> bool:
         """Count a call; return ``False`` if it exceeds the limit and must be refused."""
         with self._lock:
             has_room = self.has_room()
             self.count += 1
             if has_room:
-                self._by_id[owed.event.id] = owed
+                self._by_id[pending.event.id] = pending
         return has_room
 
-    def add_overdue(self, owed: Owed) -> None:
+    def add_overdue(self, pending: PendingCall) -> None:
         """Count a call that runs already; it may be answered at this moment."""
         with self._lock:
             self.count += 1
-            if not owed.is_answered:
-                self._by_id[owed.event.id] = owed
+            if not pending.is_answered:
+                self._by_id[pending.event.id] = pending
 
-    def get(self, call_id: int) -> Owed | None:
+    def get(self, call_id: int) -> PendingCall | None:
         """Return the pending call of this id, or ``None`` if no such call can be cancelled any more."""
         return self._by_id.get(call_id)
 
-    def answer(self, owed: Owed) -> bool:
+    def answer(self, pending: PendingCall) -> bool:
         """Record that a call gets its answer; return ``False`` if it has one already."""
         with self._lock:
-            if owed.is_answered:
+            if pending.is_answered:
                 return False
-            owed.is_answered = True
+            pending.is_answered = True
             self.count -= 1
-            if self._by_id.get(owed.event.id) is owed:
-                del self._by_id[owed.event.id]
+            if self._by_id.get(pending.event.id) is pending:
+                del self._by_id[pending.event.id]
         return True
