@@ -105,7 +105,7 @@ cdef PyObject* _read(Reading* reading, source, Py_ssize_t max_depth) except? NUL
     cdef Py_ssize_t size = reading.size, i = reading.position
     # Terms still missing. Each takes a byte at least, so a container that claims more elements than there are bytes is
     # refused before memory is allocated: also where each of many containers claims all the bytes that are left.
-    cdef Py_ssize_t owed = 1
+    cdef Py_ssize_t missing = 1
     cdef Py_ssize_t count, turn_ends = i + BYTES_PER_TURN
     cdef int tag
     cdef Container* top
@@ -117,14 +117,14 @@ cdef PyObject* _read(Reading* reading, source, Py_ssize_t max_depth) except? NUL
             let_others_run()
             turn_ends = i + BYTES_PER_TURN
         tag = data[i]
-        owed -= 1
+        missing -= 1
         if tag == MAP or tag == LIST or tag == SMALL_TUPLE or tag == LARGE_TUPLE:
             if size - i < (2 if tag == SMALL_TUPLE else 5):
                 return NULL
             count = data[i + 1] if tag == SMALL_TUPLE else load_u32(data + i + 1)
             i += 2 if tag == SMALL_TUPLE else 5
-            owed += 2 * count if tag == MAP else count + 1 if tag == LIST else count
-            if owed > size - i:
+            missing += 2 * count if tag == MAP else count + 1 if tag == LIST else count
+            if missing > size - i:
                 return NULL
             if count:
                 if not _begin(reading, tag, count, max_depth):
@@ -157,7 +157,7 @@ cdef PyObject* _read(Reading* reading, source, Py_ssize_t max_depth) except? NUL
                     top.size += 1
                     break
                 i += 1
-                owed -= 1
+                missing -= 1
             term = _completed(top)
             if term != NULL:
                 reading.depth -= 1
