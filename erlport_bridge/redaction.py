@@ -25,7 +25,7 @@ _secrets: tuple[str, ...] = ()
 
 
 def remember_secret(secret: str) -> None:
-    """Have :func:`redact` replace ``secret`` from now on, also where it is escaped in a URL or in JSON."""
+    """Remember ``secret``, so that :func:`redact` replaces it, also where it is escaped in a URL or in JSON."""
     global _secrets
     plain = secret.strip()
     forms = {plain, quote(plain, safe=""), json.dumps(plain)[1:-1]}
