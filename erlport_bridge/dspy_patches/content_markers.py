@@ -1,4 +1,4 @@
-"""Make content-part markers that only this process knows, so that text which a model wrote stays text.
+"""Define markers of content parts that only this process knows, so that text which a model wrote stays text.
 
 DSPy writes an image, audio or a file into the text of a prompt between two markers, and turns everything between such
 markers into a content part.

@@ -78,8 +78,8 @@ def fingerprint(value: object) -> str:
     Raises:
         OSError: The source of a function cannot be read.
 
-    >>> fingerprint(Path)
-    'class pathlib.Path'
+    >>> fingerprint(dict)
+    'class builtins.dict'
     >>> fingerprint([1])
     '[1]'
     """

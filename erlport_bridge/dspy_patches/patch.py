@@ -1,4 +1,4 @@
-"""The rows of the tables: a patch of DSPy, and a private name of DSPy that is used."""
+"""Define the rows of the tables: a patch, and a private name of DSPy that is used."""
 
 from __future__ import annotations
 

@@ -109,9 +109,7 @@ def test_a_cache_is_refused(plain_port: PortProcess, model_server: ModelServer) 
     assert message.startswith("models with cache: true are refused")
 
 
-def test_images_are_refused_and_so_is_text_that_poses_as_one(
-    plain_port: PortProcess, model_server: ModelServer
-) -> None:
+def test_images_are_refused(plain_port: PortProcess, model_server: ModelServer) -> None:
     options = {"lm": openai(model_server, "answer")}
     image = {"$type": "Image", "url": "data:image/png;base64,iVBORw0KGgo="}
     message = refused(plain_port, "execute_module", "dspy.Predict", "i: dspy.Image -> a", {"i": image}, options)

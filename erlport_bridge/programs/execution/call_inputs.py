@@ -7,9 +7,12 @@ from typing import Any
 
 import dspy
 
+from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.execution.call_options import MODULE_CALL_OPTIONS
+from erlport_bridge.programs.models import GENERATION_SETTINGS
 from erlport_bridge.programs.pipelines import Pipeline, Stage
 from erlport_bridge.programs.signatures import NO_DEFAULT, SignatureSpec
-from erlport_bridge.programs.text import text_of
+from erlport_bridge.programs.text import quoted, text_of
 from erlport_bridge.programs.values import convert, input_values
 
 
@@ -39,7 +42,19 @@ def read_inputs(stages: Sequence[Stage], whole: SignatureSpec, inputs: object) -
             if name in optional
         }
         given = {name: value for name, value in given.items() if name not in optional}
+    _refuse_options(whole, given)
     return input_values(whole, given) | extra
+
+
+def _refuse_options(whole: SignatureSpec, given: object) -> None:
+    """Raise an error for options among the inputs, where Elixir puts them if the inputs are written without braces."""
+    if not isinstance(given, Mapping):
+        return
+    for name in given:
+        if name not in whole.input_names and (name in MODULE_CALL_OPTIONS or name in GENERATION_SETTINGS):
+            message = f"unknown input {quoted(str(name))} at inputs; options are the argument after the inputs: write "
+            message += f"the inputs as a map, and then {name}: …"
+            raise OperationError("input", message, path=f"inputs.{name}")
 
 
 def with_demos(module: Pipeline, stage: Stage, demos: Sequence[Mapping[str, Any]]) -> Pipeline:

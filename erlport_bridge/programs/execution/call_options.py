@@ -26,10 +26,14 @@ from erlport_bridge.programs.options import (
     Vocabulary,
 )
 from erlport_bridge.programs.pipelines import ModuleSpec
-from erlport_bridge.programs.text import arguments, quoted
+from erlport_bridge.programs.text import arguments, misspelt, quoted
 from erlport_bridge.term import shown
 
 _MAX_PARSE_RETRIES: Final = 10
+# Options that the Elixir side reads and does not send: only a misspelt one arrives here.
+_OF_ELIXIR: Final = ("pool", "serialization_format", "progress")
+# Names that other libraries use, with the option that is meant.
+_OTHER_NAMES: Final = {"model": "lm", "llm": "lm", "language_model": "lm", "timeout_ms": "timeout", "examples": "demos"}
 
 
 class _AdapterOption(Option):
@@ -86,6 +90,7 @@ COMMON_OPTIONS: Final = Vocabulary(
     ModelOption(name="lm", description="the model of this call; in a list, fallback models follow the first"),
     _AdapterOption(name="adapter", description='the prompt format: "chat", "json", "xml", "two_step", or a map'),
     BooleanOption(name="allow_urls", default=False, description="media may be URLs, which the provider fetches"),
+    BooleanOption(name="strict", default=False, description="an option that means nothing here is an error"),
 )
 #: The options of a module call.
 MODULE_CALL_OPTIONS: Final = COMMON_OPTIONS | Vocabulary(_DEMOS, _TOOLS, _PARSE_RETRIES)
@@ -147,17 +152,25 @@ def read_call_options(
         own: The names of the operation's own options.
 
     Raises:
-        OperationError: Of kind ``input``, with the path ``opts.…``. An unknown option is only a warning.
+        OperationError: Of kind ``input``, with the path ``opts.…``: a value is invalid, or the name of an option is
+            misspelt. Any other unknown option is a warning, or an error if the call is ``strict``.
     """
     called = spec.entry.name if spec else "a stored program"
-    of_module = spec.entry.option_names if spec else frozenset()
-    warnings = [
-        f"{called} takes no option {quoted(name)}; it was ignored"
-        for name in given
-        if not (name in vocabulary or name in GENERATION_SETTINGS or name in of_module or name in own)
-    ]
+    known = {*vocabulary, *GENERATION_SETTINGS, *own, *(spec.entry.option_names if spec else ())}
+    unknown = [name for name in given if name not in known]
+    for name in unknown:
+        meant = _OTHER_NAMES.get(name) or misspelt(name, known.union(_OF_ELIXIR))
+        if meant is not None:
+            raise _unknown_option(name, f'did you mean "{meant}"?')
+    warnings = [f"{called} takes no option {quoted(name)}; it was ignored" for name in unknown]
     ignored = {name for name in ("tools", "demos") if name in vocabulary and not _is_taken(name, spec)}
-    warnings += [f"{called} takes no {name}; they were ignored" for name in ignored if given.get(name)]
+    given_ignored = [name for name in ignored if given.get(name)]
+    warnings += [f"{called} takes no {name}; they were ignored" for name in given_ignored]
+    if warnings and arguments.boolean(given.get("strict"), "opts.strict"):
+        raise _unknown_option(
+            (unknown + given_ignored)[0],
+            f"{called} takes no such option, and the call is strict; it takes {_listed(known)}",
+        )
     read = vocabulary.read(given, "opts", skip={*ignored, *own})
     return CallOptions(
         timeout_ms=read.get("timeout"),
@@ -178,3 +191,12 @@ def read_call_options(
 
 def _is_taken(name: str, spec: ModuleSpec | None) -> bool:
     return spec is not None and (name == "demos" or any(entry.takes_tools for entry in spec.entries))
+
+
+def _unknown_option(name: str, remedy: str) -> OperationError:
+    path = f"opts.{quoted(name)[1:-1]}"
+    return OperationError("input", f"unknown option {quoted(name)} at opts; {remedy}", path=path)
+
+
+def _listed(names: Collection[str]) -> str:
+    return ", ".join(sorted(names))

@@ -19,6 +19,7 @@ from erlport_bridge.programs.text.extraction import (
 from erlport_bridge.programs.text.wording import (
     expected_text,
     inside,
+    misspelt,
     neutral,
     quoted,
     suggestion,
@@ -35,6 +36,7 @@ __all__ = [
     "find_expression",
     "inside",
     "listed_items",
+    "misspelt",
     "nearest_sentences",
     "neutral",
     "numbers",

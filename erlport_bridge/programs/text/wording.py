@@ -79,3 +79,39 @@ def suggestion(name: str, known: Iterable[str]) -> str:
     folded = {candidate.lower(): candidate for candidate in known}
     near = difflib.get_close_matches(name.lower(), list(folded), n=1)
     return f'; did you mean "{folded[near[0]]}"?' if near else ""
+
+
+def misspelt(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name of which ``name`` is a misspelling; ``None``: it is another word.
+
+    Stricter than :func:`suggestion`, which may guess. Two letters swapped, one missing, added or wrong count as one
+    mistake; a name of up to five letters may have one, a longer name two, and a single letter none.
+
+    >>> misspelt("timout", ["timeout", "temperature"]), misspelt("ml", ["lm"]), misspelt("max_hops", ["max_iters"])
+    ('timeout', 'lm', None)
+    """
+    if not 1 < len(name) <= _MAX_NAME_CHARACTERS:
+        return None
+    folded = name.lower()
+    allowed = 1 if len(name) <= 5 else 2
+    mistakes = [
+        (_mistakes(folded, candidate.lower()), candidate)
+        for candidate in known
+        if len(candidate) > 1 and abs(len(candidate) - len(name)) <= allowed
+    ]
+    count, nearest = min(mistakes, default=(allowed + 1, None))
+    return nearest if count <= allowed else None
+
+
+def _mistakes(name: str, other: str) -> int:
+    """Return the optimal string alignment distance of two names."""
+    rows: list[list[int]] = [list(range(len(other) + 1))]
+    for i, letter in enumerate(name, 1):
+        row = [i]
+        for j, wanted in enumerate(other, 1):
+            cost = min(rows[-1][j] + 1, row[-1] + 1, rows[-1][j - 1] + (letter != wanted))
+            if i > 1 and j > 1 and letter == other[j - 2] and name[i - 2] == wanted:
+                cost = min(cost, rows[-2][j - 2] + 1)
+            row.append(cost)
+        rows.append(row)
+    return rows[-1][-1]

@@ -1,0 +1,104 @@
+"""An unknown option is an error if it is misspelt or the call is strict, and otherwise a warning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.execution.batch import BATCH_OPTIONS
+from erlport_bridge.programs.execution.call_inputs import read_inputs
+from erlport_bridge.programs.execution.call_options import COMMON_OPTIONS, PROGRAM_CALL_OPTIONS
+from erlport_bridge.programs.execution.call_request import read_module_call, read_program_call
+from erlport_bridge.programs.models import GENERATION_SETTINGS
+from erlport_bridge.programs.text import misspelt
+
+QA = "question -> answer"
+
+
+def refused(module: Any, opts: dict[str, Any]) -> OperationError:
+    with pytest.raises(OperationError) as caught:
+        read_module_call(module, QA, opts, BATCH_OPTIONS)
+    assert caught.value.kind == "input"
+    return caught.value
+
+
+def mistakes(name: str) -> set[str]:
+    """Return the names with one mistake: a letter is missing, doubled or wrong, or two letters are swapped."""
+    found = set()
+    for index in range(len(name)):
+        found |= {name[:index] + name[index + 1 :], name[:index] + name[index] + name[index:]}
+        found.add(name[:index] + "q" + name[index + 1 :])
+        if index:
+            found.add(name[: index - 1] + name[index] + name[index - 1] + name[index + 1 :])
+    return found - {name}
+
+
+@pytest.mark.parametrize(
+    "name", sorted({*COMMON_OPTIONS, *GENERATION_SETTINGS, *BATCH_OPTIONS, "max_iters", "pool"} - {"n"})
+)
+def test_every_single_mistake_in_an_option_is_refused_with_the_right_name(name: str) -> None:
+    known = {*COMMON_OPTIONS, *GENERATION_SETTINGS, *BATCH_OPTIONS, "max_iters", "tools", "demos", "parse_retries"}
+    for wrong in sorted(mistakes(name) - known):
+        if len(wrong) < 2:
+            continue
+        error = refused("dspy.ReAct", {wrong: 1})
+        assert f'unknown option "{wrong}" at opts; did you mean "' in error.message, wrong
+        assert error.facts["path"] == f"opts.{wrong}"
+        # Two names may be equally near, such as top_p and stop.
+        assert misspelt(wrong, [name]) == name
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [("timout", "timeout"), ("ml", "lm"), ("pol", "pool"), ("temprature", "temperature"), ("model", "lm")],
+)
+def test_misspelt_option_is_an_error_with_the_right_name(wrong: str, right: str) -> None:
+    assert refused("dspy.Predict", {wrong: 1}).message == f'unknown option "{wrong}" at opts; did you mean "{right}"?'
+
+
+@pytest.mark.parametrize("other", ["max_hops", "k", "x", "retriever", "verbose", "trace", "num_threads", "cache"])
+def test_another_word_is_a_warning(other: str) -> None:
+    request = read_module_call("dspy.ChainOfThought", QA, {other: 3})
+    assert request.options.warnings == (f'dspy.ChainOfThought takes no option "{other}"; it was ignored',)
+
+
+@pytest.mark.parametrize("opts", [{"max_hops": 3}, {"tools": ["today"]}, {"version": 2}])
+def test_strict_call_refuses_what_would_be_ignored(opts: dict[str, Any]) -> None:
+    read_module_call("dspy.ChainOfThought", QA, {**opts, "strict": False})
+    (name,) = opts
+    error = refused("dspy.ChainOfThought", {**opts, "strict": True})
+    assert error.message.startswith(f'unknown option "{name}" at opts; dspy.ChainOfThought takes no such option, and ')
+    assert "temperature" in error.message
+
+
+def test_strict_call_takes_options_of_its_module() -> None:
+    opts = {"strict": True, "max_iters": 3, "tools": ["today"], "temperature": 0.5, "timeout": 1_000}
+    assert read_module_call("dspy.ReAct", QA, opts).options.warnings == ()
+
+
+def test_strict_call_of_a_stored_program_refuses_unknown_options() -> None:
+    assert read_program_call({"max_hops": 3}).options.warnings
+    with pytest.raises(OperationError, match="a stored program takes no such option"):
+        read_program_call({"max_hops": 3, "strict": True})
+    with pytest.raises(OperationError, match='did you mean "vector"'):
+        read_program_call({"vectr": [1.0]})
+
+
+@pytest.mark.parametrize("name", sorted(PROGRAM_CALL_OPTIONS))
+def test_options_of_a_call_are_no_misspelling_of_each_other(name: str) -> None:
+    assert misspelt(name, {*PROGRAM_CALL_OPTIONS, *GENERATION_SETTINGS} - {name}) in (None, "stop", "top_p", "tools")
+
+
+@pytest.mark.parametrize("name", ["timeout", "lm", "temperature"])
+def test_option_among_the_inputs_is_an_error_that_says_where_it_belongs(name: str) -> None:
+    stage = read_module_call("dspy.Predict", QA, {}).stage
+    with pytest.raises(OperationError, match="options are the argument after the inputs") as caught:
+        read_inputs((stage,), stage.spec, {"question": "x", name: 1})
+    assert caught.value.facts["path"] == f"inputs.{name}"
+
+
+def test_input_may_have_the_name_of_an_option() -> None:
+    stage = read_module_call("dspy.Predict", "question, timeout: int -> answer", {}).stage
+    assert read_inputs((stage,), stage.spec, {"question": "x", "timeout": 1}) == {"question": "x", "timeout": 1}
