@@ -75,7 +75,7 @@ class WarmPool:
         self._keep(unused)
 
     def report(self) -> dict[str, Any]:
-        """Return the numbers of items ``ready`` and ``starting``, of successful and failed starts, and the durations."""
+        """Return the numbers of ``ready`` and ``starting`` items, of starts and failed starts, and the durations."""
         with self._lock:
             return {
                 "ready": len(self._idle),
