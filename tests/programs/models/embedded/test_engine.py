@@ -1,4 +1,4 @@
-"""The embedded model through real DSPy: every answer here went through an adapter and a module."""
+"""The embedded model under real DSPy: every answer passes through an adapter and a module."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def signature(outputs: dict[str, Any], *, inputs: tuple[str, ...] = ("context", 
 
 
 def predict(outputs: dict[str, Any], *, adapter: Any = None, **inputs: str) -> Any:
-    """Run Predict with exactly one request: an answer that cannot be read is an error, not a second try."""
+    """Run Predict with exactly one request: a completion that cannot be parsed is an error, without a retry."""
     adapter = adapter or dspy.ChatAdapter(use_json_adapter_fallback=False)
     with dspy.context(lm=embedded_model(), adapter=adapter, disable_history=True, trace=[]):
         return dspy.Predict(signature(outputs, inputs=tuple(inputs)))(**inputs)
@@ -124,7 +124,7 @@ def test_usage_counts_a_token_per_four_characters() -> None:
     assert usage["prompt_tokens"] > len(TOWER) // 4
 
 
-def test_prompt_of_nobody_is_answered_in_plain_text() -> None:
+def test_prompt_without_fields_is_answered_in_plain_text() -> None:
     assert complete("", "Cats purr. Dogs bark. What do dogs do?") == "Dogs bark."
 
 
@@ -175,7 +175,7 @@ def test_react_finishes_where_no_tool_fits() -> None:
 # DSPy's own use of an argument that it deprecated.
 @pytest.mark.filterwarnings("ignore:The 'prefix' argument:DeprecationWarning")
 @pytest.mark.parametrize(("answers", "chosen"), [((4, 5, 5), 5), ((1, 2, 3), 1)])
-def test_comparison_takes_what_most_attempts_say(answers: tuple[int, ...], chosen: int) -> None:
+def test_comparison_takes_the_most_frequent_prediction(answers: tuple[int, ...], chosen: int) -> None:
     attempts = [{"reasoning": "because", "answer": answer} for answer in answers]
     with dspy.context(lm=embedded_model()):
         prediction = dspy.MultiChainComparison(signature({"answer": int}, inputs=("question",)), M=3)(
@@ -236,7 +236,7 @@ TEXTS = st.one_of(
     question=TEXTS,
     as_json=st.booleans(),
 )
-# JSONAdapter once read the bracket in the answer's text as a list.
+# JSONAdapter once parsed the bracket in the answer's text as a list.
 @example(outputs={"out_raw": bytes}, context="", question="[", as_json=True)
 def test_every_simple_type_is_valid_after_one_request(
     outputs: dict[str, Any], context: str, question: str, as_json: bool
@@ -269,7 +269,7 @@ def seconds_for(size: int) -> float:
 def test_large_text_takes_time_in_proportion_to_its_length() -> None:
     small = min(seconds_for(2**18) for _ in range(3))
     large = min(seconds_for(2**20) for _ in range(3))
-    assert large < 10 * small  # four times the text; quadratic would be sixteen
+    assert large < 10 * small  # four times the text; quadratic time would be a factor of sixteen
     assert large < 5
 
 
@@ -284,10 +284,8 @@ def test_text_that_is_all_of_one_kind_is_read_in_seconds(unit: str) -> None:
 
 
 @pytest.mark.parametrize(("length", "on_loop"), [(100, True), (100_000, False)])
-def test_large_prompt_is_read_in_a_thread_of_its_own(
-    length: int, on_loop: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A reading that takes long would hold up the event loop, and with it every other call."""
+def test_large_prompt_is_read_in_a_thread(length: int, on_loop: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A long prompt would block the event loop, and with it every other call."""
     readers = []
 
     def read_prompt(system: str, user: str) -> Any:
