@@ -18,7 +18,6 @@ from erlport_bridge.dspy_patches.patch import PROVIDED, Patch, PrivateName
 from erlport_bridge.dspy_patches.signature_fields import fields_with_type
 from erlport_bridge.dspy_patches.system_message import kept
 from erlport_bridge.dspy_patches.type_adapters import type_adapter
-from erlport_bridge.dspy_patches.written_numbers import plain_values, reader
 
 _PARSE_VALUE: Final = ("deab72e8f8f6",)
 # The fingerprints of 3.4.0 and of 3.4.1.
@@ -118,30 +117,29 @@ PATCHES: Final[tuple[Patch, ...]] = (
         },
     ),
     Patch(
-        name="written_numbers",
-        why="DSPy reads JSON through floats, so that a Decimal loses digits that the model wrote.",
+        name="answers",
+        why="DSPy's reading changes values without a word: 1999 is a date of 1970, null the text None, true the number "
+        "1, text in brackets a list; JSON goes through floats, in which a Decimal loses digits.",
         since="3.4.0",
-        until="DSPy reads a Decimal from the text of its number",
-        without="decimals have no more digits than a float",
+        until="DSPy refuses what does not fit the type of a field, and reads a Decimal from the text of its number",
+        without="values that do not fit are changed, and decimals have no more digits than a float",
         targets={
-            "dspy.adapters.utils:json_repair": reader,
-            "dspy.adapters.json_adapter:json_repair": reader,
-            "dspy.adapters.chat_adapter:parse_value": plain_values,
-            "dspy.adapters.json_adapter:parse_value": plain_values,
-            "dspy.adapters.xml_adapter:parse_value": plain_values,
-            "dspy.predict.rlm:parse_value": plain_values,
-            "dspy.predict.flex.bridge:parse_value": plain_values,
+            "dspy.adapters.utils:json_repair": PROVIDED,
+            "dspy.adapters.chat_adapter:parse_value": PROVIDED,
+            "dspy.adapters.xml_adapter:parse_value": PROVIDED,
+            "dspy.adapters.json_adapter:JSONAdapter.parse": PROVIDED,
+            "dspy.predict.rlm:parse_value": PROVIDED,
+            "dspy.predict.flex.bridge:parse_value": PROVIDED,
         },
         expects={
             "dspy.adapters.utils:json_repair": ("module json_repair",),
-            "dspy.adapters.json_adapter:json_repair": ("module json_repair",),
             "dspy.adapters.chat_adapter:parse_value": _PARSE_VALUE,
-            "dspy.adapters.json_adapter:parse_value": _PARSE_VALUE,
             "dspy.adapters.xml_adapter:parse_value": _PARSE_VALUE,
+            "dspy.adapters.json_adapter:JSONAdapter.parse": ("99f098a2ae7d",),
             "dspy.predict.rlm:parse_value": _PARSE_VALUE,
             "dspy.predict.flex.bridge:parse_value": _PARSE_VALUE,
-            # Every result of json_repair goes through parse_value.
-            "dspy.adapters.json_adapter:JSONAdapter.parse": ("99f098a2ae7d",),
+            # What is filled in for fields that an answer leaves out.
+            "dspy.adapters.utils:apply_output_field_defaults": ("2bfb73739756",),
         },
     ),
     Patch(

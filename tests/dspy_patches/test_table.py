@@ -90,7 +90,7 @@ PLAIN: dict[str, Callable[[], Any]] = {
     "model_lookup": _metadata_of_models,
     "callback_choice": _recorded_tool_call,
     "callback_arguments": _recorded_tool_call,
-    "written_numbers": _read_answer,
+    "answers": _read_answer,
     "program_source": lambda: grounded_proposer.get_dspy_source_code(dspy.ReAct(Scored, tools=[_doubled])),
     "class_source": lambda: simba_utils.inspect.getsource(dspy.ReAct),
 }
