@@ -18,6 +18,7 @@ from erlport_bridge.dspy_patches.patch import PROVIDED, Patch, PrivateName
 from erlport_bridge.dspy_patches.signature_fields import fields_with_type
 from erlport_bridge.dspy_patches.system_message import kept
 from erlport_bridge.dspy_patches.type_adapters import type_adapter
+from erlport_bridge.dspy_patches.type_schema import type_schema
 
 _PARSE_VALUE: Final = ("deab72e8f8f6",)
 # The fingerprints of 3.4.0 and of 3.4.1.
@@ -69,6 +70,15 @@ PATCHES: Final[tuple[Patch, ...]] = (
             "dspy.adapters.utils:get_field_description_string": ("1116dd8e2ed0",),
             "dspy.adapters.utils:translate_field_type": ("0947b4184499",),
         },
+    ),
+    Patch(
+        name="type_schema",
+        why="DSPy sorts the fields of an object in the JSON schema of a prompt, whose order a model follows.",
+        since="3.4.0",
+        until="DSPy keeps the order of fields",
+        without="the fields of objects are in alphabetical order in prompts",
+        targets={"dspy.adapters.utils:_get_json_schema": lambda _: type_schema},
+        expects={"dspy.adapters.utils:_get_json_schema": ("936e5f84e0dd",)},
     ),
     Patch(
         name="model_lookup",

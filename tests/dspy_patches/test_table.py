@@ -87,6 +87,7 @@ PLAIN: dict[str, Callable[[], Any]] = {
     "type_adapters": _read_and_written,
     "signature_fields": lambda: (Scored.input_fields, list(Scored.output_fields), Scored.signature),
     "system_message": lambda: [adapter.format_system_message(Scored) for adapter in ADAPTERS],
+    "type_schema": lambda: utils._get_json_schema(dict[str, Literal["low", "high"] | list[int]]),
     "model_lookup": _metadata_of_models,
     "callback_choice": _recorded_tool_call,
     "callback_arguments": _recorded_tool_call,

@@ -21,6 +21,8 @@ INTENDED: Final = {
     "makes lists of text with brackets; here a value that does not fit is an error, and text stays text where it may",
     "json repair": "DSPy repairs JSON that ends early, or that stands in prose with mistakes; here that is an error, "
     "since a part of the answer may be lost",
+    "schemas": "DSPy sorts the fields of objects in the schemas of prompts, here they keep their order; an object has "
+    "the name of its field",
     "tools in the sandbox": "dspy.CodeAct copies the source of its tools into the sandbox, here the code calls them on "
     "this side; prompts and results are the same",
 }
