@@ -16,6 +16,7 @@ from erlport_bridge.dspy_patches.model_lookup import model_info
 from erlport_bridge.dspy_patches.optimizer_threads import carrying_context
 from erlport_bridge.dspy_patches.patch import PROVIDED, Patch, PrivateName
 from erlport_bridge.dspy_patches.signature_fields import fields_with_type
+from erlport_bridge.dspy_patches.strict_schemas import needs_json_mode, response_format
 from erlport_bridge.dspy_patches.system_message import kept
 from erlport_bridge.dspy_patches.type_adapters import type_adapter
 from erlport_bridge.dspy_patches.type_schema import type_schema
@@ -150,6 +151,23 @@ PATCHES: Final[tuple[Patch, ...]] = (
             "dspy.predict.flex.bridge:parse_value": _PARSE_VALUE,
             # What is filled in for fields that an answer leaves out.
             "dspy.adapters.utils:apply_output_field_defaults": ("2bfb73739756",),
+        },
+    ),
+    Patch(
+        name="strict_schemas",
+        why="DSPy sends strict schemas in which a map within an object or list may only be empty, and keywords that "
+        "providers refuse.",
+        since="3.4.0",
+        until="DSPy looks for what is not strict in every type, at every depth",
+        without="with the adapter json, some types are refused by providers, and maps within objects come empty",
+        targets={
+            "dspy.adapters.json_adapter:_has_open_ended_mapping": lambda _: needs_json_mode,
+            "dspy.adapters.json_adapter:_get_structured_outputs_response_format": lambda _: response_format,
+        },
+        expects={
+            "dspy.adapters.json_adapter:_has_open_ended_mapping": ("e42907b4dddb",),
+            "dspy.adapters.json_adapter:_get_structured_outputs_response_format": ("e716b2b5d56d",),
+            "dspy.adapters.json_adapter:JSONAdapter._prepare_response_format": ("5e78b12d604f",),
         },
     ),
     Patch(
