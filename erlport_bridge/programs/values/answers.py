@@ -290,7 +290,7 @@ def _bare(text: str) -> str:
     text = text.strip()
     block = answer_json.WHOLE_BLOCK.fullmatch(text)
     if block is not None:
-        return block[1].strip()
+        text = block[1].strip()
     for mark in ("**", "`", '"', "'"):
         if len(text) > 2 * len(mark) and text.startswith(mark) and text.endswith(mark):
             return text[len(mark) : -len(mark)].strip()
@@ -371,6 +371,7 @@ def _union(annotation: Any) -> _Reader:
     takes_nil = len(others) < len(members)
     texts = [_reader_of(member) for member in others if _takes_text(member)]
     readers = [_reader_of(member) for member in others]
+    choices = [_reader_of(member) for member in others if get_origin(member) is Literal and _takes_text(member)]
     not_texts = [_reader_of(member) for member in others if not _takes_text(member)]
     if Any in others:
         return _any
@@ -393,6 +394,9 @@ def _union(annotation: Any) -> _Reader:
         return found
 
     def read_written(value: str, level: int) -> Any:
+        found = _first(choices, value, _EXACT, True)
+        if found is not NO:
+            return found
         whole = answer_json.exact(value)
         if whole is None and takes_nil:
             return None
