@@ -6,6 +6,7 @@ import itertools
 import json
 import reprlib
 from collections.abc import Callable, Iterable
+from datetime import date, datetime, time, timezone
 from typing import Any, Final
 
 __all__ = ["path_text", "shown", "shown_key"]
@@ -74,7 +75,43 @@ class _Inspect(reprlib.Repr):
         return f"{{{self._items(map(self._within(level), x))}}}"
 
     def repr_dict(self, x: dict[object, object], level: int) -> str:
-        return f"%{{{self._items(self._pair(key, value, level) for key, value in x.items())}}}"
+        # A struct that Python cannot hold is a map that keeps its name.
+        name = x.get("__struct__")
+        fields = x if name is None else {key: value for key, value in x.items() if key != "__struct__"}
+        pairs = self._items(self._pair(key, value, level) for key, value in fields.items())
+        return f"%{'' if name is None else str(name).removeprefix('Elixir.')}{{{pairs}}}"
+
+    def repr_set(self, x: Iterable[object], level: int) -> str:
+        return f"MapSet.new([{self._items(map(self._within(level), x))}])"
+
+    def repr_range(self, x: range, level: int) -> str:
+        # The end of a range in Elixir belongs to it.
+        last = x.stop - 1 if x.step > 0 else x.stop + 1
+        return f"{x.start}..{last}" + ("" if x.step == 1 and x.start <= last else f"//{x.step}")
+
+    def repr_date(self, x: date, level: int) -> str:
+        return f"~D[{x.isoformat()}]"
+
+    def repr_time(self, x: time, level: int) -> str:
+        return f"~T[{_clock(x)}]"
+
+    def repr_datetime(self, x: datetime, level: int) -> str:
+        moment = f"{x.date().isoformat()} {_clock(x)}"
+        if x.tzinfo is None:
+            return f"~N[{moment}]"
+        if x.tzinfo is timezone.utc:
+            return f"~U[{moment}Z]"
+        offset = x.strftime("%z")
+        name = getattr(x.tzinfo, "time_zone", None)
+        zone = f" {x.tzname()} {name}" if name else ""
+        return f"#DateTime<{moment}{offset[:3]}:{offset[3:5]}{zone}>"
+
+    def repr_Decimal(self, x: object, level: int) -> str:  # noqa: N802
+        return f'Decimal.new("{x}")'
+
+    repr_frozenset = repr_set
+    repr_PreciseTime = repr_time  # noqa: N815
+    repr_PreciseDateTime = repr_datetime  # noqa: N815
 
     def repr_ImproperList(self, x: Any, level: int) -> str:  # noqa: N802
         write = self._within(level)
@@ -117,6 +154,14 @@ class _Inspect(reprlib.Repr):
     def _items(self, written: Iterable[str]) -> str:
         first = list(itertools.islice(written, self.maxlist + 1))
         return ", ".join(first if len(first) <= self.maxlist else [*first[: self.maxlist], "…"])
+
+
+def _clock(moment: time | datetime) -> str:
+    """Return the time of day, with as many digits of the second as Elixir keeps."""
+    precision = getattr(moment, "precision", None)
+    digits = (6 if moment.microsecond else 0) if precision is None else precision
+    text = f"{moment.hour:02}:{moment.minute:02}:{moment.second:02}"
+    return f"{text}.{moment.microsecond:06}"[: len(text) + 1 + digits] if digits else text
 
 
 _INSPECT: Final = _Inspect()

@@ -41,6 +41,8 @@ from erlport_bridge.term import shown
 #: Deepest nesting of a value whose type does not limit it. A deeper value would exhaust Python's stack inside DSPy.
 MAX_VALUE_DEPTH: Final = 100
 
+# The codec keeps this key of a struct that Python cannot hold, such as a date of another calendar.
+_STRUCT: Final = "__struct__"
 _OPTIONAL_TEXT: Final = Optional[str]  # noqa: UP045  # as in field types; str | None has another class
 
 
@@ -62,6 +64,8 @@ def input_values(spec: SignatureSpec, inputs: object, *, path: str = "inputs") -
     """
     if not isinstance(inputs, Mapping):
         raise OperationError("input", f"expected a map at {path}, got {shown(inputs)}", path=path)
+    if _STRUCT in inputs:
+        raise OperationError("input", f"expected a map of inputs at {path}, got the struct {shown(inputs)}", path=path)
     given = {_field_name(key, path): value for key, value in inputs.items()}
     if given.keys() != spec.input_names:
         _check_names(spec, given, path)
@@ -195,7 +199,7 @@ def _tuple(types: tuple[Any, ...], value: object, path: str, lenient: bool) -> t
 
 
 def _dict(types: tuple[Any, ...], value: object, path: str, lenient: bool) -> dict[Any, Any]:
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or _STRUCT in value:
         raise mismatch("a map", value, path)
     key_type, value_type = types or (Any, Any)
     pairs = [
@@ -209,7 +213,7 @@ def _dict(types: tuple[Any, ...], value: object, path: str, lenient: bool) -> di
 
 
 def _object(annotation: Any, value: object, path: str, lenient: bool) -> Any:
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or _STRUCT in value:
         raise mismatch(f"a map with {', '.join(annotation.model_fields)}", value, path)
     given = {}
     for key, item in value.items():

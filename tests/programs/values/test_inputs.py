@@ -13,11 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.signatures import parse_signature
 from erlport_bridge.programs.signatures.type_parser import TokenReader, parse_type
-from erlport_bridge.programs.values.inputs import MAX_VALUE_DEPTH, convert, describe
+from erlport_bridge.programs.values.inputs import MAX_VALUE_DEPTH, convert, describe, input_values
 from erlport_bridge.term import Atom, FrozenList, FrozenMap, ImproperList, PreciseDateTime, PreciseTime
 
 IMAGE = "data:image/png;base64,iVBORw0KGgo="
+# A date before the year 1, which Python cannot hold.
+STRUCT = {Atom("__struct__"): Atom("Elixir.Date"), Atom("year"): -1}
 START, END = "<<CUSTOM-TYPE-START-IDENTIFIER>>", "<<CUSTOM-TYPE-END-IDENTIFIER>>"
 
 
@@ -352,3 +355,27 @@ def test_any_term_gives_a_value_or_an_error_with_a_path(type_text: str, term: An
     else:
         path = "inputs.x"
     assert "inputs.x" in path
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (datetime.date(2024, 1, 1), "expected a string at inputs.t, got ~D[2024-01-01]"),
+        (Decimal("1.10"), 'expected a string at inputs.t, got Decimal.new("1.10")'),
+        ({1}, "expected a string at inputs.t, got MapSet.new([1])"),
+        (STRUCT, "expected a string at inputs.t, got %Date{year: -1}"),
+    ],
+)
+def test_value_for_text_is_shown_as_elixir_writes_it(value: object, message: str) -> None:
+    """A date was once shown as ``datetime.date(2024, 1, 1)``."""
+    with pytest.raises(OperationError) as caught:
+        input_values(parse_signature("t -> v"), {"t": value})
+    assert caught.value.message == message
+
+
+@pytest.mark.parametrize("field", ["dict", "dict[str, int]", "{year: int}"])
+def test_struct_is_no_map(field: str) -> None:
+    with pytest.raises(OperationError, match=r"expected a map.* at inputs.m, got %Date\{year: -1\}"):
+        input_values(parse_signature(f"m: {field} -> v"), {"m": STRUCT})
+    with pytest.raises(OperationError, match=r"expected a map of inputs at inputs, got the struct %Date\{year: -1\}"):
+        input_values(parse_signature(f"m: {field} -> v"), STRUCT)
