@@ -7,7 +7,10 @@ defmodule DSPex.Python do
       true
 
   Every function returns `{:ok, result}` or `{:error, %DSPex.Python.Error{}}`. It raises only for misuse: an option of
-  the wrong type.
+  the wrong type. Each has a twin with `!`, which returns the result itself or raises the error:
+
+      iex> DSPex.Python.execute_module!("dspy.Predict", "question -> answer", "What is ETF?").model
+      "embedded/extractive"
 
   ## Options of every function
 
@@ -42,6 +45,8 @@ defmodule DSPex.Python do
   measurement `duration` (native time units), and the metadata `pool`, `operation` and `result` (`:ok`, or the kind of
   the error).
   """
+
+  use DSPex.Python.Call.Bangs
 
   alias DSPex.{Prediction, Program}
   alias DSPex.Python.Call.{CallOptions, ModuleCalls, Operation, ProgramCalls, SessionCalls}

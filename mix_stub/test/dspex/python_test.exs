@@ -235,4 +235,51 @@ defmodule DSPex.PythonTest do
       assert_raise ArgumentError, message, fn -> Python.ping(nil, options) end
     end
   end
+
+  describe "functions with !" do
+    test "are there for every function that returns a result, with the same arities and a spec" do
+      {:ok, specs} = Code.Typespec.fetch_specs(Python)
+      {:docs_v1, _, _, _, _, _, docs} = Code.fetch_docs(Python)
+
+      with_result =
+        for {{name, arity}, [spec]} <- specs,
+            not String.ends_with?(Atom.to_string(name), "!"),
+            inspect(Code.Typespec.spec_to_quoted(name, spec)) =~ "{:result, " do
+          bang = :"#{name}!"
+          assert {bang, [_spec]} = {bang, :proplists.get_value({bang, arity}, specs)}
+
+          assert {bang, arities(name)} ==
+                   {bang, name |> arities() |> Enum.filter(&function_exported?(Python, bang, &1))}
+
+          assert Enum.any?(docs, fn {id, _, _, doc, _} ->
+                   id == {:function, bang, arity} and doc["en"] =~ "`#{name}/#{arity}`"
+                 end)
+
+          name
+        end
+
+      assert length(with_result) == 26
+
+      for name <- [:stream, :start_pool, :stop_pool],
+          do: refute(:"#{name}!" in Keyword.keys(Python.__info__(:functions)))
+    end
+
+    test "return the result, or raise the error" do
+      assert Python.ping!(:x)["payload"] == :x
+      program = Python.create_program!(signature: "question -> answer")
+      assert %DSPex.Prediction{} = Python.execute_program!(program, "Why?")
+
+      assert [{:ok, %DSPex.Prediction{}}] =
+               Python.execute_batch!("dspy.Predict", "question -> answer", ["Why?"])
+
+      error =
+        assert_raise Error, fn ->
+          Python.execute_module!("dspy.Predcit", "question -> answer", "Why?")
+        end
+
+      assert {error.kind, error.message =~ "dspy.Predict"} == {:module_not_found, true}
+    end
+  end
+
+  defp arities(name), do: for({^name, arity} <- Python.__info__(:functions), do: arity)
 end
