@@ -20,11 +20,12 @@ defmodule DSPex.Python do
     * `:timeout` - in ms, 1 or more, or `:infinity`; 30,000 by default. It is one budget for the whole call: at its end Python
       stops the work, and the caller has its answer at most about 50 ms later
     * `:serialization_format` - `:native` (the default) or `:json`, which returns the same results more slowly
+    * `:strict` - `true`: an option that means nothing to the call is an error; by default what the pool says
 
   The functions that execute something also take `:session_id`, `:request_id`, `:lm` (a model for this call, written as in
   `DSPex.Python.Pool`), `:demos`, `:tools` (see `DSPex.Python.Tool`), and settings of the model (`:temperature`,
-  `:max_tokens`, …) and of the module (`:max_iters`, …). An option that neither takes does not fail the call: it is named in
-  `prediction.warnings`.
+  `:max_tokens`, …) and of the module (`:max_iters`, …). A misspelt option (`timout: 1`) is an error that says which was meant. Another
+  option that neither takes does not fail the call unless it is `:strict`: it is named in `prediction.warnings`.
 
   ## Values
 
@@ -527,5 +528,5 @@ defmodule DSPex.Python do
   """
   @spec call(atom(), [term()], options()) :: result(term())
   def call(operation, args, options \\ []),
-    do: Operation.call(operation, args, CallOptions.new!(options))
+    do: Operation.look_up(operation, args, CallOptions.new!(options))
 end

@@ -236,6 +236,81 @@ defmodule DSPex.PythonTest do
     end
   end
 
+  describe "options" do
+    test "that are misspelt are an error of every function, also of functions that send none to Python" do
+      program = Python.create_program!(signature: "question -> answer")
+      text = Python.dump_program!(program)
+
+      calls = [
+        ping: [nil],
+        list_modules: [],
+        describe_module: ["dspy.Predict"],
+        validate_module: ["dspy.Predict", "a -> b"],
+        execute_module: ["dspy.Predict", "a -> b", "x"],
+        execute_batch: ["dspy.Predict", "a -> b", ["x"]],
+        execute_program: [program, "x"],
+        execute_program_batch: [program, ["x"]],
+        evaluate_program: [program, [%{question: "x", answer: "x"}], "equals"],
+        list_optimizers: [],
+        describe_optimizer: ["dspy.GEPA"],
+        dump_program: [program],
+        load_program: [text],
+        list_programs: [nil],
+        describe_program: [program],
+        list_sessions: [],
+        session_info: [program.session_id],
+        cancel: ["none"],
+        metrics: [],
+        call: [:ping, [nil]],
+        delete_program: [program],
+        close_session: [program.session_id]
+      ]
+
+      for {name, args} <- calls,
+          {wrong, right} <- [timout: "timeout", pol: "pool", stric: "strict"] do
+        assert {^name, {:error, error}} = {name, apply(Python, name, args ++ [[{wrong, 1}]])}
+        assert {name, error.kind, error.path} == {name, :input, "opts.#{wrong}"}
+        assert error.message =~ ~r/did you mean [:"]#{right}"?\?/
+      end
+
+      # They have done nothing.
+      for {name, args} <- calls,
+          do: assert({^name, {:ok, _result}} = {name, apply(Python, name, args)})
+    end
+
+    test "of functions that refuse every unknown option are refused too" do
+      assert {:error, %{kind: :input, path: "opts.sesion_id"}} =
+               Python.create_program(%{signature: "a -> b"}, sesion_id: "s")
+
+      assert {:error, %{kind: :input, path: "opts.sesion_id"}} =
+               Python.configure_lm(:embedded, %{}, sesion_id: "s")
+
+      assert {:ok, _program} = Python.create_program(%{signature: "a -> b"}, strict: true)
+
+      assert [{:error, %{path: "opts.bufer"}}] =
+               Enum.to_list(Python.stream("dspy.Predict", "a -> b", "x", bufer: 1))
+    end
+
+    test "that mean nothing are an error of strict calls, and of calls of a strict pool" do
+      predict = &Python.execute_module("dspy.Predict", "a -> b", "x", &1)
+      assert {:ok, %{warnings: [_warning]}} = predict.(max_hops: 1)
+
+      assert {:error, %{kind: :input, path: "opts.max_hops"}} =
+               predict.(max_hops: 1, strict: true)
+
+      pool = start_pool!(strict: true)
+      assert {:error, %{path: "opts.max_hops"}} = predict.(max_hops: 1, pool: pool)
+      assert {:ok, %{warnings: [_warning]}} = predict.(max_hops: 1, pool: pool, strict: false)
+      assert {:ok, %{warnings: []}} = predict.(pool: pool)
+      program = Python.create_program!(%{signature: "a -> b"}, pool: pool)
+
+      assert {:error, %{path: "opts.max_hops"}} =
+               Python.execute_program(program, "x", max_hops: 1)
+
+      assert {:error, %{path: "opts.lm"}} = Python.list_modules(pool: pool, lm: :embedded)
+    end
+  end
+
   describe "functions with !" do
     test "are there for every function that returns a result, with the same arities and a spec" do
       {:ok, specs} = Code.Typespec.fetch_specs(Python)

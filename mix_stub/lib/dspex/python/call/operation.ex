@@ -29,6 +29,14 @@ defmodule DSPex.Python.Call.Operation do
   end
 
   @doc """
+  Calls an operation as `call/3` does, after a check of the names of its options: it takes those of every function, and `taken`.
+  """
+  @spec look_up(atom(), [term()], CallOptions.t(), [atom()]) :: result()
+  def look_up(operation, args, options, taken \\ []) do
+    with :ok <- CallOptions.check_names(options, taken), do: call(operation, args, options)
+  end
+
+  @doc """
   Calls an operation that executes something: a module by its spec, or a program of a session.
 
   The arguments of the operation are `executed`, `args` and the options. Python may call the functions in them during the

@@ -9,6 +9,9 @@ defmodule DSPex.Python.Call.ProgramCalls do
   alias DSPex.Python.Call.{CallOptions, Operation, ProgressLine, Results}
   alias DSPex.Python.Error
 
+  # A session names the program together with its id; a program that was compiled has versions.
+  @of_program [:session_id, :version]
+
   @typep program :: Program.t() | String.t()
   @typep result(value) :: {:ok, value} | {:error, Error.t()}
 
@@ -17,6 +20,9 @@ defmodule DSPex.Python.Call.ProgramCalls do
   """
   @spec create(term(), CallOptions.t()) :: result(Program.t())
   def create(spec, options) do
+    # Python refuses every unknown option here, strict or not.
+    {_strict, options} = CallOptions.pop(options, :strict)
+
     with {:ok, spec} <- python_spec(spec, options.pool),
          {:ok, term} <- Operation.call(:create_program, [spec, options.python], options),
          do: {:ok, Program.from_term(term, options.pool)}
@@ -124,10 +130,11 @@ defmodule DSPex.Python.Call.ProgramCalls do
   """
   @spec load(String.t(), CallOptions.t()) :: result(Program.t())
   def load(text, options) do
-    spec = Map.take(options.python, [:session_id, :lm, :allow_urls])
+    taken = [:session_id, :lm, :allow_urls]
+    spec = Map.take(options.python, taken)
 
     with {:ok, python_options} <- python_spec(spec, options.pool),
-         {:ok, term} <- Operation.call(:load_program, [text, python_options], options),
+         {:ok, term} <- Operation.look_up(:load_program, [text, python_options], options, taken),
          do: {:ok, Program.from_term(term, options.pool)}
   end
 
@@ -143,7 +150,7 @@ defmodule DSPex.Python.Call.ProgramCalls do
   @spec delete(program(), CallOptions.t()) :: result(map())
   def delete(program, options) do
     {session_id, program_id, options} = program_target(program, options)
-    Operation.call(:delete_program, [session_id, program_id], options)
+    Operation.look_up(:delete_program, [session_id, program_id], options, @of_program)
   end
 
   defp execute_operation(operation, program, argument, options) do
@@ -159,7 +166,7 @@ defmodule DSPex.Python.Call.ProgramCalls do
   defp look_up(operation, program, options) do
     {session_id, program_id, options} = program_target(program, options)
     args = [session_id, program_id, Map.take(options.python, [:version])]
-    Operation.call(operation, args, options)
+    Operation.look_up(operation, args, options, @of_program)
   end
 
   defp pool(%Program{pool: pool}, _options), do: pool

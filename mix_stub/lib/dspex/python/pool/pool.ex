@@ -32,6 +32,8 @@ defmodule DSPex.Python.Pool do
     * `:modules` - your own subclasses of `dspy.Module`, such as `["my_app.programs.Support"]`, so that calls may name them;
       see `docs/operations.md`
     * `:preload` - names of Python modules that are imported at the start, such as a module that offers tools
+    * `:strict` - whether an option of a call that means nothing to it is an error; `false` by default: then only a misspelt one is an
+      error, and another is named in `prediction.warnings`. A call may say otherwise with its own `:strict`
     * `:start_timeout` - how long Python may take to be ready, in ms; 60,000 by default
     * `:heartbeat` - how to notice a Python that is alive and silent, such as a stopped process, or C code that holds the
       GIL: `[interval: 5_000, limit: 30_000]`, the default, sends a ping every 5 s, and kills a Python that has not answered
@@ -101,7 +103,10 @@ defmodule DSPex.Python.Pool do
   """
   @spec start_link(keyword() | PoolOptions.t()) :: Supervisor.on_start()
   def start_link(%PoolOptions{} = options),
-    do: Supervisor.start_link(__MODULE__, options, name: Names.via(:pool, options.name))
+    do:
+      Supervisor.start_link(__MODULE__, options,
+        name: Names.via(:pool, options.name, %{strict: options.strict})
+      )
 
   def start_link(options) when is_list(options), do: options |> PoolOptions.new!() |> start_link()
 
@@ -147,6 +152,11 @@ defmodule DSPex.Python.Pool do
         model_state(pool)
     end
   end
+
+  @doc false
+  # Tells whether calls of the pool are strict unless they say otherwise.
+  @spec strict?(atom()) :: boolean()
+  def strict?(pool), do: match?({_supervisor, %{strict: true}}, Names.lookup(:pool, pool))
 
   @doc false
   # Runs `configure`, which configures `model` for the pool or for its session `session_id`. Python may call `callbacks`
