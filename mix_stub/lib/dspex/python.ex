@@ -93,7 +93,8 @@ defmodule DSPex.Python do
   Sets the language model of the pool, or of one session with the option `:session_id`.
 
   `config` takes the provider's options: `:model`, `:api_key`, `:api_base`, `:temperature`, `:fallbacks`, `:cache`,
-  `:requests_per_minute`, …; a value `{:system, variable}` is read from the environment of the BEAM.
+  `:requests_per_minute`, …; a value `{:system, variable}` is read from the environment of the BEAM. An `:api_key` that is a function
+  without arguments, or `{module, function, args}`, is called before each request, so that keys can rotate.
   `configure_lm(:elixir, function: function)` sets a model function, see `DSPex.Python.ModelFunction`. Write the pool's own
   model into its configuration instead, because this setting is lost when Python is restarted.
 

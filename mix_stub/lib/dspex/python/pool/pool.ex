@@ -25,7 +25,8 @@ defmodule DSPex.Python.Pool do
         * `:embedded` - answers from the text of its inputs; needs no network and no key
         * `{provider, options}` - such as `{:openai, model: "gpt-4o-mini", api_key: {:system, "OPENAI_API_KEY"}}`. An
           option `{:system, variable}` is read from the environment when Python starts, so that the configuration holds
-          no key
+          no key. An `:api_key` that is a function without arguments, or `{module, function, args}`, is called before each
+          request, so that keys can rotate: `api_key: {MyApp.Vault, :key, ["openai"]}`
         * `{:elixir, function}` - a function of this node, see `DSPex.Python.ModelFunction`
         * `nil` (the default) - no model: the pool starts, and calls that need a model return an error
     * `:python_path` - a list of folders that are put before `PYTHONPATH`
