@@ -95,8 +95,8 @@ defmodule DSPex.Python do
   `config` takes the provider's options: `:model`, `:api_key`, `:api_base`, `:temperature`, `:fallbacks`, `:cache`,
   `:requests_per_minute`, …; a value `{:system, variable}` is read from the environment of the BEAM. An `:api_key` that is a function
   without arguments, or `{module, function, args}`, is called before each request, so that keys can rotate.
-  `configure_lm(:elixir, function: function)` sets a model function, see `DSPex.Python.ModelFunction`. Write the pool's own
-  model into its configuration instead, because this setting is lost when Python is restarted.
+  `configure_lm(:elixir, function: function)` sets a model function, see `DSPex.Python.ModelFunction`. A Python that is started again
+  has the model of the pool that was set last; the model of a session is lost with its session.
 
   ## Examples
 

@@ -44,7 +44,8 @@ defmodule DSPex.Python.Pool do
 
   ## What happens when Python ends
 
-  A Python that ends after it has been ready is started again at once. Its sessions and programs are lost. Its pending
+  A Python that ends after it has been ready is started again at once, with the model that was configured last, in the options or
+  by `DSPex.Python.configure_lm/3`. Its sessions and programs are lost, and with a session its model. Its pending
   calls return an error of kind `:port_closed`, which is `retryable`. Calls that are made while Python is being started
   wait for it.
 
@@ -79,7 +80,18 @@ defmodule DSPex.Python.Pool do
 
   alias DSPex.Python.{Callbacks, Error, ModelFunction}
   alias DSPex.Python.Functions.{Callback, Model}
-  alias DSPex.Python.Port.{Connection, Interpreter, Log, Names, Owner, PoolOptions, Recycling}
+
+  alias DSPex.Python.Port.{
+    ConfiguredModel,
+    Connection,
+    Interpreter,
+    Log,
+    Names,
+    Owner,
+    PoolOptions,
+    Recycling
+  }
+
   alias DSPex.Python.Wire.Timeout
 
   # How long a caller sleeps before it looks again for an owner that is being restarted. A restart of the owner (not of
@@ -114,11 +126,16 @@ defmodule DSPex.Python.Pool do
   @impl true
   def init(options) do
     log = %{id: Log, start: {Log, :start_link, [options.name]}}
-    owner = Owner.child_spec(options, caller(options.name))
+    model = %{id: ConfiguredModel, start: {ConfiguredModel, :start_link, [options]}}
+    owner = options |> ConfiguredModel.in_options() |> Owner.child_spec(caller(options.name))
 
     # A restart only follows a start of Python that worked, which takes some tenths of a second. So not even a Python
     # that ends at every call reaches this limit, and the pool never disappears while it is in use.
-    Supervisor.init([log, owner], strategy: :one_for_one, max_restarts: 100, max_seconds: 10)
+    Supervisor.init([log, model, owner],
+      strategy: :one_for_one,
+      max_restarts: 100,
+      max_seconds: 10
+    )
   end
 
   @doc """
@@ -173,7 +190,8 @@ defmodule DSPex.Python.Pool do
 
       case configure.() do
         {:ok, _configured} = ok ->
-          Owner.model_configured(owner, session_id, model, {registration, callbacks})
+          if session_id == nil, do: ConfiguredModel.put(pool, model)
+          Owner.model_configured(owner, session_id, {registration, callbacks})
           ok
 
         error ->
@@ -191,7 +209,7 @@ defmodule DSPex.Python.Pool do
   @spec forget_model(atom(), String.t()) :: :ok
   def forget_model(pool, session_id) do
     with {owner, _state} <- Names.lookup(:port, pool),
-         do: Owner.model_configured(owner, session_id, nil, {nil, []})
+         do: Owner.model_configured(owner, session_id, {nil, []})
 
     :ok
   end
