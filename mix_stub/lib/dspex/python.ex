@@ -32,10 +32,12 @@ defmodule DSPex.Python do
   | Elixir | Python | back |
   | --- | --- | --- |
   | `nil`, `true`, `false` | `None`, `True`, `False` | the same |
-  | other atom | `Atom`, a `str` | the same atom |
+  | other atom | `Atom`, a `str` | the same atom; from a field, also one of an enum (`{:enum, [:low, :high]}`), the text `"low"` |
   | binary, UTF-8 or not | `str` or `bytes` | the same binary |
   | integer, float, list, tuple, map | `int`, `float`, `list`, `tuple`, `dict` | the same |
   | `DSPex.Value`: images, audio, files | DSPy's own types | a map with `"$type"`, which may be an input again |
+  | `Date`, `Time`, `NaiveDateTime`, `DateTime`, `Decimal`, `MapSet`, `Range` | Python's own types | the same struct |
+  | other struct | the `dict` of its fields | a map |
   | pid, reference, port, fun, bitstring | an opaque object | the same |
   | | NaN, infinity, -infinity | `:nan`, `:infinity`, `:neg_infinity` |
   | | any other object | an error of kind `:encode` that names its path |

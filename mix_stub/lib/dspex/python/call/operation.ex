@@ -4,7 +4,7 @@ defmodule DSPex.Python.Call.Operation do
   # Calls an operation of Python: as terms or as JSON, with the functions that Python may call during the call, or as a
   # stream of events.
 
-  alias DSPex.Python.Call.{CallOptions, EventStream}
+  alias DSPex.Python.Call.{CallOptions, EventStream, StructHints}
   alias DSPex.Python.{Callbacks, Error, JSON, ModuleSpec, Pool}
 
   @typep result :: {:ok, term()} | {:error, Error.t()}
@@ -66,7 +66,9 @@ defmodule DSPex.Python.Call.Operation do
          {:ok, executed, python_options, callbacks} <-
            ModuleSpec.read(executed, python_options, Pool.caller(options.pool)) do
       Callbacks.during(of_model ++ callbacks, fn ->
-        call(operation, first_args ++ [executed | args] ++ [python_options], options)
+        operation
+        |> call(first_args ++ [executed | args] ++ [python_options], options)
+        |> StructHints.explain(List.last(args))
       end)
     end
   end

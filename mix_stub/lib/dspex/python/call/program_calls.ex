@@ -56,7 +56,7 @@ defmodule DSPex.Python.Call.ProgramCalls do
     inputs_list = python_inputs_list(inputs_list)
 
     with {:ok, terms} <- execute_operation(:execute_program_batch, program, inputs_list, options),
-         do: {:ok, Enum.map(terms, &Results.batch_result/1)}
+         do: {:ok, Results.batch_results(terms, inputs_list)}
   end
 
   @doc """
@@ -71,7 +71,7 @@ defmodule DSPex.Python.Call.ProgramCalls do
       examples = python_inputs_list(examples)
 
       with {:ok, report} <- execute_operation(:evaluate_program, program, examples, options),
-           do: {:ok, Results.evaluation(report)}
+           do: {:ok, Results.evaluation(report, examples)}
     else
       program |> stream_evaluate(examples, metric, options) |> ProgressLine.follow(progress)
     end
@@ -83,10 +83,11 @@ defmodule DSPex.Python.Call.ProgramCalls do
   @spec stream_evaluate(program(), term(), term(), CallOptions.t()) :: Enumerable.t()
   def stream_evaluate(program, examples, metric, options) do
     options = CallOptions.put(options, :metric, metric)
+    examples = python_inputs_list(examples)
 
     :stream_evaluate
-    |> stream_operation(program, python_inputs_list(examples), options)
-    |> Stream.map(&Results.evaluation_element/1)
+    |> stream_operation(program, examples, options)
+    |> Stream.map(&Results.evaluation_element(&1, examples))
   end
 
   @doc """
