@@ -311,6 +311,26 @@ defmodule DSPex.PythonTest do
     end
   end
 
+  test "every function is documented with an example, and a function with ! names the function without" do
+    {:docs_v1, _, _, _, _, _, docs} = Code.fetch_docs(Python)
+
+    functions =
+      for {{:function, name, _arity}, _, _, doc, _} <- docs, do: {Atom.to_string(name), doc}
+
+    assert length(functions) > 50
+
+    for {name, doc} <- functions do
+      assert {name, %{"en" => text}} = {name, doc}
+
+      example =
+        if String.ends_with?(name, "!"),
+          do: "`#{String.trim_trailing(name, "!")}/",
+          else: "#{name}("
+
+      assert {name, text =~ example} == {name, true}
+    end
+  end
+
   describe "functions with !" do
     test "are there for every function that returns a result, with the same arities and a spec" do
       {:ok, specs} = Code.Typespec.fetch_specs(Python)

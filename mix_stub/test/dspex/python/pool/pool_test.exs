@@ -125,6 +125,7 @@ defmodule DSPex.Python.Pool.PoolTest do
       end
 
       eventually(fn -> waiting(pool) >= 200 end)
+
       # Hardly any of these calls can have its answer in time; one that has it keeps its deadline too.
       results = for _ <- 1..5, do: timed(fn -> predict.(timeout: 20) end)
 
