@@ -289,9 +289,9 @@ defmodule DSPex.Python do
 
       iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer")
       iex> stream = DSPex.Python.stream_evaluate(program, [[question: "What?", answer: "ETF"]], "exact_match")
-      iex> [{0, {:ok, %{score: 0.0}}}, {:ok, %{score: 0.0, count: 1}}] = Enum.to_list(stream)
-      iex> :ok
-      :ok
+      iex> [{0, {:ok, scored}}, {:ok, evaluation}] = Enum.to_list(stream)
+      iex> {scored.score == 0, evaluation.count}
+      {true, 1}
   """
   @spec stream_evaluate(Program.t() | String.t(), [inputs()], term(), options()) :: Enumerable.t()
   def stream_evaluate(program, examples, metric, options \\ []),

@@ -40,9 +40,12 @@ defmodule DSPex.Python.Call.Bangs do
   defp parts({:when, _meta, [spec, variables]}), do: spec |> parts() |> put_elem(3, variables)
   defp parts({:"::", _meta, [{name, _, types}, returned]}), do: {name, types, returned, []}
 
-  defp args(heads, name, arity),
-    do:
-      Enum.find_value(heads, fn {head, args} -> head == name and length(args) == arity && args end)
+  defp args(heads, name, arity) do
+    Enum.find_value(heads, fn
+      {^name, args} when length(args) == arity -> args
+      _other -> nil
+    end)
+  end
 
   defp bang(name, args, types, type, variables) do
     bang = :"#{name}!"
