@@ -387,13 +387,20 @@ defmodule DSPex.Prediction do
     # `prediction.answer` raises a KeyError, whose message shows the field that is said not to be there. So the message
     # says how to read it. KeyError inspects its term when the message is made, which the stacktrace tells.
     defp with_hint(doc, [name | _rest]) do
-      {:current_stacktrace, frames} = Process.info(self(), :current_stacktrace)
-
-      if Enum.any?(frames, &match?({KeyError, _function, _arity, _location}, &1)),
+      if in_message_of_exception?(),
         do: concat(doc, string(" " <> @hint <> "prediction[:#{name}])")),
         else: doc
     end
 
     defp with_hint(doc, []), do: doc
+
+    # Tells whether an exception calls Kernel.inspect/2 with the prediction, and not with a value that holds it. In Elixir 1.20 the
+    # message is made in Exception.
+    defp in_message_of_exception? do
+      {:current_stacktrace, frames} = Process.info(self(), :current_stacktrace)
+      callers = for {module, _function, _arity, _location} <- frames, do: module
+      callers = Enum.drop_while(callers, &(&1 in [Process, __MODULE__, Inspect.Algebra]))
+      match?([Kernel, module | _rest] when module in [KeyError, Exception], callers)
+    end
   end
 end
