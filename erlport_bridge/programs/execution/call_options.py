@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -156,10 +157,11 @@ def read_call_options(
             misspelt. Any other unknown option is a warning, or an error if the call is ``strict``.
     """
     called = spec.entry.name if spec else "a stored program"
-    known = {*vocabulary, *GENERATION_SETTINGS, *own, *(spec.entry.option_names if spec else ())}
-    unknown = [name for name in given if name not in known]
+    of_module: Collection[str] = spec.entry.option_names if spec else ()
+    sources = (vocabulary, GENERATION_SETTINGS, of_module, own)
+    unknown = [name for name in given if not any(name in names for names in sources)]
     for name in unknown:
-        meant = _OTHER_NAMES.get(name) or misspelt(name, known.union(_OF_ELIXIR))
+        meant = _OTHER_NAMES.get(name) or misspelt(name, {*_OF_ELIXIR, *itertools.chain(*sources)})
         if meant is not None:
             raise _unknown_option(name, f'did you mean "{meant}"?')
     warnings = [f"{called} takes no option {quoted(name)}; it was ignored" for name in unknown]
@@ -169,7 +171,7 @@ def read_call_options(
     if warnings and arguments.boolean(given.get("strict"), "opts.strict"):
         raise _unknown_option(
             (unknown + given_ignored)[0],
-            f"{called} takes no such option, and the call is strict; it takes {_listed(known)}",
+            f"{called} takes no such option, and the call is strict; it takes {_listed({*itertools.chain(*sources)})}",
         )
     read = vocabulary.read(given, "opts", skip={*ignored, *own})
     return CallOptions(
@@ -178,7 +180,7 @@ def read_call_options(
         request_id=read.get("request_id"),
         model=read.get("lm"),
         adapter=read.get("adapter", AdapterChoice()),
-        settings=read_settings({name: value for name, value in given.items() if name not in own}, "opts"),
+        settings=read_settings(given, "opts", skip=own),
         demos=read.get("demos", ()),
         parse_retries=read.get("parse_retries", 0),
         allow_urls=read.get("allow_urls", False),

@@ -14,7 +14,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import callbacks, tools
@@ -32,8 +32,7 @@ _SPEC_KEYS: Final = frozenset({"module", "signature", "instructions", "options",
 _OUTERMOST: Final = "spec"
 
 
-@dataclass(frozen=True)
-class ModuleSpec:
+class ModuleSpec(NamedTuple):
     """The spec of a module, read once; its options and its signature are not checked yet.
 
     Attributes:
