@@ -82,6 +82,11 @@ def _known_of_models() -> Any:
     return [user.model_info("openai", model) for user in (capabilities, costs) for model in models]
 
 
+def _worded_turns(adapter: dspy.Adapter) -> Any:
+    turns = [{"question": "Why?", "answer": "So.", "score": 0.5}]
+    return adapter.format_conversation_history(Scored, "history", {"history": dspy.History(messages=turns)})
+
+
 #: What the plain way of DSPy gives as well.
 PLAIN: dict[str, Callable[[], Any]] = {
     "type_adapters": _read_and_written,
@@ -91,6 +96,7 @@ PLAIN: dict[str, Callable[[], Any]] = {
     "callback_choice": _told_of_a_tool,
     "callback_arguments": _told_of_a_tool,
     "written_numbers": _read_answer,
+    "earlier_turns": lambda: [_worded_turns(adapter) for adapter in ADAPTERS],
     "program_source": lambda: grounded_proposer.get_dspy_source_code(dspy.ReAct(Scored, tools=[_doubled])),
     "class_source": lambda: simba_utils.inspect.getsource(dspy.ReAct),
 }
