@@ -21,6 +21,10 @@ class Clock:
         """Give the time in seconds."""
         return self.now_s
 
+    def time(self) -> float:
+        """Give the same time, in seconds since 1970."""
+        return self.now_s
+
     @classmethod
     def of(cls, module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Clock:
         """Give the time of a module for as long as a test lasts."""

@@ -14,6 +14,7 @@ from erlport_bridge.operations.port_state import metrics, sessions
 from erlport_bridge.programs import execution
 from erlport_bridge.programs.execution import (
     STREAM_OPTIONS,
+    CallOptions,
     CallRequest,
     EventStream,
     ModuleCallRequest,
@@ -85,13 +86,17 @@ def module_template(request: ModuleCallRequest) -> PreparedRun:
 def program_run(program: Program, values: Mapping[str, Any], request: CallRequest) -> PreparedRun:
     """Return the run of a stored program with its checked inputs; errors as :meth:`Sessions.model_for`."""
     options = request.options
-    model = _model_of(program.stages, program.session_id, options.model, program.model)
-    ignored = []
+    model = _model_of(program.stages, program.session_id, *_preferred(program, options))
+    given: dict[str, object] = {}
     if program.neighbours is None:
         given = {"embedder": options.embedder, "vector": options.vector}
-        ignored = [
-            f"this version takes no {name}; it was ignored" for name, value in given.items() if value is not None
-        ]
+    if not program.keeps_history:
+        given["conversation"] = options.conversation
+    names = [name for name, value in given.items() if value is not None]
+    if names and options.strict:
+        message = f"this version takes no {names[0]}, and the call is strict"
+        raise OperationError("input", message, path=f"opts.{names[0]}")
+    ignored = [f"this version takes no {name}; it was ignored" for name in names]
     of_program = replace(
         options,
         settings={**program.settings, **options.settings},
@@ -103,7 +108,15 @@ def program_run(program: Program, values: Mapping[str, Any], request: CallReques
 
 def program_model(program: Program, request: CallRequest) -> LanguageModel:
     """Return the model that a call of a stored program asks; errors as :meth:`Sessions.model_for`."""
-    return sessions.model_for(program.session_id, request.options.model, program.model)
+    return sessions.model_for(program.session_id, *_preferred(program, request.options))
+
+
+def _preferred(program: Program, options: CallOptions) -> list[LanguageModel | None]:
+    """Return what goes before the model of the program's session; through another session, that session's model."""
+    preferred = [options.model, program.model]
+    if options.session_id not in (None, program.session_id):
+        preferred.append(sessions.find(str(options.session_id)).model)
+    return preferred
 
 
 async def run(

@@ -104,7 +104,7 @@ def _example(value: object, program: Program, path: str) -> dspy.Example:
     outputs = SignatureSpec(labels, (), None)
     read |= input_values(outputs, {item.name: given[item.name] for item in labels}, path=path)
     rest = {name: item for name, item in given.items() if name not in read}
-    history = {} if program.turns is None else {HISTORY_FIELD: dspy.History(messages=[])}
+    history = {HISTORY_FIELD: dspy.History(messages=[])} if program.keeps_history else {}
     return dspy.Example(**history, **read, **rest).with_inputs(*history, *inputs)
 
 

@@ -103,6 +103,7 @@ PROGRAM_CALL_OPTIONS: Final = MODULE_CALL_OPTIONS | Vocabulary(
     VERSION_OPTION,
     EMBEDDER,
     _VectorOption(name="vector", description="in place of an embedder: the vector of the inputs"),
+    TextOption(name="conversation", description="whose conversation this is, with a program that has a history"),
 )
 #: What an operation takes that calls a stored program many times.
 MANY_CALLS_OPTIONS: Final = COMMON_OPTIONS | Vocabulary(VERSION_OPTION)
@@ -122,6 +123,8 @@ class CallOptions:
         version: Of a stored program; ``None``: the newest.
         embedder: For a stored program that chooses its examples by vectors.
         vector: In its place: that of the inputs.
+        conversation: The id of the conversation that goes on, with a stored program that keeps conversations.
+        strict: What is given and means nothing is an error.
     """
 
     timeout_ms: int | None = None
@@ -137,6 +140,8 @@ class CallOptions:
     version: int | None = None
     embedder: ElixirFunction | None = None
     vector: Vector | None = None
+    conversation: str | None = None
+    strict: bool = False
 
 
 def read_call_options(
@@ -185,6 +190,8 @@ def read_call_options(
         version=read.get("version"),
         embedder=read.get("embedder"),
         vector=read.get("vector"),
+        conversation=read.get("conversation"),
+        strict=read.get("strict", False),
     )
 
 

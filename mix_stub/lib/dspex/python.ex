@@ -379,7 +379,8 @@ defmodule DSPex.Python do
   `spec` is a map (or keyword list) with `:signature` and `:modules`, a list of modules (names, or maps as in
   `DSPex.Python.ModuleSpec`). They are executed one after the other; each stage takes the inputs and the outputs of earlier
   stages. The map of a module may also have a `:name`, and `:inputs` that name other stages:
-  `inputs: %{context: "search.passages"}`. `:outputs` of the spec chooses the outputs of the program.
+  `inputs: %{context: "search.passages"}`. `:outputs` of the spec chooses the outputs of the program. With `history: true` the
+  program keeps conversations, see `list_conversations/2`.
 
   ## Examples
 
@@ -440,6 +441,75 @@ defmodule DSPex.Python do
   @spec delete_program(Program.t() | String.t(), options()) :: result(map())
   def delete_program(program, options \\ []),
     do: ProgramCalls.delete(program, CallOptions.new!(options))
+
+  @doc """
+  Lists the conversations of a program that was created with `history: true`; without their turns.
+
+  Such a program is called with `conversation: "user-42"` (any text), or through the session of a user with `:session_id`, which
+  need not be the program's own session; a call that says neither is an error. The program shows its model the last 50 turns of that
+  conversation, and no others. A conversation begins with its first call, belongs to all versions of its program, and ends with
+  `delete_conversation/3`, with the program, or with the session of the user.
+
+  ## Examples
+
+      iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer", history: true)
+      iex> {:ok, _answer} = DSPex.Python.execute_program(program, "What is ETF?", conversation: "user-42")
+      iex> {:ok, [listed]} = DSPex.Python.list_conversations(program)
+      iex> {listed["id"], listed["turn_count"]}
+      {"user-42", 1}
+      iex> {:error, error} = DSPex.Python.execute_program(program, "What is ETF?")
+      iex> {error.kind, error.path}
+      {:input, "opts.conversation"}
+  """
+  @spec list_conversations(Program.t() | String.t(), options()) :: result([map()])
+  def list_conversations(program, options \\ []),
+    do: ProgramCalls.conversation(:list_conversations, program, [], CallOptions.new!(options))
+
+  @doc """
+  Returns a conversation of a program: a map with its `"turns"`, oldest first, as `seed_conversation/4` takes them.
+
+  ## Examples
+
+      iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer", history: true)
+      iex> turns = [%{question: "What is ETF?", answer: "A format."}]
+      iex> {:ok, _seeded} = DSPex.Python.seed_conversation(program, "user-42", turns)
+      iex> {:ok, conversation} = DSPex.Python.conversation(program, "user-42")
+      iex> conversation["turns"]
+      [%{"question" => "What is ETF?", "answer" => "A format."}]
+  """
+  @spec conversation(Program.t() | String.t(), String.t(), options()) :: result(map())
+  def conversation(program, id, options \\ []),
+    do: ProgramCalls.conversation(:conversation, program, [id], CallOptions.new!(options))
+
+  @doc """
+  Sets the turns of a conversation, which begins if there is none of that id; returns its description.
+
+  A turn is a map of the program's fields. If the program has one input and one output of text, messages are taken too:
+  `%{role: "user", content: "…"}` and `%{role: "assistant", content: "…"}`. Of more than 50 turns the last 50 are kept.
+  """
+  @spec seed_conversation(Program.t() | String.t(), String.t(), [map()], options()) ::
+          result(map())
+  def seed_conversation(program, id, turns, options \\ []) do
+    options = CallOptions.new!(options)
+    ProgramCalls.conversation(:seed_conversation, program, [id, turns], options)
+  end
+
+  @doc """
+  Deletes the oldest turns of a conversation, so that the last `keep` are left; returns its description.
+  """
+  @spec cut_conversation(Program.t() | String.t(), String.t(), non_neg_integer(), options()) ::
+          result(map())
+  def cut_conversation(program, id, keep, options \\ []) do
+    options = CallOptions.new!(options)
+    ProgramCalls.conversation(:cut_conversation, program, [id, keep], options)
+  end
+
+  @doc """
+  Deletes a conversation with all of its turns; returns its description.
+  """
+  @spec delete_conversation(Program.t() | String.t(), String.t(), options()) :: result(map())
+  def delete_conversation(program, id, options \\ []),
+    do: ProgramCalls.conversation(:delete_conversation, program, [id], CallOptions.new!(options))
 
   @doc """
   Lists the sessions of the pool.
