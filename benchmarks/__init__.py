@@ -1,1 +1,1 @@
-"""Ratios against peers, measured in one run: ``make bench``."""
+"""Measure the ratios to peers (the BEAM, plain DSPy, other codecs) in one run: ``make bench``."""

@@ -1,4 +1,4 @@
-"""Prints what it measures as Markdown: ``python -m benchmarks [PART ...]``, all of ``make bench`` without a name."""
+"""Run benchmarks and print Markdown: ``python -m benchmarks [PART ...]``; without a part, all of ``make bench``."""
 
 import subprocess
 import sys
@@ -9,9 +9,9 @@ _PARTS = (*_SHOWN, "shapes")
 
 
 def main(names: list[str]) -> None:
-    """Run the parts of these names in turn.
+    """Run the named parts one after the other.
 
-    Each has a process to itself, because what one leaves behind would slow the next: DSPy's many live objects, which
+    Each part runs in a process of its own, because leftovers would slow the next part: DSPy's many live objects, which
     ``port`` imports, and the memory of ``scaling``.
     """
     unknown = set(names) - set(_PARTS)

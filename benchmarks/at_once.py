@@ -1,4 +1,4 @@
-"""Imported by a port, this has its provider ``embedded`` answer at once."""
+"""Make the provider ``embedded`` of a port answer at once, when the port imports this module."""
 
 from benchmarks.engines import replace_embedded_model
 

@@ -1,4 +1,4 @@
-# The BEAM as a peer: keeps terms, and times its own codec on them. Started and explained by beam.py.
+# The BEAM as a peer: keeps terms, and times its own codec on them. beam.py starts this script and explains it.
 
 defmodule Benchmarks.Beam do
   def serve(port, terms) do
@@ -32,7 +32,7 @@ defmodule Benchmarks.Beam do
     end
   end
 
-  # A process has its own copy of the term from the start; it is not copied again for a batch.
+  # A worker process gets its own copy of the term at its start, and does not copy it again for a batch.
   defp new_worker(data, term) do
     owner = self()
     worker = spawn_link(fn -> work(owner, data, term) end)

@@ -1,13 +1,13 @@
-"""The BEAM as a peer: one Elixir process on a pipe, which times ``binary_to_term`` and ``term_to_binary`` itself.
+"""Measure the BEAM as a peer: Elixir on a pipe, which times ``binary_to_term`` and ``term_to_binary`` itself.
 
-Two ways, because a BEAM process pays for its garbage only when it collects:
+There are two measurements, because a BEAM process pays for garbage only when it collects:
 
-* ``steady``: a process that lives as long as the benchmark and collects when it has to, inside the time that is
-  measured. Python's times hold the same: what an operation made is freed before the next one.
-* ``fresh``: a new process for each batch, with an empty heap. A large term is then decoded without any collection,
-  but its memory is new to the process, and large results are written to pages that the system must first provide.
+* ``steady``: a process that lives as long as the benchmark. Its garbage collections are part of the measured time. So
+  are Python's: the result of an operation is freed before the next operation.
+* ``fresh``: a new process for each batch, with an empty heap. A large term is decoded without a garbage collection,
+  but in memory that is new to the process: the system must first provide the pages for large results.
 
-For small terms both are the same, since a batch holds many of them.
+For small terms both measurements agree, since a batch holds many of them.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from benchmarks.timing import Batch
 from erlport_bridge.term import Atom, decode, encode
 
 _SCRIPT = Path(__file__).with_suffix(".exs")
-# Schedulers that have nothing to do would spin, and take a core from the Python peers' turns. `-noinput`: the pipe
-# belongs to the script.
+# Without these flags, idle schedulers busy-wait, and take a core while the Python peers run. `-noinput`: the script
+# reads the pipe itself.
 _FLAGS = "-noinput +sbwt none +sbwtdcpu none +sbwtdio none"
 
 
 class Beam:
-    """A BEAM that keeps terms by name; a context manager, which ends it."""
+    """A BEAM that keeps terms by name; a context manager that ends the BEAM."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen(
@@ -46,12 +46,12 @@ class Beam:
         self._process.communicate()
 
     def load(self, name: str, data: bytes) -> bytes:
-        """Have the BEAM keep the term of ``data``; give what its ``term_to_binary`` makes of it."""
+        """Make the BEAM keep the term of ``data``; return the term's bytes as its ``term_to_binary`` writes them."""
         own: str | bytes = self._ask((Atom("load"), name, data))
         return own.encode() if isinstance(own, str) else own
 
     def batch(self, name: str, operation: str, process: str) -> Batch:
-        """Give the timed repetition of ``decode`` or ``encode`` on a term in a ``steady`` or ``fresh`` process."""
+        """Return a timed batch of ``decode`` or ``encode`` on a term, in a ``steady`` or ``fresh`` process."""
 
         def run(count: int) -> float:
             nanoseconds: int = self._ask((Atom("time"), name, Atom(operation), count, Atom(process)))

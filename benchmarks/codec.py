@@ -1,4 +1,4 @@
-"""The codec in use against the BEAM's own, codecs of shorter formats, erlang-py, and the pure reference."""
+"""Compare the codec in use with the BEAM's own, codecs of shorter formats, erlang-py, and the pure reference."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from erlport_bridge.term import IMPLEMENTATION, Term, decode, encode, pure
 
 _SECONDS_PER_ROW = 5.0
 
-# At most this many times what the peer takes, for any term and for a flat list of numbers.
+# Goals: the highest ratio to the peer's time, for any term, and for a flat list of numbers.
 _GOALS = {
     "BEAM": (1.0, 2.0),
     "BEAM, fresh process": (1.0, 2.0),
@@ -27,18 +27,18 @@ _GOALS = {
 _OURS = "ours"
 _REFERENCE = "pure reference"
 
-# A function and what it is called with.
+# A function and its argument.
 _Use: TypeAlias = tuple[Callable[[Any], object], Any]
 
 
 def lines() -> Iterator[str]:
-    """Measure the terms of the goals, both ways."""
+    """Measure decoding and encoding of the terms that have goals; yield lines of Markdown."""
     yield f"## The codec ({IMPLEMENTATION}): its time, and the ratio of that to a peer's, at most its goal\n"
     yield from table(compared_terms(), _SECONDS_PER_ROW)
 
 
 def table(terms: Mapping[str, Term], seconds: float) -> Iterator[str]:
-    """Measure terms by name, both ways, each for about ``seconds``."""
+    """Measure decoding and encoding of the named terms, each for about ``seconds``; yield lines of Markdown."""
     yield header("term", "bytes", "", _OURS, *_GOALS, _REFERENCE)
     other_bytes = []
     with Beam() as beam:
@@ -56,9 +56,9 @@ def table(terms: Mapping[str, Term], seconds: float) -> Iterator[str]:
 
 
 def _contestants(beam: Beam, name: str, data: bytes) -> dict[str, dict[str, Batch]]:
-    """Give for each direction who takes part: all with the same term, each in its own format and types.
+    """Return the contestants for each direction: all get the same term, each in its own format and types.
 
-    orjson and msgspec get it in the types that JSON has: ``list`` for ``tuple``, ``str`` for ``Atom``.
+    orjson and msgspec get the term in the types that JSON has: ``list`` for ``tuple``, ``str`` for ``Atom``.
     """
     term = decode(data)
     text = orjson.dumps(term, option=orjson.OPT_NON_STR_KEYS)

@@ -1,4 +1,4 @@
-/* Sends back what it reads from descriptor 3 on descriptor 4: the least that can stand behind a port. */
+/* Echoes the bytes of descriptor 3 to descriptor 4: the smallest possible program behind a port. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <unistd.h>
@@ -7,7 +7,7 @@ static char buffer[1 << 20];
 
 int main(void) {
     ssize_t size;
-    /* As large as ours are; without effect where that is not allowed. */
+    /* Pipes as large as those of the bridge; without effect where the system does not allow it. */
     fcntl(3, F_SETPIPE_SZ, 1 << 20);
     fcntl(4, F_SETPIPE_SZ, 1 << 20);
     while ((size = read(3, buffer, sizeof buffer)) > 0)

@@ -1,4 +1,4 @@
-"""Calls from Elixir against a program in C that sends back what it gets, on the same kind of port."""
+"""Compare calls from Elixir with an echo program in C on the same kind of port."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from benchmarks.timing import header, judged, readable, row
 _HERE = Path(__file__).parent
 _MIX_STUB = _HERE.parent / "mix_stub"
 
-# At most this many times the other's time; or, of calls a second, at least this part of the other's.
+# Goals: the highest ratio to the echo program's time, or the lowest ratio to its calls per second.
 _MOST_TIME = {"a small call, one caller": 1.25}
 _MOST_TIME_OF_BINARIES = 2.5
 _LEAST_RATE = {"64 callers, calls a second": 0.6, "9 kB, 64 callers, calls a second": 0.25}
 
 
 def lines() -> Iterator[str]:
-    """Measure a call that does nothing, and ``DSPex.Python.ping``, which gives its argument back."""
+    """Measure a call that does nothing, and ``DSPex.Python.ping``, which returns its argument; yield Markdown."""
     yield "## Calls from Elixir\n"
     yield header("call", "ours", "C echo", "ratio")
     with tempfile.TemporaryDirectory() as folder:
@@ -33,7 +33,7 @@ def lines() -> Iterator[str]:
         )
     for line in measured.stdout.splitlines():
         cells = line.split("\t")
-        if len(cells) == 4:  # `mix` says when it compiles
+        if len(cells) == 4:  # `mix` prints other lines when it compiles
             yield _row(cells[0], float(cells[1]), float(cells[2]), more_is_better=cells[3] == "more")
 
 

@@ -1,6 +1,6 @@
-"""Language models that answer after a given time, in whichever process this is imported; and functions that only wait.
+"""Define language models that answer after a given delay, and functions that only wait.
 
-A port calls the functions; what is measured against it uses the same engines.
+A port calls the functions and uses the models; the peers that it is compared with use the same models.
 """
 
 from __future__ import annotations
@@ -16,42 +16,46 @@ _COMPLETION = "[[ ## answer ## ]]\nIn the chloroplasts.\n\n[[ ## completed ## ]]
 
 
 class Engine:
-    """Answers after a delay.
+    """An engine of ``dspy.LM`` that answers after a delay.
 
     Args:
-        delay_s: 0: at once.
+        delay_s: The delay in seconds; 0 answers at once.
     """
 
     def __init__(self, delay_s: float) -> None:
         self._delay_s = delay_s
 
     def complete(self, request: lm15.Request) -> lm15.Response:
-        """Answer a request."""
+        """Return the completion after the delay."""
         if self._delay_s:
             time.sleep(self._delay_s)
         return _response(request)
 
 
 class AsyncEngine:
-    """The same, awaited."""
+    """The same engine for coroutines: it awaits the delay.
+
+    Args:
+        delay_s: The delay in seconds; 0 answers at once.
+    """
 
     def __init__(self, delay_s: float) -> None:
         self._delay_s = delay_s
 
     async def complete(self, request: lm15.Request) -> lm15.Response:
-        """Answer a request."""
+        """Return the completion after the delay."""
         if self._delay_s:
             await asyncio.sleep(self._delay_s)
         return _response(request)
 
 
 def engines(delay_s: float) -> dict[str, object]:
-    """Give both engines as ``dspy.LM`` takes them."""
+    """Return both engines as arguments of ``dspy.LM``."""
     return {"engine": Engine(delay_s), "async_engine": AsyncEngine(delay_s)}
 
 
 def replace_embedded_model(delay_s: float) -> None:
-    """Have the provider ``embedded`` of this process answer after a delay; in a port."""
+    """Make the provider ``embedded`` of this process, a port, answer after a delay."""
     from erlport_bridge.programs.models.embedded import engine
 
     model = engine.embedded_model().copy(**engines(delay_s))
@@ -69,7 +73,7 @@ def wait_in_thread() -> None:
 
 
 def language_model(delay_s: float) -> dspy.LM:
-    """Give a model for DSPy in plain Python."""
+    """Return a language model for DSPy in plain Python."""
     return dspy.LM("benchmark/engine", cache=False, **engines(delay_s))
 
 

@@ -1,12 +1,12 @@
-# Calls from Elixir against a program in C that sends every frame back: `mix run load.exs ECHO` in mix_stub. Writes one
-# line for each comparison: what, ours, theirs, and whether more is better, with tabs between them.
+# Compares calls from Elixir with an echo program in C: `mix run load.exs ECHO` in mix_stub. Writes one line for each
+# comparison: its name, our value, the echo's value, and whether more is better, separated by tabs.
 
 defmodule Echo do
   @moduledoc false
-  # The least that can own a port for many callers: frames come back in the order in which they were sent.
+  # The smallest possible port owner for many callers: echoed frames arrive in the order in which they were sent.
   use GenServer
 
-  # So that a binary of 64 MiB does not make the port busy.
+  # High limits, so that a binary of 64 MiB does not make the port busy.
   @low 100_000_000
   @high 200_000_000
 
@@ -36,7 +36,7 @@ end
 defmodule Load do
   @moduledoc false
 
-  # Rounds of both in turn, so that a machine whose speed drifts is unfair to neither.
+  # Runs both in turn, so that a machine whose speed drifts is fair to both.
   def compare(what, rounds, ours, theirs, better) do
     {ours, theirs} = Enum.unzip(for _ <- 1..rounds, do: {ours.(), theirs.()})
     IO.puts(Enum.join([what, median(ours), median(theirs), better], "\t"))
@@ -63,10 +63,10 @@ end
 {:ok, echo} = Echo.start_link(program)
 
 ping = fn payload -> {:ok, %{"payload" => _echo}} = DSPex.Python.ping(payload, timeout: 60_000) end
-# The smallest operation: of no stream, so that it does nothing. `ping` tells seven things, and reading these takes longer
-# than all else.
+# The smallest operation: an acknowledgement for no stream does nothing. The answer of `ping` has seven entries, and
+# decoding them takes longer than the rest of the call.
 small = fn -> {:ok, false} = DSPex.Python.call(:stream_ack, [nil, 1]) end
-# What it looks like on the wire.
+# The same call as it is sent over the port.
 frame = :erlang.term_to_binary({:C, 1, :dspy_bridge, :stream_ack, [nil, 1]})
 result = Map.new(1..30, &{"field_#{&1}", String.duplicate("some words of an answer. ", 12)})
 result_frame = :erlang.term_to_binary(result)

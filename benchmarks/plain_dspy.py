@@ -1,6 +1,6 @@
-"""DSPy in plain Python, told what to measure by lines on stdin: ``python -m benchmarks.plain_dspy``.
+"""Measure DSPy in plain Python, as lines on stdin ask for it: ``python -m benchmarks.plain_dspy``.
 
-A process of its own, as a port is one. For each line it writes one with the seconds that this took.
+This is a process of its own, as a port is. For each line on stdin it writes a line with the seconds that it took.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _settings(lm: dspy.LM) -> dict[str, object]:
 
 
 def one_after_another(count: int) -> None:
-    """Make predictions with a model that answers at once."""
+    """Make ``count`` predictions one after the other, with a model that answers at once."""
     predict, lm = _PREDICT, _AT_ONCE
     for _ in range(count):
         with dspy.context(**_settings(lm)):
@@ -35,7 +35,7 @@ def one_after_another(count: int) -> None:
 
 
 def in_threads(count: int) -> None:
-    """Make that many predictions at once, each in a thread, with a model that takes 50 ms."""
+    """Make ``count`` predictions at once, each in a thread, with a model that takes 50 ms."""
 
     def ask(_number: int) -> object:
         with dspy.context(**_settings(_SLOW)):
@@ -45,7 +45,7 @@ def in_threads(count: int) -> None:
 
 
 def in_tasks(count: int) -> None:
-    """The same in tasks of asyncio."""
+    """Make ``count`` predictions at once, each in a task of asyncio, with a model that takes 50 ms."""
 
     async def ask() -> object:
         with dspy.context(**_settings(_SLOW)):
@@ -55,7 +55,7 @@ def in_tasks(count: int) -> None:
 
 
 def first_chunk(url: str) -> float:
-    """Give the seconds to the first piece that DSPy gives of an answer in pieces."""
+    """Return the seconds to the first chunk of a streamed answer."""
     lm = dspy.LM("openai/slow-1", api_base=url, api_key="none", cache=False, num_retries=0)
 
     async def read() -> float:
@@ -66,7 +66,7 @@ def first_chunk(url: str) -> float:
         found: list[float] = []
         started_at = time.perf_counter()
         with dspy.context(**_settings(lm)):
-            # To its end: DSPy's generator cannot be closed before.
+            # Read to the end: DSPy's generator cannot be closed before.
             async for chunk in stream(question="?"):
                 if isinstance(chunk, dspy.streaming.StreamResponse):
                     found.append(time.perf_counter() - started_at)
@@ -79,7 +79,7 @@ _pools: dict[int, ThreadPoolExecutor] = {}
 
 
 def _pool(size: int) -> ThreadPoolExecutor:
-    # Its threads are there when it counts, as those of a server are.
+    # The pool is kept, so that its threads exist when time is measured, as in a server.
     if size not in _pools:
         _pools[size] = ThreadPoolExecutor(size)
     return _pools[size]

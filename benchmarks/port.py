@@ -1,4 +1,4 @@
-"""Calls through a port, against a process that only sends frames back, and against DSPy in this process."""
+"""Compare calls through a port with a process that only echoes frames, and with DSPy in this process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from erlport_bridge.programs.models.embedded import embedded_model
 from erlport_bridge.term import Atom, encode
 from tests.port_process import PortProcess
 
-# The least that can stand behind a port: no terms, no threads.
+# The smallest possible program behind a port: no terms, no threads.
 _ECHO = """
 import os
 while data := os.read(0, 1 << 20):
@@ -34,7 +34,7 @@ _SECONDS_PER_ROW = 3.0
 
 
 class Echo:
-    """A process that sends back what it gets; a context manager, which ends it."""
+    """A process that echoes all bytes; a context manager that ends the process."""
 
     def __init__(self) -> None:
         self._process = subprocess.Popen([sys.executable, "-c", _ECHO], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -48,11 +48,11 @@ class Echo:
         self._process.communicate()
 
     def round_trip(self, frame: bytes) -> bytes:
-        """Send one frame, its length included, and wait for it."""
+        """Send one frame, its length included, and wait for its echo."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         frames = FrameReader(4)
-        # Smaller than a pipe, so written at once.
+        # A frame smaller than the pipe's capacity is written at once.
         assert os.write(self._process.stdin.fileno(), frame) == len(frame)
         while (found := frames.take()) is None:
             frames.received(os.readv(self._process.stdout.fileno(), [frames.room()]))
@@ -60,7 +60,7 @@ class Echo:
 
 
 def lines() -> Iterator[str]:
-    """Measure one caller that waits for each answer."""
+    """Measure one caller that waits for each answer; yield lines of Markdown."""
     yield "## Calls through a port\n"
     yield header("call", "against", "ours", "theirs", "ratio")
     term = realistic_result()

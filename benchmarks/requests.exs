@@ -1,12 +1,12 @@
-# Requests from Elixir, told what to measure by lines on stdin: `mix run requests.exs` in mix_stub. Writes `ready`, and for
-# each line one with what it has measured, in ms.
+# Measures requests from Elixir, as lines on stdin ask for it: `mix run requests.exs` in mix_stub. Writes `ready`, and
+# then for each line a line with the measured values, in ms.
 
 defmodule Requests do
   @moduledoc false
 
   @qa "question -> answer"
 
-  # A pool whose model answers at once.
+  # Starts a pool whose model answers at once.
   def start_at_once do
     [general: options] = Application.fetch_env!(:dspex, DSPex.Python)[:pools]
     root = Path.expand("..", __DIR__)
@@ -15,7 +15,7 @@ defmodule Requests do
     {:ok, _pong} = DSPex.Python.ping(nil, pool: :at_once, timeout: 60_000)
   end
 
-  # The time of so many predictions, one after the other.
+  # Returns the time of `count` predictions, one after the other.
   def one_after_another(count, signature, inputs) do
     started = now()
 
@@ -27,8 +27,8 @@ defmodule Requests do
     now() - started
   end
 
-  # The time to the first piece of a field that the model writes. Read to the end, as in plain Python: what is halted closes
-  # its connection, and the next one has to open another.
+  # Returns the time to the first chunk of a field. The stream is read to its end, as in plain Python: a halted stream
+  # closes its connection, and the next stream would have to open another.
   def first_chunk(url) do
     started = now()
 
@@ -40,7 +40,7 @@ defmodule Requests do
     end)
   end
 
-  # How much later than its timeout a caller has its answer, and which side gave it.
+  # Returns how much later than its timeout a caller gets its answer, and the stage of the error.
   def overrun(url, timeout) do
     started = now()
 
@@ -94,7 +94,7 @@ for line <- IO.stream(:stdio, :line) do
 
     ["overrun", url, busy, timeout, count] ->
       pids = Requests.busy(String.to_integer(busy))
-      # Until the queue is as long as it gets.
+      # Wait until the queue has its full length.
       Process.sleep(1_000)
       timeout = String.to_integer(timeout)
       found = for _ <- 1..String.to_integer(count), do: Requests.overrun(url, timeout)

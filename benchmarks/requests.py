@@ -1,4 +1,4 @@
-"""Requests: what a port adds to DSPy, many of them at once, streams, deadlines, and a port that has just started."""
+"""Measure requests: the time that a port adds to DSPy, many requests at once, streams, deadlines, and start-up."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ _BUSY = 200
 _OVERRUNS = 10
 _ENGINES = "benchmarks.engines"
 
-# What a port may add to a prediction; to the first piece of a stream; and to a deadline, all in ms.
+# Goals: the most time that a port adds to a prediction, to a stream's first chunk, and to a deadline, all in ms.
 _MOST_ADDED_MS = 0.25
 _MOST_CHUNK_MS = 1.0
 _MOST_LATE_MS = 50.0
-# At most so many times the other's time, or memory.
+# Goals: the highest ratio to the peer's time or memory.
 _MOST_AT_ONCE = 1.15
 _MOST_WAITS = 1.5
 _MOST_STARTING = 1.1
 
 
 class Peer:
-    """A process that measures one thing for each line it gets, and answers with a line.
+    """A process that makes one measurement for each line it reads, and answers with a line.
 
     Args:
-        command: What is run.
-        folder: Where.
-        environment: Added to this process's own.
+        command: The command and its arguments.
+        folder: The folder to run it in.
+        environment: Variables added to this process's environment.
     """
 
     def __init__(self, command: list[str], folder: Path, environment: dict[str, str] | None = None) -> None:
@@ -60,17 +60,17 @@ class Peer:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        # It has nothing to lose, and one that waits for threads of its own would not end by the end of its input.
+        # The process has nothing to save. If it waits for its own threads, closing its input would not end it.
         self._process.kill()
         self._process.communicate()
 
     @property
     def pid(self) -> int:
-        """Its process id."""
+        """Return the process id."""
         return self._process.pid
 
     def read(self) -> str:
-        """Wait for a line."""
+        """Wait for a line, and return it."""
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
@@ -78,20 +78,20 @@ class Peer:
         return line.strip()
 
     def ask(self, *words: object) -> str:
-        """Have one thing measured."""
+        """Send a line of words that asks for a measurement, and return the answer."""
         assert self._process.stdin is not None
         self._process.stdin.write(" ".join(map(str, words)) + "\n")
         self._process.stdin.flush()
         return self.read()
 
     def wait_for(self, line: str) -> None:
-        """Wait for a certain line."""
+        """Wait for the given line, and drop the lines before it."""
         while self.read() != line:
             pass
 
 
 def lines() -> Iterator[str]:
-    """Measure each in turn with what it is compared with."""
+    """Measure each kind of request in turn with its peer; yield lines of Markdown."""
     yield "## Requests\n"
     yield header("what", "ours", "against", "theirs", "judged")
     with Peer([sys.executable, "-m", "benchmarks.plain_dspy"], _HERE.parent) as plain:
@@ -176,7 +176,7 @@ def _starting() -> Iterator[str]:
     ours: list[tuple[float, float]] = []
     theirs: list[tuple[float, float]] = []
     with tempfile.TemporaryDirectory() as folder:
-        # All that is imported is compiled once, as it is where both are installed.
+        # Keep compiled bytecode, as after an installation, so that both compile all imports only once.
         environment = {"PYTHONPYCACHEPREFIX": folder, "PYTHONDONTWRITEBYTECODE": ""}
         for _ in range(_ROUNDS + 1):
             ours.append(_started_port(environment))
@@ -205,7 +205,7 @@ def _started_dspy(environment: dict[str, str]) -> tuple[float, float]:
 
 
 def _memory(pid: int) -> float:
-    """Give what a process has to itself, with its share of what it shares, in MiB."""
+    """Return the proportional set size (PSS) of a process, in MiB: private memory and its share of shared memory."""
     found = re.search(r"^Pss: +(\d+) kB", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.MULTILINE)
     assert found is not None
     return int(found[1]) / 1_024
@@ -245,6 +245,6 @@ def _timed(operation: Callable[[], object]) -> float:
 
 
 def _in_turn(*measures: Callable[[], float], rounds: int = _ROUNDS) -> list[float]:
-    """Give the median of each, measured in turn; the first round, in which caches are filled, does not count."""
+    """Return the median of each measure, taken in turn; the first round, which fills caches, does not count."""
     taken = [[measure() for measure in measures] for _ in range(rounds + 1)][1:]
     return [statistics.median(times) for times in zip(*taken, strict=True)]

@@ -1,4 +1,4 @@
-"""How the codec's time and memory grow with a term, and what part of it the garbage collector has."""
+"""Measure how the codec's time and memory grow with a term, and the part that the garbage collector takes."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _MAX_PER_DOUBLING = 2.2
 _M_MMAP_THRESHOLD = -3  # malloc.h
 _SECONDS_PER_ROW = 3.0
 
-# A binary is copied once, into the result, and not copied again.
+# Goal: a binary is copied once, into the result, and not copied again.
 _MAX_COPIES = 1.1
 _LIVE_OBJECTS = 1_000_000
 
 
 def lines() -> Iterator[str]:
-    """Measure the codec in use."""
+    """Measure the codec in use; yield lines of Markdown."""
     yield f"## The codec ({IMPLEMENTATION}): time per doubling of a term, at most {_MAX_PER_DOUBLING}\n"
     yield from _doublings()
     yield f"\n## Memory at its peak while a binary of {_SIZES_MIB[-1]} MiB passes, in sizes of that binary\n"
@@ -36,7 +36,7 @@ def lines() -> Iterator[str]:
 
 
 def _doublings() -> Iterator[str]:
-    """Give a row for each term and direction, and one for a plain copy, which is the control."""
+    """Yield a row for each term and direction, and a row for a plain copy as the control."""
     _give_large_blocks_back()
     steps = [f"{small} to {large} MiB" for small, large in pairwise(_SIZES_MIB)]
     yield header("term", "", *steps, f"time for {_SIZES_MIB[-1]} MiB")
@@ -45,17 +45,17 @@ def _doublings() -> Iterator[str]:
     for name, terms in _terms_by_size():
         encoded = [encode(term) for term in terms]
         yield _doubling_row(name, "encode", [in_python(encode, term) for term in terms])
-        # What a small term is made of stands in memory that the last one has left; a large one asks the system for
-        # more, whose pages cost more than what is written into them. In a new process all sizes ask for it.
+        # A small term reuses memory that the last term has freed. A large term needs new pages from the system, which
+        # cost more than the writing. In a new process, terms of all sizes need new pages.
         yield _doubling_row(name, "decode", [in_child(decode, data) for data in encoded])
 
 
 def _give_large_blocks_back() -> None:
-    """Have malloc give every block above 128 KiB back when it is freed, so that all sizes are treated alike.
+    """Make malloc return every freed block above 128 KiB to the system, so that all sizes are treated alike.
 
-    By itself glibc keeps blocks of up to 32 MiB for the next call, but no larger ones. Those are made anew, of pages
-    that the kernel must clear first, and that takes longer than copying into them: the step from 16 to 32 MiB would
-    be one of 15 to 30 times, for a plain copy as well.
+    By default glibc keeps freed blocks of up to 32 MiB for reuse, but no larger blocks. A larger block gets new pages,
+    which the kernel must clear first, and that takes longer than copying into them. The step from 16 to 32 MiB would
+    then take 15 to 30 times as long, for a plain copy as well.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -64,17 +64,16 @@ def _give_large_blocks_back() -> None:
 
 def _doubling_row(name: str, operation: str, by_size: list[Batch]) -> str:
     batches = {str(place): batch for place, batch in enumerate(by_size)}
-    # The fastest of each: whatever disturbs a run makes it longer.
+    # Take the fastest run of each: every disturbance makes a run longer.
     times = [min(taken) for taken in samples(batches, seconds=_SECONDS_PER_ROW).values()]
     ratios = [judged(larger / smaller, _MAX_PER_DOUBLING) for smaller, larger in pairwise(times)]
     return row([name, operation, *ratios, readable(times[-1])])
 
 
 def _terms_by_size() -> Iterator[tuple[str, list[Term]]]:
-    """Give terms of each encoded size in turn: those of one kind share what they consist of, to fit into memory.
+    """Yield, for each kind of term, its name and terms of each encoded size, which share their parts to save memory.
 
-    The lists come last: the small blocks that they are made of leave gaps, in which a small binary would find pages
-    that are cleared already.
+    The lists come last: their small blocks leave gaps in memory, in which a small binary would find cleared pages.
     """
     yield "text", ["a" * (size * _MIB) for size in _SIZES_MIB]
     yield "bytes, not UTF-8", [b"\xff" * (size * _MIB) for size in _SIZES_MIB]
@@ -101,7 +100,7 @@ def _copies() -> Iterator[str]:
 
 
 def _peak_bytes(function: Callable[[Any], object], argument: Any) -> int:
-    """Give what Python's allocators held at most during a call, beyond what they held before, the result included."""
+    """Return the peak of Python's allocations during a call, the result included, beyond the allocations before."""
     tracemalloc.start()
     try:
         function(argument)
@@ -111,12 +110,12 @@ def _peak_bytes(function: Callable[[Any], object], argument: Any) -> int:
 
 
 def _collections() -> Iterator[str]:
-    """Time with the collector on, off, and with all that is alive beforehand frozen (``gc.freeze``).
+    """Measure with the garbage collector on, off, and with all earlier objects frozen (``gc.freeze``).
 
-    The live objects stand for what a port has after ``import dspy``: a full collection walks them all.
+    The live objects stand for the objects of a port after ``import dspy``: a full collection visits all of them.
     """
     live: list[list[object]] = [[] for _ in range(_LIVE_OBJECTS)]
-    gc.collect()  # so that they are old, as DSPy's are
+    gc.collect()  # moves them to the oldest generation, where DSPy's objects are
     yield header("term", "", "on", "on / off", "frozen / off", "collections per operation: young, middle, full")
     for count in (1, 1_000, 7_000):
         term = [realistic_result() for _ in range(count)]

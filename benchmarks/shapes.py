@@ -1,4 +1,4 @@
-"""What the compared terms are made of, each alone: where a term misses its goal, one of these does."""
+"""Measure each shape that the compared terms consist of: if a term misses its goal, one of its shapes does too."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SECONDS_PER_ROW = 0.5
 
 
 def lines() -> Iterator[str]:
-    """Measure each shape, both ways."""
+    """Measure decoding and encoding of each shape; yield lines of Markdown."""
     yield f"## The codec ({IMPLEMENTATION}), by shape\n"
     yield from table(_shapes(), _SECONDS_PER_ROW)
 

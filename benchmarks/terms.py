@@ -1,4 +1,4 @@
-"""What is encoded and decoded."""
+"""Make the terms that the benchmarks encode and decode."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ RESULTS = "list of 1,000 results"
 FLOATS = "100,000 floats"
 INTEGERS = "100,000 integers"
 
-#: Lists of numbers only: formats that know a number by fewer bytes are ahead here.
+#: The lists of numbers only: formats that store a number in fewer bytes have an advantage here.
 FLAT = frozenset({FLOATS, INTEGERS})
 
 
 def call_frame() -> Term:
-    """Give a call as Elixir sends it: atoms, short text, few elements."""
+    """Return a call as Elixir sends it: atoms, short text, few elements."""
     inputs = {"question": "Where does photosynthesis happen?"}
     arguments = ["dspy.Predict", "question -> answer", inputs, {"timeout": 30_000, "session_id": None}]
     return (Atom("C"), 7, Atom("dspy_bridge"), Atom("execute_module"), arguments)
 
 
 def realistic_result() -> dict[str, Term]:
-    """Give a result of DSPy: about 9 kB of nested maps, text, floats, demos."""
+    """Return a result as of DSPy: about 9 kB of nested maps, text, floats, demos."""
     demo = {
         "question": "What is the external term format? " * 4,
         "answer": "The BEAM's own encoding. " * 14,
@@ -38,7 +38,7 @@ def realistic_result() -> dict[str, Term]:
 
 
 def compared_terms() -> dict[str, Term]:
-    """Give the terms that are compared with the peers, by name."""
+    """Return the terms that are compared with the peers, by name."""
     result = realistic_result()
     return {
         "small call frame": call_frame(),

@@ -1,4 +1,4 @@
-"""Times several ways of doing one thing in turn, so that a machine whose speed drifts is unfair to none of them."""
+"""Time several contestants in turn, so that a machine whose speed drifts is fair to all of them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from itertools import repeat
 from typing import Any, TypeAlias
 
-#: Does an operation as many times as it is told, and gives the seconds that took.
+#: Repeats an operation the given number of times, and returns the seconds that this took.
 Batch: TypeAlias = Callable[[int], float]
 
 _MIN_BATCH_S = 0.001
@@ -19,7 +19,7 @@ _MIN_ROUNDS = 5
 
 
 def in_python(operation: Callable[[Any], object], argument: Any) -> Batch:
-    """Give the timed repetition of ``operation(argument)``; each result is freed before the next is made."""
+    """Return a timed batch of ``operation(argument)``; each result is freed before the next call."""
 
     def run(count: int) -> float:
         started_at = time.perf_counter()
@@ -31,7 +31,7 @@ def in_python(operation: Callable[[Any], object], argument: Any) -> Batch:
 
 
 def in_child(operation: Callable[[Any], object], argument: Any) -> Batch:
-    """Give the same, each time in a process that is forked for it and has done nothing of the kind before."""
+    """Return a timed batch of ``operation(argument)``, each call in a newly forked process."""
 
     def run(count: int) -> float:
         return sum(_seconds_in_child(operation, argument) for _ in range(count))
@@ -40,15 +40,15 @@ def in_child(operation: Callable[[Any], object], argument: Any) -> Batch:
 
 
 def medians(contestants: Mapping[str, Batch], *, seconds: float) -> dict[str, float]:
-    """Give each contestant's median time of one operation, in seconds; see :func:`samples`."""
+    """Return each contestant's median time of one operation, in seconds; see :func:`samples`."""
     return {name: statistics.median(times) for name, times in samples(contestants, seconds=seconds).items()}
 
 
 def samples(contestants: Mapping[str, Batch], *, seconds: float) -> dict[str, list[float]]:
-    """Let the contestants take turns for about ``seconds``; give each one's times of one operation, in seconds.
+    """Run the contestants in turns for about ``seconds``; return the times of one operation for each, in seconds.
 
-    A turn repeats its operation until a clock can measure it, 1 ms at least. There are at least 5 rounds,
-    after the ones that find this number and do not count.
+    A turn repeats its operation until a clock can measure it, for 1 ms at least. Calibration rounds, which find the
+    number of repetitions, do not count. At least 5 rounds follow.
     """
     counts = {name: _calibrated(batch) for name, batch in contestants.items()}
     taken: dict[str, list[float]] = {name: [] for name in contestants}
@@ -57,7 +57,7 @@ def samples(contestants: Mapping[str, Batch], *, seconds: float) -> dict[str, li
     turns = list(contestants.items())
     order = random.Random(0)  # noqa: S311 - nothing secret
     while rounds < _MIN_ROUNDS or time.perf_counter() < ends_at:
-        # Who comes after a large one finds caches and memory in disorder: not always the same.
+        # A contestant that follows a large one finds cold caches and fragmented memory: shuffle, so that each does.
         order.shuffle(turns)
         for name, batch in turns:
             taken[name].append(batch(counts[name]) / counts[name])
@@ -66,24 +66,24 @@ def samples(contestants: Mapping[str, Batch], *, seconds: float) -> dict[str, li
 
 
 def row(cells: Iterable[object]) -> str:
-    """Give the row of a Markdown table."""
+    """Return a row of a Markdown table."""
     return f"| {' | '.join(map(str, cells))} |"
 
 
 def header(*names: str) -> str:
-    """Give the first two rows of a Markdown table."""
+    """Return the first two rows of a Markdown table."""
     return f"{row(names)}\n{row('---' for _ in names)}"
 
 
 def judged(ratio: float, goal: float) -> str:
-    """Give a ratio beside its goal, marked if it is missed: ``0.94 ≤ 1.00``, ``**1.06 > 1.00**``."""
+    """Return a ratio and its goal, in bold if the goal is missed: ``0.94 ≤ 1.00``, ``**1.06 > 1.00**``."""
     if ratio <= goal:
         return f"{ratio:.2f} ≤ {goal:.2f}"
     return f"**{ratio:.2f} > {goal:.2f}**"
 
 
 def readable(seconds: float) -> str:
-    """Give a time with three digits and its unit."""
+    """Return a time with three digits and its unit."""
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if seconds >= size:
             return f"{seconds / size:.3g} {unit}"

@@ -1,7 +1,7 @@
-"""``python -m erlport_bridge``: serves one port, with ErlPort's flags and a few of its own.
+"""Serve one port: the program ``python -m erlport_bridge``, with ErlPort's flags and a few of its own.
 
-The real ErlPort starts ``PYTHON -u -m erlport.cli --packet=4 …``; given ``python: "PYTHON -m erlport_bridge"`` it
-therefore starts this program with ``-u -m erlport.cli`` among its arguments, which are accepted and mean nothing here.
+The real ErlPort starts ``PYTHON -u -m erlport.cli --packet=4 …``. Given ``python: "PYTHON -m erlport_bridge"``, it
+starts this program with ``-u -m erlport.cli`` among the arguments. This program accepts and ignores them.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ from erlport_bridge.threads import DEFAULT_MAX_QUEUED, DEFAULT_MAX_STUCK, DEFAUL
 
 _PROGRAM_MODULES = "DSPEX_PROGRAM_MODULES"
 _OPERATIONS = "dspy_bridge"
-# How long a thread computes before one that waits for Python's lock may go on. Less than the usual 5 ms, for that is
-# what deadlines, answers and the next calls wait.
+# How long a thread computes before it must hand the GIL to a thread that waits for it. Less than the usual 5 ms,
+# because deadlines, answers and the next calls wait that long.
 _SWITCH_INTERVAL_S = 0.002
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """Read the command line; ends the process with status 2 and a message where it is wrong."""
+    """Return the options of the command line; exit with status 2 and a message if it is invalid."""
     parser = argparse.ArgumentParser(prog="python -m erlport_bridge", description="Serves one Erlang port.")
     parser.add_argument("--version", action="version", version=__version__)
     erlport = parser.add_argument_group("ErlPort's flags")
@@ -66,10 +66,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def main(arguments: Sequence[str] | None = None) -> None:
     """Take the port's descriptors and serve until the other side closes them."""
     options = parse_arguments(arguments)
-    # Ctrl-C in IEx reaches every process of the terminal; it is meant for IEx.
+    # Ctrl-C in IEx reaches every process of the terminal, but is meant for IEx.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    # The system's own way to end: a handler in Python would not run while C code keeps Python's lock. Nothing needs to
-    # be saved, and the lifeline ends the children.
+    # The system's default action ends the process: a handler in Python would not run while C code holds the GIL.
+    # Nothing needs to be saved, and the lifeline ends the child processes.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     try:
         descriptors = take_descriptors(use_stdio=options.use_stdio)
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.elixir_version:
         set_elixir_version(options.elixir_version)
     if options.program_modules:
-        # Read by the operations, which are imported now, so that a wrong name is told of at the start.
+        # The operations read this variable. They are imported now, so that a wrong name is reported at the start.
         os.environ[_PROGRAM_MODULES] = ",".join(options.program_modules)
         options.preload.append(_OPERATIONS)
     for name in options.preload:
@@ -95,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.stderr.write(f"erlport_bridge: cannot preload {name!r}: {type(error).__name__}: {error}\n")
             leave(1)
     if options.modules is not None and len(options.modules) == 1:
-        # Whatever is called needs it. What it raises is for the first call, which imports it once more.
+        # Every call needs this module. An exception is left to the first call, which imports the module again.
         with contextlib.suppress(BaseException):
             importlib.import_module(options.modules[0])
     runtime = Runtime(

@@ -1,16 +1,16 @@
-"""The exceptions of this package, and the one place where an exception becomes the details map.
+"""Define the exceptions of this package, and turn any exception into the details map of an error answer.
 
 The tree::
 
     BridgeError
     ├── TermError
-    │   ├── DecodeError      bytes that are no term, with the offset of the offending byte and its path
-    │   └── EncodeError      a value that is no term, with its path
+    │   ├── DecodeError      invalid bytes, with the offset of the offending byte and the path of its term
+    │   └── EncodeError      a value without an Erlang term, with its path
     ├── ProtocolError        a frame or a message that is not part of the protocol
-    └── OperationError       an operation that cannot be done, with its kind
+    └── OperationError       a failed operation, with its kind
 
-Nothing here imports DSPy: an exception of DSPy is recognised by the name of its class, so that a port that has not
-loaded DSPy yet can still answer.
+This module does not import DSPy. It recognises an exception of DSPy by the name of its class, so that a port that has
+not loaded DSPy yet can still answer.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any, Final
 from erlport_bridge.redaction import redact
 
 #: Every value of ``details["kind"]``, with the ``details["type"]`` of an :class:`OperationError` of that kind and
-#: whether the same call may succeed later. ``conformance/errors.tsv`` says the same to both languages.
+#: whether a retry of the same call may succeed. ``conformance/errors.tsv`` holds the same table for both languages.
 KINDS: Final[Mapping[str, tuple[str, bool]]] = {
     "module_not_found": ("ModuleNotFoundError", False),
     "signature": ("ValueError", False),
@@ -51,7 +51,7 @@ KINDS: Final[Mapping[str, tuple[str, bool]]] = {
     "internal": ("InternalError", False),
 }
 
-# Most specific first where one class of DSPy derives from another. Looked up for each class of the exception's MRO.
+# The kind of each error class of DSPy. Looked up for each class of the exception's MRO, so the most specific wins.
 _KIND_OF_DSPY_CLASS: Final[Mapping[str, str]] = {
     "ContextWindowExceededError": "context_window",
     "LMUnsupportedModelError": "unsupported_model",
@@ -70,7 +70,7 @@ _KIND_OF_DSPY_CLASS: Final[Mapping[str, str]] = {
     "CodeInterpreterError": "sandbox",
 }
 
-# Attributes of DSPy's errors, and what they are called here: "request_id" is the one that the caller gave.
+# Attributes of DSPy's errors -> entries of the details map. There, "request_id" is the id that the caller gave.
 _FACTS_OF_DSPY: Final[Mapping[str, str]] = {
     "retry_after": "retry_after",
     "status": "status",
@@ -79,7 +79,7 @@ _FACTS_OF_DSPY: Final[Mapping[str, str]] = {
     "request_id": "provider_request_id",
 }
 
-# What a provider said, or that it cannot be reached: the lines of DSPy's client on the way there say nothing more.
+# Kinds that a provider or the network causes. Their details have no traceback: DSPy's client lines explain nothing.
 _CAUSED_OUTSIDE: Final = frozenset(
     {
         *("auth", "billing", "rate_limit", "server", "transport", "timeout"),
@@ -87,16 +87,16 @@ _CAUSED_OUTSIDE: Final = frozenset(
     }
 )
 
-# What DSPy's client adds to what a provider said: advice about its own classes, which mean nothing to callers here.
+# DSPy's client appends this advice to a provider's message. It names classes of DSPy, which callers cannot use.
 _ADVICE: Final = "\n\n  To fix:"
 
-# A model's whole answer may stand in a message of DSPy; a details map is read by a person.
+# A message of DSPy may hold a model's whole completion, but a person reads the details map.
 _MAX_MESSAGE_CHARACTERS: Final = 2_000
 _MAX_TRACEBACK_LINES: Final = 40
 
 
 class BridgeError(Exception):
-    """Base class of every exception that this package raises on purpose."""
+    """The base class of every exception that this package raises on purpose."""
 
 
 class TermError(BridgeError):
@@ -109,7 +109,7 @@ class DecodeError(TermError):
     Attributes:
         reason: What is wrong, without the place.
         offset: Position of the offending byte, counted from 0.
-        path: The way to the term from the top, such as ``["answer"][3]``; empty for the top itself, and where the data
+        path: Path to the term from the top, such as ``["answer"][3]``; empty for the top itself, and where the data
             ends early.
     """
 
@@ -125,7 +125,7 @@ class EncodeError(TermError):
 
     Attributes:
         reason: What is wrong, without the place.
-        path: The way to the value from the top of the result, such as ``["answer"][3]``; empty for the top itself.
+        path: Path to the value from the top of the result, such as ``["answer"][3]``; empty for the top itself.
     """
 
     def __init__(self, reason: str, path: str = "") -> None:
@@ -139,12 +139,12 @@ class ProtocolError(BridgeError):
 
 
 class OperationError(BridgeError):
-    """An operation that cannot be done, for a reason its caller can act on.
+    """An operation that failed for a reason its caller can act on.
 
     Args:
         kind: One of :data:`KINDS`.
         message: What was wrong, where, what came, and the remedy; lower case, no full stop.
-        type: ``details["type"]``; by default the one that :data:`KINDS` gives.
+        type: ``details["type"]``; by default the type that :data:`KINDS` has for ``kind``.
         facts: Further entries of the details map: ``path``, ``stage``, ``provider``, ``model``, ``status``,
             ``retry_after``, ``request_id``. ``None`` leaves an entry out.
     """
@@ -160,13 +160,13 @@ class OperationError(BridgeError):
 
 
 def details(error: BaseException, *, request_id: str | None = None) -> dict[str, Any]:
-    """Give the details map of an exception: what an operation answers in ``{:error, {:python_exception, details}}``.
+    """Return the details map of an exception, as in ``{:error, {:python_exception, details}}``.
 
     Returns:
         String keys: ``type``, ``kind``, ``message``, ``path``, ``traceback`` (a list of lines, empty where the message
         says all), ``retryable``, and where known ``retry_after`` (seconds), ``status`` (HTTP), ``provider``,
-        ``model``, ``request_id``, ``provider_request_id``, ``stage``. No API key that a language model was configured
-        with stands in it.
+        ``model``, ``request_id``, ``provider_request_id``, ``stage``. API keys that a language model was configured
+        with are redacted.
     """
     found: dict[str, Any] = {"path": None, "traceback": []}
     if isinstance(error, OperationError):
@@ -191,7 +191,7 @@ def details(error: BaseException, *, request_id: str | None = None) -> dict[str,
 
 
 def kind_of(error: BaseException) -> str:
-    """Give the kind of any exception: its own for an :class:`OperationError`, ``"internal"`` for an unforeseen one."""
+    """Return the kind of any exception: the ``kind`` of an :class:`OperationError`, ``"internal"`` if unforeseen."""
     if isinstance(error, OperationError):
         return error.kind
     if isinstance(error, EncodeError):
@@ -211,7 +211,7 @@ def kind_of(error: BaseException) -> str:
 
 
 def message_of(error: BaseException) -> str:
-    """Give the text of an exception as it may leave this process: without keys, and not too long to be read."""
+    """Return the message of an exception, redacted and cut to a readable length."""
     try:
         text = str(error) or type(error).__name__
     except BaseException as raised:  # noqa: BLE001 - a __str__ that raises must not cost the caller its answer
@@ -220,7 +220,7 @@ def message_of(error: BaseException) -> str:
 
 
 def traceback_lines(error: BaseException) -> list[str]:
-    """Give the last lines of an exception's traceback, with what it was caused by, as they may leave this process."""
+    """Return the last lines of an exception's traceback, its causes included, with API keys redacted."""
     try:
         formatted = traceback_module.format_exception(error)
     except BaseException:  # noqa: BLE001 - format_exception calls the error's __str__
@@ -235,7 +235,7 @@ def _classes_of_dspy(error: BaseException) -> list[type]:
 
 
 def _facts_of_dspy(error: BaseException) -> dict[str, Any]:
-    # Only of classes whose attributes are known: one of an application's may be a property that raises.
+    # Read attributes of DSPy's classes only: an attribute of another class may be a property that raises.
     if not _classes_of_dspy(error):
         return {}
     facts = {name: getattr(error, attribute, None) for attribute, name in _FACTS_OF_DSPY.items()}
@@ -246,13 +246,13 @@ def _type_name(error: BaseException) -> str:
     if isinstance(error, DecodeError):
         # The caller's term was wrong.
         return "ValueError"
-    # Unlike Python: an exception of somebody's code must not be taken for our own statement that the caller's
-    # module or input is wrong, on which the adapter matches by type.
+    # The adapter matches on the plain names, which mean that the caller's module or input is wrong. An exception
+    # of other code must not be mistaken for that, so its name is qualified.
     name = type(error).__name__
     return f"{type(error).__module__}.{name}" if name in ("ModuleNotFoundError", "ValueError") else name
 
 
 def _sendable(text: str, max_characters: int) -> str:
-    """Give a text without keys and without lone surrogates, which no binary can hold."""
-    # Redacted first: of a key that stands across the cut, half would stay.
+    """Return a text without API keys and without lone surrogates, which no binary can hold."""
+    # Redact before the cut: half of a key across the cut would stay.
     return redact(text)[:max_characters].encode("utf-8", "backslashreplace").decode()

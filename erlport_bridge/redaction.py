@@ -1,6 +1,6 @@
-"""Keeps API keys out of everything that leaves this process: details maps, metrics, and what is printed or logged.
+"""Redact API keys in everything that leaves this process: details maps, metrics, printed and logged text.
 
-A key is remembered when a language model is configured with it, and replaced wherever it turns up in a text.
+A key is remembered when a language model is configured with it, and replaced wherever it occurs in a text.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from urllib.parse import quote
 
 _REPLACEMENT: Final = "[redacted]"
 
-# A shorter key ("test", "none" of a local server) may be a part of any word: it is replaced as a whole word only.
+# A shorter key ("test", "none" of a local server) may be part of any word, so it is replaced as a whole word only.
 _MIN_CHARACTERS_ANYWHERE: Final = 8
-# Nobody keeps a secret of three letters, and as words they stand in every second line of code.
+# A key of three letters is no secret, and three-letter words occur in every second line of code.
 _MIN_SECRET_CHARACTERS: Final = 4
 
 _lock = threading.Lock()
-# The longest first: of a key that begins with another one, the rest must not stay.
+# The longest first: where one key begins with another, no part of the longer one may stay.
 _secrets: tuple[str, ...] = ()
 
 
 def remember_secret(secret: str) -> None:
-    """Replace ``secret``, also as it stands in a URL or in JSON, in every text that :func:`redact` sees from now on."""
+    """Remember ``secret``, so that :func:`redact` replaces it, also where it is escaped in a URL or in JSON."""
     global _secrets
     plain = secret.strip()
     forms = {plain, quote(plain, safe=""), json.dumps(plain)[1:-1]}
@@ -35,7 +35,7 @@ def remember_secret(secret: str) -> None:
 
 
 def redact(text: str) -> str:
-    """Give ``text`` without any remembered secret."""
+    """Return ``text`` with every remembered secret replaced."""
     for secret in _secrets:
         if secret not in text:
             continue
@@ -47,9 +47,9 @@ def redact(text: str) -> str:
 
 
 class RedactedStream(io.TextIOWrapper):
-    """A text stream to a descriptor through which no remembered secret passes, for ``sys.stdout`` and ``sys.stderr``.
+    """A text stream that redacts what is written to a file descriptor, for ``sys.stdout`` and ``sys.stderr``.
 
-    A library logs what a provider or a program said, and neither knows what is a key here.
+    Libraries log texts of providers and programs, and neither knows which texts are keys.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -57,6 +57,6 @@ class RedactedStream(io.TextIOWrapper):
         super().__init__(binary, encoding="utf-8", errors="backslashreplace", write_through=True)
 
     def write(self, text: str) -> int:
-        """Write ``text`` without the secrets in it."""
+        """Write ``text`` with its secrets replaced, and return the length of the original ``text``."""
         super().write(redact(text))
         return len(text)

@@ -1,6 +1,7 @@
-"""``python -m fuzzing [inputs] [--seed N] [--processes N] [--timeout S] [--codec MODULE]``.
+"""Run the fuzzer: ``python -m fuzzing [inputs] [--seed N] [--processes N] [--timeout S] [--codec MODULE]``.
 
-Exit status 0 if every input passed. Else 1, and the input of the failure is printed as hex with its process's seed.
+The exit status is 0 if every input passed. Otherwise it is 1, and the input of the failure is printed as hex, with the
+seed of its process.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ INPUTS = 2_000_000
 REFERENCE = "erlport_bridge.term.pure"
 COMPILED = "erlport_bridge.term.native"
 
-#: Some thousand times what an input takes.
+#: The timeout of one input, in seconds: some thousand times as long as an input takes.
 TIMEOUT_S = 10
 
 _LAST_LINES_OF_LOG = 30
@@ -31,11 +32,11 @@ _POLL_S = 0.2
 
 
 def main() -> int:
-    """Run, print what came out, and give the exit status."""
+    """Run the fuzzer, print the result, and return the exit status."""
     arguments = _arguments()
     codecs = [REFERENCE, *arguments.codec]
     print(f"{arguments.inputs:,} inputs, seed {arguments.seed}, codecs: {', '.join(codecs)}", flush=True)
-    # Whoever ends this process ends its workers, too: `timeout` and continuous integration send this signal.
+    # A signal to end this process must end its workers, too: `timeout` and continuous integration send SIGTERM.
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
@@ -77,7 +78,7 @@ def _start(arguments: argparse.Namespace, codecs: list[str], folder: Path) -> su
 
 
 def _first_failed(workers: list[subprocess.Popen[bytes]]) -> int | None:
-    """Wait until a process fails and give its number, or until all have passed."""
+    """Wait until a process fails, and return its number; return ``None`` when all have passed."""
     while True:
         statuses = [worker.poll() for worker in workers]
         for number, status in enumerate(statuses):

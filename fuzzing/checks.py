@@ -1,4 +1,4 @@
-"""What must hold for every input, and the figures of a run."""
+"""Check the properties that must hold for every input, and collect the figures of a run."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from erlport_bridge.term import Term
 from erlport_bridge.term.pure import decode_elements
 from fuzzing.comparison import same_term
 
-#: What decoding may allocate at its peak: so many bytes for each byte of input, and so many beside.
-#: A list of empty lists, one byte each, costs Python 64 bytes per byte, so that an honest input of more than some
-#: 21 KiB can exceed this. The inputs here are shorter: whoever exceeds it believed a declared length.
+#: The largest allowed peak of allocations while decoding: so many bytes for each byte of input, and a constant.
+#: A list of empty lists, one byte each, costs Python 64 bytes per byte, so that a valid input of more than some 21 KiB
+#: can exceed the limit. The inputs here are shorter: a codec that exceeds it has trusted a declared length.
 ALLOWED_PER_BYTE = 16
 ALLOWED_BESIDE = 1024 * 1024
 
-# Shorter inputs have ratios that say nothing: the first list alone is 56 bytes.
+# For shorter inputs the ratio means nothing: the first list alone takes 56 bytes.
 _MIN_BYTES_FOR_RATIO = 1024
 _MAX_INFLATED = 16 * 1024 * 1024
 _COMPRESSED = b"\x83P"
@@ -37,11 +37,11 @@ class Codec(Protocol):
 
 
 class CheckFailedError(AssertionError):
-    """Something that must hold for every input does not hold for this one."""
+    """Raised for an input that breaks a property that must hold for every input."""
 
 
 class Outcome(NamedTuple):
-    """What decoding gave: a term, or else what was wrong and where."""
+    """The outcome of decoding: a term, or the reason and offset of the error."""
 
     term: Term
     error: tuple[str, int] | None = None
@@ -49,12 +49,13 @@ class Outcome(NamedTuple):
 
 @dataclass
 class Figures:
-    """What a run has seen.
+    """The figures of a run.
 
     Attributes:
-        inputs: How many were checked; so many were ``accepted``, the others refused.
-        highest_ratio: Bytes allocated at the peak of one decoding per byte of its input, of inputs of 1 KiB and more.
-        highest_share: The same peak as a part of what is allowed, of all inputs; 1.0 is the limit.
+        inputs: Number of checked inputs.
+        accepted: Number of inputs that were decoded; the others were refused.
+        highest_ratio: Highest peak of allocations per byte of input, among inputs of 1 KiB and more.
+        highest_share: Highest peak of allocations relative to the limit, among all inputs; 1.0 is the limit.
     """
 
     inputs: int = 0
@@ -75,11 +76,11 @@ class Checks:
 
         Raises:
             CheckFailedError: Two codecs disagree, a term does not come back, or decoding allocates too much.
-            Exception: Any other that escapes from a codec is a failure, too.
+            Exception: Any other exception that a codec raises is a failure, too.
         """
         self.figures.inputs += 1
         expected = self._agreed_outcome(data, {})
-        # Which inputs get more than the plain check depends on the input alone: a failure can be repeated.
+        # The additional checks of an input depend on the input alone, so that a failure can be reproduced.
         dice = zlib.crc32(data)
         if dice % 8 == 1:
             self._agreed_outcome(data, {"max_depth": dice // 8 % 8})
@@ -105,8 +106,8 @@ class Checks:
         allowed = _allowed_bytes(data)
         ratio = peak / len(data) if len(data) >= _MIN_BYTES_FOR_RATIO and data[:2] != _COMPRESSED else 0.0
         if ratio > self.figures.highest_ratio or peak / allowed > self.figures.highest_share:
-            # An atom seen for the first time is kept, in tables that double now and then. What counts is what
-            # the same input costs when its atoms are known.
+            # A new atom is kept, in tables that double now and then. Only the peak with known atoms counts, so the
+            # input is decoded once more.
             _, peak_again = _measured(codec, data, options)
             peak = min(peak, peak_again)
             if peak > allowed:
@@ -128,7 +129,7 @@ class Checks:
 
 
 def _measured(codec: Codec, data: bytes | memoryview, options: dict[str, int]) -> tuple[Outcome, int]:
-    """Decode; give the outcome and the highest number of bytes allocated meanwhile."""
+    """Decode; return the outcome and the peak of allocated bytes."""
     tracemalloc.start()
     try:
         outcome = _outcome(codec.decode, data, options)
@@ -145,14 +146,14 @@ def _outcome(decode: Callable[..., Term], data: bytes | memoryview, options: dic
 
 
 def _allowed_bytes(data: bytes | memoryview) -> int:
-    """Give what decoding may allocate. A compressed input counts with what it really inflates to, not what it says."""
+    """Return how many bytes decoding may allocate; a compressed input counts with its real inflated size."""
     size = len(data)
     if data[:2] == _COMPRESSED:
         inflater = zlib.decompressobj()
         try:
             size += len(inflater.decompress(data[6:], _MAX_INFLATED))
         except zlib.error:
-            # What came out before the error is lost; deflate makes at most 1,032 bytes of one.
+            # The output before the error is lost; deflate inflates a byte to at most 1,032 bytes.
             size *= 1032
     return ALLOWED_PER_BYTE * size + ALLOWED_BESIDE
 
@@ -162,9 +163,9 @@ def _same(one: Outcome, other: Outcome) -> bool:
 
 
 def _check_elements(data: bytes, whole: Outcome) -> None:
-    """Decode the first elements of a tuple alone: what the port does with a message whose rest is no term."""
+    """Check that decoding only the first elements of a tuple agrees, as the port does for an unreadable call."""
     is_tuple = type(whole.term) is tuple
     elements = _outcome(decode_elements, data, {"count": len(whole.term) if is_tuple else 2})
-    # Not where a tuple is the tail of a list without elements, nor where that is compressed: no BEAM writes this.
+    # Except for a tuple as the tail of a list without elements, and for a compressed tuple: no BEAM writes these.
     if is_tuple and data[:2] in _TUPLES and not _same(whole, elements):
         raise CheckFailedError(f"the elements of a tuple are not the tuple: {whole!r:.2000} and {elements!r:.2000}")

@@ -1,4 +1,4 @@
-"""Whether two decoded terms are the same: not equal, the same.
+"""Compare decoded terms by identity of terms, which is stricter than equality in Python.
 
 In Python ``1 == True == 1.0``, ``0.0 == -0.0`` and ``Atom("a") == "a"``; in Erlang these are different terms.
 """
@@ -17,9 +17,9 @@ _SETS = frozenset({set, frozenset})
 
 
 def same_term(left: Term, right: Term) -> bool:
-    """Say whether two terms are of the same types and values at every depth, maps in the same order.
+    """Return whether two terms have the same types and values at every depth, maps in the same order.
 
-    It keeps its own stack: terms nest deeper than Python's recursion goes.
+    It keeps its own stack, because terms nest deeper than Python's recursion limit.
     """
     pairs: list[tuple[Term, Term]] = [(left, right)]
     while pairs:
@@ -38,14 +38,14 @@ def same_term(left: Term, right: Term) -> bool:
             continue
         if len(children) != len(others):
             return False
-        if kind in _SETS:  # two equal sets may be walked in different orders
+        if kind in _SETS:  # two equal sets may have different orders of iteration
             others = _in_order_of(children, others)
         pairs.extend(zip(children, others, strict=True))
     return True
 
 
 def _children(term: Term) -> list[Term] | None:
-    """Give what stands in a container, or ``None`` for what is none."""
+    """Return the children of a container, or ``None`` if the term is no container."""
     kind = type(term)
     if kind in _SEQUENCES or kind in _SETS:
         return list(term)
@@ -57,16 +57,16 @@ def _children(term: Term) -> list[Term] | None:
 
 
 def _in_order_of(members: Iterable[Term], others: Iterable[Term]) -> list[Term]:
-    """Give those of ``others`` that are equal to ``members``, in their order; equal ones may be of other types."""
+    """Return ``others`` in the order of the equal ``members``, which may be of other types; unequal ones come last."""
     found = {other: other for other in others}
     return [found.pop(member) for member in members if member in found] + list(found)
 
 
 def _facts(term: Term) -> object:
-    """Give what tells a value without children from all others of its class."""
+    """Return facts that distinguish a value without children from all other values of its class."""
     if isinstance(term, float):
         return struct.pack(">d", term)
     if isinstance(term, range):
         return term.start, term.stop, term.step
-    # Those of erlang-py, dates and decimals show all they have, but for the digits of microseconds.
+    # The repr of erlang-py's classes, dates and decimals holds all their facts, except the precision of microseconds.
     return repr(term), getattr(term, "precision", None)

@@ -1,7 +1,7 @@
-"""How an input is changed where libFuzzer's own changes hardly ever lead to a term.
+"""Change inputs in ways that lead to terms more often than libFuzzer's own changes.
 
-libFuzzer flips bits, copies pieces and keeps what reaches new lines. It does not find a zlib stream, a container whose
-counts are right, or a length that is wrong by one: these are made here.
+libFuzzer flips bits, copies pieces and keeps inputs that reach new lines. It hardly ever finds a zlib stream, a
+container with correct counts, or a length that is wrong by one. This module makes them.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ Mutate = Callable[[bytes, int], bytes]
 
 
 class Mutator:
-    """Changes inputs; the same seed and inputs give the same changes.
+    """A source of changed inputs; the same seed and inputs give the same changes.
 
     Args:
-        seed: Of the random numbers.
-        seeds: Terms, each with its version byte, that are put into others.
-        mutate: libFuzzer's own change: input and greatest size -> input.
+        seed: The random seed.
+        seeds: Terms, each with its version byte, that are inserted into inputs.
+        mutate: libFuzzer's own change: input and largest size -> input.
     """
 
     def __init__(self, seed: int, seeds: Sequence[bytes], mutate: Mutate) -> None:
@@ -29,13 +29,13 @@ class Mutator:
         self._changes: tuple[Mutate, ...] = (self._spliced, self._wrapped, self._lying, self._compressed)
 
     def changed(self, data: bytes, max_size: int) -> bytes:
-        """Give another input of at most ``max_size`` bytes."""
+        """Return a changed input of at most ``max_size`` bytes."""
         kind = self._random.randrange(8)
         if kind < 3:
-            return self._mutate(data, max_size)  # only libFuzzer knows what reached new lines
+            return self._mutate(data, max_size)  # only libFuzzer knows which inputs reached new lines
         if kind == 3:
             return self._noise(max_size)
-        # Most of what libFuzzer keeps is refused, each for another reason: changes of what is right reach further.
+        # Most inputs that libFuzzer keeps are refused, each for another reason. Changes of valid terms reach further.
         origin = data if kind == 4 else self._random.choice(self._seeds)
         return self._random.choice(self._changes)(origin, max_size)[:max_size]
 
@@ -44,13 +44,13 @@ class Mutator:
         return head + self._random.randbytes(self._random.randrange(min(64, max_size)))
 
     def _spliced(self, data: bytes, _max_size: int) -> bytes:
-        """Put a whole term somewhere, in place of some bytes or between two."""
+        """Insert a whole term at a random position, in place of some bytes or of none."""
         start = self._random.randint(1, max(1, len(data)))
         end = start + self._random.choice((0, 0, 1, 2, 5, self._random.randrange(64)))
         return data[:start] + self._random.choice(self._seeds)[1:] + data[end:]
 
     def _wrapped(self, data: bytes, _max_size: int) -> bytes:
-        """Make the term an element of a container, with right counts."""
+        """Make the term an element of a container with correct counts."""
         term, other = data[1:], self._random.choice(self._seeds)[1:]
         number = self._random.randrange(1, 256)
         wrapped = (
@@ -67,7 +67,7 @@ class Mutator:
         return data[:1] + self._random.choice(wrapped)
 
     def _lying(self, data: bytes, _max_size: int) -> bytes:
-        """Overwrite four bytes with a length: none, a little less or more than what is left, gigabytes."""
+        """Overwrite four bytes with a wrong length: 0, a little less or more than the bytes left, or gigabytes."""
         if len(data) < 6:
             return data + b"\xff" * 4
         at = self._random.randrange(1, len(data) - 4)
@@ -76,7 +76,7 @@ class Mutator:
         return data[:at] + max(0, length).to_bytes(4, "big") + data[at + 4 :]
 
     def _compressed(self, data: bytes, max_size: int) -> bytes:
-        """Compress the term, or what it inflates to after a change; the declared size may be a lie."""
+        """Compress the term, or change a compressed term's content; the declared size may be wrong."""
         body = data[1:]
         if data[1:2] == b"P":
             try:

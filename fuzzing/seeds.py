@@ -1,4 +1,4 @@
-"""What inputs are made from: terms that real BEAMs wrote, and the messages of the port."""
+"""Collect the first inputs: terms that real BEAMs wrote, and messages of the port."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from erlport_bridge.term import Atom, ImproperList, Term
 from erlport_bridge.term.pure import encode
 
-#: Longest input, in bytes. Every shape and every lie about a length fits in it, and short inputs are fast.
+#: Longest input, in bytes. Every shape and every wrong length fits in it, and short inputs are fast.
 MAX_INPUT_BYTES = 4096
 
 _CONFORMANCE = Path(__file__).parent.parent / "conformance"
@@ -28,7 +28,7 @@ TOKENS = (
 
 
 def seeds() -> list[bytes]:
-    """Give the inputs to begin with, none longer than :data:`MAX_INPUT_BYTES`."""
+    """Return the first inputs, none longer than :data:`MAX_INPUT_BYTES`."""
     found = [*_terms_of_beams(), *map(encode, _messages()), *(encode(term, compressed=9) for term in _messages())]
     return list(dict.fromkeys(seed for seed in found if len(seed) <= MAX_INPUT_BYTES))
 

@@ -1,7 +1,7 @@
-"""One process of a run: atheris makes inputs until enough are checked.
+"""Run one process of the fuzzer: atheris makes inputs until enough are checked.
 
-``python -m fuzzing.worker INPUTS SEED TIMEOUT FOLDER MODULE…``: the modules are the codecs, the reference first.
-``FOLDER`` gets the corpus and ``figures.json``; libFuzzer puts the input of a failure there, a crash and a hang too.
+Usage: ``python -m fuzzing.worker INPUTS SEED TIMEOUT FOLDER MODULE…``. The modules are the codecs, the reference first.
+``FOLDER`` gets the corpus and ``figures.json``. libFuzzer writes the input of a failure there, also of a crash or hang.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _MAX_RSS_MIB = 1024
 
 
 def main(inputs: int, seed: int, timeout_s: int, folder: Path, codec_names: list[str]) -> None:
-    """Check so many inputs, write the figures and end the process; libFuzzer ends it at a failure."""
+    """Check the given number of inputs, write the figures and end the process; libFuzzer ends it at a failure."""
     checks = Checks([importlib.import_module(name) for name in codec_names])
     _drop_line_tables()
 
@@ -36,7 +36,7 @@ def main(inputs: int, seed: int, timeout_s: int, folder: Path, codec_names: list
         checks.check(data)
         if checks.figures.inputs == inputs:
             (folder / "figures.json").write_text(json.dumps(asdict(checks.figures)))
-            os._exit(0)  # libFuzzer would print for a minute what it recommends
+            os._exit(0)  # a normal exit would let libFuzzer print its recommended dictionary for a minute
 
     first_inputs = seeds()
     corpus = folder / "corpus"
@@ -45,7 +45,7 @@ def main(inputs: int, seed: int, timeout_s: int, folder: Path, codec_names: list
         (corpus / str(number)).write_bytes(first_input)
     tokens = folder / "tokens"
     tokens.write_text("".join(f'"{"".join(f"{chr(92)}x{byte:02x}" for byte in token)}"\n' for token in TOKENS))
-    # Looked up for each input: atheris puts another function there when it starts.
+    # Looked up for each input: atheris replaces `atheris.Mutate` when it starts.
     mutator = Mutator(seed, first_inputs, lambda data, max_size: atheris.Mutate(data, max_size))
     atheris.Setup(
         [
@@ -66,10 +66,10 @@ def main(inputs: int, seed: int, timeout_s: int, folder: Path, codec_names: list
 
 
 def _drop_line_tables() -> None:
-    """Take the line numbers from the instrumented functions.
+    """Remove the line numbers from the instrumented functions.
 
-    tracemalloc asks for the line of every allocation, and Python looks it up from the beginning of the function: that
-    is most of a run's time, and nobody reads these lines.
+    tracemalloc asks for the line of every allocation, and Python searches it from the start of the function. That takes
+    most of a run's time, and nobody reads these lines.
     """
     package = pure.__name__.rpartition(".")[0]
     for name, module in list(sys.modules.items()):

@@ -1,4 +1,4 @@
-"""A time that tests move."""
+"""Provide a clock whose time tests set."""
 
 from __future__ import annotations
 
@@ -8,17 +8,17 @@ import pytest
 
 
 class Clock:
-    """Stands in for the module ``time``.
+    """A replacement for the module ``time``.
 
     Attributes:
-        now_s: What time it is.
+        now_s: The current time, in seconds.
     """
 
     def __init__(self) -> None:
         self.now_s = 1_000.0
 
     def monotonic(self) -> float:
-        """Give the time in seconds."""
+        """Return the current time, in seconds."""
         return self.now_s
 
     def time(self) -> float:
@@ -27,7 +27,7 @@ class Clock:
 
     @classmethod
     def of(cls, module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Clock:
-        """Give the time of a module for as long as a test lasts."""
+        """Replace the clock of a module until the end of the test, and return it."""
         clock = cls()
         monkeypatch.setattr(module, "time", clock)
         return clock

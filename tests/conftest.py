@@ -1,4 +1,4 @@
-"""What tests of several layers share."""
+"""Provide the fixtures that tests of several packages share."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tests.port_process import PortProcess
 
 @pytest.fixture
 def model_server() -> Iterator[ModelServer]:
-    """Give a language model provider on loopback."""
+    """Yield a language model provider on loopback."""
     with ModelServer() as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 def shared_port() -> Iterator[PortProcess]:
-    """Give one port with the embedded model, for tests that leave nothing behind."""
+    """Yield a port with the embedded model, shared by tests that leave no state behind."""
     with PortProcess(["--modules=dspy_bridge"]) as port:
         port.done("configure_lm", Atom("embedded"), {})
         yield port
@@ -28,6 +28,6 @@ def shared_port() -> Iterator[PortProcess]:
 
 @pytest.fixture
 def port() -> Iterator[PortProcess]:
-    """Give a port of the test's own, with no model."""
+    """Yield a new port without a language model, for one test."""
     with PortProcess() as port:
         yield port

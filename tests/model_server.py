@@ -1,38 +1,38 @@
-"""A language model provider on loopback for the tests: OpenAI's chat completions and responses, Anthropic's messages.
+"""Serve a language model on loopback for the tests: OpenAI's chat completions and responses, Anthropic's messages.
 
-In a Python test, where the fixture ``model_server`` is one that runs::
+In a Python test, where the fixture ``model_server`` is a running server::
 
     with ModelServer() as server:
         lm = dspy.LM("openai/answer", api_base=f"{server.url}/v1", api_key="key", cache=False)
 
 As a process (``python tests/model_server.py``), for tests in another language: the first line on stdout is the URL, and
 the process ends when its stdin is closed. A line on stdin adds scripted replies, ``{"name": "x", "replies": [...]}``,
-and is answered by the line ``ok``; ``GET /requests`` gives what was received as JSON.
+and is answered by the line ``ok``. ``GET /requests`` returns the received requests as JSON.
 
-What a request gets is chosen by its model's name (``openai/delay-500`` sends ``delay-500``):
+The name of the model chooses the answer to a request (``openai/delay-500`` sends ``delay-500``):
 
 ==========================  ===========================================================================================
 ``delay-<ms>``              the answer after a delay
-``status-<code>``           that HTTP error; 429 and 503 with ``retry-after: 1``, ``status-429-7`` with 7
-``error-<code>``            the provider's error of that code: ``context_length_exceeded``, ``model_not_found``,
+``status-<code>``           this HTTP error; 429 and 503 with ``retry-after: 1``, ``status-429-7`` with 7
+``error-<code>``            the provider's error of this code: ``context_length_exceeded``, ``model_not_found``,
                             ``insufficient_quota``, ``invalid_api_key``
 ``garbage``                 an answer without any field
-``malformed``               a body that is no JSON
+``malformed``               a body that is not JSON
 ``closed``                  the connection is closed before the answer
 ``cut``                     the connection is closed in the middle of the answer
-``slow-<ms>``               an answer in pieces, with that pause before each
-``long-<count>``            an answer of so many words
+``slow-<ms>``               an answer in pieces, with this pause before each piece
+``long-<count>``            an answer of this number of words
 ``echo``                    the first input's value for each text field
-``scripted:<name>``         the next reply of that script; without one, HTTP 500
+``scripted:<name>``         the next reply of this script; HTTP 500 if none is left
 anything else               ``answer to <first input>`` for each text field, and a fixed value for each other type
 ==========================  ===========================================================================================
 
-A reply of a script is a map, all of whose keys may be left out: ``fields`` (name -> value; written as the prompt wants
-it), ``content`` (the text as it is), ``calls`` (of tools in place of text, each with ``name`` and ``args``),
-``delay_ms``, ``status`` and ``code`` (an error instead of an answer).
+A reply of a script is a map, and every key is optional: ``fields`` (name -> value, written in the format that the
+prompt asks for), ``content`` (the text as it is), ``calls`` (tool calls in place of text, each with ``name`` and
+``args``), ``delay_ms``, ``status`` and ``code`` (an error instead of an answer).
 
-A request with ``stream`` gets the same answer in pieces, as server-sent events. Keys of a reply
-for it: ``pieces`` (the text cut by hand; else it is cut every few characters) and ``pause_ms`` before each piece.
+A request with ``stream`` gets the same answer in pieces, as server-sent events. Keys of a reply for streams: ``pieces``
+(the text in given pieces; by default a piece is a few characters) and ``pause_ms`` before each piece.
 """
 
 from __future__ import annotations
@@ -82,14 +82,14 @@ _POLL_S: Final = 0.02
 
 @dataclass
 class ReceivedRequest:
-    """A request as it came.
+    """A received request.
 
     Attributes:
-        path: Such as ``/v1/chat/completions``.
+        path: The path, such as ``/v1/chat/completions``.
         headers: Names in lower case.
         body: The decoded JSON.
         disconnected: Whether the client closed the connection before the answer was sent.
-        done: Set when the server has nothing more to do for it.
+        done: Set when the server has finished the request.
     """
 
     path: str
@@ -100,7 +100,7 @@ class ReceivedRequest:
 
     @property
     def model(self) -> str:
-        """The model's name, which chooses the behaviour."""
+        """Return the model's name, which chooses the behaviour."""
         return str(self.body.get("model", ""))
 
 
@@ -108,8 +108,8 @@ class ModelServer:
     """The server, on a free port of 127.0.0.1; each connection has its own thread.
 
     Attributes:
-        requests: All that came in.
-        most_at_once: The most answers that were delayed at the same time.
+        requests: All received requests.
+        most_at_once: The largest number of answers that were delayed at the same time.
     """
 
     def __init__(self) -> None:
@@ -143,7 +143,7 @@ class ModelServer:
             self._scripts.setdefault(name, []).extend(replies)
 
     def wait_for_requests(self, count: int, timeout_s: float = 10.0) -> list[ReceivedRequest]:
-        """Wait until ``count`` requests came in, and give all of them."""
+        """Wait until ``count`` requests have been received, and return all of them."""
         with self._changed:
             if not self._changed.wait_for(lambda: len(self.requests) >= count, timeout_s):
                 raise TimeoutError(f"expected {count} requests within {timeout_s} s, got {len(self.requests)}")
@@ -156,13 +156,13 @@ class ModelServer:
             self._changed.notify_all()
 
     def next_reply(self, name: str) -> Mapping[str, Any]:
-        """Take the next reply of a script."""
+        """Remove and return the next reply of a script."""
         with self._changed:
             replies = self._scripts.get(name)
             return replies.pop(0) if replies else {"status": 500, "code": f"no reply is left in script {name!r}"}
 
     def sleep(self, delay_ms: int, is_disconnected: Callable[[], bool]) -> bool:
-        """Wait; give False if the client or the server went away meanwhile."""
+        """Wait; return ``False`` if the client has disconnected or the server has stopped meanwhile."""
         ends_at = time.monotonic() + delay_ms / 1000
         with self._changed:
             self._delayed += 1
@@ -178,7 +178,7 @@ class ModelServer:
 
 
 def openai(server: ModelServer, model: str, **options: Any) -> dict[str, Any]:
-    """Give the option ``lm`` for a behaviour of the provider on loopback."""
+    """Return the option ``lm`` for a model, and so a behaviour, of the server on loopback."""
     base = f"{server.url}/v1"
     return {
         "provider": "openai",
@@ -191,7 +191,7 @@ def openai(server: ModelServer, model: str, **options: Any) -> dict[str, Any]:
 
 
 class _Server(ThreadingHTTPServer):
-    # Hundreds of clients connect at once; the default of 5 turns most of them away.
+    # Hundreds of clients connect at once; the default backlog of 5 would refuse most of them.
     request_queue_size = 1024
     daemon_threads = True
     owner: ModelServer
@@ -212,29 +212,29 @@ class _Server(ThreadingHTTPServer):
         super().shutdown_request(request)
 
     def close_connections(self) -> None:
-        """End the kept-alive connections, so that their threads end with the server."""
+        """Close the kept-alive connections, so that their threads end with the server."""
         with self._lock:
             connections = list(self._connections)
         for connection in connections:
             try:
                 connection.shutdown(socket.SHUT_RDWR)
-            except OSError:  # the client was first
+            except OSError:  # the client has closed it already
                 continue
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        # A client that goes away is what some tests are about; anything else must be seen.
+        # Some tests disconnect a client on purpose; any other error must be shown.
         if not isinstance(sys.exc_info()[1], ConnectionError):
             super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
-    # Head and body leave in one send: in two, Nagle's algorithm and the client's delayed ACK add 40 ms to each answer.
+    # Send head and body at once: in two sends, Nagle's algorithm and the client's delayed ACK add 40 ms to each answer.
     wbufsize = -1
     server: _Server
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Stay silent: stdout has the URL only."""
+        """Log nothing: stdout has the URL only."""
 
     def do_GET(self) -> None:
         received = [
@@ -308,10 +308,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def _send_pieces(self, received: ReceivedRequest, reply: Mapping[str, Any], body: dict[str, Any]) -> None:
-        """Send an answer as the provider does with ``stream``."""
+        """Send an answer as server-sent events, as a provider does with ``stream``."""
         content, size = self._content(body), reply.get("piece_characters", 5)
         pieces = reply.get("pieces") or [content[start : start + size] for start in range(0, len(content), size)]
-        self.close_connection = True  # its end is the end of the answer
+        self.close_connection = True  # the end of the connection is the end of the answer
         self.send_response(200)
         self.send_header("content-type", "text/event-stream")
         self.end_headers()
@@ -346,7 +346,7 @@ class _Handler(BaseHTTPRequestHandler):
         return {**_chunk(body), "choices": [choice]}
 
     def _events_around(self, body: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        """Give what comes before the pieces, and what comes after them."""
+        """Return the events before the pieces, and the events after them."""
         if self._is_anthropic():
             usage = body["usage"]
             message = {**body, "content": [], "stop_reason": None, "usage": {**usage, "output_tokens": 0}}
@@ -364,7 +364,7 @@ class _Handler(BaseHTTPRequestHandler):
         return [], [{**_chunk(body), "choices": [stop]}, {**_chunk(body), "choices": [], "usage": body["usage"]}]
 
     def _send_event(self, event: Mapping[str, Any]) -> None:
-        # The name is in both: Anthropic's and the responses' events have one, chat completions' have none.
+        # Events of Anthropic's messages and of OpenAI's responses have a name; events of chat completions have none.
         name = f"event: {event['type']}\n" if "type" in event else ""
         self.wfile.write(f"{name}data: {json.dumps(event)}\n\n".encode())
         self.wfile.flush()
@@ -412,7 +412,7 @@ class _Handler(BaseHTTPRequestHandler):
         }
 
     def _with_calls(self, body: dict[str, Any], calls: list[Mapping[str, Any]]) -> dict[str, Any]:
-        """Give an answer that calls tools in place of its text."""
+        """Return the answer with tool calls in place of its text."""
         if not calls:
             return body
         if self._is_anthropic():
@@ -478,7 +478,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def _chunk(body: Mapping[str, Any]) -> dict[str, Any]:
-    """Give what all events of one chat completion have in common."""
+    """Return the fields that all events of one chat completion share."""
     return {
         "object": "chat.completion.chunk",
         **{key: body[key] for key in ("id", "created", "model")},
@@ -486,7 +486,7 @@ def _chunk(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _prompt(body: Mapping[str, Any]) -> tuple[str, str]:
-    """Give the system text and the last user message of a request on any wire."""
+    """Return the system text and the last user message of a request, whatever the provider's format."""
     messages = body.get("messages") or body.get("input") or []
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
@@ -503,12 +503,12 @@ def _text(content: Any) -> str:
 
 
 def completion(user: str, fields: Mapping[str, Any], prefix: str) -> str:
-    """Write an answer with every output field that a prompt of DSPy asks for.
+    """Return an answer with every output field that a prompt of DSPy asks for.
 
     Args:
         user: The last user message.
-        fields: Values to use as they are; the others are made up from their types.
-        prefix: Stands before the first input's value in a text field.
+        fields: Given values of fields; the values of other fields are made up from their types.
+        prefix: The text before the first input's value in a text field.
     """
     starts = [match.start() for match in _REQUIREMENTS.finditer(user)]
     requirement = user[starts[-1] :] if starts else ""
@@ -530,7 +530,7 @@ def _written(value: Any) -> str:
 
 
 def _value(kind: str, text: str) -> Any:
-    """Give a valid value for a type as DSPy writes it."""
+    """Return a valid value for a type as DSPy writes it."""
     fixed: dict[str, Any] = {"str": text, "int": 42, "float": 0.5, "bool": True}
     if kind in fixed:
         return fixed[kind]

@@ -1,4 +1,4 @@
-"""A real process of the bridge on real pipes, driven as the Erlang side of a port drives it."""
+"""Drive a real process of the bridge on real pipes, as the Erlang side of a port does."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Any
 from erlport_bridge.port.frames import FrameReader
 from erlport_bridge.term import Atom, decode, encode
 
-# Becomes a program that has two given descriptors as 3 and 4, which `subprocess` has no word for. By way of high
-# numbers, as each may have the other's place.
+# Runs a program with two given descriptors as 3 and 4, which `subprocess` cannot do. It moves them to high numbers
+# first, because each may be the other's target.
 _ON_3_AND_4 = """
 import fcntl, os, sys
 ends = [fcntl.fcntl(int(end), fcntl.F_DUPFD, 100) for end in sys.argv[1:3]]
@@ -28,9 +28,9 @@ class PortProcess:
     """The Erlang side of one port.
 
     Args:
-        flags: Beside ``--packet``; ``--use_stdio`` selects the descriptors 0 and 1.
-        packet: Size of a frame's length, in bytes.
-        environment: Added to this process's own.
+        flags: Flags besides ``--packet``; ``--use_stdio`` selects the descriptors 0 and 1.
+        packet: Size of a frame's length prefix, in bytes.
+        environment: Variables added to this process's environment.
     """
 
     def __init__(
@@ -71,13 +71,13 @@ class PortProcess:
         self.process.stderr.close()
 
     def close(self) -> None:
-        """Close this side's writing end, as a BEAM that ends does."""
+        """Close this side's writing end, as the BEAM does when it ends."""
         if self.write_end >= 0:
             os.close(self.write_end)
             self.write_end = -1
 
     def stderr_text(self) -> str:
-        """Give all that the process wrote to stderr; waits for its end."""
+        """Wait for the end of the process, and return all that it wrote to stderr."""
         assert self.process.stderr is not None
         return self.process.stderr.read().decode()
 
@@ -92,13 +92,13 @@ class PortProcess:
         self.send_bytes(len(message).to_bytes(self._packet, "big") + message)
 
     def send_call(self, module: str, function: str, arguments: Sequence[Any]) -> int:
-        """Send a call; gives its id."""
+        """Send a call, and return its id."""
         self._next_id += 1
         self.send_message(encode((Atom("C"), self._next_id, Atom(module), Atom(function), list(arguments))))
         return self._next_id
 
     def send_calls(self, calls: Sequence[tuple[str, str, Sequence[Any]]]) -> range:
-        """Send calls in one piece; gives their ids."""
+        """Send several calls in one write, and return their ids."""
         ids = range(self._next_id + 1, self._next_id + len(calls) + 1)
         self._next_id += len(calls)
         frames = [
@@ -109,7 +109,7 @@ class PortProcess:
         return ids
 
     def receive(self) -> Any:
-        """Give the next message of the process, waiting for it."""
+        """Wait for the next message of the process, and return it."""
         while not self._received:
             size = os.readv(self.read_end, [self._frames.room()])
             if not size:
@@ -120,26 +120,26 @@ class PortProcess:
         return self._received.pop(0)
 
     def call(self, module: str, function: str, *arguments: Any) -> Any:
-        """Call a function and give the whole answer message, ``{r, Id, Result}`` or ``{e, Id, Reason}``."""
+        """Call a function and return the whole answer message, ``{r, Id, Result}`` or ``{e, Id, Reason}``."""
         call_id = self.send_call(module, function, arguments)
         answer = self.receive()
         assert answer[1] == call_id
         return answer
 
     def operate(self, operation: str, *arguments: Any) -> Any:
-        """Call an operation of ``dspy_bridge`` and give its result, ``{ok, term}`` or ``{error, …}``."""
+        """Call an operation of ``dspy_bridge`` and return its result, ``{ok, term}`` or ``{error, …}``."""
         tag, _, result = self.call("dspy_bridge", operation, *arguments)
         assert tag == "r", result
         return result
 
     def done(self, operation: str, *arguments: Any) -> Any:
-        """Call an operation that must succeed; gives its term."""
+        """Call an operation that must succeed, and return its term."""
         status, result = self.operate(operation, *arguments)
         assert status == "ok", result
         return result
 
     def failed(self, operation: str, *arguments: Any) -> dict[str, Any]:
-        """Call an operation that must fail; gives the details map."""
+        """Call an operation that must fail, and return the details map."""
         status, result = self.operate(operation, *arguments)
         assert status == "error", result
         exception, details = result

@@ -1,4 +1,4 @@
-"""Every exception becomes a details map."""
+"""Test that every exception becomes a details map."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ CONFORMANCE = Path(__file__).parent.parent / "conformance" / "errors.tsv"
 
 
 class SilentError(Exception):
-    """An exception whose text cannot be made."""
+    """An exception whose ``__str__`` raises."""
 
     def __str__(self) -> str:
         raise RuntimeError("no text")
@@ -84,7 +84,7 @@ def test_facts_of_dspys_errors_are_kept() -> None:
     )
 
 
-def test_value_error_of_somebody_elses_code_is_no_statement_about_the_input() -> None:
+def test_value_error_of_other_code_does_not_mean_invalid_input() -> None:
     assert details(ValueError("x"))["type"] == "builtins.ValueError"
     assert details(DecodeError("x", 1))["type"] == "ValueError"
 
@@ -102,7 +102,7 @@ def test_details_can_always_be_encoded() -> None:
     encode(details(RuntimeError("half a character: \ud800")))
 
 
-def test_no_key_stands_in_details() -> None:
+def test_details_hold_no_api_key() -> None:
     key = "sk-very-secret-0123456789"
     remember_secret(key)
     try:
@@ -119,14 +119,14 @@ def test_key_across_the_cut_of_a_long_message_leaves_no_half() -> None:
     assert "sk-across" not in details(RuntimeError("m" * 1_990 + key))["message"]
 
 
-def test_facts_of_dspy_are_told_without_keys() -> None:
+def test_facts_of_dspy_are_redacted() -> None:
     remember_secret("sk-in-a-fact-0123456789")
     found = details(dspy.LMAuthError("no", model="sk-in-a-fact-0123456789", status=401))
     assert (found["model"], found["status"]) == ("[redacted]", 401)
 
 
-def test_attributes_of_an_applications_exception_are_not_asked() -> None:
-    """A property that raised once cost the caller its answer."""
+def test_attributes_of_an_applications_exception_are_not_read() -> None:
+    """An attribute that was a property and raised once left the caller without an answer."""
 
     class TreacherousError(Exception):
         @property

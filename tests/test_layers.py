@@ -1,4 +1,4 @@
-"""Imports point one way, and enter another package only through what its ``__init__`` exports."""
+"""Test that imports point one way, and use only the names that another package's ``__init__`` exports."""
 
 from __future__ import annotations
 
@@ -61,10 +61,10 @@ def _whole(name: str) -> str:
 MAY_IMPORT: dict[str, set[str]] = {
     _whole(package): {_whole(name) for name in names.split()} for package, names in _LAYERS.items()
 }
-# What applications import.
+# Names that applications import.
 _PUBLIC = {"programs.tools.offer"}
 _KNOW_DSPY = ("dspy_patches", "programs", "optimizing", "operations")
-# These know neither DSPy nor how an operation is called, so that the codec and the port can be used without either.
+# Packages that know neither DSPy nor the operations, so that the codec and the port can be used without either.
 _WITHOUT_DSPY = ("programs.text",)
 
 
@@ -91,13 +91,13 @@ class Import(NamedTuple):
 
     @property
     def target(self) -> str:
-        """The module that is imported."""
+        """Return the module that is imported."""
         whole = f"{self.module}.{self.name}"
         return whole if whole in MODULES else self.module
 
 
 def imports_of(file: Path) -> Iterator[Import]:
-    """Yield what a file imports, within its functions too."""
+    """Yield every import of a file, also inside functions."""
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             yield from (Import(name.name, None) for name in node.names)

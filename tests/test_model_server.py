@@ -1,4 +1,4 @@
-"""The language model provider of the tests, asked by real DSPy."""
+"""Test the language model server of the tests, with real DSPy as its client."""
 
 from __future__ import annotations
 

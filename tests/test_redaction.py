@@ -1,4 +1,4 @@
-"""Keys never leave the process, in whatever form they stand in a text."""
+"""Test that API keys never leave the process, in whatever form a text holds them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from erlport_bridge.redaction import RedactedStream, redact, remember_secret
 
 @pytest.fixture(autouse=True)
 def no_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Begin with nothing remembered, and forget what a test remembers."""
+    """Start without remembered secrets, and forget the secrets of a test at its end."""
     monkeypatch.setattr(redaction, "_secrets", ())
 
 
@@ -35,7 +35,7 @@ def test_remembered_secret_is_replaced(secret: str, text: str, expected: str) ->
     assert redact(text) == expected
 
 
-def test_of_a_key_that_begins_with_another_nothing_stays() -> None:
+def test_key_that_begins_with_another_is_replaced_completely() -> None:
     for secret in ("sk-project", "sk-project-longer", "sk-projec"):
         remember_secret(secret)
     assert redact("sk-project-longer") == "[redacted]"

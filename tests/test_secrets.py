@@ -1,4 +1,4 @@
-"""No key of a language model leaves the port: not in results, not in errors, not in the log."""
+"""Test that no key of a language model leaves the port: not in results, not in errors, not in the log."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_no_answer_and_no_log_has_a_key(model_server: ModelServer) -> None:
         assert_no_secret(port.failed("execute_module", "dspy.ProgramOfThought", QA, "x", options))
         port.close()
         log = port.stderr_text()
-    # DSPy logs what the program raised.
+    # DSPy logs the exception of the program.
     assert "[redacted]" in log
     assert_no_secret(log)
 

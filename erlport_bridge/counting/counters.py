@@ -1,8 +1,8 @@
-"""Counts what this port has done, for each operation, DSPy module, stored program and model.
+"""Count the calls of this port, for each operation, DSPy module, stored program and model.
 
-Names come from callers, so a group has at most :data:`MAX_NAMES` of them: the counts of one that has to go are added to
-those of :data:`OTHER`. None of the :data:`MAX_NAMES` ``// 2`` names that were used last ever has to go, and of the
-others the least used one goes first.
+Callers choose the names, so a group keeps at most :data:`MAX_NAMES` names. The counts of an evicted name are added to
+the counts of :data:`OTHER`. The :data:`MAX_NAMES` ``// 2`` most recently used names are never evicted; of the other
+names, the one with the fewest calls is evicted first.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from erlport_bridge.counting.tallies import Spent, Tally
 from erlport_bridge.redaction import redact
 
 GROUPS: Final = ("operations", "modules", "programs", "models")
-#: Of a group; beside :data:`OTHER`.
+#: Largest number of names in a group, :data:`OTHER` not counted.
 MAX_NAMES: Final = 256
-#: What is counted of names that have no place of their own.
+#: The name that holds the counts of evicted names.
 OTHER: Final = "$other"
 
 _MAX_NAME_CHARACTERS: Final = 200
-# So many calls wait to be counted at most.
+# Largest number of calls that are queued to be counted.
 _MOST_ADDED: Final = 256
 _MEMORY: Final = re.compile(r"^(VmHWM|VmRSS):\s*(\d+) kB", re.MULTILINE)
 
@@ -41,7 +41,7 @@ class Running:
 
 
 class Counters:
-    """Counters that any thread may change."""
+    """The counters of one port; any thread may use them."""
 
     def __init__(self) -> None:
         # Protects the tallies; held for a few additions only, and while a report copies them.
@@ -49,12 +49,12 @@ class Counters:
         # The names of a group in the order in which `begin` has used them.
         self._groups: dict[str, dict[str, Tally]] = {group: {} for group in GROUPS}
         self._others = {group: Tally() for group in GROUPS}
-        # What `add` was given, and is not counted yet: many together take a quarter of the time.
+        # Calls given to `add` and not counted yet: counting many at once takes a quarter of the time.
         self._added: deque[tuple[str, str, str | None, float]] = deque()
         self._started_at = self._counted_since = time.monotonic()
 
     def begin(self, group: str, name: str) -> Running:
-        """Count the start of a call. Returns what :meth:`end` needs."""
+        """Count the start of a call; return the token to pass to :meth:`end`."""
         with self._lock:
             tallies = self._groups[group]
             tally = tallies.pop(name, None)
@@ -67,8 +67,8 @@ class Counters:
         return Running(tally)
 
     def add(self, group: str, name: str, started_at: float, *, kind: str | None = None) -> None:
-        """Count a call that :meth:`begin` did not: one that is over so quickly that nobody sees it in flight."""
-        # Without the lock, for it is one step for any thread.
+        """Count a call that has ended, without :meth:`begin`: a call so quick that it need not be seen in flight."""
+        # Without the lock: `append` is atomic.
         self._added.append((group, name, kind, time.monotonic() - started_at))
         if len(self._added) >= _MOST_ADDED:
             with self._lock:
@@ -80,10 +80,10 @@ class Counters:
         """Count the end of a call.
 
         Args:
-            running: What :meth:`begin` has given.
-            kind: That of its error.
-            queued_s: How long it has waited before anything was done for it; ``None``: nobody knows.
-            spent: What its models cost.
+            running: The value that :meth:`begin` returned.
+            kind: The kind of the call's error; ``None`` if it succeeded.
+            queued_s: How long the call was queued before it was worked on, in seconds; ``None`` if unknown.
+            spent: The tokens and cost of its models.
         """
         duration_s = time.monotonic() - running.started_at
         tally = running.tally
@@ -98,7 +98,7 @@ class Counters:
                 tally.spent.add(spent)
 
     def report(self) -> dict[str, Any]:
-        """Give all counters: ``uptime_ms``, ``counted_ms``, the process's memory, and a map for each group."""
+        """Return all counters: ``uptime_ms``, ``counted_ms``, the process's memory, and a map for each group."""
         with self._lock:
             self._count_added()
             since = self._counted_since
@@ -106,7 +106,7 @@ class Counters:
         return self._reported(since, counted)
 
     def reset(self) -> dict[str, Any]:
-        """Begin to count anew, and give what :meth:`report` would have; calls in flight are counted when they end."""
+        """Reset all counters, and return what :meth:`report` would have; calls in flight are counted when they end."""
         with self._lock:
             self._count_added()
             since, self._counted_since = self._counted_since, time.monotonic()
@@ -118,21 +118,21 @@ class Counters:
 
     def _count_added(self) -> None:
         durations: dict[tuple[str, str, str | None], list[float]] = {}
-        # Others may add meanwhile, and find that there are too many.
+        # A fixed number of steps: other threads may add calls meanwhile.
         for _ in range(len(self._added)):
             group, name, kind, duration_s = self._added.popleft()
             durations.setdefault((group, name, kind), []).append(duration_s)
-        for (group, name, kind), those in durations.items():
+        for (group, name, kind), durations_s in durations.items():
             tally = self._groups[group].get(name) or self._new_tally(group, name)
-            tally.calls += len(those)
-            tally.durations.add_all(those)
+            tally.calls += len(durations_s)
+            tally.durations.add_all(durations_s)
             if kind is not None:
-                tally.failed(kind, len(those))
+                tally.failed(kind, len(durations_s))
 
     def _new_tally(self, group: str, name: str) -> Tally:
-        """Give the tally of a name that has none under just this name."""
+        """Return the tally of a name that has no tally under exactly this name: create it, or share another."""
         tallies = self._groups[group]
-        # First without keys: of one that stands across the cut, half would stay.
+        # Redact before the cut: half of a key across the cut would stay.
         known_as = redact(name)[:_MAX_NAME_CHARACTERS]
         tally = tallies.pop(known_as, None)
         if tally is None:
@@ -145,7 +145,7 @@ class Counters:
     def _make_room(self, group: str) -> bool:
         tallies = self._groups[group]
         longest_unused = islice(tallies.items(), MAX_NAMES // 2)
-        # What is in flight will be counted where it began.
+        # A name with calls in flight stays: their end is counted in the tally where they began.
         ended = [(tally.calls, name) for name, tally in longest_unused if not tally.in_flight]
         if ended:
             self._others[group].merge(tallies.pop(min(ended)[1]))
@@ -165,7 +165,7 @@ class Counters:
         for group, named in counted.items():
             merged: dict[str, Tally] = {}
             for name, tally in named:
-                # What has become known as a key since it was counted as a name.
+                # Redact again: the name may contain a text that was configured as a key later.
                 shown = redact(name)
                 if shown in merged:
                     merged[shown].merge(tally)
@@ -175,12 +175,12 @@ class Counters:
         return report
 
 
-#: Those of this process, which is one port.
+#: The counters of this process, which serves one port.
 PORT_COUNTERS: Final = Counters()
 
 
 def _memory() -> dict[str, int | None]:
-    """Give ``memory_bytes``, what of this process's memory is resident, and ``peak_memory_bytes``, the most so far."""
+    """Return ``memory_bytes``, the resident memory of this process, and ``peak_memory_bytes``, its maximum so far."""
     try:
         with open("/proc/self/status", encoding="ascii", errors="replace") as status:
             found = {name: int(size) * 1024 for name, size in _MEMORY.findall(status.read())}

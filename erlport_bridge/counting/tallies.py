@@ -1,6 +1,6 @@
-"""What is counted of one thing: durations in little memory, what was spent, and how it ended.
+"""Hold the counts of one operation, module, program or model: durations, tokens and cost, errors.
 
-Nothing here has a lock; :class:`.counters.Counters` has one for all of them.
+Nothing here has a lock; :class:`.counters.Counters` has one lock for all tallies.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Final
 
-# Places of the histogram for each doubling: two neighbours are 9 % apart, so the middle of one is 4.5 % off at most.
+# Places (buckets) of the histogram for each doubling: neighbours are 9 % apart, so a middle is at most 4.5 % off.
 _PLACES: Final = 8
 # Added to each duration, which may be 0. Its logarithm is above -_LOWEST, so that no place is negative: `int` rounds
 # towards 0.
 _LEAST_S: Final = 1e-7
 _LOWEST: Final = 24
-# So many wait for their places at most.
+# Largest number of durations that are queued for their places.
 _MOST_NEW: Final = 256
 _PERCENTILES: Final = (50, 95, 99)
-# What a provider or a function claims beyond it would make the sum a number that no JSON reader takes.
+# More tokens than this, claimed by a provider or a function, would make a sum that no JSON reader accepts.
 _MAX_TOKENS: Final = 2**53
 
 
@@ -30,11 +30,11 @@ class Durations:
     __slots__ = ("_counts", "_max_s", "_new", "_total_s")
 
     def __init__(self) -> None:
-        # By place. Few are in use: what is counted here takes about the same time each time.
+        # Counts by place. Few places are in use, since the durations counted here are similar.
         self._counts: dict[int, int] = {}
         self._total_s = 0.0
         self._max_s = 0.0
-        # What has no place yet: many find theirs together in a quarter of the time.
+        # Durations not sorted into places yet: sorting many at once takes a quarter of the time.
         self._new: list[float] = []
 
     def add(self, duration_s: float) -> None:
@@ -44,12 +44,12 @@ class Durations:
             self._find_places()
 
     def add_all(self, durations_s: Iterable[float]) -> None:
-        """Count many."""
+        """Count many durations."""
         self._new += durations_s
         self._find_places()
 
     def merge(self, other: Durations) -> None:
-        """Count all that another has counted."""
+        """Add all counts of another instance to this one."""
         other._find_places()
         for place, count in other._counts.items():
             self._counts[place] = self._counts.get(place, 0) + count
@@ -57,7 +57,7 @@ class Durations:
         self._max_s = max(self._max_s, other._max_s)
 
     def report(self) -> dict[str, float] | None:
-        """Give ``mean``, ``p50``, ``p95``, ``p99`` and ``max`` in ms; ``None``: nothing was counted."""
+        """Return ``mean``, ``p50``, ``p95``, ``p99`` and ``max`` in ms; ``None`` if nothing was counted."""
         self._find_places()
         if not self._counts:
             return None
@@ -66,7 +66,7 @@ class Durations:
         places = iter(sorted(self._counts.items()))
         place, seen = -1, 0
         for percentile in _PERCENTILES:
-            # The shortest duration that so many are not longer than.
+            # The rank of the percentile: so many durations are at most as long as it.
             wanted = math.ceil(count * percentile / 100)
             while seen < wanted:
                 place, here = next(places)
@@ -85,7 +85,7 @@ class Durations:
         begin = 0
         while begin < len(new):
             place = int((math.log2(new[begin] + _LEAST_S) + _LOWEST) * _PLACES)
-            # The first is there for sure, also where its duration is the end of its place but for a rounding.
+            # At least the first duration belongs here, even if rounding puts it at the end of its place.
             end = bisect.bisect_left(new, _duration_at(place + 1), begin + 1)
             self._counts[place] = self._counts.get(place, 0) + end - begin
             begin = end
@@ -97,12 +97,13 @@ def _duration_at(place: float) -> float:
 
 @dataclass(slots=True)
 class Spent:
-    """What models cost.
+    """The tokens and cost of model calls.
 
     Attributes:
-        cost: Of the answers whose price is known, in US dollars.
-        unpriced: Answers whose price nobody knows.
-        cache_hits: Answers that were there already, and cost nothing.
+        tokens: Total number of tokens, as the providers report them.
+        cost: Total cost of the answers whose price is known, in US dollars.
+        unpriced: Number of answers whose price is unknown.
+        cache_hits: Number of answers from a cache, which cost nothing.
     """
 
     tokens: int = 0
@@ -111,7 +112,7 @@ class Spent:
     cache_hits: int = 0
 
     def add_answer(self, tokens: object, cost: float | None, *, is_cached: bool) -> None:
-        """Add what an answer cost; ``tokens`` is what its provider says, ``cost`` is ``None`` if nobody knows it."""
+        """Add the cost of one answer; ``tokens`` is the provider's number, ``cost`` is ``None`` if unknown."""
         if is_cached:
             self.cache_hits += 1
             return
@@ -123,14 +124,14 @@ class Spent:
             self.unpriced += 1
 
     def add(self, other: Spent) -> None:
-        """Add what was spent elsewhere."""
+        """Add the tokens and cost of another instance."""
         self.tokens += other.tokens
         self.cost += other.cost
         self.unpriced += other.unpriced
         self.cache_hits += other.cache_hits
 
     def report(self) -> dict[str, Any]:
-        """Give ``total_tokens``, ``cost``, ``unpriced`` and ``cache_hits``."""
+        """Return ``total_tokens``, ``cost``, ``unpriced`` and ``cache_hits``."""
         return {
             "total_tokens": self.tokens,
             "cost": self.cost,
@@ -140,7 +141,7 @@ class Spent:
 
 
 class Tally:
-    """What is counted of one operation, module, program or model."""
+    """The counts of one operation, module, program or model."""
 
     __slots__ = ("calls", "durations", "errors", "in_flight", "queued", "spent")
 
@@ -153,7 +154,7 @@ class Tally:
         self.errors[kind] = self.errors.get(kind, 0) + count
 
     def merge(self, other: Tally) -> None:
-        """Count all that another has counted."""
+        """Add all counts of another instance to this one."""
         self.calls += other.calls
         self.in_flight += other.in_flight
         for kind, count in other.errors.items():
@@ -163,19 +164,19 @@ class Tally:
         self.spent.add(other.spent)
 
     def copy(self) -> Tally:
-        """Give the same counts, which go on no further."""
+        """Return a copy of the counts."""
         copied = Tally()
         copied.merge(self)
         return copied
 
     def taken(self) -> Tally:
-        """Give the counts and begin anew, with what is in flight."""
+        """Return a copy of the counts, and reset them, except for the calls in flight."""
         taken = self.copy()
         self._clear()
         return taken
 
     def report(self) -> dict[str, Any]:
-        """Give the counts as a term; see ``docs/operations.md``."""
+        """Return the counts as a term; see ``docs/operations.md``."""
         return {
             "calls": self.calls,
             "in_flight": self.in_flight,
@@ -186,9 +187,9 @@ class Tally:
         }
 
     def _clear(self) -> None:
-        # What is in flight is yet to be counted.
+        # Calls in flight stay counted: their ends will be counted in this tally.
         self.calls = self.in_flight
-        # By kind, of which there are few.
+        # Counts by kind, of which there are few.
         self.errors: dict[str, int] = {}
         self.durations = Durations()
         self.queued = Durations()

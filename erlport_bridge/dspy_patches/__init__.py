@@ -1,10 +1,10 @@
-"""Replace names of DSPy, in one guarded table: :mod:`.table` says what, why, and until when.
+"""Replace names of DSPy by one guarded table; :mod:`.table` says what is replaced, why, and until when.
 
-A patch is installed where DSPy is as the table expects it, and left out otherwise: with a warning, a line in the answer
-of ``ping``, and the plain way of DSPy, which is slower or does less. What would be wrong or unsafe is refused instead.
-Nothing outside of this package assigns to a name of DSPy.
+A patch is installed if DSPy is as the table expects it. Otherwise it is left out, with a warning and a line in the
+answer of ``ping``, and DSPy's own code runs instead, which is slower or does less. A feature that would be wrong or
+unsafe without its patch is refused. Only this package assigns to names of DSPy.
 
-``python -m erlport_bridge.dspy_patches`` says what fits the DSPy that is installed.
+``python -m erlport_bridge.dspy_patches`` prints which patches and names fit the installed DSPy.
 """
 
 from erlport_bridge.dspy_patches import content_markers

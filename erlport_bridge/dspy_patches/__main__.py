@@ -1,6 +1,6 @@
-"""Say which patches and private names fit the DSPy that is installed: ``python -m erlport_bridge.dspy_patches``.
+"""Print which patches and private names fit the installed DSPy: ``python -m erlport_bridge.dspy_patches``.
 
-Ends with status 1 if one does not fit.
+The exit status is 1 if one of them does not fit.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from erlport_bridge.dspy_patches.table import PATCHES, PRIVATE_NAMES, QUICK_MODU
 
 
 def differences() -> Iterator[tuple[str, str | None]]:
-    """Yield each row of the tables by its name, with what does not fit; ``None``: it fits."""
+    """Yield the name of each row of the tables, with a description of what does not fit; ``None`` if it fits."""
     for patch in PATCHES:
         problem = difference(patch.expects)
         yield f"patch {patch.name}", problem and f"{problem}; without it, {patch.without}"
@@ -28,7 +28,7 @@ def differences() -> Iterator[tuple[str, str | None]]:
 
 
 def main() -> int:
-    """Print a line for each row; returns the exit status."""
+    """Print a line for each row; return the exit status."""
     rows = list(differences())
     width = max(len(name) for name, _ in rows)
     lines = [f"{name:{width}}  {problem or 'fits'}" for name, problem in rows]

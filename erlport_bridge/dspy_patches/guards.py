@@ -1,4 +1,4 @@
-"""Compare what DSPy is with what a patch expects of it, by name and fingerprint."""
+"""Compare DSPy with what a patch expects of it, by names and fingerprints."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _END_OF_HEADER: Final = (")", "]", "}")
 
 
 class NotFoundError(LookupError):
-    """DSPy has no such name; the text says which."""
+    """DSPy has no such name; the message contains the name."""
 
 
 class Place:
     """An attribute of a module or class of DSPy.
 
     Args:
-        name: ``module:attribute`` or ``module:Class.attribute``. Several, separated by ``|``, are tried in turn: a name
-            that another version of DSPy has elsewhere.
+        name: ``module:attribute`` or ``module:Class.attribute``. Alternatives for other versions of DSPy, separated by
+            ``|``, are tried in turn.
 
     Raises:
         NotFoundError: DSPy has none of the names.
@@ -64,16 +64,16 @@ class Place:
 def _has(owner: Any, attribute: str) -> bool:
     if isinstance(owner, type):
         return hasattr(owner, attribute)
-    # A module may make an attribute when it is read: `dspy.cache` must not be read here.
+    # A module may create an attribute when it is read: `dspy.cache` must not be read here.
     return attribute in vars(owner) or "__getattr__" in vars(owner)
 
 
 def fingerprint(value: object) -> str:
-    """Return what identifies a value across Python versions.
+    """Return a text that identifies a value, equal in all versions of Python.
 
     Returns:
-        Of a function, a hash of its source, call signature and decorators included. Of a class or module, its name. Of
-        any other value, its ``repr``.
+        For a function, a hash of its source with signature and decorators. For a class or module, its name. For any
+        other value, its ``repr``.
 
     Raises:
         OSError: The source of a function cannot be read.
@@ -93,7 +93,7 @@ def fingerprint(value: object) -> str:
 
 
 def source_of(function: FunctionType) -> str:
-    """Return the source of a function, found by indentation: ``inspect.getsource`` parses, which takes far longer.
+    """Return the source of a function, found by indentation; ``inspect.getsource`` parses, which takes far longer.
 
     Raises:
         OSError: The source cannot be read.
@@ -115,7 +115,7 @@ def source_of(function: FunctionType) -> str:
     return "\n".join(taken).rstrip()
 
 
-# The table goes from file to file. More would stay in memory for as long as the process lives.
+# The table lists names of one file together, so two files are enough. The cache stays in memory for good.
 @functools.lru_cache(maxsize=2)
 def _lines(file: str) -> list[str]:
     return Path(file).read_text(encoding="utf-8", errors="replace").splitlines()
@@ -126,7 +126,7 @@ def _indentation(line: str) -> int:
 
 
 def difference(expected: Mapping[str, tuple[str, ...]]) -> str | None:
-    """Return the first difference between DSPy and what is expected of it, as a sentence; ``None`` without any.
+    """Return the first difference between DSPy and what is expected of it, as a sentence; ``None`` if all is equal.
 
     Args:
         expected: The accepted fingerprints of each name.
@@ -144,11 +144,11 @@ def difference(expected: Mapping[str, tuple[str, ...]]) -> str | None:
 
 
 def has_private_name(place: str, name: str) -> bool:
-    """Tell whether DSPy has a private name at a place.
+    """Return whether DSPy has a private name at a place.
 
     Args:
-        place: ``module:attribute``, or ``module:Class`` whose functions use the name of their objects.
-        name: The attribute.
+        place: ``module:attribute``, or ``module:Class`` if functions of the class use the name on their objects.
+        name: The name of the attribute.
     """
     try:
         found = Place(place).value()

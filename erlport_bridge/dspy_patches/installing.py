@@ -1,4 +1,4 @@
-"""Replace the names of DSPy that the table lists, where DSPy is as the table expects it."""
+"""Install the patches of the table that fit the installed DSPy, and report the others."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ class Seam:
         patches: The table.
 
     Attributes:
-        patches: The same, by name.
-        originals: What DSPy has at each target of each installed patch; ``None`` where it is not read.
-        reasons: Why each other patch is left out.
+        patches: The patches of the table, by name.
+        originals: DSPy's values at the targets of each installed patch; ``None`` for a target that is not read.
+        reasons: For each patch that is left out, the reason.
     """
 
     def __init__(self, patches: tuple[Patch, ...]) -> None:
@@ -33,34 +33,34 @@ class Seam:
         self.reasons: dict[str, str] = {}
 
     def install(self) -> None:
-        """Install every patch whose replacements the table has; those that are installed stay."""
+        """Install every patch whose replacements are in the table; installed patches are not installed again."""
         for patch in self.patches.values():
             if PROVIDED not in patch.targets.values():
                 self._install(patch, {})
 
     def provide(self, name: str, make: Make) -> None:
-        """Install a patch whose replacement a higher package has.
+        """Install a patch whose replacement belongs to a package above this one.
 
         Args:
-            name: Of the patch.
-            make: Returns the replacement, given what DSPy has.
+            name: The name of the patch.
+            make: Returns the replacement, given DSPy's value.
         """
         patch = self.patches[name]
         self._install(patch, dict.fromkeys(patch.targets, make))
 
     def left_out(self) -> list[str]:
-        """Return a line for each patch that does not fit this DSPy."""
+        """Return a line for each patch that does not fit the installed DSPy."""
         return [f"{name}: {reason}; {self.patches[name].without}" for name, reason in self.reasons.items()]
 
     def require(self, name: str, feature: str) -> None:
-        """Refuse a feature that is not safe or not right without a patch.
+        """Raise an error for a feature that is unsafe or wrong without a patch, if the patch is not installed.
 
         Args:
-            name: Of the patch.
-            feature: What needs it, as the subject of a sentence in the plural.
+            name: The name of the patch.
+            feature: The feature that needs it, as the subject of a sentence in the plural.
 
         Raises:
-            OperationError: Of kind ``missing_dependency``: the patch is left out, or not installed yet.
+            OperationError: Of kind ``missing_dependency``: the patch is left out, or not yet installed.
         """
         if name not in self.originals:
             reason = self.reasons.get(name, "it is not installed")

@@ -1,4 +1,4 @@
-"""Pass the context of a call on to the threads that DSPy's optimizers start: its progress, account and silence."""
+"""Carry the context of a call into the threads of DSPy's optimizers: its progress, its account, its silence."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _Wrap = Callable[[Any, Callable[[Any], Any]], Callable[[Any], Any]]
 
 
 def carrying_context(wrap: _Wrap) -> _Wrap:
-    """Return a stand-in for ``ParallelExecutor._wrap_function`` whose functions run in the context of now."""
+    """Return a replacement for ``ParallelExecutor._wrap_function`` whose functions run in the caller's context."""
 
     def wrap_here(executor: Any, function: Callable[[Any], Any]) -> Callable[[Any], Any]:
         wrapped = wrap(executor, function)
-        # DSPy passes on its own settings by itself.
+        # DSPy carries its own settings itself.
         carried = [
             (var, value) for var, value in contextvars.copy_context().items() if var is not thread_local_overrides
         ]

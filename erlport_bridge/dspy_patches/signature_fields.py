@@ -8,13 +8,13 @@ import dspy
 
 
 def fields(signature: type[dspy.Signature]) -> dict[str, Any]:
-    """Return what ``model_fields`` is."""
+    """Return what ``model_fields`` returns."""
     found: dict[str, Any] = signature.__pydantic_fields__
     return found
 
 
 def fields_with_type(signature: type[dspy.Signature], wanted: str) -> dict[str, Any]:
-    """Return what ``SignatureMeta._get_fields_with_type`` does; ``wanted`` is ``input`` or ``output``."""
+    """Return what ``SignatureMeta._get_fields_with_type`` returns; ``wanted`` is ``input`` or ``output``."""
     return {
         name: field
         for name, field in fields(signature).items()

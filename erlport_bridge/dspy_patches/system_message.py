@@ -1,4 +1,4 @@
-"""Keep the system message of each signature, which DSPy words again for each request: a seventh of its work."""
+"""Cache the system message of each signature; DSPy words it again for each request, a seventh of its work."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from dspy.adapters.types.base_type import Type as DSPyType
 
 from erlport_bridge.dspy_patches.signature_fields import fields
 
-# Their messages depend on the signature alone.
+# Adapters whose system message depends on the signature alone.
 _ADAPTERS: Final = frozenset([dspy.ChatAdapter, dspy.JSONAdapter, dspy.XMLAdapter])
 
 _Format = Callable[[dspy.Adapter, type[dspy.Signature]], str]
 
 
 def kept(format_anew: _Format) -> _Format:
-    """Return a stand-in for ``Adapter.format_system_message`` that words the message of a signature once."""
-    # The message of each class of adapters, with what the signature said then.
+    """Return a replacement for ``Adapter.format_system_message`` that words the message of a signature once."""
+    # For each adapter class: what the signature said when the message was worded, and the message.
     known: WeakKeyDictionary[type[dspy.Signature], dict[type[dspy.Adapter], tuple[object, str]]] = WeakKeyDictionary()
 
     def format_system_message(adapter: dspy.Adapter, signature: type[dspy.Signature]) -> str:
         if type(adapter) not in _ADAPTERS:
             return format_anew(adapter, signature)
-        # A program can change these in place.
+        # A program can change the docstring and the descriptions of fields in place.
         says = signature.__doc__, [list(field.json_schema_extra.items()) for field in fields(signature).values()]
         messages = known.get(signature)
         if messages is None:

@@ -1,7 +1,7 @@
-"""All names of DSPy that are replaced, and all private ones that are used: what an upgrade of DSPy has to look at.
+"""List all names of DSPy that are replaced or private and used: what an upgrade of DSPy has to look at.
 
-``make compat DSPY=3.5.0`` says which of them fit another version. A fingerprint that has changed is a reason to read
-what DSPy does now; if the patch is right for it, the new fingerprint is added beside the others.
+``make compat DSPY=3.5.0`` prints which of them fit another version. If a fingerprint has changed, read what DSPy does
+now; if the patch is still right, add the new fingerprint to the accepted ones.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from erlport_bridge.dspy_patches.type_adapters import type_adapter
 from erlport_bridge.dspy_patches.written_numbers import plain_values, reader
 
 _PARSE_VALUE: Final = ("deab72e8f8f6",)
-# Of 3.4.0, and of 3.4.1.
+# The fingerprints of 3.4.0 and of 3.4.1.
 _MODEL_INFO: Final = ("c4ac8d136ae2", "824a524b1bda")
 
 PATCHES: Final[tuple[Patch, ...]] = (
@@ -30,12 +30,12 @@ PATCHES: Final[tuple[Patch, ...]] = (
         name="type_adapters",
         why="DSPy builds a pydantic.TypeAdapter for each value that it writes or reads: 40 to 90 us each.",
         since="3.4.0",
-        until="DSPy keeps its adapters",
+        until="DSPy caches its type adapters",
         without="values are written and read slower",
         targets={"dspy.adapters.utils:TypeAdapter": lambda _: type_adapter},
         expects={
             "dspy.adapters.utils:TypeAdapter": ("class pydantic.type_adapter.TypeAdapter",),
-            # What is called of an adapter, and with what type.
+            # The functions that call a type adapter, and for which types.
             "dspy.adapters.utils:parse_value": _PARSE_VALUE,
             "dspy.adapters.utils:serialize_for_json": ("9f973d719f45", "70ccb3b2f3f5"),
         },
@@ -44,21 +44,21 @@ PATCHES: Final[tuple[Patch, ...]] = (
         name="signature_fields",
         why="Each request looks through the fields of its signature 20 times, by Pydantic's slow model_fields.",
         since="3.4.0",
-        until="DSPy keeps the fields by type, or reads __pydantic_fields__",
+        until="DSPy caches the fields by type, or reads __pydantic_fields__",
         without="requests are prepared slower",
         targets={"dspy.signatures.signature:SignatureMeta._get_fields_with_type": lambda _: fields_with_type},
         expects={"dspy.signatures.signature:SignatureMeta._get_fields_with_type": ("06ca0180707f",)},
     ),
     Patch(
         name="system_message",
-        why="DSPy words what a model is told of a signature again for each request: a seventh of its work.",
+        why="DSPy words the system message of a signature again for each request: a seventh of its work.",
         since="3.4.0",
-        until="DSPy keeps the message of a signature",
+        until="DSPy caches the system message of a signature",
         without="requests are prepared slower",
         targets={"dspy.adapters.base:Adapter.format_system_message": kept},
         expects={
             "dspy.adapters.base:Adapter.format_system_message": ("3c9124250904",),
-            # These depend on nothing but the signature, of which the docstring and json_schema_extra can change.
+            # These depend on the signature alone, of which the docstring and json_schema_extra can change.
             "dspy.adapters.chat_adapter:ChatAdapter.format_field_description": ("67e8b6d4c307",),
             "dspy.adapters.chat_adapter:ChatAdapter.format_field_structure": ("0105747904c8",),
             "dspy.adapters.chat_adapter:ChatAdapter.format_task_description": ("544683a93621",),
@@ -74,9 +74,9 @@ PATCHES: Final[tuple[Patch, ...]] = (
     ),
     Patch(
         name="model_lookup",
-        why="Each request looks up its model three times among 5,000 entries: half a millisecond if it is not there.",
+        why="Each request looks up its model three times among 5,000 entries: 0.5 ms if it is not there.",
         since="3.4.0",
-        until="DSPy keeps what it found",
+        until="DSPy caches its lookups",
         without="requests are prepared and priced slower",
         targets={
             "dspy.clients.capabilities:model_info": lambda _: model_info,
@@ -86,16 +86,16 @@ PATCHES: Final[tuple[Patch, ...]] = (
             "dspy.clients.capabilities:model_info": _MODEL_INFO,
             "dspy.clients.costs:model_info": _MODEL_INFO,
             "dspy.clients.model_metadata:_load": ("0de047741adf",),
-            # They only read the map, which is the same each time.
+            # These functions only read the map, which is the same object each time.
             "dspy.clients.capabilities:_capabilities": ("6f21fab85400",),
             "dspy.clients.costs:_estimate_cost": ("440f31de6b09",),
         },
     ),
     Patch(
         name="callback_choice",
-        why="DSPy goes through its classes for each callback of each call: half a millisecond for a stream.",
+        why="DSPy chooses the method of a callback by isinstance tests in each call: 0.5 ms for a stream.",
         since="3.4.0",
-        until="DSPy chooses quicker",
+        until="DSPy chooses the method faster",
         without="streams and other calls with callbacks are slower",
         targets={
             "dspy.utils.callback:_get_on_start_handler": chosen_once,
@@ -108,9 +108,9 @@ PATCHES: Final[tuple[Patch, ...]] = (
     ),
     Patch(
         name="callback_arguments",
-        why="inspect.getcallargs finds out for each call how a function names its parameters.",
+        why="inspect.getcallargs inspects the parameters of the function again in each call.",
         since="3.4.0",
-        until="DSPy keeps the parameters of a function",
+        until="DSPy caches the parameters of a function",
         without="streams and other calls with callbacks are slower",
         targets={"dspy.utils.callback:inspect": quick_inspect},
         expects={
@@ -120,7 +120,7 @@ PATCHES: Final[tuple[Patch, ...]] = (
     ),
     Patch(
         name="written_numbers",
-        why="DSPy reads JSON by way of floats, where a Decimal loses the digits that the model wrote.",
+        why="DSPy reads JSON through floats, so that a Decimal loses digits that the model wrote.",
         since="3.4.0",
         until="DSPy reads a Decimal from the text of its number",
         without="decimals have no more digits than a float",
@@ -141,15 +141,15 @@ PATCHES: Final[tuple[Patch, ...]] = (
             "dspy.adapters.xml_adapter:parse_value": _PARSE_VALUE,
             "dspy.predict.rlm:parse_value": _PARSE_VALUE,
             "dspy.predict.flex.bridge:parse_value": _PARSE_VALUE,
-            # Whatever json_repair gives goes through parse_value.
+            # Every result of json_repair goes through parse_value.
             "dspy.adapters.json_adapter:JSONAdapter.parse": ("99f098a2ae7d",),
         },
     ),
     Patch(
         name="native_response_types",
-        why="DSPy takes Citations out of Anthropic's prompt: they would come with documents of its own form only.",
+        why="DSPy takes Citations out of Anthropic's prompt, which then come only with documents in DSPy's own form.",
         since="3.4.0",
-        until="DSPy can be told the native types of all its adapters, its fallback to JSON among them",
+        until="the native types of all adapters can be set, also those of DSPy's fallback to JSON",
         without="outputs of the type dspy.Citations are refused",
         targets={"dspy.adapters.base:_DEFAULT_NATIVE_RESPONSE_TYPES": lambda _: [dspy.Reasoning]},
         expects={
@@ -161,9 +161,9 @@ PATCHES: Final[tuple[Patch, ...]] = (
     ),
     Patch(
         name="content_markers",
-        why="DSPy makes a content part of what stands between two markers, also in text that a model or a tool wrote.",
+        why="DSPy turns text between two markers into a content part, also in text that a model or a tool wrote.",
         since="3.4.0",
-        until="DSPy keeps content parts apart from text",
+        until="DSPy separates content parts from text",
         without="images, audio and files are refused, so that no text can pose as one",
         targets={
             "dspy.adapters.types.base_type:CUSTOM_TYPE_START_IDENTIFIER": lambda _: content_markers.SECRET_START,
@@ -176,7 +176,7 @@ PATCHES: Final[tuple[Patch, ...]] = (
             "dspy.adapters.types.base_type:CUSTOM_TYPE_END_IDENTIFIER": (repr(content_markers.PUBLIC_END),),
             "dspy.adapters._legacy_type_markers:CUSTOM_TYPE_START_IDENTIFIER": (repr(content_markers.PUBLIC_START),),
             "dspy.adapters._legacy_type_markers:CUSTOM_TYPE_END_IDENTIFIER": (repr(content_markers.PUBLIC_END),),
-            # The one that writes the markers, and those that find them.
+            # The function that writes the markers, and the functions that find them.
             "dspy.adapters.types.base_type:Type.serialize_model": ("d0e1da93279c",),
             "dspy.adapters.types.base_type:split_message_content_for_custom_types": ("ec97fb601637",),
             "dspy.adapters._legacy_type_markers:_expand_legacy_custom_type_markers_in_chat_message": ("5e8d3860c573",),
@@ -187,11 +187,11 @@ PATCHES: Final[tuple[Patch, ...]] = (
         name="response_cache",
         why="The keys of DSPy's cache leave out the API key and the address, so that two tenants would share answers.",
         since="3.4.0",
-        until="DSPy's keys include whom a request goes to",
+        until="DSPy's cache keys include the API key and the address",
         without="models with cache: true are refused",
         targets={"dspy:cache": PROVIDED},
         expects={
-            # `dspy.cache` itself is not read: that would make a cache on the disk.
+            # `dspy.cache` itself is not read: reading it would create a cache on the disk.
             "dspy:__getattr__": ("2c1c8e3d8a1d",),
             "dspy.clients:configure_cache": ("591dbc7b48d8",),
             "dspy.clients.cache:Cache.cache_key": ("eed58d3ff913",),
@@ -203,9 +203,9 @@ PATCHES: Final[tuple[Patch, ...]] = (
     ),
     Patch(
         name="sandbox_signature",
-        why="Code in the sandbox may have a module built; DSPy imports whatever a type of its signature is named like.",
+        why="Code in the sandbox can request a module; DSPy imports whatever the types in its signature name.",
         since="3.4.0",
-        until="DSPy imports nothing for the text of a signature",
+        until="DSPy imports nothing to read the text of a signature",
         without="calls of modules that code in the sandbox builds are refused, and with them dspy.RLM and dspy.Flex",
         targets={
             "dspy.primitives.facade:_resolve_signature | dspy.predict.flex.bridge:_resolve_signature": PROVIDED,
@@ -224,9 +224,9 @@ PATCHES: Final[tuple[Patch, ...]] = (
     ),
     Patch(
         name="sandbox_inputs",
-        why="DSPy puts what code in the sandbox passes on into prompts as it is, markers of content parts too.",
+        why="DSPy puts text from code in the sandbox into prompts unchanged, with markers of content parts too.",
         since="3.4.0",
-        until="DSPy keeps content parts apart from text",
+        until="DSPy separates content parts from text",
         without="calls of modules that code in the sandbox builds are refused, and with them dspy.RLM and dspy.Flex",
         targets={
             "dspy.primitives.facade:restore_custom_types | dspy.predict.flex.bridge:_restore_custom_types": PROVIDED,
@@ -265,7 +265,7 @@ PATCHES: Final[tuple[Patch, ...]] = (
     ),
     Patch(
         name="program_source",
-        why="DSPy shows the models of MIPROv2 the source of a program's class: ours, for a program that is data.",
+        why="DSPy shows the models of MIPROv2 the source of a program's class, which says nothing if it is data.",
         since="3.4.0",
         until="DSPy asks a program for its source",
         without="MIPROv2 proposes instructions without the program's code",
@@ -276,7 +276,7 @@ PATCHES: Final[tuple[Patch, ...]] = (
     ),
     Patch(
         name="class_source",
-        why="As program_source, for the models of SIMBA.",
+        why="As for program_source, with the models of SIMBA.",
         since="3.4.0",
         until="DSPy asks a program for its source",
         without="SIMBA improves programs by demos alone",
@@ -293,7 +293,7 @@ PRIVATE_NAMES: Final[tuple[PrivateName, ...]] = (
         name="_load",
         place="dspy.clients.model_metadata:_load",
         used_in=("dspy_patches/model_lookup.py",),
-        why="what is known of models, which is loaded once: what was kept of another load is not used",
+        why="the loaded metadata of models; its identity tells whether cached lookups belong to it",
     ),
     PrivateName(
         name="__dspy_field_type",
@@ -305,7 +305,7 @@ PRIVATE_NAMES: Final[tuple[PrivateName, ...]] = (
         name="_vendor",
         place="dspy._vendor.lm15.serde:request_to_dict",
         used_in=("programs/models/elixir_model.py",),
-        why="the form of a request that a function of Elixir gets",
+        why="the form in which a function of Elixir receives a request",
     ),
     PrivateName(
         name="_providers",
@@ -329,7 +329,7 @@ PRIVATE_NAMES: Final[tuple[PrivateName, ...]] = (
         name="_tools_registered",
         place="dspy:PythonInterpreter",
         used_in=("programs/sandbox/interpreter.py",),
-        why="has the interpreter register its tools again, for a sandbox that was started before its call",
+        why="makes the interpreter register its tools again, in a sandbox that was started before its call",
     ),
     PrivateName(
         name="_store",
@@ -341,16 +341,16 @@ PRIVATE_NAMES: Final[tuple[PrivateName, ...]] = (
         name="_completions",
         place="dspy:Prediction",
         used_in=("programs/execution/prediction_terms.py",),
-        why="the completions of a prediction; None of one that was not made from the answer of a model",
+        why="the completions of a prediction; None if it was not made from the answer of a model",
     ),
     PrivateName(
         name="_set_num_trials_from_num_candidates",
         place="dspy:MIPROv2",
         used_in=("optimizing/optimizers.py",),
-        why="DSPy's own number of trials where the caller gives the number of candidates alone",
+        why="DSPy's own number of trials if the caller gives only the number of candidates",
     ),
 )
 
-#: Modules whose functions DSPy hands to threads, and which return within 20 us, or with what a cache on the disk has:
-#: preparing a request, and looking up what its model can do. They wait for nobody.
+#: Modules whose functions DSPy runs in threads although they never wait: they prepare a request, or look up what its
+#: model can do. They return within 20 us, or with the result of a cache on the disk.
 QUICK_MODULES: Final = ("dspy.clients.execution", "dspy.clients.capabilities")

@@ -1,4 +1,4 @@
-"""Read numbers as a model wrote them: DSPy reads JSON by way of floats, where a ``Decimal`` loses its digits."""
+"""Keep the digits of numbers that a model wrote: DSPy reads JSON through floats, in which a ``Decimal`` loses some."""
 
 from __future__ import annotations
 
@@ -11,34 +11,34 @@ from typing import Any, Final
 import json_repair
 import pydantic
 
-# Models like to put JSON into a block of Markdown.
+# Models often put JSON into a code block of Markdown.
 _BLOCK: Final = re.compile(r"\s*```(?:json)?\s*\n(.*)\n\s*```\s*", re.DOTALL)
 
 
 class WrittenFloat(float):
-    """A float that remembers its digits: Pydantic makes a ``Decimal`` of its text."""
+    """A float that keeps its text, from which Pydantic makes a ``Decimal``."""
 
     __slots__ = ("_text",)
     _text: str
 
     def __new__(cls, text: str) -> WrittenFloat:
-        """Read JSON's text of a number."""
+        """Read the JSON text of a number."""
         self = super().__new__(cls, text)
         self._text = text
         return self
 
     def __str__(self) -> str:
-        """Return the text that it was read from."""
+        """Return the text of the number, as the model wrote it."""
         return self._text
 
 
 def reader(original: ModuleType) -> SimpleNamespace:
-    """Return a stand-in for the module ``json_repair`` whose ``loads`` keeps the digits of numbers."""
+    """Return a replacement for the module ``json_repair`` whose ``loads`` keeps the digits of numbers."""
     return SimpleNamespace(**{**vars(original), "loads": loads})
 
 
 def loads(text: Any) -> Any:
-    """Read what a model wrote, as ``json_repair.loads`` does; what has to be repaired has the digits of floats."""
+    """Read JSON as ``json_repair.loads`` does; numbers in JSON that needs repair have the digits of floats."""
     try:
         block = _BLOCK.fullmatch(text)
         return json.loads(block[1] if block else text, parse_float=WrittenFloat)
@@ -47,7 +47,7 @@ def loads(text: Any) -> Any:
 
 
 def plain_values(parse_value: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
-    """Return a stand-in for ``parse_value`` whose results have plain floats: orjson takes no other class for one."""
+    """Return a replacement for ``parse_value`` that returns plain floats, as orjson refuses subclasses of float."""
 
     def parse_plain_value(value: Any, annotation: Any) -> Any:
         return _plain(parse_value(value, annotation))
@@ -63,6 +63,6 @@ def _plain(value: Any) -> Any:
     if type(value) in (list, tuple, set):
         return type(value)(map(_plain, value))
     if isinstance(value, pydantic.BaseModel):
-        # In its place, as it has been validated already.
+        # The model is modified in place, since it has been validated already.
         value.__dict__.update({name: _plain(item) for name, item in value.__dict__.items()})
     return value

@@ -1,11 +1,11 @@
 """The operations that Elixir calls: :data:`OPERATIONS`, by name.
 
-Each answers ``{:ok, term}`` or ``{:error, {:python_exception, details}}`` and never raises across the port. Arguments
-are positional; the last is a map of options that may be left out. Each module here holds the operations that it is
-named after; ``registry`` makes functions operations, ``port_state`` is what they share, and ``requests`` what those
-that execute something have in common.
+Each operation answers ``{:ok, term}`` or ``{:error, {:python_exception, details}}`` and never raises across the port.
+Arguments are positional; the last one is a map of options, which may be left out. Each module contains the operations
+it is named after. ``operation`` turns functions into operations, ``port_state`` holds what they share, and ``calls``
+leads from the arguments of a call to its run.
 
-The messages of errors and the shapes of results are described in ``docs/operations.md``.
+``docs/operations.md`` describes the shapes of results and the messages of errors.
 """
 
 from erlport_bridge.operations import (  # noqa: F401 - each offers its operations when it is imported

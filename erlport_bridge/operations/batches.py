@@ -1,4 +1,4 @@
-"""Many runs at the same time, of a module or of a stored program."""
+"""Run a module or a stored program for many inputs concurrently: ``execute_batch`` and its variants."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from erlport_bridge.term import Atom
 async def execute_batch(
     module: object, signature: object, list_of_inputs: object, opts: object = None
 ) -> list[tuple[Atom, Any]]:
-    """Run a module for each element of a list; answers a list of ``{:ok, prediction}`` and ``{:error, …}`` in order.
+    """Run a module for each element of a list; answer a list of ``{:ok, prediction}`` and ``{:error, …}`` in order.
 
-    ``timeout`` is for all of them together, ``item_timeout`` for each: what is not done by then is a timeout, the rest
-    is kept. ``max_concurrency`` says how many run at the same time, 256 at most; ``on_error: "fail_fast"`` ends all
-    with the first that fails.
+    ``timeout`` is the budget of the whole batch, ``item_timeout`` that of each item. Items that have not ended by then
+    are errors of kind ``timeout``; the results of the others are kept. ``max_concurrency`` is how many items run at the
+    same time, at most 256. ``on_error: "fail_fast"`` cancels all other items after the first error.
     """
     request = begin_module_call(module, signature, opts, BATCH_OPTIONS)
     return await _module_batch(request, list_of_inputs)
@@ -40,7 +40,7 @@ async def execute_batch(
 async def stream_batch(
     reply_to: object, ref: object, module: object, signature: object, list_of_inputs: object, opts: object = None
 ) -> int:
-    """Run a batch as ``execute_batch`` does, and tell of each result as soon as it is there; answers their number.
+    """Run a batch as ``execute_batch`` does, and send each result as soon as it is there; answer their number.
 
     The events are ``%{"type" => "result", "index" => index, "result" => {:ok, prediction} | {:error, …}}``.
     """
@@ -53,7 +53,7 @@ async def stream_batch(
 async def execute_program_batch(
     session_id: object, program_id: object, list_of_inputs: object, opts: object = None
 ) -> list[tuple[Atom, Any]]:
-    """Run a stored program for each element of a list; see :func:`execute_batch` and :func:`execute_program`."""
+    """Run a stored program for each element of a list, as :func:`execute_batch` and :func:`execute_program` do."""
     request = begin_program_call(opts, BATCH_OPTIONS)
     program = find_program(session_id, program_id, request)
 
@@ -69,7 +69,7 @@ async def run_batch(
     request: CallRequest,
     events: EventStream | None = None,
 ) -> list[tuple[Atom, Any]]:
-    """Run the items of a batch, and tell of each of them."""
+    """Run the items of a batch, and send each result to ``events``."""
     options = BatchOptions.of(request.own)
 
     async def execute_item(inputs: Any) -> dict[str, Any]:

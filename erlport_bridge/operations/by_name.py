@@ -1,4 +1,4 @@
-"""Any operation by its name, with its arguments as terms or as JSON."""
+"""Call any operation by its name, with its arguments as terms or as JSON: ``handle`` and ``handle_json``."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from erlport_bridge.operations.operation import (
 from erlport_bridge.programs.text import arguments, quoted, suggestion
 from erlport_bridge.term import Atom
 
-# Not called by their names: they would call themselves.
+# These two are not called by name: they would call themselves.
 _BY_NAME: Final = frozenset(["handle", "handle_json"])
 
 
 @offered
 async def handle(command: object, args: object = None) -> tuple[Atom, Any]:
-    """Call an operation by name, with its arguments as a map of their names or as a list."""
+    """Call an operation by name; its arguments are a list, or a map by the names of its parameters."""
     function, values = _called(command, args)
     answer = function(*values)
     return await answer if isinstance(answer, Awaitable) else answer
@@ -34,10 +34,10 @@ async def handle(command: object, args: object = None) -> tuple[Atom, Any]:
 
 @offered
 async def handle_json(command: object, text: object = None) -> tuple[Atom, str]:
-    """Call an operation by name, with its arguments as JSON text; answers JSON text too.
+    """Call an operation by name, with its arguments as JSON text; answer JSON text too.
 
-    The text is an array of the arguments in order, or an object of them by name. What JSON does not have comes out
-    as its nearest: a tuple as an array, an atom as a string, ``{:ok, value}`` within a batch as ``{"ok": value}``.
+    The text is an array of the arguments in order, or an object of them by name. A term that JSON lacks becomes the
+    nearest JSON value: a tuple an array, an atom a string, ``{:ok, value}`` within a batch ``{"ok": value}``.
     """
     try:
         function, values = _called(command, _json_arguments(text))

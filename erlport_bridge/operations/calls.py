@@ -1,4 +1,4 @@
-"""What the operations that execute something have in common: from their arguments to a run."""
+"""Read the arguments of a call and run it: the steps that all executing operations share."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from erlport_bridge.programs.sessions import Program
 from erlport_bridge.programs.signatures import SignatureSpec
 from erlport_bridge.request import Progress
 
-#: Of operations that work on one session.
+#: The option of operations that work on one session.
 SESSION_OPTION: Final = TextOption(name="session_id", description="the session")
 _SESSION_ONLY: Final = Vocabulary(SESSION_OPTION)
 
 
 def session_option(opts: object) -> str | None:
-    """Read the options of an operation that takes ``session_id`` and nothing else."""
+    """Return the session that the options name; an option other than ``session_id`` is an error."""
     session_id: str | None = _SESSION_ONLY.read_all(opts)["session_id"]
     return session_id
 
@@ -49,32 +49,32 @@ def begin_module_call(
     *,
     otherwise: SignatureSpec | None = None,
 ) -> ModuleCallRequest:
-    """Read the call of a module and make it the request that runs; errors as :func:`read_module_call`."""
+    """Read a module call and make it the running request; raise errors as :func:`read_module_call`."""
     request = read_module_call(module, signature, opts, own, otherwise=otherwise)
     request.begin()
     return request
 
 
 def begin_program_call(opts: object, own: Vocabulary = NO_OPTIONS) -> CallRequest:
-    """Read the call of a stored program and make it the request that runs; errors as :func:`read_program_call`."""
+    """Read a stored program's call and make it the running request; raise errors as :func:`read_program_call`."""
     request = read_program_call(opts, own)
     request.begin()
     return request
 
 
 def stream_of(request: CallRequest, reply_to: object, ref: object) -> contextlib.AbstractContextManager[EventStream]:
-    """Open the stream of events of a request that was read with :data:`STREAM_OPTIONS`."""
+    """Open the event stream of a request that was read with :data:`STREAM_OPTIONS`."""
     return streaming.opened(reply_to, ref, STREAM_OPTIONS.with_defaults(request.own)["buffer"])
 
 
 def module_run(request: ModuleCallRequest, inputs: object) -> PreparedRun:
-    """Return the run of one module; errors as :func:`execution.read_inputs` and :meth:`Sessions.model_for`."""
+    """Return the run of one module; raise errors as :func:`execution.read_inputs` and :meth:`Sessions.model_for`."""
     values = execution.read_inputs((request.stage,), request.stage.spec, inputs)
     return replace(module_template(request), values=values)
 
 
 def module_template(request: ModuleCallRequest) -> PreparedRun:
-    """Return the run of one module, without its inputs; errors as :meth:`Sessions.model_for`."""
+    """Return the run of one module, without its inputs; raise errors as :meth:`Sessions.model_for`."""
     stage, options = request.stage, request.options
     model = _model_of((stage,), options.session_id, options.model)
     module = pipeline.built((stage,))
@@ -84,7 +84,7 @@ def module_template(request: ModuleCallRequest) -> PreparedRun:
 
 
 def program_run(program: Program, values: Mapping[str, Any], request: CallRequest) -> PreparedRun:
-    """Return the run of a stored program with its checked inputs; errors as :meth:`Sessions.model_for`."""
+    """Return the run of a stored program with checked inputs; raise errors as :meth:`Sessions.model_for`."""
     options = request.options
     model = _model_of(program.stages, program.session_id, *_preferred(program, options))
     given: dict[str, object] = {}
@@ -107,7 +107,7 @@ def program_run(program: Program, values: Mapping[str, Any], request: CallReques
 
 
 def program_model(program: Program, request: CallRequest) -> LanguageModel:
-    """Return the model that a call of a stored program asks; errors as :meth:`Sessions.model_for`."""
+    """Return the model that a stored program's call uses; raise errors as :meth:`Sessions.model_for`."""
     return sessions.model_for(program.session_id, *_preferred(program, request.options))
 
 
@@ -127,9 +127,9 @@ async def run(
     program_id: str | None = None,
     account: ModelAccount | None = None,
 ) -> dict[str, Any]:
-    """Run a module or program within what is left of its budget, counted for each module, and for the program.
+    """Run a module or program within what is left of its budget; count it for each of its modules and for the program.
 
-    ``account`` has what was asked of models for it before.
+    ``account`` already contains the model requests that were made for this call before the run.
     """
     names = {("modules", stage.entry.name) for outer in prepared.stages for stage in outer.chain}
     if program_id is not None:
@@ -146,14 +146,14 @@ async def run(
         raise
     finally:
         spending.get().add(account.spent)
-        for one in running:
-            metrics.end(one, kind=kind, queued_s=progress.queued.waited_s(), spent=account.spent)
+        for entry in running:
+            metrics.end(entry, kind=kind, queued_s=progress.queued.waited_s(), spent=account.spent)
 
 
 def _model_of(
     stages: Sequence[Stage], session_id: str | None, *preferred: LanguageModel | None
 ) -> LanguageModel | None:
-    """Return the model for some stages; ``None``: there is none, and none of the stages asks one."""
+    """Return the model for some stages; ``None`` if none is configured and no stage calls one."""
     try:
         return sessions.model_for(session_id, *preferred)
     except OperationError as error:

@@ -1,4 +1,4 @@
-"""Stored programs, improved by examples."""
+"""Improve stored programs by examples, with DSPy's optimizers: ``compile_program`` and its variants."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def list_optimizers() -> list[str]:
 
 @operation
 def describe_optimizer(name: object) -> dict[str, Any]:
-    """Answer what an optimizer does and takes, and whether all that it needs is installed."""
+    """Answer what an optimizer does, its options, and whether the packages that it needs are installed."""
     return optimizers.find_entry(name, "name").describe()
 
 
@@ -34,9 +34,10 @@ def describe_optimizer(name: object) -> dict[str, Any]:
 async def compile_program(
     session_id: object, program_id: object, trainset: object, opts: object = None
 ) -> dict[str, Any]:
-    """Have an optimizer (the option ``optimizer``) improve a stored program by examples.
+    """Improve a stored program by examples, with the optimizer that the option ``optimizer`` names.
 
-    Answers the description of the new version, with what was done under ``compiled``. The version before stays.
+    Adds a new version of the program; the old one stays. Answers the description of the new version, with the
+    optimizer's report under ``compiled``.
     """
     return await _compile(session_id, program_id, trainset, _begin(opts, compiling.COMPILE_OPTIONS))
 
@@ -45,14 +46,14 @@ async def compile_program(
 async def stream_compile(
     reply_to: object, ref: object, session_id: object, program_id: object, trainset: object, opts: object = None
 ) -> dict[str, Any]:
-    """Compile a program as ``compile_program`` does, and tell of each score and each candidate."""
+    """Compile a program as ``compile_program`` does, and send each score and each candidate while it runs."""
     request = _begin(opts, compiling.COMPILE_OPTIONS | STREAM_OPTIONS)
     with stream_of(request, reply_to, ref) as events:
         return await _compile(session_id, program_id, trainset, request, events)
 
 
 def _begin(opts: object, own: Vocabulary) -> CallRequest:
-    """Read the options of a compilation, those of the optimizer that they name among them; unknown ones are refused."""
+    """Read the options of a compilation and of the optimizer that they name; an unknown option is an error."""
 
     def with_optimizer(given: Mapping[str, Any]) -> tuple[str, Vocabulary]:
         entry = optimizers.find_entry(given.get("optimizer"), "opts.optimizer")

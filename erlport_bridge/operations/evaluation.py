@@ -1,4 +1,4 @@
-"""Stored programs, scored on examples."""
+"""Score stored programs on examples: ``evaluate_program`` and ``stream_evaluate``."""
 
 from __future__ import annotations
 
@@ -25,11 +25,12 @@ from erlport_bridge.programs.models import with_settings
 async def evaluate_program(
     session_id: object, program_id: object, examples: object, opts: object = None
 ) -> dict[str, Any]:
-    """Run a stored program for each of a list of examples, and score its predictions with the option ``metric``.
+    """Run a stored program for each example of a list, and score its predictions with the option ``metric``.
 
-    An example is a map with the program's inputs and whatever the metric compares with. Answers ``score``, ``count``,
-    ``failed``, ``total_tokens``, ``duration_ms`` and ``results``: for each example ``{:ok, %{"prediction", "score"}}``
-    (and ``"feedback"``), or ``{:error, …}``, which counts as ``failure_score``. Further options are those of a batch.
+    An example is a map of the program's inputs and of the fields that the metric compares with. Answers ``score``,
+    ``count``, ``failed``, ``total_tokens``, ``duration_ms`` and ``results``. Each result is ``{:ok, %{"prediction",
+    "score"}}``, also with ``"feedback"`` if the metric gave some, or ``{:error, …}``, which counts as
+    ``failure_score``. The other options are those of a batch.
     """
     return await _evaluate(session_id, program_id, examples, begin_program_call(opts, EVALUATION_OPTIONS))
 
@@ -38,7 +39,7 @@ async def evaluate_program(
 async def stream_evaluate(
     reply_to: object, ref: object, session_id: object, program_id: object, examples: object, opts: object = None
 ) -> dict[str, Any]:
-    """Evaluate a program as ``evaluate_program`` does, and tell of each example as soon as it has its score.
+    """Evaluate a program as ``evaluate_program`` does, and send each example's result as soon as it has its score.
 
     The events are those of ``stream_batch``, with ``{:ok, %{"prediction", "score"}}`` or ``{:error, …}`` as results.
     """

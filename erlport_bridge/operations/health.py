@@ -1,4 +1,4 @@
-"""Whether the port is well, and what it has done: ``ping``, ``metrics`` and ``reset_metrics``."""
+"""Report whether the port is well, and what it has done: ``ping``, ``metrics`` and ``reset_metrics``."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from erlport_bridge.term import IMPLEMENTATION
 
 @operation
 def ping(payload: object = None) -> dict[str, Any]:
-    """Answer with the versions of this side, its default model, and ``payload`` unchanged.
+    """Answer the versions of the Python side, its default model, and ``payload`` unchanged.
 
-    What does not fit the version of DSPy is listed as ``dspy_patches_left_out``, where there is any.
+    Patches of DSPy that do not fit its version are listed as ``dspy_patches_left_out``, if there are any.
     """
     default = port_state.sessions.default_model()
     left_out = dspy_patches.left_out()
@@ -38,18 +38,18 @@ def ping(payload: object = None) -> dict[str, Any]:
 
 @operation
 async def metrics() -> dict[str, Any]:
-    """Answer what this port has done so far."""
+    """Answer the counters of this port."""
     return {**port_state.metrics.report(), **_held()}
 
 
 @operation
 async def reset_metrics() -> dict[str, Any]:
-    """Begin to count anew; answers what ``metrics`` would have, so that nothing goes uncounted in between."""
+    """Answer the counters as ``metrics`` does and reset them, in one step, so that no call goes uncounted."""
     return {**port_state.metrics.reset(), **_held()}
 
 
 def _held() -> dict[str, Any]:
-    """Give what the port holds now, and what is counted since its start."""
+    """Return what the port holds now, and the counters that are never reset."""
     sessions = port_state.sessions.all()
     programs = sum(len(session.programs) for session in sessions)
     return {

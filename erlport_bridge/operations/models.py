@@ -1,4 +1,4 @@
-"""The language model of the port and of its sessions."""
+"""Set the language model of the port and of its sessions: ``configure_lm``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from erlport_bridge.programs import models
 
 @operation
 async def configure_lm(provider: object, config: object = None, opts: object = None) -> dict[str, Any]:
-    """Set the language model of the port, or of the session that ``session_id`` names; answers its description."""
+    """Set the language model of the port, or of the session that ``session_id`` names; answer its description."""
     session_id = session_option(opts)
     model = models.language_model(provider, config)
     sessions.configure(model, session_id)

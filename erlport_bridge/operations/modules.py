@@ -1,4 +1,4 @@
-"""DSPy's modules: which there are, what they take, and one run of one."""
+"""List, describe, check and run DSPy's modules: ``execute_module``, ``stream_module`` and others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from erlport_bridge.programs.modules import catalogue
 from erlport_bridge.programs.pipelines import pipeline
 from erlport_bridge.programs.signatures import parse_signature
 
-# Stands in where a module is checked without one.
+# The signature for a check without one; recognized by its identity.
 _ANY_SIGNATURE: Final = parse_signature("input -> output")
 
 
@@ -24,14 +24,14 @@ def list_modules() -> list[str]:
 
 @operation
 def describe_module(name: object) -> dict[str, Any]:
-    """Answer what a module does, takes and adds, and the tools that it can be given by name."""
+    """Answer what a module does, its options, the fields that it adds, and the tools that it can be given by name."""
     entry = catalogue.find_entry(name)
     return {**entry.describe(), "tools": tools.available() if entry.takes_tools else {}}
 
 
 @operation
 def validate_module(name: object, signature: object = None, opts: object = None) -> dict[str, Any]:
-    """Check a module, a signature and options as ``execute_module`` does, and ask no model."""
+    """Check a module, a signature and options as ``execute_module`` does, without calling a model."""
     request = begin_module_call(name, signature, opts, otherwise=_ANY_SIGNATURE)
     stage = request.stage
     answer: dict[str, Any] = {"module": stage.entry.name, "warnings": list(request.options.warnings)}
@@ -43,7 +43,7 @@ def validate_module(name: object, signature: object = None, opts: object = None)
 
 @operation
 async def execute_module(module: object, signature: object, inputs: object, opts: object = None) -> dict[str, Any]:
-    """Run a module once; answers the prediction."""
+    """Run a module once; answer the prediction."""
     request = begin_module_call(module, signature, opts)
     return await run(module_run(request, inputs), request)
 
@@ -52,10 +52,10 @@ async def execute_module(module: object, signature: object, inputs: object, opts
 async def stream_module(
     reply_to: object, ref: object, module: object, signature: object, inputs: object, opts: object = None
 ) -> dict[str, Any]:
-    """Run a module once and tell of it meanwhile; answers the prediction, as ``execute_module`` does.
+    """Run a module once and stream its events; answer the prediction, as ``execute_module`` does.
 
-    The process ``reply_to`` gets messages ``{:dspex_stream, ref, event}``, at most ``buffer`` (an option) more than
-    ``stream_ack`` has acknowledged. The events are described in ``docs/operations.md``.
+    The process ``reply_to`` receives messages ``{:dspex_stream, ref, event}``, at most ``buffer`` (an option) more than
+    ``stream_ack`` has acknowledged. ``docs/operations.md`` describes the events.
     """
     request = begin_module_call(module, signature, opts, STREAM_OPTIONS)
     prepared = module_run(request, inputs)

@@ -1,4 +1,4 @@
-"""What makes a function an operation: it is counted, and every outcome of it is an answer.
+"""Turn a function into an operation: its calls are counted, and every outcome of a call is an answer.
 
 An operation answers ``{:ok, term}`` or ``{:error, {:python_exception, details}}`` and never raises.
 """
@@ -23,7 +23,7 @@ Operation = Callable[..., Awaitable[tuple[Atom, Any]] | tuple[Atom, Any]]
 #: Every operation by name.
 OPERATIONS: Final[dict[str, Operation]] = {}
 
-#: What the operation that runs here has spent so far.
+#: The usage and cost of the running operation so far.
 spending: Final[ContextVar[Spent]] = ContextVar("spending")
 
 OK: Final = Atom("ok")
@@ -32,10 +32,10 @@ PYTHON_EXCEPTION: Final = Atom("python_exception")
 
 
 def operation(function: Callable[..., Any]) -> Operation:
-    """Make a function an operation: counted, and with every outcome as an answer.
+    """Turn a function into an operation: count its calls, and make every outcome an answer.
 
-    A plain function may run at once in any thread, beside others: it must be quick and change nothing. Whatever waits
-    or changes sessions is a coroutine function, and runs on the one event loop.
+    A plain function may run in any thread at any time, concurrently with others: it must be quick and change nothing. A
+    function that waits or that changes sessions must be a coroutine function, which runs on the event loop.
     """
     name = function.__name__
     if not inspect.iscoroutinefunction(function):
@@ -50,7 +50,7 @@ def operation(function: Callable[..., Any]) -> Operation:
 
 
 def offered(function: Callable[..., Any]) -> Operation:
-    """Offer a function that gives an answer itself, so that it also answers when it raises."""
+    """Register a coroutine function that returns an answer itself; if it raises, the exception becomes an answer."""
     counts = _counts(function)
 
     @functools.wraps(function)
@@ -67,15 +67,15 @@ def offered(function: Callable[..., Any]) -> Operation:
 
 
 def failure_term(error: BaseException) -> tuple[Atom, tuple[Atom, dict[str, Any]]]:
-    """Give what an operation answers for an exception."""
+    """Return the answer of an operation that raised ``error``."""
     if isinstance(error, EncodeError):
-        # The path within the result, not within {:ok, result}.
+        # The path is that within the result, not within {:ok, result}.
         error = EncodeError(error.reason, error.path.removeprefix("[1]"))
     return ERROR, (PYTHON_EXCEPTION, errors.details(error, request_id=request.request_id.get()))
 
 
 def _plain_operation(function: Callable[..., Any]) -> Operation:
-    """Make a plain function an operation: in one piece, for its wrapping should not take longer than itself."""
+    """Turn a plain function into an operation, in one wrapper: more would take longer than the function itself."""
     name = function.__name__
     counts = _counts(function)
 
@@ -103,7 +103,7 @@ def _registered(operation: Any) -> Operation:
 
 
 class _Counted:
-    """Counts what happens within it as one call of an operation."""
+    """A context manager that counts its body as one call of an operation."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -121,7 +121,7 @@ class _Counted:
 
 
 def _counts(function: Callable[..., Any]) -> range:
-    """Give how many arguments a function may be given."""
+    """Return the range of the number of arguments that a function accepts."""
     parameters = inspect.signature(function).parameters.values()
     return range(sum(parameter.default is parameter.empty for parameter in parameters), len(parameters) + 1)
 

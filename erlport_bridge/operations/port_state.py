@@ -1,4 +1,4 @@
-"""What the operations of a port share: its sessions, and the counts of what it has done."""
+"""Hold what the operations of a port share: its sessions and its counters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Programs that are kept in a session, and their runs."""
+"""Store, list, describe, run and delete programs: ``create_program``, ``execute_program`` and others."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _DESCRIBE_OPTIONS: Final = Vocabulary(VERSION_OPTION)
 
 @operation
 async def create_program(spec: object, opts: object = None) -> dict[str, Any]:
-    """Store a program in a session; answers its id, its session's id and its version."""
+    """Store a program in a session; answer its description, with its id, its session's id and its version."""
     return sessions.add_program(spec, session_option(opts)).describe()
 
 
@@ -38,7 +38,7 @@ async def create_program(spec: object, opts: object = None) -> dict[str, Any]:
 async def execute_program(
     session_id: object, program_id: object, inputs: object, opts: object = None
 ) -> dict[str, Any]:
-    """Run a stored program; ``session_id`` may be ``nil``. Answers the prediction of all its stages together."""
+    """Run a stored program; ``session_id`` may be ``nil``. Answer the prediction of all its stages together."""
     request = begin_program_call(opts)
     return await run_program(find_program(session_id, program_id, request), inputs, request)
 
@@ -47,7 +47,7 @@ async def execute_program(
 async def stream_program(
     reply_to: object, ref: object, session_id: object, program_id: object, inputs: object, opts: object = None
 ) -> dict[str, Any]:
-    """Run a stored program and tell of it meanwhile; see :func:`stream_module` and :func:`execute_program`."""
+    """Run a stored program and stream its events, as :func:`stream_module` and :func:`execute_program` do."""
     request = begin_program_call(opts, STREAM_OPTIONS)
     with stream_of(request, reply_to, ref) as events:
         return await run_program(find_program(session_id, program_id, request), inputs, request, events)
@@ -63,7 +63,7 @@ async def list_programs(session_id: object = None) -> list[dict[str, Any]]:
 
 @operation
 async def describe_program(session_id: object, program_id: object, opts: object = None) -> dict[str, Any]:
-    """Answer what a program is and what it has learned, which does not count as using its session.
+    """Answer what a program is and what it has learned; this does not count as a use of its session.
 
     ``session_id`` may be ``nil``; ``opts``: ``version``.
     """
@@ -79,7 +79,7 @@ async def describe_program(session_id: object, program_id: object, opts: object 
 
 @operation
 async def delete_program(session_id: object, program_id: object) -> dict[str, Any]:
-    """Forget a program; answers what it was."""
+    """Delete a program; answer its description."""
     return sessions.delete_program(
         arguments.optional_text(session_id, "session_id"), arguments.text(program_id, "program_id")
     ).describe()
@@ -105,10 +105,10 @@ def find_program(session_id: object, program_id: object, request: CallRequest) -
 
 
 def named_program(session_id: object, program_id: object, opts_session_id: str | None, version: int | None) -> Program:
-    """Find a program; its session may be named in the arguments or in the options.
+    """Return a program; its session may be named in the arguments or in the options.
 
     Raises:
-        OperationError: Of kind ``input`` if two sessions are named; else as :meth:`Sessions.find_program`.
+        OperationError: Of kind ``input``: two sessions are named. Otherwise as :meth:`Sessions.find_program`.
     """
     named = arguments.optional_text(session_id, "session_id")
     if named is not None and opts_session_id not in (None, named):
@@ -144,11 +144,11 @@ async def run_program(
     checked = execution.read_inputs(program.stages, program.asked, inputs)
     told = _conversation(program, request, is_told=is_told) if program.keeps_history else None
     values = program.with_history(checked, told.turns() if told else ())
-    account, taught = ModelAccount(), program
+    account, version = ModelAccount(), program
     usage: dict[str, Any] = {}
     if program.neighbours is not None:
-        taught, usage = await _taught(program, program.neighbours, values, request, account)
-    prepared = program_run(taught, values, request)
+        version, usage = await _learned_version(program, program.neighbours, values, request, account)
+    prepared = program_run(version, values, request)
     prediction = await run(prepared, request, events, program_id=program.id, account=account)
     if usage:
         prediction[META]["usage"] = execution.added_usage(prediction[META]["usage"], usage)
@@ -178,14 +178,14 @@ def _program_id(program_id: object) -> str:
     return arguments.text(program_id, "program_id")
 
 
-async def _taught(
+async def _learned_version(
     program: Program,
     neighbours: Neighbours,
     values: Mapping[str, Any],
     request: CallRequest,
     account: ModelAccount,
 ) -> tuple[Program, dict[str, Any]]:
-    """Give the program as it is for one call, and what it took to teach it, by model."""
+    """Return the program with what it learned for one call, and the usage of that learning, by model."""
     try:
         knows, usage = await nearest.learned_for(
             program,

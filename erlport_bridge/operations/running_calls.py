@@ -1,4 +1,4 @@
-"""What the other side says of calls that run: that nobody waits for one, or that there is room for its events."""
+"""Control running calls: cancel one, acknowledge a stream's events, or deliver a piece of a model's answer."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from erlport_bridge.programs.text import arguments
 
 @operation
 async def cancel(request_id: object) -> int:
-    """Cancel the calls that were given this ``request_id``; answers how many there were. Each is answered as well."""
+    """Cancel the calls that have this ``request_id``; answer their number. Each of the calls is answered too."""
     return request.cancel(arguments.text(request_id, "request_id"))
 
 
 @operation
 def stream_ack(ref: object, count: object) -> bool:
-    """Give a stream room for ``count`` more events; answers ``false`` if it runs no more."""
+    """Acknowledge ``count`` events of a stream; answer ``false`` if the stream is closed."""
     return streaming.acknowledge(ref, count)
 
 
 @operation
 async def model_piece(token: object, text: object) -> bool:
-    """Take the next piece of the answer of a model that is a function of Elixir; answers ``false`` if it is not wanted.
+    """Deliver the next piece of an answer from a model that is a function of Elixir; answer ``false`` if unwanted.
 
-    Answers when there is room for another one.
+    The answer comes when there is room for another piece (back-pressure).
     """
     return await elixir_model.take_piece(arguments.text(token, "token"), arguments.text(text, "text"))

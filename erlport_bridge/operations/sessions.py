@@ -1,4 +1,4 @@
-"""The sessions of the port."""
+"""List, describe and close the sessions of the port."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ async def list_sessions() -> list[dict[str, Any]]:
 
 @operation
 async def session_info(session_id: object) -> dict[str, Any]:
-    """Answer what ``list_sessions`` gives of one session, and its programs; does not count as using it."""
+    """Answer what ``list_sessions`` says about one session, and its programs; this does not count as a use of it."""
     session = port_state.sessions.find(arguments.text(session_id, "session_id"), is_used=False)
     programs = [program.describe() for program in session.programs.values()]
     return {**session.describe(), "program_descriptions": programs}
@@ -25,5 +25,5 @@ async def session_info(session_id: object) -> dict[str, Any]:
 
 @operation
 async def close_session(session_id: object) -> dict[str, Any]:
-    """Forget a session and its programs; answers what it was."""
+    """Close a session and delete its programs; answer its description."""
     return port_state.sessions.close(arguments.text(session_id, "session_id")).describe()

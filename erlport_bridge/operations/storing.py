@@ -1,4 +1,4 @@
-"""Stored programs as text, and back."""
+"""Write stored programs as JSON text, and load them: ``dump_program`` and ``load_program``."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ _LOAD_OPTIONS: Final = Vocabulary(SESSION_OPTION, COMMON_OPTIONS["lm"], COMMON_O
 
 @operation
 async def dump_program(session_id: object, program_id: object, opts: object = None) -> str:
-    """Answer a stored program, with what it has learned, as JSON text; without its model, its session and its turns."""
+    """Answer a stored program and what it has learned as JSON text, without its model, its session and its turns."""
     read = _DUMP_OPTIONS.read_all(opts)
     return stored_form.dump(named_program(session_id, program_id, read["session_id"], read["version"]))
 
 
 @operation
 async def load_program(text: object, opts: object = None) -> dict[str, Any]:
-    """Store the program that ``dump_program`` gave as a new one; options ``session_id``, ``lm`` and ``allow_urls``."""
+    """Store a dumped program as a new one; the options are ``session_id``, ``lm`` and ``allow_urls``."""
     read = _LOAD_OPTIONS.read_all(opts)
     stored = stored_form.load(text)
-    # Of images in its examples.
+    # For the media in its examples.
     media.allow_urls(read["allow_urls"])
     return sessions.add_program(
         stored.spec,

@@ -1,3 +1,3 @@
-"""Improve a program by examples with DSPy's optimizers: which there are, what they take, and how one is run."""
+"""Improve a program by examples with DSPy's optimizers: their names and options, and how one is run."""
 
 __all__ = ["compiling", "nearest", "optimizers"]

@@ -1,4 +1,4 @@
-"""Compiles a program: an optimizer runs it on examples, and what its predictors have learned is the result."""
+"""Compile a program: an optimizer runs it on examples; the result is what its predictors have learned."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from erlport_bridge.term import shown
 
 _MAX_COMPILES: Final = 4
 
-#: What every compilation takes beside the options of its calls and of its optimizer.
+#: The options of every compilation besides those of its calls and of its optimizer.
 COMPILE_OPTIONS: Final = Vocabulary(
     TextOption(name="optimizer", required=True, description="the optimizer's name"),
     METRIC,
@@ -48,7 +48,7 @@ COMPILE_OPTIONS: Final = Vocabulary(
     ),
 )
 
-#: What is told of a compilation while it runs.
+#: Called with each event of a running compilation, and awaited (back-pressure).
 Tell = Callable[[Mapping[str, Any]], Coroutine[Any, Any, None]]
 
 _running = 0
@@ -56,17 +56,17 @@ _running = 0
 
 @dataclass(frozen=True)
 class Compilation:
-    """What is to be done, checked.
+    """The program, the optimizer, its options and the examples of one compilation, checked.
 
     Attributes:
-        program: What is compiled.
-        entry: The optimizer.
-        options: Its options.
+        program: The program that is compiled.
+        entry: The entry of the optimizer.
+        options: All options of the optimizer, by name.
         trainset: The examples to learn from.
-        valset: The examples to choose by.
-        metric: How good a prediction is.
-        num_threads: How many examples run at a time.
-        max_errors: So many calls or metrics may fail before all ends.
+        valset: The examples that choose among the candidates; ``None``: the optimizer takes a part of the trainset.
+        metric: Rates each prediction; ``None``: every prediction is good.
+        num_threads: How many examples run at the same time.
+        max_errors: How many calls or metrics may fail before the compilation ends with an error.
         versions: All versions of the program.
     """
 
@@ -82,10 +82,10 @@ class Compilation:
 
 
 def read_examples(value: object, program: Program, path: str, *, least: int = 1) -> list[dspy.Example]:
-    """Read examples: maps with the program's inputs, and whatever the metric or the prompt needs beside them.
+    """Read examples: maps of the program's inputs, and of further fields for the metric or the prompt.
 
     Raises:
-        OperationError: Of kind ``input``, with the path of what is wrong.
+        OperationError: Of kind ``input``, with the path of the invalid element.
     """
     if not isinstance(value, list):
         raise OperationError("input", f"expected a list of maps at {path}, got {shown(value)}", path=path)
@@ -121,22 +121,22 @@ async def run(
     """Compile a program.
 
     Args:
-        compilation: What is to be done.
-        model: What the program asks.
-        options: Those of a call.
+        compilation: The program, the optimizer, its options and the examples.
+        model: The model that the program calls.
+        options: The options of the call.
         timeout_s: What is left of the caller's budget, in seconds; ``None``: no limit.
-        account: Of what is asked of models.
-        tell: Is told of each score and each candidate.
-        is_counted: It is one of the few compilations that may run at the same time.
+        account: Collects the usage and cost of the compilation's model requests.
+        tell: Called with the event of each score and each candidate.
+        is_counted: Whether this compilation counts against the limit of those that run at the same time.
 
     Returns:
         What the predictors have learned, and a report as a term.
 
     Raises:
-        OperationError: Of kind ``missing_dependency``: DSPy's threads would not know for which call they work. Of kind
-            ``timeout``: the time ran out. Of kind ``overloaded``: too many run already. Of kind
-            ``input``: the optimizer refuses its options.
-        Exception: That of the call or metric which was one too many to fail.
+        OperationError: Of kind ``missing_dependency``: the patch that tells DSPy's threads which call they work for is
+            not installed. Of kind ``timeout``: the time ran out. Of kind ``overloaded``: too many compilations run. Of
+            kind ``input``: the optimizer refuses its options.
+        Exception: The error of the call or metric that exceeded ``max_errors``.
     """
     dspy_patches.require("optimizer_threads", "optimizers")
     started_at = time.monotonic()
@@ -176,10 +176,10 @@ async def run(
 
 @contextlib.contextmanager
 def _counted() -> Iterator[None]:
-    """Count what runs within it as one compilation.
+    """Count the body as one running compilation.
 
     Raises:
-        OperationError: Of kind ``overloaded``: as many as may run already.
+        OperationError: Of kind ``overloaded``: the maximum number of compilations runs already.
     """
     global _running
     if _running >= _MAX_COMPILES:
@@ -199,8 +199,8 @@ def _optimize(
     record: _Record,
     context: contextlib.AbstractContextManager[None],
 ) -> Learned:
-    """Run the optimizer, in a thread."""
-    # What it prints and logs is for a console: progress, and every example that failed.
+    """Run the optimizer; to be called in a thread."""
+    # Its output and log lines are meant for a console: progress bars, and every example that failed.
     running_request.is_silent.set(True)
     tqdm.tqdm.monitor_interval = 0
     entry = compilation.entry
@@ -224,13 +224,13 @@ def _optimize(
                 raise OperationError("input", message, path="opts") from error
             raise
         if record.last_error is not None and record.failures == record.metric_calls:
-            # Nothing was ever scored, so nothing can have been learned from it.
+            # Without a single score, the optimizer cannot have learned anything.
             raise record.last_error
         return learned.learned_of(compiled)
 
 
 class _Record(BaseCallback):  # type: ignore[misc]
-    """Keeps account of what is scored, and tells of it."""
+    """A callback of DSPy that records the scores of a compilation, and reports them as events."""
 
     def __init__(self, runner: Runner, tell: Tell) -> None:
         self._runner = runner
@@ -241,7 +241,7 @@ class _Record(BaseCallback):  # type: ignore[misc]
         self._candidates: list[float] = []
 
     def observed(self, metric: Reward, *, with_feedback: bool) -> Callable[..., Any]:
-        """Give a metric in DSPy's form, for its threads."""
+        """Return a metric in DSPy's form, to be called in its threads."""
 
         def score(
             gold: dspy.Example, pred: dspy.Prediction, trace: Any = None, pred_name: Any = None, pred_trace: Any = None
@@ -277,7 +277,7 @@ class _Record(BaseCallback):  # type: ignore[misc]
         self.last_error = error
 
     def on_evaluate_end(self, call_id: str, outputs: Any, exception: Exception | None = None) -> None:
-        """All examples have been scored with one candidate."""
+        """Report that one candidate has been scored with all examples."""
         if outputs is None:
             return
         self._candidates.append(float(outputs.score))
@@ -290,7 +290,7 @@ class _Record(BaseCallback):  # type: ignore[misc]
         self._runner.run(lambda: self._tell(event))
 
     def on_module_end(self, call_id: str, outputs: Any, exception: Exception | None = None) -> None:
-        """A module has ended; that of an example may have failed."""
+        """Record the error of a module; that of an example may have failed."""
         if exception is not None and isinstance(exception, Exception):
             self.last_error = exception
 
@@ -298,7 +298,7 @@ class _Record(BaseCallback):  # type: ignore[misc]
         return max(self._candidates, default=None)
 
     def report(self, optimizer: str, found: Learned, account: Mapping[str, Any], duration_s: float) -> dict[str, Any]:
-        """Give what was done, as a term."""
+        """Return the optimizer's report as a term."""
         warnings = []
         if self.last_error is not None:
             failed = details(self.last_error)["message"].partition("\n")[0]

@@ -1,4 +1,4 @@
-"""``dspy.KNNFewShot``: a program that learns anew for each call, from the examples that are nearest to its inputs."""
+"""Run ``dspy.KNNFewShot``: a program that learns anew for each call, from the examples nearest to its inputs."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from erlport_bridge.programs.sessions import Neighbours, Program, text_of_inputs
 from erlport_bridge.programs.text import arguments
 from erlport_bridge.programs.values import plain
 
-# Options that are of no use any more when the examples have their vectors.
+# Options that are needed only until the embeddings of the examples are known.
 _AT_COMPILING: Final = ("vectors", "embedder")
 _KEYS: Final = frozenset({"examples", "vectors", "options", "metric"})
 
 
 async def remember(compilation: Compilation, metric: MetricChoice | None) -> tuple[Neighbours, dict[str, Any]]:
-    """Compile a program: embed the examples, and keep them.
+    """Compile a program: compute the embeddings of the examples, and keep both.
 
     Args:
-        compilation: What is to be done.
-        metric: As the caller chose it.
+        compilation: The program, the optimizer's options and the examples.
+        metric: The metric as the caller chose it.
 
     Returns:
-        What the program is to know, and a report as a term.
+        The examples with their embeddings, and a report as a term.
 
     Raises:
-        OperationError: Of kind ``input``: the metric is a function, which would have to outlive the call; or there are
-            no vectors that fit. Of kind ``tool``: the embedder failed.
+        OperationError: Of kind ``input``: the metric is a function of Elixir, which would have to outlive its call; or
+            the given vectors do not fit the examples. Of kind ``tool``: the embedder failed.
     """
     started_at = time.monotonic()
     given_metric = None if metric is None else metric.given
@@ -78,11 +78,11 @@ async def learned_for(
     timeout_s: float | None,
     account: ModelAccount,
 ) -> tuple[Learned, dict[str, Any]]:
-    """Give what a program learns for one call, and what this took of each model, as DSPy counts it.
+    """Return what a program learns for one call, and the usage of that learning, by model, as DSPy counts it.
 
     Raises:
-        OperationError: As :meth:`Neighbours.nearest` and :func:`.compiling.run`. Of kind ``timeout``: the embedder has
-            not answered in time.
+        OperationError: As :meth:`Neighbours.nearest` and :func:`.compiling.run`. Of kind ``timeout``: the embedder did
+            not answer in time.
     """
     started_at = time.monotonic()
     try:
@@ -107,10 +107,10 @@ async def learned_for(
 
 
 def read(value: object, program: Program) -> Neighbours:
-    """Read what :meth:`Neighbours.describe` gave, for a program.
+    """Read a term that :meth:`Neighbours.describe` returned, for a program.
 
     Raises:
-        OperationError: Of kind ``input``, with the path of what does not fit.
+        OperationError: Of kind ``input``, with the path of the invalid element.
     """
     given = arguments.options(value, "neighbours")
     arguments.only(given, _KEYS, "key", "neighbours")
@@ -147,4 +147,4 @@ def _refuse_function(metric: object, path: str) -> None:
 
 
 async def _tell_nobody(event: Mapping[str, Any]) -> None:
-    """Nobody follows what is learned for one call."""
+    """Ignore an event: a compilation for one call has no reader."""

@@ -1,4 +1,4 @@
-"""Which of DSPy's optimizers can compile a program, what they take, and how each is called."""
+"""The catalogue of DSPy's optimizers that can compile a program: their options, and how each is called."""
 
 from __future__ import annotations
 
@@ -30,23 +30,23 @@ from erlport_bridge.programs.sessions import MAX_MEMBERS
 from erlport_bridge.programs.text import arguments, quoted, suggestion
 
 _BUDGETS: Final = ("light", "medium", "heavy")
-#: DSPy's own size of a part of the examples that scores a candidate.
+#: DSPy's default number of examples that score a candidate.
 _MINIBATCH: Final = 35
 _SIMBA_BATCH: Final = 32
 
 
 @dataclass(frozen=True)
 class CompileJob:
-    """What an optimizer is called with.
+    """The arguments of an optimizer.
 
     Attributes:
         student: The program.
-        metric: DSPy's form of the metric; ``None``: there is none.
+        metric: The metric in DSPy's form; ``None``: no metric.
         lm: The model of the program.
-        options: All options of the optimizer, by name; models are DSPy's.
+        options: All options of the optimizer, by name; models are objects of DSPy.
         trainset: The examples to learn from.
-        valset: The examples to choose by; ``None``: the optimizer takes some of the trainset.
-        versions: What each version of the program has learned.
+        valset: The examples that choose among the candidates; ``None``: the optimizer takes a part of the trainset.
+        versions: What each version of the program has learned, by its number.
     """
 
     student: Pipeline
@@ -58,31 +58,31 @@ class CompileJob:
     versions: Mapping[int, Learned]
 
     def some(self, *names: str) -> dict[str, Any]:
-        """Give the options of these names that are not ``None``."""
+        """Return the options of these names whose value is not ``None``."""
         return {name: self.options[name] for name in names if self.options[name] is not None}
 
     @property
     def teacher_settings(self) -> dict[str, Any]:
-        """The settings of DSPy under which a program shows how it is done."""
+        """The settings of DSPy for the runs of the program that become demos."""
         teacher = self.options.get("teacher_lm")
         return {} if teacher is None else {"lm": teacher}
 
 
 @dataclass(frozen=True)
 class OptimizerEntry:
-    """One optimizer.
+    """One optimizer that can compile a program.
 
     Attributes:
-        name: As callers write it.
-        summary: What it does, one sentence.
+        name: The name that callers use.
+        summary: What the optimizer does, in one sentence.
         run: Compiles a copy of the student.
-        options: What it takes.
-        needs_metric: It cannot do without.
-        takes_valset: Examples beside the trainset choose among the candidates.
-        packages: What it needs that DSPy does not bring, which the extra ``optimizers`` installs.
-        least_examples: How many examples it needs, without a valset of their own.
-        budgets: Options of which exactly one must be given; the first has a default.
-        gives_feedback: A model sees what the metric says beside the score.
+        options: The optimizer's options.
+        needs_metric: It cannot run without a metric.
+        takes_valset: It chooses among its candidates by examples besides the trainset.
+        packages: Packages that it needs besides DSPy; the extra ``optimizers`` installs them.
+        least_examples: The minimum number of examples in a trainset without a valset.
+        budgets: Options that exclude one another; the first of them has a default.
+        gives_feedback: The metric's feedback goes to a model, besides the score.
         at_each_call: It runs at each call of the program, on the examples nearest to the inputs.
     """
 
@@ -99,7 +99,7 @@ class OptimizerEntry:
     at_each_call: bool = False
 
     def describe(self) -> dict[str, Any]:
-        """Give the entry as a term."""
+        """Return the entry as a term."""
         return {
             "name": self.name,
             "summary": self.summary,
@@ -114,14 +114,14 @@ class OptimizerEntry:
         }
 
     def missing(self) -> list[str]:
-        """Give the packages that it needs and that are not installed."""
+        """Return the packages that the optimizer needs and that are not installed."""
         return [name for name in self.packages if importlib.util.find_spec(name) is None]
 
     def check_packages(self) -> None:
-        """Check that all it needs is installed.
+        """Check that the packages that the optimizer needs are installed.
 
         Raises:
-            OperationError: Of kind ``missing_dependency``.
+            OperationError: Of kind ``missing_dependency``: one of them is not.
         """
         if missing := self.missing():
             raise OperationError(
@@ -132,14 +132,14 @@ class OptimizerEntry:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """What it takes."""
+        """The options of the optimizer as a vocabulary."""
         return Vocabulary(*self.options)
 
     def complete(self, read: Mapping[str, Any], path: str) -> dict[str, Any]:
-        """Return a value for each of its options, from those that were read.
+        """Return a value for each option of the optimizer, from the options that were read.
 
         Raises:
-            OperationError: Of kind ``input``, with the path: more than one budget.
+            OperationError: Of kind ``input``, with the path: more than one of ``budgets`` was given.
         """
         given = {name: value for name, value in read.items() if name in self.vocabulary}
         chosen = [name for name in self.budgets if given.get(name) is not None]
@@ -153,10 +153,10 @@ class OptimizerEntry:
 
 
 def find_entry(name: object, path: str) -> OptimizerEntry:
-    """Find an optimizer.
+    """Return the entry of a name.
 
     Raises:
-        OperationError: Of kind ``input``, or ``module_not_found``.
+        OperationError: Of kind ``input``: no name. Of kind ``module_not_found``: an unknown name.
     """
     if name is None:
         message = f"expected the name of an optimizer at {path}; known: {', '.join(ENTRIES)}"
@@ -183,23 +183,25 @@ def _number(name: str, default: float | None, description: str) -> NumberOption:
 
 
 def _seed(default: int = 0) -> IntegerOption:
-    return IntegerOption(name="seed", default=default, minimum=0, maximum=2**32 - 1, description="of what is random")
+    return IntegerOption(name="seed", default=default, minimum=0, maximum=2**32 - 1, description="random seed")
 
 
 _THRESHOLD: Final = _number(
-    "metric_threshold", None, "the least score of an answer that becomes a demo; any above 0 if left out"
+    "metric_threshold", None, "the minimum score of an answer that becomes a demo; by default any score above 0"
 )
-_TEACHER: Final = ModelOption(name="teacher_lm", description="the model whose answers become demos")
+_TEACHER: Final = ModelOption(
+    name="teacher_lm", description="the model for answers that become demos; by default the program's"
+)
 _PROMPT: Final = ModelOption(
-    name="prompt_lm", description="the model that writes instructions; the program's if left out"
+    name="prompt_lm", description="the model that writes instructions; by default the program's"
 )
-_ROUNDS: Final = _integer("max_rounds", 1, "how often an example is tried until its answer is right", 1, 100)
+_ROUNDS: Final = _integer("max_rounds", 1, "how often an example is tried until its answer is good", 1, 100)
 
 
 def _demos(labeled: int) -> tuple[Option, ...]:
     return (
-        _integer("max_bootstrapped_demos", 4, "most demos that are right answers of the program itself", 0, 1_000),
-        _integer("max_labeled_demos", labeled, "most demos that are examples as they came", 0, 1_000),
+        _integer("max_bootstrapped_demos", 4, "most demos that are good answers of the program itself", 0, 1_000),
+        _integer("max_labeled_demos", labeled, "most demos that are examples of the trainset, unchanged", 0, 1_000),
     )
 
 
@@ -266,7 +268,7 @@ def _mipro(job: CompileJob) -> dspy.Module:
         valset=job.valset,
         num_trials=trials if by_hand else None,
         minibatch=job.options["minibatch"],
-        # DSPy refuses its own default where there are fewer examples.
+        # DSPy raises an error for its own default if there are fewer examples.
         minibatch_size=min(job.options["minibatch_size"], validating),
         minibatch_full_eval_steps=job.options["minibatch_full_eval_steps"],
     )
@@ -277,7 +279,7 @@ def _simba(job: CompileJob) -> dspy.Module:
         metric=job.metric,
         prompt_model=job.options["prompt_lm"],
         teacher_settings=job.teacher_settings,
-        # DSPy refuses its own default where there are fewer examples.
+        # DSPy raises an error for its own default if there are fewer examples.
         bsize=min(job.options["bsize"], len(job.trainset)),
         **job.some("num_candidates", "max_steps", "max_demos"),
         **job.some("temperature_for_sampling", "temperature_for_candidates"),
@@ -322,14 +324,14 @@ def _infer_rules(job: CompileJob) -> dspy.Module:
     return optimizer.compile(job.student, trainset=job.trainset, valset=job.valset)
 
 
-#: Has its own way to compile and to call, see :mod:`.nearest`.
+#: Compiles and calls a program in a way of its own, see :mod:`.nearest`.
 KNN_FEW_SHOT: Final = OptimizerEntry(
     "dspy.KNNFewShot",
-    "At each call, runs the program on the examples nearest to the inputs, and shows the runs that were right.",
+    "At each call, runs the program on the examples nearest to the inputs; good runs become its demos.",
     _bootstrap,
     (
-        _integer("k", 3, "how many examples", 1, MAX_COUNT),
-        DataOption(name="vectors", of="vectors", description="of the examples, if they are known"),
+        _integer("k", 3, "how many examples are used", 1, MAX_COUNT),
+        DataOption(name="vectors", of="vectors", description="embeddings of the examples, if they are known"),
         EMBEDDER,
         *_demos(16),
         _THRESHOLD,
@@ -342,17 +344,17 @@ KNN_FEW_SHOT: Final = OptimizerEntry(
 _SHOWN: Final[Sequence[OptimizerEntry]] = (
     OptimizerEntry(
         "dspy.LabeledFewShot",
-        "Puts examples into the prompt as they are; asks no model.",
+        "Puts examples into the prompt as demos, unchanged. Compiling calls no model.",
         _labeled,
         (
-            _integer("k", 16, "how many examples", 1, 1_000),
-            BooleanOption(name="sample", default=True, description="at random, and not the first ones"),
+            _integer("k", 16, "how many examples become demos", 1, 1_000),
+            BooleanOption(name="sample", default=True, description="random examples instead of the first ones"),
         ),
         needs_metric=False,
     ),
     OptimizerEntry(
         "dspy.BootstrapFewShot",
-        "Runs the program on the examples, and puts the runs that were right into the prompts.",
+        "Runs the program on the examples, and puts the good runs into the prompts as demos.",
         _bootstrap,
         (*_demos(16), _THRESHOLD, _ROUNDS, _TEACHER),
         needs_metric=False,
@@ -360,21 +362,21 @@ _SHOWN: Final[Sequence[OptimizerEntry]] = (
     KNN_FEW_SHOT,
     OptimizerEntry(
         "dspy.BootstrapFewShotWithRandomSearch",
-        "Does so with many choices of examples, and keeps the program that is best on the others.",
+        "Does what dspy.BootstrapFewShot does with many random sets of demos, and keeps the best program.",
         _random_search,
         (
             *_demos(16),
             _THRESHOLD,
             _ROUNDS,
             _CANDIDATES,
-            _number("stop_at_score", None, "a score (0 to 100) that is good enough"),
+            _number("stop_at_score", None, "a score (0 to 100) that ends the search"),
             _TEACHER,
         ),
         takes_valset=True,
     ),
     OptimizerEntry(
         "dspy.BootstrapFewShotWithOptuna",
-        "Does so with Optuna's choice of demos.",
+        "Does what dspy.BootstrapFewShot does, with demos chosen by Optuna.",
         _with_optuna,
         (*_demos(16), _ROUNDS, _CANDIDATES, _TEACHER),
         takes_valset=True,
@@ -382,12 +384,12 @@ _SHOWN: Final[Sequence[OptimizerEntry]] = (
     ),
     OptimizerEntry(
         "dspy.COPRO",
-        "Has a model write better instructions, again and again, and keeps the best.",
+        "Has a model write better instructions repeatedly, and keeps the best ones.",
         _copro,
         (
-            _integer("breadth", 10, "how many instructions are tried each time", 2, 1_000),
-            _integer("depth", 3, "how often", 1, 100),
-            _number("init_temperature", 1.4, "of the model that writes them"),
+            _integer("breadth", 10, "how many instructions are tried in each round", 2, 1_000),
+            _integer("depth", 3, "the number of rounds", 1, 100),
+            _number("init_temperature", 1.4, "temperature of the model that writes instructions"),
             _PROMPT,
         ),
     ),
@@ -396,17 +398,15 @@ _SHOWN: Final[Sequence[OptimizerEntry]] = (
         "Finds instructions and demos together, by Bayesian optimisation.",
         _mipro,
         (
-            ChoiceOption(name="auto", default="light", choices=_BUDGETS, description="how much is tried"),
+            ChoiceOption(name="auto", default="light", choices=_BUDGETS, description="the size of the search"),
             _integer("num_candidates", None, "how many instructions and sets of demos, in place of auto", 2, 1_000),
-            _integer("num_trials", None, "how many of their combinations; found from num_candidates if left out", 1),
+            _integer("num_trials", None, "how many combinations of them; by default derived from num_candidates", 1),
             *_demos(4),
             _THRESHOLD,
-            BooleanOption(
-                name="minibatch", default=True, description="candidates are scored by a part of the examples"
-            ),
-            _integer("minibatch_size", _MINIBATCH, "how many examples that are", 1),
-            _integer("minibatch_full_eval_steps", 5, "after how many trials all examples score the best", 1),
-            _number("init_temperature", 1.0, "of the model that writes instructions"),
+            BooleanOption(name="minibatch", default=True, description="score candidates by a part of the examples"),
+            _integer("minibatch_size", _MINIBATCH, "the size of that part", 1),
+            _integer("minibatch_full_eval_steps", 5, "after how many trials the best is scored by all examples", 1),
+            _number("init_temperature", 1.0, "temperature of the model that writes instructions"),
             _seed(9),
             _PROMPT,
             _TEACHER,
@@ -418,15 +418,15 @@ _SHOWN: Final[Sequence[OptimizerEntry]] = (
     ),
     OptimizerEntry(
         "dspy.SIMBA",
-        "Learns rules and demos from the examples whose answers differ most from run to run.",
+        "Learns rules and demos from the examples whose scores differ most between runs.",
         _simba,
         (
-            _integer("bsize", _SIMBA_BATCH, "how many examples at a time", 1),
-            _integer("num_candidates", 6, "how many programs each time", 1, 1_000),
-            _integer("max_steps", 8, "how often", 1, 1_000),
-            _integer("max_demos", 4, "most demos of a predictor; 0: only rules", 0, 1_000),
-            _number("temperature_for_sampling", 0.2, "of the choice of programs that are run"),
-            _number("temperature_for_candidates", 0.2, "of the choice of programs that are changed"),
+            _integer("bsize", _SIMBA_BATCH, "how many examples each step uses", 1),
+            _integer("num_candidates", 6, "how many programs each step tries", 1, 1_000),
+            _integer("max_steps", 8, "the number of steps", 1, 1_000),
+            _integer("max_demos", 4, "most demos of a predictor; with 0 only rules are learned", 0, 1_000),
+            _number("temperature_for_sampling", 0.2, "temperature of the choice of programs to run"),
+            _number("temperature_for_candidates", 0.2, "temperature of the choice of programs to change"),
             _seed(),
             _PROMPT,
             _TEACHER,
@@ -438,21 +438,21 @@ _SHOWN: Final[Sequence[OptimizerEntry]] = (
         "Has a model reflect on runs and on the metric's feedback, and write better instructions.",
         _gepa,
         (
-            ChoiceOption(name="auto", default="light", choices=_BUDGETS, description="how much is tried"),
-            _integer("max_full_evals", None, "how often all examples may be scored, in place of auto", 1),
-            _integer("max_metric_calls", None, "how often the metric may be asked, in place of auto", 1, 10_000_000),
-            ModelOption(name="reflection_lm", description="the model that reflects; the program's if left out"),
-            _integer("reflection_minibatch_size", 3, "how many runs it sees at a time", 1, 1_000),
+            ChoiceOption(name="auto", default="light", choices=_BUDGETS, description="the size of the search"),
+            _integer("max_full_evals", None, "how many scorings of all examples, in place of auto", 1),
+            _integer("max_metric_calls", None, "how many calls of the metric, in place of auto", 1, 10_000_000),
+            ModelOption(name="reflection_lm", description="the model that reflects; by default the program's"),
+            _integer("reflection_minibatch_size", 3, "how many runs that model sees at a time", 1, 1_000),
             ChoiceOption(
                 name="candidate_selection_strategy",
                 default="pareto",
                 choices=("pareto", "current_best"),
                 description="which candidate is changed next",
             ),
-            BooleanOption(name="skip_perfect_score", default=True, description="runs that are perfect teach nothing"),
-            _number("perfect_score", 1.0, "what a perfect run scores"),
-            BooleanOption(name="use_merge", default=True, description="good candidates are merged"),
-            _integer("max_merge_invocations", 5, "how often", 0),
+            BooleanOption(name="skip_perfect_score", default=True, description="do not reflect on perfect runs"),
+            _number("perfect_score", 1.0, "the score of a perfect run"),
+            BooleanOption(name="use_merge", default=True, description="merge good candidates"),
+            _integer("max_merge_invocations", 5, "how many times candidates may be merged", 0),
             _seed(),
         ),
         takes_valset=True,
@@ -461,7 +461,7 @@ _SHOWN: Final[Sequence[OptimizerEntry]] = (
     ),
     OptimizerEntry(
         "dspy.InferRules",
-        "Has a model find rules in the examples, and adds those that help to the instructions.",
+        "Has a model find rules in the examples, and adds the rules that help to the instructions.",
         _infer_rules,
         (
             *_demos(16),
@@ -476,11 +476,15 @@ _SHOWN: Final[Sequence[OptimizerEntry]] = (
     ),
     OptimizerEntry(
         "dspy.Ensemble",
-        "Has several versions of the program vote: the answer of most of them is its own; asks no model.",
+        "Has several versions of the program vote; the most frequent answer wins. Compiling calls no model.",
         _ensemble,
         (
             IntegersOption(
-                name="versions", minimum=1, maximum=10_000, most=MAX_MEMBERS, description="which; all if left out"
+                name="versions",
+                minimum=1,
+                maximum=10_000,
+                most=MAX_MEMBERS,
+                description="the versions that vote; by default all",
             ),
         ),
         needs_metric=False,
@@ -488,5 +492,5 @@ _SHOWN: Final[Sequence[OptimizerEntry]] = (
     ),
 )
 
-#: By name.
+#: All optimizers by name.
 ENTRIES: Final[Mapping[str, OptimizerEntry]] = {entry.name: entry for entry in _SHOWN}

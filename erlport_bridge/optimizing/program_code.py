@@ -1,7 +1,7 @@
-"""A program in Python: what a model reads of it that is to improve its instructions.
+"""Write a program as Python source, for the models that improve its instructions.
 
-DSPy shows such a model the source of the program's class. That of a program which is data would be our own, and says
-nothing of it; here it is the class that one would write in DSPy for the same.
+DSPy shows such a model the source of the program's class. If the program is data, that class is the bridge's own and
+says nothing about the program. The source written here is the class that one would write in DSPy for the same program.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from erlport_bridge.programs.tools import ElixirTool
 _SHOWN_AS_THEY_ARE: Final = (str, int, float, bool, type(None))
 
 
-# Finding the source of a class parses its file, and Python 3.11 cannot parse in two threads at a time: "AST constructor
-# recursion depth mismatch".
+# `inspect.getsource` of a class parses its file, and Python 3.11 cannot parse in two threads at a time: it raises "AST
+# constructor recursion depth mismatch".
 _parsing: Final = threading.Lock()
 
 
 class Described:
-    """Mixed into a program's class: ``described`` is what it is to a model."""
+    """A mixin of a program's class; ``described`` is the program that models are shown."""
 
     described: Pipeline
 
 
 def source_of(program: Pipeline) -> str:
-    """Give the source of a program: of a single module of DSPy's, or of an application's, that module's own."""
+    """Return the source of a program; a single module of DSPy or of an application has the source of its own class."""
     own = _own_module(program)
     return written(program) if own is None else _source(type(own))
 
 
 def written(program: Pipeline) -> str:
-    """Give the class of DSPy that does what a program does."""
+    """Return the source of a DSPy class that does what a program does."""
     names = [stage.name or f"step_{number}" for number, stage in enumerate(program.stages, start=1)]
     parts = [f"        self.{name} = {_module(stage)}" for name, stage in zip(names, program.stages, strict=True)]
     inputs: list[str] = []
@@ -100,7 +100,7 @@ def _module(stage: Stage) -> str:
 
 
 def _own_module(program: Pipeline) -> dspy.Module | None:
-    # One whose versions vote has none of its own.
+    # A program whose versions vote has no module of its own.
     if len(program.modules) != 1 or program.outputs is not None:
         return None
     module = plain_module(program.modules[0])
@@ -112,7 +112,7 @@ def _source_of_class(cls: type) -> str:
 
 
 def _source_with_parts(source_of_dspy: Callable[[Any], str]) -> Callable[[Any], str]:
-    """Return a stand-in for ``get_dspy_source_code``."""
+    """Return a replacement for ``get_dspy_source_code``."""
 
     def source(program: Any) -> str:
         if isinstance(program, Described):

@@ -1,7 +1,7 @@
-"""The program in the hands of an optimizer, which calls it from threads; it runs on the event loop, as all programs do.
+"""Run a program for an optimizer, which calls it from threads, on the event loop as every other program.
 
-So an optimizer's many calls need no more than a waiting thread each, and all of them end at once when the call ends for
-which the program is compiled.
+Each of an optimizer's many calls needs no more than a waiting thread. All of them are cancelled at once when the call
+that compiles the program ends.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from erlport_bridge.threads import wait_for
 
 
 class Runner:
-    """Runs coroutines for threads, in the context of the call that made it; made on the loop."""
+    """Runs coroutines on the event loop for threads, in the context of the call; to be created on the loop."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -33,15 +33,15 @@ class Runner:
         self._has_ended = False
 
     def __deepcopy__(self, memo: object) -> Runner:
-        """Give itself: copies of a program are run by the same."""
+        """Return the same runner, since copies of a program share it."""
         return self
 
     def run(self, work: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
-        """Do work on the loop, and wait for it; with the settings that DSPy has in the calling thread.
+        """Run a coroutine on the event loop with DSPy's settings of the calling thread, and wait for it there.
 
         Raises:
             OperationError: Of kind ``cancelled``: the call has ended.
-            BaseException: Whatever the work raises.
+            BaseException: Any exception of the coroutine.
         """
         context = self._context.copy()
         context.run(thread_local_overrides.set, thread_local_overrides.get())
@@ -50,7 +50,7 @@ class Runner:
         return wait_for(result)
 
     def end(self) -> None:
-        """Cancel what runs, and begin nothing any more; on the loop."""
+        """Cancel the running coroutines, and begin no further ones; to be called on the event loop."""
         self._has_ended = True
         for task in self._tasks:
             task.cancel()
@@ -66,15 +66,15 @@ class Runner:
         task = context.run(asyncio.ensure_future, work())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-        task.add_done_callback(lambda done: _pass_on(done, result))
+        task.add_done_callback(lambda done: _set_outcome(done, result))
 
 
 class Trainee(Pipeline, Described):
-    """A program that threads may call; made by :func:`trainee_of`.
+    """A program that threads may call; :func:`trainee_of` creates it.
 
     Args:
-        program: What it is a copy of.
-        runner: Runs it.
+        program: The program that is copied.
+        runner: Runs the copy.
     """
 
     def __init__(self, program: Pipeline, runner: Runner) -> None:
@@ -83,17 +83,17 @@ class Trainee(Pipeline, Described):
         self.runner = runner
 
     def forward(self, **inputs: Any) -> dspy.Prediction:
-        """Run the program, and check its answer as that of a call is checked."""
+        """Run the program, and check its outputs as those of a call are checked."""
         return self.runner.run(lambda: checked(self.aforward, self.stages, inputs))
 
 
 def trainee_of(program: Pipeline, runner: Runner) -> Trainee:
-    """Give a copy of a program for an optimizer, whose class says what it is."""
+    """Return a copy of a program for an optimizer, in a class of its own that describes the program."""
     made: type[Trainee] = type("Program", (Trainee,), {"described": program})
     return made(program, runner)
 
 
-def _pass_on(done: asyncio.Future[Any], result: Future[Any]) -> None:
+def _set_outcome(done: asyncio.Future[Any], result: Future[Any]) -> None:
     if done.cancelled():
         result.set_exception(_ended())
         return

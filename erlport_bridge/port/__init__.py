@@ -1,6 +1,6 @@
-"""Serve one port: frames, messages, and the process that answers calls; nothing here knows DSPy.
+"""Serve one port: frames, messages, and the runtime that answers calls; nothing here knows DSPy.
 
-Other packages use these modules; none of them is imported before it is asked for.
+Other packages may import the modules listed here; this package imports none of them itself.
 """
 
 __all__ = ["descriptors", "elixir", "event_loop", "importing", "leaving", "lifeline", "logs", "runtime", "stock"]

@@ -1,4 +1,4 @@
-"""From what a call has come to, to the frame of its answer: whatever happens on the way, there is one."""
+"""Encode the result or the exception of a call as the frame of its answer; every call gets an answer."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ from erlport_bridge.port.protocol import (
 )
 from erlport_bridge.term import MAX_ATOM_CHARACTERS
 
-# Of each text of an error answer when nothing longer fits: two of them, and the rest, are less than 255 bytes.
+# Longest text of an error answer where nothing longer fits: two texts and the rest are less than 255 bytes.
 _SHORT_BYTES: Final = 100
 
 
 def failed_answer(call_id: int, function: Callable[..., Any] | None, error: BaseException) -> Result | Failure:
-    """Give the answer for an exception.
+    """Return the answer for an exception.
 
-    A function that has an attribute ``failure_term`` says itself how its callers are told, as a returned value;
-    any other raises on the other side, as under ErlPort.
+    If the function has an attribute ``failure_term``, the answer is the value that it returns for the exception.
+    Otherwise the exception is raised on the other side, as under ErlPort.
     """
     try:
         failure_term = getattr(function, "failure_term", None)
         if failure_term is not None:
             return Result(call_id, failure_term(error))
-    except BaseException as raised:  # noqa: BLE001 - the caller is owed an answer, if only the general one
+    except BaseException as raised:  # noqa: BLE001 - the call is pending: it gets at least the general answer below
         sys.stderr.write(f"erlport_bridge: cannot tell a failure as a term: {message_of(raised)}\n")
     return Failure(call_id, _class_name(error), message_of(error), traceback_lines(error))
 
 
 class AnswerEncoder:
-    """Makes frames of one port.
+    """The encoder of one port's messages.
 
     Args:
-        packet: Size of a frame's length: 1, 2 or 4 bytes.
+        packet: Size of a frame's length prefix: 1, 2 or 4 bytes.
         compressed: zlib's level, 0 to 9.
     """
 
@@ -52,29 +52,29 @@ class AnswerEncoder:
         self._compressed = compressed
 
     def encoded(self, answer: Result | Failure, function: Callable[..., Any] | None = None) -> Frame:
-        """Give an answer as a frame; one that cannot be encoded, or does not fit its frame, becomes an error answer."""
+        """Encode an answer as a frame; an answer that cannot be encoded, or is too long, becomes an error answer."""
         if isinstance(answer, Result):
             return self.result(answer.id, answer.value, function)
         try:
             return self.framed(answer)
-        except BaseException as error:  # noqa: BLE001 - an answer that cannot be written is still owed
+        except BaseException as error:  # noqa: BLE001 - a call whose answer cannot be encoded is still pending
             return self._framed_failure(answer, error)
 
     def result(self, call_id: int, value: object, function: Callable[..., Any] | None) -> Frame:
-        """Do the same for what a function has returned."""
+        """Encode the value that a function returned as a frame; if that fails, encode an error answer."""
         try:
             return encode_result(call_id, value, packet=self._packet, compressed=self._compressed)
-        except BaseException as error:  # noqa: BLE001 - an answer that cannot be written is still owed
+        except BaseException as error:  # noqa: BLE001 - a call whose answer cannot be encoded is still pending
             return self._framed_failure(failed_answer(call_id, function, error), error)
 
     def framed(self, message: Result | Failure | ElixirCall | ElixirMessage | LogEntries | Recycling) -> Frame:
-        """Give a message as a frame; raises as :func:`~.protocol.encode_message`."""
+        """Encode a message as a frame; raise as :func:`~.protocol.encode_message` does."""
         return encode_message(message, packet=self._packet, compressed=self._compressed)
 
     def _framed_failure(self, failure: Result | Failure, error: BaseException) -> Frame:
         try:
             return self.framed(failure)
-        except BaseException:  # noqa: BLE001 - it may be a details map or a traceback, and its frame one of 255 bytes
+        except BaseException:  # noqa: BLE001 - a details map or a traceback may not fit into a frame of 255 bytes
             if isinstance(failure, Failure):
                 name, message = failure.type, failure.message
             else:
@@ -83,7 +83,7 @@ class AnswerEncoder:
 
 
 def _class_name(error: BaseException) -> str:
-    # It goes out as an atom.
+    # It is sent as an atom.
     return f"{type(error).__module__}.{type(error).__qualname__}"[:MAX_ATOM_CHARACTERS]
 
 

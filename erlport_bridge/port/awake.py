@@ -1,7 +1,7 @@
-"""Waits awake for a moment before whoever waits goes to sleep.
+"""Busy-wait for a moment before a reading thread goes to sleep.
 
-In a conversation the next message comes some microseconds after the last one was answered. A core that has gone to
-sleep meanwhile takes 20 to 40 microseconds to wake, more than most calls. The BEAM's schedulers wait in the same way.
+The next message often comes some microseconds after the last answer. A core that has gone to sleep meanwhile takes 20
+to 40 microseconds to wake, longer than most calls run. The BEAM's schedulers busy-wait in the same way.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Final
 
 from erlport_bridge.port.implementation import native
 
-#: As long as it is worth: about what a core takes to wake. An idle process never waits so.
+#: How long to busy-wait: about as long as a core takes to wake. An idle process does not busy-wait.
 DURATION_NS: Final = 50_000
 
 
@@ -21,11 +21,11 @@ def _usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-#: With one core there is nobody to wait for who does not need it.
+#: Whether to busy-wait at all: with one core, the process that is waited for needs this core.
 IS_WORTHWHILE: Final = native is not None and _usable_cores() > 1
 
 
 def wait(descriptor: int) -> None:
-    """Return as soon as there is something to read, and after a moment at the latest; others run meanwhile."""
+    """Busy-wait until the file descriptor is readable, or :data:`DURATION_NS` at most; without the GIL."""
     if native is not None and IS_WORTHWHILE:
         native.wait(descriptor, DURATION_NS)

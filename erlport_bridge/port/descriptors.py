@@ -1,7 +1,7 @@
-"""Takes the protocol's descriptors out of everybody else's reach.
+"""Move the protocol's file descriptors out of the reach of other code.
 
-After :func:`take_descriptors` the numbers 0 to 4 lead nowhere near the protocol: a ``print``, a C library or a child
-process that writes to descriptor 1 reaches stderr, and one that reads descriptor 0 finds its end. The protocol's own
+After :func:`take_descriptors` the descriptors 0 to 4 do not lead to the protocol. A ``print``, a C library or a child
+process that writes to descriptor 1 writes to stderr, and a read of descriptor 0 finds its end. The protocol's own
 descriptors have high numbers and are closed in child processes.
 """
 
@@ -15,22 +15,22 @@ from typing import NamedTuple
 from erlport_bridge.errors import ProtocolError
 from erlport_bridge.redaction import RedactedStream
 
-# Above every number that a program uses by convention.
+# Above every descriptor that a program uses by convention.
 _FIRST_PRIVATE_DESCRIPTOR = 64
 
 
 class Descriptors(NamedTuple):
-    """The two ends of the protocol in this process."""
+    """The file descriptors that this process reads the protocol from and writes it to."""
 
     read: int
     write: int
 
 
 def take_descriptors(*, use_stdio: bool) -> Descriptors:
-    """Move the protocol's descriptors away and point 0 and 1 at harmless places.
+    """Move the protocol's descriptors to high numbers; point 0 at the null device and 1 at stderr.
 
     Args:
-        use_stdio: The other side speaks over 0 and 1 (``use_stdio``, ErlPort's default) rather than over 3 and 4.
+        use_stdio: The port uses descriptors 0 and 1 (``use_stdio``, ErlPort's default) rather than 3 and 4.
 
     Raises:
         ProtocolError: The descriptors are not open, or lead to a terminal: no port has started this process.
@@ -54,12 +54,12 @@ def take_descriptors(*, use_stdio: bool) -> Descriptors:
         os.fstat(2)
     except OSError:
         os.dup2(nowhere, 2)
-    # The terminal of IEx is not ours to read, and what is printed belongs beside the log.
+    # This process must not read the terminal of IEx. What it prints belongs next to the log, on stderr.
     os.dup2(nowhere, 0)
     os.dup2(2, 1)
     if nowhere > 2:
         os.close(nowhere)
-    # New objects: the old one remembers of what kind the file was that descriptor 1 led to.
+    # New objects: the old sys.stdout remembers which kind of file descriptor 1 was.
     sys.stdout = RedactedStream(1)
     sys.stderr = RedactedStream(2)
     return Descriptors(read, write)

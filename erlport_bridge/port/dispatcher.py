@@ -1,7 +1,7 @@
-"""Start the calls of one port where their functions belong, cancel them, and answer each exactly once.
+"""Start the calls of one port, cancel them, and answer each exactly once.
 
-A coroutine function runs on the event loop. A plain function that has been quick so far runs at once in the thread
-that has read its call, any other in one of a bounded number of threads.
+A coroutine function runs on the event loop. A plain function that has been quick so far runs at once in the leader
+thread, which has read its call. Any other plain function runs in the thread pool.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from erlport_bridge import request
 from erlport_bridge.errors import OperationError
 from erlport_bridge.port.answers import AnswerEncoder, failed_answer
 from erlport_bridge.port.event_loop import Loop
-from erlport_bridge.port.in_flight import InFlight, Owed
+from erlport_bridge.port.in_flight import InFlight, PendingCall
 from erlport_bridge.port.leadership import Leadership
 from erlport_bridge.port.protocol import Call, Failure, Result, UnreadableCall
 from erlport_bridge.port.targets import Target, Targets
@@ -28,16 +28,16 @@ from erlport_bridge.threads import NoThreadError, Task, Threads, Work
 
 
 class Dispatcher:
-    """Starts, cancels and answers the calls of one port.
+    """The dispatcher of one port, which starts, cancels and answers calls.
 
     Args:
         targets: The functions that can be called.
-        in_flight: The calls that are not answered yet.
-        leadership: Which thread reads, for functions that run in it.
-        answers: Makes the frames of answers.
-        writer: Writes them.
-        threads: Run the functions that are not coroutines, and what coroutines hand to threads.
-        loop: Runs the coroutine functions.
+        in_flight: The pending calls.
+        leadership: Decides which thread reads, and watches the functions that this thread runs.
+        answers: Encodes answers as frames.
+        writer: Writes frames.
+        threads: The thread pool for plain functions, and for functions that coroutines hand to threads.
+        loop: The event loop for coroutine functions.
     """
 
     def __init__(
@@ -61,45 +61,48 @@ class Dispatcher:
         self._has_started = False
 
     def has_started(self) -> bool:
-        """Return whether a coroutine function has been started since this was last called."""
+        """Return whether a coroutine function has been started since the last call of this method."""
         has_started, self._has_started = self._has_started, False
         return has_started
 
     def note_started(self) -> None:
-        """Note that the loop has something to run."""
+        """Record that the loop has something to run."""
         self._has_started = True
 
     def accept(self, event: Call | UnreadableCall, target: Target | None = None) -> bool:
-        """Start a call, or refuse it; returns whether the loop's thread, which waits, is to run it and should read on.
+        """Start a call, or refuse it.
 
         Args:
             event: The call.
-            target: Its function, if it is known already.
+            target: The called function, if it is known already.
+
+        Returns:
+            Whether the loop's thread should become the leader: it is waiting now, and will run this call.
         """
-        owed = Owed(event)
-        if not self._in_flight.add(owed):
-            self._refuse(owed)
+        pending = PendingCall(event)
+        if not self._in_flight.add(pending):
+            self._refuse(pending)
             return False
         if target is not None or self._targets.is_imported(event.module):
             is_for_loop = target is not None and target.is_coroutine and self._loop.waiting.is_waiting
-            self._begin(owed, target)
+            self._begin(pending, target)
             return is_for_loop
-        # An import may take seconds, and reading never waits.
-        self._submit(owed, self._begin, owed)
+        # An import may take seconds, and must not block reading.
+        self._submit(pending, self._begin, pending)
         return False
 
     def run_here(self, event: Call, target: Target) -> bool:
-        """Run a function that has been quick so far; ``False`` if it was not, and another thread leads now."""
-        owed = Owed(event)
-        work = owed.work = Work(target.name)
-        owed.function = target.function
+        """Run a quick function in the leader thread; return ``False`` if it took long and another thread leads now."""
+        pending = PendingCall(event)
+        work = pending.work = Work(target.name)
+        pending.function = target.function
         failed: Result | Failure | None = None
         value = None
-        running = self._leadership.begin((owed, target))
+        running = self._leadership.begin((pending, target))
         try:
-            # In a context of its own: what it sets there is not for the next call of this thread.
+            # In a context of its own, so that context variables it sets do not leak into the next call of this thread.
             value = work.run(contextvars.copy_context().run, target.function, *event.arguments)
-        except BaseException as error:  # noqa: BLE001 - the same place, for functions that run here
+        except BaseException as error:  # noqa: BLE001 - becomes the answer
             failed = failed_answer(event.id, target.function, error)
         if not work.is_cancelled:
             target.note_duration(work.taken_s)
@@ -111,18 +114,18 @@ class Dispatcher:
         if work.is_cancelled:
             self._threads.stuck.ended(work)
         if failed:
-            self._answer(owed, failed)
+            self._answer(pending, failed)
         else:
-            self._return(owed, value)
+            self._return(pending, value)
         return False
 
     def run_harmless(self, event: Call, target: Target) -> bool:
-        """Do the same for one that waits for nothing: nobody can cancel it, and it is not counted."""
+        """Run a non-blocking function in the leader thread, as :meth:`run_here`; it cannot be cancelled or counted."""
         running = self._leadership.begin(None)
         started_at = time.perf_counter()
         try:
             value = contextvars.copy_context().run(target.function, *event.arguments)
-        except BaseException as error:  # noqa: BLE001 - the same place, for these
+        except BaseException as error:  # noqa: BLE001 - becomes the answer
             frame = self._answers.encoded(failed_answer(event.id, target.function, error))
         else:
             frame = self._answers.result(event.id, value, target.function)
@@ -134,125 +137,131 @@ class Dispatcher:
         return False
 
     def cancel(self, call_id: int) -> None:
-        """End what nobody waits for any more."""
-        owed = self._in_flight.get(call_id)
-        if owed is None:
+        """Cancel the pending call of this id, if there is one."""
+        pending = self._in_flight.get(call_id)
+        if pending is None:
             return
-        if owed.future is not None or owed.work is not None:
-            self._cancel_function(owed)
+        if pending.future is not None or pending.work is not None:
+            self._cancel_function(pending)
         else:
-            self._loop.call_soon_threadsafe(self._cancel_task, owed)
+            self._loop.call_soon_threadsafe(self._cancel_task, pending)
 
-    def note_overdue(self, what: tuple[Owed, Target] | None) -> None:
-        """Take note of what takes too long, ``None`` if it cannot be cancelled; nobody leads at this moment."""
+    def note_overdue(self, what: tuple[PendingCall, Target] | None) -> None:
+        """Count a function of the leader that is overdue as a pending call; no thread leads at this moment.
+
+        Args:
+            what: The call and its function; ``None`` for a function that cannot be cancelled, which is not counted.
+        """
         if what is not None:
-            owed, target = what
+            pending, target = what
             target.quick_calls = 0
-            self._in_flight.add_overdue(owed)
+            self._in_flight.add_overdue(pending)
 
     def is_on_loop(self) -> bool:
         """Return whether this is the loop's thread."""
         return threading.get_ident() == self._loop.thread_id
 
-    def _refuse(self, owed: Owed) -> None:
-        event = owed.event
-        # Nothing is imported only to be refused; what cannot be found is refused all the same.
+    def _refuse(self, pending: PendingCall) -> None:
+        event = pending.event
+        # Find the function for its `failure_term`, but import no module only to refuse a call.
         with contextlib.suppress(Exception):
             if self._targets.is_imported(event.module):
-                owed.function = self._targets.find(event.module, event.function).function
+                pending.function = self._targets.find(event.module, event.function).function
         error = OperationError(
             "overloaded", f"{self._in_flight.max_calls} calls are in flight on this port already", stage="queue"
         )
-        self._fail(owed, error)
+        self._fail(pending, error)
 
-    def _begin(self, owed: Owed, target: Target | None = None) -> None:
-        """Start a call where its function belongs: on the loop or in a thread."""
-        event = owed.event
+    def _begin(self, pending: PendingCall, target: Target | None = None) -> None:
+        """Start a call: on the event loop if its function is a coroutine function, else in the thread pool."""
+        event = pending.event
         try:
             if target is None:
                 target = self._targets.find(event.module, event.function)
-            owed.function = target.function
+            pending.function = target.function
             if isinstance(event, UnreadableCall):
                 raise event.error
         except BaseException as error:  # noqa: BLE001 - becomes the answer
-            self._fail(owed, error)
+            self._fail(pending, error)
             return
         if target.is_coroutine:
             if self.is_on_loop():
-                self._start(owed, event, target.function)
+                self._start(pending, event, target.function)
             else:
-                self._loop.call_soon_threadsafe(self._start, owed, event, target.function)
+                self._loop.call_soon_threadsafe(self._start, pending, event, target.function)
             return
-        # In a context of its own: what it sets there is not for the next call of that thread.
-        future = owed.future = self._submit(owed, contextvars.copy_context().run, target.function, *event.arguments)
+        # In a context of its own, so that context variables it sets do not leak into the next call of that thread.
+        future = pending.future = self._submit(
+            pending, contextvars.copy_context().run, target.function, *event.arguments
+        )
         if future is not None:
-            future.add_done_callback(partial(self._end, owed, target))
-            if owed.is_cancelled:
-                self._cancel_function(owed)
+            future.add_done_callback(partial(self._end, pending, target))
+            if pending.is_cancelled:
+                self._cancel_function(pending)
 
-    def _submit(self, owed: Owed, function: Callable[..., Any], *arguments: Any) -> Task[Any] | None:
+    def _submit(self, pending: PendingCall, function: Callable[..., Any], *arguments: Any) -> Task[Any] | None:
         try:
             return self._threads.submit(function, *arguments)
         except NoThreadError as error:
-            self._fail(owed, error)
+            self._fail(pending, error)
             return None
 
-    def _end(self, owed: Owed, target: Target, future: Future[Any]) -> None:
-        """Answer a call whose function has run in a thread of the pool."""
-        # They refer to each other, and so to arguments and result, until the collector comes.
-        owed.future = None
+    def _end(self, pending: PendingCall, target: Target, future: Future[Any]) -> None:
+        """Answer a call whose function has run in the thread pool."""
+        # Break the reference cycle: it would keep arguments and result alive until the next garbage collection.
+        pending.future = None
         if isinstance(future, Task) and not future.cancelled() and not future.work.is_cancelled:
             target.note_duration(future.work.taken_s)
         try:
             value = future.result()
-        except BaseException as error:  # noqa: BLE001 - a call of any function becomes an answer
-            self._fail(owed, error)
+        except BaseException as error:  # noqa: BLE001 - becomes the answer
+            self._fail(pending, error)
         else:
-            self._return(owed, value)
+            self._return(pending, value)
 
-    def _start(self, owed: Owed, event: Call, function: Callable[..., Any]) -> None:
+    def _start(self, pending: PendingCall, event: Call, function: Callable[..., Any]) -> None:
         self._has_started = True
-        owed.task = self._loop.create_task(self._await(owed, event, function))
-        if owed.is_cancelled:
-            self._cancel_task(owed)
+        pending.task = self._loop.create_task(self._await(pending, event, function))
+        if pending.is_cancelled:
+            self._cancel_task(pending)
 
-    async def _await(self, owed: Owed, event: Call, function: Callable[..., Any]) -> None:
-        request.received_at.set(owed.received_at)
+    async def _await(self, pending: PendingCall, event: Call, function: Callable[..., Any]) -> None:
+        request.received_at.set(pending.received_at)
         try:
             value = await function(*event.arguments)
-        except BaseException as error:  # noqa: BLE001 - the same place, for coroutines
-            self._fail(owed, error)
+        except BaseException as error:  # noqa: BLE001 - becomes the answer
+            self._fail(pending, error)
         else:
-            self._return(owed, value)
+            self._return(pending, value)
 
-    def _cancel_task(self, owed: Owed) -> None:
-        if owed.task is not None:
-            # After its first step: one that is cancelled before never gets to its answer.
-            self._loop.call_soon(owed.task.cancel)
+    def _cancel_task(self, pending: PendingCall) -> None:
+        if pending.task is not None:
+            # Cancel the task after its first step: a task that is cancelled before never runs, and would not answer.
+            self._loop.call_soon(pending.task.cancel)
             return
-        # Its module is just being imported.
-        owed.is_cancelled = True
-        if owed.future is not None:
-            self._cancel_function(owed)
+        # The call's module is being imported now.
+        pending.is_cancelled = True
+        if pending.future is not None:
+            self._cancel_function(pending)
 
-    def _cancel_function(self, owed: Owed) -> None:
-        """Answer a call at once; what its function still returns, if it ends at all, is dropped."""
-        self._fail(owed, OperationError("cancelled", "the call was cancelled"))
-        future = owed.future
+    def _cancel_function(self, pending: PendingCall) -> None:
+        """Answer a call at once as cancelled, and interrupt its function; a later result is dropped."""
+        self._fail(pending, OperationError("cancelled", "the call was cancelled"))
+        future = pending.future
         if future is not None:
             future.cancel()
-        elif owed.work is not None:
-            self._threads.stuck.interrupt(owed.work)
+        elif pending.work is not None:
+            self._threads.stuck.interrupt(pending.work)
 
-    def _return(self, owed: Owed, value: object) -> None:
-        """Answer a call, unless it has its answer already."""
-        if self._in_flight.answer(owed):
-            self._writer.send(self._answers.result(owed.event.id, value, owed.function))
+    def _return(self, pending: PendingCall, value: object) -> None:
+        """Answer a call with the result of its function, unless it has its answer already."""
+        if self._in_flight.answer(pending):
+            self._writer.send(self._answers.result(pending.event.id, value, pending.function))
 
-    def _fail(self, owed: Owed, error: BaseException) -> None:
-        """Do the same for a call whose function has raised."""
-        self._answer(owed, failed_answer(owed.event.id, owed.function, error))
+    def _fail(self, pending: PendingCall, error: BaseException) -> None:
+        """Answer a call with the exception of its function, unless it has its answer already."""
+        self._answer(pending, failed_answer(pending.event.id, pending.function, error))
 
-    def _answer(self, owed: Owed, answer: Result | Failure) -> None:
-        if self._in_flight.answer(owed):
-            self._writer.send(self._answers.encoded(answer, owed.function))
+    def _answer(self, pending: PendingCall, answer: Result | Failure) -> None:
+        if self._in_flight.answer(pending):
+            self._writer.send(self._answers.encoded(answer, pending.function))

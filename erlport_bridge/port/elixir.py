@@ -1,6 +1,6 @@
-"""Calls and messages to the other side, from any thread and any task.
+"""Call Elixir functions and send messages to Elixir processes, from any thread and any task.
 
-A thread uses :func:`begin_call` and waits for its future; a task awaits :func:`call`, which holds no thread.
+A thread uses :func:`begin_call` and waits for its future. A task awaits :func:`call`, which blocks no thread.
 """
 
 from __future__ import annotations
@@ -24,53 +24,53 @@ _send: _Send | None = None
 _calls: dict[int, Future[Term]] = {}
 _calls_lock = threading.Lock()
 _ids = itertools.count()
-# The largest that Erlang's integers of 4 bytes hold; after it ids begin at 1 again.
+# The largest id, which still fits into INTEGER_EXT's 4 bytes; after it, ids begin at 1 again.
 _MAX_ID: Final = 2**31 - 1
 
 
 def connect(send: _Send) -> None:
-    """Say how messages go out.
+    """Set the function that sends calls and messages to the other side.
 
-    ``send`` must be safe to call from any thread, and must not wait for the other side to read: event loops call it.
+    ``send`` must be safe to call from any thread, and must not block until the other side reads: event loops call it.
     """
     global _send
     _send = send
 
 
 def is_connected() -> bool:
-    """Tell whether there is a port that takes calls and messages; ErlPort's own Python half is none."""
+    """Return whether a port takes calls and messages of this process; under ErlPort's own Python half none does."""
     return _send is not None
 
 
 def cast(pid: OtpErlangPid, term: Term) -> None:
-    """Send a term to a process over there. Whether it still runs is not known.
+    """Send a term to an Elixir process, without knowing whether the process still runs.
 
     Raises:
-        EncodeError: The term is none.
-        OperationError: Of kind ``transport``: there is no port.
+        EncodeError: ``term`` cannot be encoded.
+        OperationError: Kind ``transport``: there is no port.
     """
     _connected()(ElixirMessage(pid, term))
 
 
 def begin_call(module: str, function: str, arguments: Sequence[Term]) -> Future[Term]:
-    """Call a function over there; the future has its result, or an :class:`OperationError` of kind ``tool``.
+    """Call an Elixir function; the future gets its result, or an :class:`OperationError` of kind ``tool``.
 
     Raises:
-        EncodeError: An argument is no term.
-        OperationError: Of kind ``transport``: there is no port.
+        EncodeError: An argument cannot be encoded.
+        OperationError: Kind ``transport``: there is no port.
     """
     _, future = _begin(module, function, arguments)
     return future
 
 
 async def call(module: str, function: str, arguments: Sequence[Term]) -> Term:
-    """Call a function over there and wait for its result; holds no thread, and ends at once when it is cancelled.
+    """Call an Elixir function and await its result; block no thread, and end at once on cancellation.
 
-    The function over there is not told of the cancelling; its answer is dropped.
+    The Elixir function does not notice the cancellation; its answer is dropped.
 
     Raises:
-        EncodeError: An argument is no term.
-        OperationError: Of kind ``tool``: the function failed. Of kind ``transport``: there is no port.
+        EncodeError: An argument cannot be encoded.
+        OperationError: Kind ``tool``: the Elixir function failed. Kind ``transport``: there is no port.
     """
     call_id, future = _begin(module, function, arguments)
     try:
@@ -80,7 +80,7 @@ async def call(module: str, function: str, arguments: Sequence[Term]) -> Term:
 
 
 def answered(answer: ElixirAnswer) -> None:
-    """Take the answer to a call; one that nobody waits for any more is dropped."""
+    """Pass the answer of a call to its future; drop an answer that nobody waits for any more."""
     with _calls_lock:
         future = _calls.pop(answer.id, None)
     if future is None or not future.set_running_or_notify_cancel():
@@ -92,7 +92,7 @@ def answered(answer: ElixirAnswer) -> None:
 
 
 def waiting() -> int:
-    """Give how many calls wait for an answer."""
+    """Return the number of pending calls to Elixir."""
     with _calls_lock:
         return len(_calls)
 
@@ -117,11 +117,11 @@ def _forget(call_id: int) -> None:
 
 
 def _failure(reason: Any) -> OperationError:
-    """Make an error of ``{'e', Id, Reason}``: a sentence from our own Elixir side, any term from ErlPort's."""
+    """Return the error of ``{'e', Id, Reason}``: a sentence of this project's Elixir side, or any term of ErlPort's."""
     match reason:
         case str():
             message = reason
-        # ErlPort adds a stacktrace, which is not for whoever reads the error here. An exception of Elixir is a map.
+        # An exception of Elixir is a map. ErlPort adds a stacktrace, which does not help the reader of this error.
         case ("erlang", _, {"message": str(raised)}, _):
             message = raised
         case ("erlang", _, cause, _):

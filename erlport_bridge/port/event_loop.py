@@ -1,4 +1,4 @@
-"""The event loop on which coroutine functions run, in a thread of its own; while it waits, it may read calls too."""
+"""Run coroutine functions on an event loop in a thread of its own, which may also read calls while the loop waits."""
 
 from __future__ import annotations
 
@@ -15,27 +15,28 @@ from typing import Any, Final, Protocol
 from erlport_bridge.errors import message_of
 from erlport_bridge.threads import Threads
 
-# A function that has returned within this time so often in turn runs on the loop itself; one call that takes longer
-# than the second time, and it must prove itself anew.
+# A function that has returned within _QUICK_S for _QUICK_CALLS calls in a row runs on the loop itself. A call that
+# takes longer than _NOT_QUICK_S resets the count.
 _QUICK_S: Final = 0.0002
 _QUICK_CALLS: Final = 3
 _NOT_QUICK_S: Final = 0.001
 
 # Functions of these modules may run on the loop when they have been quick.
-_hasty_modules: set[str] = set()
+_quick_modules: set[str] = set()
 
 
 def run_in_place(*modules: str) -> None:
-    """Let functions of these modules that are handed to threads run on the loop while they are quick.
+    """Let functions of these modules that coroutines hand to threads run on the loop while they are quick.
 
-    For libraries that hand over what may take long and hardly ever does: a hand-over there and back takes a tenth of a
-    millisecond. What waits for others to do something is not to be named here, however quick it was so far.
+    Meant for libraries that hand functions to threads although these rarely take long: a hand-over and back takes a
+    tenth of a millisecond. Do not name modules whose functions wait for other threads or processes, however quick they
+    have been.
     """
-    _hasty_modules.update(modules)
+    _quick_modules.update(modules)
 
 
 def start(threads: Threads) -> Loop:
-    """Give a loop that runs, until the process ends, in a daemon thread; coroutines hand work to ``threads``."""
+    """Return a loop that runs in a daemon thread until the process ends; coroutines hand work to ``threads``."""
     loop = Loop()
     loop.set_default_executor(threads)
     threading.Thread(target=_run, args=(loop,), name="loop", daemon=True).start()
@@ -43,33 +44,33 @@ def start(threads: Threads) -> Loop:
 
 
 class PortReader(Protocol):
-    """Reads calls in the thread of a loop."""
+    """The reader of calls in the thread of a loop."""
 
     def wait_awake(self) -> None:
-        """Wait a moment for a call without sleeping, if it is worth it."""
+        """Busy-wait a moment for a call, if that is worth it."""
 
     def receive(self) -> bool:
-        """Take in what has come; ``False`` if another thread reads on."""
+        """Receive the calls that have come; return ``False`` if another thread leads now."""
 
     def is_busy(self) -> bool:
-        """Tell whether what was taken in has something for the loop to run; since it was last asked."""
+        """Return whether received calls have given the loop something to run since the last call of this method."""
 
     def begin(self) -> None:
-        """Note that the loop runs what it has to run, and waits for no calls."""
+        """Record that the loop runs its callbacks now, and does not wait for calls."""
 
     def end(self) -> bool:
-        """Note that it has run it; ``False`` if that took so long that another thread reads."""
+        """Record that the loop has run its callbacks; return ``False`` if another thread leads since."""
 
 
 class CallSelector(selectors.DefaultSelector):
-    """Waits for what its loop waits for, and for calls while the loop's thread reads them.
+    """A selector that waits for its loop's events, and for calls of the port while the loop's thread leads.
 
-    A call that comes while the loop waits is so begun by the thread that will run it. With a reader in another thread
-    each call would wake two threads, and since the reader occupies its core at that moment, the loop would get another
-    one whose caches hold nothing of it: a prediction takes half as long again there.
+    So a call that comes while the loop waits is started by the thread that will run it. With a reader in another
+    thread, each call would wake two threads. The reader occupies its core at that moment, so the loop would run on
+    another core with cold caches: a prediction takes half as long again there.
 
     Attributes:
-        is_waiting: The loop waits for something, and another thread reads.
+        is_waiting: Whether the loop waits for events while another thread reads.
     """
 
     def __init__(self) -> None:
@@ -79,13 +80,16 @@ class CallSelector(selectors.DefaultSelector):
         self._descriptor = -1
 
     def lead(self, descriptor: int, reader: PortReader) -> None:
-        """Have the loop's thread read calls from its next wait on, as ``reader`` has begun; to be called there."""
+        """Let the loop's thread lead: read calls with ``reader`` from the loop's next wait on.
+
+        Must be called in the loop's thread, after :meth:`PortReader.begin` of ``reader``.
+        """
         if self._reader is None:
             self._descriptor, self._reader = descriptor, reader
             self.register(descriptor, selectors.EVENT_READ)
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Do as the class above, and take in the calls that come meanwhile."""
+        """Wait for events as the base class does, and receive the calls that come meanwhile."""
         reader = self._reader
         if reader is not None and reader.end():
             events = self._select_reading(reader, timeout)
@@ -125,24 +129,24 @@ class CallSelector(selectors.DefaultSelector):
 
 
 class Loop(asyncio.SelectorEventLoop):
-    """A loop that hands nothing to a thread that takes less time than handing it over, see :func:`run_in_place`.
+    """An event loop that runs quick functions itself instead of handing them to a thread, see :func:`run_in_place`.
 
     Attributes:
-        waiting: How it waits.
-        thread_id: Of its thread, once that runs.
+        waiting: The selector of the loop.
+        thread_id: The id of the loop's thread, once the thread runs.
     """
 
     def __init__(self) -> None:
         self.waiting = CallSelector()
         self.thread_id: int | None = None
         super().__init__(self.waiting)
-        # How often in turn a function was quick.
+        # How many calls in a row of a function were quick.
         self._quick_calls: dict[Callable[..., Any], int] = {}
 
     def run_in_executor(  # type: ignore[override]  # the types of asyncio's own stubs differ between versions
         self, executor: Any, func: Callable[..., Any], *args: Any
     ) -> asyncio.Future[Any]:
-        """Run a function in a thread, or at once; give its future."""
+        """Run a function in a thread, or at once in the loop's thread; return its future."""
         function = _handed_over(func) if executor is None and not args else None
         if function is None:
             return super().run_in_executor(executor, func, *args)
@@ -154,7 +158,7 @@ class Loop(asyncio.SelectorEventLoop):
             future.set_result(timed())
         except (KeyboardInterrupt, SystemExit):
             raise
-        except BaseException as error:  # noqa: BLE001 - whoever awaits it gets it
+        except BaseException as error:  # noqa: BLE001 - raised where the future is awaited
             future.set_exception(error)
         return future
 
@@ -171,13 +175,13 @@ class Loop(asyncio.SelectorEventLoop):
 
 
 def _handed_over(call: Callable[..., Any]) -> Callable[..., Any] | None:
-    """Give the function that ``asyncio.to_thread`` has wrapped, if it may run in place."""
+    """Return the function that ``asyncio.to_thread`` has wrapped, or ``None`` if it may not run in place."""
     if type(call) is not functools.partial or not call.args:
         return None
     if type(getattr(call.func, "__self__", None)) is not contextvars.Context:
         return None
     function = call.args[0]
-    return function if getattr(function, "__module__", None) in _hasty_modules else None
+    return function if getattr(function, "__module__", None) in _quick_modules else None
 
 
 def _run(loop: Loop) -> None:
@@ -185,6 +189,6 @@ def _run(loop: Loop) -> None:
     while not loop.is_closed():
         try:
             loop.run_forever()
-        except BaseException as error:  # noqa: BLE001 - the other calls on the loop are still owed their answers
-            # asyncio lets SystemExit and KeyboardInterrupt of a task stop the whole loop, after the task has them.
+        except BaseException as error:  # noqa: BLE001 - other calls on the loop are still pending
+            # asyncio lets SystemExit and KeyboardInterrupt of a task stop the whole loop, after the task has got them.
             sys.stderr.write(f"erlport_bridge: a task ended with {type(error).__name__}: {message_of(error)}\n")

@@ -1,4 +1,4 @@
-"""Cuts a stream of bytes into frames, without any input or output.
+"""Cut a stream of bytes into frames, without any I/O.
 
 A *frame* is a length of 1, 2 or 4 bytes (big-endian, ``{packet, N}`` on the Erlang side) and that many bytes.
 """
@@ -12,28 +12,29 @@ from typing import Final
 
 from erlport_bridge.term import PACKET_SIZES
 
-# A pipe holds as much unless it is enlarged. A larger frame gets memory of its own.
+# The usual capacity of a pipe. A larger frame gets memory of its own.
 _BUFFER_BYTES: Final = 65_536
 _SIZES: Final = {1: ">B", 2: ">H", 4: ">I"}
 
 
 class FrameReader:
-    """The frames of one stream: bytes are read into :meth:`room`, counted by :meth:`received`, taken by :meth:`take`.
+    """The frames of one stream.
 
-    So that a large frame is copied by nobody between the pipe and the codec.
+    The caller reads bytes into :meth:`room`, counts them by :meth:`received`, and gets frames from :meth:`take`. So a
+    large frame is not copied between the pipe and the codec.
 
     Args:
-        packet: Size of a frame's length: 1, 2 or 4 bytes.
+        packet: Size of a frame's length prefix: 1, 2 or 4 bytes.
 
     Attributes:
         packet: As given.
-        buffer: What has come and is not taken yet stands here, unless a large frame is coming.
-        start: Where it begins.
-        end: Where it ends. Of a large frame: how much of it has come.
+        buffer: Holds the bytes that have come and are not taken yet, unless a large frame is coming.
+        start: Where these bytes begin in the buffer.
+        end: Where these bytes end; while a large frame is coming, the number of its bytes that have come.
         is_large: Whether a frame is coming that does not fit into the buffer.
 
     Raises:
-        ValueError: There is no such size.
+        ValueError: ``packet`` is not 1, 2 or 4.
     """
 
     def __init__(self, packet: int) -> None:
@@ -48,22 +49,22 @@ class FrameReader:
         self._large: mmap.mmap | None = None
 
     def room(self) -> memoryview:
-        """Give the memory that the next bytes of the stream belong into; there is room for one at least."""
+        """Return the memory to read the next bytes of the stream into: one byte at least."""
         if self._large is not None:
             return memoryview(self._large)[self.end :]
         if self.start:
-            # The first bytes of one frame at most: take() has been called until it gave None.
+            # At most the first bytes of one frame: take() has been called until it returned None.
             rest = self.buffer[self.start : self.end].tobytes()
             self.start, self.end = 0, len(rest)
             self.buffer[: self.end] = rest
         return self.buffer[self.end :]
 
     def received(self, size: int) -> None:
-        """Say that so many bytes have been read into :meth:`room`."""
+        """Count ``size`` bytes that have been read into :meth:`room`."""
         self.end += size
 
     def take(self) -> bytes | mmap.mmap | None:
-        """Give the next frame without its length, or ``None`` if it has not come completely."""
+        """Return the next frame without its length, or ``None`` if the frame is not complete yet."""
         if self._large is not None:
             if self.end < len(self._large):
                 return None
@@ -88,16 +89,15 @@ class FrameReader:
 
     @property
     def pending_bytes(self) -> int:
-        """How many bytes of an incomplete frame have come: more than 0 at the end of the stream means it was cut."""
+        """Return the number of bytes of an incomplete frame; more than 0 at the end of the stream means a cut frame."""
         return self.end - self.start
 
 
 def _large_memory(size: int) -> mmap.mmap:
-    """Give memory whose pages come when they are written to, and not as zeros that are written first."""
-    # Not shared, as is the default: the system gives pages of 2 MiB only to memory of one process. 64 MiB are filled in
-    # 19 ms then instead of 55.
+    """Return memory whose pages are mapped on the first write, so that it is not filled with zeros first."""
+    # MAP_PRIVATE: the system has pages of 2 MiB for private memory only. They fill 64 MiB in 19 ms instead of 55.
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux
-        with contextlib.suppress(OSError):  # built without such pages
+        with contextlib.suppress(OSError):  # a kernel without large pages
             memory.madvise(mmap.MADV_HUGEPAGE)
     return memory

@@ -1,4 +1,4 @@
-"""What is compiled of the port: in use with the compiled codec, and ``None`` where it could not be compiled."""
+"""Choose the compiled part of the port: ``native``, or ``None`` if it is not installed or the codec is ``pure``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The calls of one port that wait for their answers, and what runs for each."""
+"""Track the pending calls of one port, and the task or thread that runs each."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from erlport_bridge.port.protocol import Call, UnreadableCall
 from erlport_bridge.threads import Task, Work
 
 
-class Owed:
-    """One call until it has its answer, and what runs for it, by which it can be cancelled.
+class PendingCall:
+    """A call that has no answer yet, and the task or thread that runs it, for cancellation.
 
     Attributes:
-        function: What is called, as soon as it is known.
-        task: A coroutine function's.
-        future: A plain function's, in a thread of the pool.
-        work: A plain function's that runs where its call was read.
+        function: The called function, as soon as it is known.
+        task: The task of a coroutine function.
+        future: The future of a plain function that runs in the thread pool.
+        work: The work of a plain function that runs in the thread that read its call.
     """
 
     __slots__ = ("event", "function", "future", "is_answered", "is_cancelled", "received_at", "task", "work")
@@ -36,52 +36,52 @@ class Owed:
 
 
 class InFlight:
-    """The calls that are not answered, but for one that has just been read and runs in the thread that has read it.
+    """The pending calls of one port, without the call that the leader has just read and runs itself.
 
     Args:
-        max_calls: Most of them.
+        max_calls: Largest number of pending calls.
 
     Attributes:
-        count: How many there are.
+        count: The number of pending calls.
     """
 
     def __init__(self, max_calls: int) -> None:
         self.max_calls = max_calls
         self.count = 0
         self._lock = threading.Lock()
-        self._by_id: dict[int, Owed] = {}
+        self._by_id: dict[int, PendingCall] = {}
 
     def has_room(self) -> bool:
-        """Tell whether one more may begin."""
+        """Return whether one more call may start."""
         return self.count < self.max_calls
 
-    def add(self, owed: Owed) -> bool:
-        """Count a call; ``False`` if it is one too many, and has to be refused."""
+    def add(self, pending: PendingCall) -> bool:
+        """Count a call; return ``False`` if it exceeds the limit and must be refused."""
         with self._lock:
             has_room = self.has_room()
             self.count += 1
             if has_room:
-                self._by_id[owed.event.id] = owed
+                self._by_id[pending.event.id] = pending
         return has_room
 
-    def add_overdue(self, owed: Owed) -> None:
-        """Count a call that runs already, which may just be answered."""
+    def add_overdue(self, pending: PendingCall) -> None:
+        """Count a call that runs already; it may be answered at this moment."""
         with self._lock:
             self.count += 1
-            if not owed.is_answered:
-                self._by_id[owed.event.id] = owed
+            if not pending.is_answered:
+                self._by_id[pending.event.id] = pending
 
-    def get(self, call_id: int) -> Owed | None:
-        """Give the call of this id; ``None`` if there is none that can still be cancelled."""
+    def get(self, call_id: int) -> PendingCall | None:
+        """Return the pending call of this id, or ``None`` if no such call can be cancelled any more."""
         return self._by_id.get(call_id)
 
-    def answer(self, owed: Owed) -> bool:
-        """Note that a call gets its answer; ``False`` if it has one."""
+    def answer(self, pending: PendingCall) -> bool:
+        """Record that a call gets its answer; return ``False`` if it has one already."""
         with self._lock:
-            if owed.is_answered:
+            if pending.is_answered:
                 return False
-            owed.is_answered = True
+            pending.is_answered = True
             self.count -= 1
-            if self._by_id.get(owed.event.id) is owed:
-                del self._by_id[owed.event.id]
+            if self._by_id.get(pending.event.id) is pending:
+                del self._by_id[pending.event.id]
         return True

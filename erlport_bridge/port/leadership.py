@@ -1,6 +1,7 @@
-"""One thread reads, and runs what is quick itself; when that takes longer than expected, another thread reads on.
+"""Decide which thread of the process is the *leader*: the one thread that reads the port.
 
-That is a thread for it alone, or the one of the event loop (see ``event_loop``).
+The leader runs quick functions itself. When one takes longer than expected, another thread becomes the leader: a thread
+for reading only, or the event loop's thread (see ``event_loop``). This is the leader/followers pattern.
 """
 
 from __future__ import annotations
@@ -10,29 +11,29 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
-# A function that has not returned after two of them is not waited for.
+# A function that has not returned after two ticks is overdue: another thread becomes the leader.
 _TICK_S: Final = 0.002
-# The watch stops after so many without anything to watch, and costs an idle process nothing.
+# The watching thread sleeps after so many ticks with nothing to watch, so that it costs an idle process nothing.
 _QUIET_TICKS: Final = 50
 
 
 class Leadership:
-    """Who reads.
+    """The leadership of one port: which thread reads.
 
-    A hand-over between threads costs about 40 microseconds, more than most functions need. So the thread that has
-    read a call runs it in place, between :meth:`begin` and :meth:`end`. A thread that watches starts another reader if
-    the end does not come.
+    A hand-over between threads takes about 40 microseconds, longer than most functions run. So the leader runs a
+    function in place, between :meth:`begin` and :meth:`end`. A watching thread starts another leader if :meth:`end` is
+    not called in time.
 
     Args:
-        lead: Reads until another thread does, by whichever of the ways below.
-        overdue: Told what :meth:`begin` was told if that takes too long, before another thread leads.
+        lead: Reads until another thread leads, after :meth:`pass_on` or an overrun.
+        overdue: Called with the argument of :meth:`begin` on an overrun, before another thread leads.
     """
 
     def __init__(self, lead: Callable[[], None], overdue: Callable[[Any], None]) -> None:
         self._lead = lead
         self._overdue = overdue
         self._running: list[Any] | None = None
-        # A thread that has led, and waits at its lock until it is wanted again.
+        # The lock of a former leader's thread, which waits there to lead again.
         self._parked: threading.Lock | None = None
         self._parking = threading.Lock()
         self._watch_sleeps = True
@@ -40,7 +41,7 @@ class Leadership:
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
 
     def begin(self, what: object) -> list[Any]:
-        """Say what the leader runs now; gives what :meth:`end` must be told."""
+        """Record what the leader runs now; return the token to pass to :meth:`end`."""
         running = self._running = [what]
         if self._watch_sleeps:
             self._watch_sleeps = False
@@ -48,10 +49,9 @@ class Leadership:
         return running
 
     def end(self, running: list[Any]) -> bool:
-        """Say that it has run; ``False`` if another thread has become the leader meanwhile."""
+        """Record that the leader's function has ended; return ``False`` if another thread leads since."""
         try:
-            # Whoever empties it is the one who ends it: `pop` is one step under the interpreter's lock, and cheaper
-            # than a lock of our own.
+            # The thread whose `pop` succeeds ends it: `pop` is atomic under the GIL, and cheaper than a lock.
             running.pop()
         except IndexError:
             return False
@@ -59,7 +59,7 @@ class Leadership:
         return True
 
     def pass_on(self) -> None:
-        """Have another thread lead, which is none that leads or has led just now."""
+        """Make another thread the leader: a parked former leader, or a new thread."""
         with self._parking:
             parked, self._parked = self._parked, None
         if parked is not None:
@@ -73,7 +73,7 @@ class Leadership:
         while True:
             self._lead()
             with self._parking:
-                # One is enough: those that a function has kept are rare.
+                # One parked thread is enough: overruns are rare.
                 if self._parked is not None:
                     return
                 self._parked = wake
@@ -94,5 +94,5 @@ class Leadership:
                     self._overdue(*what)
                     self.pass_on()
             self._watch_sleeps = True
-            if self._running is not None:  # begun since it was last looked at
+            if self._running is not None:  # begun since the last look
                 self._wake_watch.set()

@@ -1,4 +1,4 @@
-"""End the process of a port: at once, since nobody can read an answer any more."""
+"""End the process of a port at once, because nobody can read an answer any more."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _before_exit: list[Callable[[], object]] = []
 
 
 def before_exit(function: Callable[[], object]) -> None:
-    """Call ``function()`` when the process leaves because the port is closed.
+    """Register ``function`` to be called without arguments when the process exits because the port is closed.
 
-    It must be quick and must not raise: nobody waits, and what it does not end (a child process) stays.
+    It must be quick and must not raise. A child process that it does not end may stay.
     """
     _before_exit.append(function)
 
 
 def leave(status: int) -> NoReturn:
-    """End the process now.
+    """Call the functions of :func:`before_exit`, and end the process without waiting for its threads.
 
-    A normal exit would wait for threads that may sit in a language model's call for minutes, and nobody can read an
+    A normal exit would wait for threads that may block in a language model call for minutes, and nobody can read an
     answer any more.
     """
     try:

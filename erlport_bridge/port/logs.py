@@ -1,11 +1,11 @@
-"""What Python logs, warns of and prints, as entries for the log of the other side instead of text on stderr.
+"""Send what Python logs, warns of and prints to the log of the other side, instead of to stderr.
 
-Used where the other side knows such messages (``--log-to-elixir``); ErlPort's does not. Nothing here waits: entries go
-to a bounded queue, and those that find it full are counted. What C code and child processes write goes to stderr as
-before, and so does everything once the process is about to end, since nobody may read entries any more.
+Used where the other side knows such messages (``--log-to-elixir``); ErlPort's Erlang half does not. Nothing here
+blocks: entries go to a bounded queue, and entries that do not fit are counted. C code and child processes still write
+to stderr. So does everything once the process is about to end, because then nobody may read entries any more.
 
-``logging`` needs no handler of ours: every handler that would have written a record on stdout or stderr gives it here,
-with its level and logger, whoever has made the handler (DSPy and LiteLLM have their own).
+``logging`` needs no additional handler: a record that any handler would have written to stdout or stderr becomes an
+entry here, with its level and logger. DSPy and LiteLLM have handlers of their own.
 """
 
 from __future__ import annotations
@@ -26,29 +26,29 @@ from erlport_bridge.port.protocol import LogEntries, LogEntry
 from erlport_bridge.redaction import RedactedStream, redact
 from erlport_bridge.request import is_silent, request_id
 
-#: Entries that wait to be sent; one more is dropped. Of a few hundred bytes each they take less than 1 MB.
+#: Largest number of queued entries; one more is dropped. At a few hundred bytes each, they take less than 1 MB.
 MAX_WAITING: Final = 2_000
-#: Longer texts are cut: a log is no way to send data.
+#: Longer texts are cut: a log is not for sending data.
 MAX_CHARACTERS: Final = 8_192
 _MAX_BATCH_CHARACTERS: Final = 65_536
 
-# How often is looked whether the port takes data again.
+# The interval at which to check whether the port takes data again.
 _BUSY_S: Final = 0.01
 
 _STREAMS: Final = ("stdout", "stderr")
-# Loggers of libraries that write for a console.
+# Loggers of libraries whose records are meant for a console.
 _SILENCED: Final = ("dspy", "gepa", "optuna")
 _LEVELS: Final = ((logging.CRITICAL, "critical"), (logging.ERROR, "error"), (logging.WARNING, "warning"))
 
 
 class Logs:
-    """Collects entries, and sends them in batches from a thread of its own.
+    """A queue of log entries, which a thread of its own sends in batches.
 
-    Until :meth:`connect` they wait; after :meth:`close` they are written to stderr.
+    Before :meth:`connect` entries stay in the queue; after :meth:`close` they are written to stderr.
     """
 
     def __init__(self) -> None:
-        # Safe to use also where a finalizer logs while the same thread is in it, unlike `queue.Queue`.
+        # Reentrant, unlike `queue.Queue`: a finalizer may log while the same thread is in a method of the queue.
         self._waiting: queue.SimpleQueue[LogEntry] = queue.SimpleQueue()
         self._lock = threading.RLock()
         self._dropped = 0
@@ -59,22 +59,22 @@ class Logs:
 
         Args:
             send: Sends one message, from any thread.
-            is_busy: Whether the port has data that the other side has not taken; more is not sent then.
+            is_busy: Returns whether the port has data that the other side has not read; then no more is sent.
         """
         threading.Thread(target=self._send_batches, args=(send, is_busy), name="logs", daemon=True).start()
 
     def add(self, level: str, logger: str, text: str) -> None:
-        """Add an entry; never waits. Remembered secrets are taken out of it here.
+        """Add an entry, without blocking, and redact the secrets in it.
 
         Args:
             level: ``debug``, ``info``, ``warning``, ``error`` or ``critical``.
-            logger: The name of the logger, or of the stream for what was printed.
+            logger: The name of the logger, or of the stream for printed text.
             text: One message, of one or more lines.
         """
         text = redact(text)
         if len(text) > MAX_CHARACTERS:
             text = f"{text[:MAX_CHARACTERS]}… ({len(text) - MAX_CHARACTERS} more characters)"
-        # Lone surrogates cannot go out.
+        # Lone surrogates cannot be encoded.
         text = text.encode("utf-8", "backslashreplace").decode()
         entry = LogEntry(level, redact(logger), request_id.get(), text)
         if self.is_closed:
@@ -86,12 +86,12 @@ class Logs:
                 self._dropped += 1
 
     def close(self) -> None:
-        """Write to stderr what has not been sent, and all that comes from now on."""
+        """Write the entries that have not been sent to stderr, and all later entries too."""
         self.is_closed = True
         while not self._waiting.empty():
             try:
                 _write_plainly(self._waiting.get_nowait())
-            except queue.Empty:  # the other thread has taken it, and sends it
+            except queue.Empty:  # the sending thread has taken it
                 break
 
     def _send_batches(self, send: Callable[[LogEntries], None], is_busy: Callable[[], bool]) -> None:
@@ -109,7 +109,7 @@ class Logs:
 
 
 def install() -> Logs:
-    """Give what is logged, warned of and printed in this process to the object that is returned."""
+    """Redirect what this process logs, warns of and prints to a new :class:`Logs`, and return it."""
     logs = Logs()
     sys.stdout, sys.stderr = (_Console(number, name, logs) for number, name in enumerate(_STREAMS, 1))
     _install_handling()
@@ -118,7 +118,7 @@ def install() -> Logs:
 
 
 def _install_handling() -> None:
-    """Have every handler say which record it handles; those of libraries that are imported later too."""
+    """Make every ``logging`` handler record which record it handles, also handlers of later imports."""
     handle = logging.Handler.handle
 
     def handle_here(handler: logging.Handler, record: logging.LogRecord) -> Any:
@@ -149,31 +149,31 @@ def _install_hooks(logs: Logs) -> None:
         else:
             file.write(text)
 
-    def tell_end_of_thread(ended: threading.ExceptHookArgs) -> None:
+    def log_end_of_thread(ended: threading.ExceptHookArgs) -> None:
         if not issubclass(ended.exc_type, SystemExit):
             lines = traceback.format_exception(ended.exc_type, ended.exc_value, ended.exc_traceback)
             logs.add("error", "threading", "".join(lines).rstrip())
 
     warnings.showwarning = show_warning
-    threading.excepthook = tell_end_of_thread
+    threading.excepthook = log_end_of_thread
 
 
-# The record that a handler of this thread is just handling.
+# The record that a handler is handling now, for each thread.
 _handled = threading.local()
-_TOLD: Final = "_told_to_elixir"
+_LOGGED: Final = "_logged_to_elixir"
 
 
 class _Console(RedactedStream):
-    """``sys.stdout`` or ``sys.stderr``: whole lines and log records become entries.
+    """A replacement of ``sys.stdout`` or ``sys.stderr`` that turns whole lines and log records into entries.
 
-    A progress bar, which begins its line anew by a carriage return, becomes one entry: its last state.
+    A progress bar, which restarts its line by a carriage return, becomes one entry: its last state.
     """
 
     def __init__(self, descriptor: int, name: str, logs: Logs) -> None:
         super().__init__(descriptor)
         self._name = name
         self._logs = logs
-        # The line that each thread has begun: of two that print at the same time neither breaks the other's.
+        # The unfinished line of each thread, so that two threads that print at once do not mix their lines.
         self._begun: dict[int, str] = {}
 
     def write(self, text: str) -> int:
@@ -182,14 +182,14 @@ class _Console(RedactedStream):
             return len(text)
         if record is None:
             self._print(text)
-        elif _TOLD not in record.__dict__:
-            # Neither a second handler nor a second part of the same text tells it again.
-            record.__dict__[_TOLD] = True
+        elif _LOGGED not in record.__dict__:
+            # A second handler, or a second part of the same text, must not add the record again.
+            record.__dict__[_LOGGED] = True
             self._logs.add(_level(record.levelno), record.name, _message(record, text))
         return len(text)
 
     def flush(self) -> None:
-        """Write what was begun if the process ends; before, a line is given when it is whole."""
+        """Add unfinished lines as entries if the process is about to end; until then, wait for whole lines."""
         super().flush()
         while self._logs.is_closed and self._begun:
             _thread, line = self._begun.popitem()
@@ -223,15 +223,15 @@ _plain: Final = logging.Formatter()
 
 
 def _message(record: logging.LogRecord, written: str) -> str:
-    """Give a record's message and traceback, without the time and level that the handler has put before them."""
+    """Return a record's message and traceback, without the time and level that its handler writes before them."""
     try:
         return _plain.format(record)
-    except Exception:  # noqa: BLE001 - of arguments that do not fit, logging itself tells here, in `written`
+    except Exception:  # noqa: BLE001 - if arguments do not fit the format, logging itself reports that in `written`
         return written.rstrip()
 
 
 def _write_plainly(entry: LogEntry) -> None:
     origin = "" if entry.logger in _STREAMS else f"{entry.level} {entry.logger}: "
-    # Without a standard error nobody can be told.
+    # Without a stderr there is nowhere to write.
     with contextlib.suppress(OSError), io.FileIO(2, "wb", closefd=False) as stderr:
         stderr.write(f"{origin}{entry.text}\n".encode())

@@ -1,8 +1,8 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""What the port has in C, by Cython: its waits and small writes, and calls of quick functions from pipe to pipe.
+"""The part of the port in Cython, compiled to C: busy-waits, small writes, and whole calls of quick functions.
 
-Such a call takes the interpreter longer than the system needs to bring it here and back. Whatever is rare or wrong is
-left to ``runtime.py``, which does all of it without this, too.
+The interpreter takes longer for such a call than the system takes to transport it. Anything rare or invalid is left to
+``receiver.py`` and ``dispatcher.py``, which can also do all of it without this module.
 """
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyObject_GetBuffer
@@ -45,7 +45,7 @@ cdef enum:
     ATOM_UTF8 = 118
     SMALL_ATOM_UTF8 = 119
 
-    # Answers up to this size are put together, so many of them at most: the first would wait for the last.
+    # Answers up to this size are held and written together. At most MAX_HELD of them, or the first waits too long.
     SMALL_BYTES = 1024
     MAX_HELD = 16
 
@@ -67,26 +67,26 @@ cdef void _wait(int descriptor, long long duration_ns) noexcept nogil:
     watched.fd = descriptor
     watched.events = POLLIN
     while poll(&watched, 1, 0) == 0 and _now_ns() < ends_at:
-        # Whoever else wants this core, such as the one who is waited for, has it.
+        # Leave this core to other threads, perhaps to the one that is waited for.
         sched_yield()
 
 
 def wait(int descriptor, long long duration_ns):
-    """Return as soon as there is something to read, or after so many nanoseconds; without sleeping."""
+    """Busy-wait until the file descriptor is readable, or so many nanoseconds at most."""
     with nogil:
         _wait(descriptor, duration_ns)
 
 
 def write_small(int descriptor, bytes data):
-    """Write to a descriptor that does not wait, and give how much of it that was; 0 if that failed.
+    """Write to a non-blocking file descriptor, and return the number of bytes written; 0 if the write failed.
 
-    With Python's lock, which may take longer to get back than this takes.
+    Holds the GIL, which may take longer to get back than the write takes.
     """
     return max(0, write(descriptor, <char*>data, len(data)))
 
 
 cdef Py_ssize_t _after_atom(const uint8_t* data, Py_ssize_t start, Py_ssize_t end) noexcept:
-    """Give where the atom ends that begins at ``start``; ``-1`` if there is none, or ``start`` is such a ``-1``."""
+    """Return where the atom at ``start`` ends; ``-1`` if there is no atom, or ``start`` is ``-1`` already."""
     if start < 0 or end - start < 3:
         return -1
     if data[start] == SMALL_ATOM_UTF8 or data[start] == SMALL_ATOM:
@@ -99,9 +99,9 @@ cdef Py_ssize_t _after_atom(const uint8_t* data, Py_ssize_t start, Py_ssize_t en
 
 
 cdef Py_ssize_t _names_of_call(const uint8_t* frame, Py_ssize_t size) noexcept:
-    """Give where Module begins in ``{'C', Id, Module, Function, Args}``; ``-1`` if this is no call, or a heartbeat.
+    """Return where Module begins in ``{'C', Id, Module, Function, Args}``; ``-1`` if this is no call, or a heartbeat.
 
-    A heartbeat's id is 0. Ids of more than 32 bits are rare, and left to the runtime.
+    A heartbeat's id is 0. Ids of more than 32 bits are rare, and left to ``receiver.py``.
     """
     cdef Py_ssize_t at
     if size < 8 or frame[0] != VERSION or frame[1] != SMALL_TUPLE or frame[2] != 5:
@@ -118,25 +118,25 @@ cdef Py_ssize_t _names_of_call(const uint8_t* frame, Py_ssize_t size) noexcept:
 
 
 cdef class QuickCalls:
-    """Answers calls of harmless functions that have been quick so far, where they are read.
+    """The fast path for calls of harmless functions that have been quick so far: the leader runs and answers them.
 
-    Only the thread that leads may use it.
+    Only the leader may use it.
 
     Args:
-        descriptors: The protocol's two ends.
-        frames: Where the bytes that have come stand.
+        descriptors: The protocol's file descriptors.
+        frames: Holds the bytes that have come.
         targets: The functions that can be called.
-        in_flight: The other calls.
-        leadership: Who reads.
-        answers: Makes frames of what this does not.
-        writer: Of the other frames.
-        awake_ns: How long to wait without sleeping, while no call is in flight.
+        in_flight: The pending calls.
+        leadership: Which thread reads.
+        answers: Encodes the answers that this class does not encode.
+        writer: Writes all other frames.
+        awake_ns: How long to busy-wait while no call is pending.
     """
 
     cdef int _read_end, _write_end, _packet
     cdef long long _awake_ns
     cdef object _frames, _in_flight, _leadership, _answers, _writer, _known
-    # By the bytes of their names.
+    # Targets by the bytes of their names.
     cdef dict _targets
     cdef Py_buffer _buffer
     cdef uint8_t _held[MAX_HELD * SMALL_BYTES]
@@ -161,10 +161,13 @@ cdef class QuickCalls:
         PyBuffer_Release(&self._buffer)
 
     def answer(self, bint waits):
-        """Answer the calls that have come, as far as they are of this kind; ``False`` if another thread leads now.
+        """Answer the calls that have come, up to the first call for the slow path.
 
         Args:
-            waits: Wait for more when all are answered, and read them.
+            waits: Whether to wait for more calls, and read them, when all are answered.
+
+        Returns:
+            ``False`` if another thread leads now.
         """
         cdef Py_ssize_t start, end
         while not self._frames.is_large:
@@ -186,13 +189,13 @@ cdef class QuickCalls:
         return True
 
     cpdef flush(self):
-        """Write what is held, here and by the writer."""
+        """Write the answers held here, and the frames held by the writer."""
         cdef Py_ssize_t size = 0
         if not self._held_size:
             self._writer.flush()
             return
         is_free = self._writer.claim()
-        # From here on Python's lock is kept, so that nobody else writes the same.
+        # From here on the GIL is held, so that no other thread writes the same answers.
         if is_free:
             size = max(0, write(self._write_end, self._held, self._held_size))
         rest = self._held[size:self._held_size] if size < self._held_size else b""
@@ -203,7 +206,7 @@ cdef class QuickCalls:
             self._writer.send([rest])
 
     cdef Py_ssize_t _read(self):
-        """Wait for the next bytes, put them where the buffer begins, and give how many; less than 1 if it failed."""
+        """Read the next bytes to the start of the buffer, and return their number; less than 1 if that failed."""
         cdef long long awake_ns = 0 if self._in_flight.count else self._awake_ns
         cdef Py_ssize_t size
         with nogil:
@@ -213,7 +216,7 @@ cdef class QuickCalls:
         return size
 
     cdef bint _answer_between(self, Py_ssize_t* start, Py_ssize_t end) except -1:
-        """Do it for these bytes of the buffer; ``start`` goes to the first frame that is another one, or not whole."""
+        """Answer the calls in these bytes; advance ``start`` to the first incomplete frame or slow-path call."""
         cdef const uint8_t* buffer = <uint8_t*>self._buffer.buf
         cdef Py_ssize_t body, size
         cdef list running = None
@@ -232,12 +235,12 @@ cdef class QuickCalls:
                 _tag, call_id, _module, _function, arguments = decode(
                     PyBytes_FromStringAndSize(<char*>buffer + body, size)
                 )
-            except Exception:  # the runtime finds out the same
+            except Exception:  # the slow path raises and reports it again
                 break
             if type(arguments) is not list:
                 break
             start[0] = body + size
-            # Before it runs: if that takes long, another thread reads on from here.
+            # Set before the function runs: if it takes long, another thread reads on from here.
             self._frames.start = start[0]
             if running is None:
                 running = self._leadership.begin(None)
@@ -248,18 +251,18 @@ cdef class QuickCalls:
             self._hold(frame)
             if self._held_count >= MAX_HELD:
                 self.flush()
-                # What runs next begins to count now.
+                # The watch on the next function starts now.
                 if not self._leadership.end(running):
                     return False
                 running = None
         if running is None:
             return True
-        # First what somebody waits for.
+        # Write first, because callers wait for these answers.
         self.flush()
         return self._leadership.end(running)
 
     cdef object _target(self, const uint8_t* frame, Py_ssize_t size):
-        """Give the function that this frame calls, if it may run at once; or else ``None``."""
+        """Return the target that this frame calls if it may run at once, else ``None``."""
         cdef Py_ssize_t module_starts = _names_of_call(frame, size)
         cdef Py_ssize_t module_ends = _after_atom(frame, module_starts, size)
         cdef Py_ssize_t function_ends = _after_atom(frame, module_ends, size)
@@ -283,10 +286,10 @@ cdef class QuickCalls:
         return None
 
     cdef list _answer_of(self, target, call_id, list arguments):
-        """Call a function, and give the frame of the answer."""
+        """Call a function, and return the frame of its answer."""
         cdef long long started_at, taken_ns
         function = target.function
-        # In a context of its own: what it sets there is not for the next call of this thread.
+        # In a context of its own, so that context variables it sets do not leak into the next call of this thread.
         context = PyContext_CopyCurrent()
         PyContext_Enter(context)
         started_at = _now_ns()
@@ -305,7 +308,7 @@ cdef class QuickCalls:
             return self._answers.result(call_id, value, function)
 
     cdef void _hold(self, list frame) except *:
-        """Have a frame written with the next ones, by :meth:`flush` at the latest."""
+        """Hold a frame to be written together with the next frames, by :meth:`flush` at the latest."""
         cdef bytes data
         if len(frame) == 1 and type(frame[0]) is bytes:
             data = frame[0]

@@ -1,11 +1,18 @@
-"""The messages of the port, without any input or output.
+"""Parse and encode the messages of the port, without any I/O.
 
-A message is one external term, and stands in one frame. Towards Python come ``{'C', Id, Module, Function, Args}`` (a
-call), ``{'M', Term}`` (a message that expects no answer) and ``{'r', Id, Result}`` / ``{'e', Id, Reason}`` (answers to
-calls that Python made). Towards Erlang go ``{'r', Id, Result}`` and ``{'e', Id, {python, Class, Message, Traceback}}``,
-``{'M', Pid, Term}`` (a message for a process) and ``{'C', Id, Module, Function, Args, 'N'}`` (a call, made by a process
-that is there for it), and ``{'L', Dropped, Entries}`` (for the log) and ``{'R', Reason}`` (asks for another process in
-place of this one) if it has asked for such.
+A message is one external term in one frame. From Erlang to Python:
+
+* ``{'C', Id, Module, Function, Args}``: a call;
+* ``{'M', Term}``: a message that expects no answer;
+* ``{'r', Id, Result}`` or ``{'e', Id, Reason}``: the answer to a call that Python made.
+
+From Python to Erlang:
+
+* ``{'r', Id, Result}`` or ``{'e', Id, {python, Class, Message, Traceback}}``: the answer to a call;
+* ``{'M', Pid, Term}``: a message for a process;
+* ``{'C', Id, Module, Function, Args, 'N'}``: a call, which runs in a process of its own;
+* ``{'L', Dropped, Entries}``: entries for the log, if the Erlang side has asked for them;
+* ``{'R', Reason}``: a request to replace this process by another, if the Erlang side has asked for such requests.
 
 The protocol is ErlPort's (https://github.com/erlport/erlport), so that either half can be replaced.
 """
@@ -26,14 +33,15 @@ _CALL: Final = Atom("C")
 _MESSAGE: Final = Atom("M")
 _LOG: Final = Atom("L")
 _RECYCLING: Final = Atom("R")
-# ErlPort's Erlang half makes such a call in a process of its own, and not in the one that owns the port.
+# ErlPort's Erlang half runs such a call in a new process, not in the port owner.
 _NEW_PROCESS: Final = Atom("N")
 
-#: The id of calls that only ask whether Python still reads; ids of other calls begin at 1. ErlPort makes no such call.
+#: The id of a heartbeat: a call that only checks whether Python still reads. Ids of other calls begin at 1. ErlPort
+#: sends no heartbeats.
 HEARTBEAT_ID: Final = 0
 
 
-#: The bytes of a message, with their length before them, in parts that follow each other.
+#: The bytes of a message, length prefix included, in consecutive parts.
 Frame: TypeAlias = list[bytes | memoryview]
 
 
@@ -46,12 +54,12 @@ class Call(NamedTuple):
     arguments: list[Any]
 
 
-# What the class itself does, but for the arguments' names, in a third of the time.
+# The same as Call(...), without the names of its arguments, in a third of the time.
 _make_call: Final[Callable[[tuple[Any, ...]], Call]] = partial(tuple.__new__, Call)
 
 
 class UnreadableCall(NamedTuple):
-    """A call whose arguments are no terms that Python can hold; it is owed an answer all the same."""
+    """A call whose arguments cannot be decoded; it gets an error answer."""
 
     id: int
     module: str
@@ -60,13 +68,13 @@ class UnreadableCall(NamedTuple):
 
 
 class Message(NamedTuple):
-    """``{'M', Term}``: a cast, or a stray message of the process that owns the port under ErlPort."""
+    """``{'M', Term}``: a cast, or a stray message of the port owner under ErlPort."""
 
     term: Any
 
 
 class Cancel(NamedTuple):
-    """``{'M', {'$cancel', Id}}``: nobody waits any more for the answer to the call with this id. Not ErlPort's."""
+    """``{'M', {'$cancel', Id}}``: the cancellation of the call with this id. Not in ErlPort's protocol."""
 
     id: int
 
@@ -88,7 +96,7 @@ class Failure(NamedTuple):
 
 
 class ElixirCall(NamedTuple):
-    """``{'C', Id, Module, Function, Args, 'N'}``: a call of a function over there; its answer has this id."""
+    """``{'C', Id, Module, Function, Args, 'N'}``: a call of an Elixir function; its answer has this id."""
 
     id: int
     module: str
@@ -97,7 +105,7 @@ class ElixirCall(NamedTuple):
 
 
 class ElixirMessage(NamedTuple):
-    """``{'M', Pid, Term}``: a term for a process over there."""
+    """``{'M', Pid, Term}``: a term for an Elixir process."""
 
     pid: OtpErlangPid
     term: Any
@@ -113,20 +121,20 @@ class LogEntry(NamedTuple):
 
 
 class LogEntries(NamedTuple):
-    """``{'L', Dropped, Entries}``: entries for the log, and how many there was no room for. Not ErlPort's."""
+    """``{'L', Dropped, Entries}``: entries for the log, and the number of dropped ones. Not in ErlPort's protocol."""
 
     dropped: int
     entries: list[LogEntry]
 
 
 class Recycling(NamedTuple):
-    """``{'R', Reason}``: this process works on, and should be replaced by another one. Not ErlPort's."""
+    """``{'R', Reason}``: this process still works, but should be replaced. Not in ErlPort's protocol."""
 
     reason: str
 
 
 class ElixirAnswer(NamedTuple):
-    """``{'r', Id, Result}`` or ``{'e', Id, Reason}``: what an :class:`ElixirCall` gave, or why it failed."""
+    """``{'r', Id, Result}`` or ``{'e', Id, Reason}``: what an :class:`ElixirCall` returned, or why it failed."""
 
     id: int
     value: Any
@@ -134,17 +142,17 @@ class ElixirAnswer(NamedTuple):
 
 
 def parse_message(message: Buffer) -> Call | UnreadableCall | Message | Cancel | ElixirAnswer:
-    """Read one message from the other side.
+    """Parse one message from the other side.
 
     Raises:
-        DecodeError: The bytes are no term, and not even the head of a call can be made out.
-        ProtocolError: They are a term that is no message of the protocol.
+        DecodeError: The bytes are no term, and not even the head of a call can be decoded.
+        ProtocolError: The term is no message of the protocol.
     """
     try:
         term = decode(message)
     except DecodeError as error:
         return _unreadable_answer(message, error) or _unreadable_call(message, error)
-    # Not one of the patterns below: matching takes 2 us, as long as all the rest of a small call.
+    # Without a pattern of `match`, which takes 2 us: as long as all the rest of a small call.
     if type(term) is tuple and len(term) == 5 and term[0] is _CALL:
         _, call_id, module, function, arguments = term
         if type(call_id) is int and type(module) is type(function) is Atom and type(arguments) is list:
@@ -160,14 +168,14 @@ def parse_message(message: Buffer) -> Call | UnreadableCall | Message | Cancel |
 
 
 def _unreadable_answer(message: Buffer, error: DecodeError) -> ElixirAnswer | None:
-    """Make out which of our calls is answered by a term that Python cannot hold: it has failed, and must not wait."""
+    """Return a failed answer if the message is an answer whose result cannot be decoded, so that its call ends."""
     try:
         head = decode_elements(message, 2)
     except DecodeError:
         return None
     match head:
         case ("r" | "e", int(call_id)):
-            # The function's caller knows its result, not the envelope around it, nor its bytes.
+            # The function's caller knows the result, but neither the envelope around it nor its bytes.
             path = error.path.removeprefix("[2]")
             reason = f"the result cannot be read: {error.reason}" + (f" at {path}" if path else "")
             return ElixirAnswer(call_id, reason, failed=True)
@@ -175,7 +183,7 @@ def _unreadable_answer(message: Buffer, error: DecodeError) -> ElixirAnswer | No
 
 
 def _unreadable_call(message: Buffer, error: DecodeError) -> UnreadableCall:
-    """Make out who is owed the answer; raises the error itself where nobody can be."""
+    """Return the call whose arguments cannot be decoded; raise ``error`` if the message is no call."""
     try:
         head = decode_elements(message, 4)
     except DecodeError:
@@ -189,7 +197,7 @@ def _unreadable_call(message: Buffer, error: DecodeError) -> UnreadableCall:
 
 
 def encode_result(call_id: int, value: object, *, packet: int, compressed: int = 0) -> Frame:
-    """Write a :class:`Result` as a frame; as :func:`encode_message`, for all that most calls need."""
+    """Encode a :class:`Result` as a frame: the most frequent case of :func:`encode_message`."""
     try:
         return encode_frame((_RESULT, call_id, value), packet=packet, compressed=compressed)
     except EncodeError as error:
@@ -203,22 +211,22 @@ def encode_message(
     packet: int,
     compressed: int = 0,
 ) -> Frame:
-    """Write one message to the other side, as a frame with its length.
+    """Encode one message to the other side as a frame with its length prefix.
 
     Args:
-        message: An answer.
-        packet: Size of the frame's length: 1, 2 or 4 bytes.
+        message: The message.
+        packet: Size of the frame's length prefix: 1, 2 or 4 bytes.
         compressed: zlib's level from 0 (not compressed) to 9.
 
     Raises:
-        EncodeError: The value of a :class:`Result` holds something that is no term (its path is counted from the
-            value), or the message is longer than a length of ``packet`` bytes can say.
+        EncodeError: A part of the value of a :class:`Result` cannot be encoded (the path starts at the value), or the
+            message is too long for a length prefix of ``packet`` bytes.
     """
     match message:
         case Result(id=call_id, value=value):
             return encode_result(call_id, value, packet=packet, compressed=compressed)
         case Failure():
-            # Unlike ErlPort: text goes out as binaries, not as charlists.
+            # Unlike ErlPort: text is sent as binaries, not as charlists.
             raised = (_PYTHON, Atom(message.type), message.message, message.traceback)
             return encode_frame((_FAILURE, message.id, raised), packet=packet, compressed=compressed)
         case ElixirCall():

@@ -1,7 +1,7 @@
-"""Read the calls of one port, in whichever thread leads, and hand each message to where it belongs.
+"""Read the messages of one port in the leader thread, and hand each message to its handler.
 
-Calls are read by the thread that will run them: by the loop's thread, once a call of a coroutine function has come,
-until a call of a plain function comes that must not run there.
+The thread that reads a call should also run it. So the event loop's thread becomes the leader when a call of a
+coroutine function comes. It stays the leader until a call of a plain function comes that must not run on the loop.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from erlport_bridge.port.writer import FrameWriter
 
 
 class Receiver:
-    """Reads the messages of one port; a :class:`~.event_loop.PortReader` while the loop's thread leads.
+    """The reader of one port's messages; a :class:`~.event_loop.PortReader` while the loop's thread leads.
 
     Args:
         descriptor: The end of the port that this process reads.
-        frames: Cuts what has come into frames.
+        frames: Cuts the received bytes into frames.
         targets: The functions that can be called.
-        in_flight: The calls that are not answered yet.
-        leadership: Which thread reads.
+        in_flight: The pending calls.
+        leadership: Decides which thread reads.
         dispatcher: Starts and cancels the calls.
-        answers: Makes the frames of answers.
-        writer: Writes them.
-        loop: The event loop, whose thread may read.
-        quick_calls: The compiled part of the port, which answers small calls itself; ``None``: there is none.
+        answers: Encodes answers as frames.
+        writer: Writes frames.
+        loop: The event loop, whose thread may lead.
+        quick_calls: The compiled fast path, which answers calls of quick functions itself; ``None`` if not available.
     """
 
     def __init__(
@@ -64,38 +64,38 @@ class Receiver:
         self._writer = writer
         self._loop = loop
         self._quick_calls = quick_calls
-        # A frame that the thread that led before has left to the next one.
+        # A frame that the former leader has left to the next leader.
         self._passed_on: bytes | mmap | None = None
-        # Whether the loop's thread should lead when all that has come is taken in.
+        # Whether the loop's thread should lead once all received frames are handled.
         self._is_for_loop = False
         self._running: list[Any] = []
 
     def lead(self) -> None:
-        """Read and begin calls until another thread leads, or the port is closed."""
+        """Read and start calls until another thread leads, or the port is closed."""
         try:
             while self._receive_all(waits=True):
                 self.wait_awake()
                 self._read()
-        except BaseException:  # noqa: BLE001 - nobody reads any more: a process that stays would answer nothing, for ever
+        except BaseException:  # noqa: BLE001 - no thread would read any more, and the process would answer no call
             report(traceback.format_exc())
             leave(1)
 
-    # What the loop calls while its thread leads -----------------------------------------------------------------------
+    # Called by the loop while its thread leads ------------------------------------------------------------------------
 
     def wait_awake(self) -> None:
-        """Wait a moment for a call without sleeping, if nothing here wants a core and the next one may be coming."""
-        # The rest of a large one takes long.
+        """Busy-wait a moment for the next call, if no call is pending and no frame is half received."""
+        # The rest of a large frame takes long.
         if not self._in_flight.count and not self._frames.pending_bytes:
             awake.wait(self._descriptor)
 
     def receive(self) -> bool:
-        """Take in what has come; ``False`` if another thread reads on."""
+        """Receive the calls that have come; return ``False`` if another thread leads now."""
         try:
             self._read()
             if not self._receive_all(waits=False):
                 return False
             if self._frames.is_large:
-                # Reading it takes the loop's time, and so does decoding it.
+                # Reading and decoding a large frame would block the loop.
                 self._leadership.pass_on()
                 return False
         except BaseException:  # noqa: BLE001 - as above
@@ -104,21 +104,21 @@ class Receiver:
         return True
 
     def is_busy(self) -> bool:
-        """Tell whether the loop has got something to run since this was last asked."""
+        """Return whether the loop has got something to run since the last call of this method."""
         return self._dispatcher.has_started()
 
     def begin(self) -> None:
-        """Note that the loop runs something; if that takes long another thread reads on."""
+        """Record that the loop runs its callbacks; if they take long, another thread becomes the leader."""
         self._running = self._leadership.begin(None)
 
     def end(self) -> bool:
-        """Note that the loop has run it; ``False`` if another thread leads now."""
+        """Record that the loop has run its callbacks; return ``False`` if another thread leads now."""
         return self._leadership.end(self._running)
 
     # Reading ----------------------------------------------------------------------------------------------------------
 
     def flush(self) -> None:
-        """Write the answers that are held."""
+        """Write the held answers."""
         if self._quick_calls:
             self._quick_calls.flush()
         else:
@@ -134,7 +134,14 @@ class Receiver:
         self._frames.received(size)
 
     def _receive_all(self, *, waits: bool) -> bool:
-        """Begin all calls that have come, and may wait for others; ``False`` if another thread leads now."""
+        """Start all received calls.
+
+        Args:
+            waits: Whether the fast path may wait for further calls and read them.
+
+        Returns:
+            ``False`` if another thread leads now.
+        """
         frame, self._passed_on = self._passed_on, None
         if frame is not None and not self._receive(frame):
             return False
@@ -145,14 +152,14 @@ class Receiver:
             if frame is None:
                 break
             is_read_here = self._receive(frame)
-            # It may be large, and is not to be kept while the next one is waited for.
+            # Free the frame, which may be large, before the wait for the next one.
             del frame
             if not is_read_here:
                 return False
         self.flush()
         if self._is_for_loop and not self._frames.is_large:
             self._is_for_loop = False
-            # From now on, for what the loop runs before may take long.
+            # The watch starts now: callbacks that the loop runs before `lead` may take long.
             self.begin()
             self._loop.call_soon_threadsafe(self._loop.waiting.lead, self._descriptor, self)
             return False
@@ -162,12 +169,12 @@ class Receiver:
         try:
             event = parse_message(frame)
         except (DecodeError, ProtocolError) as error:
-            # It names no call, so nobody can be answered.
+            # Such a frame names no call, so there is no call to answer.
             report(f"dropped a frame of {len(frame)} bytes: {error}")
             return True
         if type(event) is Call:
             if event.id == HEARTBEAT_ID:
-                # Answered by the thread that reads, so that the answer says that calls are read.
+                # Answered by the leader itself, so that the answer proves that calls are read.
                 self._writer.send(self._answers.framed(Result(HEARTBEAT_ID, True)))
                 return True
             target = self._targets.known(event.module, event.function)
@@ -185,9 +192,9 @@ class Receiver:
             self._is_for_loop |= self._dispatcher.accept(event)
         elif isinstance(event, ElixirAnswer):
             elixir.answered(event)
-            # From Python 3.14 on, a task of the loop that waits for it is made ready without waking the loop.
+            # From Python 3.14 on, a task that waits for the answer becomes ready without waking the loop.
             self._dispatcher.note_started()
         elif isinstance(event, Cancel):
             self._dispatcher.cancel(event.id)
-        # Any other message is a stray one of the process that owns the port under ErlPort; there is no handler for it.
+        # Any other message is a stray message of the port owner under ErlPort; it has no handler.
         return True

@@ -1,8 +1,9 @@
-"""The operations under ErlPort's own Python half, which calls them one at a time with terms of its own.
+"""Adapt the operations to ErlPort's own Python half, which calls them one at a time with terms of its own.
 
-Its ``Atom`` is a ``bytes`` subclass, a binary is ``bytes``, ``nil`` is the (true) atom ``b"nil"``, pids and their like
-are ``OpaqueObject``. Going out, it would make a charlist of every ``str``, ``undefined`` of ``None`` and a pickle of
-what it does not know; so a result goes out encoded by our own codec, as an opaque term that it splices in unchanged.
+There, ``Atom`` is a ``bytes`` subclass, a binary is ``bytes``, ``nil`` is the (true) atom ``b"nil"``, and pids, ports
+and references are ``OpaqueObject``. ErlPort would encode every ``str`` as a charlist, ``None`` as ``undefined``, and an
+unknown object as a pickle. So a result is encoded by this project's codec, as an opaque term that ErlPort sends
+unchanged.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ _NAMED = {"nil": None, "true": True, "false": False}
 
 
 def in_use() -> bool:
-    """Tell whether ErlPort's own Python half runs this process."""
+    """Return whether ErlPort's own Python half runs this process."""
     return "erlport.erlang" in sys.modules
 
 
 def adapted(operations: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[..., Any]]:
-    """Give the operations as functions that ErlPort's Python half can call.
+    """Return the operations as functions that ErlPort's Python half can call.
 
-    They run on one event loop in a thread of its own, for connections to a model's server belong to a loop. What is
-    printed goes to stderr from now on: ErlPort would send each write to the Erlang side as a message of its own.
+    They run on one event loop in a thread of its own, because connections to a model's server belong to a loop. Printed
+    text goes to stderr from now on: ErlPort would send each write to the Erlang side as a message of its own.
     """
     sys.stdout = sys.stderr = RedactedStream(2)
     threading.Thread(target=_leave_with_the_port, name="port", daemon=True).start()
@@ -48,7 +49,7 @@ def _adapted(operation: Callable[..., Any], loop: asyncio.AbstractEventLoop) -> 
         try:
             answer = operation(*_arguments(args))
             return to_stock(await answer if isinstance(answer, Awaitable) else answer)
-        except Exception as error:  # noqa: BLE001 - an argument or a result that is no term, told as any other failure
+        except Exception as error:  # noqa: BLE001 - an argument or result that is no term is answered as any failure
             return to_stock(operation.failure_term(error))  # type: ignore[attr-defined]
 
     @functools.wraps(operation)
@@ -68,21 +69,21 @@ def _arguments(args: tuple[Any, ...]) -> list[Any]:
 def _leave_with_the_port() -> None:
     """End the process when the other side has closed the port.
 
-    Unlike ErlPort: it notices only when it reads or writes again, so that a call without an end would keep the process
-    of a port that was stopped.
+    Unlike ErlPort, which notices only when it reads or writes again: there, an endless call would keep the process of a
+    stopped port alive.
     """
     written_end = 4 if "--nouse_stdio" in sys.orig_argv else 1
     poll = select.poll()
-    # No event is asked for: that nobody reads any more is always told.
+    # No event is asked for: poll always reports that nobody reads any more.
     poll.register(written_end, 0)
     if any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll()):
         leave(0)
 
 
 def from_stock(term: Any) -> Any:
-    """Give a term of ErlPort's Python half as this package has it.
+    """Convert a term of ErlPort's Python half to the form that this package's codec decodes.
 
-    Keys that Python merges (an atom and a binary of the same name) have been merged by ErlPort already.
+    ErlPort has already merged keys that are equal in Python (an atom and a binary of the same name).
     """
     kind = type(term).__name__
     if kind == "Atom":
@@ -106,10 +107,10 @@ def from_stock(term: Any) -> Any:
 
 
 def to_stock(term: Any) -> Any:
-    """Give a term of this package as ErlPort's Python half sends it on unchanged.
+    """Encode a term as an opaque object that ErlPort's Python half sends unchanged.
 
     Raises:
-        EncodeError: It is no term.
+        EncodeError: ``term`` cannot be encoded.
     """
     from erlport.erlterms import Atom as StockAtom
     from erlport.erlterms import OpaqueObject

@@ -1,4 +1,4 @@
-"""The functions that can be called over a port, found by name once and remembered."""
+"""Look up the functions that can be called over a port, and cache them by name."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any, Final
 
 from erlport_bridge.errors import ProtocolError
 
-# A function that has returned within this time so often in turn is quick; one call that takes longer than the second
-# time, and it must prove itself anew.
+# A function that has returned within _QUICK_S for QUICK_CALLS calls in a row is quick. A call that takes longer than
+# NOT_QUICK_S resets the count.
 _QUICK_S: Final = 0.0002
 QUICK_CALLS: Final = 3
 NOT_QUICK_S: Final = 0.001
@@ -22,11 +22,13 @@ class Target:
     """A function that is called over the port.
 
     Attributes:
-        name: Its module and its own name, as the other side calls them.
-        is_coroutine: It runs on the event loop.
-        is_harmless: It says of itself, by an attribute ``is_harmless``, that it waits for nothing and nobody: the event
-            loop may run it too.
-        quick_calls: How often in turn it has returned at once.
+        name: The names of its module and of the function, as the other side calls them.
+        module: The module that it was found in.
+        function: The function.
+        is_coroutine: Whether it is a coroutine function, which runs on the event loop.
+        is_harmless: Whether its attribute ``is_harmless`` declares it non-blocking, so that the event loop's thread may
+            run it too.
+        quick_calls: How many calls in a row have returned at once.
     """
 
     __slots__ = ("function", "is_coroutine", "is_harmless", "module", "name", "quick_calls")
@@ -40,11 +42,11 @@ class Target:
         self.quick_calls = 0
 
     def is_quick(self) -> bool:
-        """Tell whether it may run where its call was read: a hand-over between threads takes longer than it does."""
+        """Return whether the leader may run the function itself: a hand-over between threads would take longer."""
         return self.quick_calls >= QUICK_CALLS
 
     def note_duration(self, taken_s: float) -> None:
-        """Take note of how long a call has run."""
+        """Record how long a call has run, in seconds."""
         if taken_s < _QUICK_S:
             self.quick_calls += 1
         elif taken_s > NOT_QUICK_S:
@@ -52,7 +54,7 @@ class Target:
 
 
 class Targets:
-    """What may be called on one port.
+    """The functions that may be called on one port.
 
     Args:
         allowed: The modules whose functions may be called; ``None`` allows every module, as ErlPort does.
@@ -64,39 +66,39 @@ class Targets:
         self._found: dict[tuple[str, str], Target] = {}
 
     def is_imported(self, module_name: str) -> bool:
-        """Tell whether :meth:`find` has nothing to import, so that it takes no time."""
+        """Return whether the module is imported already, so that :meth:`find` is quick."""
         if module_name in self._imported:
             return True
         module = sys.modules.get(module_name)
-        # As Python itself finds out whether another thread is just importing it.
+        # The check by which Python itself finds out whether another thread is importing the module now.
         return module is not None and not getattr(getattr(module, "__spec__", None), "_initializing", False)
 
     def known(self, module_name: str, function_name: str) -> Target | None:
-        """Give a function that has been found before, unless its module is another now or has another of its name."""
+        """Return a function that was found before, or ``None`` if its module or the function has been replaced."""
         target = self._found.get((module_name, function_name))
         if target is None or sys.modules.get(module_name) is not target.module:
             return None
         try:
-            # A name with a dot is not an attribute of the module, and is found anew each time.
+            # A name with a dot is no attribute of the module, so `find` looks it up each time.
             return target if getattr(target.module, function_name, None) is target.function else None
-        except Exception:  # noqa: BLE001 - of the module's own `__getattr__`: whoever finds it anew tells the caller
+        except Exception:  # noqa: BLE001 - the module's `__getattr__` raised: `find` raises it again, for the caller
             return None
 
     def find(self, module_name: str, function_name: str) -> Target:
-        """Find a function; imports its module, which may take seconds.
+        """Return a function, and import its module, which may take seconds.
 
         Raises:
             ProtocolError: The module may not be called, or does not offer the function.
-            Exception: Whatever the import raises; there is no such function.
+            Exception: Whatever the import raises, or the module has no such function.
         """
         if self._allowed is not None and module_name not in self._allowed:
             raise ProtocolError(
                 f'module "{module_name}" may not be called on this port; allowed: {", ".join(sorted(self._allowed))}'
             )
-        # Waits for an import that another thread has begun, which a look into sys.modules would not.
+        # import_module waits for an import that another thread has begun; a lookup in sys.modules would not.
         module = importlib.import_module(module_name)
         self._imported.add(module_name)
-        # A module that lists what it offers offers nothing else: what it imports is not an operation.
+        # A module with a list of operations offers nothing else: a function that it imports is no operation.
         offered = getattr(module, "OPERATIONS", None)
         if offered is not None and function_name not in offered:
             raise ProtocolError(
@@ -114,7 +116,7 @@ class Targets:
         self, module_name: str, function_name: str, module: ModuleType, function: Callable[..., Any]
     ) -> Target:
         known = self._found.get((module_name, function_name))
-        # A method looked up anew is another object, but equal.
+        # A method is a new object at each lookup, but an equal one.
         if known is not None and known.module is module and known.function == function:
             return known
         target = self._found[module_name, function_name] = Target((module_name, function_name), module, function)

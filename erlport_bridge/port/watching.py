@@ -1,9 +1,9 @@
-"""The program that watches a Python and its port, see ``lifeline.py``.
+"""Watch a Python process and its port, and kill its process group at the end of either; see ``lifeline.py``.
 
-``python watching.py PID COUNT``, where PID leads the process group that this process is in too, and COUNT is how many
-descriptors it is given: 0, the end of the port that Python reads, and where the system has such, 1, the process as
-:func:`os.pidfd_open` gives it. Imports nothing that is not there anyway: as many of these processes run as there are
-ports.
+Usage: ``python watching.py PID COUNT``. PID is the leader of the process group, to which this process belongs too.
+COUNT is the number of file descriptors that this process inherits. Descriptor 0 is the end of the port that Python
+reads. Descriptor 1, where the system has such, is Python's process as :func:`os.pidfd_open` returns it. This program
+imports only modules that Python has loaded anyway, because there is one such process for each port.
 """
 
 import os
@@ -11,25 +11,25 @@ import select
 import signal
 import sys
 
-# How long Python has to leave by itself when the port is closed, which ends its sandboxes in order and writes its last
-# lines. It needs some milliseconds; with the time to kill it stays well below a second.
+# How long Python has to exit by itself when the port is closed: it ends its sandboxes in order and writes its last
+# lines, which takes some milliseconds. With the time for the kill, the end stays well below a second.
 _GRACE_MS = 400
-# How often is looked whether Python is still there, where there are no descriptors of processes (other systems than
-# Linux). One that has ended and is not yet buried counts as being there.
+# The interval at which to check whether Python still exists, on systems without process descriptors (other than
+# Linux). A zombie process counts as existing.
 _LOOK_MS = 200
 
 _PORT = 0
 _PYTHON = 1
 
-# All that can be open when Python has just started; the Erlang side closes its own.
+# Above every descriptor that can be open when Python has just started; the Erlang side closes its own descriptors.
 _MAX_DESCRIPTORS = 1024
 
 
 def detach(descriptors: int) -> None:
-    """Go on in a child that is nobody's, and let go of all but so many descriptors."""
+    """Go on in an orphaned child process, and close all but the first ``descriptors`` file descriptors."""
     if os.fork():
         os._exit(0)
-    # A writing end of the port that stayed open would hide Python's end from the other side.
+    # If this process kept a writing end of the port open, the other side would not notice Python's end.
     os.closerange(descriptors, _MAX_DESCRIPTORS)
     os.chdir("/")
 
@@ -37,7 +37,7 @@ def detach(descriptors: int) -> None:
 def watch(python: int, *, has_descriptor: bool) -> None:
     """Wait for the end of the port or of Python, then kill Python's process group, to which this process belongs."""
     poller = select.poll()
-    # No event is asked for, so only the hang-up is told: also while there are requests that nobody reads.
+    # No event is asked for, so poll reports only the hang-up, even while unread requests are in the pipe.
     poller.register(_PORT, 0)
     if has_descriptor:
         poller.register(_PYTHON, select.POLLIN)
@@ -49,7 +49,7 @@ def watch(python: int, *, has_descriptor: bool) -> None:
             if poller.poll(_LOOK_MS):
                 select.poll().poll(_GRACE_MS)
                 break
-    # The number cannot be another group's: it is in use as long as this process is a member of the group.
+    # The number cannot belong to another group: it is in use as long as this process is a member of the group.
     os.killpg(python, signal.SIGKILL)
 
 

@@ -1,4 +1,4 @@
-"""Writes whole frames from any thread, and makes none of them wait, neither for the other side nor for each other."""
+"""Write whole frames from any thread, without blocking on the other side or on other writing threads."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ from erlport_bridge.port.implementation import native
 from erlport_bridge.port.protocol import Frame
 
 _WAIT_MS: Final = 1_000
-# So many frames are held at most, or the first would wait for the last.
+# Largest number of held frames; with more, the first would wait too long for the last.
 _MAX_HELD: Final = 16
-# So many parts of frames go out in one write at most; the system has a limit, which is not below it.
+# Largest number of parts in one write; the system's own limit is not lower.
 _MAX_AT_ONCE: Final = 64
-# Up to this size a write takes less time than to give up Python's lock for it and get it back from others.
+# Up to this size, a write takes less time than releasing the GIL for it and getting it back from other threads.
 _SMALL_BYTES: Final = 4_096
 
 
 class FrameWriter:
-    """Sends frames in the order of the calls of :meth:`send` and :meth:`hold`.
+    """A queue of frames, written to a pipe in the order of the calls of :meth:`send` and :meth:`hold`.
 
-    The thread that has a frame writes it itself, which is the fastest way; while another one writes, that one takes it
-    along. What the pipe does not take is left to a thread that waits for it.
+    The thread that sends a frame writes it itself, which is the fastest way. While another thread writes, that thread
+    writes queued frames too. If the pipe is full, a background thread waits and writes the rest: no sender blocks.
 
     Args:
         descriptor: The end of a pipe; it is made non-blocking.
-        failed: Called once with the error if nothing can be written any more; what is sent afterwards is dropped.
+        failed: Called once with the error if nothing can be written any more; later frames are dropped.
     """
 
     def __init__(self, descriptor: int, failed: Callable[[OSError], None]) -> None:
@@ -37,27 +37,27 @@ class FrameWriter:
         self._descriptor = descriptor
         self._failed = failed
         self._unsent: deque[Frame] = deque()
-        # Held by whoever writes, so that frames of several threads never mix; and for the thread that waits, while
-        # the pipe is full. Nobody waits for it.
+        # Held by the thread that writes, so that frames of several threads never mix; and held for the background
+        # thread while the pipe is full. No thread blocks on this lock.
         self._writing = threading.Lock()
         self._is_full = threading.Event()
         self._is_broken = False
         threading.Thread(target=self._send_unsent, name="writer", daemon=True).start()
 
     def send(self, frame: Frame) -> None:
-        """Write a frame, or have it written as soon as the other side reads."""
+        """Write a frame, or queue it to be written as soon as the other side reads."""
         self._unsent.append(frame)
         self.flush()
 
     def hold(self, frame: Frame) -> None:
-        """Have a frame written with the next ones, by :meth:`flush` at the latest."""
+        """Queue a frame to be written together with the next frames, by :meth:`flush` at the latest."""
         self._unsent.append(frame)
         if len(self._unsent) >= _MAX_HELD:
             self.flush()
 
     def flush(self) -> None:
-        """Write what was held."""
-        # Once more if a frame has come between the last look at them and the end of writing.
+        """Write the queued frames."""
+        # A loop: a frame may be queued between the last look at the queue and the release of the lock.
         while self._unsent and self._writing.acquire(blocking=False):
             is_done = True
             try:
@@ -70,18 +70,18 @@ class FrameWriter:
                 return
 
     def claim(self) -> bool:
-        """Have nobody else write until :meth:`release`; ``False`` if there are other frames to be written first."""
+        """Lock out other writers until :meth:`release`; return ``False`` if queued frames must be written first."""
         return not self._unsent and self._writing.acquire(blocking=False)
 
     def release(self, rest: bytes) -> None:
-        """Let others write again; ``rest`` is what the pipe has not taken of a frame, and goes first."""
+        """Let other threads write again, after ``rest``: the bytes of a frame that the pipe has not taken."""
         if rest:
             self._unsent.appendleft([rest])
         self._writing.release()
         self.flush()
 
     def is_busy(self) -> bool:
-        """Tell whether the other side has not read all that was sent: what can be left out should not be sent now."""
+        """Return whether the pipe is full (back-pressure): frames that can be left out should not be sent now."""
         return self._is_full.is_set()
 
     def _send_unsent(self) -> None:
@@ -95,7 +95,7 @@ class FrameWriter:
                 self.flush()
 
     def _has_written(self) -> bool:
-        """Write what there is; ``False`` if the pipe did not take all of it."""
+        """Write all queued frames; return ``False`` if the pipe did not take all of them."""
         unsent = self._unsent
         while unsent:
             if self._is_broken:
@@ -119,7 +119,7 @@ class FrameWriter:
 
 
 def _written(descriptor: int, parts: Frame) -> int:
-    """Write what the pipe takes, and give how much that is."""
+    """Write as much as the pipe takes, and return the number of bytes."""
     if native is not None and sum(map(len, parts)) <= _SMALL_BYTES:
         size = native.write_small(descriptor, b"".join(parts))
         if size:
@@ -128,7 +128,7 @@ def _written(descriptor: int, parts: Frame) -> int:
 
 
 def _unwritten(parts: Frame, size: int) -> Frame:
-    """Give what is left after so many bytes."""
+    """Return the parts of a frame that are left after its first ``size`` bytes."""
     for number, part in enumerate(parts):
         if size < len(part):
             return [memoryview(part)[size:], *parts[number + 1 :]]

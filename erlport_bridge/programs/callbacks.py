@@ -1,7 +1,8 @@
-"""Functions of Elixir that a call brings along; they can be called as long as it lasts.
+"""Callbacks: Elixir functions that a call passes to Python, callable while that call runs.
 
-On the wire a function is an id under which Elixir calls it. What is the same from call to call, where the function
-stands in it, belongs to the module that is built and shared; the id belongs to the call, and is found in its context.
+On the wire a function is an id by which Elixir finds it. The place of the function in the call, such as
+``spec.reward``, is the same for every call, so the built module, which calls share, holds the place. The id differs
+from call to call, so the context of the call holds it.
 """
 
 from __future__ import annotations
@@ -20,43 +21,43 @@ from erlport_bridge.programs.text import arguments
 _CALLBACKS_MODULE: Final = "Elixir.DSPex.Python.Callbacks"
 _CALLBACKS_FUNCTION: Final = "call"
 
-#: The ids of the functions that a call brings, by their places.
+#: The ids of a call's functions, by place.
 Functions: TypeAlias = Mapping[str, str]
 
-# Of the call that runs here.
+# The functions of the call that runs in this context.
 _ids: ContextVar[Functions] = ContextVar("elixir_functions")
-# Of the call that is being read here.
+# The functions found so far in the call that is being read in this context.
 _collected: ContextVar[dict[str, str]] = ContextVar("collected_functions")
 
 
 @dataclass(frozen=True)
 class ElixirFunction:
-    """A function by where it stands in a call, such as ``spec.reward``; equal for all calls that have one there."""
+    """An Elixir function, named by its place in a call (``spec.reward``); functions of one place are equal."""
 
     place: str
 
     async def call(self, given: Mapping[str, Any]) -> Any:
-        """Call it with one map, from a task; holds no thread, and ends at once when it is cancelled.
+        """Call the function with one map and return its result; holds no thread, and ends at once on cancellation.
 
         Raises:
-            OperationError: Of kind ``tool``: it failed, in one sentence.
-            EncodeError: ``given`` is no term.
+            OperationError: Of kind ``tool``: the function failed; the message is one sentence.
+            EncodeError: ``given`` cannot be encoded.
         """
         return await elixir.call(_CALLBACKS_MODULE, _CALLBACKS_FUNCTION, [_ids.get()[self.place], dict(given)])
 
     def call_in_thread(self, given: Mapping[str, Any]) -> Any:
-        """Call it from a thread without an event loop; see :meth:`call`."""
+        """Call the function from a thread without an event loop; see :meth:`call`."""
         return asyncio.run(self.call(given))
 
 
 def bind(functions: Functions) -> None:
-    """Have what runs from here on call the functions of its call by these ids."""
+    """Set the ids by which code in this context calls the functions of its call."""
     _ids.set(functions)
 
 
 @contextlib.contextmanager
 def collected() -> Iterator[Functions]:
-    """Collect the functions of a call while it is read; gives them, and changes nothing else."""
+    """Collect the functions that :func:`read` finds within the ``with`` block; yields them, changes nothing else."""
     functions: dict[str, str] = {}
     token = _collected.set(functions)
     try:
@@ -66,10 +67,10 @@ def collected() -> Iterator[Functions]:
 
 
 def read(place: str, callback: object) -> ElixirFunction:
-    """Read the function that stands at ``place``, by the id that the call gives it; within :func:`collected`.
+    """Read the id of the function at ``place`` and return the function; use within :func:`collected`.
 
     Raises:
-        OperationError: Of kind ``input``: the id is no text.
+        OperationError: Of kind ``input``: the id is not text.
     """
     callback_id = arguments.text(callback, f"{place}.callback")
     functions = _collected.get(None)
@@ -79,7 +80,7 @@ def read(place: str, callback: object) -> ElixirFunction:
 
 
 def refuse(place: str) -> OperationError:
-    """Give the error about a function that would have to outlive its call."""
+    """Return the error about a function at a place where it would have to outlive its call."""
     return OperationError(
         "input",
         f"expected no function of Elixir at {place}: it can be called only while the call lasts that brings it; "

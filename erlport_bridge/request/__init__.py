@@ -1,4 +1,4 @@
-"""Know the request for which code runs: its id, its deadline, its stage, and its turn on the event loop."""
+"""Track the request that the current code runs for: its id, its deadline, its stage, its turn on the event loop."""
 
 from erlport_bridge.request import turns
 from erlport_bridge.request.context import (

@@ -1,4 +1,4 @@
-"""The request for which code runs, wherever it runs."""
+"""Hold the request that the current code runs for, in context variables that tasks and threads inherit."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from functools import partial
 
 
 class Waiting:
-    """What waits for a thread or for its turn, and how long there was anything that did."""
+    """The items of a request that wait for a thread or for their turn, and the total time that any item waited."""
 
     def __init__(self) -> None:
-        # Work is handed in and taken by different threads.
+        # Different threads add and discard items.
         self._lock = threading.Lock()
         self._items: set[object] = set()
         self._since = 0.0
@@ -23,14 +23,14 @@ class Waiting:
         return bool(self._items)
 
     def add(self, item: object) -> None:
-        """Have something wait."""
+        """Add an item that waits."""
         with self._lock:
             if not self._items:
                 self._since = time.monotonic()
             self._items.add(item)
 
     def discard(self, item: object) -> None:
-        """Have something wait no more, if it did."""
+        """Discard an item that waits no more, if it did."""
         with self._lock:
             if item in self._items:
                 self._items.remove(item)
@@ -38,36 +38,35 @@ class Waiting:
                     self._ended_s += time.monotonic() - self._since
 
     def waited_s(self) -> float:
-        """Give how long something has waited, in seconds."""
+        """Return the total time during which at least one item waited, in seconds."""
         with self._lock:
             return self._ended_s + (time.monotonic() - self._since if self._items else 0.0)
 
 
-#: The id that the caller gave its request, once the options of the call have been read; for its errors and its lines in
-#: the log.
+#: The id that the caller gave its request, for its errors and log entries; ``None`` until the call's options are read.
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
-#: When the call that runs here had come, by the clock ``time.monotonic``.
+#: When the current call was received, by the clock ``time.monotonic``.
 received_at: ContextVar[float | None] = ContextVar("received_at", default=None)
 
-#: Gets what the code that runs here hands to threads, as long as none of them has begun it.
+#: Holds the tasks that the current code has handed to the thread pool and that no thread has begun.
 queued: ContextVar[Waiting | None] = ContextVar("queued", default=None)
 
-#: What libraries print and log here is for a console that nobody sees.
+#: Whether to drop what libraries print and log for a console, which nobody sees.
 is_silent: ContextVar[bool] = ContextVar("is_silent", default=False)
 
-# What runs for an id; an id may be given more than once. Only the thread of the event loop comes here.
+# The running tasks by request id; several requests may have one id. Only the event loop's thread uses it.
 _tasks: dict[str, set[asyncio.Task[object]]] = {}
 
 
 def begin(name: str | None) -> None:
-    """Say that what runs from here on is for the request of this id; :func:`cancel` finds the running task by it."""
+    """Record that the current code runs for the request of this id; :func:`cancel` finds the current task by it."""
     request_id.set(name)
     if name is None:
         return
     try:
         task = asyncio.current_task()
-    except RuntimeError:  # no event loop: a function that only looks something up
+    except RuntimeError:  # no event loop: a plain function that only looks something up
         return
     if task is not None:
         _tasks.setdefault(name, set()).add(task)
@@ -75,7 +74,7 @@ def begin(name: str | None) -> None:
 
 
 def cancel(name: str) -> int:
-    """Cancel what runs for the requests of this id; gives how many there were."""
+    """Cancel the tasks that run for requests of this id; return how many there were."""
     tasks = _tasks.get(name, set())
     for task in tasks:
         task.cancel()
@@ -90,13 +89,13 @@ def _end(name: str, task: asyncio.Task[object]) -> None:
 
 
 class Deadline:
-    """When a call came, so that what is left of its budget is known at any later point."""
+    """The start of a call's budget, from which the time left is computed at any later point."""
 
     def __init__(self) -> None:
         self._started_at = received_at.get() or time.monotonic()
 
     def left_s(self, timeout_ms: int | None) -> float | None:
-        """Give what is left of ``timeout_ms`` in seconds, at least 0; ``None``: no limit."""
+        """Return how much of ``timeout_ms`` is left, in seconds, at least 0; ``None`` stands for no limit."""
         if timeout_ms is None:
             return None
         return max(0.0, timeout_ms / 1000 - (time.monotonic() - self._started_at))

@@ -1,7 +1,7 @@
-"""Where a request is at the moment, which is where the time went if its deadline comes.
+"""Track the stage of a request: at its deadline, the stage says where the time went.
 
-DSPy would tell by callbacks; those take a quarter of a millisecond for each request, since they are told with all
-arguments by name. So whatever takes long says so itself: models, tools and sandboxes.
+DSPy's callbacks could report the stage. But they take a quarter of a millisecond for each request, because they get all
+arguments by name. So models, tools and sandboxes, which may take long, report their stage themselves.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ _current: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
 
 class Progress:
-    """Follows one request, in all its tasks and threads; made on the loop.
+    """The progress of one request, in all its tasks and threads; must be created on the event loop.
 
     Attributes:
-        loop: The event loop on which it runs.
-        thread_id: The loop's thread.
-        queued: What waits for a thread, or for its turn.
+        loop: The event loop on which the request runs.
+        thread_id: The id of the loop's thread.
+        queued: The items that wait for a thread, or for their turn.
     """
 
     def __init__(self) -> None:
@@ -34,30 +34,30 @@ class Progress:
 
     @property
     def stage(self) -> str:
-        """One of ``module``, ``model``, ``rate_limit``, ``tool``, ``sandbox``, ``queue``."""
+        """Return the stage: ``module``, ``model``, ``rate_limit``, ``tool``, ``sandbox`` or ``queue``."""
         return "queue" if self.queued else self._stages[-1]
 
     def follow(self) -> None:
-        """Follow what runs in this context, and in those that are copied from it."""
+        """Make this the progress of the current context, and of contexts that are copied from it."""
         _current.set(self)
 
     @contextlib.contextmanager
     def within(self, stage: str) -> Iterator[None]:
-        """Be in a stage."""
+        """Enter a stage for the ``with`` block."""
         self._stages.append(stage)
         try:
             yield
         finally:
-            # Not the last one: several attempts may run at the same time.
+            # Not `pop`: several attempts may run at the same time, each in a stage.
             self._stages.remove(stage)
 
 
 def current_progress() -> Progress | None:
-    """Give the progress of the request for which this runs."""
+    """Return the progress of the request that the current code runs for, or ``None``."""
     return _current.get()
 
 
 def within(stage: str) -> contextlib.AbstractContextManager[None]:
-    """Have the request for which this runs, if any, be in a stage."""
+    """Enter a stage of the current request, if any, for the ``with`` block."""
     progress = _current.get()
     return contextlib.nullcontext() if progress is None else progress.within(stage)

@@ -1,7 +1,7 @@
-"""Who may begin work on the event loop now: a few in each of its turns, so that a deadline waits for a few at most.
+"""Limit how many requests start work in one iteration (*turn*) of the event loop, so that deadlines fire in time.
 
-A loop runs all that is ready before it looks at its timers. Of 200 predictions of a millisecond that begin at the same
-time, each would hold up the deadlines of all the others.
+An event loop runs all callbacks that are ready before it looks at its timers. If 200 predictions of a millisecond each
+started at the same time, they would delay each other's deadlines by all of their time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 
 from erlport_bridge.request import context
 
-# How long a turn of the loop may take before fewer begin in the next one.
+# A turn of the loop that takes longer halves the number of starts in the next turn.
 _LONG_TURN_S: Final = 0.002
 _MOST_IN_A_TURN: Final = 64
 
@@ -22,9 +22,9 @@ _queues: Final[weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Queue]] = w
 
 
 async def turn() -> None:
-    """Wait until the running task may begin its work; at once if the loop is not busy.
+    """Wait until the current task may start its work; return at once if the loop is not busy.
 
-    Meanwhile its request is in stage ``queue``.
+    While the task waits, its request is in stage ``queue``.
     """
     loop = asyncio.get_running_loop()
     queue = _queues.get(loop)
@@ -44,20 +44,20 @@ async def turn() -> None:
 
 
 class _Queue:
-    """What waits for a turn of one loop; only the loop's thread comes here.
+    """The queue of tasks that wait for a turn of one loop; only the loop's thread uses it.
 
-    It does not hold its loop, which is its key and would never be freed.
+    It holds no reference to its loop, which is its key in a weak dictionary and would never be freed.
     """
 
     def __init__(self) -> None:
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._most = 1
         self._left = 1
-        # When the turn that runs has begun; none while nothing has begun in the last one.
+        # When the current turn began; ``None`` if no work started in the last turn.
         self._began_at: float | None = None
 
     def has_room(self, loop: asyncio.AbstractEventLoop) -> bool:
-        """Take a place in the turn that runs, if there is one."""
+        """Take a place in the current turn; return ``False`` if no place is left."""
         if self._began_at is None:
             self._begin(loop, time.monotonic())
         if self._waiting or not self._left:
@@ -66,7 +66,7 @@ class _Queue:
         return True
 
     def join(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[None]:
-        """Give what is done when it is the next one's turn."""
+        """Return a future that resolves when the caller may start."""
         coming: asyncio.Future[None] = loop.create_future()
         self._waiting.append(coming)
         return coming
@@ -85,6 +85,6 @@ class _Queue:
         self._begin(loop, now)
         while self._waiting and self._left:
             coming = self._waiting.popleft()
-            if not coming.done():  # by the end of its task
+            if not coming.done():  # it is done if its task was cancelled
                 coming.set_result(None)
                 self._left -= 1

@@ -1,4 +1,4 @@
-"""Bytes of Erlang's external term format and Python values, both ways.
+"""Decode Erlang external terms to Python values, and encode Python values as Erlang external terms.
 
 >>> decode(encode({"answer": [1, 2.5, None, Atom("ok")]}))
 {'answer': [1, 2.5, None, Atom('ok')]}

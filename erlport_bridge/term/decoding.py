@@ -1,10 +1,10 @@
-"""From bytes to Python values.
+"""Decode Erlang external terms to Python values, in pure Python: the reference decoder.
 
-The decoder keeps its own stack instead of calling itself, so that depth is a limit that the caller chooses and not one
-that Python's recursion sets. It works with an offset into one buffer and looks at each byte once.
+The decoder keeps its own stack instead of calling itself, so that the caller sets the depth limit, not Python's
+recursion. It works with an offset into one buffer and reads each byte once.
 
-Offsets in errors count from the start of the data, the version byte included; inside a compressed term they count from
-the start of what it inflates to, which has no version byte.
+Offsets in errors count from the start of the data, the version byte included. Inside a compressed term they count from
+the start of the inflated data, which has no version byte.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ from erlport_bridge.term.types import (
 
 __all__ = ["MAX_BYTES", "OPAQUE", "Buffer", "decode", "decode_elements", "inflated", "opaque_term"]
 
-#: What a compressed term may inflate to, in bytes. 1 MiB of zeros compresses to 1 KiB: without a limit a small frame
-#: fills the memory.
+#: Largest inflated size of a compressed term, in bytes. 1 MiB of zeros compresses to 1 KiB: without a limit, a small
+#: frame fills the memory.
 MAX_BYTES: Final = 256 * 1024 * 1024
 
-#: What a term is read from. An ``mmap`` is read where it is, and must not be changed meanwhile.
+#: A buffer that a term is read from. An ``mmap`` is read in place, and must not be changed meanwhile.
 Buffer: TypeAlias = bytes | bytearray | memoryview | mmap
 
 _unpack_float: Final = Struct(">d").unpack_from
 _unpack_i32: Final = Struct(">i").unpack_from
 
-#: Begins the tuple that ErlPort makes of what only one side can look into.
+#: The first element of the tuple that ErlPort makes of an opaque term, which only one side can read.
 OPAQUE: Final = Atom("$erlport.opaque")
 _ERLANG: Final = Atom("erlang")
 _NOT_HASHABLE_AS_THEY_ARE: Final = frozenset({list, tuple, dict, ImproperList, set})
@@ -77,16 +77,16 @@ def decode(data: Buffer, *, max_depth: int = MAX_DEPTH, max_bytes: int = MAX_BYT
     Args:
         data: Exactly one term, beginning with the version byte 131, without the length prefix of its frame.
         max_depth: How many lists, tuples and maps may stand inside one another; 0 allows none but empty ones.
-        max_bytes: What a compressed term may inflate to.
+        max_bytes: Largest inflated size of a compressed term.
 
     Returns:
         The same term: binary -> ``str`` if it is UTF-8, else ``bytes``; list -> ``list``; tuple -> ``tuple``;
         map -> ``dict``; ``nil`` -> ``None``; other atom -> ``Atom``; the rest as in ``types`` and ``structs``.
 
     Raises:
-        DecodeError: The data ends early, goes on after the term, nests deeper than ``max_depth``, holds an unknown
-            tag, a pickle of ErlPort, or a map with keys that are one key in Python. ``offset`` is the position of the
-            offending byte or of the first byte of the offending term, counted from 0.
+        DecodeError: The data ends early, goes on after the term, nests deeper than ``max_depth``, or holds an unknown
+            tag, a pickle of ErlPort, or a map with two keys that are equal in Python. ``offset`` is the position of
+            the offending byte or of the first byte of the offending term, counted from 0.
 
     Source: https://www.erlang.org/doc/apps/erts/erl_ext_dist.html
 
@@ -103,12 +103,12 @@ def decode(data: Buffer, *, max_depth: int = MAX_DEPTH, max_bytes: int = MAX_BYT
 def decode_elements(
     data: Buffer, count: int, *, max_depth: int = MAX_DEPTH, max_bytes: int = MAX_BYTES
 ) -> tuple[Term, ...]:
-    r"""Decode the first ``count`` elements of a tuple, and look at nothing behind them.
+    r"""Decode the first ``count`` elements of a tuple, and ignore the bytes behind them.
 
-    This is how a call whose arguments cannot be decoded is answered all the same: its id stands before them.
+    The id of a call stands before its arguments, so a call whose arguments cannot be decoded is answered all the same.
 
     Raises:
-        DecodeError: As for :func:`decode`, or the data is no tuple, or one of fewer elements.
+        DecodeError: As for :func:`decode`, or the data is no tuple of at least ``count`` elements.
 
     >>> decode_elements(b"\x83h\x03w\x01Ca\x07\xff", 2)
     (Atom('C'), 7)
@@ -131,7 +131,7 @@ def decode_elements(
 
 
 def _body(data: Buffer, max_bytes: int) -> tuple[bytes, int]:
-    """Give the bytes of the term without compression, and where in them it begins."""
+    """Return the uncompressed bytes of the term, and the offset at which the term begins in them."""
     if type(data) is not bytes:
         data = bytes(memoryview(data))  # bytes(5) would be five zeros
     if not data:
@@ -144,10 +144,10 @@ def _body(data: Buffer, max_bytes: int) -> tuple[bytes, int]:
 
 
 def inflated(data: bytes, max_bytes: int) -> bytes:
-    """Give what a compressed term inflates to: the term without a version byte.
+    """Inflate a compressed term; return the term without a version byte.
 
     Raises:
-        DecodeError: It declares more than ``max_bytes``, or its size is another than it declares.
+        DecodeError: The declared size is more than ``max_bytes``, or differs from the inflated size.
     """
     if len(data) < 6:
         raise DecodeError("the data ends early", len(data))
@@ -157,7 +157,7 @@ def inflated(data: bytes, max_bytes: int) -> bytes:
     inflater = zlib.decompressobj()
     try:
         inflated = inflater.decompress(memoryview(data)[6:], declared)
-        # The end of the stream may still be unread when the last byte is out. One byte more would be a lie.
+        # The end of the stream may still be unread after the last byte. One byte more contradicts the declared size.
         more = inflater.decompress(inflater.unconsumed_tail, 1)
     except zlib.error as error:
         raise DecodeError(f"a compressed term that does not inflate ({error})", 6) from None
@@ -174,14 +174,14 @@ def inflated(data: bytes, max_bytes: int) -> bytes:
 
 
 def _read(data: bytes, i: int, max_depth: int) -> tuple[Term, int]:
-    """Read the term whose tag is at ``i``; give it and the position behind it.
+    """Read the term whose tag is at ``i``; return it and the position behind it.
 
-    ``kind``, ``items``, ``missing`` and ``opened`` describe the container being filled: its tag, what it has so far,
-    how many terms it still needs (a list also needs its tail, a map two for each entry), and where its own tag is.
-    ``stack`` holds the same of the containers around it.
+    ``kind``, ``items``, ``missing`` and ``opened`` describe the container being filled: its tag, its items so far, how
+    many terms it still needs (a list also needs its tail, a map two terms per entry), and the position of its tag.
+    ``stack`` holds the same four values of each container around it.
 
-    The frequent tags are read in this one loop and not by a function each: a call costs Python more than
-    what it would read.
+    This one loop reads the frequent tags, without a function for each: in Python, the call would cost more than the
+    reading.
     """
     size = len(data)
     stack: list[tuple[int, list[Term], int, int]] = []
@@ -274,14 +274,14 @@ def _read(data: bytes, i: int, max_depth: int) -> tuple[Term, int]:
     except (IndexError, struct.error):
         raise DecodeError("the data ends early", size) from None
     except Malformed as error:
-        # What is wrong with a container itself is found out when it is complete: it is not on the way then.
+        # An error of a container itself is found when the container is complete; then it is no step of the path.
         inner = [] if offset == opened else [(kind, items)]
         frames = [(of_kind, of_items) for of_kind, of_items, _, _ in stack] + inner
         raise DecodeError(str(error), offset, _path(frames)) from None
 
 
 def _path(frames: list[tuple[int, list[Term]]]) -> str:
-    """Give the way through containers, of which each has so many of its terms."""
+    """Return the path through open containers; each is given by its tag and the items it has so far."""
     steps = []
     for kind, items in frames:
         if kind == MAP:
@@ -292,7 +292,7 @@ def _path(frames: list[tuple[int, list[Term]]]) -> str:
 
 
 def _count(tag: int, data: bytes, i: int) -> tuple[int, int]:
-    """Read how many elements a container has; ``i`` is the position of its tag."""
+    """Read the number of elements of the container whose tag is at ``i``; return it and the position behind it."""
     if tag == SMALL_TUPLE:
         return data[i + 1], i + 2
     return unpack_u32(data, i + 1)[0], i + 5
@@ -304,7 +304,7 @@ def _missing_inside(tag: int, count: int) -> int:
     if tag == LIST:
         return count + 1
     if tag == FUN:
-        return count + 4  # before the free variables: pid, module, index, uniq
+        return count + 4  # pid, module, index and uniq stand before the free variables
     return count
 
 
@@ -325,7 +325,7 @@ def _map(items: list[Term]) -> Term:
     try:
         term = dict(zip(keys, items[1::2], strict=True))
     except AttributeError:
-        # erlang-py's classes cannot be compared with others, and are when the hashes are the same.
+        # erlang-py's classes cannot be compared with other classes, which a dict does where hashes are equal.
         raise Malformed("a map with a pid, port, reference, fun or bitstring as a key beside its own bytes") from None
     if len(term) != len(keys):
         raise Malformed(_merged_keys(keys))
@@ -342,14 +342,14 @@ def _merged_keys(keys: list[Term]) -> str:
 
 
 def opaque_term(term: tuple[Term, ...]) -> Term:
-    """Give the term that ErlPort's Erlang half wrapped: something that only the BEAM can look into.
+    """Return the term inside an opaque tuple of ErlPort's Erlang half: a pid, port, reference, fun or bitstring.
 
     Raises:
-        Malformed: It is no such term, or one of Python's.
+        Malformed: The tuple holds no such term, or is opaque to another language, such as a pickle of Python.
     """
     _, language, content = term
     if language is not _ERLANG:
-        # Unlike ErlPort: it hands these bytes to pickle, which runs whatever they say.
+        # Unlike ErlPort: it loads these bytes with pickle, which runs any code that they name.
         raise Malformed(f"a term that is opaque to {shown(language)}; a pickle is never loaded")
     raw = content.encode() if type(content) is str else content
     reader = OPAQUE_READERS.get(raw[0]) if type(raw) is bytes and raw else None

@@ -1,6 +1,6 @@
-"""From Python values to bytes, in the form that OTP 26 and newer write: the reference.
+"""Encode Python values as Erlang external terms, in the form that OTP 26 and newer write: the reference encoder.
 
-The encoder keeps its own stack instead of calling itself, as the decoder does.
+Like the decoder, the encoder keeps its own stack instead of calling itself.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _NIL: Final = bytes([tags.NIL])
 _SMALL_INTEGERS: Final = tuple(bytes([tags.SMALL_INTEGER, number]) for number in range(256))
 _BINARY_HEADERS: Final = tuple(_pack_tag_u32(tags.BINARY, size) for size in range(256))
 
-# Keys of these types are different terms whenever they are different in Python. Others may not be: "a" and b"a" are
-# one binary, None and Atom("nil") one atom; and the BEAM refuses a map, and with it the frame, that has a key twice.
+# Keys of these types are different terms whenever they are different in Python. Keys of other types may not be: "a"
+# and b"a" are one binary, None and Atom("nil") one atom. The BEAM refuses a whole frame if a map in it has a key twice.
 _DISTINCT_KEYS: Final = frozenset({str, Atom, int})
 
-#: Sizes of a frame's length, in bytes.
+#: The sizes that a frame's length prefix may have, in bytes.
 PACKET_SIZES: Final = (1, 2, 4)
 
 _MAX_CACHED_ATOMS: Final = 65_536
@@ -45,8 +45,8 @@ def encode(term: Term, *, compressed: int = 0, max_depth: int = MAX_DEPTH, packe
     r"""Encode one term.
 
     Args:
-        term: What ``decode`` gives, or a value of a subclass of these classes.
-        compressed: Level of zlib, 1 to 9; the term stays as it is where that makes it no shorter, and for 0.
+        term: Any value that ``decode`` returns, or an instance of a subclass of such a value's class.
+        compressed: Level of zlib, 1 to 9; with 0, or where compression makes the term no shorter, it is left as it is.
         max_depth: How many containers that are not empty may stand inside one another.
         packet: 1, 2 or 4 puts the length of the term before it, in so many bytes: a whole frame of ``{packet, N}``.
 
@@ -54,9 +54,9 @@ def encode(term: Term, *, compressed: int = 0, max_depth: int = MAX_DEPTH, packe
         The term with its version byte, in the one form that a BEAM has for it: the same bytes as ``term_to_binary/1``.
 
     Raises:
-        EncodeError: A value, a map key or a member of a set is no term, a text holds a lone surrogate, two keys of a
-            map become the same term, a container nests too deep or contains itself; ``path`` leads to the value.
-            Or the term is too long for its frame.
+        EncodeError: A value, a map key or a member of a set cannot be encoded, a text holds a lone surrogate, two keys
+            of a map become the same term, or a container nests too deep or contains itself; ``path`` leads to the
+            value. Or the term is too long for its frame.
 
     >>> encode((Atom("ok"), 1))
     b'\x83h\x02w\x02oka\x01'
@@ -75,16 +75,16 @@ def encode(term: Term, *, compressed: int = 0, max_depth: int = MAX_DEPTH, packe
 def encode_frame(
     term: Term, *, packet: int, compressed: int = 0, max_depth: int = MAX_DEPTH
 ) -> list[bytes | memoryview]:
-    """Encode one term as a whole frame, in parts that follow each other.
+    """Encode one term as a whole frame, in consecutive parts.
 
-    So a large text or binary need not be copied: the part is its own memory, which it keeps alive. Here that is not
-    done, and there is one part; arguments and errors are those of :func:`encode`.
+    With parts, a large text or binary need not be copied: a part may be a view of its memory, which it keeps alive.
+    This reference always copies, and returns one part. Arguments and errors are the same as for :func:`encode`.
     """
     return [encode(term, compressed=compressed, max_depth=max_depth, packet=packet)]
 
 
 def deflated(encoded: bytes, level: int) -> bytes:
-    """Give an encoded term in its compressed form if that is shorter, else as it is."""
+    """Return an encoded term in its compressed form if that is shorter, else unchanged."""
     body = memoryview(encoded)[1:]
     body_deflated = zlib.compress(body, level)
     if len(body_deflated) + 5 < len(body) < 2**32:
@@ -93,10 +93,11 @@ def deflated(encoded: bytes, level: int) -> bytes:
 
 
 def frame_length(size: int, packet: int) -> bytes:
-    """Give the length that stands before a frame of ``size`` bytes.
+    """Return the length prefix of a frame of ``size`` bytes.
 
     Raises:
-        EncodeError: It does not fit in ``packet`` bytes.
+        EncodeError: ``size`` does not fit in ``packet`` bytes.
+        ValueError: ``packet`` is not 1, 2 or 4.
     """
     if packet not in PACKET_SIZES:
         raise ValueError(f"expected a packet size of 1, 2 or 4, got {packet!r}")
@@ -109,24 +110,26 @@ def frame_length(size: int, packet: int) -> bytes:
 
 
 class _NoTermError(Exception):
-    """Why a value is no term, without its path; ``of_container`` if it is the innermost open container that is none."""
+    """The reason why a value cannot be encoded, without its path.
+
+    ``of_container`` means that the reason concerns the innermost open container, not the current item.
+    """
 
     def __init__(self, reason: str, *, of_container: bool = False) -> None:
         self.of_container = of_container
         super().__init__(reason)
 
 
-# How a value begins that may have others in it: its first bytes, its children (elements, or keys and values in turn),
-# and the bytes that follow them. Plain tuples, here and below: one with named fields takes several times
-# as long to make, and there are two for each container.
+# How a value is written: its first bytes, its children (elements, or keys and values in turn), and the bytes behind
+# them. Plain tuples, here and below: a named tuple takes several times as long to make, and each container needs two.
 _Opening: TypeAlias = tuple[bytes, tuple[Term, ...], bytes]
 
-# A container that is being written: the value itself, how it began, and those of its children that are still to write.
+# A container that is being written: the value itself, its opening, and an iterator over the children still to write.
 _Frame: TypeAlias = tuple[Term, _Opening, Iterator[Term]]
 
 
 class _AtomsAsBytes(dict[str, bytes]):
-    """The encoded atoms by name; one that is missing is encoded and kept."""
+    """A cache of encoded atoms by name; a missing atom is encoded and cached."""
 
     def __missing__(self, name: str) -> bytes:
         if len(name) > MAX_ATOM_CHARACTERS:
@@ -209,7 +212,7 @@ def _integer(number: int) -> bytes:
 def _float(number: float) -> bytes:
     if math.isfinite(number):
         return _pack_float(tags.NEW_FLOAT, number)
-    # The BEAM has no such floats; a frame that holds one is refused there as a whole.
+    # The BEAM has neither NaN nor infinities, and refuses a whole frame that holds one.
     if math.isnan(number):
         return _ATOMS["nan"]
     return _ATOMS["infinity" if number > 0 else "neg_infinity"]
@@ -220,7 +223,7 @@ def _binary(raw: bytes) -> bytes:
 
 
 def _open(item: Term) -> _Opening:
-    """Give how a value begins that is none of those that the loop writes itself.
+    """Return the opening of a value that the loop does not write itself.
 
     Containers are copied here: their length is written first, and another thread may change them meanwhile.
     """
@@ -247,7 +250,7 @@ def _open(item: Term) -> _Opening:
 def _open_list(items: tuple[Term, ...]) -> _Opening:
     if not items:
         return _NIL, (), b""
-    # A list of bytes has a form of its own. True and 1 are different terms, so their types must be looked at.
+    # A list of bytes has a form of its own, STRING_EXT. True and 1 are different terms, so the types are compared.
     if type(items[0]) is int and len(items) <= 0xFFFF and set(map(type, items)) == {int}:
         try:
             return _pack_tag_u16(tags.STRING, len(items)) + bytes(items), (), b""
@@ -275,7 +278,7 @@ def _children(opening: _Opening, parts: list[bytes]) -> Iterator[Term]:
 
 
 def _children_with_distinct_keys(children: tuple[Term, ...], parts: list[bytes]) -> Iterator[Term]:
-    """Give keys and values in turn, and compare what was written for the keys when all of them have been."""
+    """Yield keys and values in turn; then compare the encoded keys, and raise if two are the same term."""
     starts = []
     for child in children:
         starts.append(len(parts))
@@ -296,15 +299,15 @@ def _too_deep(item: Term, frames: list[_Frame], max_depth: int) -> str:
 
 
 def _path(frames: list[_Frame], item: Term) -> str:
-    """Give the way to ``item``, a child of the last frame, such as ``["answer"][3]``; without it, to the last frame.
+    """Return the path to ``item``, a child of the last frame, such as ``["answer"][3]``; for ``None``, to that frame.
 
     Each step is found by identity: the first child that is the very object. An equal object further on would be as
-    wrong, and the encoder would not have come to it.
+    wrong, and the encoder would not have reached it.
     """
     steps = []
     owners = [owner for owner, _, _ in frames[1:]]
     children_on_the_way = owners if item is None else [*owners, item]
-    # The outermost frame is none of the caller's: its only child is the term itself.
+    # The outermost frame is no container of the caller: its only child is the term itself.
     for (_, (head, children, _), _), child in list(zip(frames, children_on_the_way, strict=False))[1:]:
         index = next(index for index, candidate in enumerate(children) if candidate is child)
         if head[0] != tags.MAP:

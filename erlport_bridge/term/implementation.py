@@ -1,6 +1,6 @@
-"""Which codec is in use: the compiled one, or the reference where the package was installed without a C compiler.
+"""Choose the codec: the compiled one, or the pure-Python reference if the package was installed without a C compiler.
 
-The environment variable ``ERLPORT_BRIDGE_CODEC`` asks for one of them: ``compiled`` or ``pure``.
+The environment variable ``ERLPORT_BRIDGE_CODEC`` forces a codec: ``compiled`` or ``pure``.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ _REMEDY: Final = "install a C compiler and Python's headers, and then erlport_br
 
 
 class Codec(Protocol):
-    """What both codecs offer; ``pure`` describes it."""
+    """The interface of both codecs; ``pure`` documents it."""
 
     def decode(self, data: Buffer, *, max_depth: int = MAX_DEPTH, max_bytes: int = MAX_BYTES) -> Term:
-        """Give the term of these bytes."""
+        """Decode one term."""
 
     def encode(self, term: Term, *, compressed: int = 0, max_depth: int = MAX_DEPTH, packet: int = 0) -> bytes:
-        """Give the bytes of a term."""
+        """Encode one term."""
 
     def encode_frame(
         self, term: Term, *, packet: int, compressed: int = 0, max_depth: int = MAX_DEPTH
     ) -> list[bytes | memoryview]:
-        """Give the same bytes in parts."""
+        """Encode one term as a frame, in parts."""
 
 
 def _chosen(wanted: str | None) -> tuple[Codec, str | None]:
-    """Give the codec, and why it is the slow one although nobody asked for that.
+    """Return the codec, and the reason of a fallback to the pure codec that nobody asked for, or ``None``.
 
     Raises:
-        ImportError: The compiled codec is asked for and is not there.
+        ImportError: The compiled codec is asked for but is not installed.
         ValueError: There is no codec of this name.
     """
     if wanted not in (None, "", "compiled", "pure"):
@@ -56,6 +56,6 @@ def _chosen(wanted: str | None) -> tuple[Codec, str | None]:
 
 codec, FALLBACK_REASON = _chosen(os.environ.get(_VARIABLE))
 
-#: ``"compiled"`` or ``"pure"``; if it is the latter although nobody asked for it, the reason is told by
-#: :data:`FALLBACK_REASON`, which is ``None`` otherwise.
+#: ``"compiled"`` or ``"pure"``. If the pure codec is in use although nobody asked for it, :data:`FALLBACK_REASON`
+#: holds the reason; otherwise it is ``None``.
 IMPLEMENTATION: Final = "pure" if codec is pure else "compiled"

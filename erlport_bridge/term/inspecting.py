@@ -1,4 +1,4 @@
-"""Terms in error messages: written as IEx does, for the reader of an error sent them from Elixir."""
+"""Write terms for error messages as IEx would, because the reader of an error sent them from Elixir."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _MAX_PATH_STEPS: Final = 20
 
 
 def shown(term: object) -> str:
-    """Give a term in one short line, whatever its size and its class; never an exception.
+    """Return a term as one short line, whatever its size and class; never raise.
 
     >>> shown({"tags": [None, True, ("a", 2.5)]})
     '%{"tags" => [nil, true, {"a", 2.5}]}'
@@ -24,20 +24,20 @@ def shown(term: object) -> str:
 
 
 def shown_key(key: object) -> str:
-    """Give the key of a map as it stands in a path: a text always in double quotes."""
+    """Return the key of a map as it is written in a path: a text always in double quotes."""
     text = shown(key)
     return f'"{text[1:-1]}"' if type(key) is str and text.startswith("'") and '"' not in text else text
 
 
 def path_text(steps: list[str]) -> str:
-    """Give the way to a value inside a term, such as ``["answer"][3]``, without its middle if it is long."""
+    """Return the path to a value inside a term, such as ``["answer"][3]``; the middle of a long path is left out."""
     if len(steps) > _MAX_PATH_STEPS:
         steps = [*steps[: _MAX_PATH_STEPS // 2], " … ", *steps[-_MAX_PATH_STEPS // 2 :]]
     return "".join(steps)
 
 
 class _Inspect(reprlib.Repr):
-    # The methods are found by the names of the types, hence their own names.
+    # reprlib finds a method by the name of the type, hence the methods' names.
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class _Inspect(reprlib.Repr):
 
     def repr_str(self, x: str, level: int) -> str:
         text = json.dumps(x if len(x) <= self.maxstring else x[: self.maxstring] + "…", ensure_ascii=False)
-        # No error may hold half a character of UTF-16: it could not be sent.
+        # An error with a lone surrogate could not be sent.
         return text.encode("utf-8", "backslashreplace").decode()
 
     def repr_Atom(self, x: str, level: int) -> str:  # noqa: N802
@@ -101,7 +101,7 @@ class _Inspect(reprlib.Repr):
     def repr_instance(self, x: object, level: int) -> str:
         try:
             text = repr(x)
-        except Exception:  # noqa: BLE001 - any class may be here, and this is a part of another error's message
+        except Exception:  # noqa: BLE001 - x may be of any class, and the text is part of another error's message
             return f"a {type(x).__name__}"
         return text if len(text) <= self.maxother else f"{text[: self.maxother]}…"
 

@@ -1,7 +1,7 @@
-# From bytes to Python values: part of native.pyx.
+# The decoder, from bytes to Python values: part of native.pyx.
 
 cdef enum:
-    IMPROPER = 256  # a list of which only the tail is missing; no tag is as large
+    IMPROPER = 256  # the tag of a list of which only the improper tail is missing; larger than every real tag
 
     FRAMES_AT_START = 32
 
@@ -36,8 +36,8 @@ def decode(data, *, Py_ssize_t max_depth=MAX_DEPTH, max_bytes=MAX_BYTES):
         return reference.decode(data, max_depth=max_depth, max_bytes=max_bytes) if term == NULL else _owned(term)
     view = memoryview(data)
     if type(data) is mmap:
-        # A frame of the port, which nobody changes, is read where it is; a term that needs bytes for this, once more.
-        # Anything else might be changed by the threads that run meanwhile, after it was found to be UTF-8.
+        # A frame of the port, which nobody changes, is read in place. A term that needs a bytes object is read again
+        # below. Any other buffer might be changed by other threads after it was checked to be UTF-8.
         buffer = PyMemoryView_GET_BUFFER(view)
         term = _decoded(view, <const uint8_t*>buffer.buf, buffer.len, max_depth, max_bytes)
         if term != NULL:
@@ -46,7 +46,7 @@ def decode(data, *, Py_ssize_t max_depth=MAX_DEPTH, max_bytes=MAX_BYTES):
 
 
 cdef PyObject* _decoded(source, const uint8_t* data, Py_ssize_t size, Py_ssize_t max_depth, max_bytes) except? NULL:
-    """Give the term of these bytes, or ``NULL`` where the reference is to say what is wrong."""
+    """Return the term of these bytes, or ``NULL`` to fall back to the reference."""
     cdef Reading reading
     cdef bint collects
     if size < 2 or data[0] != VERSION:
@@ -64,11 +64,11 @@ cdef PyObject* _decoded(source, const uint8_t* data, Py_ssize_t size, Py_ssize_t
     reading.around = reading.first
     reading.room = FRAMES_AT_START
     reading.depth = 0
-    # Thousands of new containers would set off the collector again and again, to find that all are in use.
+    # Thousands of new containers would trigger the garbage collector again and again, with nothing to free.
     collects = PyGC_Disable()
     try:
         return _read(&reading, source, max_depth)
-    except Exception:  # the reference says what it is
+    except Exception:  # the reference raises it, worded
         return NULL
     finally:
         if collects:
@@ -77,20 +77,20 @@ cdef PyObject* _decoded(source, const uint8_t* data, Py_ssize_t size, Py_ssize_t
 
 
 cdef object _owned(PyObject* term):
-    """Give an object whose reference is ours as Cython's."""
+    """Return an object for Cython to manage, in exchange for a reference that this code owns."""
     value = <object>term
     Py_DECREF(term)
     return value
 
 
 cdef PyObject* _shared(value) noexcept:
-    """Give a reference of our own to an object of Cython's."""
+    """Return a new reference to an object that Cython manages."""
     Py_INCREF(<PyObject*>value)
     return <PyObject*>value
 
 
 cdef void _drop(Reading* reading) noexcept:
-    """Let go of the containers that have not been completed."""
+    """Release the containers that have not been completed."""
     while reading.depth:
         reading.depth -= 1
         Py_XDECREF(reading.around[reading.depth].container)
@@ -103,9 +103,9 @@ cdef PyObject* _read(Reading* reading, source, Py_ssize_t max_depth) except? NUL
     """Read the one term from the position to the end of the data."""
     cdef const uint8_t* data = reading.data
     cdef Py_ssize_t size = reading.size, i = reading.position
-    # Terms that are still owed. Each takes a byte at least, so a container that claims more is a lie, and is found out
-    # before there is room for it: also where each of many containers claims all that is left.
-    cdef Py_ssize_t owed = 1
+    # Terms still missing. Each takes a byte at least, so a container that claims more elements than there are bytes is
+    # refused before memory is allocated: also where each of many containers claims all the bytes that are left.
+    cdef Py_ssize_t missing = 1
     cdef Py_ssize_t count, turn_ends = i + BYTES_PER_TURN
     cdef int tag
     cdef Container* top
@@ -117,14 +117,14 @@ cdef PyObject* _read(Reading* reading, source, Py_ssize_t max_depth) except? NUL
             let_others_run()
             turn_ends = i + BYTES_PER_TURN
         tag = data[i]
-        owed -= 1
+        missing -= 1
         if tag == MAP or tag == LIST or tag == SMALL_TUPLE or tag == LARGE_TUPLE:
             if size - i < (2 if tag == SMALL_TUPLE else 5):
                 return NULL
             count = data[i + 1] if tag == SMALL_TUPLE else load_u32(data + i + 1)
             i += 2 if tag == SMALL_TUPLE else 5
-            owed += 2 * count if tag == MAP else count + 1 if tag == LIST else count
-            if owed > size - i:
+            missing += 2 * count if tag == MAP else count + 1 if tag == LIST else count
+            if missing > size - i:
                 return NULL
             if count:
                 if not _begin(reading, tag, count, max_depth):
@@ -135,7 +135,7 @@ cdef PyObject* _read(Reading* reading, source, Py_ssize_t max_depth) except? NUL
             term = PyDict_New() if tag == MAP else PyTuple_New(0)
         else:
             term = _leaf(reading, tag, &i, source)
-        # Put it where it belongs, and what it completes, too.
+        # Put the term into its container, and a container that it completes into the one around it.
         while True:
             if term == NULL:
                 return NULL
@@ -157,14 +157,14 @@ cdef PyObject* _read(Reading* reading, source, Py_ssize_t max_depth) except? NUL
                     top.size += 1
                     break
                 i += 1
-                owed -= 1
+                missing -= 1
             term = _completed(top)
             if term != NULL:
                 reading.depth -= 1
 
 
 cdef inline PyObject* _leaf(Reading* reading, int tag, Py_ssize_t* position, source) except? NULL:
-    """Read a term that has no others in it."""
+    """Read a term that is no container."""
     cdef const uint8_t* data = reading.data + position[0]
     cdef Py_ssize_t left = reading.size - position[0], length
     cdef double number
@@ -226,8 +226,7 @@ cdef inline bint _begin(Reading* reading, int tag, Py_ssize_t size, Py_ssize_t m
     if reading.depth >= max_depth or (reading.depth == reading.room and not _make_room(reading)):
         return False
     if tag == MAP:
-        # Without room for the entries to come: the function for that gives a table for keys of any type, which is
-        # larger and no faster.
+        # Not presized: the presizing function makes a table for keys of any type, which is larger and no faster.
         container = PyDict_New()
     else:
         container = PyList_New(size) if tag == LIST else PyTuple_New(size)
@@ -254,7 +253,7 @@ cdef bint _make_room(Reading* reading) noexcept:
 
 
 cdef inline bint _is_at_key(Reading* reading) noexcept:
-    """Say whether the next term is the key of a map."""
+    """Return whether the next term is the key of a map."""
     cdef Container* top
     if not reading.depth:
         return False
@@ -263,7 +262,7 @@ cdef inline bint _is_at_key(Reading* reading) noexcept:
 
 
 cdef inline bint _put_in(Container* top, PyObject* term) except -1:
-    """Put a term into a container, which has the reference then."""
+    """Put a term into a container, which takes over the reference."""
     cdef int status
     if top.tag == MAP:
         if top.waiting == NULL:
@@ -275,7 +274,7 @@ cdef inline bint _put_in(Container* top, PyObject* term) except -1:
         Py_DECREF(top.waiting)
         top.waiting = NULL
         if status < 0:
-            PyErr_Clear()  # erlang-py's classes cannot be compared with others
+            PyErr_Clear()  # erlang-py's classes cannot be compared with other classes
             return False
     elif top.tag == LIST:
         PyList_SET_ITEM(top.container, top.filled, term)
@@ -288,7 +287,7 @@ cdef inline bint _put_in(Container* top, PyObject* term) except -1:
 
 
 cdef inline PyObject* _completed(Container* top) except? NULL:
-    """Give a container that is full as a term, in exchange for the references in it."""
+    """Return the term of a full container, in exchange for the references in it."""
     if top.tag == MAP:
         if PyDict_GET_SIZE(top.container) != top.size:
             return NULL
@@ -307,7 +306,7 @@ cdef inline PyObject* _completed(Container* top) except? NULL:
 
 
 cdef inline PyObject* _hashable(PyObject* key) except? NULL:
-    """Give a key as it stands in a map, in exchange for a reference to it."""
+    """Return a term as a hashable map key, in exchange for a reference to it."""
     cdef PyTypeObject* kind = Py_TYPE(key)
     if kind == &PyUnicode_Type or kind == _Atom or kind == &PyLong_Type:
         return key
@@ -324,7 +323,7 @@ cdef PyObject* _small_integers(const uint8_t* data, Py_ssize_t size) noexcept:
 
 
 cdef PyObject* _integer(const uint8_t* data, Py_ssize_t size, bint is_negative) noexcept:
-    """Give an integer of at most 7 bytes, the lowest first."""
+    """Return an integer of at most 7 bytes, in little-endian order."""
     cdef uint64_t number = 0
     cdef Py_ssize_t i
     for i in range(size):
@@ -333,7 +332,7 @@ cdef PyObject* _integer(const uint8_t* data, Py_ssize_t size, bint is_negative) 
 
 
 cdef PyObject* _rare(int tag, source, Py_ssize_t* position) except? NULL:
-    """Read a term as the reference does, which takes bytes."""
+    """Read a rare term with the reference's reader, which takes bytes only."""
     reader = READERS.get(tag) if type(source) is bytes else None
     if reader is None:
         return NULL

@@ -1,13 +1,13 @@
-# From Python values to bytes: part of native.pyx.
+# The encoder, from Python values to bytes: part of native.pyx.
 
 cdef enum:
-    # Terms up to this size are written into memory that is kept, and copied out once. Longer ones go on in the bytes
-    # object that will be given out, which the system moves without a copy when it grows.
+    # Terms up to this size are written into memory that is reused, and copied out once. A longer term goes on in the
+    # bytes object that will be returned, which the system moves without a copy when it grows.
     SCRATCH_SIZE = 65_536
 
     KEYS_AT_START = 128
 
-    # A text or binary of this size is not copied into a frame but goes out from where it is.
+    # A text or binary of at least this size is not copied into a frame, but written from its own memory.
     LENT_SIZE = 65_536
 
 cdef uint8_t _scratch[SCRATCH_SIZE]
@@ -17,13 +17,13 @@ cdef bint _scratch_is_free = True
 # A container that is being written.
 cdef struct Opened:
     PyObject* container  # owned
-    PyObject* value  # owned; of a map whose key is not written at once
+    PyObject* value  # owned: the value of a map's key that is not written at once
     bint is_at_value
     Py_ssize_t position  # of the next element; for a map as PyDict_Next counts
     Py_ssize_t written  # entries of a map, with the one being written
     Py_ssize_t size  # elements or entries
-    Py_ssize_t first_key  # its place among the keys
-    bint is_mixed  # of a map: keys that differ may be the same term
+    Py_ssize_t first_key  # index of its first key in `keys`
+    bint is_mixed  # a map whose different keys may be the same term
     int tag
 
 
@@ -32,11 +32,11 @@ cdef struct Writing:
     Opened* around  # the containers around what is written, the outermost first
     Py_ssize_t depth
     Py_ssize_t room  # in `around`
-    Py_ssize_t detached  # how many of them, from the outermost, nobody else can change
-    Py_ssize_t* keys  # where in the output the keys of these maps begin and end, in turn
+    Py_ssize_t detached  # how many containers, from the outermost, no other thread can change
+    Py_ssize_t* keys  # where in the output the keys of the open maps begin and end, in turn
     Py_ssize_t keys_used
     Py_ssize_t keys_room
-    PyObject* lent  # a list of places in the output, each with what goes out there; borrowed, NULL to copy all
+    PyObject* lent  # a list of (place in the output, memory that is sent there); borrowed; NULL to copy all
     Py_ssize_t lent_size
     Opened first[FRAMES_AT_START]
     Py_ssize_t first_keys[KEYS_AT_START]
@@ -52,7 +52,7 @@ def encode(term, *, int compressed=0, Py_ssize_t max_depth=MAX_DEPTH, int packet
 
 
 def encode_frame(term, *, int packet, int compressed=0, Py_ssize_t max_depth=MAX_DEPTH):
-    """Give the bytes of :func:`encode` in parts; see the reference. Large ones are those of the term itself."""
+    """Encode one term as a frame, in parts; see the reference. Large parts are the term's own memory."""
     cdef Py_ssize_t start = 0, end
     if compressed:
         return [encode(term, compressed=compressed, max_depth=max_depth, packet=packet)]
@@ -73,11 +73,11 @@ def encode_frame(term, *, int packet, int compressed=0, Py_ssize_t max_depth=MAX
 
 
 cdef object _encoded(term, Py_ssize_t max_depth, int packet, list lent):
-    """Give the bytes, or ``None`` where the reference is to say what is wrong; but for what is in ``lent`` then."""
+    """Return the bytes of a term without the parts in ``lent``, or ``None`` to fall back to the reference."""
     global _scratch_is_free
     cdef Writing writing
     cdef uint8_t* cursor
-    cdef bint has_scratch = _scratch_is_free  # it has not while another thread, or a caller of ours, is encoding
+    cdef bint has_scratch = _scratch_is_free  # not free while another thread, or a caller up the stack, encodes
     if packet != 0 and packet != 1 and packet != 2 and packet != 4:
         return None
     writing.around = writing.first
@@ -110,13 +110,13 @@ cdef object _encoded(term, Py_ssize_t max_depth, int packet, list lent):
 
 
 cdef object _taken(Output* output, uint8_t* cursor):
-    """Give what was written as a bytes object."""
+    """Return the output as a bytes object."""
     cdef PyObject* owner = output.owner
     if owner == NULL:
         owner = PyBytes_FromStringAndSize(<char*>output.start, cursor - output.start)
     else:
         output.owner = NULL
-        _PyBytes_Resize(&owner, cursor - output.start)  # makes it NULL where it fails
+        _PyBytes_Resize(&owner, cursor - output.start)  # sets owner to NULL on failure
     if owner == NULL:
         raise MemoryError
     return _owned(owner)
@@ -135,14 +135,14 @@ cdef void _let_go(Writing* writing) noexcept:
 
 
 cdef uint8_t* _write(Writing* writing, uint8_t* cursor, root, Py_ssize_t max_depth) except? NULL:
-    """Write a term at the cursor, and give the new one; ``NULL`` where the reference is to be asked."""
+    """Write a term at the cursor, and return the new cursor; ``NULL`` to fall back to the reference."""
     cdef Output* output = &writing.output
     cdef PyObject* item = <PyObject*>root
     cdef PyTypeObject* kind
     cdef Opened* top
     cdef Py_ssize_t size, turn_ends = BYTES_PER_TURN
     cdef bint is_open
-    stand_in = None  # keeps alive what is written in the place of an item
+    stand_in = None  # keeps a value alive that is written in place of an item
     while True:
         kind = Py_TYPE(item)
         is_open = True
@@ -201,7 +201,7 @@ cdef uint8_t* _write(Writing* writing, uint8_t* cursor, root, Py_ssize_t max_dep
                 stand_in = plain(stand_in)
                 item = <PyObject*>stand_in
                 continue
-        # Go on with what follows, and close what has been written.
+        # Go on with the next item, and close the containers that are complete.
         if cursor - output.start > turn_ends and is_open:
             _detach(writing)
             let_others_run()
@@ -220,10 +220,10 @@ cdef uint8_t* _write(Writing* writing, uint8_t* cursor, root, Py_ssize_t max_dep
 
 
 cdef uint8_t* _lend(Writing* writing, uint8_t* cursor, PyObject* data, Py_ssize_t size) except? NULL:
-    """Write the head of a text or binary, and take note that its bytes follow there.
+    """Write the head of a text or binary, and record in ``lent`` that its own memory follows there.
 
-    Within a key of a map these are missing where keys are compared. So two may seem to be one there, and the reference
-    is asked; but never the other way round.
+    The comparison of map keys does not see lent bytes. So two different keys may look equal, and the encoder falls back
+    to the reference; equal keys never look different.
     """
     cursor = put_head(&writing.output, cursor, BINARY, size)
     if cursor != NULL:
@@ -233,7 +233,7 @@ cdef uint8_t* _lend(Writing* writing, uint8_t* cursor, PyObject* data, Py_ssize_
 
 
 cdef class Lent:
-    """The bytes of a text that is ASCII, or of a binary, without a copy; keeps it alive."""
+    """A view of the bytes of an ASCII text or a binary, without a copy; keeps the text or binary alive."""
 
     cdef object _owner
 
@@ -249,7 +249,7 @@ cdef class Lent:
 
 
 cdef inline PyObject* _next_element(Writing* writing, Opened* top, uint8_t** cursor) noexcept:
-    """Give what is to be written next in a list or tuple, ``NULL`` at its end; the cursor is ``NULL`` if it has changed."""
+    """Return the next item of a list or tuple, ``NULL`` at its end; set the cursor to ``NULL`` if its size changed."""
     if top.tag != LIST:
         if top.position == top.size:
             return NULL
@@ -263,9 +263,9 @@ cdef inline PyObject* _next_element(Writing* writing, Opened* top, uint8_t** cur
 
 
 cdef inline PyObject* _next_in_map(Writing* writing, Opened* top, uint8_t** cursor) except? NULL:
-    """Write the next key of a map and give its value; or give the key if it is one that cannot be written at once.
+    """Write the next key of a map and return its value; or return the key if it cannot be written at once.
 
-    ``NULL`` at the end of the map; the cursor is ``NULL`` if the map has changed, or has two keys that are one term.
+    Return ``NULL`` at the end of the map; set the cursor to ``NULL`` if the map has changed, or two keys are one term.
     """
     cdef Output* output = &writing.output
     cdef PyObject* key
@@ -299,7 +299,7 @@ cdef inline PyObject* _next_in_map(Writing* writing, Opened* top, uint8_t** curs
     elif kind == &PyLong_Type:
         cursor[0] = put_integer(output, cursor[0], key)
     else:
-        # Unlike those above, such a key may be the same term as another: b"a" as "a", None as Atom("nil").
+        # A key of another type may be the same term as another key: b"a" as "a", None as Atom("nil").
         top.is_mixed = True
         top.is_at_value = False
         Py_INCREF(value)
@@ -312,7 +312,7 @@ cdef inline PyObject* _next_in_map(Writing* writing, Opened* top, uint8_t** curs
 
 
 cdef inline void _close(Writing* writing) noexcept:
-    """Leave the innermost container, which has been written."""
+    """Leave the innermost container, which is complete."""
     cdef Opened* top = writing.around + writing.depth - 1
     writing.keys_used = top.first_key
     writing.depth -= 1
@@ -356,10 +356,9 @@ cdef bint _make_room_for_keys(Writing* writing) noexcept:
 
 
 cdef int _detach(Writing* writing) except -1:
-    """Make sure that what runs next, another thread too, cannot change the maps that are being written.
+    """Copy the open maps, so that neither code that runs next nor another thread can change them.
 
-    A list that is changed meanwhile has another size then, which is seen; a map may have the size that it had, and
-    a key twice.
+    A change of a list is noticed by its size. A changed map may have the same size, and be written with a key twice.
     """
     cdef Opened* opened
     cdef PyObject* copy
@@ -381,7 +380,7 @@ cdef int _detach(Writing* writing) except -1:
 
 
 cdef inline bint _has_distinct_keys(Writing* writing, Opened* top) except -1:
-    """Compare the keys of the map that ends here, as they were written, if different ones may be the same term."""
+    """Return whether the encoded keys of the map that ends here differ; compare them only if the map is mixed."""
     cdef const char* start = <const char*>writing.output.start
     cdef Py_ssize_t i
     if not top.is_mixed:

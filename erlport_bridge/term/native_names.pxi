@@ -1,12 +1,12 @@
-# Atoms and keys that come again and again: part of native.pyx.
+# A cache of frequent atoms and map keys: part of native.pyx.
 
 cdef enum:
-    # Names are remembered up to this size. Those of fields and options are shorter.
+    # Longest name that is cached, in bytes. Names of fields and options are shorter.
     MAX_REMEMBERED_SIZE = 46
     REMEMBERED_BITS = 10
 
 
-# What a name was read as. One place for each value of a hash; a later name takes the place of an earlier one.
+# A cached name and its term. The cache has one place for each hash; a later name replaces an earlier one.
 cdef struct Remembered:
     PyObject* term  # owned; NULL while the place is free
     uint8_t size
@@ -44,7 +44,7 @@ cdef inline void _remember(Remembered* place, const uint8_t* name, Py_ssize_t si
 
 
 cdef PyObject* key_named(const uint8_t* name, Py_ssize_t size) noexcept:
-    """Give a binary that is the key of a map. Most keys come again, and have their hash already then."""
+    """Return a binary that is the key of a map. Most keys recur, and the cached object has its hash already."""
     cdef Remembered* place
     cdef PyObject* term
     if size > MAX_REMEMBERED_SIZE:

@@ -1,4 +1,4 @@
-# Python's C API in terms of pointers, the tags, and what is done with bytes: part of native.pyx.
+# Python's C API in terms of pointers, the tags, and functions on bytes: part of native.pyx.
 
 cdef extern from "Python.h":
     ctypedef struct PyTypeObject:
@@ -66,8 +66,8 @@ cdef extern from *:
     #include <unistd.h>
     #endif
 
-    /* Has the system give memory that is about to be written in pages of 2 MiB, where it would clear and map 512 of them
-       one by one. Only advice: without effect where the system has no such pages. */
+    /* Asks the system for pages of 2 MiB for memory that is about to be written. It would otherwise clear and map 512
+       pages of 4 KiB, one by one, for each. Only advice: without effect where the system has no large pages. */
     static void use_large_pages(void *start, size_t size) {
     #if defined(__linux__) && defined(MADV_HUGEPAGE)
         size_t page = (size_t)sysconf(_SC_PAGESIZE);
@@ -83,7 +83,7 @@ cdef extern from *:
     """
     void use_large_pages(void*, size_t) noexcept nogil
 
-# The names and numbers of tags.py. Constants, so that C makes a jump table of them.
+# The names and numbers of tags.py, as constants, so that the C compiler makes a jump table of them.
 cdef enum:
     VERSION = 131
     COMPRESSED = 80
@@ -105,22 +105,22 @@ cdef enum:
     SMALL_ATOM_UTF8 = 119
 
 cdef enum:
-    # After so many bytes another thread may run if one waits: about 1 to 5 ms, as Python's own interpreter does.
+    # After so many bytes another thread may take the GIL: about 1 to 5 ms, as in Python's own interpreter.
     BYTES_PER_TURN = 1_048_576
-    # Half a page more or less does not matter from here on.
+    # From this size on, half a large page more or less does not matter.
     LARGE_MEMORY = 4_194_304
 
 cdef PyTypeObject* _Atom = <PyTypeObject*>Atom
 
 
 cdef void let_others_run() noexcept:
-    """Give up the interpreter's lock for a moment: for longer only if another thread has asked for it."""
+    """Release the GIL and take it back; this takes long only if another thread waits for the GIL."""
     with nogil:
         pass
 
 
 cdef inline PyObject* new_bytes(Py_ssize_t size) noexcept:
-    """Give a bytes object to be written to."""
+    """Return a bytes object to be written to."""
     cdef PyObject* data = PyBytes_FromStringAndSize(NULL, size)
     if size >= LARGE_MEMORY and data != NULL:
         use_large_pages(PyBytes_AS_STRING(data), size)
@@ -162,9 +162,9 @@ cdef inline void store_double(uint8_t* p, double number) noexcept nogil:
 
 
 cdef inline void copy(uint8_t* to, const uint8_t* source, Py_ssize_t size) noexcept nogil:
-    """Copy bytes. Most texts and names are short: for those a call of memcpy takes longer than what it does.
+    """Copy bytes. Most texts and names are short, and a call of memcpy takes longer than their copy.
 
-    Two pieces of a fixed size, which C copies in place, overlap in the middle.
+    Short bytes are copied as two pieces of a fixed size, which overlap in the middle; C copies them inline.
     """
     if size > 32:
         memcpy(to, source, size)
@@ -184,7 +184,7 @@ cdef inline void copy(uint8_t* to, const uint8_t* source, Py_ssize_t size) noexc
 
 
 cdef inline void copy_in_turn(uint8_t* to, const uint8_t* source, Py_ssize_t size) noexcept:
-    """Copy to where nobody else looks; other threads run meanwhile if it takes long."""
+    """Copy to memory that no other thread reads yet; release the GIL meanwhile if the copy is long."""
     if size < BYTES_PER_TURN:
         copy(to, source, size)
     else:
@@ -193,7 +193,7 @@ cdef inline void copy_in_turn(uint8_t* to, const uint8_t* source, Py_ssize_t siz
 
 
 cdef void* enlarged(void* items, void* first, size_t size) noexcept:
-    """Give twice as much memory, with the same in it. The first one is part of its owner, and is not freed."""
+    """Return twice as much memory with the same content. ``first`` is part of its owner, and is not freed."""
     cdef void* larger
     if items != first:
         return PyMem_Realloc(items, 2 * size)

@@ -1,25 +1,25 @@
-# The bytes that are written, and how each kind of term is written into them: part of native.pyx.
+# The output buffer of the encoder, and a function that writes each kind of term to it: part of native.pyx.
 
 cdef enum:
     MAX_ATOM_CHARACTERS = 255
     MAX_STRING_SIZE = 0xFFFF
 
 
-# The memory that is written to. How far it is filled is known to who writes: a cursor that stays in a register, where a
-# field would be read again after each byte, since C lets bytes be part of anything.
+# The memory that is written to. The writing function holds the cursor, the end of the written bytes, in a register. A
+# field would be read again after each byte, because in C a byte pointer may alias anything.
 cdef struct Output:
     uint8_t* start
     uint8_t* end
-    PyObject* owner  # the bytes object that this is in, owned; NULL for the scratch memory
+    PyObject* owner  # owned: the bytes object that holds the memory; NULL for the scratch memory
 
 
 cdef inline uint8_t* with_room(Output* output, uint8_t* cursor, Py_ssize_t size) noexcept:
-    """Give the cursor of a memory that has room for so many bytes more, or ``NULL`` if there is none."""
+    """Return the cursor of an output with room for ``size`` bytes more, or ``NULL`` if memory runs out."""
     return cursor if output.end - cursor >= size else _grown(output, cursor - output.start, size)
 
 
 cdef uint8_t* _grown(Output* output, Py_ssize_t used, Py_ssize_t size) noexcept:
-    # Half as much again, so that time grows with the size and not with its square.
+    # Grow by half, so that the time is linear in the size, not quadratic.
     cdef Py_ssize_t new_size = max(used + used // 2, used + size + 1024)
     cdef PyObject* owner
     if output.owner != NULL:
@@ -40,7 +40,7 @@ cdef uint8_t* _grown(Output* output, Py_ssize_t used, Py_ssize_t size) noexcept:
 
 
 cdef bint put_length(Output* output, uint8_t* cursor, int packet, Py_ssize_t lent_size) noexcept:
-    """Write the length of the frame, for which room was left at the beginning."""
+    """Write the length of the frame into the space that was reserved at the beginning."""
     cdef Py_ssize_t size = cursor - output.start - packet + lent_size
     cdef int i
     if packet and size >> (8 * packet):
@@ -50,7 +50,7 @@ cdef bint put_length(Output* output, uint8_t* cursor, int packet, Py_ssize_t len
     return True
 
 
-# Each of these takes the cursor and gives the new one, or NULL.
+# Each function below takes the cursor and returns the new cursor, or NULL.
 
 cdef inline uint8_t* put(Output* output, uint8_t* cursor, const uint8_t* data, Py_ssize_t size) noexcept:
     cursor = with_room(output, cursor, size)
@@ -61,7 +61,7 @@ cdef inline uint8_t* put(Output* output, uint8_t* cursor, const uint8_t* data, P
 
 
 cdef inline uint8_t* put_head(Output* output, uint8_t* cursor, int tag, Py_ssize_t size) noexcept:
-    """Write a tag and a size: of no byte for the empty list, of one for a small tuple, of four for all others."""
+    """Write a tag and a size: no byte for the empty list, one for a small tuple, four for all others."""
     if size >> 32:
         return NULL
     cursor = with_room(output, cursor, 5)
@@ -97,7 +97,7 @@ cdef inline uint8_t* put_text(Output* output, uint8_t* cursor, PyObject* text) n
 
 cdef uint8_t* _put_utf8(Output* output, uint8_t* cursor, PyObject* text) noexcept:
     cdef Py_ssize_t length = PyUnicode_GET_LENGTH(text), size
-    # A character of Latin-1 takes 2 bytes at most, one of the basic plane 3, any other 4.
+    # In UTF-8 a character of Latin-1 takes at most 2 bytes, a character of the basic plane 3, any other 4.
     cursor = with_room(output, cursor, 5 + length * min(PyUnicode_KIND(text) + 1, 4))
     if cursor == NULL:
         return NULL
@@ -184,7 +184,7 @@ cdef uint8_t* _stored_long(uint8_t* cursor, long long number) noexcept:
 
 
 cdef uint8_t* _put_digits(Output* output, uint8_t* cursor, number) except? NULL:
-    """Write an integer of more than 8 bytes. The methods of ``int`` are C: no other thread runs meanwhile."""
+    """Write an integer of more than 8 bytes. The methods of ``int`` are in C: no other thread runs meanwhile."""
     cdef bytes digits
     cdef uint8_t sign = number < 0
     absolute = abs(number)
@@ -206,7 +206,7 @@ cdef uint8_t* _put_digits(Output* output, uint8_t* cursor, number) except? NULL:
 
 
 cdef bint is_string(PyObject* items, Py_ssize_t size) noexcept:
-    """Say whether a list has bytes only. ``True`` and ``1`` are different terms, so that only real integers count."""
+    """Return whether a list holds bytes only. ``True`` and ``1`` are different terms, so only exact integers count."""
     cdef PyObject* item
     cdef Py_ssize_t i
     cdef long long number
@@ -224,7 +224,7 @@ cdef bint is_string(PyObject* items, Py_ssize_t size) noexcept:
 
 
 cdef uint8_t* put_string(Output* output, uint8_t* cursor, PyObject* items, Py_ssize_t size) noexcept:
-    """Write a list of bytes in the form that is its own."""
+    """Write a list of bytes as STRING_EXT."""
     cdef Py_ssize_t i
     cdef int overflow
     cursor = with_room(output, cursor, size + 3)

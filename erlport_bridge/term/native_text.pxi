@@ -1,4 +1,4 @@
-# Text and its UTF-8: part of native.pyx.
+# Conversion between text and UTF-8: part of native.pyx.
 
 cdef inline bint are_8_ascii(const uint8_t* data) noexcept nogil:
     cdef uint64_t word
@@ -27,9 +27,9 @@ cdef bint is_ascii(const uint8_t* data, Py_ssize_t size) noexcept nogil:
 
 
 cdef PyObject* new_text(const uint8_t* data, Py_ssize_t size) noexcept:
-    """Give a binary: as text if it is UTF-8.
+    """Return a binary: as ``str`` if it is UTF-8, else as ``bytes``.
 
-    Python's own decoder would make a second copy of the text while it reads it, and one of the bytes for its exception.
+    Python's own decoder would make a second copy of the text while it reads, and a copy of the bytes for its exception.
     """
     cdef PyObject* text
     cdef Py_ssize_t length
@@ -45,7 +45,7 @@ cdef PyObject* new_text(const uint8_t* data, Py_ssize_t size) noexcept:
         text = new_bytes(size)
         if text != NULL:
             copy_in_turn(<uint8_t*>PyBytes_AS_STRING(text), data, size)
-    # The largest byte says how wide the characters are: 1, 2 or 4 bytes each.
+    # The largest byte tells the width of the characters: 1, 2 or 4 bytes each.
     elif largest < 0x80:
         text = _new_characters(size, 0x7F, 1)
         if text != NULL and size:
@@ -66,7 +66,7 @@ cdef PyObject* new_text(const uint8_t* data, Py_ssize_t size) noexcept:
 
 
 cdef inline PyObject* _new_characters(Py_ssize_t length, uint32_t largest, int width) noexcept:
-    """Give a text to be written to, whose characters take ``width`` bytes each."""
+    """Return a text to be written to, whose characters take ``width`` bytes each."""
     cdef PyObject* text = PyUnicode_New(length, largest)
     if length * width >= LARGE_MEMORY and text != NULL:
         use_large_pages(PyUnicode_DATA(text), length * width)
@@ -74,9 +74,9 @@ cdef inline PyObject* _new_characters(Py_ssize_t length, uint32_t largest, int w
 
 
 cdef Py_ssize_t utf8_length(const uint8_t* data, Py_ssize_t size, uint8_t* largest) noexcept nogil:
-    """Give how many characters the bytes are, and the largest byte unless all are ASCII; -1 if they are not UTF-8.
+    """Return the number of characters of the bytes, and the largest byte unless all are ASCII; -1 if not UTF-8.
 
-    As Unicode has it (table 3-7): no surrogates, no longer forms than needed.
+    Valid UTF-8 as in table 3-7 of the Unicode standard: no surrogates, no overlong forms.
     """
     cdef const uint8_t* end = data + size
     cdef Py_ssize_t length = 0
@@ -160,7 +160,7 @@ cdef void _fill_text(Character* characters, const uint8_t* data, Py_ssize_t leng
 
 
 cdef Py_ssize_t store_utf8(uint8_t* place, PyObject* text, Py_ssize_t length) noexcept:
-    """Write a text as UTF-8; give its size, or -1 if it has a lone surrogate."""
+    """Write a text as UTF-8; return its size in bytes, or -1 if it has a lone surrogate."""
     cdef int kind = PyUnicode_KIND(text)
     cdef void* data = PyUnicode_DATA(text)
     cdef uint8_t* start = place

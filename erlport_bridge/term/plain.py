@@ -1,4 +1,4 @@
-"""What is written for a value whose class is none of those that the format has a tag for."""
+"""Convert values whose class has no tag of its own to values that have one, such as an ``int`` of a subclass."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ from erlport_bridge.term.types import (
 
 __all__ = ["IDENTIFIERS", "identifier", "plain"]
 
-#: The classes of terms that only the BEAM can look into.
+#: The classes of opaque terms, which only the BEAM can read.
 IDENTIFIERS: Final = (OtpErlangPid, OtpErlangPort, OtpErlangReference, OtpErlangFunction, OtpErlangBinary)
 
 
 def plain(item: object) -> Term:
-    """Give an equal ``str``, ``int``, ``float``, ``bytes``, ``list``, ``tuple`` or ``dict``: exactly of that class.
+    """Return an equal ``str``, ``int``, ``float``, ``bytes``, ``list``, ``tuple`` or ``dict``: exactly of that class.
 
     Raises:
-        EncodeError: There is none. The path is left empty.
+        EncodeError: No such value is equal to ``item``. The path is left empty.
     """
     if isinstance(item, str):
         return str.__str__(item)
@@ -39,7 +39,7 @@ def plain(item: object) -> Term:
     if isinstance(item, float):
         return float(item)
     if isinstance(item, bytes | bytearray | memoryview):
-        return bytes(memoryview(item))  # bytes(item) would ask the item, whose answer may be of its class again
+        return bytes(memoryview(item))  # bytes(item) would call item.__bytes__, which may return a subclass again
     if isinstance(item, list | FrozenList):
         return list(item)
     if isinstance(item, tuple):
@@ -53,12 +53,12 @@ def plain(item: object) -> Term:
 
 
 def identifier(item: Term) -> bytes:
-    """Give the bytes of an instance of one of :data:`IDENTIFIERS`, read once more.
+    """Return the bytes of an instance of one of :data:`IDENTIFIERS`, after a check.
 
-    What the BEAM refuses, it refuses with the whole frame, and erlang-py checks nothing when an object is made.
+    The BEAM refuses a whole frame for one malformed term, and erlang-py checks nothing when an object is made.
 
     Raises:
-        EncodeError: The bytes are no such term. The path is left empty.
+        EncodeError: The bytes are malformed. The path is left empty.
     """
     try:
         raw: bytes = item.binary()
@@ -68,5 +68,5 @@ def identifier(item: Term) -> bytes:
         if end == len(raw):
             return raw
     except (OutputException, struct.error, tags.Malformed, AttributeError, IndexError, KeyError, TypeError):
-        pass  # told below
+        pass  # raised below
     raise EncodeError(f"a malformed {type(item).__name__}")

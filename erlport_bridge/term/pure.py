@@ -1,4 +1,4 @@
-"""The codec in plain Python: the reference, which any faster one must agree with."""
+"""The codec in pure Python: the reference that any faster codec must agree with."""
 
 from erlport_bridge.term.decoding import MAX_BYTES, decode, decode_elements
 from erlport_bridge.term.encoding import encode, encode_frame

@@ -1,24 +1,24 @@
-"""Elixir's structs that have a Python counterpart, both ways.
+"""Convert Elixir structs to their Python counterparts, and back.
 
 ======================================  ==========================================================================
 Elixir                                  Python
 ======================================  ==========================================================================
 ``DateTime``                            ``datetime`` with a time zone: ``timezone.utc``, or an :class:`ElixirZone`
-``NaiveDateTime``                       ``datetime`` without one
+``NaiveDateTime``                       ``datetime`` without a time zone
 ``Date``, ``Time``                      ``date``, ``time``
 ``Decimal``                             ``Decimal``
 ``MapSet``                              ``set`` (its members as in map keys: hashable)
 ``Range``                               ``range``
-a struct of these with fields that      a map *with* its ``__struct__``, so that it goes back as it came
+one of these structs, with fields that  a map *with* its ``__struct__``, so that it goes back as it came
 Python cannot hold
 any other struct                        a map without its ``__struct__``
 ======================================  ==========================================================================
 
-What Python cannot hold: another calendar than ``Calendar.ISO``, years outside 1..9999, coefficients of more than 4,096
-digits, fields that are missing or of another type. Nothing here fails on what comes from Elixir.
+Python cannot hold: a calendar other than ``Calendar.ISO``, years outside 1..9999, coefficients of more than 4,096
+digits, and fields that are missing or of another type. No struct from Elixir makes this module fail.
 
-A microsecond field has a precision in Elixir: ``{120_000, 2}`` is two digits. It survives in :class:`PreciseDateTime`
-and :class:`PreciseTime`; plain values get 0 digits for no microseconds and 6 otherwise.
+A microsecond field has a precision in Elixir: ``{120_000, 2}`` is two digits. :class:`PreciseDateTime` and
+:class:`PreciseTime` keep the precision; plain values get 0 digits for no microseconds and 6 otherwise.
 """
 
 from __future__ import annotations
@@ -45,15 +45,16 @@ _DATE_FIELDS: Final = (Atom("year"), Atom("month"), Atom("day"))
 _TIME_FIELDS: Final = (Atom("hour"), Atom("minute"), Atom("second"))
 _ZONE_FIELDS: Final = (Atom("time_zone"), Atom("zone_abbr"), Atom("utc_offset"), Atom("std_offset"))
 
-# `MapSet` had a field `version` until Elixir 1.14, and its functions do not accept a set that lacks it or has it anew.
+# `MapSet` has a field `version` up to Elixir 1.14. Its functions refuse a set that lacks the field there, or has it
+# in a later version.
 _mapset_version: int | None = None
 
 
 def set_elixir_version(version: str) -> None:
-    """Say which Elixir reads what this process writes, for the structs whose fields have changed.
+    """Set the version of Elixir that reads this process's terms, for structs whose fields differ between versions.
 
     Args:
-        version: ``System.version()`` of the other side, such as ``"1.14.0"``. Without a call, 1.15 or newer is meant.
+        version: ``System.version()`` of the other side, such as ``"1.14.0"``. By default 1.15 or newer is assumed.
 
     Raises:
         ValueError: The text does not begin with two numbers.
@@ -64,13 +65,13 @@ def set_elixir_version(version: str) -> None:
 
 
 class PreciseDateTime(datetime):
-    """A ``datetime`` that knows how many digits of its microseconds Elixir has; values made from it do not."""
+    """A ``datetime`` with the precision that its microseconds have in Elixir; values computed from it lose it."""
 
     precision: int | None = None
 
 
 class PreciseTime(time):
-    """A ``time`` that knows how many digits of its microseconds Elixir has; values made from it do not."""
+    """A ``time`` with the precision that its microseconds have in Elixir; values computed from it lose it."""
 
     precision: int | None = None
 
@@ -79,7 +80,7 @@ class PreciseTime(time):
 class ElixirZone(tzinfo):
     """The time zone of one ``DateTime``: its name and the offsets that it had at that moment, in seconds.
 
-    It is a fixed offset: a moment calculated from another one keeps it, over a change of summer time too.
+    The offset is fixed: a moment computed from another one keeps it, even across a change of summer time.
     """
 
     time_zone: str
@@ -88,15 +89,15 @@ class ElixirZone(tzinfo):
     std_offset: int
 
     def utcoffset(self, _moment: datetime | None) -> timedelta:
-        """Give the whole distance from UTC."""
+        """Return the whole offset from UTC."""
         return timedelta(seconds=self.utc_offset + self.std_offset)
 
     def dst(self, _moment: datetime | None) -> timedelta:
-        """Give the part of it that is summer time."""
+        """Return the part of the UTC offset that is summer time."""
         return timedelta(seconds=self.std_offset)
 
     def tzname(self, _moment: datetime | None) -> str:
-        """Give the abbreviation, such as ``CEST``."""
+        """Return the abbreviation, such as ``CEST``."""
         return self.zone_abbr
 
 
@@ -104,13 +105,13 @@ _UTC: Final = ElixirZone("Etc/UTC", "UTC", 0, 0)
 
 
 class _OtherShapeError(Exception):
-    """The fields of a struct are not the ones that Python can hold."""
+    """Python cannot hold the fields of a struct."""
 
 
 def from_struct(fields: dict[Term, Term]) -> Term:
-    """Give the Python value of a map that has a key ``__struct__``; this module's table says which.
+    """Return the Python value of a map that has a key ``__struct__``, as in this module's table.
 
-    The map becomes the caller's no longer: it may be changed, or be the value.
+    The map may be modified in place, or be the result; the caller must not use it any more.
     """
     name = fields[STRUCT]
     # The binary "__struct__" is equal to the atom in Python; only the atom makes a struct.
@@ -122,16 +123,16 @@ def from_struct(fields: dict[Term, Term]) -> Term:
         return fields
     try:
         return reader(fields)
-    # ValueError: a day 30 of February, a step of 0; OverflowError and decimal's own: numbers beyond Python's.
+    # ValueError: 30 February, a step of 0. OverflowError and InvalidOperation: numbers too large for Python's classes.
     except (_OtherShapeError, ValueError, OverflowError, decimal.InvalidOperation):
         return fields
 
 
 def to_struct(value: object) -> dict[Term, Term] | None:
-    """Give the struct of a Python value as a map, or ``None`` if the value is none of this module's table.
+    """Return the struct of a Python value as a map, or ``None`` if its class is not in this module's table.
 
     Raises:
-        EncodeError: The value is of the table, but Elixir's struct cannot hold it. The path is left empty.
+        EncodeError: The class is in the table, but Elixir's struct cannot hold the value. The path is left empty.
     """
     for kind, writer in _WRITERS.items():
         if isinstance(value, kind):
@@ -140,7 +141,7 @@ def to_struct(value: object) -> dict[Term, Term] | None:
 
 
 def _fields(struct: Mapping[Term, Term], *names: Atom, of: type = int) -> list[Any]:
-    """Give the fields of these names, all of exactly this type: in Python ``True`` would pass as the year 1."""
+    """Return the fields of these names, all of exactly this type: in Python ``True`` would pass as the year 1."""
     values = [struct.get(name) for name in names]
     if any(type(value) is not of for value in values):
         raise _OtherShapeError
@@ -153,7 +154,7 @@ def _expect_iso(struct: Mapping[Term, Term], size: int) -> None:
 
 
 def _microsecond(struct: Mapping[Term, Term]) -> tuple[int, int | None]:
-    """Give the microseconds, and their precision where it is not the one that is written by default."""
+    """Return the microseconds and their precision; ``None`` stands for the default precision."""
     match struct.get(Atom("microsecond")):
         case (value, precision) if type(value) is int and type(precision) is int and 0 <= precision <= 6:
             return value, None if precision == _default_precision(value) else precision
@@ -271,7 +272,7 @@ def _time_fields(value: time | datetime) -> dict[Term, Term]:
 
 
 def _zone(value: datetime) -> ElixirZone | None:
-    """Give the zone in Elixir's words. A nameless fixed offset is called as Python calls it: ``UTC+02:00``."""
+    """Return the time zone in Elixir's form. A fixed offset without a name gets Python's name: ``UTC+02:00``."""
     if isinstance(value.tzinfo, ElixirZone):
         return value.tzinfo
     offset = value.utcoffset()
@@ -291,7 +292,7 @@ def _zone(value: datetime) -> ElixirZone | None:
 def _write_decimal(value: decimal.Decimal) -> dict[Term, Term]:
     sign, digits, exponent = value.as_tuple()
     coefficient: int | Atom
-    if isinstance(exponent, str):  # "F" for an infinity; "n" and "N" for what is no number
+    if isinstance(exponent, str):  # "F" stands for infinity, "n" and "N" for NaN
         coefficient, exponent = (_INFINITY if exponent == "F" else _NOT_A_NUMBER), 0
     else:
         coefficient = int(decimal.Decimal((0, digits, 0)))
@@ -328,7 +329,7 @@ _READERS: Final[dict[str, Callable[[dict[Term, Term]], Term]]] = {
     "Elixir.Range": _read_range,
 }
 
-# In this order: a datetime is a date, too.
+# The order matters: a datetime is a date, too.
 _WRITERS: Final[dict[type, Callable[[Any], dict[Term, Term]]]] = {
     datetime: _write_datetime,
     date: _write_date,

@@ -1,8 +1,8 @@
-"""The tags of the external term format, and a reader for each tag that is no container and not frequent.
+"""Define the tags of the external term format, and a reader for each rare tag that is no container.
 
-A reader takes the buffer and the position behind the tag, and gives the term and the position behind it. It says that
-the data ends early by ``IndexError`` or ``struct.error``, as Python itself does, and everything else by
-:class:`Malformed`; the decoder adds the offset to both.
+A reader takes the buffer and the position behind the tag, and returns the term and the position behind the term. Where
+the data ends early it raises ``IndexError`` or ``struct.error``, as Python itself does; for any other error it raises
+:class:`Malformed`. The decoder adds the offset to both.
 
 Source: https://www.erlang.org/doc/apps/erts/erl_ext_dist.html
 """
@@ -61,7 +61,7 @@ ATOM_UTF8: Final = 118
 SMALL_ATOM_UTF8: Final = 119
 V4_PORT: Final = 120
 
-#: Tags that exist and are refused all the same, with the reason.
+#: Valid tags that are refused, with the reason.
 REFUSED: Final = {
     COMPRESSED: "a compressed term inside a term",
     82: "ATOM_CACHE_REF (tag 82), which only nodes of a cluster can read",
@@ -80,11 +80,11 @@ _MAX_CACHED_ATOMS: Final = 65_536
 
 
 class Malformed(Exception):  # noqa: N818  # never leaves the decoder, which makes a DecodeError of it
-    """What is wrong with a term, without its place."""
+    """The reason why a term is malformed, without its offset and path."""
 
 
 class AtomsByBytes(dict[bytes, "Atom | bool | None"]):
-    """The atoms seen so far by their UTF-8 bytes; one that is missing is read and kept."""
+    """A cache of atoms by their UTF-8 bytes; a missing atom is decoded and cached."""
 
     def __missing__(self, raw: bytes) -> Atom | bool | None:
         try:
@@ -167,7 +167,7 @@ def _read_bit_binary(data: bytes, i: int) -> tuple[Term, int]:
 
 
 def _node(data: bytes, i: int) -> tuple[OtpErlangAtom, int]:
-    """Read the atom of a node's name. It is written back with tag 118 or 119, whatever tag it came with."""
+    """Read the atom that names a node. It is written back with tag 118 or 119, whatever tag it came with."""
     reader = ATOM_READERS.get(data[i])
     if reader is None:
         raise Malformed(f"tag {data[i]} where an atom must stand")
@@ -220,7 +220,7 @@ def _read_reference(data: bytes, i: int) -> tuple[Term, int]:
 
 
 def _read_new_fun(data: bytes, i: int) -> tuple[Term, int]:
-    """Read a fun without looking at its free variables: it goes back as it came, byte for byte."""
+    """Read a fun without decoding its free variables: it goes back as it came, byte for byte."""
     size = _unpack_header_of_fun(data, i)[0]
     if size < _SIZE_OF_FUN_HEADER:
         raise Malformed(f"a fun of {size} bytes")
@@ -244,7 +244,7 @@ ATOM_READERS: Final[dict[int, Reader]] = {
     SMALL_ATOM_UTF8: _read_small_atom_utf8,
 }
 
-#: What ErlPort's Erlang half wraps into ``{'$erlport.opaque', erlang, Bytes}``.
+#: Readers of the terms that ErlPort's Erlang half wraps into ``{'$erlport.opaque', erlang, Bytes}``.
 OPAQUE_READERS: Final[dict[int, Reader]] = {
     PID: _pid_reader(1),
     NEW_PID: _pid_reader(4),

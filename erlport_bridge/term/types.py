@@ -1,12 +1,12 @@
-"""The Python classes of those Erlang terms that Python has no class of its own for.
+"""Define Python classes for the Erlang terms that have no counterpart in Python.
 
 ===========================================  =====================================================================
-Erlang                                       here
+Erlang                                       Python
 ===========================================  =====================================================================
 atom (not ``nil``, ``true``, ``false``)      :class:`Atom`
 improper list                                :class:`ImproperList`
 list, map, MapSet inside a map key           :class:`FrozenList`, :class:`FrozenMap`, ``frozenset``
-pid, port, reference, fun, bitstring         ``OtpErlangPid`` … of erlang-py, whose ``binary()`` gives back every byte
+pid, port, reference, fun, bitstring         ``OtpErlangPid`` … of erlang-py, whose ``binary()`` returns every byte
 ===========================================  =====================================================================
 """
 
@@ -40,19 +40,19 @@ __all__ = [
 #: Any value that the table in ``docs/architecture.md`` names. Python has no recursive type that mypy could check here.
 Term: TypeAlias = Any
 
-#: The BEAM's own limit: a frame with a longer atom is refused there as a whole.
+#: The BEAM's own limit: it refuses a whole frame that holds a longer atom.
 MAX_ATOM_CHARACTERS: Final = 255
 
-#: How many lists, tuples and maps may stand inside one another. Far beyond any data that a program means to send;
-#: small enough that what is decoded can be compared and printed, which Python does by recursion.
+#: How many lists, tuples and maps may stand inside one another. Far beyond any data that a program means to send, and
+#: small enough that Python can compare and print a decoded term, which it does by recursion.
 MAX_DEPTH: Final = 512
 
 #: Deepest nesting of a map key. Python hashes a tuple by recursion in C, without a guard: a key that nests 100,000 deep
-#: would take the process down. No program is known to come near.
+#: would crash the process. No program is known to come near this limit.
 MAX_KEY_DEPTH: Final = 64
 
-# The BEAM's default limit of atoms. Atoms beyond it are still right, but no longer one object per name, so that
-# a process that is fed ever new names does not grow for ever.
+# The BEAM's default limit of atoms. Atoms beyond the limit are still correct, but no longer one object per name, so
+# that a process that receives ever new names does not grow for ever.
 _MAX_INTERNED: Final = 1_048_576
 _interned: dict[str, Atom] = {}
 
@@ -71,12 +71,12 @@ class Atom(str):
     __slots__ = ()
 
     def __new__(cls, name: str) -> Atom:
-        """Give the atom of this name."""
+        """Return the atom of this name."""
         atom = _interned.get(name)
         if atom is None:
             atom = super().__new__(cls, name)
             if len(_interned) < _MAX_INTERNED:
-                # Two threads may come here with one name: both must leave with the same object.
+                # Two threads may get here with the same name: both must return the same object.
                 atom = _interned.setdefault(str(name), atom)
         return atom
 
@@ -89,11 +89,11 @@ class ImproperList:
     """A list whose tail is no list: ``[1, 2 | 3]`` is ``ImproperList((1, 2), 3)``.
 
     Args:
-        items: What stands before the bar; at least one element, kept as a tuple.
-        tail: What stands behind it. An improper list as the tail goes on with this one: its items are taken over.
+        items: The elements before the bar, at least one, kept as a tuple.
+        tail: The term behind the bar. If it is an improper list, its items are appended to ``items``.
 
     Raises:
-        ValueError: There are no items, or the tail is a list: then the list is a proper one, or none.
+        ValueError: There are no items, or the tail is a list, which would make a proper list.
     """
 
     items: tuple[Term, ...]
@@ -134,7 +134,7 @@ class FrozenMap(dict[Term, Term]):
 
     __slots__ = ()
 
-    def __hash__(self) -> int:  # type: ignore[override]  # dict has none, because it can change
+    def __hash__(self) -> int:  # type: ignore[override]  # a dict cannot be hashed, because it can change
         return hash(frozenset(self.items()))
 
     def __repr__(self) -> str:
@@ -148,7 +148,7 @@ class FrozenMap(dict[Term, Term]):
 
 
 def freeze(term: Term, *, max_depth: int = MAX_KEY_DEPTH) -> Term:
-    """Give a term as a map key: hashable, and equal to the same key wherever it comes from.
+    """Return a term as a map key: hashable, and equal to the same key wherever it comes from.
 
     Raises:
         ValueError: The term nests deeper than ``max_depth``, counted from 1.

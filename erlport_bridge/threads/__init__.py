@@ -1,4 +1,4 @@
-"""Threads whose work can be ended from outside: by its deadline, or since nobody waits for it any more."""
+"""Run functions in a thread pool whose work can be interrupted: at its deadline, or when its caller gives up."""
 
 from erlport_bridge.threads.interruption import Interrupted, Work, uninterrupted, wait_for
 from erlport_bridge.threads.pool import (

@@ -1,14 +1,14 @@
-"""A function that runs in some thread, and an exception that is raised in it there and nowhere else.
+"""Interrupt a function in another thread, by an exception that is raised in this function and nowhere else.
 
-CPython can set an exception that a thread raises as soon as it runs Python code again
-(``PyThreadState_SetAsyncExc``). Here it is only set while the thread runs one certain function, and never
+CPython can set an asynchronous exception, which a thread raises as soon as it runs Python code again
+(``PyThreadState_SetAsyncExc``). This module sets it only while the thread runs one given function, and never
 
-- after the function has returned: the thread does something else then, the next call for one,
-- within :func:`uninterrupted`, where half of what is done would harm others, such as half a frame on the port,
-- in code that holds a lock of the whole process for a moment without a ``with`` (``logging``, the import system).
+- after the function has returned: the thread then runs something else, perhaps the next call,
+- within :func:`uninterrupted`, where a half-done step would harm others, such as half a frame on the port,
+- in code that briefly holds a lock of the whole process without a ``with`` (``logging``, the import system).
 
-A function in C that blocks (a socket, a long sleep) ends when it would have ended, and then the exception is raised.
-Waiting for another thread by :func:`wait_for` ends at once.
+A blocking function in C (a socket, a long sleep) is not cut short: the exception is raised when it returns. Waiting for
+another thread by :func:`wait_for` ends at once.
 """
 
 from __future__ import annotations
@@ -27,37 +27,37 @@ from typing import Any, Final, TypeVar
 
 _Result = TypeVar("_Result")
 
-# By the names of modules: in them the exception is not raised. What they call may raise it.
+# Prefixes of modules: while a thread runs their code, the exception is not set. Functions that they call may get it.
 _FRAGILE: Final = (
     *("importlib._bootstrap", "subprocess"),
     *("erlport_bridge.port.", "erlport_bridge.term.", "erlport_bridge.threads."),
-    # Half a count would stay for ever.
+    # A half-done count would stay wrong for ever.
     "erlport_bridge.counting.",
 )
-# Functions of `logging` that take a lock before the `try` that gives it back; see also `protect_logging`.
+# Functions of `logging` that take a lock before the `try` that releases it; see also `protect_logging`.
 _FRAGILE_IN_LOGGING: Final = frozenset(
     {"handle", "acquire", "release", "flush", "close", "isEnabledFor", "getLogger", "_acquireLock", "_releaseLock"}
 )
 
 _set_exception: Final = ctypes.pythonapi.PyThreadState_SetAsyncExc
-# Held to set an exception, and by a thread where none may be set in it any more; one for all, as hardly any work is
-# interrupted. It may be taken twice by one thread: a finalizer that runs meanwhile may do anything.
+# Held to set an exception in a thread, and by a thread that must not get one any more. One lock for all threads, since
+# interrupts are rare. Reentrant, since a finalizer may run while a thread holds it, and may do anything.
 _setting: Final = threading.RLock()
-# The work that this thread runs.
+# The work that the current thread runs.
 _here = threading.local()
 
 
 class Interrupted(BaseException):
-    """Raised in a thread whose work nobody waits for any more. No ``Exception``: what takes those goes on with them."""
+    """Raised in a thread whose work is cancelled; a ``BaseException``, so that ``except Exception`` cannot catch it."""
 
 
 class Work:
-    """One function in one thread; :meth:`run` there, :meth:`interrupt` from any other.
+    """A function that runs in one thread by :meth:`run`, and that any other thread may :meth:`interrupt`.
 
     Attributes:
-        name: Of the function, for people; or what gives it.
-        is_pooled: The thread is one of a pool's.
-        is_cancelled: It has been interrupted, or will be as soon as it begins.
+        name: The function or its name, to be shown to people.
+        is_pooled: Whether the thread belongs to the thread pool.
+        is_cancelled: Whether the function has been interrupted, or will be as soon as it begins.
         taken_s: How long the function has run, once it has ended.
     """
 
@@ -82,8 +82,8 @@ class Work:
         """Run the function in the calling thread, once.
 
         Raises:
-            Interrupted: It has been interrupted; when this is raised, nothing can come any more.
-            BaseException: What the function raises.
+            Interrupted: The function was interrupted; no further asynchronous exception can come afterwards.
+            BaseException: Whatever the function raises.
         """
         try:
             try:
@@ -94,7 +94,7 @@ class Work:
                     raise Interrupted
                 return function(*arguments)
             finally:
-                # Seen by `interrupt`, so that one exception at most can be raised from here on.
+                # `interrupt` checks this, so that at most one exception can be raised from here on.
                 self._is_leaving = True
                 self._leave()
         except Interrupted:
@@ -102,9 +102,9 @@ class Work:
             raise
 
     def interrupt(self) -> bool:
-        """Have :class:`Interrupted` raised in the function; tells whether that was possible at this moment.
+        """Raise :class:`Interrupted` in the function; return whether that was possible at this moment.
 
-        May be called again, if it was not possible or if the function has taken the exception and gone on.
+        May be called again, if it was not possible or if the function has caught the exception and gone on.
         """
         is_set = self._set_exception()
         wake = self._wake
@@ -118,7 +118,7 @@ class Work:
             if self._thread_id is None:
                 return False
             if self._sent:
-                # One that has not been raised yet must not be raised beside the next.
+                # Clear an exception that has not been raised yet, so that the function does not get two.
                 _set_exception(ctypes.c_ulong(self._thread_id), None)
             if self._is_leaving or self._shields or _is_fragile(_innermost(self._thread_id)):
                 return False
@@ -128,16 +128,16 @@ class Work:
 
     @property
     def was_interrupted(self) -> bool:
-        """Tell whether the exception has been set."""
+        """Return whether the exception has been set."""
         return self._sent > 0
 
     @property
     def has_ended(self) -> bool:
-        """Tell whether the function has returned or raised."""
+        """Return whether the function has returned or raised."""
         return self._is_leaving
 
     def place(self) -> str | None:
-        """Give where the function is now, for people."""
+        """Return where the function is now, as text for people, or ``None`` if that is unknown."""
         frame = None if self._thread_id is None or self._is_leaving else _innermost(self._thread_id)
         if frame is None or frame.f_globals is globals():  # a function in C
             return None
@@ -146,7 +146,8 @@ class Work:
     def _leave(self) -> None:
         self._is_leaving = True
         self.taken_s = time.perf_counter() - self._began_at
-        # Whoever interrupts says so first, and then looks whether the thread is leaving: one of the two sees the other.
+        # `interrupt` sets is_cancelled first, and then checks _is_leaving; here it is the other way round. So at least
+        # one of the two threads sees the other's flag.
         if self.is_cancelled:
             with _setting:
                 if self._sent:
@@ -154,26 +155,26 @@ class Work:
         _here.work = None
 
     def wake_by(self, wake: Callable[[], object] | None) -> None:
-        """Say what ends the wait that begins in the function now; ``None``: it waits no more."""
+        """Set the function that an interrupt calls to end the wait that begins now; ``None`` after the wait."""
         self._wake = wake
         if wake is not None and self.is_cancelled:
             wake()
 
     def shield(self) -> None:
-        """Have nothing raised in this thread until :meth:`unshield`; what is on its way is raised here."""
+        """Hold back interrupts of this thread until :meth:`unshield`; raise one that has been set already."""
         shielded = False
         try:
             with _setting:
                 self._shields += 1
                 shielded = True
-            _let_come()
+            _raise_pending()
         except Interrupted:
             if shielded:
                 self._shields -= 1
             raise
 
     def unshield(self) -> None:
-        """End what :meth:`shield` has begun; raises :class:`Interrupted` if that was wanted meanwhile."""
+        """End :meth:`shield`; raise :class:`Interrupted` if the work was interrupted meanwhile."""
         with _setting:
             self._shields -= 1
             is_next = self.is_cancelled and not self._sent and not self._shields
@@ -184,7 +185,7 @@ class Work:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """What is done within is done as a whole; an interruption comes afterwards."""
+    """Hold back interrupts within the ``with`` block, and raise one afterwards."""
     work: Work | None = getattr(_here, "work", None)
     if work is None:
         yield
@@ -197,11 +198,11 @@ def uninterrupted() -> Iterator[None]:
 
 
 def wait_for(future: Future[_Result]) -> _Result:
-    """Wait for what another thread does; when the work of this one is interrupted, the future is cancelled.
+    """Wait for the future of another thread's work, and return its result; an interrupt cancels the future.
 
     Raises:
-        Interrupted: It was.
-        BaseException: The future's.
+        Interrupted: The work of this thread was interrupted.
+        BaseException: The exception of the future.
     """
     work: Work | None = getattr(_here, "work", None)
     if work is None:
@@ -219,10 +220,10 @@ def wait_for(future: Future[_Result]) -> _Result:
 
 @functools.cache
 def protect_logging() -> None:
-    """Have every handler of ``logging`` handle a record as a whole; once for the process.
+    """Hold back interrupts in every handler of ``logging`` while it handles a record; once for the process.
 
-    It takes its lock before the ``try`` that gives it back: an exception between the two would have every thread that
-    logs wait for ever.
+    A handler takes its lock before the ``try`` that releases it. An exception between the two would make every thread
+    that logs wait for ever.
     """
     handle = logging.Handler.handle
 
@@ -233,13 +234,14 @@ def protect_logging() -> None:
     logging.Handler.handle = handle_whole  # type: ignore[method-assign, assignment]
 
 
-def _let_come() -> None:
-    """Do nothing: an exception that has been set for a thread is raised at the latest where it calls a function."""
+def _raise_pending() -> None:
+    """Do nothing: an exception that has been set in a thread is raised at its next function call at the latest."""
 
 
 def _innermost(thread_id: int) -> Any:
-    # Before Python 3.12 the collector may begin while all threads are held for this, and what it calls may wait for one
-    # of them, for ever. So it is off meanwhile; all in one call of C, or another thread could turn it on in between.
+    # Before Python 3.12, the garbage collector may start while all threads are stopped for `_current_frames`. A
+    # finalizer may then wait for one of them for ever. So garbage collection is off meanwhile; all three functions run
+    # in one call of C, or another thread could turn it on in between.
     steps = _WITHOUT_COLLECTOR if gc.isenabled() else _WITHOUT_COLLECTOR[:2]
     _off, frames, *_on = map(functools.partial.__call__, steps)
     return frames.get(thread_id)

@@ -1,4 +1,4 @@
-"""A bounded number of threads for work that blocks; a stuck one has a replacement."""
+"""Run blocking work in a bounded thread pool that replaces stuck threads."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from erlport_bridge.threads.stuck import NoThreadError, StuckThreads
 
 _Result = TypeVar("_Result")
 
-#: Threads that work; stuck ones do not count.
+#: Largest number of working threads; stuck threads do not count.
 DEFAULT_MAX_THREADS: Final = 64
-#: Stuck threads that have a replacement.
+#: Largest number of stuck threads that are replaced.
 DEFAULT_MAX_STUCK: Final = 32
-#: Work that waits for a thread.
+#: Largest number of queued tasks, which wait for a thread.
 DEFAULT_MAX_QUEUED: Final = 1_024
 
 
 class Task(Future[_Result]):
-    """Work that was handed in. To cancel it also ends it where it runs.
+    """A future of submitted work; its :meth:`cancel` also interrupts work that runs.
 
     Attributes:
-        work: The function, in its thread.
+        work: The function as interruptible work.
     """
 
     def __init__(
@@ -40,13 +40,13 @@ class Task(Future[_Result]):
         self._stuck = stuck
         self._request_id = request.request_id.get()
         self._unqueue = unqueue
-        # Of whoever wants to know what has not begun.
+        # The set of queued tasks of the request that submitted this one.
         self._queued = request.queued.get()
         if self._queued is not None:
             self._queued.add(self)
 
     def cancel(self) -> bool:
-        """Cancel it if it has not begun, or interrupt it; ``False`` if it has begun."""
+        """Cancel the task if it has not begun, else interrupt it; return ``False`` if it has begun."""
         if super().cancel():
             self._unqueue(self)
             self._has_left_queue()
@@ -55,13 +55,13 @@ class Task(Future[_Result]):
         return False
 
     def run(self) -> None:
-        """Run it in the calling thread."""
+        """Run the task in the calling thread."""
         if not self.set_running_or_notify_cancel():
             return
         self._has_left_queue()
         try:
             result = self.work.run(self._function)
-        except BaseException as error:  # noqa: BLE001 - for whoever waits for it
+        except BaseException as error:  # noqa: BLE001 - raised where the future is awaited
             self._end()
             self.set_exception(error)
         else:
@@ -78,9 +78,10 @@ class Task(Future[_Result]):
 
 
 class _Worker:
-    """Where an idle thread gets its next work.
+    """The place where an idle thread waits for its next task.
 
-    A lock for each of them: with one condition for all, each that wakes would wait for the one lock of all once more.
+    Each idle thread has a lock of its own. With one condition for all, each thread that wakes would have to wait for
+    the shared lock again.
     """
 
     def __init__(self) -> None:
@@ -89,26 +90,27 @@ class _Worker:
         self._tasks: list[Task[Any]] = []
 
     def give(self, task: Task[Any]) -> None:
-        """Wake the thread with work; once for each time that it was idle."""
+        """Wake the idle thread with a task; call this once for each time that the thread is idle."""
         self._tasks.append(task)
         self._has_task.release()
 
     def taken(self) -> Task[Any]:
-        """Wait for work."""
+        """Wait for a task and return it."""
         self._has_task.acquire()
         return self._tasks.pop()
 
 
 class Threads(ThreadPoolExecutor):
-    """Runs functions in threads: at most ``max_threads``, beside those that are stuck.
+    """A thread pool with at most ``max_threads`` working threads; stuck threads do not count.
 
-    It is what a loop hands work to (``asyncio.to_thread``), which takes no executor of another class; of the class
-    above it has nothing but the type. What is cancelled there, as by a deadline, is interrupted here.
+    It is the default executor of an event loop (``asyncio.to_thread``), which accepts only a ``ThreadPoolExecutor``.
+    From this base class it uses nothing but the type. When a coroutine is cancelled, for example at its deadline, the
+    task that it awaits is interrupted.
 
     Args:
-        max_threads: Most threads that work.
-        max_stuck: Most stuck threads that have a replacement; further ones count as threads that work.
-        max_queued: Most work that waits for a thread.
+        max_threads: Largest number of working threads.
+        max_stuck: Largest number of stuck threads that are replaced; further stuck threads count as working.
+        max_queued: Largest number of queued tasks.
     """
 
     def __init__(
@@ -123,7 +125,7 @@ class Threads(ThreadPoolExecutor):
         self._max_threads = max_threads
         self._max_queued = max_queued
         self.stuck = StuckThreads(max_stuck, self._start_missing)
-        # Guards all below. Work waits only while no thread is idle and no more may be started.
+        # Guards all fields below. Tasks are queued only while no thread is idle and no more threads may be started.
         self._lock = threading.Lock()
         self._tasks: deque[Task[Any]] = deque()
         self._idle: list[_Worker] = []
@@ -133,10 +135,10 @@ class Threads(ThreadPoolExecutor):
         _last_made = self
 
     def submit(self, function: Callable[..., _Result], /, *args: Any, **kwargs: Any) -> Task[_Result]:
-        """Run a function as soon as there is a thread for it; :meth:`Future.cancel` interrupts it.
+        """Run a function as soon as a thread is free; return its task, whose :meth:`Task.cancel` interrupts it.
 
         Raises:
-            NoThreadError: Too much waits already, or all threads are stuck.
+            NoThreadError: The queue is full, or all threads are stuck.
         """
         call = partial(function, *args, **kwargs)
         if self.stuck.excess() >= self._max_threads:
@@ -166,10 +168,10 @@ class Threads(ThreadPoolExecutor):
         return task
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """Leave the threads to the end of the process."""
+        """Do nothing: the threads run until the end of the process."""
 
     def report(self) -> dict[str, int]:
-        """Give how many threads are ``busy``, ``queued`` work, ``stuck`` threads, and how much was ``interrupted``."""
+        """Return the numbers of ``busy`` threads, ``queued`` tasks, ``stuck`` threads and ``interrupted`` work."""
         with self._lock:
             counts = {"busy": self._running - len(self._idle), "queued": len(self._tasks)}
         return {**counts, "stuck": self.stuck.count(), "interrupted": self.stuck.interrupted}
@@ -179,7 +181,7 @@ class Threads(ThreadPoolExecutor):
             self._tasks.remove(task)
 
     def _start_missing(self) -> None:
-        """Start threads for what waits, as far as the bound allows."""
+        """Start threads for queued tasks, as far as the bound allows."""
         bound = self._bound()
         is_started = True
         while is_started:
@@ -191,12 +193,12 @@ class Threads(ThreadPoolExecutor):
             is_started = self._start(task)
 
     def _start(self, task: Task[Any]) -> bool:
-        """Start a thread, which counts as one that runs already, with its first work; ``False`` if there is none."""
+        """Start a thread, already counted as running, with its first task; return ``False`` if that is impossible."""
         self._started += 1
         try:
             threading.Thread(target=self._work, args=(task,), name=f"call-{self._started}", daemon=True).start()
         except RuntimeError:
-            # The system gives no more; those that run do what waits, unless there are none.
+            # The system allows no more threads. The running threads work off the queue, unless there are none.
             with self._lock:
                 self._running -= 1
                 if not self._running:
@@ -214,16 +216,16 @@ class Threads(ThreadPoolExecutor):
         try:
             while task is not None:
                 task.run()
-                # The result is not kept until the next work.
+                # An idle thread must not keep its last result alive.
                 task = None
                 task = self._next(worker)
         except Interrupted:
-            # Cannot come here; if it does, this thread is not to be trusted with other work.
+            # Should be impossible; if it happens, this thread must not run other work.
             with self._lock:
                 self._running -= 1
 
     def _next(self, worker: _Worker) -> Task[Any] | None:
-        """Wait for work; ``None`` if this thread is one too many, since stuck ones have come back."""
+        """Wait for the next task; return ``None`` if this thread is one too many because stuck threads have ended."""
         bound = self._bound() if self._running > self._max_threads else self._max_threads
         with self._lock:
             if self._running > bound:
@@ -235,16 +237,16 @@ class Threads(ThreadPoolExecutor):
         return worker.taken()
 
     def _bound(self) -> int:
-        """Give how many threads may run, with those that are stuck."""
-        if not self.stuck.count():  # as always but in a plight
+        """Return how many threads may run, stuck threads included."""
+        if not self.stuck.count():  # the normal case
             return self._max_threads
         return self._max_threads + self.stuck.count_pooled() - self.stuck.excess()
 
 
-# The process has one.
+# The thread pool of this process.
 _last_made: Threads | None = None
 
 
 def report() -> dict[str, int]:
-    """Give what :meth:`Threads.report` gives, of this process."""
+    """Return :meth:`Threads.report` of this process's thread pool; all 0 if there is none."""
     return _last_made.report() if _last_made else {"busy": 0, "queued": 0, "stuck": 0, "interrupted": 0}

@@ -1,4 +1,4 @@
-"""Follows work that was interrupted until it ends, and counts the threads in which it does not."""
+"""Repeat interrupts of work until it ends, and count the threads that are stuck in work that does not end."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from erlport_bridge import request
 from erlport_bridge.errors import OperationError
 from erlport_bridge.threads.interruption import Work
 
-# Far longer than a thread of Python waits for its turn, also among many on a busy machine.
+# Far longer than a thread waits for the GIL, even among many threads on a busy machine.
 _STUCK_AFTER_S: Final = 1.0
-# An exception that could not be set is tried again after the first, one that was taken for something else after the
-# second, which doubles: what cleans up should have the time.
+# An interrupt that could not be set is retried after _RETRY_S. An interrupt that the work has caught is repeated after
+# _FIRST_REPEAT_S, which doubles up to _LAST_REPEAT_S, so that clean-up code has time.
 _RETRY_S: Final = 0.005
 _FIRST_REPEAT_S: Final = 1.0
 _LAST_REPEAT_S: Final = 30.0
@@ -25,7 +25,7 @@ _log: Final = logging.getLogger("erlport_bridge")
 
 
 class NoThreadError(OperationError):
-    """There is no thread for further work; of kind ``overloaded``."""
+    """The thread pool has no thread for further work; kind ``overloaded``."""
 
     def __init__(self, message: str) -> None:
         super().__init__("overloaded", message, stage="queue")
@@ -40,17 +40,19 @@ class _Interruption:
 
 
 class StuckThreads:
-    """Interrupts work, again and again until it ends; a thread that still works after a second is *stuck*.
+    """The work that was interrupted and has not ended; a thread that still runs it after a second is *stuck*.
+
+    Interrupts are repeated until the work ends.
 
     Args:
-        limit: More than so many stuck threads are too many.
-        became_stuck: Called without a lock when one has become stuck.
+        limit: Largest number of stuck threads; more than ``limit`` are too many.
+        became_stuck: Called, without a lock held, when a thread has become stuck.
     """
 
     def __init__(self, limit: int, became_stuck: Callable[[], None]) -> None:
         self._limit = limit
         self._became_stuck = became_stuck
-        # Guards all below.
+        # Guards all fields below.
         self._changed = threading.Condition()
         self._interruptions: dict[Work, _Interruption] = {}
         self._stuck: set[Work] = set()
@@ -60,11 +62,11 @@ class StuckThreads:
         self._interrupted = 0
 
     def ask_for_recycling(self, ask: Callable[[str], None]) -> None:
-        """Have ``ask(reason)`` called once, when too many are stuck."""
+        """Call ``ask(reason)`` once, when too many threads are stuck."""
         self._ask = ask
 
     def interrupt(self, work: Work, request_id: str | None = None) -> None:
-        """Interrupt work, and follow it until it ends; quick, from any thread."""
+        """Interrupt work, and repeat that until it ends; non-blocking, from any thread."""
         is_new = not work.is_cancelled
         is_sent = work.interrupt()
         with self._changed:
@@ -78,27 +80,27 @@ class StuckThreads:
                 threading.Thread(target=self._watch, name="stuck", daemon=True).start()
 
     def ended(self, work: Work) -> None:
-        """Say that work that was cancelled has ended; by the thread that has run it."""
+        """Record that cancelled work has ended; called by the thread that has run it."""
         with self._changed:
             self._interruptions.pop(work, None)
             self._stuck.discard(work)
 
     @property
     def interrupted(self) -> int:
-        """How many times work that ran was interrupted."""
+        """Return the number of interrupts of running work."""
         return self._interrupted
 
     def count(self) -> int:
-        """Give how many threads are stuck now."""
+        """Return the number of threads that are stuck now."""
         return len(self._stuck)
 
     def count_pooled(self) -> int:
-        """Give how many of a pool's threads are stuck now."""
+        """Return the number of threads of the thread pool that are stuck now."""
         with self._changed:
             return sum(work.is_pooled for work in self._stuck)
 
     def excess(self) -> int:
-        """Give how many more are stuck than may be."""
+        """Return by how much the number of stuck threads exceeds the limit."""
         return max(0, len(self._stuck) - self._limit)
 
     def _watch(self) -> None:
@@ -125,11 +127,11 @@ class StuckThreads:
                 if work not in self._interruptions:
                     return
                 self._stuck.add(work)
-            self._tell(work, interruption, place)
+            self._log_stuck(work, interruption, place)
             self._became_stuck()
 
-    def _tell(self, work: Work, interruption: _Interruption, place: str | None) -> None:
-        # For the log of the other side, which takes it from here.
+    def _log_stuck(self, work: Work, interruption: _Interruption, place: str | None) -> None:
+        # The log entry for the other side takes the request id from here.
         request.request_id.set(interruption.request_id)
         of_request = f" for request {interruption.request_id!r}" if interruption.request_id else ""
         at = f", now in {place}" if place else ""
@@ -147,10 +149,10 @@ class StuckThreads:
 
 
 def name_of(function: Any) -> str:
-    """Give the name of a function, as people know it: beneath what is around it."""
+    """Return the qualified name of a function, without the wrappers around it."""
     while hasattr(function, "func"):  # a partial function
         inner = function.func
-        # `asyncio.to_thread` runs a function by its context.
+        # `asyncio.to_thread` runs a function through `Context.run`.
         is_context = getattr(inner, "__name__", "") == "run" and function.args
         function = function.args[0] if is_context else inner
     if isinstance(function, tuple):

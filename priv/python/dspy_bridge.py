@@ -1,7 +1,7 @@
-"""The module that Elixir calls: it offers :data:`OPERATIONS`, each under its name, and nothing else.
+"""Offer the operations to Elixir: each function of :data:`OPERATIONS` under its name, and nothing else.
 
-Under ``python -m erlport_bridge`` the operations run side by side; imported by ErlPort's own Python half they run one
-at a time, with the same results. They are written in ``erlport_bridge/operations``.
+Under ``python -m erlport_bridge`` the operations run concurrently. Under ErlPort's own Python half they run one at a
+time, with the same results. The package ``erlport_bridge/operations`` defines them.
 """
 
 from __future__ import annotations
@@ -18,5 +18,5 @@ __all__ = ["OPERATIONS"]
 leaving.before_exit(sandbox.kill_all)
 event_loop.run_in_place(*dspy_patches.QUICK_MODULES)
 
-# A port calls functions of this module by their names.
+# A port looks up functions of this module by name.
 globals().update(stock.adapted(OPERATIONS) if stock.in_use() else OPERATIONS)

@@ -1,4 +1,4 @@
-"""The counters of a port."""
+"""Test the counters of a port."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.clock import Clock
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Give the time, to be moved by the test."""
+    """Return a clock whose time the test sets."""
     return Clock.of(metrics_module, monkeypatch)
 
 
@@ -97,7 +97,7 @@ def test_no_quick_call_of_many_threads_is_lost() -> None:
     assert metrics.report()["operations"] == {}
 
 
-def test_counting_anew_forgets_what_ended_and_keeps_what_runs(clock: Clock) -> None:
+def test_reset_forgets_ended_calls_and_keeps_running_ones(clock: Clock) -> None:
     metrics = Counters()
     running = metrics.begin("operations", "ping")
     count(metrics, "operations", "list_modules")
@@ -112,7 +112,7 @@ def test_counting_anew_forgets_what_ended_and_keeps_what_runs(clock: Clock) -> N
     metrics.end(running, kind="timeout")
     counted = metrics.report()["operations"]["ping"]
     assert (counted["calls"], counted["in_flight"], counted["errors"]) == (1, 0, {"timeout": 1})
-    # What was given before is another copy.
+    # The earlier report is a copy, which does not change.
     assert before["operations"]["ping"]["errors"] == {}
 
 
@@ -126,7 +126,7 @@ def test_names_are_bounded_and_no_count_is_lost() -> None:
     assert sum(tally["errors"].get("provider", 0) for tally in report.values()) == 10 * MAX_NAMES
 
 
-def test_name_that_is_used_keeps_its_place_among_many_that_are_not() -> None:
+def test_used_names_are_not_evicted_by_many_new_names() -> None:
     metrics = Counters()
     for _ in range(3):
         count(metrics, "models", "often/used")
@@ -161,13 +161,13 @@ def test_long_names_are_cut() -> None:
     assert (name, tally["calls"]) == ("m" * 200, 2)
 
 
-def test_names_that_turn_out_to_be_keys_are_not_told() -> None:
+def test_names_that_turn_out_to_be_keys_are_redacted() -> None:
     metrics = Counters()
     count(metrics, "models", "openai/metrics-key-1")
     count(metrics, "models", "openai/metrics-key-2")
     remember_secret("metrics-key-1")
     remember_secret("metrics-key-2")
-    # One that stands across the cut, where half would stay.
+    # A key across the cut of a long name, of which half would stay.
     count(metrics, "models", "m" * 195 + "metrics-key-2")
     report = metrics.report()["models"]
     assert report["openai/[redacted]"]["calls"] == 2

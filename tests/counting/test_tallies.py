@@ -1,4 +1,4 @@
-"""What is counted of one thing, and how near its percentiles come to the true ones."""
+"""Test the counts of one name, and how near the percentiles are to the true ones."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_shortest_and_longest_durations_have_a_place(duration_s: float) -> None:
     assert report is not None
     assert report["max"] == duration_s * 1000
     assert 0 <= report["p50"] == report["p99"] <= report["max"]
-    # A duration shorter than a clock tells is as good as 0.
+    # A duration shorter than a clock can measure counts as 0.
     assert report["p50"] == pytest.approx(duration_s * 1000, rel=0.05, abs=1e-4)
 
 
@@ -52,7 +52,7 @@ def test_histogram_does_not_grow_with_what_it_counts() -> None:
     assert len(durations._counts) < 400
 
 
-def test_merged_counts_are_those_of_all() -> None:
+def test_merged_counts_are_the_counts_of_all() -> None:
     source = random.Random(2)  # noqa: S311 - a test that can be repeated
     first, second = ([source.expovariate(10) for _ in range(100)] for _ in range(2))
     merged = counted(first)
@@ -62,7 +62,7 @@ def test_merged_counts_are_those_of_all() -> None:
     assert report == pytest.approx(expected)
 
 
-def test_answers_are_paid_for_once() -> None:
+def test_answers_from_a_cache_cost_nothing() -> None:
     spent = Spent()
     spent.add_answer(10, 0.25, is_cached=False)
     spent.add_answer(10, 0.25, is_cached=True)
@@ -71,13 +71,13 @@ def test_answers_are_paid_for_once() -> None:
 
 
 @pytest.mark.parametrize("tokens", [None, -1, 10**400, "7", 1.5])
-def test_what_is_no_number_of_tokens_is_not_counted(tokens: object) -> None:
+def test_invalid_number_of_tokens_is_not_counted(tokens: object) -> None:
     spent = Spent()
     spent.add_answer(tokens, float("inf"), is_cached=False)
     assert spent.report() == {"total_tokens": 0, "cost": 0.0, "unpriced": 1, "cache_hits": 0}
 
 
-def test_a_copy_goes_on_no_further() -> None:
+def test_copy_does_not_change_with_the_original() -> None:
     tally = Tally()
     tally.failed("timeout")
     copied = tally.copy()

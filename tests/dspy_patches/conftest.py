@@ -1,4 +1,4 @@
-"""All patches are installed, those too whose replacements higher packages have."""
+"""Install all patches, also those whose replacements belong to packages above ``dspy_patches``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Callbacks are chosen and told as by DSPy itself."""
+"""The patches choose and call the same methods of callbacks as DSPy."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def _wrapping(self: object, *args: int, **kwargs: int) -> None: ...
     ("args", "kwargs"),
     [((), {}), ((1,), {}), ((1, 2), {}), ((1, 2, 3), {}), ((1,), {"b": 4}), ((), {"a": 1}), ((), {"b": 1, "z": 2})],
 )
-def test_callbacks_are_told_arguments_by_name_as_python_finds_them(
+def test_callbacks_get_arguments_by_name_as_python_binds_them(
     function: Callable[..., None], args: tuple[int, ...], kwargs: dict[str, int]
 ) -> None:
     try:
@@ -44,15 +44,15 @@ def test_callbacks_are_told_arguments_by_name_as_python_finds_them(
 
 
 class Deciding(dspy.Module):  # type: ignore[misc]
-    """Says of itself whether DSPy should treat it as a model."""
+    """A module that says whether DSPy should treat it as a model."""
 
     def __init__(self, *, like_a_model: bool) -> None:
         super().__init__()
         self.supports_decision_requests = like_a_model
 
 
-class Told(callback.BaseCallback):  # type: ignore[misc]
-    """A callback whose methods can be told from those of others."""
+class OtherCallback(callback.BaseCallback):  # type: ignore[misc]
+    """A callback whose methods differ from those of other callbacks."""
 
 
 def _text_length(text: str) -> int:
@@ -77,14 +77,16 @@ def _text_length(text: str) -> int:
     ],
 )
 def test_the_callback_for_an_object_is_the_one_that_dspy_chooses(instance: Any, function: Any) -> None:
-    told = Told()
+    other = OtherCallback()
     for _ in range(2):
         for choose in (callback._get_on_start_handler, callback._get_on_end_handler):
             assert choose.__wrapped__ is not choose
-            assert choose(told, instance, function) == choose.__wrapped__(told, instance, function)
+            assert choose(other, instance, function) == choose.__wrapped__(other, instance, function)
 
 
 def test_a_method_that_no_callback_has_is_an_error_as_before() -> None:
     for _ in range(2):
         with pytest.raises(ValueError, match="Unsupported adapter method"):
-            callback._get_on_start_handler(Told(), dspy.ChatAdapter(), dspy.ChatAdapter.format_field_description)
+            callback._get_on_start_handler(
+                OtherCallback(), dspy.ChatAdapter(), dspy.ChatAdapter.format_field_description
+            )

@@ -1,4 +1,4 @@
-"""Fingerprints: what they see, and what they do not depend on."""
+"""Fingerprints: what changes them, and what does not."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_function_whose_source_cannot_be_read_does_not_fit(monkeypatch: pytest
 @pytest.mark.parametrize(
     "name", ["dspy.no_such_module:name", "dspy:no_such_name", "dspy:Adapter.no_such_name", "dspy:NoSuchClass.format"]
 )
-def test_a_name_that_dspy_does_not_have_is_said(name: str) -> None:
+def test_a_name_that_dspy_does_not_have_is_reported(name: str) -> None:
     assert "no" in str(difference({name: ("any",)}))
     with pytest.raises(NotFoundError):
         Place(name).value()

@@ -1,4 +1,4 @@
-"""What is known of a model is what DSPy would look up anew."""
+"""The cached metadata of a model equals what DSPy would look up again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dspy.clients import capabilities, costs, model_metadata
 @pytest.mark.parametrize("provider", ["openai", "anthropic", "gemini", "vllm", "no-such-provider"])
 @pytest.mark.parametrize("model", ["gpt-4o-mini", "claude-3-5-sonnet-latest", "gemini-2.0-flash", "my-own", "x" * 300])
 @pytest.mark.parametrize("namespaces", [None, (), ("openai",)])
-def test_what_is_known_of_a_model_is_what_dspy_would_find(
+def test_cached_metadata_of_a_model_is_what_dspy_would_find(
     provider: str, model: str, namespaces: tuple[str, ...] | None
 ) -> None:
     for _ in range(2):
@@ -35,7 +35,7 @@ def test_a_model_is_looked_up_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert looked_up == [("openai", "looked-up-once")]
 
 
-def test_what_is_known_of_models_may_be_loaded_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_metadata_of_models_may_be_loaded_again(monkeypatch: pytest.MonkeyPatch) -> None:
     entry = {"litellm_provider": "openai", "supports_reasoning": True}
     assert capabilities.model_info("openai", "loaded-anew") == {}
     monkeypatch.setattr(model_metadata, "_data", {"openai/loaded-anew": entry})

@@ -1,4 +1,4 @@
-"""Only ``dspy_patches`` replaces names of DSPy, and every private name that is used stands in its table."""
+"""Only ``dspy_patches`` replaces names of DSPy, and its table lists every private name that is used."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PACKAGE = ROOT / "erlport_bridge"
 FILES = sorted(PACKAGE.rglob("*.py"))
 SEAM = PACKAGE / "dspy_patches"
 _MARKED = "__dspy"
-# Functions that assign to an attribute of their first argument.
+# Functions that can assign to an attribute of their first argument.
 _SETTERS = ("setattr", "delattr", "vars", "patch", "object")
 
 
@@ -32,7 +32,7 @@ def short(file: Path) -> str:
 
 
 def imported(tree: ast.AST) -> dict[str, str]:
-    """Return the names that a file gets by imports, each with the module from which it comes."""
+    """Return the names that a file imports, each with its module."""
     names = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -56,9 +56,9 @@ def root_of(node: ast.AST) -> str | None:
 
 
 def replacements(tree: ast.Module) -> Iterator[str]:
-    """Yield what a file does to names that it imports from DSPy."""
+    """Yield the assignments of a file to names that it imports from DSPy."""
     names = {name for name, module in imported(tree).items() if is_of_dspy(module)}
-    # Names under which a loop or an assignment goes through them.
+    # Loop variables and assigned names that hold a name of DSPy.
     for node in ast.walk(tree):
         if isinstance(node, ast.For | ast.comprehension) and any(
             isinstance(item, ast.Name) and item.id in names for item in ast.walk(node.iter)
@@ -81,7 +81,7 @@ def replacements(tree: ast.Module) -> Iterator[str]:
     "file", [*FILES, ROOT / "priv/python/dspy_bridge.py"], ids=lambda file: str(file.relative_to(ROOT))
 )
 def test_file_replaces_no_name_of_dspy(file: Path) -> None:
-    """The files of ``dspy_patches`` neither: all goes through one function, which takes the names from the table."""
+    """Files of ``dspy_patches`` neither: one function replaces all names, and takes them from the table."""
     assert list(replacements(parsed(file))) == []
 
 
@@ -171,7 +171,7 @@ def _inherits(file: Path) -> bool:
 
 
 def _inherited(file: Path) -> set[str]:
-    """Return the private names that the classes of a file share with those of DSPy from which they derive."""
+    """Return the private names that the classes of a file share with DSPy's classes from which they derive."""
     found = set()
     for cls, node in _classes(file):
         theirs = set()
@@ -188,7 +188,7 @@ def _inherited(file: Path) -> set[str]:
 def test_private_names_are_those_of_the_table() -> None:
     used: dict[str, set[str]] = {}
     for file in FILES:
-        # The table itself has them as text.
+        # The table contains the names as text.
         if file.name != "table.py" or file.parent != SEAM:
             for name in private_names(file):
                 used.setdefault(name, set()).add(short(file))

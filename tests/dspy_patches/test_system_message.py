@@ -1,4 +1,4 @@
-"""What a model is told of a signature, and the fields of a signature, are what DSPy would word and find anew."""
+"""The cached system message and fields of a signature equal what DSPy would build again."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ ADAPTERS = [dspy.ChatAdapter, dspy.JSONAdapter, dspy.XMLAdapter]
 
 
 def anew(adapter: dspy.Adapter, signature: type[dspy.Signature]) -> str:
-    """Put a system message together as DSPy does."""
+    """Build a system message as DSPy does."""
     parts = adapter.format_field_description, adapter.format_field_structure, adapter.format_task_description
     return "\n".join(part(signature) for part in parts)
 
 
 @pytest.mark.parametrize("adapter_class", ADAPTERS)
-def test_a_model_is_told_the_same_of_a_signature_each_time(adapter_class: type[dspy.Adapter]) -> None:
+def test_the_system_message_of_a_signature_is_the_same_each_time(adapter_class: type[dspy.Adapter]) -> None:
     for _ in range(2):
         adapter = adapter_class()
         message = adapter.format_system_message(Scored)
@@ -38,7 +38,7 @@ def test_a_model_is_told_the_same_of_a_signature_each_time(adapter_class: type[d
     assert len({adapter().format_system_message(Scored) for adapter in ADAPTERS}) == len(ADAPTERS)
 
 
-def test_a_signature_that_is_changed_in_place_is_told_anew() -> None:
+def test_a_signature_that_is_changed_in_place_gets_a_new_message() -> None:
     signature = dspy.Signature("question -> answer", "Answer at once.")
     adapter = dspy.ChatAdapter()
     assert "Answer at once." in adapter.format_system_message(signature)
@@ -48,7 +48,7 @@ def test_a_signature_that_is_changed_in_place_is_told_anew() -> None:
     assert "what is wanted" in adapter.format_system_message(signature)
 
 
-def test_types_and_adapters_that_may_say_something_else_each_time_are_asked_each_time() -> None:
+def test_types_and_adapters_with_varying_messages_are_not_cached() -> None:
     says = ["first", "second", "third", "fourth"]
 
     class Spoken(dspy.Type):  # type: ignore[misc]
@@ -70,7 +70,7 @@ def test_types_and_adapters_that_may_say_something_else_each_time_are_asked_each
         del says[0]
 
 
-def test_what_is_told_of_a_signature_goes_with_it() -> None:
+def test_the_cached_message_is_freed_with_its_signature() -> None:
     signature = Scored.with_instructions("Answer and be gone.")
     dspy.ChatAdapter().format_system_message(signature)
     gone = weakref.ref(signature)

@@ -1,4 +1,4 @@
-"""Every patch of the table: installed with the DSPy that is here, and left out where DSPy is another."""
+"""Every patch of the table: installed with the DSPy of this environment, and left out if DSPy differs."""
 
 from __future__ import annotations
 
@@ -42,19 +42,19 @@ class Scored(dspy.Signature):  # type: ignore[misc]
     score: float = dspy.OutputField()
 
 
-class Told(callback.BaseCallback):  # type: ignore[misc]
-    """Keeps what it is told."""
+class Recorder(callback.BaseCallback):  # type: ignore[misc]
+    """A callback that records its calls."""
 
     def __init__(self) -> None:
-        self.told: list[Any] = []
+        self.calls: list[Any] = []
 
     def on_tool_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """Keep the arguments of a tool."""
-        self.told.append(inputs)
+        """Record the arguments of a tool."""
+        self.calls.append(inputs)
 
     def on_tool_end(self, call_id: str, outputs: Any, exception: Exception | None = None) -> None:
-        """Keep the result of a tool."""
-        self.told.append((outputs, exception))
+        """Record the result of a tool."""
+        self.calls.append((outputs, exception))
 
 
 def _read_and_written() -> Any:
@@ -66,18 +66,18 @@ def _read_answer() -> Any:
     return dspy.JSONAdapter().parse(Scored, '{"answer": "7.10", "score": 0.5}')
 
 
-def _told_of_a_tool() -> Any:
-    told = Told()
-    with dspy.context(callbacks=[told]):
+def _recorded_tool_call() -> Any:
+    recorder = Recorder()
+    with dspy.context(callbacks=[recorder]):
         dspy.Tool(_doubled)(number=2)
-    return told.told
+    return recorder.calls
 
 
 def _doubled(number: int) -> int:
     return 2 * number
 
 
-def _known_of_models() -> Any:
+def _metadata_of_models() -> Any:
     models = ("gpt-4o-mini", "no-such-model")
     return [user.model_info("openai", model) for user in (capabilities, costs) for model in models]
 
@@ -87,27 +87,27 @@ def _worded_turns(adapter: dspy.Adapter) -> Any:
     return adapter.format_conversation_history(Scored, "history", {"history": dspy.History(messages=turns)})
 
 
-#: What the plain way of DSPy gives as well.
+#: Results that DSPy's own code gives too, without the patch.
 PLAIN: dict[str, Callable[[], Any]] = {
     "type_adapters": _read_and_written,
     "signature_fields": lambda: (Scored.input_fields, list(Scored.output_fields), Scored.signature),
     "system_message": lambda: [adapter.format_system_message(Scored) for adapter in ADAPTERS],
-    "model_lookup": _known_of_models,
-    "callback_choice": _told_of_a_tool,
-    "callback_arguments": _told_of_a_tool,
+    "model_lookup": _metadata_of_models,
+    "callback_choice": _recorded_tool_call,
+    "callback_arguments": _recorded_tool_call,
     "written_numbers": _read_answer,
     "earlier_turns": lambda: [_worded_turns(adapter) for adapter in ADAPTERS],
     "program_source": lambda: grounded_proposer.get_dspy_source_code(dspy.ReAct(Scored, tools=[_doubled])),
     "class_source": lambda: simba_utils.inspect.getsource(dspy.ReAct),
 }
-#: What is refused without the patch.
+#: Calls that are refused without the patch.
 REFUSED: dict[str, Callable[[], Any]] = {
     "native_response_types": lambda: AdapterChoice().check(parse_signature("text -> quotes: dspy.Citations")),
     "content_markers": lambda: content_parts.checked([{"role": "user", "content": [IMAGE]}], content_parts.CHAT, "m"),
     "response_cache": lambda: response_cache.partition_of("a model"),
     "sandbox_signature": lambda: facade.check_tools({"__dspy_construct__": _doubled}),
     "sandbox_inputs": lambda: facade.check_tools({"__dspy_construct__": _doubled}),
-    # Of a compilation, see test_without_patches.py.
+    # test_without_patches.py tests a whole compilation.
     "optimizer_threads": lambda: dspy_patches.require("optimizer_threads", "optimizers"),
 }
 
@@ -116,7 +116,7 @@ each_patch = pytest.mark.parametrize("patch", PATCHES, ids=lambda patch: patch.n
 
 @pytest.fixture
 def plain_dspy(patch: Patch, monkeypatch: pytest.MonkeyPatch) -> Patch:
-    """Have DSPy as it is without one patch, which has not been tried yet."""
+    """Undo one patch, which then counts as not yet tried, and return it."""
     for target, original in seam.originals[patch.name].items():
         place = Place(target)
         monkeypatch.setattr(place.owner, place.attribute, original)
@@ -126,7 +126,7 @@ def plain_dspy(patch: Patch, monkeypatch: pytest.MonkeyPatch) -> Patch:
 
 
 def install(patch: Patch, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Install a patch, whoever has its replacement."""
+    """Install a patch, whichever package has its replacement."""
     monkeypatch.setitem(seam.patches, patch.name, patch)
     seam.install()
     if None in patch.targets.values():
@@ -151,7 +151,7 @@ def test_each_patch_is_compared_with_the_plain_way_or_refused() -> None:
 
 
 def test_no_patch_expects_what_another_one_replaces() -> None:
-    """Or the order of the patches would matter."""
+    """Otherwise the order of the patches would matter."""
     for patch in PATCHES:
         others = {target for other in PATCHES if other is not patch for target in other.targets}
         assert not others & set(patch.expects)
@@ -179,7 +179,7 @@ def test_a_patch_is_installed_once(patch: Patch) -> None:
 
 @each_patch
 @pytest.mark.parametrize("changed", ["source", "target"])
-def test_where_dspy_is_another_the_patch_is_left_out(
+def test_a_patch_is_left_out_where_dspy_differs(
     patch: Patch,
     changed: str,
     plain_dspy: Patch,
@@ -215,7 +215,7 @@ def _another(value: Any) -> Any:
 
 
 @pytest.mark.parametrize("patch", [patch for patch in PATCHES if patch.name in PLAIN], ids=lambda patch: patch.name)
-def test_the_plain_way_gives_the_same(
+def test_dspy_without_the_patch_gives_the_same(
     patch: Patch, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     patched = PLAIN[patch.name]()
@@ -249,7 +249,7 @@ def test_ping_has_no_line_where_everything_fits() -> None:
 
 
 def test_the_command_says_that_everything_fits() -> None:
-    """``make compat`` runs it with other versions of DSPy."""
+    """``make compat`` runs the command with other versions of DSPy."""
     command = [sys.executable, "-m", "erlport_bridge.dspy_patches"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     *rows, last = done.stdout.splitlines()
@@ -264,7 +264,7 @@ def test_the_command_fails_where_something_does_not_fit(
 ) -> None:
     import erlport_bridge.dspy_patches.__main__ as command
 
-    # All is replaced in this process, and so nothing is as expected.
+    # All names are replaced in this process, so no fingerprint is as expected.
     assert command.main() == 1
     lines = capsys.readouterr().out.splitlines()
     (line,) = [line for line in lines if line.startswith("patch system_message")]

@@ -1,4 +1,4 @@
-"""An adapter that is built once reads and writes what a new one would."""
+"""A cached adapter reads and writes what a new one would."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A port whose DSPy is another in every respect says so, works in the plain way, and refuses what would be wrong."""
+"""A port whose DSPy differs everywhere reports it, works without patches, and refuses what would be wrong."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ QA = "question -> answer"
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Give the environment of a process that can import ``changed_dspy``."""
+    """Return the environment of a process that can import ``changed_dspy``."""
     folder = tmp_path_factory.mktemp("changed")
     (folder / "changed_dspy.py").write_text(CHANGED)
     return {"PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
@@ -32,7 +32,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def plain_port(environment: dict[str, str]) -> Iterator[PortProcess]:
-    """Give a port without any patch."""
+    """Yield a port without any patch."""
     with PortProcess(["--modules=dspy_bridge", "--preload=changed_dspy"], environment=environment) as port:
         port.done("configure_lm", "embedded", {})
         yield port
@@ -43,7 +43,7 @@ def test_ping_lists_what_is_left_out(plain_port: PortProcess) -> None:
     assert sorted(lines) == sorted(f"{patch.name}: it has changed; {patch.without}" for patch in PATCHES)
 
 
-def test_each_patch_that_is_left_out_is_warned_of_once(environment: dict[str, str]) -> None:
+def test_each_left_out_patch_has_one_warning(environment: dict[str, str]) -> None:
     command = [sys.executable, "-c", "import changed_dspy, dspy_bridge"]
     done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, check=True)
     warned = [line for line in done.stderr.splitlines() if "left out the patch" in line]

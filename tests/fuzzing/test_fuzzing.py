@@ -1,4 +1,4 @@
-"""The fuzzing harness finds what it looks for, and a short run of it finds nothing."""
+"""Test that the fuzzer finds faults of broken codecs, and that a short run finds none in the real codecs."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from fuzzing.seeds import MAX_INPUT_BYTES, seeds
 ROOT = Path(__file__).parents[2]
 SHORT_RUN = 20_000
 
-# Codecs that do one thing wrong, as modules that a process of its own can import.
+# Codecs with one fault each, as modules that a separate process can import.
 BROKEN_CODECS = {
     "raises": "def decode(data, **options):\n    raise RecursionError('too deep for me')\n",
     "crashes": "import ctypes\ndef decode(data, **options):\n    return ctypes.string_at(0)\n",
@@ -134,7 +134,7 @@ def test_figures_count_what_was_accepted_and_allocated() -> None:
     checks.check(b"\x83l\x00\x00\x08\x00" + b"j" * 2049)
     checks.check(b"\x83")
     assert (checks.figures.inputs, checks.figures.accepted) == (2, 1)
-    # Each empty list is 56 bytes and the 8 of its place; CPython's lists have some places to spare.
+    # Each empty list takes 56 bytes, and 8 bytes in its parent; CPython's lists have some spare places.
     assert 60 < checks.figures.highest_ratio < 80
     assert 0.1 < checks.figures.highest_share < 0.2
 

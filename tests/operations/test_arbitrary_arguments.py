@@ -1,4 +1,4 @@
-"""Whatever arguments come, an operation answers, and knows what was wrong."""
+"""An operation answers any arguments, with a result or with what is wrong with them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCALARS = st.one_of(
     st.booleans(),
     st.integers(),
     st.sampled_from([0, -1, 2**63, -(2**63)]),
-    # More than a float holds, and more than Python writes in decimal.
+    # More than a float can hold, and more than Python converts to decimal.
     st.sampled_from([400, 5_000]).map(lambda digits: 10**digits),
     st.floats(allow_nan=False, allow_infinity=False),
     st.text(max_size=20),
@@ -29,7 +29,7 @@ SCALARS = st.one_of(
 
 
 def can_be_sent(keyed: dict[Any, Any]) -> bool:
-    """Tell whether no two keys are one in Erlang, such as ``None`` and the atom of its name."""
+    """Return whether all keys differ in Erlang, where for example ``None`` equals the atom of its name."""
     try:
         encode(dict.fromkeys(keyed))
     except EncodeError:
@@ -57,7 +57,7 @@ SETTINGS = [
 
 
 def options(*names: str) -> st.SearchStrategy[Any]:
-    """Give maps of options with any values, and what is no map at all."""
+    """Return a strategy for maps of options with any values, and for values that are not maps."""
     return st.one_of(TERMS, st.dictionaries(st.sampled_from(names), TERMS, max_size=3))
 
 
@@ -194,7 +194,7 @@ ARGUMENTS = {
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[PortProcess]:
-    """Give a port whose default model is the embedded one."""
+    """Yield a port whose default model is the embedded model."""
     with PortProcess(["--modules=dspy_bridge"]) as started:
         started.done("configure_lm", "embedded", {}, {"session_id": "mine"})
         started.done("configure_lm", "embedded", {})

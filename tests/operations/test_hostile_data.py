@@ -1,7 +1,7 @@
-"""Signatures, options and tools that mean harm, watched by an audit hook: nothing that they name is touched.
+"""Hostile signatures, options and tools are refused; an audit hook proves that nothing they name is touched.
 
-Each payload names a module, a file, an address or a variable with one word in it. Python tells its audit hook of
-imports, files, connections, processes and of code that is compiled or run; nothing of it may ever have the word in it.
+Each payload names a module, a file, an address or a variable that contains one secret word. Python reports imports,
+files, connections, processes and compiled or executed code to its audit hook. No report may contain that word.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from tests.model_server import ModelServer, openai
 from tests.port_process import PortProcess
 
 WORD = "canarytrap"
-SECRET = "hunter2-of-the-host"  # noqa: S105 - what must not be read
+SECRET = "hunter2-of-the-host"  # noqa: S105 - the secret that must not be read
 WATCH = f"""
 import sys
 
@@ -99,7 +99,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PortProcess]:
     with PortProcess(["--modules=dspy_bridge,watch", "--preload=watch,dspy_bridge"], environment=environment) as port:
         assert port.call("watch", "prove")[2]
         port.done("configure_lm", "embedded", {})
-        # What is only loaded when it is first needed is not to be looked at here.
+        # This call loads what is imported at the first use, before the audit hook watches.
         port.done("execute_module", "dspy.ReAct", "question -> answer", "x")
         yield port
 

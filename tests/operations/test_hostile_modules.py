@@ -1,4 +1,4 @@
-"""Names, specs and options that mean harm: none imports, reads, opens a file or an address, or costs a request."""
+"""Hostile names, specs and options import nothing, read nothing, open no file or address, and cost no request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ CHECK = {"check": "equals", "field": "answer", "value": "x"}
 
 
 class Traps:
-    """What must not be touched: a module that leaves a trace, a file that is a pipe, and an address that counts."""
+    """Traps that must stay untouched: a module that leaves a trace, a named pipe, and an address that counts."""
 
     def __init__(self, folder: Path) -> None:
         self.trace = folder / "imported"
@@ -28,7 +28,7 @@ class Traps:
         self.address = f"http://127.0.0.1:{self.listener.getsockname()[1]}/x"
 
     def assert_untouched(self) -> None:
-        """Fail if something was imported, or has connected."""
+        """Fail if a module was imported, or something has connected."""
         assert not self.trace.exists()
         with pytest.raises(BlockingIOError):
             self.listener.accept()

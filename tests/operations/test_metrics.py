@@ -1,4 +1,4 @@
-"""What `metrics` tells of a port's calls, over real ports."""
+"""The counters of a port's calls that `metrics` reports, over real ports."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PREDICT = ("dspy.Predict", "question -> answer")
 
 @pytest.fixture
 def port() -> Iterator[PortProcess]:
-    """Give a port whose model is the embedded one."""
+    """Yield a port whose default model is the embedded model."""
     with PortProcess(["--modules=dspy_bridge"]) as port:
         port.done("configure_lm", "embedded", {})
         yield port
@@ -49,12 +49,12 @@ def test_operation_module_program_and_model_count_what_a_call_did(port: PortProc
         durations = tally["duration_ms"]
         assert 0 < durations["p50"] <= durations["p95"] <= durations["p99"] <= durations["max"], what
         assert durations["mean"] <= durations["max"], what
-    # Each is a part of the one before.
+    # Each duration is a part of the one before.
     totals = [counted[what]["duration_ms"]["mean"] for what in ("operation", "module", "model")]
     assert totals == sorted(totals, reverse=True)
     assert counted["operation"]["queue_ms"]["max"] >= 0
     assert counted["module"]["queue_ms"]["max"] >= 0
-    # It has no limit for which it would wait.
+    # The model has no limit of requests, so nothing waits.
     assert counted["model"]["queue_ms"] is None
     assert (report["held"], report["counted_ms"]) == ({"sessions": 1, "programs": 1}, report["uptime_ms"])
 
@@ -111,7 +111,7 @@ def test_optimizer_spends_what_its_runs_spend(port: PortProcess) -> None:
     assert report["operations"]["compile_program"]["total_tokens"] == spent
 
 
-def test_what_a_call_spent_counts_also_if_it_failed(port: PortProcess, model_server: ModelServer) -> None:
+def test_usage_of_a_failed_call_counts_too(port: PortProcess, model_server: ModelServer) -> None:
     model_server.script("once", {"content": "no field at all"}, {"content": "nor here"})
     assert (
         port.failed("execute_module", *PREDICT, "x", {"lm": openai(model_server, "scripted:once")})["kind"] == "parse"
@@ -135,7 +135,7 @@ def test_request_that_waits_for_its_models_limit_is_in_the_queue(port: PortProce
     assert [port.receive()[2][0] for _ in range(2)] == ["ok", "ok"]
     model = port.done("metrics")["models"]["openai/delay-1000"]
     assert model["in_flight"] == 0
-    # The second one stood behind nearly all of the first.
+    # The second request waited for nearly all of the first.
     assert model["queue_ms"]["max"] > 100
     assert model["duration_ms"]["max"] >= model["queue_ms"]["max"] + 1_000
 
@@ -165,13 +165,13 @@ def test_sandboxes_are_counted(port: PortProcess, model_server: ModelServer) -> 
     assert sandboxes["start_ms"]["max"] > 0
 
 
-def test_report_is_told_as_json_too(port: PortProcess) -> None:
+def test_report_can_be_json_too(port: PortProcess) -> None:
     port.done("execute_module", *PREDICT, "x")
     text: Any = port.done("handle_json", "metrics")
     assert json.loads(text)["modules"]["dspy.Predict"]["calls"] == 1
 
 
-def test_what_a_metric_asks_is_counted_too(port: PortProcess, model_server: ModelServer) -> None:
+def test_model_requests_of_a_metric_are_counted_too(port: PortProcess, model_server: ModelServer) -> None:
     program = port.done("create_program", "question -> answer")["id"]
     judged = {"fields": {"reasoning": "r", "recall": 1.0, "precision": 1.0}}
     model_server.script("judge", {"fields": {"answer": "Lisbon"}}, judged)

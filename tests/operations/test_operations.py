@@ -20,7 +20,7 @@ TEXT = (
 )
 
 
-def test_ping_says_who_answers_and_gives_the_payload_back(shared_port: PortProcess) -> None:
+def test_ping_answers_versions_and_the_payload(shared_port: PortProcess) -> None:
     payload = [(Atom("a"), {"b": [1, 2.5, None]}), b"\xff", -(2**70)]
     answer = shared_port.done("ping", payload)
     assert answer["payload"] == payload
@@ -205,7 +205,7 @@ def test_without_a_model_the_error_says_what_to_call(port: PortProcess) -> None:
         ("embedded", {"temperature": []}, "input", "config.temperature"),
     ],
 )
-def test_wrong_model_configuration_is_told_at_once(
+def test_wrong_model_configuration_is_reported_at_once(
     monkeypatch: pytest.MonkeyPatch, provider: str, config: dict[str, Any], kind: str, message: str
 ) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
@@ -326,7 +326,7 @@ def test_calls_with_different_models_never_mix(shared_port: PortProcess, model_s
         assert prediction["answer"] == expected.pop(call_id)
 
 
-def test_several_completions_are_all_given(shared_port: PortProcess, model_server: ModelServer) -> None:
+def test_several_completions_are_all_returned(shared_port: PortProcess, model_server: ModelServer) -> None:
     options = {"lm": openai(model_server, "answer"), "n": 3}
     prediction = shared_port.done("execute_module", "dspy.Predict", QA, {"question": "x"}, options)
     assert prediction["$meta"]["completions"] == [{"answer": "answer to x"}] * 3
@@ -381,7 +381,7 @@ def test_metrics_count_calls_errors_and_tokens(port: PortProcess) -> None:
     assert report["held"] == {"sessions": 0, "programs": 0}
 
 
-def test_metrics_begin_anew_when_they_are_reset(port: PortProcess, model_server: ModelServer) -> None:
+def test_metrics_start_from_zero_after_a_reset(port: PortProcess, model_server: ModelServer) -> None:
     options = {"lm": openai(model_server, "delay-60000"), "request_id": "slow"}
     port.done("ping")
     port.send_call("dspy_bridge", "execute_module", ["dspy.Predict", QA, "x", options])
@@ -391,10 +391,10 @@ def test_metrics_begin_anew_when_they_are_reset(port: PortProcess, model_server:
     assert before["operations"]["execute_module"]["in_flight"] == 1
     after = port.done("metrics")
     assert "ping" not in after["operations"]
-    # Counted in the second period too: it ends there.
+    # The running call counts in the second period too, in which it ends.
     assert after["operations"]["execute_module"]["calls"] == 1
     port.send_call("dspy_bridge", "cancel", ["slow"])
-    # The answer of each.
+    # The answers of the two calls.
     port.receive(), port.receive()
     counted = port.done("metrics")["operations"]["execute_module"]
     assert (counted["calls"], counted["in_flight"], counted["errors"]) == (1, 0, {"cancelled": 1})

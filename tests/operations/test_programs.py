@@ -37,7 +37,7 @@ def test_program_is_kept_with_its_session(port: PortProcess) -> None:
     assert port.failed("execute_program", "mine", program["id"], inputs)["kind"] == "session_not_found"
 
 
-def test_session_and_its_programs_can_be_looked_at(port: PortProcess) -> None:
+def test_session_and_its_programs_can_be_described(port: PortProcess) -> None:
     port.done("configure_lm", "embedded", {}, {"session_id": "mine"})
     made = [port.done("create_program", spec, {"session_id": "mine"}) for spec in (QA, "text -> summary")]
     port.done("create_program", QA, {"session_id": "other"})
@@ -53,7 +53,7 @@ def test_session_and_its_programs_can_be_looked_at(port: PortProcess) -> None:
     assert (session["model"], session["programs"]) == ("embedded/extractive", [one["id"] for one in made])
 
 
-def test_looking_at_what_is_not_there_names_it(port: PortProcess) -> None:
+def test_describing_an_unknown_session_or_program_names_it(port: PortProcess) -> None:
     program = port.done("create_program", QA, {"session_id": "mine"})
     details = port.failed("session_info", "mien")
     assert (details["kind"], details["path"]) == ("session_not_found", "session_id")

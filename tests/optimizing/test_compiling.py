@@ -1,4 +1,4 @@
-"""Programs that learn from examples, are stored, and are loaded again, over a real port."""
+"""Programs learn from examples, are stored, and are loaded again, over a real port."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ EXAMPLES = [
     {"text": TEXT, "question": f"What is the capital of {country}?", "answer": city} for country, city in CITIES.items()
 ]
 METRIC = {"check": "contains", "field": "answer", "input": "answer"}
-# So that each ends soon.
+# Options that make each compilation short.
 SMALL: dict[str, dict[str, Any]] = {
     "dspy.BootstrapFewShotWithRandomSearch": {"num_candidate_programs": 2},
     "dspy.BootstrapFewShotWithOptuna": {"num_candidate_programs": 2, "max_bootstrapped_demos": 1},
@@ -49,7 +49,7 @@ def program_of(port: PortProcess, **spec: Any) -> str:
 
 @pytest.mark.parametrize("name", [name for name, entry in ENTRIES.items() if not entry.at_each_call])
 @pytest.mark.parametrize("module", ["dspy.ChainOfThought", "dspy.ReAct"])
-def test_every_optimizer_compiles_a_program_and_says_nothing(compiler: PortProcess, name: str, module: str) -> None:
+def test_every_optimizer_compiles_a_program_and_prints_nothing(compiler: PortProcess, name: str, module: str) -> None:
     program = program_of(compiler, modules=[module])
     options = {"optimizer": name, "metric": METRIC, "timeout": 120_000, **SMALL.get(name, {})}
     # The next message is the answer: nothing was printed or logged before it.
@@ -69,10 +69,10 @@ def test_every_optimizer_compiles_a_program_and_says_nothing(compiler: PortProce
 
 
 class Engine:
-    """What DSPy needs to be there; the program of the test asks the port instead."""
+    """The engine that DSPy requires; the program of the test calls the port instead."""
 
     def complete(self, request: lm15.Request) -> lm15.Response:
-        """Answer."""
+        """Return a completion."""
         text = f"[[ ## answer ## ]]\n{len(request.messages)}\n\n[[ ## completed ## ]]"
         return lm15.Response(
             id=None,
@@ -84,7 +84,7 @@ class Engine:
 
 
 def test_demos_are_those_that_dspy_finds_in_python(compiler: PortProcess) -> None:
-    """The same optimizer in this process, with a program whose answers are those of the port."""
+    """The same optimizer runs in this process, with a program whose answers come from the port."""
     options = {"optimizer": "dspy.BootstrapFewShot", "metric": METRIC, "max_bootstrapped_demos": 2}
     program = program_of(compiler)
     compiler.done("compile_program", None, program, EXAMPLES, options)
@@ -153,7 +153,7 @@ def test_versions_vote(compiler: PortProcess, model_server: ModelServer) -> None
     assert details["path"] == "opts.version"
 
 
-def test_four_are_compiled_at_a_time(compiler: PortProcess, model_server: ModelServer) -> None:
+def test_four_programs_are_compiled_at_a_time(compiler: PortProcess, model_server: ModelServer) -> None:
     program = compiler.done("create_program", "question -> answer")["id"]
     lm = {"provider": "openai", "model": "delay-60000", "api_base": f"{model_server.url}/v1", "num_retries": 0}
     options = {"optimizer": "dspy.BootstrapFewShot", "lm": lm, "request_id": "compiles"}
@@ -165,7 +165,7 @@ def test_four_are_compiled_at_a_time(compiler: PortProcess, model_server: ModelS
     compiler.send_call("dspy_bridge", "cancel", ["compiles"])
     answers = [compiler.receive() for _ in range(5)]
     assert {answer[1] for answer in answers} > set(ids)
-    # Those that were cancelled count no more.
+    # Cancelled compilations no longer count.
     compiler.done("compile_program", None, program, arguments[2], {"optimizer": "dspy.LabeledFewShot"})
 
 
@@ -179,7 +179,7 @@ def test_package_that_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> No
     ENTRIES["dspy.COPRO"].check_packages()
 
 
-def test_fields_of_other_types_are_exact_after_a_way_through_text(compiler: PortProcess) -> None:
+def test_fields_of_other_types_are_exact_after_storing_and_loading(compiler: PortProcess) -> None:
     signature = "day: date, sum: Decimal, tags: list[str], at: time -> kind: Literal['a', 'b'], when: datetime"
     when = datetime.datetime(2026, 11, 27, 1, 2, 3, tzinfo=datetime.timezone.utc)
     example = {
@@ -209,7 +209,7 @@ def test_versions_are_bounded_as_programs_are() -> None:
         details = port.failed("compile_program", None, program, EXAMPLES, options)
         assert details["kind"] == "overloaded"
         assert "2 programs and versions" in details["message"]
-        # All versions of a program go with it.
+        # Deleting a program deletes all its versions.
         port.done("delete_program", None, program)
         assert port.failed("execute_program", None, program, {}, {"version": 1})["kind"] == "program_not_found"
         session = port.done("list_sessions")[0]["id"]
@@ -310,7 +310,7 @@ def test_text_that_is_no_stored_program_is_refused(compiler: PortProcess, text: 
     assert len(compiler.done("list_sessions")) == sessions
 
 
-def test_what_json_does_not_have_is_named(compiler: PortProcess) -> None:
+def test_value_that_json_lacks_is_named(compiler: PortProcess) -> None:
     program = program_of(compiler, signature="x: Any -> answer")
     options = {"optimizer": "dspy.LabeledFewShot"}
     for value, part in ((range(3), "cannot store"), ({1: 2}, "JSON has only text there")):

@@ -19,7 +19,7 @@ EXAMPLES = [
     {"question": "Two and two?", "answer": "4"},
     {"question": "Two and three?", "answer": "5"},
 ]
-# The first number is for cities, the second one for sums.
+# The first number is high for cities, the second one for sums.
 VECTORS = [[1.0, 0.0], [0.9, 0.1], [0.0, 1.0], [0.1, 0.9]]
 SUM, CITY = [0.2, 0.8], [0.8, 0.3]
 KNN: dict[str, Any] = {"optimizer": "dspy.KNNFewShot", "k": 2, "vectors": VECTORS}
@@ -47,14 +47,14 @@ def test_each_call_sees_the_examples_that_are_nearest(port: PortProcess, model_s
     assert model_server.requests == []
     call = {"lm": openai(model_server, "answer")}
     ask(port, version, {**call, "vector": SUM})
-    # Two runs on what is near, and the call itself.
+    # Two runs on the nearest examples, and the call itself.
     assert len(model_server.requests) == 3
     assert "Two and two?" in texts(model_server)[-1]
     assert "Capital" not in texts(model_server)[-1]
     ask(port, version, {**call, "vector": CITY}, "Capital of Italy?")
     assert "Capital of France?" in texts(model_server)[-1]
     assert "Two and" not in texts(model_server)[-1]
-    # The version before knows nothing.
+    # The old version has learned nothing.
     ask(port, version, {**call, "version": 1})
     assert len(model_server.requests) == 7
     assert "Two and two?" not in texts(model_server)[-1]
@@ -75,7 +75,7 @@ def test_prompts_are_those_of_dspy(port: PortProcess, model_server: ModelServer)
     assert texts(model_server)[len(of_dspy) :] == of_dspy
 
 
-def test_what_is_learned_for_a_call_is_paid_by_it(port: PortProcess, model_server: ModelServer) -> None:
+def test_learning_for_a_call_counts_in_its_usage(port: PortProcess, model_server: ModelServer) -> None:
     version = compiled(port)
     prediction = ask(port, version, {"lm": openai(model_server, "answer"), "vector": SUM})
     (usage,) = prediction["$meta"]["usage"].values()
@@ -137,7 +137,7 @@ def test_other_versions_learn_as_before(port: PortProcess, model_server: ModelSe
     assert len(model_server.requests) == 1
     ignoring = ask(port, third, {**call, "vector": SUM})
     assert ignoring["$meta"]["warnings"] == ["this version takes no vector; it was ignored"]
-    # Those that learn at each call do not vote.
+    # Versions that learn at each call do not vote.
     options = {"optimizer": "dspy.Ensemble", "versions": [2, 3], **call}
     assert port.failed("compile_program", None, version["id"], [], options)["path"] == "opts.versions"
 
@@ -172,7 +172,7 @@ def test_a_call_must_bring_the_vector_of_its_inputs(
         ({"teacher_lm": "embedded"}, "opts.teacher_lm"),
     ],
 )
-def test_what_it_cannot_be_made_of_is_named(port: PortProcess, options: dict[str, Any], path: str) -> None:
+def test_invalid_arguments_are_named(port: PortProcess, options: dict[str, Any], path: str) -> None:
     port.done("configure_lm", "embedded", {})
     program = port.done("create_program", QA)["id"]
     details = port.failed("compile_program", None, program, EXAMPLES, {**KNN, **options})
@@ -189,7 +189,7 @@ def test_the_deadline_holds_while_it_learns(port: PortProcess, model_server: Mod
 
 
 def test_the_deadline_holds_for_the_embedder(port: PortProcess, model_server: ModelServer) -> None:
-    """Which is a function of the other side, and does not answer here."""
+    """The embedder is a function of Elixir, which does not answer here."""
     version = compiled(port)
     call = {"lm": openai(model_server, "answer"), "embedder": {"callback": "1"}, "timeout": 300}
     call_id = port.send_call("dspy_bridge", "execute_program", [None, version["id"], "?", call])

@@ -1,4 +1,4 @@
-"""Programs as the Python that a model reads of them."""
+"""The Python source of programs, as models read it."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_a_pipeline_is_the_class_that_does_the_same() -> None:
         [{"module": "dspy.BestOfN", "N": 2, "reward": {"check": "length", "field": "answer"}, "of": "dspy.Predict"}],
     ],
 )
-def test_what_is_written_is_python(modules: Any) -> None:
+def test_written_source_is_valid_python(modules: Any) -> None:
     code = written(program(modules, "question -> answer"))
     ast.parse(code)
     for module in modules:
@@ -69,13 +69,13 @@ def test_what_is_written_is_python(modules: Any) -> None:
 
 def test_a_single_module_of_dspy_is_shown_as_it_is() -> None:
     assert source_of(program(["dspy.ReAct"], "question -> answer")).startswith(f"class {dspy.ReAct.__name__}")
-    # One of ours in its place is written out.
+    # A module of the bridge that stands in for DSPy's is written as a class.
     best = {"module": "dspy.BestOfN", "N": 2, "reward": {"check": "length", "field": "answer"}, "of": "dspy.Predict"}
     assert "self.step_1 = dspy.BestOfN(dspy.Predict('question: str" in source_of(program([best], "question -> answer"))
 
 
 def test_sources_are_found_by_several_threads_at_once() -> None:
-    """Python 3.11 cannot parse in two threads: four programs that were compiled at the same time were three."""
+    """Python 3.11 cannot parse in two threads: of four programs compiled at the same time, one once failed."""
     found = program(["dspy.ReAct"], "question -> answer")
     with ThreadPoolExecutor(4) as threads:
         assert len(set(threads.map(source_of, [found] * 60))) == 1

@@ -1,11 +1,11 @@
-"""Where a call through the port differs from plain DSPy on purpose; everything else is compared as it is."""
+"""The intended differences between a call through the port and plain DSPy; everything else must be equal."""
 
 from __future__ import annotations
 
 import re
 from typing import Any, Final
 
-#: What differs -> why.
+#: Each difference with its reason.
 INTENDED: Final = {
     "reward code": "dspy.Refine shows the model the source of a Python function; a reward here is a check or a "
     "function of Elixir, described in words, so that prompts are of another length",
@@ -25,7 +25,7 @@ _REWARD_CODE: Final = re.compile(r"(\[\[ ## reward_code ## \]\]\n).*?(\n\n\[\[ #
 
 
 def without_reward_code(body: dict[str, Any]) -> dict[str, Any]:
-    """Give a request without what it says of the reward."""
+    """Return a request without its description of the reward."""
     messages = [
         {**message, "content": _REWARD_CODE.sub(r"\1-\2", message["content"])}
         if isinstance(message["content"], str)

@@ -1,4 +1,4 @@
-"""Each module by plain DSPy and through a port, with the same replies of a model: equal answers, prompts and usage."""
+"""Each module run by plain DSPy and through a port, with the same replies of a model: equal answers, prompts, usage."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.model_server import ModelServer, openai
 from tests.parity.differences import INTENDED, without_reward_code
 from tests.port_process import PortProcess
 
-# Of DSPy itself, whose code is run here in this process.
+# Warnings of DSPy itself, which runs in this process.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 QA = "question -> answer"
@@ -56,12 +56,12 @@ class Case:
     """A module as both sides build it, and what the model replies.
 
     Attributes:
-        build: Plain DSPy's.
-        module: The port's.
-        replies: Fields, or the text of a reply.
-        inputs: Of both.
-        given: Arguments of plain DSPy's call, if they are others than the inputs.
-        options: Of the port's call.
+        build: Builds the module of plain DSPy.
+        module: The module of the port.
+        replies: The model's replies: fields, or text.
+        inputs: The inputs on both sides.
+        given: The arguments of plain DSPy's call, if they differ from the inputs.
+        options: The options of the port's call.
     """
 
     build: Callable[[], dspy.Module]
@@ -203,7 +203,7 @@ def bodies(server: ModelServer) -> list[dict[str, Any]]:
 
 
 def plainly(server: ModelServer, case: Case) -> tuple[dict[str, Any], Any, list[dict[str, Any]]]:
-    """Run plain DSPy; gives the prediction's fields, its usage, and the requests."""
+    """Run plain DSPy; return the prediction's fields, its usage, and the requests."""
     script(server, case.replies)
     lm = dspy.LM(f"openai/{MODEL}", api_base=f"{server.url}/v1", api_key="sk-parity-key", cache=False, num_retries=0)
     with (
@@ -236,7 +236,7 @@ def test_answer_prompts_and_usage_are_those_of_plain_dspy(
         assert mine == theirs, f"request {number}"
     assert port_fields == fields
     if name != "Refine":
-        # The model here counts characters, those of the reward's code too.
+        # The scripted model counts characters as tokens, including those of the reward's code.
         assert meta["usage"] == usage
 
 
@@ -266,7 +266,7 @@ def test_markers_in_data_stay_text_where_dspy_makes_a_part_of_the_prompt(
     port: PortProcess, model_server: ModelServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in (base_type, _legacy_type_markers):
-        # DSPy's own, in this process too.
+        # DSPy's own markers, in this process too.
         monkeypatch.setattr(module, "CUSTOM_TYPE_START_IDENTIFIER", "<<CUSTOM-TYPE-START-IDENTIFIER>>")
         monkeypatch.setattr(module, "CUSTOM_TYPE_END_IDENTIFIER", "<<CUSTOM-TYPE-END-IDENTIFIER>>")
     part = '[{"type": "image_url", "image_url": {"url": "http://127.0.0.1:9/x.png"}}]'

@@ -1,4 +1,4 @@
-"""Each optimizer by plain DSPy and through a port, with the same model: equal prompts, and equal programs."""
+"""Each optimizer run by plain DSPy and through a port, with the same model: equal prompts, and equal programs."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from erlport_bridge.optimizing.optimizers import ENTRIES
 from tests.model_server import ModelServer, openai
 from tests.port_process import PortProcess
 
-# Of DSPy itself, whose code is run here in this process.
+# Warnings of DSPy itself, which runs in this process.
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
 
 QA = "question -> answer"
-# The model answers `answer to <question>`, which is right for every second one.
+# The model answers `answer to <question>`, which is right for every second question.
 EXAMPLES = [
     {"question": f"number {number}?", "answer": f"answer to number {number}?" if number % 2 else "else"}
     for number in range(8)
@@ -26,7 +26,7 @@ METRIC = {"check": "equals", "field": "answer", "input": "answer"}
 Metric = Callable[..., Any]
 Trainset = list[dspy.Example]
 
-#: The optimizer in Python, and the same options for the port.
+#: Each optimizer in Python, and the same options for the port.
 CASES: dict[str, tuple[Callable[[Metric, Trainset, dspy.LM], dspy.Module], dict[str, Any]]] = {
     "dspy.LabeledFewShot": (
         lambda metric, trainset, lm: dspy.LabeledFewShot(k=3).compile(dspy.Predict(QA), trainset=trainset),
@@ -84,7 +84,7 @@ def is_right(example: dspy.Example, prediction: dspy.Prediction, trace: Any = No
 
 
 def prompts(server: ModelServer, begun: int) -> list[str]:
-    """Give what the model was asked; in no order, as several threads ask it."""
+    """Return the requests of the model, sorted, since several threads send them."""
     return sorted(json.dumps(request.body["messages"]) for request in server.requests[begun:])
 
 
@@ -115,6 +115,6 @@ def test_an_optimizer_asks_and_finds_what_it_does_in_python(
 
 
 def test_every_optimizer_is_compared() -> None:
-    """But for Optuna's, whose sampler has no seed; voting, which is a function of DSPy; and that of each call."""
+    """All but three: Optuna's sampler has no seed, voting is a function of DSPy, and KNNFewShot runs in each call."""
     elsewhere = {"dspy.BootstrapFewShotWithOptuna", "dspy.Ensemble", "dspy.KNNFewShot"}
     assert set(CASES) | elsewhere == set(ENTRIES)

@@ -1,4 +1,4 @@
-"""What tests of the port share."""
+"""Provide the fixtures that tests of the port share."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from erlport_bridge.port.implementation import native
 
 @pytest.fixture(params=["compiled", "pure"])
 def implementation(request: pytest.FixtureRequest) -> dict[str, str]:
-    """Give the environment in which a port runs with what is compiled, and without it."""
+    """Return the environment of a port, in turn with and without the compiled part."""
     if request.param == "compiled" and native is None:
         pytest.skip("installed without a C compiler")
     return {"ERLPORT_BRIDGE_CODEC": request.param}

@@ -1,4 +1,4 @@
-"""Waiting awake: it ends with what is waited for, or by itself, and is left out where it would not help."""
+"""Test busy-waiting: it ends with the awaited data or at its limit, and is left out where it would not help."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ def ends() -> tuple[int, int]:
     return os.pipe()
 
 
-def test_ends_with_what_is_waited_for_while_others_run(ends: tuple[int, int]) -> None:
+def test_busy_wait_ends_with_the_awaited_data_while_other_threads_run(ends: tuple[int, int]) -> None:
     read, write = ends
     writer = threading.Timer(0.05, os.write, (write, b"x"))
     writer.start()
-    # A minute, if Python's lock were held meanwhile: nobody would write.
+    # If the wait held the GIL, the other thread could not write, and this would take a minute.
     native.wait(read, LONG_NS)
     assert os.read(read, 1) == b"x"
     writer.join()
 
 
-def test_ends_at_once_when_there_is_something_or_nothing_can_come(ends: tuple[int, int]) -> None:
+def test_busy_wait_ends_at_once_when_there_is_data_or_the_pipe_is_closed(ends: tuple[int, int]) -> None:
     read, write = ends
     os.write(write, b"x")
     native.wait(read, LONG_NS)
@@ -41,7 +41,7 @@ def test_ends_at_once_when_there_is_something_or_nothing_can_come(ends: tuple[in
     assert os.read(read, 1) == b""
 
 
-def test_ends_by_itself(ends: tuple[int, int]) -> None:
+def test_busy_wait_ends_at_its_limit(ends: tuple[int, int]) -> None:
     started_at = time.monotonic_ns()
     native.wait(ends[0], 2_000_000)
     assert time.monotonic_ns() - started_at >= 2_000_000
@@ -49,7 +49,7 @@ def test_ends_by_itself(ends: tuple[int, int]) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity of processes")
-def test_is_left_out_with_one_core() -> None:
+def test_busy_wait_is_left_out_with_one_core() -> None:
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
     code += "from erlport_bridge.port import awake; print(awake.IS_WORTHWHILE)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"False\n"

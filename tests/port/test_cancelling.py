@@ -1,4 +1,4 @@
-"""Calls that nobody waits for any more, told by the message ``{'$cancel', Id}``."""
+"""Test the cancellation of calls by the message ``{'$cancel', Id}``."""
 
 from collections.abc import Iterator
 
@@ -43,7 +43,7 @@ def test_cancelled_call_closes_its_request_to_the_model(port: PortProcess, model
 
 
 def test_call_that_is_cancelled_at_once_is_answered_once(port: PortProcess, model_server: ModelServer) -> None:
-    """A coroutine that is cancelled before its first step never runs, and once had no answer."""
+    """A coroutine that is cancelled before its first step never runs; its call once got no answer."""
     for _ in range(50):
         call_id = begin_slow_call(port, model_server)
         cancel(port, call_id)
@@ -51,7 +51,7 @@ def test_call_that_is_cancelled_at_once_is_answered_once(port: PortProcess, mode
     assert port.done("ping", 1)["payload"] == 1
 
 
-def test_what_does_not_run_cannot_be_cancelled(port: PortProcess) -> None:
+def test_cancelling_a_call_that_does_not_run_does_nothing(port: PortProcess) -> None:
     for call_id in (0, 12_345, -1):
         cancel(port, call_id)
     assert port.done("ping", 1)["payload"] == 1

@@ -1,4 +1,4 @@
-"""Calls to the other side, from threads and tasks."""
+"""Test calls to Elixir, from threads and tasks."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from erlport_bridge.term import Atom, encode
 
 
 class OtherSide:
-    """Takes what is sent, and answers when a test says so."""
+    """A stand-in for the Elixir side that records calls, and answers when a test asks it to."""
 
     def __init__(self) -> None:
         self.calls: list[ElixirCall] = []
         self._changed = threading.Condition()
 
     def send(self, message: ElixirCall | ElixirMessage) -> None:
-        """Take a call."""
+        """Record a call."""
         assert isinstance(message, ElixirCall)
         encode(message.arguments)
         with self._changed:
@@ -31,7 +31,7 @@ class OtherSide:
             self._changed.notify_all()
 
     async def receive(self, count: int) -> list[ElixirCall]:
-        """Wait until ``count`` calls have come, and give all of them."""
+        """Wait until ``count`` calls have come, and return all of them."""
 
         def wait() -> list[ElixirCall]:
             with self._changed:
@@ -78,7 +78,7 @@ def test_cancelled_call_ends_at_once_and_its_late_answer_is_dropped(other_side: 
     asyncio.run(run())
 
 
-def test_argument_that_is_no_term_is_an_error_and_nothing_waits(other_side: OtherSide) -> None:
+def test_argument_that_cannot_be_encoded_is_an_error_and_no_call_is_pending(other_side: OtherSide) -> None:
     with pytest.raises(EncodeError):
         asyncio.run(elixir.call("m", "f", [object()]))
     with pytest.raises(EncodeError):
@@ -102,7 +102,7 @@ def test_failure_is_one_sentence(other_side: OtherSide, reason: Any, message: st
     assert (caught.value.kind, caught.value.message) == ("tool", message)
 
 
-def test_process_without_a_port_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_without_a_port_raises_a_transport_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(elixir, "_send", None)
     with pytest.raises(OperationError, match="there is no port"):
         asyncio.run(elixir.call("m", "f", []))
@@ -110,7 +110,7 @@ def test_process_without_a_port_says_so(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_result_that_python_cannot_hold_is_a_failure_of_its_call() -> None:
-    """Once such a frame was dropped, and the call waited for ever."""
+    """Such a frame was once dropped, and the call waited for ever."""
     # {r, 7, [#{1 => [], 1.0 => []}]}
     one, one_as_float = b"a\x01", b"F\x3f\xf0\0\0\0\0\0\0"
     message = b"\x83h\x03w\x01ra\x07l\0\0\0\x01t\0\0\0\x02" + one + b"j" + one_as_float + b"j" + b"j"

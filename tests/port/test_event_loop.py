@@ -1,4 +1,4 @@
-"""What coroutines hand to threads, and what runs on the loop instead."""
+"""Test which functions the event loop hands to threads, and which it runs itself."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def failing() -> None:
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Callable[[Coroutine[Any, Any, Any]], Any]:
-    """Give a function that runs a coroutine on a loop as the port's."""
-    monkeypatch.setattr(event_loop, "_hasty_modules", {__name__})
+    """Return a function that runs a coroutine on an event loop of the port's class."""
+    monkeypatch.setattr(event_loop, "_quick_modules", {__name__})
     loop = event_loop.start(Threads())
     return lambda coroutine: asyncio.run_coroutine_threadsafe(coroutine, loop).result(10)
 
 
 async def proved(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Give the result of a function that has been quick often enough; the machine may have been busy meanwhile."""
+    """Call a function until it counts as quick, and return its result; a busy machine may need several attempts."""
     for _ in range(200):
         result = await asyncio.to_thread(function, *arguments)
         if result == "loop":
@@ -76,11 +76,11 @@ def test_function_that_was_slow_once_is_handed_to_a_thread_again(run: Callable[.
 def test_function_of_another_module_is_always_handed_to_a_thread(
     run: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(event_loop, "_hasty_modules", {"another"})
+    monkeypatch.setattr(event_loop, "_quick_modules", {"another"})
     assert run(proved(where)).startswith("call-")
 
 
-def test_what_it_raises_reaches_who_awaits_it(run: Callable[..., Any]) -> None:
+def test_exception_of_a_quick_function_is_raised_where_it_is_awaited(run: Callable[..., Any]) -> None:
     async def raised() -> None:
         for _ in range(10):
             with pytest.raises(ValueError, match="as expected"):
@@ -89,7 +89,7 @@ def test_what_it_raises_reaches_who_awaits_it(run: Callable[..., Any]) -> None:
     run(raised())
 
 
-def test_it_has_the_context_of_its_caller_and_changes_none(run: Callable[..., Any]) -> None:
+def test_quick_function_sees_its_callers_context_and_does_not_change_it(run: Callable[..., Any]) -> None:
     async def seen() -> set[str]:
         variable.set("mine")
         return {await asyncio.to_thread(seen_then_set) for _ in range(20)}

@@ -1,4 +1,4 @@
-"""Frames, fed whole, byte by byte and with trailing data."""
+"""Test the frame reader, fed with whole frames, byte by byte and with trailing data."""
 
 import pytest
 from hypothesis import given
@@ -15,7 +15,7 @@ def frame(message: bytes, packet: int) -> bytes:
 
 
 def feed(reader: FrameReader, data: bytes) -> list[bytes]:
-    """Give the frames that these bytes of the stream complete."""
+    """Feed bytes of the stream to a reader, and return the frames that they complete."""
     frames = []
     while data:
         room = reader.room()

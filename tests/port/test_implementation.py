@@ -1,4 +1,4 @@
-"""What is compiled of the port is in use where it can be, and nothing needs it."""
+"""Test that the compiled part of the port is used where possible, and that the port works without it."""
 
 import os
 import shutil
@@ -22,18 +22,18 @@ def run(code: str, codec: str = "") -> str:
     return ended.stdout + ended.stderr
 
 
-def test_it_is_built_and_used_where_there_is_a_compiler() -> None:
+def test_compiled_part_is_built_and_used_where_there_is_a_compiler() -> None:
     if not shutil.which("cc") or not Path(sysconfig.get_path("include"), "Python.h").exists():
         pytest.skip("no C compiler, or no headers of Python")
     assert run(SHOW) == "True\n"
 
 
-def test_it_is_not_used_with_the_codec_in_python() -> None:
+def test_compiled_part_is_not_used_with_the_pure_codec() -> None:
     assert run(SHOW, "pure") == "False\n"
 
 
-def test_a_port_works_without_it(tmp_path: Path) -> None:
-    # Imported by Python at its start.
+def test_port_works_without_the_compiled_part(tmp_path: Path) -> None:
+    # Python imports this module at its start.
     (tmp_path / "sitecustomize.py").write_text(MISSING)
     with PortProcess(environment={"PYTHONPATH": str(tmp_path)}) as port:
         assert port.call("builtins", "eval", f"exec({SHOW!r}) or native is None")[2] is True

@@ -1,4 +1,4 @@
-"""How much is imported at once, in a process of its own."""
+"""Test bulk imports, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def _run(program: str) -> str:
     return subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout.strip()
 
 
-def test_the_collector_never_looks_at_what_is_imported_and_goes_on_afterwards() -> None:
+def test_garbage_collector_never_visits_imported_objects_and_runs_again_afterwards() -> None:
     frozen, is_enabled, has_its_thresholds = json.loads(_run(_PROGRAM))
     assert frozen > 50_000
     assert is_enabled
     assert has_its_thresholds
 
 
-def test_an_import_that_fails_leaves_the_collector_as_it_was() -> None:
+def test_failed_import_leaves_the_garbage_collector_as_it_was() -> None:
     assert _run(_FAILING) == "as before"

@@ -1,4 +1,4 @@
-"""Functions that run where their call was read, until one of them takes long."""
+"""Test functions that the leader thread runs itself, until one of them takes long."""
 
 import os
 import signal
@@ -48,7 +48,7 @@ READERS = {"MainThread", "reader"}
 
 @pytest.fixture
 def port(tmp_path: Path, implementation: dict[str, str]) -> Iterator[PortProcess]:
-    """Give a port whose functions ``where`` and ``open_gate`` have proved to be quick."""
+    """Yield a port whose functions ``where`` and ``open_gate`` have proved to be quick."""
     (tmp_path / "user_module.py").write_text(USER_MODULE)
     with PortProcess(environment={"PYTHONPATH": str(tmp_path), **implementation}) as port:
         for name in ["where", "open_gate", "close_gate", "fails"] * PROOFS:
@@ -61,11 +61,11 @@ def ask(port: PortProcess, name: str, *arguments: object) -> object:
 
 
 def runs_where_it_is_read(port: PortProcess) -> bool:
-    """Say whether some calls in turn have run in a thread that reads; on a busy machine not all do."""
+    """Return whether some of several calls have run in the leader thread; on a busy machine not all do."""
     return any({ask(port, "where") for _ in range(10)} <= READERS for _ in range(50))
 
 
-def test_quick_function_runs_in_the_thread_that_reads(port: PortProcess) -> None:
+def test_quick_function_runs_in_the_leader_thread(port: PortProcess) -> None:
     assert runs_where_it_is_read(port)
 
 
@@ -74,16 +74,16 @@ def test_calls_do_not_see_the_context_of_others(port: PortProcess) -> None:
     assert {ask(port, "seen_then_set") for _ in range(50)} == {"nothing"}
 
 
-def test_function_that_once_takes_long_delays_nobody_and_is_answered(port: PortProcess) -> None:
+def test_quick_function_that_once_takes_long_delays_no_other_call_and_is_answered(port: PortProcess) -> None:
     for _ in range(10):
         ask(port, "close_gate")
         slow = port.send_call("user_module", "where", [True])
-        # Whoever reads now runs these, while the thread that has read the slow call waits in it.
+        # The new leader runs these calls, while the former leader is still in the slow call.
         assert [port.call("user_module", "fails")[0] for _ in range(PROOFS)] == ["e"] * PROOFS
         assert port.send_call("user_module", "open_gate", []) > slow
         assert {port.receive()[1], port.receive()[1]} == {slow, slow + PROOFS + 1}
         for _ in range(PROOFS):
-            ask(port, "where")  # proves itself anew
+            ask(port, "where")  # makes the function count as quick again
 
 
 def test_function_that_takes_long_runs_in_a_thread_of_its_own_until_it_is_quick_again(port: PortProcess) -> None:
@@ -91,7 +91,7 @@ def test_function_that_takes_long_runs_in_a_thread_of_its_own_until_it_is_quick_
     slow = {port.send_call("user_module", "where", [True]) for _ in range(5)}
     ask(port, "open_gate")
     threads = {port.receive()[2] for _ in slow}
-    assert len(threads - READERS) >= len(slow) - 1  # the first may have run where it was read
+    assert len(threads - READERS) >= len(slow) - 1  # the leader may have run the first call
     assert runs_where_it_is_read(port)
 
 
@@ -112,7 +112,7 @@ def test_calls_read_in_one_piece_are_all_answered_when_the_first_takes_long(port
     assert sorted(port.receive()[1] for _ in range(201)) == [*ids, opened]
 
 
-def test_process_leaves_with_the_port_while_the_thread_that_has_read_is_busy(port: PortProcess) -> None:
+def test_process_exits_with_the_port_while_a_former_leader_is_busy(port: PortProcess) -> None:
     ask(port, "close_gate")
     port.send_call("user_module", "where", [True])
     assert isinstance(ask(port, "fails"), tuple)
@@ -138,8 +138,8 @@ def test_idle_process_watches_nothing(port: PortProcess) -> None:
         return used
 
     ticks()
-    time.sleep(0.5)  # the watch ends when nothing has run for a while
+    time.sleep(0.5)  # the watch stops when nothing has run for a while
     before = ticks()
     time.sleep(1.5)
-    # A hundredth of a second each: a watch that went on would wake 750 times.
+    # A tick is a hundredth of a second. A watch that went on would wake 750 times.
     assert ticks() - before <= 3

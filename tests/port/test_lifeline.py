@@ -1,4 +1,4 @@
-"""How Python and its children end: with the BEAM, with the port, with Python itself; however busy they are."""
+"""Test that Python and its child processes end with the BEAM, with the port, or with Python, however busy they are."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ print("ready", flush=True)
 sum(range(10**13))
 """
 
-# Read by Python itself at its start, before the bridge; stands for a Python that was built without the function.
+# Python runs this at its start, before the bridge; it simulates a Python that was built without the function.
 WITHOUT_PIDFD_OPEN = """
 import os
 if hasattr(os, "pidfd_open"):
@@ -101,7 +101,7 @@ Process.sleep(:infinity)
 
 @pytest.fixture
 def environment(tmp_path: Path) -> dict[str, str]:
-    """Give the environment in which ``busy`` can be called; its functions write Python's process id to READY."""
+    """Return an environment in which ``busy`` can be called; its functions write Python's process id to READY."""
     (tmp_path / "busy.py").write_text(BUSY_MODULE)
     return {"PYTHONPATH": str(tmp_path), "READY": str(tmp_path / "ready")}
 
@@ -131,7 +131,7 @@ def test_nothing_is_left_when_the_port_is_closed_or_python_is_told_to_end(
         else:
             os.kill(python, signal.Signals[end])
             if (function, end) == ("is_stopped", "SIGTERM"):
-                # As with every process that is stopped, the signal waits until it goes on.
+                # A stopped process gets the signal only when it continues.
                 os.kill(python, signal.SIGCONT)
         assert_all_end(python, reap=port.process.wait)
         if end != "close":
@@ -139,12 +139,12 @@ def test_nothing_is_left_when_the_port_is_closed_or_python_is_told_to_end(
 
 
 def test_endless_code_in_the_sandbox_ends_with_python(port: PortProcess, model_server: ModelServer) -> None:
-    """A Deno in an endless loop once outlived its killed Python: it never saw that its input was closed."""
+    """A Deno in an endless loop once outlived its killed Python: it never noticed that its input was closed."""
     model_server.script("loop", {"fields": {"reasoning": "-", "generated_code": "while True:\n    pass"}})
     options = {"lm": openai(model_server, "scripted:loop")}
     arguments = ["dspy.ProgramOfThought", "question -> answer", {"question": "x"}, options]
     port.send_call("dspy_bridge", "execute_module", arguments)
-    # It takes less than that to start: it runs the program.
+    # Starting takes less CPU time than that, so Deno runs the program.
     wait_for(lambda: any(cpu_seconds(pid) > 4 for pid in members(port.process.pid) if "deno" in name_of(pid)))
     port.process.kill()
     assert_all_end(port.process.pid, reap=port.process.wait)
@@ -187,7 +187,7 @@ def test_python_that_stays_keeps_its_children_and_its_watch(environment: dict[st
         port.call("busy", "has_a_child")
         before = members(port.process.pid)
         assert len(before) == 4
-        # The reader sees the end of a half frame just as well, and here there is none.
+        # Half a frame is no reason to exit: the port is still open.
         port.send_bytes(b"\0")
         with pytest.raises(subprocess.TimeoutExpired):
             port.process.wait(grace_s())
@@ -203,22 +203,22 @@ def test_signals_for_the_whole_group_do_not_end_the_watch(environment: dict[str,
     with PortProcess(environment=environment) as port:
         port.call("busy", "has_a_child")
         python = port.process.pid
-        # As Ctrl-C does in a terminal.
+        # The same signal as of Ctrl-C in a terminal.
         os.killpg(python, signal.SIGINT)
         assert port.call("math", "sqrt", 16)[2] == 4.0
-        # Python and one child end by this one. The other child ignores it, so it is the watch that ends it.
+        # This signal ends Python and one child. The other child ignores it, so only the watch can end it.
         os.killpg(python, signal.SIGTERM)
         assert_all_end(python, reap=port.process.wait)
 
 
 @contextlib.contextmanager
 def beam(function: str, environment: dict[str, str], folder: Path) -> Iterator[int]:
-    """Run a BEAM whose port's Python runs a function; gives the BEAM's process id."""
+    """Run a BEAM whose port's Python runs a function; yield the BEAM's process id."""
     script = folder / "beam.exs"
     script.write_text(BEAM)
     frame = encode((Atom("C"), 1, Atom("busy"), Atom(function), [])).hex().upper()
     process = subprocess.Popen(
-        ["elixir", str(script), sys.executable, frame],  # noqa: S607 - the one that is installed
+        ["elixir", str(script), sys.executable, frame],  # noqa: S607 - the installed Elixir
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,
@@ -234,7 +234,7 @@ def beam(function: str, environment: dict[str, str], folder: Path) -> Iterator[i
 
 def wait_until_ready(environment: dict[str, str]) -> int:
     ready = Path(environment["READY"])
-    # The child that ignores signals must have said so.
+    # The child that ignores signals must have reported that it does.
     pid = int(wait_for(lambda: ready.exists() and ready.read_text()))
     wait_for(lambda: len(members(pid)) == 4)
     return pid
@@ -251,21 +251,21 @@ def assert_all_end(group: int, reap: Callable[[], object] | None = None) -> None
 
 @cache
 def grace_s() -> float:
-    """A second, or longer by as much as the start of a Python takes longer here than elsewhere."""
+    """Return a second, or more on a machine where starting Python takes longer than usual."""
     began_at = time.monotonic()
     subprocess.run([sys.executable, "-I", "-S", "-c", ""], check=True)
     return max(1.0, (time.monotonic() - began_at) / 0.02)
 
 
 def wait_for(condition: Callable[[], T]) -> T:
-    """Wait until a condition gives something true; the timeout of the test ends what waits in vain."""
+    """Wait until a condition returns a true value, and return it; the test's timeout ends a vain wait."""
     while not (value := condition()):
         time.sleep(0.01)
     return value
 
 
 def members(group: int) -> list[int]:
-    """Give the processes of a group, without those that only wait to be buried."""
+    """Return the processes of a group, without zombies."""
     found = []
     for folder in Path("/proc").iterdir():
         with contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""What Python logs and prints, as messages on a real port."""
+"""Test that what Python logs and prints is sent as log entries over a real port."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ Entry = tuple[str, str, str | None, str]
 
 
 class LoggingPort(PortProcess):
-    """A port whose other side knows messages for the log."""
+    """A port whose other side accepts log entries."""
 
     def __init__(self, flags: list[str], environment: dict[str, str]) -> None:
         super().__init__(flags, environment=environment)
@@ -134,20 +134,20 @@ class LoggingPort(PortProcess):
         return self
 
     def receive(self) -> Any:
-        """Give the next message that is none for the log; collect those that are."""
+        """Return the next message other than log entries; collect the log entries before it."""
         while (message := super().receive())[0] == "L":
             self._collect(message)
         return message
 
     def next_entries(self, count: int) -> list[Entry]:
-        """Give the next ``count`` entries, waiting for them."""
+        """Wait for the next ``count`` log entries, and return them."""
         while len(self.entries) < count:
             self.collect_next()
         taken, self.entries = self.entries[:count], self.entries[count:]
         return taken
 
     def collect_next(self) -> None:
-        """Wait for the next message, which is one for the log."""
+        """Wait for the next message, which must hold log entries."""
         self._collect(super().receive())
 
     def _collect(self, message: Any) -> None:
@@ -159,7 +159,7 @@ class LoggingPort(PortProcess):
 
 @pytest.fixture
 def speaking_path(tmp_path: Path) -> dict[str, str]:
-    """Give the environment in which the module ``speaking`` can be called."""
+    """Return the environment in which the module ``speaking`` can be called."""
     (tmp_path / "speaking.py").write_text(SPEAKING_MODULE)
     return {"PYTHONPATH": str(tmp_path)}
 
@@ -208,7 +208,7 @@ def test_what_is_logged_and_printed_becomes_entries(
     logging_port: LoggingPort, function: str, entries: list[Entry]
 ) -> None:
     assert logging_port.call("speaking", function)[0] == "r"
-    # A sign that nothing follows.
+    # The entries of this call mark the end of the entries before.
     logging_port.call("speaking", "prints")
     assert logging_port.next_entries(len(entries) + 1) == [*entries, ("info", "stdout", None, "one 2")]
 
@@ -228,7 +228,7 @@ def test_thread_that_ends_by_an_error_is_one_entry_with_its_traceback(logging_po
     assert text.endswith("ZeroDivisionError: division by zero")
 
 
-def test_record_whose_arguments_do_not_fit_is_told_all_the_same(logging_port: LoggingPort) -> None:
+def test_record_whose_arguments_do_not_fit_is_logged_all_the_same(logging_port: LoggingPort) -> None:
     logging_port.call("speaking", "logs_wrongly")
     [(level, logger, _, text)] = logging_port.next_entries(1)
     assert (level, logger, text) == ("warning", "app", "--- Logging error ---")
@@ -260,11 +260,11 @@ def test_entry_of_a_request_has_its_id(logging_port: LoggingPort, model_server: 
     ]
 
 
-def test_flood_blocks_nobody_and_what_is_lost_is_counted(logging_port: LoggingPort) -> None:
-    """While nothing is read, only so many entries are kept as there is room for; afterwards the sum is right."""
+def test_flood_of_entries_blocks_no_thread_and_dropped_entries_are_counted(logging_port: LoggingPort) -> None:
+    """While nothing is read, the queue keeps a bounded number of entries; kept and dropped entries add up."""
     lines = 100_000
     call_id = logging_port.send_call("speaking", "prints_much", [lines])
-    # The pipe is full long before the last line; the function returns all the same, and only then is anything read.
+    # The pipe is full long before the last line. The function returns all the same, and only then the test reads.
     wait_until_idle(logging_port.process.pid)
     assert logging_port.receive() == (Atom("r"), call_id, None)
     while len(logging_port.entries) + logging_port.dropped < lines + 1:
@@ -279,13 +279,13 @@ def test_long_text_is_cut(logging_port: LoggingPort) -> None:
     assert logging_port.next_entries(1)[0][3] == f"{'x' * MAX_CHARACTERS}… ({cut} more characters)"
 
 
-def test_what_is_written_below_python_goes_to_stderr(logging_port: LoggingPort) -> None:
+def test_output_of_c_code_and_child_processes_goes_to_stderr(logging_port: LoggingPort) -> None:
     logging_port.call("speaking", "writes_below_python")
     logging_port.close()
     assert logging_port.stderr_text() == "written to descriptor 1\nfrom a child\nfrom a child\n"
 
 
-def test_last_words_of_a_process_go_to_stderr_if_nobody_has_read_them(speaking_path: dict[str, str]) -> None:
+def test_unread_entries_go_to_stderr_when_the_process_exits(speaking_path: dict[str, str]) -> None:
     with LoggingPort(["--log-to-elixir"], speaking_path) as port:
         port.send_call("speaking", "prints_and_leaves", [])
         assert port.process.wait() == 7
@@ -306,7 +306,7 @@ def test_without_the_flag_everything_goes_to_stderr(speaking_path: dict[str, str
 
 
 def read_all(port: LoggingPort) -> list[Entry]:
-    """Give the entries that have come until the process ended."""
+    """Return all log entries until the process ends."""
     try:
         while True:
             port.receive()
@@ -315,7 +315,7 @@ def read_all(port: LoggingPort) -> list[Entry]:
 
 
 def wait_until_idle(pid: int) -> None:
-    """Wait until a process does nothing any more: its time does not grow."""
+    """Wait until a process is idle: its CPU time does not grow."""
     before = -1
     while (used := cpu_ticks(pid)) != before or used < 10:
         before = used

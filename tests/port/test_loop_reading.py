@@ -1,4 +1,4 @@
-"""Calls that the thread of the event loop reads, since it will run them, until another one had better read them."""
+"""Test the event loop's thread as the leader: it reads the calls that it runs, until another thread should lead."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ PROOFS = 10
 
 @pytest.fixture
 def port(tmp_path: Path, implementation: dict[str, str]) -> Iterator[PortProcess]:
-    """Give a port whose functions have proved to be quick."""
+    """Yield a port whose functions count as quick."""
     (tmp_path / "user_module.py").write_text(USER_MODULE)
     with PortProcess(environment={"PYTHONPATH": str(tmp_path), **implementation}) as port:
         for _ in range(PROOFS):
@@ -92,7 +92,7 @@ def ask(port: PortProcess, name: str, *arguments: object) -> object:
 
 
 def loop_reads(port: PortProcess) -> bool:
-    """Have the loop's thread read, and say whether it does; on a busy machine not always."""
+    """Try to make the loop's thread the leader, and return whether it is; on a busy machine it may not be."""
     for _ in range(50):
         ask(port, "awaited")
         if ask(port, "harmless") == LOOP:
@@ -118,7 +118,7 @@ def test_a_plain_function_never_runs_on_the_loop(port: PortProcess) -> None:
     for _ in range(20):
         assert loop_reads(port)
         assert ask(port, "plain") != LOOP
-        # As the reader's thread reads now, which has run it.
+        # Another thread leads now, and has run the function.
         assert ask(port, "harmless") != LOOP
 
 
@@ -134,9 +134,9 @@ def test_calls_are_read_while_the_loop_is_blocked(port: PortProcess) -> None:
         ask(port, "set_gate", False)
         assert loop_reads(port)
         blocking = port.send_call("user_module", "blocks_the_loop", [])
-        # The first one may have come together with it, and be read before it runs.
+        # The first call may have come together with the blocking one, and be read before that runs.
         assert LOOP not in [ask(port, "harmless") for _ in range(3)][1:]
-        # A heartbeat, and what only the loop could run.
+        # A heartbeat, and then a call that only the loop can run.
         port.send_message(encode((Atom("C"), 0, Atom("any"), Atom("any"), [])))
         assert port.receive() == (Atom("r"), 0, True)
         awaited = port.send_call("user_module", "awaited", [])
@@ -145,7 +145,7 @@ def test_calls_are_read_while_the_loop_is_blocked(port: PortProcess) -> None:
 
 
 @pytest.mark.parametrize("is_on_loop", [True, False])
-def test_calls_are_read_while_a_function_waits_that_says_it_does_not(port: PortProcess, is_on_loop: bool) -> None:
+def test_calls_are_read_while_a_function_blocks_that_is_declared_harmless(port: PortProcess, is_on_loop: bool) -> None:
     for _ in range(10):
         for _ in range(PROOFS):
             ask(port, "harmless_as_it_says")
@@ -202,7 +202,7 @@ def test_calls_of_all_kinds_in_any_order_are_answered_once(port: PortProcess) ->
     @settings(max_examples=30, deadline=None)
     @given(st.lists(st.sampled_from(CALLS), min_size=1, max_size=60), st.booleans())
     def are_answered(calls: list[tuple[str, list[object]]], in_one_piece: bool) -> None:
-        # A gate that is closed holds up the loop, and some threads, but not the call that opens it.
+        # A closed gate blocks the loop and some threads, but not the call that opens it.
         ask(port, "set_gate", False)
         chosen: list[tuple[str, str, list[object]]] = [("user_module", *call) for call in [*calls, OPENING]]
         ids = port.send_calls(chosen) if in_one_piece else [port.send_call(*call) for call in chosen]
@@ -211,7 +211,7 @@ def test_calls_of_all_kinds_in_any_order_are_answered_once(port: PortProcess) ->
     are_answered()
 
 
-def test_the_process_leaves_with_the_port(port: PortProcess) -> None:
+def test_the_process_exits_with_the_port(port: PortProcess) -> None:
     assert loop_reads(port)
     port.close()
     assert port.process.wait(timeout=10) == 0

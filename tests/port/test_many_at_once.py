@@ -1,4 +1,4 @@
-"""Hundreds of calls on one port at the same time: all run, each has its own answer, and deadlines are kept."""
+"""Test hundreds of calls on one port at the same time: all run, each gets its own answer, and deadlines are kept."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ APPLICATION = f"""
 import asyncio, time
 
 from dspy import lm15
-from erlport_bridge.programs import embedded
+from erlport_bridge.programs.models.embedded import engine as embedded
 
 class Engine:
     "Answers with the question, after what `wait` waits for."
@@ -72,7 +72,7 @@ async def meet():
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PortProcess]:
-    """Give a port with models and functions of an application."""
+    """Yield a port with models and functions of an application."""
     folder: Path = tmp_path_factory.mktemp("application")
     (folder / "application.py").write_text(APPLICATION)
     path = os.pathsep.join(filter(None, [str(folder), os.environ.get("PYTHONPATH")]))
@@ -91,7 +91,7 @@ def predict(port: PortProcess, question: str, **options: object) -> int:
 
 
 def test_256_predictions_at_once_ask_at_once_and_each_has_its_own_answer(port: PortProcess) -> None:
-    """The model answers the first one only when the last one has asked."""
+    """The model answers the first request only when the last one has come."""
     use(port, "answer_when_all_have_asked")
     asked = {predict(port, f"question-{number}"): f"question-{number}" for number in range(PREDICTIONS)}
     for _ in range(PREDICTIONS):
@@ -102,7 +102,7 @@ def test_256_predictions_at_once_ask_at_once_and_each_has_its_own_answer(port: P
 
 
 def test_500_calls_wait_at_once(port: PortProcess) -> None:
-    """Each ends only when all have begun."""
+    """Each call ends only when all have begun."""
     calls = {port.send_call("application", "meet", []) for _ in range(WAITS)}
     for _ in range(WAITS):
         tag, call_id, _ = port.receive()
@@ -112,9 +112,9 @@ def test_500_calls_wait_at_once(port: PortProcess) -> None:
 
 
 def test_a_deadline_is_kept_while_many_predictions_keep_the_loop_busy(port: PortProcess) -> None:
-    """Once all that had come ran before the loop looked at its timers, and the deadline waited for the last of them.
+    """The loop once ran all received predictions before it looked at its timers, so a deadline waited for the last.
 
-    They take a second at least, so that most of them are still to come at the deadline.
+    The predictions take at least a second in total, so that most of them have not started at the deadline.
     """
     use(port, "answer_after_computing")
     busy = {predict(port, "busy") for _ in range(BUSY)}

@@ -1,4 +1,4 @@
-"""Messages of the port as bytes, and back."""
+"""Test parsing and encoding of the port's messages."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_term_that_is_no_message_is_refused(term: object) -> None:
         parse_message(encode(term))
 
 
-def test_call_with_unreadable_arguments_still_says_who_is_owed_an_answer() -> None:
+def test_call_with_unreadable_arguments_still_has_its_id_for_the_answer() -> None:
     # #{1 => a, 1.0 => b}: keys that Python would merge.
     arguments = b"\x6c\0\0\0\1" + b"\x74\0\0\0\2" + b"\x61\1\x77\1a" + encode(1.0)[1:] + b"\x77\1b" + b"\x6a"
     head = encode(CALL)

@@ -1,4 +1,4 @@
-"""Calls of harmless functions, which have a way of their own from pipe to pipe: the same answers as on any other."""
+"""Test the fast path for quick calls of harmless functions: it gives the same answers as the slow path."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ CALLS: dict[str, list[Any]] = {
 
 
 def proven(port: PortProcess) -> PortProcess:
-    """Have all functions be quick so often that they are called on the way that is tested here."""
+    """Call all functions until they count as quick, so that the fast path runs them; return the port."""
     for _ in range(PROOFS):
         for name, arguments in CALLS.items():
             port.call("user_module", name, *arguments)
@@ -150,8 +150,8 @@ def test_a_function_that_is_gone_is_an_error_of_its_call_whatever_its_module_say
     assert port.call("user_module", "repeated", "x", 2)[2] == "xx"
 
 
-def test_answers_that_nobody_reads_wait_and_are_all_there(port: PortProcess) -> None:
-    # More than the pipe holds, so that the first answers fill it.
+def test_unread_answers_are_queued_and_none_is_lost(port: PortProcess) -> None:
+    # The answers exceed the pipe's capacity, so that the first ones fill it.
     calls = [("user_module", "repeated", ["x", 500]) for _ in range(5_000)]
     ids = port.send_calls(calls)
     assert sorted(port.receive()[:2] for _ in ids) == [("r", call_id) for call_id in ids]
@@ -165,7 +165,7 @@ def test_a_reader_that_is_gone_ends_the_process(port: PortProcess) -> None:
 
 
 def test_a_heartbeat_is_no_call_in_either_form_of_its_id(port: PortProcess) -> None:
-    # Not 1, which is equal to the heartbeat's answer.
+    # The id is not 1, because 1 is equal to the heartbeat's answer.
     arguments = encode((Atom("user_module"), Atom("same"), ["x"]))[3:]
     for heartbeat in (b"\x61\0", b"\x62\0\0\0\0"):
         port.send_message(b"\x83\x68\5\x77\1C" + heartbeat + arguments)
@@ -198,7 +198,7 @@ VALUES = st.lists(st.none() | st.integers(-(2**40), 2**40) | st.text(max_size=5)
 
 @st.composite
 def frames(draw: st.DrawFn) -> bytes:
-    """Give a call, whole or with some bytes of it changed or missing."""
+    """Return the frame of a call, whole or with some bytes changed or missing."""
     head = b"\x83\x68\5" + _atom("C", draw(FORMS)) + encode(draw(st.integers(1, 300)))[1:]
     names = _atom("user_module", draw(FORMS)) + _atom(draw(NAMES), draw(FORMS))
     frame = bytearray(head + names + encode(draw(VALUES | NO_ARGUMENTS))[1:])
@@ -207,19 +207,19 @@ def frames(draw: st.DrawFn) -> bytes:
     return bytes(frame[: draw(st.sampled_from([len(frame), len(frame), draw(st.integers(0, len(frame)))]))])
 
 
-def test_any_frame_has_the_same_answers_with_and_without_what_is_compiled(tmp_path: Path) -> None:
+def test_any_frame_has_the_same_answers_with_and_without_the_compiled_part(tmp_path: Path) -> None:
     pytest.importorskip("erlport_bridge.port.native", reason="installed without a C compiler")
     (tmp_path / "user_module.py").write_text(USER_MODULE)
     environments = [{"PYTHONPATH": str(tmp_path), "ERLPORT_BRIDGE_CODEC": name} for name in ("compiled", "pure")]
-    # The id is in a form that has no way of its own.
+    # The fast path does not handle an id in this form.
     last = encode((Atom("C"), LAST, Atom("user_module"), Atom("same"), []))
 
     def come(port: PortProcess) -> list[Any]:
-        """Give the answers that have come; others may be on their way."""
+        """Return the answers so far; others may be on their way."""
         port.send_message(last)
         found = []
         while (message := port.receive())[1] != LAST:
-            # Tracebacks tell which way a call has taken.
+            # Tracebacks differ between the fast and the slow path.
             found.append((*message[:2], message[2][1:3] if message[0] == "e" else message[2]))
         return found
 

@@ -1,4 +1,4 @@
-"""The process behind a port, on real pipes."""
+"""Test the process behind a port, on real pipes."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ not_a_function = 5
 
 @pytest.fixture
 def user_path(tmp_path: Path) -> dict[str, str]:
-    """Give the environment in which the module ``user_module`` can be called."""
+    """Return an environment in which the module ``user_module`` can be called."""
     (tmp_path / "user_module.py").write_text(USER_MODULE)
     return {"PYTHONPATH": str(tmp_path)}
 
@@ -138,7 +138,7 @@ def test_child_processes_inherit_no_end_of_the_protocol(user_path: dict[str, str
     with PortProcess(environment=user_path) as port:
         own = port.call("user_module", "descriptors")[2]
         assert [number for number in own if number >= 64]
-        # 3 is what `ls` itself opens to read the folder.
+        # `ls` itself opens 3 to read the folder.
         assert set(port.call("user_module", "inherited")[2]) <= {"0", "1", "2", "3"}
 
 
@@ -181,7 +181,7 @@ def answer():
         first = port.send_call("slow_module", "answer", [])
         wait_for_file(tmp_path / "begun")
         second = port.send_call("slow_module", "answer", [])
-        assert port.call("math", "sqrt", 4.0)[2] == 2.0  # read after the second
+        assert port.call("math", "sqrt", 4.0)[2] == 2.0  # read after the second call
         (tmp_path / "go_on").touch()
         answers = [port.receive() for _ in range(2)]
     assert sorted(answer[1] for answer in answers) == [first, second]
@@ -218,13 +218,13 @@ def test_exceptions_are_answers(user_path: dict[str, str]) -> None:
 def test_every_call_is_answered_once_however_it_fails(
     packet: int, function: str, kind: str, user_path: dict[str, str]
 ) -> None:
-    """Each of these was once a call without an answer, in a frame of one byte or in any."""
+    """Each of these calls once got no answer: some with a length prefix of one byte, some with any."""
     with PortProcess(packet=packet, environment=user_path) as port:
         tag, _, (language, found, _, lines) = port.call("user_module", function)
         assert (tag, language) == ("e", "python")
         assert found.startswith(kind)
         assert len(lines) <= 40
-        # The next answer is the next call's: the loop lives, and nothing was sent twice.
+        # The next answer belongs to the next call: the loop still runs, and no answer was sent twice.
         assert port.call("user_module", "pauses", 0)[2] == "rested"
 
 
@@ -249,7 +249,7 @@ def test_answer_that_does_not_fit_its_frame_is_an_error(packet: int, largest: in
     [b"", b"\x83", b"not a term", encode(Atom("x")), encode((Atom("Z"), 1)), bytes([131, 108]) + b"\xff" * 4],
     ids=["empty", "version", "text", "atom", "unknown", "lying"],
 )
-def test_frame_that_is_no_message_is_reported_and_the_port_lives(frame_bytes: bytes) -> None:
+def test_frame_that_is_no_message_is_reported_and_the_port_works_on(frame_bytes: bytes) -> None:
     with PortProcess() as port:
         port.send_message(frame_bytes)
         assert port.call("math", "sqrt", 4)[2] == 2.0
@@ -258,7 +258,7 @@ def test_frame_that_is_no_message_is_reported_and_the_port_lives(frame_bytes: by
 
 
 def test_term_nested_100_000_deep_is_an_error_of_that_call() -> None:
-    # {'C', 9, math, sqrt, [[[…]]]} by hand, as the encoder has a limit of its own.
+    # {'C', 9, math, sqrt, [[[…]]]} is encoded by hand, since the encoder has a depth limit.
     head = encode((Atom("C"), 9, Atom("math"), Atom("sqrt"), []))[:-1]
     deep = b"\x6c\0\0\0\1" * 100_000 + b"\x6a" + b"\x6a" * 100_000
     with PortProcess() as port:
@@ -324,7 +324,7 @@ def wait_for_file(path: Path) -> None:
         time.sleep(0.005)
 
 
-def test_call_past_the_bound_is_told_at_once(user_path: dict[str, str]) -> None:
+def test_call_past_the_limit_is_refused_at_once(user_path: dict[str, str]) -> None:
     with PortProcess(["--max-calls=2"], environment=user_path) as port:
         slow = {port.send_call("user_module", "blocks", []) for _ in range(2)}
         refused = port.send_call("user_module", "pauses", [0])
@@ -335,7 +335,7 @@ def test_call_past_the_bound_is_told_at_once(user_path: dict[str, str]) -> None:
         assert len(slow) == 2
 
 
-def test_process_leaves_when_the_port_is_closed_although_calls_block(user_path: dict[str, str]) -> None:
+def test_process_exits_when_the_port_is_closed_although_calls_block(user_path: dict[str, str]) -> None:
     with PortProcess(environment=user_path) as port:
         port.call("user_module", "pauses", 0)
         for _ in range(100):
@@ -344,7 +344,7 @@ def test_process_leaves_when_the_port_is_closed_although_calls_block(user_path: 
         assert port.process.wait(timeout=10) == 0
 
 
-def test_process_leaves_when_nobody_reads_its_answers(user_path: dict[str, str]) -> None:
+def test_process_exits_when_the_reading_end_of_its_answers_is_closed(user_path: dict[str, str]) -> None:
     with PortProcess(environment=user_path) as port:
         port.call("user_module", "pauses", 0)
         os.dup2(os.open(os.devnull, os.O_RDONLY), port.read_end)
@@ -366,7 +366,7 @@ def test_preloaded_module_that_fails_is_named() -> None:
         assert "cannot preload 'no_such_module'" in port.stderr_text()
 
 
-def test_started_by_hand_it_says_what_it_is_for() -> None:
+def test_program_started_by_hand_explains_itself() -> None:
     command = [sys.executable, "-m", "erlport_bridge", "--nouse_stdio"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
     assert ended.returncode == 1
@@ -381,7 +381,7 @@ def test_wrong_flags_end_the_process_with_a_message(flags: list[str]) -> None:
     assert flags[0].split("=")[0] in ended.stderr
 
 
-def test_threads_wait_less_than_usual_for_pythons_lock() -> None:
+def test_threads_wait_less_than_usual_for_the_gil() -> None:
     with PortProcess() as port:
         assert port.call("sys", "getswitchinterval")[2] < sys.getswitchinterval()
 
@@ -396,7 +396,7 @@ def test_a_large_frame_is_not_kept(user_path: dict[str, str]) -> None:
         for _ in range(10):
             port.call("user_module", "large", 1)
         before = memory(port.process.pid)
-        for size in (64, 1):  # MiB; the second one shows that the first is gone for good
+        for size in (64, 1):  # MiB; the second frame shows that the first one's memory has been freed
             assert len(port.call("copy", "copy", b"\xff" * (size << 20))[2]) == size << 20
             ends_at = time.monotonic() + 20
             while memory(port.process.pid) > before + 32:

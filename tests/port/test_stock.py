@@ -1,7 +1,7 @@
-"""Terms as ErlPort's own Python half gives and takes them.
+"""Test the conversion of terms from and to ErlPort's own Python half.
 
-ErlPort itself is in no package registry; what stands in for its classes here has their shapes (0.11), and the same
-operations were run by hand under the real one.
+ErlPort's Python half is in no package registry. The classes here stand in for its classes and have the same shapes
+(0.11); the same operations were run by hand under the real ErlPort.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ StockAtom.__name__ = "Atom"
 
 
 class OpaqueObject:
-    """ErlPort's class for terms that it does not read."""
+    """ErlPort's class for terms that it does not decode."""
 
     def __init__(self, data: bytes, language: bytes) -> None:
         self.data = data
@@ -49,7 +49,7 @@ StockImproperList.__name__ = "ImproperList"
 
 @pytest.fixture
 def erlterms(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let ``erlport.erlterms`` be imported."""
+    """Make ``erlport.erlterms`` importable."""
     module = ModuleType("erlport.erlterms")
     module.Atom = StockAtom  # type: ignore[attr-defined]
     module.OpaqueObject = OpaqueObject  # type: ignore[attr-defined]
@@ -91,13 +91,13 @@ def test_results_go_out_as_binaries_and_nil_not_as_charlists_and_undefined(erlte
     assert encode(None)[1:] in sent.data
 
 
-def test_what_is_no_term_is_refused(erlterms: None) -> None:
+def test_result_that_cannot_be_encoded_is_refused(erlterms: None) -> None:
     with pytest.raises(EncodeError):
         stock.to_stock(object())
 
 
-def test_process_leaves_when_its_port_is_closed_although_a_call_goes_on() -> None:
-    """Under ErlPort's half the process of a stopped port once stayed as long as its call."""
+def test_process_exits_when_its_port_is_closed_although_a_call_goes_on() -> None:
+    """Under ErlPort's Python half, the process of a stopped port once stayed as long as its call ran."""
     code = "import time; from erlport_bridge.port import stock; stock.adapted({}); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None

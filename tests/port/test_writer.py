@@ -1,4 +1,4 @@
-"""Frames that are written from many threads, to somebody who may not read."""
+"""Test frames that many threads write, to a reader that may not read (back-pressure)."""
 
 import fcntl
 import os
@@ -14,9 +14,9 @@ PIPE_BYTES = 4_096
 
 @pytest.fixture
 def pipe() -> Iterator[tuple[int, int]]:
-    """Give the reading and the writing end of a small pipe."""
+    """Yield the reading and the writing end of a small pipe."""
     read, write = os.pipe()
-    fcntl.fcntl(write, 1031, PIPE_BYTES)  # F_SETPIPE_SZ, which Python 3.10 names on Linux only
+    fcntl.fcntl(write, 1031, PIPE_BYTES)  # F_SETPIPE_SZ, which has a name in Python 3.10 on Linux only
     yield read, write
     for descriptor in (read, write):
         try:
@@ -36,12 +36,12 @@ def read_all(descriptor: int, size: int) -> bytes:
     return data
 
 
-def test_what_is_not_read_waits_and_arrives_in_order(pipe: tuple[int, int]) -> None:
+def test_unread_frames_are_queued_and_arrive_in_order(pipe: tuple[int, int]) -> None:
     read, write = pipe
     writer = FrameWriter(write, unexpected)
     frames = [bytes([number]) * 1_000 for number in range(100)]
     for frame in frames:
-        writer.send([frame])  # returns, although nobody reads
+        writer.send([frame])  # does not block, although nobody reads
     assert read_all(read, 100_000) == b"".join(frames)
     writer.send([b"after"])
     assert read_all(read, 5) == b"after"
@@ -67,7 +67,7 @@ def test_frames_of_many_threads_are_whole(pipe: tuple[int, int]) -> None:
     assert sorted(frame[0] for frame in frames) == sorted(list(range(8)) * count)
 
 
-def test_nobody_at_the_other_end_is_told_once(pipe: tuple[int, int]) -> None:
+def test_closed_reading_end_is_reported_once(pipe: tuple[int, int]) -> None:
     read, write = pipe
     errors: list[OSError] = []
     writer = FrameWriter(write, errors.append)
@@ -77,7 +77,7 @@ def test_nobody_at_the_other_end_is_told_once(pipe: tuple[int, int]) -> None:
     assert [type(error) for error in errors] == [BrokenPipeError]
 
 
-def test_end_that_is_closed_while_frames_wait_is_told(pipe: tuple[int, int]) -> None:
+def test_reading_end_that_is_closed_while_frames_are_queued_is_reported(pipe: tuple[int, int]) -> None:
     read, write = pipe
     told = threading.Event()
     writer = FrameWriter(write, lambda _error: told.set())
@@ -105,7 +105,7 @@ def test_no_more_than_some_frames_are_held(pipe: tuple[int, int]) -> None:
     assert 80 * 4 < len(os.read(read, 1_000)) < 100 * 4
 
 
-def test_who_claims_the_pipe_is_the_only_one_to_write_until_it_is_released(pipe: tuple[int, int]) -> None:
+def test_thread_that_claims_the_pipe_is_the_only_writer_until_it_releases_it(pipe: tuple[int, int]) -> None:
     read, write = pipe
     writer = FrameWriter(write, unexpected)
     assert writer.claim()
@@ -124,7 +124,7 @@ def test_who_claims_the_pipe_is_the_only_one_to_write_until_it_is_released(pipe:
     assert read_all(read, 4) == b"last"
 
 
-def test_frames_that_are_held_go_out_with_the_next_one_or_when_they_are_flushed(pipe: tuple[int, int]) -> None:
+def test_held_frames_are_written_with_the_next_frame_or_by_a_flush(pipe: tuple[int, int]) -> None:
     read, write = pipe
     writer = FrameWriter(write, unexpected)
     for number in range(10):

@@ -1,4 +1,4 @@
-"""What a request knows of itself wherever it runs."""
+"""Test the context of a request."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tests.clock import Clock
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Give the time, to be moved by the test."""
+    """Return a clock whose time the test sets."""
     return Clock.of(request, monkeypatch)
 
 
-def test_time_in_which_several_things_wait_counts_once(clock: Clock) -> None:
+def test_time_in_which_several_items_wait_counts_once(clock: Clock) -> None:
     waiting = Waiting()
     assert (bool(waiting), waiting.waited_s()) == (False, 0.0)
     waiting.add("first")

@@ -1,6 +1,7 @@
-# A BEAM that the tests ask: one question a line, one line back. `hex` is an external term with its version byte.
+# A BEAM that the tests use as an oracle: one question per line, one answer per line. `hex` is an external term with its
+# version byte.
 #
-#     hex                the same term, encoded anew in minor version 2
+#     hex                the same term, encoded again in minor version 2
 #     hex hex            "true" if both are the same term, to the last bit
 #     source hex elixir  the term of this source, encoded in minor version 2; or what differs, if hex is another term
 #     random seed        a random term: its bytes, and "merged" if a map in it has keys that are one key in Python
@@ -8,7 +9,7 @@
 #     version            the version of this Elixir
 
 defmodule RandomTerm do
-  # Every type, each in every size class. `:rand` was seeded by the question.
+  # Makes terms of every type, in every size class. The question has seeded `:rand`.
 
   def term(0), do: scalar()
 
@@ -24,7 +25,7 @@ defmodule RandomTerm do
     end
   end
 
-  # Nested as they come, so that some are one key in Python: 1 and 1.0, :a and "a".
+  # Keys of any nesting, so that some are equal in Python: 1 and 1.0, :a and "a".
   defp map(depth), do: Map.new(list(depth), &{key(depth - 1), &1})
 
   defp key(0), do: Enum.random([scalar(), Enum.random([0, 1, 0.0, 1.0, true, false, :a, "a", nil, "nil"])])
@@ -123,7 +124,7 @@ defmodule RandomTerm do
 end
 
 defmodule PythonKeys do
-  # What Python takes for one key, said without a look at the codec.
+  # Returns a key as Python compares it, defined independently of the codec.
 
   def merged?(map) when is_map(map) do
     {keys, values} = {Map.keys(map), Map.values(map)}

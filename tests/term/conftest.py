@@ -1,4 +1,4 @@
-"""Fixtures of the term tests: both codecs, the rows of ``conformance/``, and a real BEAM."""
+"""Provide the fixtures of the term tests: both codecs, the rows of ``conformance/``, and a real BEAM."""
 
 import subprocess
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from hypothesis import settings
 
 from erlport_bridge.term import pure, set_elixir_version
 
-# No test is wrong because a machine is slow.
+# No test may fail because a machine is slow.
 settings.register_profile("no deadline", deadline=None)
 settings.load_profile("no deadline")
 
@@ -20,7 +20,7 @@ _CONFORMANCE = _HERE.parents[1] / "conformance"
 
 
 class Row(NamedTuple):
-    """One line of a file of terms."""
+    """A row of a file of terms."""
 
     name: str
     otp_release: str
@@ -30,7 +30,7 @@ class Row(NamedTuple):
 
 
 class RefusedRow(NamedTuple):
-    """One line of the file of terms that Python refuses."""
+    """A row of the file of terms that Python refuses."""
 
     name: str
     kind: str
@@ -41,7 +41,7 @@ class RefusedRow(NamedTuple):
 
 @pytest.fixture(scope="session")
 def compiled() -> ModuleType:
-    """Give the compiled codec, or skip where the package was built without a compiler."""
+    """Return the compiled codec, or skip the test if the package was built without a compiler."""
     try:
         from erlport_bridge.term import native
     except ImportError as error:
@@ -51,7 +51,7 @@ def compiled() -> ModuleType:
 
 @pytest.fixture(scope="session", params=["pure", "compiled"])
 def codec(request: pytest.FixtureRequest) -> ModuleType:
-    """Give each codec in turn: a module with ``decode`` and ``encode``."""
+    """Return one of the two codecs, each in turn: a module with ``decode`` and ``encode``."""
     if request.param == "pure":
         return pure
     module: ModuleType = request.getfixturevalue("compiled")
@@ -60,7 +60,7 @@ def codec(request: pytest.FixtureRequest) -> ModuleType:
 
 @pytest.fixture(scope="session")
 def rows() -> Callable[[str], list[Row]]:
-    """Give a function: name of a file in ``conformance/`` -> its rows."""
+    """Return a function that maps the name of a file in ``conformance/`` to its rows."""
 
     def read(file_name: str) -> list[Row]:
         return [
@@ -73,7 +73,7 @@ def rows() -> Callable[[str], list[Row]]:
 
 @pytest.fixture(scope="session")
 def refused_rows() -> list[RefusedRow]:
-    """Give the rows of ``conformance/refused.tsv``."""
+    """Return the rows of ``conformance/refused.tsv``."""
     return [
         RefusedRow(name, kind, beam, source, bytes.fromhex(text))
         for name, kind, beam, source, text in _fields("refused.tsv")
@@ -87,7 +87,7 @@ def _fields(file_name: str) -> list[list[str]]:
 
 @pytest.fixture(scope="session")
 def ask_beam() -> Iterator[Callable[[str], str]]:
-    """Give a function that sends one line to a running BEAM and gives the line it answers; see ``beam.exs``."""
+    """Yield a function that sends one line to a running BEAM and returns the answered line; see ``beam.exs``."""
     command = ["elixir", str(_HERE / "beam.exs")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as beam:
         assert beam.stdin is not None
@@ -105,7 +105,7 @@ def ask_beam() -> Iterator[Callable[[str], str]]:
 
 @pytest.fixture
 def elixir_1_14() -> Iterator[None]:
-    """Write structs as Elixir 1.14 has them, which is the one that wrote ``terms-elixir.tsv``."""
+    """Encode structs for Elixir 1.14, which wrote ``terms-elixir.tsv``."""
     set_elixir_version("1.14.0")
     yield
     set_elixir_version("1.18.0")
@@ -113,7 +113,7 @@ def elixir_1_14() -> Iterator[None]:
 
 @pytest.fixture
 def elixir_of_the_beam(ask_beam: Callable[[str], str]) -> Iterator[None]:
-    """Write structs as the Elixir that is asked by ``ask_beam`` has them."""
+    """Encode structs for the version of Elixir that ``ask_beam`` runs."""
     set_elixir_version(ask_beam("version"))
     yield
     set_elixir_version("1.18.0")

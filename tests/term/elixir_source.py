@@ -1,4 +1,4 @@
-"""Terms as source of Elixir, written without a look at the external term format (but for identifiers)."""
+"""Write terms as Elixir source, independently of the external term format (except for identifiers)."""
 
 from collections.abc import Callable
 from datetime import date, datetime, time
@@ -9,7 +9,7 @@ from erlport_bridge.term import Atom, ImproperList, OtpErlangBinary, OtpErlangPi
 
 
 def elixir_source(term: Any) -> str:
-    """Give an expression whose value in Elixir is the term; it has no line breaks."""
+    """Return an Elixir expression, without line breaks, whose value is the term."""
     writers: dict[type, Callable[[Any], str]] = {
         type(None): lambda _: "nil",
         bool: lambda value: str(value).lower(),

@@ -1,4 +1,4 @@
-"""Comparison of Python values where ``==`` is too generous: ``True == 1``, ``0.0 == -0.0``, ``Atom("a") == "a"``."""
+"""Compare Python values where ``==`` is too generous: ``True == 1``, ``0.0 == -0.0``, ``Atom("a") == "a"``."""
 
 from datetime import datetime, time
 from decimal import Decimal
@@ -17,9 +17,10 @@ _IDENTIFIERS = (OtpErlangBinary, OtpErlangFunction, OtpErlangPid, OtpErlangPort,
 
 
 def exact(value: Any) -> tuple[Any, ...]:
-    """Give what is equal to that of another value only if both have the same types and bits at every depth.
+    """Return a key that is equal for two values only if both have the same types and bits at every depth.
 
-    It is flat, an entry for each value inside in the order of the format: Python compares what nests by recursion.
+    The key is flat, with an entry for each inner value in the order of the format, because Python compares nested
+    values by recursion.
     """
     entries = []
     waiting = [value]

@@ -1,4 +1,4 @@
-"""Terms for property tests, as Hypothesis makes them."""
+"""Define Hypothesis strategies that generate terms for property tests."""
 
 from datetime import timezone
 from typing import Any
@@ -52,13 +52,13 @@ def _maps(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
     return st.dictionaries(keys, inner, max_size=5)
 
 
-#: Terms with one form only: no map, whose order is the BEAM's business.
+#: Terms with only one encoded form: no maps, whose order the BEAM chooses.
 mapless_terms = st.recursive(scalars, _containers, max_leaves=20)
 
-#: Everything that comes back from the codec equal to what it was.
+#: All terms that are equal after encoding and decoding.
 terms = st.recursive(scalars | structs, lambda inner: _containers(inner) | _maps(inner), max_leaves=20)
 
-#: What a program sends day by day.
+#: Terms that a program usually sends.
 ordinary_terms = st.recursive(
     plain_scalars, lambda inner: _lists_and_tuples(inner) | st.dictionaries(texts | atoms, inner), max_leaves=40
 )

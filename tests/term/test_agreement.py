@@ -1,4 +1,4 @@
-"""The compiled codec does what the reference does: in results to the last bit, and in errors to the last word."""
+"""Test that the compiled codec agrees with the reference: in results to the last bit, in errors to the last word."""
 
 import enum
 import math
@@ -44,22 +44,22 @@ class Word(str, enum.Enum):
 
 
 class Text(str):
-    """A text of somebody's own class."""
+    """A subclass of ``str``."""
 
 
 class Real(float):
-    """A float of somebody's own class."""
+    """A subclass of ``float``."""
 
 
 class Backwards(list[Any]):
-    """A list that says something else than it holds."""
+    """A list whose iterator yields other items than it holds."""
 
     def __iter__(self) -> Any:
         return reversed(list(self[:]))
 
 
 class Short(dict[Any, Any]):
-    """A map that lies about its size."""
+    """A map whose ``len`` is wrong."""
 
     def __len__(self) -> int:
         return 0
@@ -67,16 +67,16 @@ class Short(dict[Any, Any]):
 
 @dataclass
 class Record:
-    """No term, and not hashable."""
+    """An object that cannot be encoded or hashed."""
 
     field: int = 1
 
 
-Point = namedtuple("Point", "x y")  # its untyped form is what users have
+Point = namedtuple("Point", "x y")  # untyped, as in users' code
 
 
 def decoded(codec: ModuleType, data: Any, **limits: int) -> Any:
-    """Give what comes of decoding: the exact value, or the error with its words and its place."""
+    """Return the outcome of decoding: the exact value, or the error with its message and place."""
     try:
         return exact(codec.decode(data, **limits))
     except DecodeError as error:
@@ -84,7 +84,7 @@ def decoded(codec: ModuleType, data: Any, **limits: int) -> Any:
 
 
 def encoded(codec: ModuleType, term: Any, **options: int) -> Any:
-    """Give what comes of encoding: the bytes, or the error with its words and its path."""
+    """Return the outcome of encoding: the bytes, or the error with its message and path."""
     try:
         return codec.encode(term, **options)
     except EncodeError as error:
@@ -103,7 +103,7 @@ def agreed_term(compiled: ModuleType, data: Any, **limits: int) -> Any:
     return result
 
 
-# Values of other classes than the decoder's, values that are no terms, and values that become the same term.
+# Values of classes that the decoder never returns, values that cannot be encoded, and values that become the same term.
 odd_scalars = st.one_of(
     st.sampled_from([Level.LOW, Level.HUGE, Word.YES, Text("text"), Text("é\ud800"), Real(1.5), Real("nan")]),
     st.sampled_from(["\ud800", "a\udfff", Atom("\ud800"), Atom("a" * 255), Atom("é" * 255), Atom("a" * 256)]),
@@ -146,7 +146,7 @@ def odd_containers(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 odd_terms = st.recursive(odd_scalars | malformed | unhashable | scalars | structs, odd_containers, max_leaves=12)
 
-# Bytes that often begin as terms do.
+# Bytes that often begin like a term.
 pieces = st.one_of(
     st.sampled_from(TAGS).map(lambda tag: bytes([tag])),
     st.integers(0, 9).map(lambda size: size.to_bytes(4, "big")),
@@ -167,7 +167,7 @@ def test_both_write_the_same_bytes_and_read_the_same_term(compiled: ModuleType, 
 
 @given(term=odd_terms)
 @settings(max_examples=2_000)
-def test_both_say_the_same_of_any_python_value(compiled: ModuleType, term: Any) -> None:
+def test_both_encode_or_refuse_any_python_value_alike(compiled: ModuleType, term: Any) -> None:
     result = agreed_bytes(compiled, term)
     if type(result) is bytes:
         agreed_term(compiled, result)
@@ -207,7 +207,9 @@ def test_both_name_the_same_byte_where_a_term_is_cut(compiled: ModuleType, term:
 
 @given(term=terms, damage=st.lists(st.tuples(st.integers(0), st.integers(0, 255)), min_size=1, max_size=4))
 @settings(max_examples=2_000)
-def test_both_say_the_same_of_a_damaged_term(compiled: ModuleType, term: Any, damage: list[tuple[int, int]]) -> None:
+def test_both_decode_or_refuse_a_damaged_term_alike(
+    compiled: ModuleType, term: Any, damage: list[tuple[int, int]]
+) -> None:
     raw = bytearray(pure.encode(term))
     for place, byte in damage:
         raw[place % len(raw)] = byte
@@ -217,11 +219,11 @@ def test_both_say_the_same_of_a_damaged_term(compiled: ModuleType, term: Any, da
 
 @given(raw=bytes_like_terms)
 @settings(max_examples=3_000)
-def test_both_say_the_same_of_any_bytes(compiled: ModuleType, raw: bytes) -> None:
+def test_both_decode_or_refuse_any_bytes_alike(compiled: ModuleType, raw: bytes) -> None:
     agreed_term(compiled, b"\x83" + raw)
 
 
-def test_both_say_the_same_of_every_row_of_the_conformance_data(
+def test_both_agree_on_every_row_of_the_conformance_data(
     compiled: ModuleType, rows: Callable[[str], Any], refused_rows: list[Any]
 ) -> None:
     for row in [row for file_name in FILES for row in rows(file_name)] + refused_rows:
@@ -231,9 +233,7 @@ def test_both_say_the_same_of_every_row_of_the_conformance_data(
 
 
 @pytest.mark.parametrize("closing", [lambda deep: [deep], lambda deep: (deep,), lambda deep: {"a": deep}])
-def test_both_say_the_same_of_cycles_and_of_the_deepest_term(
-    compiled: ModuleType, closing: Callable[[Any], Any]
-) -> None:
+def test_both_agree_on_cycles_and_on_the_deepest_term(compiled: ModuleType, closing: Callable[[Any], Any]) -> None:
     cycle: list[Any] = [1]
     cycle.append(closing(cycle))
     assert agreed_bytes(compiled, cycle)[0] is EncodeError
@@ -266,7 +266,7 @@ def test_compiled_codec_leaves_no_ordinary_term_to_the_reference(compiled: Modul
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(compiled, "reference", SimpleNamespace(decode=refuse, encode=refuse))
         with pytest.raises(AssertionError, match="left to the reference"):
-            compiled.decode(b"\x83\xc8")  # so it would be seen
+            compiled.decode(b"\x83\xc8")  # shows that a fallback to the reference would be noticed
         for packet in (0, 4):
             data = compiled.encode(term, packet=packet)
             assert exact(compiled.decode(data[packet:])) == exact(term)
@@ -275,7 +275,7 @@ def test_compiled_codec_leaves_no_ordinary_term_to_the_reference(compiled: Modul
 def test_compiled_codec_leaves_only_rare_terms_of_the_beam_to_the_reference(
     compiled: ModuleType, rows: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Whatever a BEAM of today writes, but what is refused."""
+    """Every row that a current BEAM writes, except refused rows, is decoded by the compiled codec itself."""
     left: list[str] = []
 
     def note(*_args: Any, **_options: Any) -> None:

@@ -1,4 +1,4 @@
-"""The terms of ``conformance/``, which real BEAMs wrote."""
+"""Test both codecs with the terms of ``conformance/``, which real BEAMs wrote."""
 
 from collections.abc import Callable
 from datetime import date, datetime, time, timedelta, timezone
@@ -23,10 +23,10 @@ Rows = Callable[[str], Any]
 OTP_FILES = ("terms-otp25.tsv", "terms-otp27.tsv")
 FILES = (*OTP_FILES, "terms-corners.tsv")
 
-# A BEAM has more than one form for these (the order of a map), or they are kept in the form that they came in (funs).
+# Rows that a BEAM may write in more than one form (the order of a map), or that keep the form they came in (funs).
 MORE_THAN_ONE_FORM = {"struct_date", "struct_mapset", "fun_local", "fun_env", "opaque_erlang"}
 
-# What the reason of each kind in refused.tsv says.
+# Part of the error's reason for each kind in refused.tsv.
 REASONS = {
     "merged_keys": "one key in Python",
     "pickle": "a pickle is never loaded",
@@ -42,7 +42,7 @@ REASONS = {
     "fun": "where an arity must stand",
 }
 
-# Each run of a BEAM has its own; only rows of one file are the same term.
+# Rows that differ between runs of a BEAM: only rows of one file are the same term.
 OF_ONE_RUN = {"self", "ref", "port", "fun_local", "fun_env", "opaque_erlang"}
 
 
@@ -51,7 +51,7 @@ def refused(name: str) -> bool:
 
 
 def holds_a_fun(name: str) -> bool:
-    """Tell whether a term keeps the form of its atoms in the row, whatever the minor version."""
+    """Return whether the row holds a fun, which keeps the form of its atoms, whatever the minor version."""
     return name.startswith("fun_") and not name.startswith("fun_ext")
 
 

@@ -1,4 +1,4 @@
-"""Bytes that are no term, limits, and the tags that no BEAM of today writes."""
+"""Test decoding of invalid bytes, of terms at the limits, and of tags that no current BEAM writes."""
 
 import mmap
 import subprocess
@@ -72,7 +72,9 @@ def compressed(body: bytes, declared: int | None = None) -> bytes:
         (b"\x83t\x00\x00\x00\x02a\x01ja\x01j", "a map with the keys 1 and 1, which are one key in Python", 1),
     ],
 )
-def test_bytes_that_are_no_term_say_what_and_where(codec: ModuleType, data: bytes, reason: str, offset: int) -> None:
+def test_error_of_invalid_bytes_has_its_reason_and_offset(
+    codec: ModuleType, data: bytes, reason: str, offset: int
+) -> None:
     assert failure(codec, data) == (reason, offset)
 
 
@@ -94,7 +96,7 @@ def test_keys_that_python_would_merge_are_never_lost(codec: ModuleType, left: ob
 
 
 def test_key_with_the_bytes_of_a_pid_is_an_error_of_that_term(codec: ModuleType) -> None:
-    """erlang-py's classes raise AttributeError when they are compared with anything else, which a dict once did."""
+    """A dict once compared erlang-py's classes with other values, which raises AttributeError."""
     pid = b"X" + NODE_UTF8 + bytes(12)
     data = b"\x83t\x00\x00\x00\x02" + pid + b"a\x01m" + len(pid).to_bytes(4, "big") + pid + b"a\x02"
     assert "as a key beside its own bytes" in failure(codec, data)[0]
@@ -112,7 +114,7 @@ def test_map_key_nests_64_deep_and_no_deeper(codec: ModuleType) -> None:
 
     assert len(codec.decode(with_key(63))) == 1
     assert failure(codec, with_key(64)) == ("a map key that nests deeper than 64 levels", 1)
-    # Python's own hash of a tuple would end the process here.
+    # Python's own hash of a tuple would crash the process here.
     assert failure(codec, with_key(100_000), max_depth=200_000)[0] == "a map key that nests deeper than 64 levels"
 
 
@@ -258,7 +260,7 @@ def test_atoms_are_one_object_per_name(codec: ModuleType) -> None:
         (b"\x83" + b"h\x01" * 30 + b"\xc8", "[0]" * 10 + " … " + "[0]" * 10),
     ],
 )
-def test_error_says_where_in_the_term(codec: ModuleType, data: bytes, path: str) -> None:
+def test_error_has_the_path_of_the_invalid_term(codec: ModuleType, data: bytes, path: str) -> None:
     with pytest.raises(DecodeError) as raised:
         codec.decode(data)
     assert raised.value.path == path
@@ -291,7 +293,7 @@ def test_term_is_read_from_any_memory(codec: ModuleType, make: Callable[[bytes],
         assert str(raised.value) == str(of_bytes.value)
 
 
-# In a process of its own, because the fault that it looks for is a crash.
+# Run in a process of its own, because the fault would be a crash.
 RACE = """
 import sys, threading
 from importlib import import_module
@@ -318,6 +320,6 @@ assert seen <= {"é", "🚀"}, seen
 
 
 def test_bytearray_that_another_thread_changes_is_read_as_it_was(codec: ModuleType) -> None:
-    """It was once read where it is while others ran: found to be 2-byte characters, and read as 4-byte ones."""
+    """A bytearray was once read in place while other threads ran: checked as 2-byte, then read as 4-byte characters."""
     ended = subprocess.run([sys.executable, "-c", RACE, codec.__name__], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr) == (0, "")

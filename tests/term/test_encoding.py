@@ -1,4 +1,4 @@
-"""Values that are terms in other classes than the decoder's, and values that are none."""
+"""Test encoding of values whose classes the decoder never returns, and of values that cannot be encoded."""
 
 import enum
 import math
@@ -24,7 +24,7 @@ from erlport_bridge.term import (
 
 
 class Text(str):
-    """A text of somebody's own class."""
+    """A subclass of ``str``."""
 
 
 class Level(enum.IntEnum):
@@ -41,16 +41,16 @@ class Word(str, enum.Enum):
 
 
 class Color(enum.Enum):
-    """An enumeration of neither, which has no one form."""
+    """An enumeration without a base class, which has no single form as a term."""
 
     RED = "red"
 
 
 class Opaque:
-    """No term."""
+    """An object that cannot be encoded."""
 
 
-Point = namedtuple("Point", "x y")  # its untyped form is what users have
+Point = namedtuple("Point", "x y")  # untyped, as in users' code
 
 
 def failure(codec: ModuleType, term: object, **limits: int) -> tuple[str, str]:
@@ -201,8 +201,8 @@ def test_frozen_containers_cannot_be_changed_and_are_no_tuples() -> None:
 def test_map_that_another_thread_changes_is_written_as_it_was(
     codec: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The codec lets other threads run now and then: a map that is open must not be read on in another order."""
-    monkeypatch.setattr(codec, "reference", None, raising=False)  # nobody may be asked to write it once more
+    """The codec releases the GIL now and then: a half-written map must not be read on in another order."""
+    monkeypatch.setattr(codec, "reference", None, raising=False)  # no fallback to the reference
     entries: dict[Any, Any] = {f"key {number}": ["x" * 2_500, {number: number}] for number in range(20_000)}
     stop = threading.Event()
 
@@ -216,7 +216,7 @@ def test_map_that_another_thread_changes_is_written_as_it_was(
     thread.start()
     try:
         for _ in range(20):
-            # The same key twice would be refused; one is missing while it is moved.
+            # The same key twice would be refused; a key is missing while the other thread moves it.
             assert 19_999 <= len(codec.decode(codec.encode([entries]))[0]) <= 20_000
     finally:
         stop.set()

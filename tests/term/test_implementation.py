@@ -1,4 +1,4 @@
-"""Which of the two codecs is in use, and how a missing one is told."""
+"""Test which of the two codecs is in use, and how a missing compiled codec is reported."""
 
 import os
 import shutil
@@ -22,20 +22,20 @@ def run(code: str, codec: str | None = None) -> subprocess.CompletedProcess[str]
 
 
 def test_compiled_codec_is_built_and_used_where_there_is_a_compiler() -> None:
-    """Without this, a build that fails would go unseen: the package works all the same."""
+    """Without this test, a failed build would go unnoticed: the package works all the same."""
     if not shutil.which("cc") or not Path(sysconfig.get_path("include"), "Python.h").exists():
         pytest.skip("no C compiler, or no headers of Python")
     assert run(SHOW).stdout == "compiled None\n"
 
 
-def test_missing_compiled_codec_is_replaced_and_the_remedy_told() -> None:
+def test_missing_compiled_codec_is_replaced_and_the_remedy_reported() -> None:
     name, _, reason = run(MISSING + SHOW).stdout.partition(" ")
     assert name == "pure"
     assert "the compiled codec is missing" in reason
     assert "install a C compiler and Python's headers, and then erlport_bridge again" in reason
 
 
-def test_port_tells_at_its_start_that_the_compiled_codec_is_missing() -> None:
+def test_port_reports_at_its_start_that_the_compiled_codec_is_missing() -> None:
     serve = "import os; r, w = os.pipe(); os.close(w); os.dup2(r, 0); os.dup2(os.pipe()[1], 1); "
     serve += "from erlport_bridge.__main__ import main; main(['--use_stdio'])"
     ended = run(MISSING + serve)
@@ -56,7 +56,7 @@ def test_codec_can_be_chosen() -> None:
         (SHOW, "fast", 'expected "compiled" or "pure" in ERLPORT_BRIDGE_CODEC, got "fast"'),
     ],
 )
-def test_codec_that_cannot_be_had_is_an_error(code: str, codec: str, error: str) -> None:
+def test_unavailable_codec_is_an_error(code: str, codec: str, error: str) -> None:
     ended = run(code, codec)
     assert ended.returncode == 1
     assert error in ended.stderr

@@ -1,4 +1,4 @@
-"""Terms as error messages show them."""
+"""Test how error messages show terms."""
 
 import pytest
 
@@ -31,12 +31,12 @@ def test_term_is_shown_as_iex_writes_it(term: object, text: str) -> None:
 
 
 def test_term_that_nests_too_deep_for_python_is_shown_without_an_address() -> None:
-    """An improper list was once shown by Python's own way, which fails at some depth and then writes an address."""
+    """An improper list was once shown by Python's ``repr``, which fails at some depth; an address was shown then."""
     term: object = 1
     for _ in range(100_000):
         term = ImproperList([term], 1)
     assert shown(term) == "[[[[… | …] | 1] | 1] | 1]"
 
 
-def test_key_is_shown_as_it_stands_in_a_path() -> None:
+def test_key_is_shown_as_in_a_path() -> None:
     assert (shown_key("a"), shown_key(Atom("a")), shown_key((1,))) == ('"a"', ":a", "{1}")

@@ -1,4 +1,4 @@
-"""What decoding and encoding take of memory, and that they give all of it back."""
+"""Test how much memory decoding and encoding take, and that they leak none."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from fuzzing.checks import ALLOWED_BESIDE, ALLOWED_PER_BYTE
 MIB = 1024 * 1024
 FRAME_BYTES = 20
 
-# Of all kinds together. The reference is so much slower that it gets fewer.
+# Round trips of all kinds together. The reference is so much slower that it gets fewer.
 ROUND_TRIPS, ROUND_TRIPS_OF_REFERENCE = 1_000_000, 50_000
 
-# What a whole test may leave behind: caches that the interpreter fills on the way. A leak leaves thousands.
+# Blocks that a whole test may leave: caches that the interpreter fills on the way. A leak leaves thousands.
 FEW_BLOCKS = 100
 FEW_BYTES = 4 * MIB
 
@@ -53,7 +53,7 @@ TINY_LENGTH_BEHIND = {"small_tuple": b"h", "small_integer": b"n", "small_atom": 
 
 
 def peak_bytes(call: Callable[[], object]) -> int:
-    """Give how many bytes Python had allocated at most during a call, beyond those before it."""
+    """Return the peak of Python's allocations during a call, beyond the allocations before, in bytes."""
     tracemalloc.start()
     try:
         call()
@@ -67,7 +67,7 @@ def peak_of_refusal(codec: ModuleType, data: bytes, **options: int) -> int:
         with pytest.raises(DecodeError):
             codec.decode(data, **options)
 
-    refuse()  # once without looking: the first error of a kind compiles patterns and fills caches
+    refuse()  # not measured: the first error of a kind compiles patterns and fills caches
     return peak_bytes(refuse)
 
 
@@ -110,7 +110,7 @@ def compressed(body: bytes, declared: int) -> bytes:
 
 @pytest.fixture(scope="module")
 def bomb() -> bytes:
-    """Give a binary of 64 MiB that travels as 64 KiB, without its head."""
+    """Return the compressed form of a binary of 64 MiB, without its head: 64 KiB."""
     size = 64 * MIB
     return zlib.compress(b"m" + size.to_bytes(4, "big") + bytes(size), 9)
 
@@ -120,10 +120,10 @@ def test_bomb_stops_at_the_size_that_it_declares(codec: ModuleType, bomb: bytes)
     assert peak_of_refusal(codec, data) < MIB
 
 
-def test_bomb_that_says_what_it_is_stops_at_the_limit(codec: ModuleType, bomb: bytes) -> None:
+def test_bomb_with_the_right_declared_size_stops_at_the_limit(codec: ModuleType, bomb: bytes) -> None:
     data = b"\x83P" + (64 * MIB + 5).to_bytes(4, "big") + bomb
     assert peak_of_refusal(codec, data, max_bytes=64 * MIB + 4) < MIB
-    # Within the limit it is a term like any other: what inflates, and the text made of it.
+    # Within the limit it is decoded like any term: the memory of the inflated bytes, and of the text made of them.
     assert peak_bytes(lambda: codec.decode(data, max_bytes=64 * MIB + 5)) < 4 * 64 * MIB
 
 
@@ -158,7 +158,7 @@ RARE: dict[str, Any] = {
     "datetime": datetime(2024, 2, 29, 23, 59, 59, 5, tzinfo=timezone.utc),
     "structs": [date(2024, 2, 29), time(1, 2, 3), Decimal("1.50"), {1, 2}, range(9)],
 }
-# Errors behind and inside of what is right: the terms that are there already must all go.
+# Errors behind and inside valid terms: the terms that are decoded already must all be freed.
 NO_TERMS: dict[str, bytes] = {
     "early_end": b"\x83l\x00\x00\x00\x03a\x01m\x00\x00\x00\x02abh\x02F\x3f\xf8" + bytes(6),
     "unknown_tag": b"\x83t\x00\x00\x00\x02m\x00\x00\x00\x03keyh\x02m\x00\x00\x00\x01a\xc8" + bytes(40),
@@ -197,7 +197,7 @@ def refuse_value(codec: ModuleType, value: Any) -> None:
 
 
 def jobs_of(codec: ModuleType) -> Iterator[tuple[str, float, Callable[[], object]]]:
-    """Give name, part of all round trips, and one round trip of each kind."""
+    """Yield, for each kind of round trip, its name, its share of all round trips, and a function that makes one."""
     frequent_part = 0.97 / len(FREQUENT)
     rare_part = 0.03 / (len(RARE) + len(NO_TERMS) + len(NO_VALUES))
     for name, term in FREQUENT.items():
@@ -216,10 +216,10 @@ def rss_bytes() -> int:
 
 
 def growth(job: Callable[[], object], times: int) -> tuple[int, int, int]:
-    """Give by how much a job makes Python's blocks, this process, and singletons' references grow in so many times.
+    """Return the growth of Python's blocks, of this process, and of singletons' references while a job runs ``times``.
 
-    It is done as often before without counting, and counted three times: free lists and caches of Python, and what
-    other tests have left running, grow now and then; a leak does each time.
+    The job runs as often before without being measured, and is then measured three times. Python's free lists and
+    caches, and leftovers of other tests, grow now and then; a leak grows each time.
     """
     for _ in range(times):
         job()
@@ -239,7 +239,7 @@ def _growth(job: Callable[[], object], times: int) -> tuple[int, int, int]:
 
 
 def test_million_round_trips_leave_memory_as_it_was(codec: ModuleType) -> None:
-    """A million with the compiled codec: terms of every kind, and errors in the middle of containers."""
+    """A million round trips with the compiled codec: terms of every kind, and errors in the middle of containers."""
     round_trips = ROUND_TRIPS_OF_REFERENCE if codec is pure else ROUND_TRIPS
     for name, part, job in jobs_of(codec):
         times = int(part * round_trips / 4) + 1
@@ -264,7 +264,7 @@ def test_term_that_ends_anywhere_leaves_nothing(codec: ModuleType, name: str) ->
 
 
 def parts_of(term: Any) -> Iterator[Any]:
-    """Give a value and all that stand in it."""
+    """Yield a value and all values inside it."""
     yield term
     inside = [*term.keys(), *term.values()] if isinstance(term, dict) else term
     for part in inside if isinstance(inside, list | tuple) else ():
@@ -274,7 +274,7 @@ def parts_of(term: Any) -> Iterator[Any]:
 @pytest.mark.parametrize("name", [*FREQUENT, *NO_VALUES])
 def test_encoding_keeps_no_reference_to_a_value_or_its_parts(codec: ModuleType, name: str) -> None:
     term = (FREQUENT | NO_VALUES)[name]
-    # Small integers are the whole interpreter's, and those who count use them.
+    # The whole interpreter shares small integers, and counting itself uses them.
     parts = [part for part in parts_of(term) if type(part) is not int]
 
     def encode() -> None:
@@ -288,7 +288,7 @@ def test_encoding_keeps_no_reference_to_a_value_or_its_parts(codec: ModuleType, 
     for _ in range(10):
         encode()
     more = [sys.getrefcount(part) - count for part, count in zip(parts, before, strict=True)]
-    # Others use None or 1, too: what counts is one more for each time.
+    # Other code uses None or 1, too: a leak would add a reference at each repetition.
     assert all(abs(count) < 10 for count in more), more
 
 
@@ -305,10 +305,10 @@ def test_decoding_keeps_no_reference_to_its_input(codec: ModuleType, name: str) 
             codec.decode(data)
             codec.decode(buffer)
     assert sys.getrefcount(data) == before
-    buffer += b"more"  # Python refuses this while anybody looks into the buffer
+    buffer += b"more"  # Python refuses this while a view of the buffer exists
 
 
-def test_a_frame_takes_no_memory_for_what_is_large_and_keeps_nothing(compiled: ModuleType) -> None:
+def test_a_frame_takes_no_memory_for_its_large_parts_and_leaks_nothing(compiled: ModuleType) -> None:
     texts = ["x" * 10_000_000, b"\xff" * 10_000_000]
     broken = [*texts, object()]
     assert peak_bytes(lambda: compiled.encode_frame(texts, packet=4)) < 100_000

@@ -1,4 +1,4 @@
-"""The public interface of the package."""
+"""Test the public interface of the package."""
 
 import subprocess
 import sys
@@ -6,7 +6,7 @@ import sys
 import erlport_bridge.term
 
 
-def test_public_interface_is_what_others_may_use() -> None:
+def test_public_interface_is_the_listed_names() -> None:
     assert set(erlport_bridge.term.__all__) == {
         *("decode", "decode_elements", "encode", "encode_frame", "set_elixir_version", "shown", "Buffer", "Term"),
         *("FALLBACK_REASON", "IMPLEMENTATION"),

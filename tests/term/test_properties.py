@@ -1,4 +1,4 @@
-"""Properties of all terms and of all bytes, with both codecs; those of the two together are in `test_agreement`."""
+"""Test properties of all terms and all bytes, for each codec; `test_agreement` compares the two codecs."""
 
 import math
 import os
@@ -81,7 +81,7 @@ def test_damaged_term_is_a_term_or_a_decode_error(codec: ModuleType, term: Any, 
         decoded = codec.decode(raw)
     except DecodeError:
         return
-    assert codec.encode(decoded)  # what was accepted can be sent
+    assert codec.encode(decoded)  # an accepted term can be sent
 
 
 @given(first=terms, others=st.lists(terms, max_size=3))
@@ -101,7 +101,7 @@ def test_floats_keep_every_bit(codec: ModuleType, number: float) -> None:
 
 
 def as_erlang_py(term: Any) -> Any:
-    """Give what erlang-py makes of a term, for those terms that it reads rightly."""
+    """Return a term as erlang-py decodes it, if erlang-py decodes it correctly."""
     if isinstance(term, Atom):
         return erlang.OtpErlangAtom(str(term))
     if term is None:
@@ -126,7 +126,7 @@ def test_erlang_py_writes_the_same_bytes(codec: ModuleType, term: Any) -> None:
 
 @given(term=mapless_terms)
 def test_erlang_py_reads_the_same_term(codec: ModuleType, term: Any) -> None:
-    """Compared as bytes, since erlang-py's classes raise when they are compared with others."""
+    """The terms are compared as bytes, since erlang-py's classes raise when they are compared with other classes."""
     encoded = codec.encode(term)
     assert erlang.term_to_binary(erlang.binary_to_term(encoded)) == encoded
 
@@ -137,7 +137,7 @@ def test_erlang_py_reads_the_same_term(codec: ModuleType, term: Any) -> None:
 def test_beam_reads_the_term_of_the_source_and_sends_it_back(
     codec: ModuleType, ask_beam: Ask, batch: list[Any]
 ) -> None:
-    """The source says what the term is, whatever its bytes; the BEAM compares, and encodes what it evaluated."""
+    """The source defines the term, independently of its bytes; the BEAM compares, and encodes the evaluated term."""
     for term in batch:
         source = elixir_source(term)
         answer = ask_beam(f"source {codec.encode(term).hex()} {source}")
@@ -153,7 +153,7 @@ def test_beam_writes_the_same_bytes(codec: ModuleType, ask_beam: Ask, batch: lis
 
 
 def refusal(codec: ModuleType, data: bytes) -> str | None:
-    """Give the end of the reason why bytes are refused."""
+    """Return the end of the reason why bytes are refused."""
     try:
         codec.decode(data)
     except DecodeError as error:
@@ -163,7 +163,7 @@ def refusal(codec: ModuleType, data: bytes) -> str | None:
 
 @pytest.mark.usefixtures("elixir_of_the_beam")
 def test_random_terms_of_the_beam_come_back_as_the_same_terms(codec: ModuleType, ask_beam: Ask) -> None:
-    """To see a failure again, set TERM_SEED to the seed that it names: that term is then the first one."""
+    """To reproduce a failure, set TERM_SEED to the seed in its message: its term is then the first."""
     first_seed = int(os.environ.get("TERM_SEED") or random.SystemRandom().randrange(2**40))
     sent_back = 0
     for seed in range(first_seed, first_seed + RANDOM_TERMS):
@@ -199,10 +199,10 @@ def seconds(work: Callable[[Any], Any], argument: Any) -> float:
     ],
 )
 def test_time_grows_with_the_size_and_not_with_its_square(codec: ModuleType, make: Callable[[int], Any]) -> None:
-    """64 times the size would take 4,096 times as long if it were quadratic.
+    """64 times the size would take 4,096 times as long if the time were quadratic.
 
-    Far from it on the other side is what memory does: that of a small term stands in the cache, and has been cleared.
-    ``make bench`` shows how time grows when all sizes get theirs from the system.
+    The bound is far below that, and far above the effect of memory: a small term's memory is in the cache, and has been
+    cleared before. ``make bench`` shows how time grows when terms of all sizes need new memory from the system.
     """
     small, large = make(2_500), make(160_000)
     assert seconds(codec.encode, large) < 1_000 * seconds(codec.encode, small)

@@ -1,4 +1,4 @@
-"""Values of Python that become Elixir's structs; the other direction is in ``test_conformance``."""
+"""Test Python values that become Elixir structs; ``test_conformance`` tests the other direction."""
 
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal

@@ -1,4 +1,4 @@
-"""Work in threads ends with its call; what cannot be ended is counted, replaced, and in the end no longer taken."""
+"""Test that work in threads ends with its call, and that stuck threads are counted, replaced and finally refused."""
 
 from __future__ import annotations
 
@@ -67,17 +67,17 @@ def children():
 
 @pytest.fixture(scope="module")
 def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """Give what makes the application known to a port."""
+    """Return an environment in which a port can call the application."""
     folder: Path = tmp_path_factory.mktemp("application")
     (folder / "application.py").write_text(APPLICATION)
     path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
-    # No sandbox is kept ready: a test counts processes.
+    # Without warm sandboxes, because a test counts processes.
     return {"PYTHONPATH": path, "DSPEX_WARM_SANDBOXES": "0"}
 
 
 @pytest.fixture
 def port(environment: dict[str, str]) -> Iterator[PortProcess]:
-    """Give a port of the application."""
+    """Yield a port of the application."""
     with started(environment) as port:
         yield port
 
@@ -108,7 +108,7 @@ def eventually(condition: Callable[[], bool]) -> None:
 
 
 def react(server: ModelServer, tool: str, **options: Any) -> list[Any]:
-    """Give the arguments of a ReAct whose model calls a tool once."""
+    """Return the arguments of ``execute_module`` for a ReAct whose model calls a tool once."""
     call = {"next_thought": "-", "next_tool_name": tool, "next_tool_args": {"question": "x"}}
     finish = {"next_thought": "-", "next_tool_name": "finish", "next_tool_args": {}}
     replies = [{"fields": fields} for fields in (call, finish, {"reasoning": "-", "answer": "done"})]
@@ -135,8 +135,8 @@ def test_loops_that_are_cancelled_end_and_leave_no_threads(port: PortProcess) ->
     assert port.call("application", "threads")[2] < 20
 
 
-def test_loop_where_the_call_was_read_ends_too(port: PortProcess) -> None:
-    """A function that has been quick runs in the thread that reads; what reads must not meet the exception."""
+def test_endless_loop_in_the_leader_thread_ends_too(port: PortProcess) -> None:
+    """A quick function runs in the leader thread; the interrupt must not hit the code that reads."""
     for _ in range(20):
         for _ in range(10):
             assert port.call("application", "loop", 7, False)[2] == 7
@@ -169,7 +169,7 @@ def test_every_call_has_one_right_answer_whenever_others_are_cancelled(port: Por
             else:
                 assert call_id in cancelled
                 assert result[2] == "the call was cancelled"
-            # Answered twice, it would not be there any more.
+            # Raises KeyError for a second answer of the same call.
             del limits[call_id]
     while limits:
         del limits[port.receive()[1]]
@@ -197,7 +197,7 @@ def test_tool_in_a_loop_ends_at_the_deadline_of_its_call(port: PortProcess, mode
 
 def test_tool_in_a_loop_ends_when_its_request_is_cancelled(port: PortProcess, model_server: ModelServer) -> None:
     call_id = port.send_call("dspy_bridge", "execute_module", react(model_server, "loops", request_id="r-1"))
-    # The answers of `metrics` come before that of the call.
+    # The answers of `metrics` come before the answer of the call.
     eventually(lambda: threads(port)["busy"] == 1)
     asked = port.send_call("dspy_bridge", "cancel", ["r-1"])
     answers = {message[1]: message[2] for message in (port.receive(), port.receive())}
@@ -218,7 +218,7 @@ def test_program_of_thought_leaves_neither_a_thread_nor_a_sandbox(port: PortProc
 
 
 def test_module_in_a_thread_closes_its_request_to_the_model(port: PortProcess, model_server: ModelServer) -> None:
-    """It once waited for the answer in its thread, up to the end of the model's own time limit."""
+    """The module once waited for the model's answer in its thread, up to the timeout of the model itself."""
     begun = len(model_server.requests)
     options = {"lm": provider(model_server, "delay-60000"), "timeout": 1_500}
     details = port.failed("execute_module", "dspy.ProgramOfThought", QA, "x", options)
@@ -242,13 +242,13 @@ def test_call_that_waits_for_a_thread_is_answered_by_its_deadline_in_stage_queue
         assert {port.receive()[1], port.receive()[1]} == {slow, slow + 2}
 
 
-def test_call_past_the_bound_of_the_queue_is_told_at_once(environment: dict[str, str]) -> None:
+def test_call_past_the_limit_of_the_queue_is_refused_at_once(environment: dict[str, str]) -> None:
     with started(environment, "--max-threads=1", "--max-queued=1") as port:
-        # Until a module is known, its functions are looked for in the same thread.
+        # Until a module is imported, its functions are looked up in the same thread.
         port.call("application", "threads")
         ids = [begin(port, "block") for _ in range(3)]
         tag, refused, reason = port.receive()
-        # Not always the last: calls that come together may ask for the thread in any order.
+        # Not always the last call: calls that come together may ask for the thread in any order.
         ids.remove(refused)
         assert tag == "e"
         assert reason[2] == "all threads are busy (1), and as much waits for one as may (1)"
@@ -260,7 +260,7 @@ def test_call_past_the_bound_of_the_queue_is_told_at_once(environment: dict[str,
 def test_calls_that_need_a_thread_are_refused_at_once_when_all_are_stuck(
     environment: dict[str, str], model_server: ModelServer
 ) -> None:
-    """As under ErlPort's Erlang half, which starts no other process."""
+    """Under ErlPort's Erlang half, no other process is started, so calls must be refused."""
     with started(environment, "--max-threads=1", "--max-stuck=1") as port:
         port.call("application", "release", 0)
         for number in (1, 2):
@@ -273,7 +273,7 @@ def test_calls_that_need_a_thread_are_refused_at_once_when_all_are_stuck(
         details = port.failed("execute_module", *react(model_server, "loops", timeout=5_000))
         assert (details["kind"], details["stage"], details["retryable"]) == ("overloaded", "queue", True)
         assert details["message"].startswith(sentence)
-        # What needs none goes on, and so does all else as soon as they end.
+        # Calls that need no thread still work, and all other calls do as soon as the stuck work ends.
         assert port.done("list_sessions") == []
         port.call("application", "release", 2)
         eventually(lambda: threads(port)["stuck"] == 0)
@@ -284,7 +284,7 @@ def test_calls_that_need_a_thread_are_refused_at_once_when_all_are_stuck(
         assert "now in block (" in text
 
 
-def test_one_that_asked_for_it_is_told_once_and_refused_nothing(
+def test_port_that_recycles_is_asked_once_for_another_process_and_refuses_no_call(
     environment: dict[str, str], model_server: ModelServer
 ) -> None:
     with started(environment, "--max-stuck=0", "--ask-for-recycling") as port:

@@ -1,4 +1,4 @@
-"""Threads whose work can be interrupted, without a port."""
+"""Test the thread pool and its interrupts, without a port."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ import pytest
 from erlport_bridge import request
 from erlport_bridge.threads import Interrupted, NoThreadError, Task, Threads, uninterrupted, wait_for
 
-# An interruption may come while Python calls the finalizer of something else. There Python reports and drops it, and it
-# is tried again.
+# An interrupt may hit an unrelated finalizer. Python then reports and drops the exception, and the interrupt is
+# repeated.
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 LONG_S = 20
@@ -41,7 +41,7 @@ def eventually(condition: Callable[[], bool]) -> None:
 
 
 def outcome(task: Task[Any]) -> object:
-    """Give what a task has returned, or the class of what it has raised."""
+    """Return the result of a task, or the class of its exception."""
     try:
         return task.result(LONG_S)
     except (Interrupted, CancelledError) as error:
@@ -49,7 +49,7 @@ def outcome(task: Task[Any]) -> object:
 
 
 class Blocked:
-    """A function that blocks in C until it is released, and does not see an exception until then."""
+    """A function that blocks in C until it is released, and gets no exception until then."""
 
     def __init__(self) -> None:
         self._read, self._write = os.pipe()
@@ -62,7 +62,7 @@ class Blocked:
         return "released"
 
     def release(self) -> None:
-        """Have the function go on."""
+        """Let the function go on."""
         os.write(self._write, b"x")
 
 
@@ -76,17 +76,17 @@ def test_endless_loop_ends_and_its_thread_works_on() -> None:
         assert outcome(task) is Interrupted
         assert threads.submit(pow, 2, 3).result(LONG_S) == 8
     assert threads.report() == {"busy": 0, "queued": 0, "stuck": 0, "interrupted": 200}
-    # Two at most, beside the one that follows what was interrupted: never did more run at a time.
+    # At most two threads ran at a time, besides the watching thread.
     assert threading.active_count() <= before + 3
 
 
 def test_interruption_never_meets_other_work() -> None:
-    """Work of about a millisecond is cancelled at random moments, also just when it ends; what follows is unharmed."""
+    """Work of about a millisecond is cancelled at random moments, also just when it ends; later work is unharmed."""
     threads = Threads(4)
 
     def count(limit: int) -> int:
         number = 0
-        for number in range(1, limit + 1):  # noqa: B007 - what counts is the time it takes
+        for number in range(1, limit + 1):  # noqa: B007 - the loop only takes time
             pass
         return number
 
@@ -122,8 +122,8 @@ def test_interruption_never_meets_other_work() -> None:
     assert (report["busy"], report["queued"], report["stuck"]) == (0, 0, 0)
 
 
-def test_interruptions_go_on_while_the_collector_calls_python() -> None:
-    """What the collector called could let another thread run in the middle of an interruption, and all stood still."""
+def test_interrupts_work_while_the_garbage_collector_calls_python() -> None:
+    """A callback of the garbage collector could release the GIL in the middle of an interrupt: a deadlock, once."""
     threads = Threads(4)
 
     def called(phase: str, info: object) -> None:
@@ -151,7 +151,7 @@ def test_interruptions_go_on_while_the_collector_calls_python() -> None:
     assert gc.isenabled()
 
 
-def test_what_is_done_uninterrupted_is_done_as_a_whole() -> None:
+def test_uninterrupted_block_runs_to_its_end() -> None:
     threads = Threads(1)
     halves = [0, 0]
 
@@ -189,7 +189,7 @@ def test_locks_of_logging_are_not_left_behind() -> None:
     assert threads.submit(handler.handle, record).result(LONG_S)
 
 
-def test_function_that_takes_the_exception_and_goes_on_is_interrupted_again() -> None:
+def test_function_that_catches_the_interrupt_and_goes_on_is_interrupted_again() -> None:
     taken = []
 
     def retry() -> None:
@@ -208,7 +208,7 @@ def test_function_that_takes_the_exception_and_goes_on_is_interrupted_again() ->
     assert len(taken) == 2
 
 
-def test_wait_for_another_thread_ends_at_once_and_is_told_there() -> None:
+def test_wait_for_another_thread_ends_at_once_and_cancels_its_work() -> None:
     threads = Threads(1)
     awaited: Future[None] = Future()
     task = threads.submit(wait_for, awaited)
@@ -221,7 +221,7 @@ def test_wait_for_another_thread_ends_at_once_and_is_told_there() -> None:
     assert threads.submit(wait_for, done).result(LONG_S) == wait_for(done) == 7
 
 
-def test_exception_is_none_that_careless_code_takes() -> None:
+def test_except_exception_does_not_catch_the_interrupt() -> None:
     def careless() -> None:
         while True:
             with contextlib.suppress(Exception):
@@ -233,7 +233,7 @@ def test_exception_is_none_that_careless_code_takes() -> None:
     assert outcome(task) is Interrupted
 
 
-def test_blocked_thread_is_told_counted_and_replaced_until_it_ends(caplog: pytest.LogCaptureFixture) -> None:
+def test_stuck_thread_is_logged_counted_and_replaced_until_it_ends(caplog: pytest.LogCaptureFixture) -> None:
     threads = Threads(1)
     blocked = Blocked()
     token = request.request_id.set("r-7")
@@ -242,7 +242,7 @@ def test_blocked_thread_is_told_counted_and_replaced_until_it_ends(caplog: pytes
     blocked.has_begun.wait(LONG_S)
     waiting = threads.submit(pow, 2, 3)
     task.cancel()
-    # There is one thread only, and it is blocked.
+    # The pool has only one thread, and it is blocked.
     assert waiting.result(LONG_S) == 8
     assert threads.report() == {"busy": 1, "queued": 0, "stuck": 1, "interrupted": 1}
     (warning,) = caplog.messages
@@ -298,7 +298,7 @@ def test_another_process_is_asked_for_once_and_no_work_is_refused() -> None:
         each.release()
 
 
-def test_work_past_the_bound_of_the_queue_is_refused() -> None:
+def test_work_past_the_limit_of_the_queue_is_refused() -> None:
     threads = Threads(1, max_queued=2)
     blocked = Blocked()
     first = threads.submit(blocked)
@@ -307,7 +307,7 @@ def test_work_past_the_bound_of_the_queue_is_refused() -> None:
     with pytest.raises(NoThreadError) as caught:
         threads.submit(pow, 2, 3)
     assert caught.value.message == "all threads are busy (1), and as much waits for one as may (2)"
-    # What is cancelled makes room.
+    # A cancelled task makes room in the queue.
     assert queued[0].cancel()
     eventually(lambda: threads.report()["queued"] == 1)
     blocked.release()
@@ -317,7 +317,7 @@ def test_work_past_the_bound_of_the_queue_is_refused() -> None:
 
 def test_work_that_comes_while_threads_are_being_started_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     threads = Threads(2, max_queued=1)
-    # Work may come between the one for which a thread is to be started and its start.
+    # A task may be submitted while the thread for an earlier task is being started.
     monkeypatch.setattr(threads, "_start", lambda task: None)
     for _ in range(3):
         threads.submit(int)
@@ -325,7 +325,7 @@ def test_work_that_comes_while_threads_are_being_started_is_not_refused(monkeypa
         threads.submit(int)
 
 
-def test_work_for_which_the_system_gives_no_thread_is_done_by_those_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_work_is_done_by_running_threads_if_the_system_allows_no_new_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     threads = Threads(4)
     blocked = Blocked()
     first = threads.submit(blocked)

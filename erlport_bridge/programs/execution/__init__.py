@@ -1,4 +1,4 @@
-"""Run one request under its deadline, or many, and give predictions as terms."""
+"""Run one call under its deadline, or many calls as a batch, and return predictions as terms."""
 
 from erlport_bridge.programs.execution import batch, streaming
 from erlport_bridge.programs.execution.batch import BATCH_OPTIONS, BatchOptions

@@ -1,4 +1,4 @@
-"""Many inputs for one module or program: some at a time, each with a result of its own."""
+"""Run one module or program for many inputs, a bounded number at a time, each with its own result."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from erlport_bridge.term import shown
 
 _FAIL_FAST: Final = "fail_fast"
 
-#: What a batch takes beside the options of its calls.
+#: The options of a batch besides the options of its calls.
 BATCH_OPTIONS: Final = Vocabulary(
-    # More at once gain nothing, as a call takes about a millisecond of this process's own time, and delay other calls.
+    # A call takes about 1 ms of this process's CPU time: more items at a time gain nothing and delay other calls.
     IntegerOption(
         name="max_concurrency", default=16, minimum=1, maximum=256, description="items that run at the same time"
     ),
-    TimeoutOption(name="item_timeout", description="the budget of each item, within that of all"),
+    TimeoutOption(name="item_timeout", description="the budget of each item, within the budget of the batch"),
     ChoiceOption(
         name="on_error",
         default="collect",
@@ -27,17 +27,17 @@ BATCH_OPTIONS: Final = Vocabulary(
     ),
 )
 
-#: What is told of an item as soon as it has its result: its index, the result, and its exception if it failed.
+#: Called with each item's index and its result, or its exception if it failed, as soon as there is one.
 Tell = Callable[[int, dict[str, Any] | BaseException], Awaitable[None]]
 
 
 class BatchOptions(NamedTuple):
-    """How a batch runs.
+    """The options of a batch, checked.
 
     Attributes:
-        max_concurrency: Items that run at the same time.
-        item_timeout_ms: What each may take, within the time of all; ``None``: no limit of its own.
-        fails_fast: The first error ends the others.
+        max_concurrency: How many items run at the same time.
+        item_timeout_ms: The budget of each item, within the budget of the batch; ``None``: no limit of its own.
+        fails_fast: Whether the first error cancels the other items.
     """
 
     max_concurrency: int = 16
@@ -46,16 +46,16 @@ class BatchOptions(NamedTuple):
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> BatchOptions:
-        """Return the options of a batch from the values of :data:`BATCH_OPTIONS` that a caller gave."""
+        """Return the options of a batch, from the caller's values for :data:`BATCH_OPTIONS`."""
         read = BATCH_OPTIONS.with_defaults(given)
         return cls(read["max_concurrency"], read["item_timeout"], read["on_error"] == _FAIL_FAST)
 
 
 def items_of(list_of_inputs: object) -> list[Any]:
-    """Check the inputs of a batch.
+    """Return the inputs of a batch, one element per item.
 
     Raises:
-        OperationError: Of kind ``input``: they are no list.
+        OperationError: Of kind ``input``: the inputs are not a list.
     """
     if not isinstance(list_of_inputs, list):
         raise OperationError("input", f"expected a list of maps at inputs, got {shown(list_of_inputs)}", path="inputs")
@@ -70,18 +70,18 @@ async def run(
     is_over: Callable[[], bool],
     tell: Tell,
 ) -> list[dict[str, Any] | BaseException]:
-    """Run all items.
+    """Run all items of a batch.
 
     Args:
-        items: The inputs of each.
-        execute: Runs one within its time.
-        options: How they run.
-        is_over: Tells whether the time of all is over, so that no further one begins.
-        tell: Is told of each result; awaited, so that a slow reader slows the batch down.
+        items: The inputs of each item.
+        execute: Runs one item under its deadline.
+        options: The options of the batch.
+        is_over: Returns whether the deadline of the batch has passed, after which no further item begins.
+        tell: Called with each result and awaited, so that a slow reader slows the batch down (back-pressure).
 
     Returns:
-        The results in the order of the items; an item that failed, ran out of time, or was not run because of another
-        has its exception.
+        The results in the order of the items. The result of an item that failed, that exceeded its deadline, or that
+        never began is its exception.
     """
     results: dict[int, dict[str, Any] | BaseException] = {}
     waiting = iter(enumerate(items))
@@ -102,12 +102,12 @@ async def run(
             except Exception as error:  # noqa: BLE001 - the error of one item is its result
                 result = error
             await finish(index, result)
-            # An item that never waits must not keep the other calls waiting.
+            # An item that never suspends must not block other calls on the event loop.
             await asyncio.sleep(0)
 
     await _until(failed, [work() for _ in range(min(options.max_concurrency, len(items)))])
     if len(results) < len(items):
-        # One error for all, made once: what is left of ten thousand items must not delay the answer.
+        # All items that never began share one error: making ten thousand of them would delay the answer.
         left_out = _left_out(results, has_failed=failed.is_set())
         for index in range(len(items)):
             if index not in results:
@@ -116,12 +116,12 @@ async def run(
 
 
 async def _until(failed: asyncio.Event, work: list[Coroutine[Any, Any, None]]) -> None:
-    """Do all of the work at the same time; cancel it when ``failed`` is set."""
+    """Run all coroutines concurrently; cancel them when ``failed`` is set."""
     tasks = [asyncio.ensure_future(one) for one in work]
     ended = asyncio.ensure_future(failed.wait())
     try:
         done = asyncio.gather(*tasks)
-        # Where nobody awaits it any more, asyncio would report what it ends with.
+        # If nobody awaits the future any more, asyncio would log its exception as never retrieved.
         done.add_done_callback(lambda gathered: gathered.cancelled() or gathered.exception())
         either: set[asyncio.Future[Any]] = {done, ended}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)

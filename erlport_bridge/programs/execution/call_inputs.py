@@ -1,4 +1,4 @@
-"""The inputs and demos of a call: checked, as DSPy takes them."""
+"""Check the inputs and demos of a call, and convert them to DSPy's types."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from erlport_bridge.programs.values import convert, input_values
 
 
 def read_inputs(stages: Sequence[Stage], whole: SignatureSpec, inputs: object) -> dict[str, Any]:
-    """Check the inputs of a call; text fills the first input of the signature that has no default.
+    """Return the checked inputs of a call.
+
+    Text alone becomes the first input of the signature that has no default.
 
     Raises:
         OperationError: Of kind ``input``, with the path ``inputs.…``.
@@ -48,7 +50,7 @@ def read_inputs(stages: Sequence[Stage], whole: SignatureSpec, inputs: object) -
 
 
 def _refuse_options(whole: SignatureSpec, given: object) -> None:
-    """Refuse options among the inputs, where Elixir's syntax puts them if inputs are written without braces."""
+    """Raise an error for options among the inputs, where Elixir puts them if the inputs are written without braces."""
     if not isinstance(given, Mapping):
         return
     for name in given:
@@ -59,10 +61,10 @@ def _refuse_options(whole: SignatureSpec, given: object) -> None:
 
 
 def with_demos(module: Pipeline, stage: Stage, demos: Sequence[Mapping[str, Any]]) -> Pipeline:
-    """Give a module that shows its model ``demos``; a copy, for the module itself is shared.
+    """Return a copy of a module whose prompts contain ``demos``; the module itself is shared between calls.
 
     Raises:
-        OperationError: Of kind ``input``: a demo has a field that the signature does not have, or of another type.
+        OperationError: Of kind ``input``: a field of a demo is unknown to the signature, or has the wrong type.
     """
     fields = {item.name: item for item in (*stage.spec.inputs, *stage.spec.outputs)}
     checked = []

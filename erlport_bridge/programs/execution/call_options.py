@@ -1,4 +1,4 @@
-"""The options of a call: which there are, and their values as they were checked."""
+"""Read the options of a call, by the vocabulary of its operation, into one checked value."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from erlport_bridge.programs.text import arguments, misspelt, quoted
 from erlport_bridge.term import shown
 
 _MAX_PARSE_RETRIES: Final = 10
-# What the other side reads of the same options, so that a misspelt one comes here.
+# Options that the Elixir side reads and does not send: only a misspelt one arrives here.
 _OF_ELIXIR: Final = ("pool", "serialization_format", "progress")
-# Names that others have for an option.
+# Names that other libraries use, with the option that is meant.
 _OTHER_NAMES: Final = {"model": "lm", "llm": "lm", "language_model": "lm", "timeout_ms": "timeout", "examples": "demos"}
 
 
 class _AdapterOption(Option):
-    """The name of an adapter, or a map with its options."""
+    """An adapter: its name, or a map with its options."""
 
     def _read(self, value: object, path: str) -> AdapterChoice:
         return read_adapter(value, path)
@@ -47,7 +47,7 @@ class _AdapterOption(Option):
 
 
 class _DemosOption(Option):
-    """A list of maps of fields."""
+    """Demos: a list of maps of fields."""
 
     def _read(self, value: object, path: str) -> tuple[Mapping[str, Any], ...]:
         if not isinstance(value, list):
@@ -59,7 +59,7 @@ class _DemosOption(Option):
 
 
 class _VectorOption(Option):
-    """A list of numbers."""
+    """An embedding: a list of numbers."""
 
     def _read(self, value: object, path: str) -> Vector:
         return read_vector(value, path)
@@ -68,7 +68,7 @@ class _VectorOption(Option):
         return {"type": "list[float]"}
 
 
-_DEMOS: Final = _DemosOption(name="demos", description="examples for the prompt: maps of fields")
+_DEMOS: Final = _DemosOption(name="demos", description="few-shot examples for the prompt: maps of fields")
 _TOOLS: Final = UnreadOption(
     name="tools",
     type_text="tools",
@@ -80,32 +80,32 @@ _PARSE_RETRIES: Final = IntegerOption(
     minimum=0,
     maximum=_MAX_PARSE_RETRIES,
     expected="",
-    description="how often an answer that does not keep to the signature is asked for again",
+    description="how often the model is asked again after an answer that does not fit the signature",
 )
-#: What every call takes beside the generation settings.
+#: The options of every call, besides the generation settings.
 COMMON_OPTIONS: Final = Vocabulary(
     TimeoutOption(name="timeout", description="the budget of the whole call"),
-    TextOption(name="session_id", description="the session whose model is asked, or whose program is run"),
-    TextOption(name="request_id", description="a name for the call: in its errors and log lines, and for cancel"),
-    ModelOption(name="lm", description="the model of this call; a list: fallback models follow the first"),
+    TextOption(name="session_id", description="the session whose model is called, or whose program is run"),
+    TextOption(name="request_id", description="a name for the call, for its errors, its log lines and cancel"),
+    ModelOption(name="lm", description="the model of this call; in a list, fallback models follow the first"),
     _AdapterOption(name="adapter", description='the prompt format: "chat", "json", "xml", "two_step", or a map'),
-    BooleanOption(name="allow_urls", default=False, description="values may be addresses, for the provider to fetch"),
+    BooleanOption(name="allow_urls", default=False, description="media may be URLs, which the provider fetches"),
     BooleanOption(name="strict", default=False, description="an option that means nothing here is an error"),
 )
-#: What the call of a module takes.
+#: The options of a module call.
 MODULE_CALL_OPTIONS: Final = COMMON_OPTIONS | Vocabulary(_DEMOS, _TOOLS, _PARSE_RETRIES)
-#: Of what names a version of a stored program.
+#: The option of every operation that names a version of a stored program.
 VERSION_OPTION: Final = IntegerOption(
     name="version", minimum=1, description="the version of the program; the newest if left out"
 )
-#: What the call of a stored program takes; ``demos`` and ``tools`` are ignored with a warning.
+#: The options of a stored program's call; ``demos`` and ``tools`` are ignored with a warning.
 PROGRAM_CALL_OPTIONS: Final = MODULE_CALL_OPTIONS | Vocabulary(
     VERSION_OPTION,
     EMBEDDER,
-    _VectorOption(name="vector", description="in place of an embedder: the vector of the inputs"),
+    _VectorOption(name="vector", description="the embedding of the inputs, in place of an embedder"),
     TextOption(name="conversation", description="whose conversation this is, with a program that has a history"),
 )
-#: What an operation takes that calls a stored program many times.
+#: The options of an operation that calls a stored program many times.
 MANY_CALLS_OPTIONS: Final = COMMON_OPTIONS | Vocabulary(VERSION_OPTION)
 
 
@@ -114,17 +114,18 @@ class CallOptions:
     """The options of one call, checked.
 
     Attributes:
-        timeout_ms: The whole budget of the call; ``None``: no limit.
+        timeout_ms: The budget of the whole call; ``None``: no limit.
         settings: Generation settings for the model.
-        demos: Examples for the prompt.
-        parse_retries: How often an answer that does not keep to the signature is asked for again.
-        allow_urls: Values may be addresses.
-        warnings: What was given and means nothing here.
-        version: Of a stored program; ``None``: the newest.
-        embedder: For a stored program that chooses its examples by vectors.
-        vector: In its place: that of the inputs.
-        conversation: The id of the conversation that goes on, with a stored program that keeps conversations.
-        strict: What is given and means nothing is an error.
+        demos: Few-shot examples for the prompt.
+        parse_retries: How often the model is asked again after an answer that does not fit the signature.
+        allow_urls: Whether media may be given as URLs, which the provider fetches.
+        warnings: One sentence for each ignored option.
+        version: The version of a stored program; ``None``: the newest.
+        embedder: The function of Elixir that embeds the inputs, for a stored program that chooses its demos by
+            embeddings.
+        vector: The embedding of the inputs, in place of ``embedder``.
+        conversation: The id of the conversation that the call continues, for a stored program with a history.
+        strict: Whether an option that has no effect is an error.
     """
 
     timeout_ms: int | None = None
@@ -151,13 +152,13 @@ def read_call_options(
 
     Args:
         given: The options by name.
-        vocabulary: Those that a call of this kind takes, beside the generation settings.
-        spec: The module that is called; ``None``: a stored program, whose modules have their options already.
-        own: Names that are options of the operation itself.
+        vocabulary: The options of this kind of call, besides the generation settings.
+        spec: The spec of the called module; ``None``: a stored program, whose modules already have their options.
+        own: The names of the operation's own options.
 
     Raises:
-        OperationError: Of kind ``input``, with the path ``opts.…``: a value is wrong, or the name of an option is
-            misspelt. Another name that means nothing here is a warning, and an error where the call is ``strict``.
+        OperationError: Of kind ``input``, with the path ``opts.…``: a value is invalid, or the name of an option is
+            misspelt. Any other unknown option is a warning, or an error if the call is ``strict``.
     """
     called = spec.entry.name if spec else "a stored program"
     known = {*vocabulary, *GENERATION_SETTINGS, *own, *(spec.entry.option_names if spec else ())}

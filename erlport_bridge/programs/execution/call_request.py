@@ -1,6 +1,6 @@
-"""Everything that a caller asked of one operation: read once into one value, which goes down unchanged.
+"""Read all arguments of one operation once into one value, the call request, which is passed down unchanged.
 
-Reading has no side effects. :meth:`CallRequest.begin` makes the request the one that runs.
+Reading has no side effects. :meth:`CallRequest.begin` makes the request the running one.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ from erlport_bridge.request import Deadline
 
 @dataclass(frozen=True, kw_only=True)
 class CallRequest:
-    """What a caller asked.
+    """The options of one call, checked, with the functions of Elixir that they contain.
 
     Attributes:
         options: The options of the call.
-        own: The options of the operation itself, by name; those that were left out are missing.
+        own: The options of the operation itself that the caller gave, by name.
         functions: The functions of Elixir that the call brings.
-        deadline: When the call came, and so what is left of its budget.
+        deadline: Measures what is left of the budget since the call arrived.
     """
 
     options: CallOptions
@@ -47,7 +47,7 @@ class CallRequest:
     deadline: Deadline = field(default_factory=Deadline)
 
     def begin(self) -> None:
-        """Make this the request that runs here: for errors, log lines and cancel, its functions and its values."""
+        """Make this the running request of the current context: its id, its functions, and whether URLs are allowed."""
         running_request.begin(self.options.request_id)
         callbacks.bind(self.functions)
         media.allow_urls(self.options.allow_urls)
@@ -61,7 +61,7 @@ class CallRequest:
         return replace(self, options=replace(self.options, **changed))
 
     def for_item(self, item_timeout_ms: int | None) -> CallRequest:
-        """Return the request of one item of many, which ends with the whole or after its own time limit."""
+        """Return the request of one item of many; it ends with the whole operation, or after its own time limit."""
         if item_timeout_ms is None:
             return self
         left_s = self.left_s()
@@ -72,7 +72,7 @@ class CallRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class ModuleCallRequest(CallRequest):
-    """What a caller asked who calls a module; ``stage`` is the module with its signature."""
+    """The request of a module call; ``stage`` is the module with its signature."""
 
     stage: Stage
 
@@ -88,11 +88,11 @@ def read_module_call(
     """Read the call of a module.
 
     Args:
-        module: A name, or a spec, see :mod:`.pipelines.module_spec`.
-        signature: Beside the spec, or ``nil``.
-        opts: A map or keyword list.
-        own: What the operation itself takes.
-        otherwise: The signature where there is none.
+        module: The name of a module, or its spec, see :mod:`.pipelines.module_spec`.
+        signature: The signature beside the spec, or ``nil``.
+        opts: The options of the call: a map or keyword list.
+        own: The options of the operation itself.
+        otherwise: The signature of a call that has none.
 
     Raises:
         OperationError: Of kind ``module_not_found``, ``signature``, ``input`` or ``tool``, with the path.
@@ -109,11 +109,11 @@ def read_module_call(
 
 
 def read_program_call(opts: object, own: Vocabulary = NO_OPTIONS) -> CallRequest:
-    """Read the options of a call of a stored program.
+    """Read the options of a stored program's call.
 
     Args:
-        opts: A map or keyword list.
-        own: What the operation itself takes.
+        opts: The options of the call: a map or keyword list.
+        own: The options of the operation itself.
 
     Raises:
         OperationError: Of kind ``input``, with the path.
@@ -124,11 +124,11 @@ def read_program_call(opts: object, own: Vocabulary = NO_OPTIONS) -> CallRequest
 
 
 def read_many_calls(opts: object, own: Callable[[Mapping[str, Any]], tuple[str, Vocabulary]]) -> CallRequest:
-    """Read the options of an operation that calls a stored program many times, and takes no unknown option.
+    """Read the options of an operation that calls a stored program many times; an unknown option is an error.
 
     Args:
-        opts: A map or keyword list.
-        own: Gives for the options, by name, whose they are, and what the operation takes beside a call's.
+        opts: The options of the operation: a map or keyword list.
+        own: Returns, for the options by name, the name of their owner for errors, and the operation's own vocabulary.
 
     Raises:
         OperationError: Of kind ``input``, with the path.
@@ -144,7 +144,7 @@ def read_many_calls(opts: object, own: Callable[[Mapping[str, Any]], tuple[str, 
 
 @contextlib.contextmanager
 def _reading(opts: object) -> Iterator[tuple[dict[str, Any], Functions]]:
-    """Give the options by name, and the functions that are read meanwhile; errors have the id of the request."""
+    """Yield the options by name and the functions of Elixir read inside; add the request id to errors raised inside."""
     given = arguments.options(opts, "opts")
     try:
         with callbacks.collected() as functions:

@@ -1,7 +1,8 @@
-"""The fields of a completion while it is being written, in the form that DSPy's ``ChatAdapter`` reads.
+"""Split a completion into its fields while the model writes it, in the format of DSPy's ``ChatAdapter``.
 
-Exactly what the adapter finds in the whole text (``ChatAdapter.parse``): a line that begins with ``[[ ## name ## ]]``
-begins a field, the first field of a name counts, white space around a value and the kind of line break do not.
+The fields are exactly those that the adapter finds in the whole text (``ChatAdapter.parse``): a line that begins with
+``[[ ## name ## ]]`` begins a field, the first field of a name counts, and neither white space around a value nor the
+kind of line break matters.
 """
 
 from __future__ import annotations
@@ -16,12 +17,13 @@ _CLOSING: Final = " ## ]]"
 
 
 class ChatSections:
-    r"""Cuts a completion into pieces of fields.
+    r"""A parser that cuts a completion into pieces of its fields.
 
-    Not ``dspy.streaming.StreamListener``: it ends a value at any ``[[``, and gives nothing if a field comes at once.
+    It replaces ``dspy.streaming.StreamListener``, which ends a value at any ``[[``, and returns nothing if a field
+    arrives in one chunk.
 
     Args:
-        names: The fields that are wanted.
+        names: The fields whose text is returned.
 
     >>> sections = ChatSections({"answer"})
     >>> sections.receive("[[ ## answer ##")
@@ -33,22 +35,22 @@ class ChatSections:
     def __init__(self, names: Collection[str]) -> None:
         self._missing = set(names)
         self._current: str | None = None
-        # What may still become a header, or a line break of two characters.
+        # Text that may still become a header, or a line break of two characters.
         self._undecided = ""
-        # White space that belongs to the value if more of the value follows.
+        # White space that belongs to the value only if more of the value follows.
         self._held = ""
         self._is_begun = False
         self._is_within_line = False
         self._is_header_line = False
 
     def receive(self, text: str) -> list[tuple[str, str]]:
-        """Give the pieces, each with the name of its field, that ``text`` completes; none is empty."""
+        """Return the pieces that ``text`` completes, each with the name of its field; no piece is empty."""
         pieces: list[tuple[str, str]] = []
         lines = (self._undecided + text).splitlines(keepends=True)
         self._undecided = ""
         for line in lines:
             content = line.splitlines()[0]
-            # Of "\r\n" the second half may be yet to come.
+            # The "\n" of "\r\n" may be in the next chunk.
             is_whole = len(content) < len(line) and not (line is lines[-1] and line.endswith("\r"))
             if is_whole:
                 self._receive_part(content, pieces)
@@ -62,7 +64,7 @@ class ChatSections:
         return pieces
 
     def end(self) -> list[tuple[str, str]]:
-        """Give the pieces that the end of the completion completes."""
+        """Return the pieces that the end of the completion completes."""
         pieces: list[tuple[str, str]] = []
         for content in self._undecided.splitlines():
             self._receive_part(content, pieces)
@@ -72,8 +74,8 @@ class ChatSections:
         return pieces
 
     def _receive_part(self, content: str, pieces: list[tuple[str, str]]) -> None:
-        """Take a line, or a part of one that is not to be cut further."""
-        # The adapter's own way, which counts the white space before a header as characters of it.
+        """Process a line, or a part of one that needs no further cutting."""
+        # As in the adapter: the offset of the header's end, found in the stripped line, is applied to the whole line.
         header = None if self._is_within_line else _HEADER.match(content.strip())
         if header is None:
             self._give(content, pieces)
@@ -87,7 +89,7 @@ class ChatSections:
 
     def _end_line(self, pieces: list[tuple[str, str]]) -> None:
         if self._is_header_line:
-            # The adapter strips what stands beside a header by itself.
+            # The adapter strips text on the header's line by itself.
             self._held = ""
         self._is_header_line = self._is_within_line = False
         self._give("\n", pieces)
@@ -106,7 +108,7 @@ class ChatSections:
 
 
 def _may_become_header(content: str) -> bool:
-    """Tell whether a line that begins with ``content`` may still begin with a header."""
+    """Return whether a line that begins with ``content`` may still begin with a header."""
     begun = content.lstrip()
     if _OPENING.startswith(begun):
         return True

@@ -1,4 +1,4 @@
-"""The context in which DSPy runs: built here for every request, evaluation and compilation."""
+"""Build the DSPy context of every request, evaluation and compilation."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import dspy
 
 
 def dspy_context(lm: dspy.LM | None, adapter: dspy.Adapter, **settings: Any) -> contextlib.AbstractContextManager[None]:
-    """Return the context in which DSPy asks ``lm`` in the words of ``adapter``.
+    """Return the context in which DSPy calls ``lm`` with the prompts of ``adapter``.
 
-    Nothing of one request is seen by another: neither trace, history nor callbacks, which ``settings`` may name.
+    A request sees neither the trace, the history nor the callbacks of another one. ``settings`` may name callbacks.
     """
     context: contextlib.AbstractContextManager[None] = dspy.context(
         **{
@@ -20,7 +20,7 @@ def dspy_context(lm: dspy.LM | None, adapter: dspy.Adapter, **settings: Any) -> 
             "trace": [],
             "disable_history": True,
             "callbacks": [],
-            # All inputs have been checked.
+            # The inputs have been checked already.
             "warn_on_type_mismatch": False,
             **settings,
         }

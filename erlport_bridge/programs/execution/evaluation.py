@@ -1,4 +1,4 @@
-"""How well a program does on examples: the score of each prediction, and of all together."""
+"""Score a program's predictions for examples, one by one and all together."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from erlport_bridge.programs.options import NumberOption, Vocabulary
 from erlport_bridge.programs.signatures import SignatureSpec
 from erlport_bridge.programs.text import arguments
 
-#: What an evaluation takes beside the options of its calls.
+#: The options of an evaluation besides the options of its calls.
 EVALUATION_OPTIONS: Final = BATCH_OPTIONS | Vocabulary(
     METRIC,
     NumberOption(
@@ -34,9 +34,9 @@ class Evaluation:
     """One evaluation of a program.
 
     Attributes:
-        metric: Gives the score of a prediction, for its example.
-        failure_score: The score of an example that has none, since its call or its metric failed.
-        judging: Of what the metric asks of models.
+        metric: Scores a prediction for its example.
+        failure_score: The score of an example whose call or metric failed.
+        judging: Collects the usage and cost of the metric's own model calls.
     """
 
     metric: Reward
@@ -46,10 +46,10 @@ class Evaluation:
 
     @classmethod
     def of(cls, given: Mapping[str, Any], program: SignatureSpec) -> Evaluation:
-        """Return an evaluation of a program from the values of :data:`EVALUATION_OPTIONS` that a caller gave.
+        """Return an evaluation of a program, from the caller's values for :data:`EVALUATION_OPTIONS`.
 
         Raises:
-            OperationError: Of kind ``input``: ``opts.metric``.
+            OperationError: Of kind ``input``: ``opts.metric`` is missing or invalid.
         """
         read = EVALUATION_OPTIONS.with_defaults(given)
         choice = read["metric"] or read_metric(None, "opts.metric")
@@ -58,10 +58,11 @@ class Evaluation:
     async def scored(
         self, example: Mapping[str, Any], prediction: Mapping[str, Any], timeout_s: float | None
     ) -> dict[str, Any]:
-        """Give a prediction, as a term, with its score.
+        """Return the score of a prediction, beside the prediction's term.
 
         Raises:
-            OperationError: Of kind ``timeout``: there is none within ``timeout_s`` seconds; or that of the metric.
+            OperationError: Of kind ``timeout``: the metric took longer than ``timeout_s`` seconds. Any other kind: the
+                metric's own error.
         """
         fields = {name: value for name, value in prediction.items() if name != META}
         self.judging.follow()
@@ -74,11 +75,11 @@ class Evaluation:
         return {"prediction": prediction, "score": judged.score, **feedback}
 
     def report(self, answers: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
-        """Give the result of all.
+        """Return the result of the evaluation as a term.
 
         Returns:
-            ``score`` (0 to 100 where each is 0 to 1; ``None`` without an example), ``count``, ``failed`` (how many have
-            no score of their own), ``total_tokens``, ``duration_ms``, and ``results``, the answers in order.
+            ``score`` (0 to 100 if each score is 0 to 1; ``None`` without an example), ``count``, ``failed`` (how many
+            examples have the failure score), ``total_tokens``, ``duration_ms``, and ``results``, the answers in order.
         """
         done = [answer for status, answer in answers if status == "ok"]
         failed = len(answers) - len(done)
@@ -94,10 +95,10 @@ class Evaluation:
 
 
 def inputs_of(spec: SignatureSpec, example: object) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Give the inputs of a program that an example has, and the whole example, with strings as keys.
+    """Return the fields of an example that are inputs of the program, and all its fields, with strings as keys.
 
     Raises:
-        OperationError: Of kind ``input``: it is no map.
+        OperationError: Of kind ``input``: the example is not a map.
     """
     given = arguments.options(example, "example")
     names = {item.name for item in spec.inputs}

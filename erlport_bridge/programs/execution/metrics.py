@@ -1,7 +1,7 @@
-"""Metrics: how good a prediction is for an example; a reward, or one of those that have a name.
+"""Read metrics, which rate a prediction for an example: a reward, or a metric with a name.
 
-A named metric compares the first output of the program with the field of that name in the example, or those that
-``%{check: name, field: …, input: …}`` names.
+A named metric compares the first output of the program with the field of that name in the example.
+``%{check: name, field: …, input: …}`` compares other fields.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from erlport_bridge.programs.values import plain
 
 _COMPARED: Final = ("exact_match", "f1", "contains", "equals")
 _SEMANTIC: Final = "semantic_f1"
-#: The metrics that have a name.
+#: The names of metrics.
 NAMES: Final = (*_COMPARED, _SEMANTIC)
 
 _judge = DspySemanticF1()
@@ -30,12 +30,12 @@ _judge = DspySemanticF1()
 
 @dataclass(frozen=True)
 class SemanticF1:
-    """How much of what the example says the prediction says, and the other way round, as the model judges it.
+    """The F1 of recall and precision between the answer and the example's answer, as a model judges them.
 
     Attributes:
-        question: The input that is the question.
-        field: The output that answers it.
-        expected: The field of the example that has the right answer.
+        question: The input that contains the question.
+        field: The output that contains the answer.
+        expected: The field of the example that contains the right answer.
     """
 
     question: str
@@ -44,10 +44,10 @@ class SemanticF1:
     code: str = "the F1 of the answer's recall and precision, as a model judges them"
 
     async def judge(self, inputs: Mapping[str, Any], prediction: dspy.Prediction) -> Judgement:
-        """Ask the model.
+        """Call the model and compute the F1.
 
         Raises:
-            OperationError: Of kind ``input``: there is no such field.
+            OperationError: Of kind ``input``: the example or the prediction lacks one of the three fields.
         """
         judged = await _judge.module.acall(
             question=entry(inputs, self.question, "input"),
@@ -61,12 +61,12 @@ class SemanticF1:
 
 @dataclass(frozen=True)
 class MetricChoice:
-    """A metric as a caller chose it; what a named one compares depends on the program that is scored.
+    """A metric as a caller chose it; the fields that a named metric compares depend on the scored program.
 
     Attributes:
-        given: As the caller wrote it.
-        path: Where it stands, for errors.
-        reward: The function or check that it is, unless it has a name.
+        given: The metric as the caller wrote it.
+        path: Where it stands in the call, for errors.
+        reward: The function or check; ``None`` for a named metric.
     """
 
     given: object
@@ -77,7 +77,7 @@ class MetricChoice:
         """Return the metric for a program of this signature.
 
         Raises:
-            OperationError: Of kind ``input``, with the path of what is wrong.
+            OperationError: Of kind ``input``, with the path of the invalid element.
         """
         if self.reward is not None:
             return self.reward
@@ -89,10 +89,10 @@ class MetricChoice:
 
 
 def read_metric(value: object, path: str) -> MetricChoice:
-    """Read a metric: a function, a check, or the name of one.
+    """Read a metric: a function of Elixir, a check, or the name of a metric.
 
     Raises:
-        OperationError: Of kind ``input``, with the path of what is wrong.
+        OperationError: Of kind ``input``, with the path of the invalid element.
     """
     if value is None:
         check = '%{check: "equals", field: "answer", input: "expected"}'
@@ -109,7 +109,7 @@ def read_metric(value: object, path: str) -> MetricChoice:
 
 
 class _MetricOption(Option):
-    """A function of Elixir, a check, or the name of a metric."""
+    """A metric: a function of Elixir, a check, or a name."""
 
     def _read(self, value: object, path: str) -> MetricChoice:
         return read_metric(value, path)
@@ -118,7 +118,7 @@ class _MetricOption(Option):
         return {"type": "metric"}
 
 
-#: Of an evaluation, and of most compilations.
+#: The option of an evaluation and of most compilations.
 METRIC: Final = _MetricOption(name="metric", description=f"a function, a check, or one of {', '.join(NAMES)}")
 
 

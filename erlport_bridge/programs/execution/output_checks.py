@@ -1,4 +1,4 @@
-"""An answer that keeps to its signature: checked, and asked for again if the caller wants that."""
+"""Enforce output constraints, and ask the model again after an answer that does not fit the signature."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from erlport_bridge.programs.signatures import SignatureSpec, constraints
 _MAX_REASON_CHARACTERS: Final = 500
 
 
-async def asked(
+async def run_with_retries(
     module: Pipeline, stages: Sequence[Stage], values: Mapping[str, Any], *, retries: int = 0
 ) -> dspy.Prediction:
-    """Run a module, and again with what was wrong with its answer while there are retries left.
+    """Run a module; while retries are left, run it again with a description of what was wrong with its answer.
 
     Raises:
         OperationError: Of kind ``parse``: a constraint does not hold, or the answer cannot be read.
-        Exception: Whatever else DSPy raises.
+        Exception: Any other exception of DSPy.
     """
     if not retries:
         return await checked(module.predict, stages, values)
     with dspy.track_usage() as usage:
         prediction = await _retried(module, stages, values, retries)
-    # Of all attempts, as they have all been paid for.
+    # The usage of all attempts, since all of them were paid for.
     prediction.set_lm_usage(usage.get_total_tokens())
     return prediction
 
@@ -43,17 +43,17 @@ async def _retried(
             if not retries or not (kind_of(error) == "parse" or is_parse_error(error)):
                 raise
             retries -= 1
-            attempt = _told(module, error)
+            attempt = _with_feedback(module, error)
 
 
 async def checked(
     ask: Callable[..., Awaitable[dspy.Prediction]], stages: Sequence[Stage], values: Mapping[str, Any]
 ) -> dspy.Prediction:
-    """Ask once.
+    """Call ``ask`` once and check its prediction against the constraints of the stages.
 
     Raises:
         OperationError: Of kind ``parse``: a constraint does not hold.
-        Exception: Whatever DSPy raises.
+        Exception: Any exception of DSPy.
     """
     prediction = await ask(**values)
     for stage in stages:
@@ -61,10 +61,10 @@ async def checked(
     return prediction
 
 
-def _told(module: Pipeline, error: Exception) -> Pipeline:
-    """Give a copy of a module whose model is told what was wrong with the answer before."""
+def _with_feedback(module: Pipeline, error: Exception) -> Pipeline:
+    """Return a copy of a module whose prompts describe what was wrong with the previous answer."""
     reason = error.message if isinstance(error, OperationError) else message_of(error)
-    # The whole answer stands in DSPy's message, behind its first lines.
+    # DSPy's message contains the whole answer after its first lines, hence the limit.
     note = f"An answer was refused before: {reason[:_MAX_REASON_CHARACTERS]}. Answer anew, and keep to the form."
     copy: Pipeline = module.deepcopy()
     for predictor in copy.predictors():
@@ -73,10 +73,10 @@ def _told(module: Pipeline, error: Exception) -> Pipeline:
 
 
 def check_outputs(spec: SignatureSpec, prediction: Mapping[str, Any]) -> None:
-    """Check what a model answered against the constraints of its signature.
+    """Check the outputs of a model against the constraints of their fields.
 
     Raises:
-        OperationError: Kind ``parse``, with the path ``outputs.…``: one does not hold.
+        OperationError: Of kind ``parse``, with the path ``outputs.…``: a constraint does not hold.
     """
     for field in spec.outputs:
         if field.constraints and field.name in prediction:
@@ -85,7 +85,7 @@ def check_outputs(spec: SignatureSpec, prediction: Mapping[str, Any]) -> None:
 
 
 def is_parse_error(error: BaseException) -> bool:
-    """Tell whether an exception, of whatever class, was raised while an adapter read the model's text."""
+    """Return whether an exception, of any class, was raised while an adapter parsed the model's text."""
     traceback = error.__traceback__
     while traceback is not None:
         frame = traceback.tb_frame

@@ -1,4 +1,4 @@
-"""Predictions as terms: their fields, and under ``$meta`` what is known beside them."""
+"""Convert predictions to terms: their fields, and metadata under ``$meta``."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from erlport_bridge.programs.execution.call_options import CallOptions
 from erlport_bridge.programs.models import LanguageModel, ModelAccount
 from erlport_bridge.programs.values import plain
 
-#: The key of a prediction that holds everything beside its fields.
+#: The key under which a prediction's term holds its metadata.
 META: Final = "$meta"
 
 
@@ -25,14 +25,14 @@ def prediction_term(
     """Return a prediction as a term.
 
     Args:
-        prediction: What a module gave.
+        prediction: The prediction of a module.
         options: The options of its call.
-        model: The model that the call asked; ``None``: none.
-        account: What the call asked of models.
-        duration_ms: How long the run took.
+        model: The first model of the call; ``None``: the call used none.
+        account: The usage and cost of the call's model requests.
+        duration_ms: The duration of the run.
 
     Raises:
-        EncodeError: A field holds a value that has no term.
+        EncodeError: A value in a field cannot be encoded as a term.
     """
     fields = {str(name): plain(value, f'["{name}"]') for name, value in prediction.items()}
     completions = getattr(prediction, "_completions", None)
@@ -41,7 +41,7 @@ def prediction_term(
     return {
         **fields,
         META: {
-            # In the order of the signature, which a map on the other side does not keep.
+            # The order of the signature, which a map in Elixir does not keep.
             "fields": list(fields),
             "usage": plain(prediction.get_lm_usage() or {}, '["usage"]'),
             "completions": plain(rows, '["completions"]'),
@@ -56,7 +56,7 @@ def prediction_term(
 
 
 def added_usage(usage: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Add what was used of models, as DSPy counts it: numbers by name, within maps by model."""
+    """Return the sum of two usages in DSPy's form: numbers by name, in maps by model."""
     added = dict(usage)
     for name, value in other.items():
         if isinstance(value, Mapping):
@@ -67,6 +67,6 @@ def added_usage(usage: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str,
 
 
 def total_tokens(prediction: Mapping[str, Any]) -> int:
-    """Give the tokens that a prediction's term says it cost, over all models."""
+    """Return the number of tokens that a prediction's term reports, summed over all models."""
     counts = (usage.get("total_tokens") for usage in prediction[META]["usage"].values())
     return sum(count for count in counts if isinstance(count, int))

@@ -1,4 +1,4 @@
-"""One run of a module: its context, its deadline, and its prediction."""
+"""Run one module under its deadline, in a DSPy context of its own, and return its prediction as a term."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from erlport_bridge.programs.execution.call_options import CallOptions
 from erlport_bridge.programs.execution.dspy_context import dspy_context
 from erlport_bridge.programs.execution.output_checks import is_parse_error
 from erlport_bridge.programs.execution.prediction_terms import prediction_term
-from erlport_bridge.programs.execution.streaming import EventStream, Telling
+from erlport_bridge.programs.execution.streaming import EventStream, StreamCallback
 from erlport_bridge.programs.models import LanguageModel, ModelAccount
 from erlport_bridge.programs.pipelines import Pipeline, Stage
 from erlport_bridge.programs.text import quoted
@@ -28,7 +28,7 @@ from erlport_bridge.request import Progress, turns, within
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A module with checked inputs, ready to run; ``model`` is ``None`` where nothing asks one and there is none."""
+    """A module with checked inputs, ready; ``model`` is ``None`` if none is configured and no stage needs one."""
 
     module: Pipeline
     stages: tuple[Stage, ...]
@@ -48,18 +48,18 @@ async def run(
     """Run a module under its deadline.
 
     Args:
-        prepared: What to run.
+        prepared: The module and its inputs.
         timeout_s: What is left of the caller's budget, in seconds; ``None``: no limit.
-        progress: Follows it.
-        account: Of what it asks of models.
-        events: Is told of the run while it lasts.
+        progress: Records the stage that the run has reached.
+        account: Collects the usage and cost of the run's model requests.
+        events: The stream that reports the run while it lasts.
 
     Returns:
         The prediction as a term: its fields, and ``$meta``.
 
     Raises:
-        OperationError: Of kind ``timeout``, with the stage in which the time ran out; the work is cancelled.
-        Exception: Whatever DSPy raises.
+        OperationError: Of kind ``timeout``, with the stage in which the time ran out; the run is cancelled.
+        Exception: Any exception of DSPy.
     """
     if timeout_s == 0:
         raise timeout_error(prepared, "queue")
@@ -70,7 +70,7 @@ async def run(
     with sandbox.Sandboxes() as sandboxes:
         work = asyncio.ensure_future(_predict(prepared, sandboxes, events))
         try:
-            # Not `wait_for`: it waits for the cancelled work to end, and the deadline is the caller's.
+            # Not `wait_for`, which waits until the cancelled work ends: that would exceed the caller's deadline.
             await asyncio.wait({work}, timeout=timeout_s)
             if not work.done():
                 is_reader = events is not None and events.is_waiting
@@ -81,26 +81,26 @@ async def run(
         except (RecursionError, ValueError) as error:
             if not is_parse_error(error):
                 raise
-            # Text that nests too deep, for one: DSPy lets its parsers' own exceptions through.
+            # For example text that nests too deep: DSPy does not wrap the exceptions of its parsers.
             raise OperationError("parse", f"cannot read the model's answer: {message_of(error)}") from error
         finally:
-            # Whatever it has raised, or still raises, may have no reader. It is asked for, or asyncio would report it.
+            # Nobody may await the work any more; asyncio would log an exception that is never retrieved.
             if work.done():
-                _ask_for_exception(work)
+                _retrieve_exception(work)
             else:
                 work.cancel()
-                work.add_done_callback(_ask_for_exception)
+                work.add_done_callback(_retrieve_exception)
     duration_ms = (time.monotonic() - started_at) * 1000
     return prediction_term(prediction, prepared.options, prepared.model, account, duration_ms)
 
 
-def _ask_for_exception(ended: asyncio.Future[Any]) -> None:
+def _retrieve_exception(ended: asyncio.Future[Any]) -> None:
     if not ended.cancelled():
         ended.exception()
 
 
 def timeout_error(prepared: PreparedRun, stage: str) -> OperationError:
-    """Give the error of a request whose time ran out in ``stage``."""
+    """Return the error of a request whose deadline passed in ``stage``."""
     return OperationError(
         "timeout",
         f"no answer within {prepared.options.timeout_ms} ms; the time ran out in stage {quoted(stage)}",
@@ -116,7 +116,7 @@ async def _predict(
 ) -> dspy.Prediction:
     await turns.turn()
     if any(stage.needs_sandbox for stage in prepared.stages):
-        # Before the model is paid for.
+        # Fail here, before a model request costs anything.
         with within("sandbox"):
             await asyncio.to_thread(sandbox.probe)
         sandboxes.prepare()
@@ -126,23 +126,25 @@ async def _predict(
     if lm is not None and prepared.options.adapter.calls_natively:
         lm = lm.calling_tools()
     adapter = prepared.options.adapter.build()
-    telling = None if events is None else _telling(prepared, adapter, events)
+    callback = None if events is None else _stream_callback(prepared, adapter, events)
     with dspy_context(
         lm,
         adapter,
         track_usage=True,
-        callbacks=[] if telling is None else [telling],
+        callbacks=[] if callback is None else [callback],
         interpreter_factory=sandboxes.factory,
-        **({} if telling is None else telling.settings()),
+        **({} if callback is None else callback.settings()),
     ):
-        # What has been told to a reader cannot be taken back.
-        retries = 0 if telling else prepared.options.parse_retries
-        prediction = await output_checks.asked(prepared.module, prepared.stages, prepared.values, retries=retries)
-    if telling is not None:
-        await telling.finish(prediction)
+        # Text that the stream has sent cannot be taken back, so the model is not asked again.
+        retries = 0 if callback else prepared.options.parse_retries
+        prediction = await output_checks.run_with_retries(
+            prepared.module, prepared.stages, prepared.values, retries=retries
+        )
+    if callback is not None:
+        await callback.finish(prediction)
     return prediction
 
 
-def _telling(prepared: PreparedRun, adapter: dspy.Adapter, events: EventStream) -> Telling:
+def _stream_callback(prepared: PreparedRun, adapter: dspy.Adapter, events: EventStream) -> StreamCallback:
     reads_chat = type(adapter) is dspy.ChatAdapter and prepared.model is not None and prepared.model.writes_in_pieces
-    return Telling(events, prepared.module, reads_chat=reads_chat)
+    return StreamCallback(events, prepared.module, reads_chat=reads_chat)

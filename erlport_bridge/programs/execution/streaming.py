@@ -1,7 +1,8 @@
-"""What a call tells while it runs: pieces of its text fields as the model writes them, and where it is.
+"""Stream the events of a running call: pieces of its text fields as the model writes them, and its status.
 
-Each event is a message ``{:dspex_stream, ref, event}`` to one process. No more than ``buffer`` of them are on their way
-without being acknowledged; a reader who acknowledges nothing stops the reading of the model's answer, and so the model.
+Each event is a message ``{:dspex_stream, ref, event}`` to one process. At most ``buffer`` events are sent without being
+acknowledged. A reader that acknowledges nothing stops the reading of the model's answer, and so the model: this is the
+stream's back-pressure.
 """
 
 from __future__ import annotations
@@ -25,39 +26,39 @@ from erlport_bridge.programs.pipelines import Pipeline
 from erlport_bridge.programs.values import plain
 from erlport_bridge.term import Atom, OtpErlangPid, Term, encode, shown
 
-#: The name of the messages.
+#: The tag of the messages.
 MESSAGE: Final = Atom("dspex_stream")
 _DEFAULT_BUFFER: Final = 64
-#: What a stream takes beside the options of its call.
+#: The options of a stream besides the options of its call.
 STREAM_OPTIONS: Final = Vocabulary(
     IntegerOption(
         name="buffer",
         default=_DEFAULT_BUFFER,
         minimum=1,
         maximum=10_000,
-        description="most events that are sent and not acknowledged",
+        description="most events that are sent without being acknowledged",
     )
 )
-# A status that went out at once would wake its reader just while the request to the model is being written, and take
-# half a millisecond from it where there are two cores.
-_SOON_S: Final = 0.001
+# A status event sent at once would wake its reader while the request to the model is being written, and take 0.5 ms
+# of CPU time from it on two cores.
+_STATUS_DELAY_S: Final = 0.001
 
-# The streams that run, by their reference as it is encoded: a term may be one that Python cannot hash.
+# The open streams by their encoded reference, since Python cannot hash every term.
 _streams: dict[bytes, EventStream] = {}
 
 
 @contextlib.contextmanager
 def opened(reply_to: object, ref: Term, buffer: int = _DEFAULT_BUFFER) -> Iterator[EventStream]:
-    """Open a stream of events for as long as its call lasts; in a coroutine.
+    """Open a stream of events for as long as its call lasts; to be used in a coroutine.
 
     Args:
-        reply_to: The process that gets the events.
-        ref: Any term, in each event and in each acknowledgement.
-        buffer: Most events without an acknowledgement.
+        reply_to: The process that receives the events.
+        ref: Any term; it stands in each event and each acknowledgement.
+        buffer: The maximum number of events without an acknowledgement.
 
     Raises:
-        OperationError: Of kind ``input``: an argument, or a reference that another stream has. Of kind ``transport``:
-            events cannot be sent from this process.
+        OperationError: Of kind ``input``: an argument is invalid, or another stream has this reference. Of kind
+            ``transport``: this process cannot send events.
     """
     if not elixir.is_connected():
         message = (
@@ -78,12 +79,12 @@ def opened(reply_to: object, ref: Term, buffer: int = _DEFAULT_BUFFER) -> Iterat
 
 
 def acknowledge(ref: Term, count: object) -> bool:
-    """Say that the reader has taken ``count`` more events; ``False``: no such stream runs any more.
+    """Acknowledge ``count`` events of a stream; return whether the stream is still open.
 
-    Quick, and from any thread.
+    Returns quickly, and may be called from any thread.
 
     Raises:
-        OperationError: Of kind ``input``: ``count``.
+        OperationError: Of kind ``input``: ``count`` is not a positive integer.
     """
     if type(count) is not int or count < 1:
         raise OperationError("input", f"expected a positive integer at count, got {shown(count)}", path="count")
@@ -95,29 +96,29 @@ def acknowledge(ref: Term, count: object) -> bool:
 
 
 def running() -> int:
-    """Give how many streams are open."""
+    """Return the number of open streams."""
     return len(_streams)
 
 
 class EventStream:
-    """The events of one call, sent in their order as far as the reader takes them."""
+    """The events of one call, sent in order and with back-pressure from the reader."""
 
     def __init__(self, reply_to: OtpErlangPid, ref: Term, buffer: int) -> None:
         self._reply_to = reply_to
         self._ref = ref
         self._buffer = buffer
         self._loop = asyncio.get_running_loop()
-        # Guards all below: acknowledgements and the events of tools come from other threads.
+        # Protects all attributes below: acknowledgements and the events of tools come from other threads.
         self._lock = threading.Lock()
         self._unacknowledged = 0
         self._waiting: deque[Mapping[str, Term]] = deque()
-        # Whether those that wait will be sent soon.
+        # Whether `_send_waiting` is scheduled.
         self._is_due = False
         self._room: asyncio.Future[None] | None = None
         self._is_closed = False
 
     async def send(self, event: Mapping[str, Term]) -> None:
-        """Send an event, waiting until the reader has room for it."""
+        """Send an event, and wait until the reader has room for it."""
         while True:
             with self._lock:
                 self._cast_waiting()
@@ -127,13 +128,13 @@ class EventStream:
                 if self._room is None or self._room.done():
                     self._room = self._loop.create_future()
                 room = self._room
-            # Several tasks may wait for one future, and one that is cancelled must not cancel the others.
+            # Several tasks may wait for the same future; cancelling one of them must not cancel the others.
             await asyncio.shield(room)
 
     def offer(self, event: Mapping[str, Term]) -> None:
-        """Send an event soon, as far as the reader has room, without waiting; from any thread.
+        """Send an event soon, if the reader has room, without waiting; may be called from any thread.
 
-        Of more than the reader's room only the newest are kept.
+        At most ``buffer`` events wait; one more drops the oldest of them if the reader has no room.
         """
         with self._lock:
             if self._is_closed:
@@ -145,16 +146,16 @@ class EventStream:
                     self._cast(oldest)
             is_first, self._is_due = not self._is_due, True
         if is_first:
-            self._loop.call_soon_threadsafe(self._loop.call_later, _SOON_S, self._send_waiting)
+            self._loop.call_soon_threadsafe(self._loop.call_later, _STATUS_DELAY_S, self._send_waiting)
 
     @property
     def is_waiting(self) -> bool:
-        """Tell whether an event waits for the reader."""
+        """Return whether an event waits for the reader."""
         with self._lock:
             return self._room is not None and not self._room.done()
 
     def acknowledge(self, count: int) -> None:
-        """Give room for ``count`` more events; from any thread."""
+        """Make room for ``count`` more events; may be called from any thread."""
         with self._lock:
             self._unacknowledged = max(0, self._unacknowledged - count)
             self._cast_waiting()
@@ -163,7 +164,7 @@ class EventStream:
             self._loop.call_soon_threadsafe(_wake, room)
 
     def close(self) -> None:
-        """Send nothing any more: a thread that cannot be cancelled may still offer events."""
+        """Stop sending; a thread that cannot be cancelled may still call :meth:`offer`, without effect."""
         with self._lock:
             self._cast_waiting()
             self._is_closed = True
@@ -191,30 +192,30 @@ def _wake(room: asyncio.Future[None]) -> None:
         room.set_result(None)
 
 
-class Telling(BaseCallback):  # type: ignore[misc]
-    """Follows one request, and tells a stream of it.
+class StreamCallback(BaseCallback):  # type: ignore[misc]
+    """A callback of DSPy that reports one call to a stream.
 
     Args:
-        events: Where to.
-        module: What runs.
-        reads_chat: The model writes in pieces, in the form of ``ChatAdapter``.
+        events: The stream.
+        module: The module that runs.
+        reads_chat: The model writes in pieces, in the format of ``ChatAdapter``.
     """
 
     def __init__(self, events: EventStream, module: Pipeline, *, reads_chat: bool) -> None:
         self._events = events
         self._pieces: dict[str, list[str]] = {}
         self._listeners: list[_Listener] = []
-        # By the identity of the predictor that writes them.
+        # By the identity of the predictor whose completion they parse.
         self._sections: dict[int, ChatSections] = {}
-        # What its fields are called in the prediction.
+        # By the same identity: the names of the fields in the prediction.
         self._names: dict[int, Mapping[str, Term]] = {}
         for stage, built, names in zip(module.stages, module.modules, module.shown_fields(), strict=True):
-            # A module in a thread would have to wait for the reader there, and cannot be cancelled.
+            # A module in a thread would block that thread until the reader has room, and cannot be cancelled there.
             if reads_chat and stage.is_streamed and names:
                 self._listen(built, names)
 
     def _listen(self, module: dspy.Module, names: Mapping[str, Term]) -> None:
-        # Of those that a module has, the one that gives its fields, and not what is decided on the way to them.
+        # The predictor whose outputs are the module's fields; other predictors of an agent decide its steps.
         predictor = max(module.predictors(), key=lambda item: len(names.keys() & item.signature.output_fields.keys()))
         fields = predictor.signature.output_fields
         texts = {name for name in names.keys() & fields.keys() if fields[name].annotation is str}
@@ -223,12 +224,12 @@ class Telling(BaseCallback):  # type: ignore[misc]
         self._listeners.append(_Listener(predictor))
 
     def settings(self) -> dict[str, Any]:
-        """Give the settings of DSPy under which the model's text comes here."""
-        # Without a listener DSPy would send what every predictor writes.
+        """Return the settings of DSPy that route the model's text to :meth:`send`."""
+        # Without a listener DSPy would send the text of every predictor.
         return {"send_stream": self, "stream_listeners": self._listeners} if self._listeners else {}
 
     async def send(self, chunk: Any) -> None:
-        """Take a part of the model's answer; DSPy reads no further until this returns."""
+        """Process a part of the model's answer; DSPy reads no further until this returns."""
         sections = self._sections.get(chunk.predict_id)
         choice = next((choice for choice in chunk.choices if choice.index == 0), None)
         if sections is None or choice is None:
@@ -236,13 +237,13 @@ class Telling(BaseCallback):  # type: ignore[misc]
         pieces = sections.receive(choice.delta.content or "")
         if choice.finish_reason is not None:
             pieces += sections.end()
-            # What follows is another completion (`n`), and the first is the prediction's.
+            # Further text belongs to another completion (`n`); the prediction has the first one.
             del self._sections[chunk.predict_id]
         for name, text in pieces:
             await self._send_piece(self._names[chunk.predict_id][name], text)
 
     async def finish(self, prediction: dspy.Prediction) -> None:
-        """Send what has not been sent of the text fields: of a model that does not write in pieces, all."""
+        """Send the rest of the text fields; if the model does not write in pieces, their whole text."""
         for name, value in prediction.items():
             text = plain(value, f'["{name}"]')
             sent = "".join(self._pieces.get(name, ()))
@@ -254,26 +255,26 @@ class Telling(BaseCallback):  # type: ignore[misc]
         await self._events.send({"type": "chunk", "field": name, "text": text})
 
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """A module begins."""
+        """Report that a module begins."""
         name = public_name(instance)
         if name is not None and not isinstance(instance, Pipeline):
-            self._tell("module", name)
+            self._report("module", name)
 
     def on_lm_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """The model is asked."""
-        self._tell("model", instance.model)
+        """Report that a model is called."""
+        self._report("model", instance.model)
 
     def on_tool_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
-        """A tool is called."""
-        # ReAct's own way to say that it has done; no tool of a caller can have this name.
+        """Report that a tool is called."""
+        # ReAct ends with a tool of this name; a caller's tool cannot have it.
         if instance.name != "finish":
-            self._tell("tool", instance.name)
+            self._report("tool", instance.name)
 
-    def _tell(self, stage: str, name: str) -> None:
+    def _report(self, stage: str, name: str) -> None:
         self._events.offer({"type": "status", "stage": stage, "name": name})
 
 
 class _Listener(NamedTuple):
-    """Tells DSPy whose text to send, as its own ``StreamListener`` does; reads nothing itself."""
+    """A listener that tells DSPy which predictor's text to send, like DSPy's ``StreamListener``; it reads nothing."""
 
     predict: dspy.Predict

@@ -1,4 +1,4 @@
-"""Turn the configuration of a language model into an object that answers requests, and word its prompts."""
+"""Build language models from configurations, with fallback models and limits, and choose the adapter of prompts."""
 
 from erlport_bridge.programs.models import elixir_model
 from erlport_bridge.programs.models.adapters import (

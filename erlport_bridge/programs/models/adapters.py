@@ -1,4 +1,4 @@
-"""How a prompt is worded and its answer read: the option ``adapter`` of a call."""
+"""Read the option ``adapter`` of a call, and build DSPy's adapter, which formats prompts and parses completions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from erlport_bridge.programs.models.configuration import LanguageModel
 from erlport_bridge.programs.signatures import SignatureSpec
 from erlport_bridge.programs.text import arguments, text_of
 
-_NATIVELY: Final = "native_function_calling"
+_NATIVE_OPTION: Final = "native_function_calling"
 _TWO_STEP: Final = "two_step"
 ADAPTERS: Final[Mapping[str, Any]] = {
     "chat": dspy.ChatAdapter,
@@ -23,20 +23,22 @@ ADAPTERS: Final[Mapping[str, Any]] = {
     "xml": dspy.XMLAdapter,
     _TWO_STEP: dspy.TwoStepAdapter,
 }
+# The adapter that calls tools natively by default.
 _CALLS_NATIVELY: Final = "json"
 _TOOLS: Final = (dspy.Tool, list[dspy.Tool])
-# Those that repeat a request whose answer they cannot read, in the form of JSON.
+# Adapters that repeat a request with JSONAdapter if they cannot parse the completion.
 _WITH_JSON_FALLBACK: Final = frozenset(["chat", "xml"])
 
 
 class AdapterChoice(NamedTuple):
-    """An adapter, as a call names it.
+    """The adapter that a call chose, with its options.
 
     Attributes:
-        json_fallback: A model whose answer cannot be read is asked again, for JSON.
-        calls_natively: Tools that are an input go to the model as its provider has them, and its calls come back in
-            the same way; ``None``: as DSPy does it, natively with ``json`` alone.
-        extraction_model: Of ``two_step``: reads the fields out of what the model wrote freely.
+        name: The name of the adapter, a key of :data:`ADAPTERS`.
+        json_fallback: Whether the model is asked again, for JSON, if its completion cannot be parsed.
+        calls_natively: Whether tools and tool calls use the provider's native form; ``None``: DSPy's default, which is
+            native for ``json`` only.
+        extraction_model: For ``two_step``: the model that extracts the fields from the first model's free text.
     """
 
     name: str = "chat"
@@ -45,7 +47,7 @@ class AdapterChoice(NamedTuple):
     extraction_model: LanguageModel | None = None
 
     def build(self) -> dspy.Adapter:
-        """Make the adapter."""
+        """Build DSPy's adapter."""
         if self.extraction_model is not None:
             return dspy.TwoStepAdapter(self.extraction_model.lm)
         options: dict[str, bool] = {}
@@ -56,11 +58,11 @@ class AdapterChoice(NamedTuple):
         return ADAPTERS[self.name](**options)
 
     def check(self, spec: SignatureSpec) -> None:
-        """Check that tools are there for a signature that wants to know which are called.
+        """Check that the adapter supports the outputs of a signature.
 
         Raises:
-            OperationError: Of kind ``signature``. Of kind ``missing_dependency``: DSPy would take an output for
-                citations out of the prompt.
+            OperationError: Of kind ``signature``: an output is for native tool calls, but no input has tools. Of kind
+                ``missing_dependency``: DSPy would remove an output for citations from the prompt.
         """
         if any(item.annotation is Citations for item in spec.outputs):
             dspy_patches.require("native_response_types", "outputs of the type dspy.Citations")
@@ -78,10 +80,10 @@ class AdapterChoice(NamedTuple):
 
 
 def read_adapter(value: object, path: str = "opts.adapter") -> AdapterChoice:
-    """Read an adapter: a name, or a map with ``name`` and its options.
+    """Read an adapter: a name, or a map with ``name`` and the adapter's options.
 
     Raises:
-        OperationError: Of kind ``input``.
+        OperationError: Of kind ``input``: the adapter is unknown, or an option is invalid.
     """
     if value is None:
         return AdapterChoice()
@@ -91,15 +93,15 @@ def read_adapter(value: object, path: str = "opts.adapter") -> AdapterChoice:
     name = arguments.text(given.get("name", "chat"), f"{path}.name")
     if name not in ADAPTERS:
         raise arguments.unknown("adapter", name, ADAPTERS, path)
-    own = {"extraction_model"} if name == _TWO_STEP else {_NATIVELY}
+    own = {"extraction_model"} if name == _TWO_STEP else {_NATIVE_OPTION}
     if name in _WITH_JSON_FALLBACK:
         own.add("json_fallback")
     arguments.only(given, {"name"} | own, f"option of the adapter {name}", path)
     if name == _TWO_STEP:
         return AdapterChoice(name, extraction_model=_extraction_model(given.get("extraction_model"), path))
     json_fallback = arguments.boolean(given.get("json_fallback"), f"{path}.json_fallback", default=True)
-    natively = given.get(_NATIVELY)
-    calls_natively = None if natively is None else arguments.boolean(natively, f"{path}.{_NATIVELY}")
+    natively = given.get(_NATIVE_OPTION)
+    calls_natively = None if natively is None else arguments.boolean(natively, f"{path}.{_NATIVE_OPTION}")
     return AdapterChoice(name, json_fallback=json_fallback, calls_natively=calls_natively)
 
 

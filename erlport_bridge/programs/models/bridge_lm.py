@@ -1,4 +1,4 @@
-"""The models of this port: DSPy's, with what DSPy does not do."""
+"""A DSPy language model with fallback models, rate limits, a partitioned cache, cancellation and an account."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from dspy.utils.callback import with_callbacks
 
 from erlport_bridge.errors import kind_of
 from erlport_bridge.programs.models import content_parts
-from erlport_bridge.programs.models.model_account import Asking, current_account
+from erlport_bridge.programs.models.model_account import ModelRequest, current_account
 from erlport_bridge.programs.models.rate_limits import ModelLimit
 from erlport_bridge.programs.models.response_cache import within_partition
 from erlport_bridge.request import current_progress, within
@@ -25,8 +25,9 @@ from erlport_bridge.threads import wait_for
 
 _log = logging.getLogger(__name__)
 
-#: The model is not available, or this request is not for it; a request that is wrong is so for the next one too.
-_ASKS_NEXT: Final = frozenset(
+#: Kinds of errors after which the fallback model is asked: the model is unavailable, or cannot take this request. A
+#: request that is invalid would fail with the fallback model too.
+_FALLBACK_KINDS: Final = frozenset(
     {
         *("rate_limit", "timeout", "transport", "server", "auth", "billing", "unsupported_model", "context_window"),
         "lm_not_configured",
@@ -35,16 +36,16 @@ _ASKS_NEXT: Final = frozenset(
 
 
 class BridgeLM(dspy.LM):  # type: ignore[misc]
-    """A language model whose requests are the stage ``model``, and end with the request for which they are made.
+    """A language model whose requests run in the stage ``model`` and are cancelled with the call that makes them.
 
     Args:
-        model: DSPy's name for it.
-        shown_name: What callers call it.
-        limit: How much may be asked of it.
-        partition: Where its answers are cached, if they are.
-        declared: The provider of its name, if DSPy knows none.
-        carried: What can be sent to it beside text, see :mod:`.content_parts`.
-        options: What ``dspy.LM`` takes.
+        model: DSPy's name of the model.
+        shown_name: The name of the model for callers.
+        limit: The limit on requests to the model.
+        partition: The partition of the response cache; ``None``: answers are not cached.
+        declared: The provider in ``model``, if DSPy does not know it.
+        carried: The kinds of content that can be sent to the model beside text, see :mod:`.content_parts`.
+        options: Parameters of ``dspy.LM``.
     """
 
     def __init__(
@@ -60,88 +61,91 @@ class BridgeLM(dspy.LM):  # type: ignore[misc]
     ) -> None:
         super().__init__(model, cache=partition is not None, **options)
         if declared is not None:
-            # Its own: DSPy's registry would have every model know it, and would grow with every address and header.
+            # For this model only: all models share DSPy's registry, which would grow with every address and header.
             self._providers = (declared,)
         self.shown_name = shown_name or model
         self.limit = limit
         self.partition = partition
         self.carried = carried
-        self._is_told_to_call = False
+        self._calls_tools = False
         self.fallbacks: tuple[BridgeLM, ...] = ()
 
     def with_fallbacks(self, models: Sequence[BridgeLM]) -> BridgeLM:
-        """Give a copy that has these models asked, and theirs, in this order, when it fails."""
+        """Return a copy with these fallback models, each followed by its own fallback models."""
         copied = self.copy()
-        copied.fallbacks = tuple(one for model in models for one in (model, *model.fallbacks))
+        copied.fallbacks = tuple(fallback for model in models for fallback in (model, *model.fallbacks))
         return copied
 
     def calling_tools(self) -> BridgeLM:
-        """Give a copy that is taken to know tools, also where DSPy knows nothing of the model."""
+        """Return a copy that counts as capable of native tool calls, even if DSPy does not know the model."""
         copied = self.copy()
-        copied._is_told_to_call = True
+        copied._calls_tools = True
         return copied
 
     @property
     def supports_function_calling(self) -> bool:
-        """Whether tools can go to it as its provider has them."""
-        return self._is_told_to_call or bool(super().supports_function_calling)
+        """Whether the model takes tools in its provider's native form."""
+        return self._calls_tools or bool(super().supports_function_calling)
 
     def copy(self, **changes: Any) -> BridgeLM:
-        """Give a copy with other settings, which its fallbacks have too; it shares the connections."""
+        """Return a copy with other settings, also for the fallback models; the copy shares the connections."""
         copied: BridgeLM = super().copy(**changes)
         copied.fallbacks = tuple(model.copy(**changes) for model in self.fallbacks)
         return copied
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Ask the model from a thread.
+        """Send a request from a thread, and return the answer.
 
-        The loop asks it: what waits for an answer there can be cancelled, a thread that reads from a socket cannot.
+        The request runs on the event loop, where it can be cancelled; a thread that reads from a socket cannot.
         """
         progress = current_progress()
         if progress is not None and threading.get_ident() != progress.thread_id:
             return wait_for(asyncio.run_coroutine_threadsafe(self.acall(*args, **kwargs), progress.loop))
-        # Code on the loop that does not await it holds up the loop, as it would anyway.
+        # Sync code on the event loop blocks the loop, whatever happens here.
         with within("model"), adapter_fallback_scope() as shown:
-            for model, following in self._in_order():
+            for model, following in self._with_followers():
                 try:
-                    return model._ask_here(self.shown_name, *args, **kwargs)
+                    return model._request_sync(self.shown_name, *args, **kwargs)
                 except dspy.LMError as error:
-                    model._give_up(error, following, has_told=shown.emitted)
+                    model._fall_back(error, following, has_streamed=shown.emitted)
         raise AssertionError("the last model answers or raises")
 
     async def acall(self, *args: Any, **kwargs: Any) -> Any:
-        """Ask the model from a task; if it fails, the next one, unless a reader has seen a part of its answer."""
+        """Send a request from a task, and return the answer.
+
+        If the model fails, the next fallback model is asked, unless a part of the answer has already been streamed.
+        """
         with within("model"), adapter_fallback_scope() as shown:
-            for model, following in self._in_order():
+            for model, following in self._with_followers():
                 try:
-                    return await model._ask(self.shown_name, *args, **kwargs)
+                    return await model._request(self.shown_name, *args, **kwargs)
                 except dspy.LMError as error:
-                    model._give_up(error, following, has_told=shown.emitted)
+                    model._fall_back(error, following, has_streamed=shown.emitted)
         raise AssertionError("the last model answers or raises")
 
-    def _in_order(self) -> Iterator[tuple[BridgeLM, BridgeLM | None]]:
-        """Give the models that are asked, each with the one that is asked if it fails."""
+    def _with_followers(self) -> Iterator[tuple[BridgeLM, BridgeLM | None]]:
+        """Return the model and its fallback models, each paired with the next model to ask if it fails."""
         models = (self, *self.fallbacks)
         return zip(models, (*models[1:], None), strict=True)
 
-    def _give_up(self, error: dspy.LMError, following: BridgeLM | None, *, has_told: bool) -> None:
-        """Note that the next model is asked; raises the error again if there is none, or if it would not help."""
-        if following is None or has_told or kind_of(error) not in _ASKS_NEXT:
+    def _fall_back(self, error: dspy.LMError, following: BridgeLM | None, *, has_streamed: bool) -> None:
+        """Record the failure; raise the error again if there is no next model, or if the next would not help."""
+        if following is None or has_streamed or kind_of(error) not in _FALLBACK_KINDS:
             raise error
         current_account().add_failure(self.shown_name, error)
         _log.warning("model %s failed (%s), asking %s", self.shown_name, kind_of(error), following.shown_name)
 
     @with_callbacks  # type: ignore[untyped-decorator]
-    async def _ask(self, asked: str, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
-        """Do as ``dspy.BaseLM.acall`` does, and keep account of the result, which that keeps to itself."""
-        with Asking(asked, self.shown_name, is_limited=self.limit is not None) as asking:
+    async def _request(self, asked: str, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        """Run the steps of ``dspy.BaseLM.acall``, and count the result, which that method does not expose."""
+        with ModelRequest(asked, self.shown_name, is_limited=self.limit is not None) as counted:
             if self.limit is None:
                 call, result = await self._answer(prompt, messages, kwargs)
             else:
                 async with self.limit.passed():
-                    asking.passed_limit()
+                    counted.passed_limit()
                     call, result = await self._answer(prompt, messages, kwargs)
-            asking.answered(result)
+            counted.answered(result)
         return finalize(self, call, result)
 
     async def _answer(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> tuple[Any, Any]:
@@ -151,13 +155,13 @@ class BridgeLM(dspy.LM):  # type: ignore[misc]
             return call, await aexecute(self, call)
 
     @with_callbacks  # type: ignore[untyped-decorator]
-    def _ask_here(self, asked: str, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
-        """Do as ``dspy.BaseLM.__call__`` does, and keep account."""
+    def _request_sync(self, asked: str, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
+        """Run the steps of ``dspy.BaseLM.__call__``, and count the result."""
         passed = contextlib.nullcontext() if self.limit is None else self.limit.passed_at_once(self.shown_name)
-        with Asking(asked, self.shown_name) as asking, passed, within_partition(self.partition):
+        with ModelRequest(asked, self.shown_name) as counted, passed, within_partition(self.partition):
             call = prepare(self, prompt, self._checked(messages), kwargs)
             result = execute(self, call)
-            asking.answered(result)
+            counted.answered(result)
         return finalize(self, call, result)
 
     def _checked(self, messages: Any) -> Any:

@@ -1,7 +1,7 @@
-"""Language models: how a caller's configuration becomes a ``dspy.LM``.
+"""Build a language model (``dspy.LM``) from a caller's configuration.
 
-A model is configured with a provider's name and a map of options: :data:`OPTIONS` for the services of
-:mod:`.providers`, fewer for ``elixir``, a function of the other side, and for ``embedded``, which needs nothing.
+A configuration is a provider's name and a map of options. The services of :mod:`.providers` take :data:`OPTIONS`. The
+provider ``elixir`` (a model function in Elixir) takes fewer, and ``embedded`` needs none.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from erlport_bridge.programs.text import arguments, quoted, suggestion, text_of
 from erlport_bridge.term import shown
 
 EMBEDDED: Final = "embedded"
-#: A function of the other side.
+#: The provider of models that are Elixir functions.
 ELIXIR: Final = "elixir"
 
 
@@ -41,7 +41,7 @@ _RETRIES: Final = IntegerOption(
 _FALLBACKS: Final = UnreadOption(
     name="fallbacks", type_text="list[lm]", description="fallback models, asked in this order when the model fails"
 )
-# The options of a service, beside the generation settings.
+# The options of a model at a service, beside the generation settings.
 _CLIENT_OPTIONS: Final = Vocabulary(
     TextOption(name="model", required=True, description="the model's name at its provider"),
     UnreadOption(name="api_key", type_text="str", description="the key; else the provider's environment variable"),
@@ -59,19 +59,19 @@ _CLIENT_OPTIONS: Final = Vocabulary(
         )
     ),
 )
-# The options of a function of the other side, beside the generation settings.
+# The options of a model function in Elixir, beside the generation settings.
 _ELIXIR_OPTIONS: Final = Vocabulary(
     TextOption(name="model", default="function", description="a name for the model"),
     TextOption(name="callback", required=True, description="the id under which the function can be called"),
     _RETRIES,
     _FALLBACKS,
 )
-#: What ``configure_lm`` takes in its map of options.
+#: The options of ``configure_lm``.
 OPTIONS: Final = GENERATION_SETTINGS | _CLIENT_OPTIONS
 
 _PROVIDER_NAME: Final = re.compile("[A-Za-z][A-Za-z_]{0,19}[A-Za-z0-9]?")
 _RESPONSES: Final = "responses"
-# Of those that DSPy's own client speaks to.
+# Providers of DSPy's own client that have OpenAI's responses.
 _WITH_RESPONSES: Final = ("openai", providers.OPENAI_COMPATIBLE)
 
 
@@ -80,9 +80,9 @@ class LanguageModel:
     """A configured model. ``repr`` shows no key.
 
     Attributes:
-        engine: What asks it: DSPy's own client (``native``), ``litellm``, ``elixir`` or ``embedded``.
-        fallbacks: The names of those that are asked, in this order, when it fails.
-        writes_in_pieces: Its engine streams.
+        engine: The client that sends requests: DSPy's own (``native``), ``litellm``, ``elixir`` or ``embedded``.
+        fallbacks: The names of the fallback models, in the order in which they are asked.
+        writes_in_pieces: Whether the engines of the model and its fallback models stream.
     """
 
     provider: str
@@ -96,7 +96,7 @@ class LanguageModel:
     writes_in_pieces: bool = True
 
     def describe(self) -> dict[str, Any]:
-        """Give what a caller may know: all but ``lm``."""
+        """Return the description of the model for callers, without ``lm``."""
         return {
             "provider": self.provider,
             "model": self.model,
@@ -108,7 +108,7 @@ class LanguageModel:
         }
 
     def with_fallbacks(self, models: Sequence[LanguageModel]) -> LanguageModel:
-        """Give this model with others that are asked when it fails."""
+        """Return this model with fallback models."""
         return replace(
             self,
             lm=self.lm.with_fallbacks([model.lm for model in models]),
@@ -125,13 +125,12 @@ def language_model(
     Args:
         provider: ``embedded``, ``elixir``, a name of :data:`PROVIDERS` or :data:`LITELLM_PROVIDERS`, or
             ``"provider/model"``.
-        options: A map of :data:`OPTIONS`; ``api_base`` has an alias ``base_url``.
-        path: What the options are called, for errors.
-        default_retries: How often a request is repeated if the options do not say; one of a model with ``fallbacks``
-            never is.
+        options: A map of :data:`OPTIONS`; ``api_base`` has the alias ``base_url``.
+        path: The path of the options, for errors.
+        default_retries: Default of ``num_retries``. Requests to a model with ``fallbacks`` are not retried by default.
 
     Raises:
-        OperationError: Of kind ``provider`` (no such provider), ``auth`` (no key), ``input`` (an option).
+        OperationError: Of kind ``provider`` (unknown provider), ``auth`` (no key) or ``input`` (an invalid option).
     """
     name, _, model = arguments.text(provider, "provider").partition("/")
     given = arguments.options(options, path)
@@ -146,10 +145,13 @@ def from_option(value: object, path: str = "opts.lm", *, default_retries: int | 
     """Read the ``lm`` option of a call.
 
     Args:
-        value: ``"provider/model"``, ``:embedded``, a map with ``provider`` and options, or a list of these: each is
-            asked when the one before it fails.
-        path: What the option is called, for errors.
-        default_retries: As in :func:`language_model`.
+        value: ``"provider/model"``, ``:embedded``, a map with ``provider`` and options, or a list of these: a model and
+            its fallback models.
+        path: The path of the option, for errors.
+        default_retries: See :func:`language_model`.
+
+    Raises:
+        OperationError: See :func:`language_model`.
     """
     if text_of(value):
         return language_model(value, {}, path=path, default_retries=default_retries)
@@ -165,7 +167,7 @@ def from_option(value: object, path: str = "opts.lm", *, default_retries: int | 
 
 
 def with_settings(lm: BridgeLM, settings: Mapping[str, Any]) -> BridgeLM:
-    """Give a copy of ``lm`` with generation settings of one call; copies share the connections."""
+    """Return a copy of ``lm`` with the generation settings of one call; copies share the connections."""
     return lm.copy(**settings) if settings else lm
 
 
@@ -194,7 +196,7 @@ def _model(name: str, model: str, given: dict[str, Any], default_retries: int | 
         return _embedded(settings)
     if name not in PROVIDERS and name not in LITELLM_PROVIDERS:
         known = sorted([EMBEDDED, ELIXIR, *PROVIDERS, *LITELLM_PROVIDERS])
-        # What does not look like a name may be a key that stands in the wrong place.
+        # Text that does not look like a name may be an API key in the wrong place, so it is not shown.
         is_name = _PROVIDER_NAME.fullmatch(name)
         raise OperationError(
             "provider",
@@ -208,7 +210,7 @@ def _model(name: str, model: str, given: dict[str, Any], default_retries: int | 
 
 
 def _embedded(settings: dict[str, Any]) -> LanguageModel:
-    # Imported when it is asked for, which is in demos and tests: it takes 5 ms.
+    # Imported on first use, since the import takes 5 ms and only demos and tests need it.
     from erlport_bridge.programs.models.embedded import engine
 
     lm = engine.embedded_model()
@@ -286,7 +288,7 @@ def _elixir(given: dict[str, Any], path: str) -> LanguageModel:
 
 
 class _Client(NamedTuple):
-    """Who is asked where, as whom: what limits and cached answers belong to."""
+    """The identity of a model: provider, address and credentials. Rate limits and cached answers belong to it."""
 
     name: str
     model: str
@@ -299,12 +301,12 @@ class _Client(NamedTuple):
 
 @functools.lru_cache(maxsize=64)
 def _cached_lm(client: _Client, retries: int, is_cached: bool, per_minute: int | None, at_once: int | None) -> BridgeLM:
-    """Build a model once for each configuration: calls that name it in their options share its connections."""
+    """Build one model per configuration, so that calls which name the model in their options share its connections."""
     options = {"api_base": client.api_base, "api_key": client.api_key}
     prefix = client.provider.prefix if client.provider else client.name
     declared = None
     if client.provider and client.model_type == _RESPONSES:
-        # Of a server of one's own too: DSPy's vLLM, which it is otherwise, has no responses.
+        # Also for self-hosted servers: the prefix they have otherwise, DSPy's vLLM, has no responses.
         prefix = PROVIDERS["openai"].prefix
     if client.headers and client.provider:
         declared = providers.gateway(client.api_base or "", client.headers)

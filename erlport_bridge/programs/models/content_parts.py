@@ -1,9 +1,9 @@
-"""What of a prompt is no text, on its way to a model: images, audio, files; the last look before a request is sent.
+"""Check the content parts of a prompt (images, audio, files) right before a request is sent to a model.
 
-DSPy writes such a value into the text of a prompt between two markers, and makes a content part of whatever stands
-between them. :mod:`.content_markers` gives this process markers that nobody knows, so that text which a model or a tool
-wrote stays text. :func:`checked` refuses what an engine would lose silently, and what would have somebody fetch an
-address that the caller has not allowed: also of values that a model answered, or that an application's module made.
+DSPy writes such a value into the text of a prompt between two markers, and makes a content part of any text between
+them. :mod:`erlport_bridge.dspy_patches.content_markers` gives this process secret markers, so that text which a model
+or a tool wrote stays text. :func:`checked` refuses parts that an engine would lose silently, and addresses that the
+caller has not allowed anyone to fetch. It also sees values that a model answered or that an application's module made.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from erlport_bridge.programs.text import quoted
 from erlport_bridge.programs.values import documents, media
 from erlport_bridge.term import shown
 
-#: Kinds of content that an engine may send on.
+#: Kinds of content that an engine may send.
 IMAGE: Final = "image"
-#: Of an image that the provider fetches.
+#: The address of an image, which the provider fetches.
 ADDRESS: Final = "address of an image"
 AUDIO: Final = "audio"
 ANY_AUDIO: Final = "audio but WAV and MP3"
@@ -28,15 +28,15 @@ FILE: Final = "file"
 TEXT_FILE: Final = "file but PDF"
 FILENAME: Final = "filename"
 
-#: What DSPy's own client sends on each wire, beside text. (Audio on Anthropic's it makes an empty text of.)
+#: The kinds that DSPy's own client sends on each wire, beside text. (It sends audio to Anthropic as an empty text.)
 CHAT: Final = frozenset({IMAGE, ADDRESS})
 RESPONSES: Final = frozenset({IMAGE, ADDRESS, AUDIO, FILE, TEXT_FILE})
 GEMINI: Final = RESPONSES
-#: Anthropic takes a base64 document as PDF only.
+#: Anthropic accepts only PDF as a base64 document.
 ANTHROPIC: Final = frozenset({IMAGE, ADDRESS, FILE})
 #: LiteLLM may fetch an address itself, from this machine.
 LITELLM: Final = frozenset({IMAGE, AUDIO, ANY_AUDIO, FILE, TEXT_FILE, FILENAME})
-#: A function of Elixir gets whatever DSPy's form of a request holds.
+#: A model function in Elixir gets every kind that DSPy's form of a request can hold.
 ELIXIR: Final = RESPONSES
 TEXT_ALONE: Final[frozenset[str]] = frozenset()
 
@@ -45,7 +45,7 @@ _PUBLIC_MARKERS: Final = (
     (content_markers.SECRET_START, content_markers.PUBLIC_START),
     (content_markers.SECRET_END, content_markers.PUBLIC_END),
 )
-# A message is a dict as a rule, which is far quicker to tell than another mapping.
+# dict first: nearly every message is a dict, and the check for it is far faster than the check for Mapping.
 _MAPPINGS: Final = (dict, Mapping)
 _NOT_FETCHED: Final = "; addresses are not fetched and files are not opened"
 _REMEDIES: Final[Mapping[str, str]] = {
@@ -57,22 +57,23 @@ _REMEDIES: Final[Mapping[str, str]] = {
 
 
 def checked(messages: Sequence[Any], carried: frozenset[str], model: str) -> Sequence[Any]:
-    """Give the messages of a request as they may be sent.
+    """Return the messages of a request after a check of their content parts.
 
     Args:
-        messages: In the form of OpenAI's chat completions.
-        carried: What the engine sends on beside text, such as :data:`CHAT`.
-        model: Is asked.
+        messages: Messages in the form of OpenAI's chat completions.
+        carried: The kinds of content that the engine sends beside text, such as :data:`CHAT`.
+        model: The name of the model that gets the request, for errors.
 
     Returns:
-        The same, where a marker that DSPy left in the text is its public one again: no model may learn the others.
+        The same messages. A secret marker that DSPy left in the text is replaced by DSPy's public marker, since no
+        model may learn the secret ones.
 
     Raises:
-        OperationError: Of kind ``input``: an address that the caller has not allowed, or what is no media. Of kind
-            ``provider``: the engine does not send it. Of kind ``missing_dependency``: the markers of DSPy are in use,
-            so that text could pose as such a part.
+        OperationError: Of kind ``input``: a part has an address that the caller has not allowed, or is not media. Of
+            kind ``provider``: the engine does not send a part's kind. Of kind ``missing_dependency``: DSPy's public
+            markers are in use, so that text could pose as a content part.
     """
-    # No copy where there is nothing to change: DSPy knows the messages of its adapters by their identity.
+    # No copy unless something changes: DSPy recognizes the messages of its adapters by identity.
     if any(documents.is_part(part) for message in messages for part in _parts(message)):
         messages = [_with_documents(message) for message in messages]
     for message in messages:
@@ -98,7 +99,7 @@ def _with_documents(message: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _kinds(part: Mapping[str, Any]) -> Iterator[str]:
-    """Give what has to be sent for a part, having looked whether it is what it says."""
+    """Yield the kinds of content that a part consists of; raise an error if the part is invalid."""
     form = part.get("type")
     held = part.get(str(form))
     if form == "image_url":

@@ -1,6 +1,6 @@
-"""A language model that is a function of Elixir: DSPy's engine whose requests are calls over there.
+"""A language model that is an Elixir function: an engine of DSPy that sends its requests as calls to Elixir.
 
-``DSPex.Python.ModelFunction`` describes the function, and has made one map of whatever it gave.
+``DSPex.Python.ModelFunction`` documents the function, and normalizes the function's answer to one form of map.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from erlport_bridge.programs.models import content_parts
 from erlport_bridge.programs.models.bridge_lm import BridgeLM
 
 _CALLBACKS_MODULE: Final = "Elixir.DSPex.Python.Callbacks"
-# DSPy makes errors of its own of them, with the model's name.
+# Kind of an error -> exception, which DSPy turns into its own error with the model's name.
 _ERRORS: Final[Mapping[str, type[lm15.LM15Error]]] = {
     "rate_limit": lm15.RateLimitError,
     "auth": lm15.AuthError,
@@ -37,15 +37,15 @@ _SETTINGS: Final = (
     *("temperature", "max_tokens", "top_p", "stop", "seed"),
     *("presence_penalty", "frequency_penalty", "response_format", "reasoning"),
 )
-# How often a thread that waits for an answer looks up: as long it takes until it can be interrupted.
-_LOOK_S: Final = 0.05
+# Polling interval of a thread that waits for an answer: the longest delay until an interrupt takes effect.
+_POLL_S: Final = 0.05
 
-# The streams that run, by the tokens of their requests: pieces that have come, of which one waits at most.
+# The running streams, by the token of the request. Each queue holds at most one piece: the back-pressure of a stream.
 _streams: dict[str, asyncio.Queue[str]] = {}
 
 
 def elixir_model(callback_id: str, name: str, num_retries: int) -> BridgeLM:
-    """Give the model that asks the function which is registered under this id."""
+    """Return the model whose requests call the Elixir function with this id."""
     return BridgeLM(
         name,
         carried=content_parts.ELIXIR,
@@ -56,7 +56,7 @@ def elixir_model(callback_id: str, name: str, num_retries: int) -> BridgeLM:
 
 
 async def take_piece(token: str, text: str) -> bool:
-    """Take a piece of an answer as soon as there is room for it; ``False`` if nobody wants it any more."""
+    """Add a piece of an answer to its stream, waiting for room; return ``False`` if the stream has ended."""
     pieces = _streams.get(token)
     if pieces is not None:
         await pieces.put(text)
@@ -64,7 +64,7 @@ async def take_piece(token: str, text: str) -> bool:
 
 
 class _ElixirEngine:
-    """Asks from a thread."""
+    """An engine of DSPy for requests from threads."""
 
     def __init__(self, callback_id: str) -> None:
         self._callback_id = callback_id
@@ -73,7 +73,7 @@ class _ElixirEngine:
         return _response(self._ask(_new_token(), request), request)
 
     def stream(self, request: lm15.Request) -> Iterator[Any]:
-        """Give a whole answer as a stream: what runs in a thread is told of when it has ended."""
+        """Yield the complete answer as the events of a stream; in a thread there are no earlier pieces."""
         token = _new_token()
         yield lm15.StreamStartEvent(id=None, model=request.model)
         yield from _rest(self._ask(token, request))
@@ -83,7 +83,7 @@ class _ElixirEngine:
             answer = elixir.begin_call(*_call(self._callback_id, token, request, stream=False))
             while True:
                 try:
-                    return answer.result(_LOOK_S)
+                    return answer.result(_POLL_S)
                 except NotYetError:
                     if answer.done():
                         raise
@@ -95,7 +95,7 @@ class _ElixirEngine:
 
 
 class _AsyncElixirEngine:
-    """Asks from a task."""
+    """An engine of DSPy for requests from tasks of the event loop."""
 
     def __init__(self, callback_id: str) -> None:
         self._callback_id = callback_id
@@ -116,7 +116,7 @@ class _AsyncElixirEngine:
         finally:
             del _streams[token]
             answer.cancel()
-            # Whoever waits to put one in is told that nobody wants it.
+            # Release `take_piece`, which may wait for room, so that it returns False.
             while not pieces.empty():
                 pieces.get_nowait()
 
@@ -131,7 +131,7 @@ class _AsyncElixirEngine:
 
 
 async def _until(answer: asyncio.Future[Any], pieces: asyncio.Queue[str]) -> AsyncIterator[str]:
-    """Give pieces until the answer is there and none is left."""
+    """Yield pieces until the answer is complete and the queue is empty."""
     while not (answer.done() and pieces.empty()):
         piece = asyncio.ensure_future(pieces.get())
         try:
@@ -147,17 +147,17 @@ def _new_token() -> str:
 
 
 def _call(callback_id: str, token: str, request: lm15.Request, *, stream: bool) -> tuple[str, str, list[Any]]:
-    told = {"token": token, "stream": stream, "request": _told(request)}
-    return _CALLBACKS_MODULE, "call", [callback_id, told]
+    argument = {"token": token, "stream": stream, "request": _request_term(request)}
+    return _CALLBACKS_MODULE, "call", [callback_id, argument]
 
 
 def _cancel(token: str) -> None:
-    # Nobody waits for the answer.
+    # The result is not needed.
     elixir.begin_call(_CALLBACKS_MODULE, "cancel", [token])
 
 
-def _told(request: lm15.Request) -> dict[str, Any]:
-    """Give what the function is told of a request."""
+def _request_term(request: lm15.Request) -> dict[str, Any]:
+    """Return the request as a map for the Elixir function."""
     whole = request_to_dict(request)
     config = whole.get("config") or {}
     messages = [{"role": message["role"], "content": _content(message["parts"])} for message in whole["messages"]]
@@ -190,7 +190,7 @@ def _response(answer: Any, request: lm15.Request) -> lm15.Response:
 
 
 def _rest(answer: Any) -> Iterator[Any]:
-    """Give what an answer has beside its pieces, as events of a stream."""
+    """Yield the parts of an answer that were not streamed as pieces, as events of the stream."""
     parts, finish_reason, usage = _read(answer, is_rest=True)
     for index, part in enumerate(parts, start=1):
         if isinstance(part, lm15.TextPart):
@@ -204,10 +204,10 @@ def _rest(answer: Any) -> Iterator[Any]:
 
 
 def _read(answer: Any, *, is_rest: bool = False) -> tuple[list[Any], str | None, lm15.Usage | None]:
-    """Read an answer: its parts, why it ended, and what it cost. The rest of a stream may have no parts.
+    """Read an answer: its parts, finish reason and usage. With ``is_rest``, the end of a stream, it may have no parts.
 
     Raises:
-        lm15.LM15Error: The answer is an error, or something in it is wrong.
+        lm15.LM15Error: The answer is an error, or is malformed.
     """
     error = answer.get("error")
     if error is not None:
@@ -230,5 +230,5 @@ def _read(answer: Any, *, is_rest: bool = False) -> tuple[list[Any], str | None,
 
 
 def _failed(error: OperationError) -> lm15.LM15Error:
-    """Give the error of a function that raised, ended, took too long, or is registered no more."""
+    """Return the error of a function that raised, ended, timed out, or is not registered any more."""
     return lm15.ProviderError(f"the model function failed: {error.message}")

@@ -1,4 +1,4 @@
-"""Settings of a generation: accepted when a model is configured and in the options of a call."""
+"""The generation settings, such as ``temperature``: options of a model's configuration and of a call."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from typing import Any, Final
 
 from erlport_bridge.programs.options import ExactNumberOption, IntegerOption, Option, Vocabulary, wrong
 
-# OpenAI's limit. The embedded model would write any number of them, and could not be stopped.
+# OpenAI's limit. Without it the embedded model would write any number of completions, and could not be stopped.
 _MAX_COMPLETIONS: Final = 128
-# JSON's readers hold no larger integer, and Python refuses to write one of more than 4,300 digits.
+# JSON parsers hold no larger integer, and Python refuses to write an integer of more than 4,300 digits.
 _MAX_NUMBER: Final = 2**63 - 1
 
 
 class _StopOption(Option):
-    """One text, or several."""
+    """An option whose value is one text or a list of texts."""
 
     def _read(self, value: object, path: str) -> list[str]:
         if isinstance(value, str):
@@ -28,7 +28,7 @@ class _StopOption(Option):
 
 
 class _StringOption(Option):
-    """Any text; an empty one too."""
+    """An option whose value is any text, also empty."""
 
     def _read(self, value: object, path: str) -> str:
         if isinstance(value, str):
@@ -39,7 +39,7 @@ class _StringOption(Option):
         return {"type": "str"}
 
 
-#: The settings by name; one that is left out is the model's own choice.
+#: The settings by name; the model chooses a setting that is left out.
 GENERATION_SETTINGS: Final = Vocabulary(
     ExactNumberOption(name="temperature", description="how much the model varies its answers"),
     IntegerOption(name="max_tokens", minimum=1, description="most tokens of an answer"),
@@ -60,10 +60,10 @@ GENERATION_SETTINGS: Final = Vocabulary(
 
 
 def read_settings(given: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """Return the settings that stand in a map, without those that are ``nil``.
+    """Return the checked generation settings in a map, without those that are ``nil``.
 
     Raises:
-        OperationError: Of kind ``input``.
+        OperationError: Of kind ``input``, with the path: a setting is invalid.
     """
     settings = {
         name: generation_setting(name, given[name], path) for name in sorted(GENERATION_SETTINGS) if name in given
@@ -72,10 +72,10 @@ def read_settings(given: Mapping[str, Any], path: str) -> dict[str, Any]:
 
 
 def generation_setting(name: str, value: object, path: str = "opts") -> Any:
-    """Check one setting.
+    """Check one generation setting and return its value.
 
     Raises:
-        OperationError: Of kind ``input``.
+        OperationError: Of kind ``input``, with the path: the setting is invalid.
     """
     if isinstance(value, int) and abs(value) > _MAX_NUMBER:
         raise wrong("a number of at most 63 bits", value, f"{path}.{name}")

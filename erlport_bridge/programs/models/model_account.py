@@ -1,6 +1,6 @@
-"""What a call asked of models, and what came of it: cost, answers of the cache, models that failed.
+"""The account of a call's requests to language models: cost, tokens, cache hits and failed models.
 
-Kept for each call from :meth:`ModelAccount.follow` on, in all its tasks and threads.
+A call has one account, for all its tasks and threads, from :meth:`ModelAccount.follow` on.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from erlport_bridge.errors import details, kind_of
 
 _current: ContextVar[ModelAccount | None] = ContextVar("model_account", default=None)
 
-#: What of a failure's details stands in the account.
+#: The keys of an error's details that the account keeps of a failure.
 _FAILURE_KEYS: Final = ("kind", "message", "status", "retry_after")
 
 
 class ModelAccount:
-    """Filled on the event loop.
+    """The account of one call; modified on the event loop only.
 
     Attributes:
-        spent: What all answers cost.
+        spent: The cost and usage of all answers.
     """
 
     def __init__(self) -> None:
@@ -33,28 +33,28 @@ class ModelAccount:
         self._answered_for: dict[str, str] = {}
 
     def follow(self) -> None:
-        """Keep account of what runs in this context, and in those that are copied from it."""
+        """Make this the account of the current context, and of contexts copied from it."""
         _current.set(self)
 
     def add_answer(self, asked: str, answered: str, spent: Spent) -> None:
-        """Note that the model ``answered`` has given what ``asked`` was asked for, and what it cost."""
+        """Add the answer of the model ``answered`` to a request to the model ``asked``, with its cost."""
         self._answered_for[asked] = answered
         self._answers += 1
         self.spent.add(spent)
 
     def add_failure(self, model: str, error: Exception) -> None:
-        """Note that another model was asked, as this one failed."""
+        """Add the failure of a model after which a fallback model was asked."""
         found = details(error)
-        # What follows in a message of DSPy's is advice to whoever must deal with it, and here the next model has.
+        # Drop DSPy's advice after the first line: the fallback model has resolved the failure.
         found["message"] = found["message"].partition("\n")[0]
         self._failed.append({"model": model, **{key: found[key] for key in _FAILURE_KEYS if key in found}})
 
     def answered_for(self, asked: str) -> str:
-        """Give the model that answered last when ``asked`` was asked."""
+        """Return the model that gave the last answer to a request to the model ``asked``."""
         return self._answered_for.get(asked, asked)
 
     def describe(self) -> dict[str, Any]:
-        """Give ``cost`` (``None``: of some answer nobody knows it), ``cache_hits`` and ``failed_models``."""
+        """Return ``cost`` (``None`` if the cost of any answer is unknown), ``cache_hits`` and ``failed_models``."""
         return {
             "cost": self.spent.cost if self._answers and not self.spent.unpriced else None,
             "cache_hits": self.spent.cache_hits,
@@ -62,13 +62,13 @@ class ModelAccount:
         }
 
 
-class Asking:
-    """One request to a model, counted while it is entered.
+class ModelRequest:
+    """One request to a model, counted as running within the ``with`` block.
 
     Args:
-        asked: The model that was to answer.
-        model: The one that is asked.
-        is_limited: It has to wait for a limit first, until :meth:`passed_limit`.
+        asked: The model that the caller named.
+        model: The model that gets the request: ``asked`` or one of its fallback models.
+        is_limited: Whether the request first waits for a rate limit, until :meth:`passed_limit`.
     """
 
     def __init__(self, asked: str, model: str, *, is_limited: bool = False) -> None:
@@ -78,7 +78,7 @@ class Asking:
         self._queued_s: float | None = None
         self._spent = Spent()
 
-    def __enter__(self) -> Asking:
+    def __enter__(self) -> ModelRequest:
         self._running = PORT_COUNTERS.begin("models", self._model)
         return self
 
@@ -91,17 +91,17 @@ class Asking:
         PORT_COUNTERS.end(self._running, kind=kind, queued_s=self._queued_s, spent=self._spent)
 
     def passed_limit(self) -> None:
-        """Note that it has waited until now."""
+        """Record that the request waited for its rate limit until now."""
         self._is_waiting = False
         self._queued_s = time.monotonic() - self._running.started_at
 
     def answered(self, result: Any) -> None:
-        """Note DSPy's result, also in the account of the call for which this runs."""
+        """Record DSPy's result, here and in the account of the current call."""
         tokens = (result.usage or {}).get("total_tokens")
         self._spent.add_answer(tokens, result.cost, is_cached=result.cache_hit)
         current_account().add_answer(self._asked, self._model, self._spent)
 
 
 def current_account() -> ModelAccount:
-    """Give the account of the call for which this runs; one that nobody reads if there is none."""
+    """Return the account of the current call, or a new account that nobody reads if there is no call."""
     return _current.get() or ModelAccount()

@@ -1,10 +1,10 @@
-"""The services that models are asked at: their addresses, keys and headers.
+"""The providers of language models, and the reading of addresses, API keys and headers.
 
-Those that DSPy's own HTTP client speaks to are named in :data:`PROVIDERS`; those in :data:`LITELLM_PROVIDERS` are
-reached through LiteLLM, whose import costs seconds and 120 MB at the first use.
+DSPy's own HTTP client sends requests to the providers in :data:`PROVIDERS`. LiteLLM sends requests to those in
+:data:`LITELLM_PROVIDERS`; its import costs seconds and 120 MB at the first use.
 
-Keys come from the configuration or from the provider's environment variable. They are remembered for redaction and
-stand in no description.
+API keys come from the configuration or from the provider's environment variable. They are remembered for redaction, and
+are in no description.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.text import arguments, quoted, text_of
 from erlport_bridge.redaction import remember_secret
 
-#: Any server of the OpenAI wire, such as a gateway.
+#: The provider name of any other server with OpenAI's API, such as a gateway.
 OPENAI_COMPATIBLE: Final = "openai_compatible"
 
 
 class Provider(NamedTuple):
-    """A service that DSPy's own client speaks to.
+    """A provider that DSPy's own client supports.
 
     Attributes:
         prefix: The provider's name in a model name of DSPy.
-        key_variables: Environment variables that may hold the key, the first that is set counts; none: needs no key.
-        needs_api_base: There is no public endpoint; the caller names one.
-        base_path: What an ``api_base`` without a path is completed with.
+        key_variables: Environment variables for the API key, of which the first that is set counts; empty: no key.
+        needs_api_base: Whether the caller must give an address, since there is no public endpoint.
+        base_path: The path that is added to an ``api_base`` without a path.
     """
 
     prefix: str
@@ -45,7 +45,7 @@ PROVIDERS: Final[Mapping[str, Provider]] = {
     "openai": Provider("openai", ("OPENAI_API_KEY",)),
     "anthropic": Provider("anthropic", ("ANTHROPIC_API_KEY",)),
     "gemini": Provider("gemini", ("GEMINI_API_KEY", "GOOGLE_API_KEY")),
-    # DSPy speaks Ollama's OpenAI-compatible wire, which begins at /v1.
+    # DSPy uses Ollama's OpenAI-compatible API, whose path is /v1.
     "ollama": Provider("ollama", base_path="/v1"),
     "openrouter": Provider("openrouter", ("OPENROUTER_API_KEY",)),
     "groq": Provider("groq", ("GROQ_API_KEY",)),
@@ -53,7 +53,7 @@ PROVIDERS: Final[Mapping[str, Provider]] = {
     "xai": Provider("xai", ("XAI_API_KEY",)),
     "moonshot": Provider("moonshot", ("MOONSHOT_API_KEY",)),
     "hosted_vllm": Provider("hosted_vllm", needs_api_base=True, base_path="/v1"),
-    # Any other server of the OpenAI wire. DSPy's vLLM dialect sends `max_tokens`, which all of them know.
+    # Uses DSPy's vLLM dialect, since it sends `max_tokens`, which all such servers accept.
     OPENAI_COMPATIBLE: Provider("hosted_vllm", needs_api_base=True),
 }
 
@@ -65,20 +65,20 @@ LITELLM_PROVIDERS: Final = frozenset(
     }
 )
 
-# DSPy refuses to send a request without a key, and servers of one's own have none. Sent to a named `api_base` when no
-# key is given, so that the key in the environment never reaches a host it was not made for.
+# Sent as the key to an `api_base` when the caller gives no key. DSPy refuses to send a request without a key, and
+# self-hosted servers need none. The key in the environment must not reach a host for which it was not made.
 _NO_KEY: Final = "not-needed"
 _MIN_SECRET_CHARACTERS: Final = 8
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
-# What the client sets itself.
+# Headers that the client sets itself.
 _CLIENT_HEADERS: Final = frozenset(["authorization", "content-type", "content-length", "host", "x-api-key"])
 
 
 def api_base(value: object, provider: Provider | None, name: str, path: str) -> str | None:
-    """Read the address of a provider's server; ``None``: the public one.
+    """Read the address of a provider's server; return ``None`` for the public endpoint.
 
     Raises:
-        OperationError: Of kind ``input``.
+        OperationError: Of kind ``input``: the address is missing or is not an http or https URL.
     """
     base = arguments.optional_text(value, f"{path}.api_base")
     if base is None:
@@ -92,7 +92,7 @@ def api_base(value: object, provider: Provider | None, name: str, path: str) -> 
     parts = _url_parts(base)
     if parts is None:
         raise OperationError("input", f"expected an http or https URL at {path}.api_base", path=f"{path}.api_base")
-    # Credentials may stand in an address too. A user without a password is a token; a short value is a setting.
+    # An address may contain credentials: a user without a password is a token, a long value of the query may be a key.
     remember_secret(unquote(parts.password or parts.username or ""))
     for _, value_in_query in parse_qsl(parts.query):
         if len(value_in_query) >= _MIN_SECRET_CHARACTERS:
@@ -106,13 +106,13 @@ def _url_parts(text: str) -> SplitResult | None:
     try:
         parts = urlsplit(text)
         usable = parts.scheme in ("http", "https") and (parts.hostname or "").encode("idna") and parts.port != 0
-    except ValueError:  # a bracket, a name or a port that is none
+    except ValueError:  # an invalid bracket, host name or port
         return None
     return parts if usable else None
 
 
 def public_address(api_base: str | None) -> str | None:
-    """Give an address without what may be secret in it: the user and the query."""
+    """Return an address without the parts that may be secret: the user and the query."""
     if api_base is None:
         return None
     parts = urlsplit(api_base)
@@ -120,21 +120,21 @@ def public_address(api_base: str | None) -> str | None:
 
 
 def api_key(value: object, provider: Provider | None, name: str, api_base: str | None, path: str) -> str | None:
-    """Read the key for a provider, or find it in the environment.
+    """Read the API key for a provider, or take it from the environment.
 
     Raises:
-        OperationError: Of kind ``input``, or ``auth``: there is none.
+        OperationError: Of kind ``input``: the key is invalid. Of kind ``auth``: there is no key.
     """
     if value is not None:
         key = text_of(value)
         if not key or not (key.isascii() and key.isprintable()):
-            # Whatever came, it is not shown.
+            # The value is never shown, since it may be a key.
             message = f"expected a string of printable ASCII characters at {path}.api_key"
             raise OperationError("input", message, path=f"{path}.api_key")
         remember_secret(key)
         return key
     if provider is None:
-        # LiteLLM's providers have ways of their own to find their credentials.
+        # LiteLLM finds the credentials of its providers itself.
         return None
     if api_base is not None or not provider.key_variables:
         return _NO_KEY
@@ -152,11 +152,11 @@ def api_key(value: object, provider: Provider | None, name: str, api_base: str |
 
 
 def headers(value: object, name: str, path: str) -> tuple[tuple[str, str], ...]:
-    """Read further headers of each request, in the order of their names. Their values are no one's business.
+    """Read additional headers for each request, sorted by name; their values are remembered as secrets.
 
     Raises:
-        OperationError: Of kind ``input``: a header that cannot be sent, or that the client sends itself; or headers for
-            a provider of DSPy's own client that takes none.
+        OperationError: Of kind ``input``: a header is invalid, is one that the client sends itself, or the provider
+            takes no headers.
     """
     path = f"{path}.headers"
     given = arguments.options(value, path)
@@ -181,7 +181,7 @@ def headers(value: object, name: str, path: str) -> tuple[tuple[str, str], ...]:
 
 
 def gateway(address: str, headers: tuple[tuple[str, str], ...]) -> lm15.RegisteredProvider:
-    """Declare a server of OpenAI's chat completions that gets these headers with each request."""
+    """Return a provider for a server with OpenAI's chat completions, to which each request has these headers."""
     access = lm15.AccessPolicy(provider="openai-compatible", base_url=address, headers=headers)
     compat = lm15.OpenAIChatCompat.preset("vllm")
     return lm15.RegisteredProvider(lm15.ProviderDefinition.chat(access, compat=compat))

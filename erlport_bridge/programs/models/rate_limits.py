@@ -1,6 +1,6 @@
-"""How much may be asked of a model: requests per minute, and at the same time.
+"""Rate limits of language models: most requests per minute, and most concurrent requests.
 
-The limits are of a model at its address with its key, for all calls of the port.
+A limit counts all requests of the port to one model at one address with one API key.
 """
 
 from __future__ import annotations
@@ -20,30 +20,30 @@ _MINUTE_S = 60.0
 
 
 class ModelLimit:
-    """Lets requests through in the order in which they came; on the event loop.
+    """The limit of one model; admits requests in the order of arrival. Not thread-safe: used on the event loop only.
 
     Args:
-        per_minute: Most requests that begin within any minute; ``None``: any number.
-        at_once: Most that run at the same time; ``None``: any number.
+        per_minute: Most requests that begin within any minute; ``None``: no limit.
+        at_once: Most requests that run at the same time; ``None``: no limit.
     """
 
     def __init__(self, per_minute: int | None, at_once: int | None) -> None:
         self._per_minute = per_minute
-        self._first_in_line = asyncio.Lock()
+        self._head_of_queue = asyncio.Lock()
         self._running = asyncio.Semaphore(at_once) if at_once else None
         self._begun_at: deque[float] = deque()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ModelLimit:
-        """A copy of a model has the same limit."""
+        """Return the limit itself: copies of a model share its limit."""
         return self
 
     @contextlib.asynccontextmanager
     async def passed(self) -> AsyncIterator[None]:
-        """Wait until a request may be made, in the stage ``rate_limit``, and count it as running."""
+        """Wait, in the stage ``rate_limit``, until a request may begin; count it as running in the ``with`` block."""
         running = self._running or contextlib.nullcontext()
         with within("rate_limit"):
-            # In line for both at once: a request that waits for its minute must not be overtaken.
-            await self._first_in_line.acquire()
+            # One queue for both limits: a request that waits for its minute must not be overtaken.
+            await self._head_of_queue.acquire()
             try:
                 await running.__aenter__()
                 try:
@@ -52,7 +52,7 @@ class ModelLimit:
                     await running.__aexit__(None, None, None)
                     raise
             finally:
-                self._first_in_line.release()
+                self._head_of_queue.release()
         try:
             yield
         finally:
@@ -60,17 +60,17 @@ class ModelLimit:
 
     @contextlib.contextmanager
     def passed_at_once(self, model: str) -> Iterator[None]:
-        """Count a request as running of code on the event loop that cannot wait for its turn.
+        """Count a request of sync code on the event loop, which cannot wait, as running in the ``with`` block.
 
         Raises:
-            OperationError: Of kind ``rate_limit``: it is not its turn.
+            OperationError: Of kind ``rate_limit``: the request would have to wait.
         """
         left_s = self._left_s()
-        if left_s > 0 or self._first_in_line.locked() or (self._running is not None and self._running.locked()):
+        if left_s > 0 or self._head_of_queue.locked() or (self._running is not None and self._running.locked()):
             message = f"the limits of {model} are reached, and code that does not await its answer cannot wait for them"
             raise OperationError("rate_limit", message, model=model, retry_after=left_s or None)
         if self._running is not None:
-            # Done at its first step, as it is not locked.
+            # The coroutine ends at its first step, since the semaphore is not locked.
             with contextlib.suppress(StopIteration):
                 self._running.acquire().send(None)
         if self._per_minute is not None:
@@ -88,7 +88,7 @@ class ModelLimit:
             self._begun_at.append(time.monotonic())
 
     def _left_s(self) -> float:
-        """Give how long it takes until another request may begin."""
+        """Return the seconds until the next request may begin."""
         while self._per_minute is not None and len(self._begun_at) >= self._per_minute:
             left_s = self._begun_at[0] + _MINUTE_S - time.monotonic()
             if left_s > 0:
@@ -99,5 +99,5 @@ class ModelLimit:
 
 @functools.lru_cache(maxsize=1024)
 def limit_of(identity: Hashable, per_minute: int | None, at_once: int | None) -> ModelLimit | None:
-    """Give the one limit of these sizes for what ``identity`` stands for."""
+    """Return the limit of these sizes for a model: the same limit for equal ``identity``; ``None``: no limit."""
     return ModelLimit(per_minute, at_once) if per_minute or at_once else None

@@ -1,7 +1,8 @@
-"""Answers that models gave before, for models that are configured with ``cache: true``.
+"""The response cache, for language models that are configured with ``cache: true``.
 
-DSPy's cache, with one difference: its keys leave out the API key and the address, so that two tenants would share
-answers. Here each model has a partition, and finds only what was stored in it. In memory alone, gone with the process.
+The keys of DSPy's cache leave out the API key and the address, so two tenants would share answers. Here each model has
+a partition of DSPy's cache, and gets cache hits only from its partition. The cache is in memory only, and ends with the
+process.
 """
 
 from __future__ import annotations
@@ -24,23 +25,23 @@ _partition: ContextVar[str | None] = ContextVar("partition", default=None)
 
 
 class PartitionedCache(Cache):  # type: ignore[misc]
-    """Keeps what is asked in one partition apart from all others; outside of partitions it keeps nothing."""
+    """DSPy's cache, split into partitions; outside of :func:`within_partition` it stores and finds nothing."""
 
     def cache_key(self, request: dict[str, Any], ignored_args_for_cache_key: list[str] | None = None) -> str:
-        """Give the key of a request in the partition in which this runs."""
+        """Return the key of a request in the current partition."""
         return f"{_partition.get()}:{super().cache_key(request, ignored_args_for_cache_key)}"
 
     def get(self, request: dict[str, Any], ignored_args_for_cache_key: list[str] | None = None) -> Any:
-        """Give the answer to a request, ``None`` if there is none."""
+        """Return the cached answer to a request, or ``None``."""
         return None if _partition.get() is None else super().get(request, ignored_args_for_cache_key)
 
     def put(self, *args: Any, **kwargs: Any) -> None:
-        """Keep the answer to a request."""
+        """Store the answer to a request."""
         if _partition.get() is not None:
             super().put(*args, **kwargs)
 
 
-# First, so that DSPy does not make its own on the disk later, whatever becomes of the patch.
+# Before the patch, so that DSPy creates no cache on disk even if the patch is left out.
 dspy.configure_cache(enable_disk_cache=False, enable_memory_cache=False)
 dspy_patches.provide(
     "response_cache",
@@ -51,7 +52,7 @@ dspy_patches.provide(
 
 
 def partition_of(*identity: object) -> str:
-    """Name the partition of a model by what it is asked with, which may be secret and is not kept.
+    """Return the name of a model's partition: a hash of the model's identity, which may contain an API key.
 
     Raises:
         OperationError: Of kind ``missing_dependency``: DSPy's own cache is in use, which has no partitions.
@@ -62,7 +63,7 @@ def partition_of(*identity: object) -> str:
 
 @contextlib.contextmanager
 def within_partition(name: str | None) -> Iterator[None]:
-    """Find and keep answers in a partition."""
+    """Use a partition of the cache within the ``with`` block; ``None``: no cache."""
     token = _partition.set(name)
     try:
         yield

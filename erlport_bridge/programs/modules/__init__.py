@@ -1,4 +1,4 @@
-"""Know which modules of DSPy can be called, which options they take, and how each is built."""
+"""The modules of DSPy that can be called: their options, and how each is built."""
 
 from erlport_bridge.programs.modules import catalogue, retrieval
 from erlport_bridge.programs.modules.module_entry import (

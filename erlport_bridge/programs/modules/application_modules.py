@@ -1,12 +1,12 @@
-"""An application's own subclasses of ``dspy.Module``, those that the port was started with.
+"""Offer an application's own subclasses of ``dspy.Module`` next to DSPy's modules.
 
-Their names (``my_app.programs.Support``) stand in the environment of the port, ``DSPEX_PROGRAM_MODULES``, by commas;
-the flag ``--program-modules`` writes them there. They are imported once, when the port starts; a name that comes with
-a call is only looked up among them.
+The environment variable ``DSPEX_PROGRAM_MODULES`` lists their names (``my_app.programs.Support``), separated by commas;
+the flag ``--program-modules`` sets it. The classes are imported once, when the port starts. A name that comes with a
+call is only looked up among them; it is never imported.
 
-What such a module takes is its signature, if it has one (an attribute ``signature``), else the parameters of its
-``forward`` or ``aforward``; what its constructor takes is its options, as far as they are numbers, truth values and
-text.
+The inputs of such a module are those of its signature, if the class has an attribute ``signature``; otherwise they are
+the parameters of its ``forward`` or ``aforward``. Its options are the parameters of its constructor, as far as they are
+numbers, booleans or text.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _NAMED: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYW
 
 
 class Application(dspy.Module):  # type: ignore[misc]
-    """A module of the application, awaited if it can be, else in a thread; with a prediction as its result."""
+    """A module of the application: awaited if it has ``aforward``, else run in a thread; returns a prediction."""
 
     wraps = True
 
@@ -57,7 +57,7 @@ class Application(dspy.Module):  # type: ignore[misc]
         """Run the module.
 
         Raises:
-            OperationError: Of kind ``internal``: it gave no prediction.
+            OperationError: Of kind ``internal``: the module returned neither a prediction nor a mapping.
         """
         called = self.module.acall(**inputs) if self._is_awaited else asyncio.to_thread(self.module, **inputs)
         prediction = await called
@@ -69,11 +69,11 @@ class Application(dspy.Module):  # type: ignore[misc]
 
 
 def from_environment() -> dict[str, ModuleEntry]:
-    """Give the modules that the port was started with, by name; empty without any.
+    """Return the modules that :data:`VARIABLE` lists, by name; an empty dict if it is not set.
 
     Raises:
-        OperationError: Of kind ``missing_dependency``: one of them cannot be imported, is no module, or cannot be
-            built.
+        OperationError: Of kind ``missing_dependency``: one of the modules cannot be imported, is not a subclass of
+            ``dspy.Module``, or cannot be built.
     """
     names = [name.strip() for name in os.environ.get(VARIABLE, "").split(",")]
     return {name: _entry(name) for name in names if name}
@@ -95,7 +95,7 @@ def _entry(name: str) -> ModuleEntry:
     )
     try:
         entry.build(None, {})
-    except Exception as error:  # its constructor is the application's
+    except Exception as error:  # the application's constructor may raise anything
         raise _wrong(name, f"it cannot be built: {type(error).__name__}: {error}") from error
     return entry
 
@@ -106,7 +106,7 @@ def _class(name: str) -> type[dspy.Module]:
         raise _wrong(name, "expected the name of a class with its module, such as my_app.programs.Support")
     try:
         cls = getattr(importlib.import_module(module_name), class_name, None)
-    except Exception as error:  # whatever a module of the application raises, its name must be said
+    except Exception as error:  # the import may raise anything; the error must name the module
         raise _wrong(name, f"its module cannot be imported: {type(error).__name__}: {error}") from error
     if not isinstance(cls, type) or not issubclass(cls, dspy.Module):
         raise _wrong(name, f"{module_name} has no subclass of dspy.Module of that name")
@@ -122,7 +122,7 @@ def _is_awaited(cls: type[dspy.Module]) -> bool:
 
 
 def _options(name: str, cls: type[dspy.Module]) -> Iterable[Option]:
-    """Give what the constructor takes and a term can be; other parameters keep their defaults."""
+    """Yield an option for each constructor parameter of a plain type; other parameters keep their defaults."""
     hints = _hints(cls.__init__)
     for parameter in list(inspect.signature(cls.__init__).parameters.values())[1:]:
         if parameter.kind not in _NAMED:
@@ -131,7 +131,7 @@ def _options(name: str, cls: type[dspy.Module]) -> Iterable[Option]:
         kind = hints.get(parameter.name, str if required else type(parameter.default))
         common: dict[str, Any] = {
             "name": parameter.name,
-            "description": "of its constructor",
+            "description": "a parameter of the module's constructor",
             "default": None if required else parameter.default,
             "required": required,
         }
@@ -148,7 +148,10 @@ def _options(name: str, cls: type[dspy.Module]) -> Iterable[Option]:
 
 
 def _inputs(name: str, cls: type[dspy.Module]) -> tuple[SignatureSpec | None, dict[str, Any]]:
-    """Give what calls must bring and what they may; ``None``: anything, and each call says what by a signature."""
+    """Return the required inputs as a signature, and the types of the optional inputs by name.
+
+    The signature is ``None`` if ``forward`` takes ``**kwargs``: each call then has a signature that names its inputs.
+    """
     declared = getattr(cls, "signature", None)
     if inspect.isclass(declared) and issubclass(declared, dspy.Signature):
         of_dspy: Any = declared
@@ -174,7 +177,7 @@ def _declared_fields(fields: Mapping[str, Any]) -> tuple[Field, ...]:
 
 
 def _field(name: str, annotation: Any, description: str | None = None) -> Field:
-    """Give a field of a type that inputs are checked by; ``Any`` for one that is unknown here."""
+    """Return a field whose inputs are checked against its type; the type is ``Any`` if :data:`KNOWN_TYPES` lacks it."""
     try:
         text = render_annotation(annotation, _NAMED_TYPES)
         read = parse_signature({"inputs": [{"name": "field", "type": text}], "outputs": "other"}).inputs[0]
@@ -186,7 +189,7 @@ def _field(name: str, annotation: Any, description: str | None = None) -> Field:
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     try:
         return typing.get_type_hints(function)
-    except (NameError, TypeError):  # names that exist for type checkers alone
+    except (NameError, TypeError):  # the annotation uses names imported for type checkers only
         return {}
 
 

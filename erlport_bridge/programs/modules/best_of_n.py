@@ -1,8 +1,8 @@
-"""``dspy.BestOfN`` and ``dspy.Refine``: a module run several times, of which the best prediction by a reward is kept.
+"""Run a module several times and keep the prediction with the best reward: ``dspy.BestOfN`` and ``dspy.Refine``.
 
-Worded as DSPy's own, but awaited, so that a call of them can be cancelled; and what goes wrong is told: DSPy prints the
-errors of attempts and gives ``None`` when all fail, counts failures for all calls together, and takes an error of the
-reward for one of the attempt.
+The prompts are DSPy's own, but the modules are awaited, so that a call of them can be cancelled. Failures are reported:
+DSPy's own modules print the errors of attempts and return ``None`` when all attempts fail, count failures for all calls
+together, and take an error of the reward for an error of the attempt.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from erlport_bridge.programs.modules.rewards import Reward
 from erlport_bridge.programs.modules.stand_ins import plain_module
 from erlport_bridge.programs.text import neutral
 
-# What the next attempt would meet as well.
+# The next attempt would fail with the same error.
 _LASTING: Final = frozenset(
     {
         *("auth", "billing", "lm_not_configured", "unsupported_model", "context_window"),
         *("input", "signature", "missing_dependency", "cancelled", "overloaded"),
     }
 )
-# As DSPy has it: only then do attempts differ.
+# The value that DSPy uses: only with a temperature above 0 do attempts differ.
 _TEMPERATURE: Final = 1.0
 
 
@@ -38,15 +38,15 @@ class _Attempt(NamedTuple):
 
 
 class BestOfN(dspy.Module):  # type: ignore[misc]
-    """``dspy.BestOfN``.
+    """The port's ``dspy.BestOfN``.
 
     Args:
-        module: What is run.
-        count: Most attempts.
-        reward: How good a prediction is.
-        threshold: A reward that is enough; ``None``: all attempts are made.
-        fail_count: How many attempts may fail; one more ends the call with its error, and so does the last one if none
-            has succeeded. ``None``: as many as there are.
+        module: The module that is run.
+        count: The maximum number of attempts.
+        reward: The reward that rates each prediction.
+        threshold: The attempts end at a prediction with at least this reward; ``None``: all attempts are made.
+        fail_count: How many attempts may fail. One more failure ends the call with its error; if no attempt succeeds,
+            the call ends with the last error. ``None``: every attempt may fail.
     """
 
     stands_for: type[dspy.Module] = dspy.BestOfN
@@ -62,7 +62,7 @@ class BestOfN(dspy.Module):  # type: ignore[misc]
         self._fail_count = count if fail_count is None else fail_count
 
     async def aforward(self, **inputs: Any) -> dspy.Prediction:
-        """Run the attempts, one after the other."""
+        """Run the attempts one after the other, and return the prediction with the best reward."""
         lm = dspy.settings.lm
         first_rollout = lm.kwargs.get("rollout_id") or 0
         best: _Attempt | None = None
@@ -91,12 +91,12 @@ class BestOfN(dspy.Module):  # type: ignore[misc]
         return best.prediction
 
     async def _prepared(self, inputs: Mapping[str, Any], last: _Attempt) -> dict[str, Any]:
-        """Give further settings for the attempt that follows ``last``."""
+        """Return additional settings of DSPy for the attempt that follows ``last``."""
         return {}
 
 
 class Refine(BestOfN):
-    """``dspy.Refine``: after each attempt that is not enough, a model says what the next one should do better."""
+    """The port's ``dspy.Refine``: after an attempt below the threshold, a model advises how the next can be better."""
 
     stands_for = dspy.Refine
 
@@ -107,7 +107,7 @@ class Refine(BestOfN):
             {"module_name": names.get(predictor), "inputs": given, "outputs": dict(gave)}
             for predictor, given, gave in last.trace
         ]
-        told = {
+        known = {
             "program_code": _source(module),
             "modules_defn": inspect_modules(module),
             "program_inputs": dict(inputs),
@@ -118,21 +118,21 @@ class Refine(BestOfN):
             "reward_value": last.reward,
             "module_names": list(names.values()),
         }
-        asked = {name: value if isinstance(value, str) else _json(value) for name, value in told.items()}
-        feedback = await dspy.Predict(OfferFeedback).acall(**{name: neutral(text) for name, text in asked.items()})
+        texts = {name: value if isinstance(value, str) else _json(value) for name, value in known.items()}
+        feedback = await dspy.Predict(OfferFeedback).acall(**{name: neutral(text) for name, text in texts.items()})
         signatures = {predictor.signature: name for name, predictor in module.named_predictors()}
         return {"adapter": _hinting(dspy.settings.adapter or dspy.ChatAdapter(), feedback.advice, signatures)}
 
 
 def _hinting(adapter: dspy.Adapter, advice: Mapping[str, str], names: Mapping[Any, str]) -> dspy.Adapter:
-    """Give an adapter that adds to the prompt of each predictor what is advised for it."""
+    """Return an adapter that adds the advice for each predictor to its prompt."""
 
     def hinted(signature: Any, inputs: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
         field = dspy.InputField(desc="A hint to the module from an earlier run")
         hint = advice.get(names.get(signature, ""), "N/A")
         return signature.append("hint_", field), {**inputs, "hint_": neutral(hint)}
 
-    # DSPy asks of which class the adapter is.
+    # DSPy tests the adapter with isinstance, so the wrapper subclasses the adapter's class.
     class Hinting(type(adapter)):  # type: ignore[misc]
         def __call__(self, lm: Any, lm_kwargs: Any, signature: Any, demos: Any, inputs: Any) -> Any:
             signature, inputs = hinted(signature, inputs)
@@ -146,7 +146,7 @@ def _hinting(adapter: dspy.Adapter, advice: Mapping[str, str], names: Mapping[An
 
 
 def _source(module: dspy.Module) -> str:
-    """Give the code of a module's class, as far as there is one in a file."""
+    """Return the source of a module's class; an empty class statement if it comes from no file."""
     cls = getattr(module, "stands_for", type(module))
     try:
         return inspect.getsource(cls)

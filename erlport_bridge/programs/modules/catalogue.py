@@ -1,7 +1,7 @@
-"""Which DSPy modules can be called, what they take, and how each is built.
+"""The catalogue of modules: which can be called, their options, and how each is built.
 
-Every module that :meth:`ModuleEntry.build` gives can be awaited with ``acall`` and shared between calls: it keeps
-nothing of a call.
+Every module that :meth:`ModuleEntry.build` returns can be awaited with ``acall`` and shared between calls: it keeps no
+state of a call.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from erlport_bridge.programs.sandbox import DEFAULT_CODE_TIMEOUT_MS
 from erlport_bridge.programs.signatures import parse_signature
 from erlport_bridge.programs.text import arguments, quoted, suggestion
 
-# DSPy says so at each construction, and `describe_module` once.
+# DSPy repeats this warning at each construction; `describe_module` reports the deprecation instead.
 warnings.filterwarnings("ignore", r".*(ProgramOfThought|CodeAct) is deprecated", DeprecationWarning)
 
 
@@ -49,7 +49,7 @@ _CODE_TIMEOUT: Final = IntegerOption(
     default=DEFAULT_CODE_TIMEOUT_MS,
     minimum=1,
     maximum=3_600_000,
-    description="how long one piece of code may run, in ms, without the time of the tools that it calls",
+    description="how long one piece of code may run, in ms; the time of tool calls does not count",
 )
 _OF_THE_SANDBOX: Final = ("llm_query", "llm_query_batched", "SUBMIT", "print", "dspy")
 _CODE_FIELDS: Final = ("generated_code", "interpreter", "max_iters", "interpreter_factory")
@@ -63,7 +63,7 @@ def _chain_of_thought(parts: Parts) -> dspy.Module:
 
 def _reasoning_field(description: str) -> Any:
     rationale = dspy.OutputField(desc=description)
-    # DSPy takes the type of the field, which it does not have before it stands in a signature.
+    # DSPy reads the annotation of the field, which a field has only once it is part of a signature.
     rationale.annotation = str
     return rationale
 
@@ -107,8 +107,8 @@ def _nearest_examples(parts: Parts) -> dspy.Module:
 
 
 _NEAREST: Final = (
-    IntegerOption(name="k", default=3, minimum=1, maximum=MAX_COUNT, description="how many are given"),
-    DataOption(name="vectors", of="vectors", description="of what is searched, in its order, if they are known"),
+    IntegerOption(name="k", default=3, minimum=1, maximum=MAX_COUNT, description="how many are returned"),
+    DataOption(name="vectors", of="vectors", description="vectors of the searched texts, if they are known"),
     EMBEDDER,
 )
 
@@ -124,7 +124,7 @@ def _attempts(cls: type[BestOfN]) -> Callable[[Parts], dspy.Module]:
 _ATTEMPT_OPTIONS: Final = (
     IntegerOption(name="N", aliases=("n",), default=3, minimum=1, maximum=100, description="most attempts"),
     RewardOption(name="reward", required=True, description="how good a prediction is: a function, or a check"),
-    NumberOption(name="threshold", description="a reward that is enough; all attempts are made without it"),
+    NumberOption(name="threshold", description="a reward that ends the attempts; by default all are made"),
     IntegerOption(
         name="fail_count",
         default=None,
@@ -147,7 +147,7 @@ _OF_DSPY: Final = {
             "dspy.ChainOfThought",
             "asks the model to reason before it gives the output fields",
             _chain_of_thought,
-            options=(TextOption(name="rationale_field", description="what the prompt says of the reasoning"),),
+            options=(TextOption(name="rationale_field", description="what the prompt says about the reasoning"),),
             adds=("reasoning",),
             reserved=("reasoning",),
         ),
@@ -163,7 +163,7 @@ _OF_DSPY: Final = {
         ),
         ModuleEntry(
             "dspy.ReActV2",
-            "lets the model call tools, several at a time too, in a conversation that goes on in another call",
+            "lets the model call tools, also several at once, in a conversation that a later call can continue",
             lambda parts: ToolAgent(parts.signature, list(parts.tools), parts.options["max_iters"]),
             options=(_iterations(20, "most turns before the output fields are asked for"),),
             adds=("history", "termination_reason"),
@@ -205,7 +205,7 @@ _OF_DSPY: Final = {
         ),
         ModuleEntry(
             "dspy.RLM",
-            "has the model read long inputs by code in a sandbox, which may ask a model again and call tools",
+            "has the model read long inputs by code in a sandbox, which may call a model and tools",
             _rlm,
             options=(
                 _iterations(20, "most pieces of code"),
@@ -221,9 +221,9 @@ _OF_DSPY: Final = {
                     default=10_000,
                     minimum=100,
                     maximum=1_000_000,
-                    description="how much of what the code prints the model is shown",
+                    description="how many characters of the code's output the model sees",
                 ),
-                ModelOption(name="sub_lm", description="the model that the code asks, if not the call's own"),
+                ModelOption(name="sub_lm", description="the model for requests of the code; by default the call's"),
                 _CODE_TIMEOUT,
             ),
             adds=("trajectory", "final_reasoning"),
@@ -259,7 +259,7 @@ _OF_DSPY: Final = {
         ),
         ModuleEntry(
             "dspy.MultiChainComparison",
-            "compares several answers with their reasoning and gives the best; makes the answers itself where the "
+            "compares several answers with their reasoning and returns the best; asks for the answers itself if the "
             'input "completions" brings none',
             lambda parts: ComparedChains(parts.signature, parts.options["M"]),
             options=(
@@ -276,16 +276,16 @@ _OF_DSPY: Final = {
         ),
         ModuleEntry(
             "dspy.BestOfN",
-            "runs a module several times and gives the prediction with the best reward",
+            "runs a module several times and returns the prediction with the best reward",
             _attempts(BestOfN),
             options=_ATTEMPT_OPTIONS,
             takes_module=True,
-            # Of several attempts, only the end tells which one counts.
+            # Which attempt counts is known only at the end.
             is_streamed=False,
         ),
         ModuleEntry(
             "dspy.Refine",
-            "as dspy.BestOfN, and has the model say after each attempt what the next should do better",
+            "like dspy.BestOfN; after each attempt the model advises how the next one can be better",
             _attempts(Refine),
             options=_ATTEMPT_OPTIONS,
             reserved=("hint_",),
@@ -294,12 +294,12 @@ _OF_DSPY: Final = {
         ),
         ModuleEntry(
             "dspy.Retrieve",
-            "gives the passages nearest to a query, by a function of the caller or by vectors; asks no model",
+            "returns the passages nearest to a query, by a function of the caller or by embeddings; calls no model",
             _retrieve,
             options=(
                 *_NEAREST,
-                FunctionOption(name="retriever", takes="query, k", description="gives a list of texts"),
-                DataOption(name="passages", of="texts", description="what is searched"),
+                FunctionOption(name="retriever", takes="query, k", description="returns a list of texts"),
+                DataOption(name="passages", of="texts", description="the texts that are searched"),
             ),
             alternatives=("retriever", "passages"),
             signature=parse_signature("query -> passages: list[str]"),
@@ -309,7 +309,7 @@ _OF_DSPY: Final = {
         ),
         ModuleEntry(
             "dspy.KNN",
-            "gives the examples nearest to the inputs, by vectors; asks no model",
+            "returns the examples nearest to the inputs, by embeddings; calls no model",
             _nearest_examples,
             options=(
                 *_NEAREST,
@@ -330,7 +330,7 @@ _OF_DSPY: Final = {
     )
 }
 
-#: Everything that ``describe_module`` knows, by name: DSPy's, and the application's.
+#: All entries by name, for ``describe_module``: DSPy's modules and the application's.
 ENTRIES: Final[Mapping[str, ModuleEntry]] = _OF_DSPY | application_modules.from_environment()
 
 #: The modules that can be executed, by name.
@@ -340,10 +340,10 @@ MODULES: Final[Mapping[str, ModuleEntry]] = {
 
 
 def find_entry(name: object, path: str = "module") -> ModuleEntry:
-    """Find what is known under a name.
+    """Return the entry of a name.
 
     Raises:
-        OperationError: Of kind ``module_not_found``; nothing is imported or looked up to find out.
+        OperationError: Of kind ``module_not_found``. The name is only looked up here; nothing is imported for it.
     """
     wanted = arguments.text(name, path)
     entry = ENTRIES.get(wanted)
@@ -354,11 +354,11 @@ def find_entry(name: object, path: str = "module") -> ModuleEntry:
 
 
 def find_module(name: object, path: str = "module") -> ModuleEntry:
-    """Find a module that can be executed.
+    """Return the entry of a module that ``execute_module`` can run.
 
     Raises:
-        OperationError: Of kind ``module_not_found``; nothing is imported or looked up to find out. Of kind ``input``:
-            what it does is done by another operation.
+        OperationError: Of kind ``module_not_found``, as :func:`find_entry`. Of kind ``input``: another operation
+            does what the module is for.
     """
     entry = find_entry(name, path)
     if entry.name not in MODULES:

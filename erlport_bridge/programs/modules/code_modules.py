@@ -1,7 +1,7 @@
-"""DSPy's modules that run code which a model wrote: each in a thread, in the sandbox of the request.
+"""Run DSPy's modules that execute code written by a model: each in a thread, in the sandbox of its call.
 
-None of them can be awaited: DSPy's own ``RLM.aforward`` would hold up the event loop while its code runs, and a sandbox
-belongs to one thread.
+None of these modules can be awaited directly: DSPy's own ``RLM.aforward`` would block the event loop while its code
+runs, and a sandbox belongs to one thread.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from erlport_bridge.errors import OperationError
 
 
 class InThread(dspy.Module):  # type: ignore[misc]
-    """A module that can only block, made awaitable: it runs in a thread of the loop's executor.
+    """A module that can only block, made awaitable: it runs in a thread of the event loop's thread pool.
 
     Args:
-        module: One of DSPy's.
-        code_timeout_ms: How long each piece of code may run; ``None``: it runs none.
+        module: The module of DSPy.
+        code_timeout_ms: How long each piece of code may run; ``None``: the module runs no code.
     """
 
     wraps = True
@@ -32,7 +32,7 @@ class InThread(dspy.Module):  # type: ignore[misc]
         self._code_timeout_ms = code_timeout_ms
 
     async def aforward(self, **inputs: Any) -> dspy.Prediction:
-        """Run the module in a thread, which is interrupted when this is cancelled."""
+        """Run the module in a thread; cancellation interrupts the thread."""
         if self._code_timeout_ms is None:
             return await asyncio.to_thread(self._run, inputs)
         factory = dspy.settings.interpreter_factory.within(self._code_timeout_ms)
@@ -44,13 +44,13 @@ class InThread(dspy.Module):  # type: ignore[misc]
 
 
 class ProgramOfThought(InThread):
-    """``dspy.ProgramOfThought``, whose failure to get working code from the model is an error of the sandbox."""
+    """The port's ``dspy.ProgramOfThought``: that the model writes no working code is an error of kind ``sandbox``."""
 
     def _run(self, inputs: dict[str, Any]) -> dspy.Prediction:
         try:
             return super()._run(inputs)
         except RuntimeError as error:
-            if type(error) is not RuntimeError:  # DSPy's errors of the sandbox itself have classes of their own
+            if type(error) is not RuntimeError:  # DSPy's errors of the sandbox itself are subclasses
                 raise
             raise OperationError(
                 "sandbox", f"the model wrote no code that runs, in {self.module.max_iters} attempts: {error}"
@@ -58,15 +58,15 @@ class ProgramOfThought(InThread):
 
 
 class CodeAct(InThread):
-    """``dspy.CodeAct``, whose tools stay on this side.
+    """The port's ``dspy.CodeAct``, whose tools stay outside the sandbox.
 
-    DSPy copies the source of a tool into the sandbox, where its decorators, its imports and what it calls are missing,
-    and which a function of Elixir does not have. Here the code calls them as that of ``dspy.RLM`` does.
+    DSPy copies the source of a tool into the sandbox, where its decorators, its imports and the functions it calls are
+    missing; a function of Elixir has no source at all. Here the code calls tools in the way that ``dspy.RLM`` does.
     """
 
     def __init__(self, signature: Any, tools: Sequence[dspy.Tool], max_iters: int, code_timeout_ms: int) -> None:
         module = dspy.CodeAct(signature, tools=list(tools), max_iters=max_iters)
-        # The prompt names them; what is left here would be copied.
+        # The prompt has been built with their names; DSPy would copy the source of every tool left here.
         module.tools = {}
         super().__init__(module, code_timeout_ms)
         self._tools = {str(tool.name): _callable(tool) for tool in tools}
@@ -81,7 +81,7 @@ class CodeAct(InThread):
 
 
 def _callable(tool: dspy.Tool) -> Callable[..., Any]:
-    """Give a tool as the sandbox takes it: with the parameters of its function."""
+    """Return a tool in the sandbox's form: a function with the parameters of the tool's function."""
 
     def call(**values: Any) -> Any:
         return tool(**values)

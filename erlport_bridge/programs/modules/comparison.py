@@ -1,4 +1,4 @@
-"""``dspy.MultiChainComparison``, with the answers that it compares made where the caller brings none."""
+"""Run ``dspy.MultiChainComparison``, and ask for the answers that it compares where the caller gives none."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from erlport_bridge.programs.text import neutral, quoted
 from erlport_bridge.programs.values import convert
 from erlport_bridge.term import shown
 
-#: Most answers that are compared: each is one more input field of the comparing prompt.
+#: The maximum number of compared answers: each is one more input field of the comparing prompt.
 MAX_ATTEMPTS: Final = 20
 
-# What DSPy's own module takes where the caller sets none; at 0 every attempt would be the same.
+# The default of DSPy's own module; at 0 all attempts would be equal.
 _TEMPERATURE: Final = 0.7
 
 
 class ComparedChains(dspy.Module):  # type: ignore[misc]
-    """Compares ``count`` answers to the same question.
+    """The port's ``dspy.MultiChainComparison``: compares ``count`` answers to the same question.
 
     Args:
         signature: The signature of the question.
@@ -38,7 +38,7 @@ class ComparedChains(dspy.Module):  # type: ignore[misc]
         self.compare = dspy.MultiChainComparison(signature, M=count)
 
     async def aforward(self, completions: object = None, **inputs: Any) -> dspy.Prediction:
-        """Compare ``completions``, or answers made by ``dspy.ChainOfThought`` at the same time if there are none."""
+        """Compare ``completions``; if there are none, compare concurrent answers of ``dspy.ChainOfThought``."""
         settings = {"temperature": dspy.settings.lm.kwargs.get("temperature") or _TEMPERATURE}
         if completions is None:
             attempts = await _all(self.attempt.acall(**inputs, config=settings) for _ in range(self.count))
@@ -47,14 +47,14 @@ class ComparedChains(dspy.Module):  # type: ignore[misc]
         return await self.compare.predict.acall(**self._prompt_inputs(attempts, inputs), config=settings)
 
     def _prompt_inputs(self, attempts: list[Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
-        """Give the inputs of the comparing prompt.
+        """Return the inputs of the comparing prompt.
 
-        DSPy's module has no ``aforward``; its ``forward`` words the prompt and then calls ``self.predict``. Run on a
-        stand-in whose ``predict`` gives back what it gets, it words the prompt and asks no model.
+        DSPy's module has no ``aforward``; its ``forward`` words the prompt and then calls ``self.predict``. Called with
+        a stand-in for ``self`` whose ``predict`` returns its arguments, it words the prompt and calls no model.
         """
         stand_in = SimpleNamespace(M=self.count, last_key=self.compare.last_key, predict=dict)
         fields: dict[str, Any] = dspy.MultiChainComparison.forward(stand_in, attempts, **inputs)
-        # What a model wrote in an attempt must stay text in this prompt.
+        # Text that a model wrote in an attempt must stay text in this prompt.
         return {name: neutral(value) if isinstance(value, str) else value for name, value in fields.items()}
 
     def _checked(self, completions: object) -> list[dict[str, Any]]:
@@ -82,7 +82,7 @@ class ComparedChains(dspy.Module):  # type: ignore[misc]
 
 
 async def _all(awaitables: Iterable[Awaitable[Any]]) -> list[Any]:
-    """Await all at the same time; when one fails, the others are cancelled, for nobody would use what they cost."""
+    """Await all concurrently; if one fails, cancel the others, since nobody would use the answers they pay for."""
     tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
     try:
         return await asyncio.gather(*tasks)

@@ -1,4 +1,4 @@
-"""What is known of one module that can be called."""
+"""The description of one module that can be called: its options, its fields, and how it is built."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _MODULE_OPTION: Final = {
 
 @dataclass(frozen=True)
 class Parts:
-    """What a module is built of.
+    """The parts that a module is built from.
 
     Attributes:
-        signature: A class of DSPy.
-        options: All options of its entry, by name.
-        tools: The tools that it was given.
-        module: The module that it runs, of one that takes one.
+        signature: A signature class of DSPy.
+        options: All options of the entry, by name.
+        tools: The tools of the call.
+        module: The module that it runs, if it takes one.
     """
 
     signature: Any
@@ -42,29 +42,29 @@ class Parts:
 
 @dataclass(frozen=True, eq=False)
 class ModuleEntry:
-    """One module that can be called; there is one entry for each.
+    """One module that can be called. There is one entry for each module, so entries compare by identity.
 
     Attributes:
-        name: As callers write it.
-        summary: What it does, one sentence.
-        build_module: From its parts.
-        options: What its constructor takes.
-        adds: Fields of a prediction beside the signature's outputs.
-        reserved: Names that no field of a signature may have, for the module uses them itself.
+        name: The name that callers use.
+        summary: What the module does, in one sentence.
+        build_module: Builds the module from its parts.
+        options: The options of its constructor.
+        adds: Fields of a prediction besides the outputs of the signature.
+        reserved: Names that no field of a signature may have, because the module uses them itself.
         takes_module: It runs another module, the option ``of``, whose signature is its own.
         takes_tools: It takes the option ``tools``.
-        reserved_tools: Names that no tool may have, for the module has its own of that name.
+        reserved_tools: Names that no tool may have, because the module has its own tools of these names.
         needs_sandbox: It runs code that a model wrote.
-        runs_in_thread: It blocks a thread, which its deadline interrupts.
-        asks_model: It asks a language model.
-        is_streamed: The text of its fields is told of while the model writes it.
-        optional_inputs: Inputs it takes beside the signature's, each with its type: as DSPy's, ``Any`` for any term.
-        signature: Its own, of one that takes none from its callers.
-        outputs: What it gives in place of the signature's outputs.
-        alternatives: Options of which one must be given, and only one.
-        operation: The operation that does what it is for, where it is no module that can be executed.
-        experimental: DSPy says that it may change.
-        deprecated: What DSPy says of its future.
+        runs_in_thread: It blocks a thread, which the deadline of the call interrupts.
+        asks_model: It calls a language model.
+        is_streamed: A stream sends the text of its fields while the model writes it.
+        optional_inputs: Inputs besides the signature's, each with its type; ``Any`` accepts every term.
+        signature: The module's own signature, if callers cannot give one.
+        outputs: Outputs that replace the outputs of the signature.
+        alternatives: Options of which exactly one must be given.
+        operation: The operation that does this module's work, if ``execute_module`` cannot run it.
+        experimental: DSPy says that the module may change.
+        deprecated: What DSPy announces about the end of the module; ``None``: nothing.
     """
 
     name: str
@@ -90,7 +90,7 @@ class ModuleEntry:
 
     @cached_property
     def option_names(self) -> frozenset[str]:
-        """What may stand in the options of a call for the module itself."""
+        """The names of options in a call that are for the module itself."""
         names = [option.name for option in self.options]
         return frozenset([*names, "of"] if self.takes_module else names)
 
@@ -101,19 +101,19 @@ class ModuleEntry:
         tools: Sequence[dspy.Tool] = (),
         module: dspy.Module | None = None,
     ) -> dspy.Module:
-        """Build the module; ``options`` left out have their defaults."""
+        """Build the module; an option that is left out has its default."""
         defaults = {option.name: option.default for option in self.options}
         return self.build_module(Parts(signature, defaults | dict(options), tools, module))
 
     def check_options(self, given: Mapping[str, tuple[object, str]], path: str) -> dict[str, Any]:
-        """Give the values of options as the module is built with them.
+        """Return the values of the given options, checked.
 
         Args:
-            given: Those that a caller gave, by name, each with the path where it stands.
-            path: Where they would stand, for those that are missing.
+            given: The options of the caller by name, each with the path where it stands.
+            path: Where a missing option would stand, for errors.
 
         Raises:
-            OperationError: Of kind ``input``, with the path: an option has not the type, or is missing.
+            OperationError: Of kind ``input``, with the path: an option has the wrong type, or is missing.
         """
         for option in self.options:
             if option.required and option.name not in given:
@@ -128,7 +128,7 @@ class ModuleEntry:
         return {option.name: option.read(*given[option.name]) for option in self.options if option.name in given}
 
     def describe(self) -> dict[str, Any]:
-        """Give the entry as a term."""
+        """Return the entry as a term."""
         return {
             "name": self.name,
             "summary": self.summary,

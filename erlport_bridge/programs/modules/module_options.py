@@ -1,4 +1,4 @@
-"""Options of modules whose values are more than plain data: models, rewards, functions of Elixir, and searched data."""
+"""Read options of modules that are more than plain data: models, rewards, functions of Elixir, and searched data."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ModelOption(Option):
     is_shared: bool = False
 
     def shown(self, value: Any) -> Any:
-        """Give the model's name."""
+        """Return the name of the model."""
         return value.model if value else None
 
     def _read(self, value: object, path: str) -> models.LanguageModel:
@@ -32,10 +32,10 @@ class ModelOption(Option):
 
 
 class RewardOption(Option):
-    """A reward, see :mod:`.rewards`."""
+    """A reward, as :mod:`.rewards` reads it."""
 
     def shown(self, value: Any) -> Any:
-        """Give what it is, as a sentence."""
+        """Return the reward as a sentence."""
         return value.code
 
     def _read(self, value: object, path: str) -> rewards.ElixirReward | rewards.Check:
@@ -47,12 +47,12 @@ class RewardOption(Option):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class FunctionOption(Option):
-    """A function of Elixir."""
+    """A function of Elixir, written as ``%{callback: id}``."""
 
     takes: str
 
     def shown(self, value: Any) -> Any:
-        """Say that it is one."""
+        """Return the text ``a function``; the id of a callback means nothing outside its call."""
         return "a function"
 
     def _read(self, value: object, path: str) -> ElixirFunction:
@@ -68,21 +68,21 @@ class FunctionOption(Option):
         return {"type": "function", "takes": self.takes}
 
 
-#: Of what is searched by vectors.
+#: The function that computes embeddings of what is searched.
 EMBEDDER: Final = FunctionOption(
-    name="embedder", takes="texts", description="gives a list of vectors for a list of texts"
+    name="embedder", takes="texts", description="returns a list of vectors for a list of texts"
 )
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DataOption(Option):
-    """Data that a module works on: a list of text, of vectors, or of maps of fields."""
+    """Data that a module works on: a list of texts, of vectors, or of maps of fields."""
 
     of: Literal["texts", "vectors", "examples"]
     is_shared: bool = False
 
     def shown(self, value: Any) -> Any:
-        """Say how much there is."""
+        """Return the number of items, as text."""
         return f"{len(value)} {self.of}"
 
     def _read(self, value: object, path: str) -> Any:

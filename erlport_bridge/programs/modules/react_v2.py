@@ -1,4 +1,4 @@
-"""``dspy.ReActV2``, whose failure to get the output fields from the model is an error of reading it."""
+"""Run ``dspy.ReActV2``, and raise an error of kind ``parse`` if the model never gives the output fields."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from erlport_bridge.errors import OperationError, message_of
 
 
 class ToolAgent(dspy.ReActV2):  # type: ignore[misc]
-    """The module itself, with an error that says whose fault it is."""
+    """The port's ``dspy.ReActV2``: an answer without the output fields is an error of kind ``parse``."""
 
     stands_for = dspy.ReActV2
 
@@ -18,7 +18,7 @@ class ToolAgent(dspy.ReActV2):  # type: ignore[misc]
         """Run the module.
 
         Raises:
-            OperationError: Of kind ``parse``: the model never gave the output fields as they were asked for.
+            OperationError: Of kind ``parse``: the model never gave the output fields in the requested form.
         """
         try:
             return await super().aforward(**inputs)

@@ -1,7 +1,8 @@
-"""``dspy.Retrieve`` and ``dspy.KNN``: what is nearest to a query, by a function of the caller or by vectors.
+"""Find what is nearest to a query by a function of the caller or by embeddings: ``dspy.Retrieve`` and ``dspy.KNN``.
 
-The nearest has the largest dot product, as in DSPy, which needs NumPy for it. Vectors of what is searched come with the
-call or are asked for once in it; the query's vector is asked for, or comes as the input ``vector``.
+The nearest vector has the largest dot product, as in DSPy, which needs NumPy for it. Vectors of the searched texts come
+with the call, or the embedder is called for them once per call. The vector of the query comes as the input ``vector``,
+or from the embedder too.
 """
 
 from __future__ import annotations
@@ -22,18 +23,18 @@ from erlport_bridge.term import shown
 
 Vector = Sequence[float]
 
-#: Most passages or examples that are given.
+#: The maximum number of passages or examples that are returned.
 MAX_COUNT: Final = 1_000
 
-# Products of numbers that take about 10 ms: more of them would hold up the event loop.
+# So many products take about 10 ms; a larger search runs in a thread, so as not to block the event loop.
 _MAX_PRODUCTS_ON_LOOP: Final = 200_000
 
 
 def read_vectors(value: object, path: str) -> list[list[float]]:
-    """Read vectors, all of one length.
+    """Read a list of vectors, all of one length.
 
     Raises:
-        OperationError: Of kind ``input``, with the path of what is none.
+        OperationError: Of kind ``input``, with the path of the invalid element.
     """
     if not isinstance(value, list) or not value:
         raise _wrong("a list of vectors", value, path)
@@ -41,7 +42,7 @@ def read_vectors(value: object, path: str) -> list[list[float]]:
 
 
 def read_vector(value: object, path: str) -> list[float]:
-    """Read one vector; errors as :func:`read_vectors`."""
+    """Read one vector; raise errors as :func:`read_vectors`."""
     return _vector(value, path, None)
 
 
@@ -58,13 +59,13 @@ def _is_number(value: object) -> bool:
 
 
 class Vectors:
-    """What is searched, by vectors.
+    """Texts that can be searched by their embeddings.
 
     Args:
-        texts: What is searched, as an embedder sees it.
-        vectors: Theirs; ``None``: the embedder is asked.
-        embedder: Gives vectors of texts; ``None``: the query's vector comes with each call.
-        query_path: Where that stands.
+        texts: The searched texts, in the form that the embedder gets.
+        vectors: One embedding per text; ``None``: the embedder is called for them.
+        embedder: Returns vectors of texts; ``None``: each call gives the vector of its query.
+        query_path: Where the vector of the query stands, for errors.
     """
 
     def __init__(
@@ -83,10 +84,10 @@ class Vectors:
         self._vectors = vectors
         self._embedder = embedder
         self._query_path = query_path
-        self._asked: asyncio.Task[list[list[float]]] | None = None
+        self._embedding: asyncio.Task[list[list[float]]] | None = None
 
     async def nearest(self, query: str, vector: Vector | None, count: int) -> list[int]:
-        """Give the places of the ``count`` nearest, the nearest first."""
+        """Return the indexes of the ``count`` nearest texts, the nearest first."""
         vectors = await self.all()
         if vector is None and self._embedder is None:
             message = f"expected the query's vector at {self._query_path}, as there is no embedder"
@@ -100,13 +101,17 @@ class Vectors:
         return _nearest(vectors, vector, count)
 
     async def all(self) -> Sequence[Vector]:
-        """Give the vectors of all that is searched."""
+        """Return the vectors of all searched texts."""
         if self._vectors is not None:
             return self._vectors
-        if self._asked is None or self._asked.cancelled() or (self._asked.done() and self._asked.exception()):
-            # Once for all items of a batch; one that is cancelled must not cancel it for the others.
-            self._asked = asyncio.ensure_future(self._embed(self._texts))
-        return await asyncio.shield(self._asked)
+        if (
+            self._embedding is None
+            or self._embedding.cancelled()
+            or (self._embedding.done() and self._embedding.exception())
+        ):
+            # One request serves all items of a batch, so cancelling one item must not cancel it for the others.
+            self._embedding = asyncio.ensure_future(self._embed(self._texts))
+        return await asyncio.shield(self._embedding)
 
     async def _embed(self, texts: list[str]) -> list[list[float]]:
         if self._embedder is None:
@@ -129,13 +134,13 @@ def _nearest(vectors: Sequence[Vector], query: Vector, count: int) -> list[int]:
 
 
 class Retrieve(dspy.Module):  # type: ignore[misc]
-    """``dspy.Retrieve``, by a function of Elixir.
+    """The port's ``dspy.Retrieve``, by a function of Elixir or by embeddings.
 
     Args:
-        retriever: Called with ``query`` and ``k``; gives texts.
-        vectors: In its place: what is searched here.
+        retriever: A function of Elixir, called with ``query`` and ``k``; returns texts.
+        vectors: The embeddings that are searched, if there is no retriever.
         passages: The texts of ``vectors``.
-        count: How many are given, unless the call says.
+        count: How many passages are returned, unless the call gives ``k``.
     """
 
     stands_for = dspy.Retrieve
@@ -150,16 +155,16 @@ class Retrieve(dspy.Module):  # type: ignore[misc]
         self._count = count
 
     async def aforward(self, query: str, k: int | None = None, vector: Vector | None = None) -> dspy.Prediction:
-        """Give the passages nearest to the query."""
+        """Return the passages nearest to the query."""
         count = self._count if k is None else k
         if not 1 <= count <= MAX_COUNT:
             raise _wrong(f"an integer from 1 to {MAX_COUNT}", k, "inputs.k")
         if self._vectors is not None:
             found = await self._vectors.nearest(query, vector, count)
             return dspy.Prediction(passages=[neutral(self._passages[index]) for index in found])
-        return dspy.Prediction(passages=await self._asked(query, count))
+        return dspy.Prediction(passages=await self._retrieved(query, count))
 
-    async def _asked(self, query: str, count: int) -> list[str]:
+    async def _retrieved(self, query: str, count: int) -> list[str]:
         if self._retriever is None:
             raise OperationError("input", "expected a retriever, or passages", path="retriever")
         gave, place = await self._retriever.call({"query": query, "k": count}), self._retriever.place
@@ -170,14 +175,14 @@ class Retrieve(dspy.Module):  # type: ignore[misc]
 
 
 class NearestExamples(dspy.Module):  # type: ignore[misc]
-    """``dspy.KNN``.
+    """The port's ``dspy.KNN``.
 
     Args:
         names: The fields by which examples are compared.
-        examples: Maps of fields.
-        vectors: Theirs, or ``None``.
-        embedder: Of the examples without vectors, and of the query.
-        count: How many are given.
+        examples: The examples: maps of fields.
+        vectors: One embedding per example; ``None``: the embedder is called for them.
+        embedder: Returns the embeddings of the examples, if ``vectors`` is ``None``, and of the query.
+        count: How many examples are returned.
     """
 
     stands_for = dspy.KNN
@@ -202,13 +207,13 @@ class NearestExamples(dspy.Module):  # type: ignore[misc]
         self._count = count
 
     async def aforward(self, vector: Vector | None = None, **inputs: Any) -> dspy.Prediction:
-        """Give the examples nearest to the inputs."""
+        """Return the examples nearest to the inputs."""
         found = await self._vectors.nearest(embedded_text(inputs), vector, self._count)
         return dspy.Prediction(examples=[self._examples[index] for index in found])
 
 
 def embedded_text(fields: Mapping[str, Any]) -> str:
-    """Give fields as DSPy embeds them."""
+    """Return fields as the text that DSPy would embed."""
     return " | ".join(f"{name}: {plain(value)}" for name, value in fields.items())
 
 

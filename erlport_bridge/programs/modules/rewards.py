@@ -1,14 +1,14 @@
-"""Rewards: how good a prediction is, as a number; a function of Elixir, or a check that needs none.
+"""Rate a prediction by a number, its reward: a function of Elixir, or a check that runs here.
 
-A check is a map ``%{check: …, field: …}``; its reward is 1.0 or 0.0::
+A check is a map ``%{check: …, field: …}``; the reward of most checks is 1.0 or 0.0::
 
     %{check: "equals", field: "answer", value: "Lisbon"}      %{check: "equals", field: "answer", input: "expected"}
     %{check: "contains", field: "answer", value: "Lisbon"}
     %{check: "length", field: "answer", minimum: 1, maximum: 80}      characters of text, items of a list
     %{check: "words", field: "answer", maximum: 1}
 
-Two checks that compare give parts of 1.0: ``exact_match`` and ``f1`` do as SQuAD's, without articles and punctuation;
-``f1`` is that of the words.
+``exact_match`` and ``f1`` are SQuAD's metrics, which ignore articles and punctuation; ``f1`` compares words, and its
+reward may be any number from 0.0 to 1.0.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from erlport_bridge.term import OtpErlangFunction, shown
 _CHECKS: Final = ("equals", "contains", "exact_match", "f1", "length", "words")
 _FUNCTION_KEYS: Final = frozenset({"callback", "description"})
 _COMPARED: Final = frozenset({"check", "field", "value", "input"})
-# Checks that compare with another value, and what they are in a sentence.
+# Checks that compare the field with another value, each with its verb in a sentence.
 _COMPARING: Final[Mapping[str, str]] = {
     "equals": "equals",
     "contains": "contains",
@@ -44,44 +44,44 @@ _UNKNOWN_CODE: Final = "a function of the calling application, whose code cannot
 
 @dataclass(frozen=True)
 class Judgement:
-    """A score, and perhaps what a model that is to do better is told of it."""
+    """A score, and optionally feedback for the model that has to improve."""
 
     score: float
     feedback: str | None = None
 
 
 class Reward(Protocol):
-    """How good a prediction is."""
+    """A rating of predictions."""
 
     @property
     def code(self) -> str:
-        """What a model that gives advice is told of it."""
+        """A description of the reward, for a model that gives advice."""
 
     async def judge(self, inputs: Mapping[str, Any], prediction: dspy.Prediction) -> Judgement:
-        """Give the reward of a prediction for inputs; the more the better.
+        """Return the reward of a prediction for these inputs; higher is better.
 
         Raises:
-            OperationError: There is none.
+            OperationError: The reward cannot be computed.
         """
 
 
 @dataclass(frozen=True)
 class ElixirReward:
-    """A function of Elixir."""
+    """A reward that a function of Elixir computes."""
 
     function: ElixirFunction
     description: str | None = None
 
     @property
     def code(self) -> str:
-        """What its caller says of it."""
+        """The caller's description of the function."""
         return self.description or _UNKNOWN_CODE
 
     async def judge(self, inputs: Mapping[str, Any], prediction: dspy.Prediction) -> Judgement:
-        """Ask the function.
+        """Call the function.
 
         Raises:
-            OperationError: Of kind ``tool``: it failed, or gave no number.
+            OperationError: Of kind ``tool``: the function failed, or returned no number.
         """
         place = self.function.place
         given = {"inputs": plain(dict(inputs), "inputs"), "prediction": plain(dict(prediction.items()), "prediction")}
@@ -92,7 +92,7 @@ class ElixirReward:
             raise OperationError("tool", message, path=place, stage="reward") from error
         judged = dict(reward) if isinstance(reward, Mapping) and "score" in reward else {"score": reward}
         score, feedback = judged.get("score"), text_of(judged.get("feedback"))
-        if isinstance(score, int | float) and math.isfinite(score):  # a boolean too
+        if isinstance(score, int | float) and math.isfinite(score):  # a boolean is an int too
             return Judgement(float(score), feedback)
         message = f"expected a number, or a map with score and feedback, from the function at {place}"
         raise OperationError("tool", f"{message}, got {shown(reward)}", path=place, stage="reward")
@@ -100,7 +100,7 @@ class ElixirReward:
 
 @dataclass(frozen=True)
 class Check:
-    """A check of one field."""
+    """A check of one field of a prediction."""
 
     name: str
     field: str
@@ -111,7 +111,7 @@ class Check:
 
     @property
     def code(self) -> str:
-        """What it checks, as a sentence."""
+        """The check as a sentence."""
         if self.name in _COMPARING:
             other = f"the input `{self.input}`" if self.input else shown(self.value)
             if self.name == "f1":
@@ -125,7 +125,7 @@ class Check:
         """Check the prediction.
 
         Raises:
-            OperationError: Of kind ``input``: there is no such field or input.
+            OperationError: Of kind ``input``: the prediction has no such field, or the call no such input.
         """
         found = entry(dict(prediction.items()), self.field, "field of the prediction")
         other = self.value if self.input is None else entry(inputs, self.input, "input")
@@ -133,10 +133,10 @@ class Check:
 
 
 def entry(entries: Mapping[str, Any], name: str, what: str) -> Any:
-    """Give a field that a reward needs.
+    """Return a field that a reward needs.
 
     Raises:
-        OperationError: Of kind ``input``: there is none of this name.
+        OperationError: Of kind ``input``: there is no field of this name.
     """
     if name not in entries:
         raise arguments.unknown(what, name, list(entries), "reward", "reward")
@@ -188,14 +188,14 @@ _RUN: Final[Mapping[str, Callable[[Check, Any, Any], float]]] = {
 
 
 def read_reward(value: object, path: str) -> ElixirReward | Check:
-    """Read a reward.
+    """Read a reward: a function of Elixir, or a check.
 
     Args:
-        value: ``%{callback: id, description: text}`` of a function, or a check as above.
-        path: Where it stands in the call, for errors.
+        value: ``%{callback: id, description: text}`` for a function, or a check as above.
+        path: Where the reward stands in the call, for errors.
 
     Raises:
-        OperationError: Of kind ``input``, with the path of what is wrong.
+        OperationError: Of kind ``input``, with the path of the invalid element.
     """
     if isinstance(value, OtpErlangFunction):
         raise callbacks.refuse(path)

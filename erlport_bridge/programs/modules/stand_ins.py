@@ -1,7 +1,7 @@
-"""Classes of ours that stand in for one of DSPy's, and how to find what they stand for.
+"""Find the class of DSPy that one of the port's modules stands in for.
 
-Such a class has an attribute ``stands_for``, DSPy's class; one that only wraps a module of DSPy has ``wraps`` set, and
-the module as ``module``.
+A module of the port that replaces one of DSPy's has an attribute ``stands_for``, DSPy's class. A module that only wraps
+one of DSPy's has ``wraps`` set, and the wrapped module as ``module``.
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import dspy
 
 
 def plain_module(module: dspy.Module) -> dspy.Module:
-    """Give the module of DSPy that one of ours wraps, or the module itself."""
+    """Return the module that a wrapper of the port contains, or the module itself if it is no wrapper."""
     return module.module if getattr(module, "wraps", False) else module
 
 
 def public_name(module: dspy.Module) -> str | None:
-    """Give the name of a module as callers know it; ``None`` for one that they do not."""
+    """Return the name of a module as callers know it; ``None`` for a wrapper, which callers do not know."""
     if getattr(module, "wraps", False):
         return None
     cls = getattr(module, "stands_for", type(module))

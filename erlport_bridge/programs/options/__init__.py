@@ -1,4 +1,4 @@
-"""Read and describe options by one vocabulary: name, type, default, bounds and description."""
+"""Define, read and describe options: each has a name, type, default, bounds and description."""
 
 from erlport_bridge.programs.options.option import (
     BooleanOption,

@@ -1,4 +1,4 @@
-"""One option: its name, type, default, bounds and description; how it is read, and how it is described."""
+"""Option types: each reads the value of one option, with its bounds, and describes the option as a term."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from erlport_bridge.term import shown
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Option(ABC):
-    """An option of a module, an optimizer, a model, a call or a batch.
+    """An option of a module, an optimizer, a language model, a call or a batch.
 
     Attributes:
-        name: The name that callers write; where DSPy has the option, the name that DSPy's constructor gives it.
-        description: What the option is for, a few words.
-        default: Its value where a caller leaves it out.
-        required: It cannot be left out.
-        aliases: Other names for it, where no generation setting has that name.
-        is_shared: Equal values make equal modules, which calls may share.
+        name: The name that callers write; if DSPy has the option, the name of the parameter in DSPy's constructor.
+        description: The purpose of the option, in a few words.
+        default: The value if a caller leaves the option out.
+        required: Whether callers must give the option.
+        aliases: Other names for the option, unless a generation setting has that name.
+        is_shared: Whether equal values make equal modules, which calls may share.
     """
 
     name: str
@@ -33,17 +33,17 @@ class Option(ABC):
     is_shared: bool = True
 
     def read(self, value: object, path: str) -> Any:
-        """Return the checked value; ``None`` for ``nil`` where the default is ``nil``.
+        """Return the checked value, or ``None`` for ``nil`` if the default is ``nil``.
 
         Raises:
-            OperationError: Of kind ``input``, with the path: the value has another type, or is out of bounds.
+            OperationError: Of kind ``input``, with the path: the value has the wrong type, or is out of bounds.
         """
         if value is None and self.default is None and not self.required:
             return None
         return self._read(value, path)
 
     def describe(self) -> dict[str, Any]:
-        """Return the option as a term."""
+        """Return the option's description as a term."""
         return {
             **self._type(),
             "default": self.default,
@@ -52,24 +52,26 @@ class Option(ABC):
         }
 
     def shown(self, value: Any) -> Any:
-        """Return a value that was read as a term, for descriptions."""
+        """Return a value that :meth:`read` returned as a term, for descriptions."""
         return value
 
     @abstractmethod
     def _read(self, value: object, path: str) -> Any:
-        """Check a value that is not left out."""
+        """Return the checked value of an option that a caller has given."""
 
     @abstractmethod
     def _type(self) -> dict[str, Any]:
-        """Return ``type`` and the bounds as a term."""
+        """Return the option's type and bounds as a term."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class IntegerOption(Option):
-    """An integer within bounds, both included; ``None``: no bound.
+    """An option whose value is an integer within bounds.
 
     Attributes:
-        expected: What an error says is expected, before both bounds.
+        minimum: The least value; ``None``: no bound.
+        maximum: The greatest value; ``None``: no bound.
+        expected: The words before both bounds in an error.
     """
 
     minimum: int | None = None
@@ -97,7 +99,7 @@ class IntegerOption(Option):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class IntegersOption(IntegerOption):
-    """A list of integers within bounds, each once."""
+    """An option whose value is a list of 1 to ``most`` different integers within bounds."""
 
     most: int
 
@@ -111,7 +113,7 @@ class IntegersOption(IntegerOption):
 
 
 class TimeoutOption(Option):
-    """A time limit in milliseconds; ``nil`` and ``:infinity`` are none."""
+    """An option whose value is a timeout in milliseconds; ``nil`` and ``:infinity`` mean no timeout."""
 
     def _read(self, value: object, path: str) -> int | None:
         return arguments.timeout_ms(value, path)
@@ -121,7 +123,7 @@ class TimeoutOption(Option):
 
 
 class NumberOption(Option):
-    """A finite number, read as a float."""
+    """An option whose value is a finite number, read as a float."""
 
     def _read(self, value: object, path: str) -> Any:
         return float(self._number(value, path))
@@ -136,14 +138,14 @@ class NumberOption(Option):
 
 
 class ExactNumberOption(NumberOption):
-    """A finite number, kept as the integer or float that it is."""
+    """An option whose value is a finite number, kept as an integer or a float."""
 
     def _read(self, value: object, path: str) -> int | float:
         return self._number(value, path)
 
 
 class BooleanOption(Option):
-    """``true`` or ``false``."""
+    """An option whose value is ``true`` or ``false``."""
 
     def _read(self, value: object, path: str) -> bool:
         if isinstance(value, bool):
@@ -155,7 +157,7 @@ class BooleanOption(Option):
 
 
 class TextOption(Option):
-    """Text that is not empty: a binary, an atom or a charlist."""
+    """An option whose value is text that is not empty: a binary, an atom or a charlist."""
 
     def _read(self, value: object, path: str) -> str:
         return arguments.text(value, path)
@@ -166,7 +168,7 @@ class TextOption(Option):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ChoiceOption(Option):
-    """One of several names."""
+    """An option whose value is one of several names."""
 
     choices: tuple[str, ...]
 
@@ -182,10 +184,10 @@ class ChoiceOption(Option):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class UnreadOption(Option):
-    """An option whose value is read later, together with what it belongs to.
+    """An option whose value other code reads later, together with related options.
 
     Attributes:
-        type_text: Its type, for descriptions.
+        type_text: The option's type, for descriptions.
     """
 
     type_text: str
@@ -198,5 +200,5 @@ class UnreadOption(Option):
 
 
 def wrong(expected: str, value: object, path: str) -> OperationError:
-    """Return the error about a value of another type, or out of bounds."""
+    """Return the error about a value that has the wrong type or is out of bounds."""
     return OperationError("input", f"expected {expected} at {path}, got {shown(value)}", path=path)

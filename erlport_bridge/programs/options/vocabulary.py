@@ -1,4 +1,4 @@
-"""Options that belong together, by name: the one place from which they are read, described and documented."""
+"""Vocabularies: sets of options by name, from which options are read, described and documented."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from erlport_bridge.programs.text import arguments
 
 
 class Vocabulary(Mapping[str, Option]):
-    """Options by name; immutable."""
+    """An immutable mapping from names to options."""
 
     def __init__(self, *options: Option) -> None:
         self._options = {option.name: option for option in options}
@@ -25,19 +25,19 @@ class Vocabulary(Mapping[str, Option]):
         return len(self._options)
 
     def __or__(self, other: Vocabulary) -> Vocabulary:
-        """Return the options of both; of two with one name, the other's."""
+        """Return the options of both vocabularies; for a name in both, the option of ``other``."""
         return Vocabulary(*{**self, **other}.values())
 
     def without(self, *names: str) -> Vocabulary:
-        """Return the options of other names."""
+        """Return a vocabulary without the options of these names."""
         return Vocabulary(*(option for name, option in self.items() if name not in names))
 
     def read(self, given: Mapping[str, Any], path: str, *, skip: Collection[str] = ()) -> dict[str, Any]:
-        """Return the values of the options that stand in ``given``; one that is ``nil`` is left out.
+        """Return the checked values of the options in ``given``; an option that is ``nil`` is left out.
 
         Args:
-            given: A map of options; names that are not of this vocabulary are left alone.
-            path: Where the map stands, for errors.
+            given: A map of options; names outside this vocabulary are ignored.
+            path: The path of the map, for errors.
             skip: Names that are not read.
 
         Raises:
@@ -50,23 +50,23 @@ class Vocabulary(Mapping[str, Option]):
         }
 
     def read_all(self, opts: object, path: str = "opts") -> dict[str, Any]:
-        """Return a value for each option, from a map or keyword list that may hold no other names.
+        """Return a value for each option of the vocabulary, from a map or a keyword list.
 
         Raises:
-            OperationError: Of kind ``input``, with the path.
+            OperationError: Of kind ``input``, with the path: a value is wrong, or a name is not in the vocabulary.
         """
         given = arguments.options(opts, path)
         arguments.only(given, self, "option", path)
         return self.with_defaults(self.read(given, path))
 
     def with_defaults(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return a value for each option: from ``values``, or its default."""
+        """Return a value for each option: the value in ``values``, else the option's default."""
         return {name: values.get(name, option.default) for name, option in self.items()}
 
     def describe(self) -> dict[str, Any]:
-        """Return all options as terms, by name."""
+        """Return the description of each option as a term, by name."""
         return {name: option.describe() for name, option in self.items()}
 
 
-#: No options.
+#: The empty vocabulary.
 NO_OPTIONS = Vocabulary()

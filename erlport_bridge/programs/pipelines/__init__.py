@@ -1,4 +1,4 @@
-"""Hold a program as data: its stages, what connects them, and what it has learned."""
+"""Programs as data: their stages, how the stages are connected, and what their predictors have learned."""
 
 from erlport_bridge.programs.pipelines import learned, pipeline, voting
 from erlport_bridge.programs.pipelines.learned import Learned

@@ -1,8 +1,8 @@
-"""What a program has learned: the instructions and the examples (demos) of its predictors, as data.
+"""Read, apply and describe what a program has learned: the instructions and demos of its predictors, as data.
 
-A predictor is a single question that a program asks its model; DSPy names them by where they stand, such as
-``modules[0].predict``. What an optimizer changes is all here, so that a program can be compiled, stored and loaded, and
-no object of DSPy outlives the process.
+A predictor is a single question that a program asks its model. DSPy names predictors by their place in the program,
+such as ``modules[0].predict``. All that an optimizer changes is here, so that a program can be compiled, stored and
+loaded, and no object of DSPy has to outlive the process.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ class LearnedPredictor(NamedTuple):
     """What one predictor has learned.
 
     Attributes:
-        instructions: What its model is told to do.
-        demos: Examples in its prompt, as terms; each has some of the fields of its signature.
+        instructions: The task description in its prompt.
+        demos: The few-shot examples in its prompt, as terms; each has some of the fields of the signature.
     """
 
     instructions: str
     demos: tuple[Mapping[str, Any], ...]
 
 
-#: By the names of the predictors.
+#: What the predictors of a program have learned, by their names.
 Learned = Mapping[str, LearnedPredictor]
 
 
 def learned_of(module: dspy.Module) -> dict[str, LearnedPredictor]:
-    """Give what the predictors of a module know.
+    """Return the instructions and demos of a module's predictors.
 
     Raises:
-        EncodeError: A demo holds what is no term.
+        EncodeError: A value in a demo cannot be encoded as a term.
     """
     return {
         name: LearnedPredictor(
@@ -55,10 +55,10 @@ def learned_of(module: dspy.Module) -> dict[str, LearnedPredictor]:
 
 
 def teach(module: Pipeline, learned: Learned) -> None:
-    """Have the predictors of a module know what has been learned; of one that nobody else has.
+    """Set the instructions and demos of a module's predictors; the module is modified in place, so must not be shared.
 
     Raises:
-        OperationError: Of kind ``input``: a demo does not fit.
+        OperationError: Of kind ``input``: a demo does not have the fields or types of its signature.
     """
     for name, predictor in module.named_predictors():
         if name in learned:
@@ -68,7 +68,7 @@ def teach(module: Pipeline, learned: Learned) -> None:
 
 
 def describe(learned: Learned) -> dict[str, Any]:
-    """Give it as a term, which :func:`read` reads."""
+    """Return what was learned as a term that :func:`read` reads."""
     return {
         name: {"instructions": known.instructions, "demos": [dict(demo) for demo in known.demos]}
         for name, known in learned.items()
@@ -76,10 +76,10 @@ def describe(learned: Learned) -> dict[str, Any]:
 
 
 def read(value: object, module: Pipeline, path: str) -> dict[str, LearnedPredictor]:
-    """Read what :func:`describe` gave, for a module that has these predictors.
+    """Read a term that :func:`describe` returned, for a module with these predictors.
 
     Raises:
-        OperationError: Of kind ``input``, with the path: what does not fit the module.
+        OperationError: Of kind ``input``, with the path: an unknown predictor, or a demo of other fields or types.
     """
     given = arguments.options(value, path)
     predictors = dict(module.named_predictors())
@@ -103,13 +103,13 @@ def _read_predictor(value: object, predictor: dspy.Predict, path: str) -> Learne
         where = f"{path}.demos[{index}]"
         fields = arguments.options(demo, where)
         arguments.only(fields, predictor.signature.fields, "field", where)
-        # What does not fit its field is found here, and not at the first call.
+        # The conversion finds a wrong type now, instead of at the first call.
         read_demos.append(_demo_term(_demo(fields, predictor, where), predictor, where))
     return LearnedPredictor(instructions, tuple(read_demos))
 
 
 def _demo_term(demo: Mapping[str, Any], predictor: dspy.Predict, path: str) -> dict[str, Any]:
-    """Give the fields of a demo that its predictor has; examples may have others, for their metric."""
+    """Return the fields of a demo that its predictor has; an example may have more fields, for its metric."""
     fields = predictor.signature.fields
     return {
         name: plain(value, f"{path}.{name}") for name, value in demo.items() if name in fields and name != HISTORY_FIELD
@@ -121,8 +121,8 @@ def _demo(demo: Mapping[str, Any], predictor: dspy.Predict, path: str) -> dspy.E
     values = {}
     for name, value in demo.items():
         annotation = fields[name].annotation
-        # Text is what a run of the program had there: of an agent's trajectory its headers are a part, which are taken
-        # out of what callers give.
+        # The text comes from a run of the program. An agent's trajectory contains section headers, which `convert`
+        # would remove, as it does from the text of callers.
         is_text = annotation is str and isinstance(value, str)
         values[name] = str(value) if is_text else convert(annotation, value, f"{path}.{name}")
     return dspy.Example(**values)

@@ -4,8 +4,9 @@ A spec is a name, or a map::
 
     %{module: "dspy.BestOfN", N: 3, threshold: 0.9, reward: …, of: %{module: "dspy.ChainOfThought", signature: …}}
 
-Options stand in the map itself or under ``options``; of the outermost module of a call also among the call's options.
-The signature stands in one place: in the map of the module that asks with it, in a map around it, or beside the spec.
+Options stand in the map itself or under ``options``; the options of a call's outermost module may also stand among the
+options of the call. The signature stands in one place: in the map of the module that uses it, in a map around that map,
+or beside the spec.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from erlport_bridge.programs.text import arguments
 from erlport_bridge.programs.tools import ElixirTool
 from erlport_bridge.term import shown
 
-#: How deep modules may run one another.
+#: The deepest nesting of modules that run one another.
 MAX_DEPTH: Final = 5
 
 _SPEC_KEYS: Final = frozenset({"module", "signature", "instructions", "options", "tools"})
@@ -36,14 +37,14 @@ class ModuleSpec:
     """The spec of a module, read once; its options and its signature are not checked yet.
 
     Attributes:
-        entry: The module.
-        given: The map that a caller wrote; only the name under ``module`` if that was all.
+        entry: The entry of the module in the catalogue.
+        given: The caller's map; a name alone becomes a map with the key ``module``.
         listed: The map under ``options``.
-        path: Where the spec stands, for errors.
-        is_map: Whether it is more than a name.
-        place: Where its options stand that are left out: the path, or the options of the call.
+        path: Where the spec stands in the call, for errors.
+        is_map: Whether the caller gave more than a name.
+        place: The path that errors name for a missing option: the spec itself, or the options of the call.
         of: The spec of the module that it runs.
-        beside: What stands in the map and is not for the module.
+        beside: The keys of the map that are not for the module, with their values.
     """
 
     entry: ModuleEntry
@@ -57,17 +58,17 @@ class ModuleSpec:
 
     @property
     def entries(self) -> list[ModuleEntry]:
-        """The module, the module that it runs, and so on."""
+        """The entries of the module, of the module that it runs, and so on."""
         return [self.entry, *(self.of.entries if self.of else [])]
 
 
 @dataclass(frozen=True)
 class CallPart:
-    """What the options of a call say of its module, not checked yet.
+    """The part of a call's options that is for its module, not checked yet.
 
     Attributes:
         options: Options of the module itself.
-        tools: For the first module that takes tools and has none of its own.
+        tools: Tools for the first module that takes tools and has none in its spec.
     """
 
     options: Mapping[str, Any] = field(default_factory=dict)
@@ -79,27 +80,29 @@ NO_CALL: Final = CallPart()
 
 @dataclass(frozen=True)
 class SignatureSource:
-    """Gives a module its signature, where its own map has none.
+    """The signature of a module whose own map has none.
 
     Attributes:
-        read: Gives it, if none of its fields is reserved; takes the reserved names with who reserves them.
-        path: Where a caller wrote it for this module, so that the module's own map can have none; ``None``: nowhere.
+        read: Returns the signature. Its argument maps each reserved field name to the module that reserves it; a field
+            of such a name is an error.
+        path: Where the caller wrote the signature for this module, which then must not have another one in its own map;
+            ``None``: the caller did not write it.
     """
 
     read: Callable[[Mapping[str, str]], SignatureSpec]
     path: str | None = None
 
     def __call__(self, reserved: Mapping[str, str]) -> SignatureSpec:
-        """Read it."""
+        """Return the signature; raise an error if a field has a reserved name."""
         return self.read(reserved)
 
     def with_instructions(self, instructions: str) -> SignatureSource:
-        """Give the same with other instructions."""
+        """Return this source with other instructions."""
         return replace(self, read=lambda reserved: replace(self.read(reserved), instructions=instructions))
 
 
 def given_signature(source: object, path: str, instructions: object = None) -> SignatureSource:
-    """Give the signature that a caller wrote at ``path``; ``nil``: none, and it must stand in the spec."""
+    """Return a source for the signature that a caller wrote at ``path``; ``nil``: the spec must have one."""
 
     def read(reserved: Mapping[str, str]) -> SignatureSpec:
         if source is None:
@@ -119,14 +122,14 @@ def read_module_spec(
     beside: Collection[str] = (),
     depth: int = 1,
 ) -> ModuleSpec:
-    """Read the spec of a module: which it is, and which modules it runs.
+    """Read which module a spec names, and which modules that module runs.
 
     Args:
         given: A name, or a map as above.
-        path: Where it stands, for errors.
-        call: The options of the call whose module it is; they may hold ``of``.
+        path: Where the spec stands in the call, for errors.
+        call: The options of the call, if the spec is that of its outermost module; they may hold ``of``.
         beside: Keys of the map that are not for the module.
-        depth: How deep it stands, counted from 1.
+        depth: The nesting depth of the spec, counted from 1.
 
     Raises:
         OperationError: Of kind ``module_not_found`` or ``input``: a module is unknown, or modules run one another
@@ -152,7 +155,7 @@ def read_module_spec(
 def stage_of_call(
     spec: ModuleSpec, signature: object, call: CallPart, *, otherwise: SignatureSpec | None = None
 ) -> Stage:
-    """Return the stage for the module of a call and the signature beside it (``otherwise`` if there is none).
+    """Return the stage for a call's module and its signature; ``otherwise`` is the signature if the call has none.
 
     Raises:
         OperationError: As :func:`stage_of`.
@@ -172,7 +175,7 @@ def stage_of_call(
     return stage_of(spec, source, call=call)
 
 
-# Most calls: a module that is only named, a signature as text, and no options for the module itself.
+# The most frequent kind of call: the name of a module, a signature as text, and no options for the module itself.
 @functools.lru_cache(maxsize=512)
 def _named_stage(module: str, signature: str) -> Stage:
     return stage_of(read_module_spec(module, call={}), given_signature(signature, "signature"))
@@ -189,14 +192,14 @@ def stage_of(
     """Return the stage for a spec, with its options, tools and signature checked.
 
     Args:
-        spec: What was read.
-        signature: The signature of a module that has none of its own.
-        call: What the options of the call say of it.
-        reserved: Names that the modules around it use, with who does.
-        stored: It outlives the call, so that it can have no functions of Elixir.
+        spec: The spec, as :func:`read_module_spec` returns it.
+        signature: The signature, for a module whose own map has none.
+        call: What the options of the call say about the module.
+        reserved: Field names that the surrounding modules use, each with the module that uses it.
+        stored: The stage outlives the call, so it must not contain functions of Elixir.
 
     Raises:
-        OperationError: An option, a tool or the signature is wrong; with its path.
+        OperationError: An option, a tool or the signature is invalid; the error has its path.
     """
     entry, path = spec.entry, spec.path
     options = _options(spec, call)
@@ -221,8 +224,8 @@ def stage_of(
 
 
 def spec_is_map(given: object) -> bool:
-    """Tell whether a spec is more than a name: a map, or a keyword list."""
-    if isinstance(given, str):  # most are a name
+    """Return whether a spec is a map or a keyword list, and not only a name."""
+    if isinstance(given, str):  # the usual case
         return False
     return isinstance(given, Mapping) or (
         isinstance(given, list) and bool(given) and all(isinstance(item, tuple) for item in given)
@@ -259,7 +262,7 @@ def _own_signature(read: ModuleSpec, outer: SignatureSource) -> SignatureSource:
 
 def _options(spec: ModuleSpec, call: CallPart) -> dict[str, tuple[object, str]]:
     """Return the options of a module by their own names, each with its path."""
-    if len(spec.given) == 1 and not call.options:  # most calls: a name
+    if len(spec.given) == 1 and not call.options:  # the usual case: only a name
         return {}
     entry, path = spec.entry, spec.path
     known = {alias: option.name for option in entry.options for alias in (option.name, *option.aliases)}
@@ -287,7 +290,7 @@ def _refuse_functions(options: Mapping[str, tuple[object, str]]) -> None:
 
 
 def _read_tools(value: object, entry: ModuleEntry, path: str, *, stored: bool = False) -> tuple[str | ElixirTool, ...]:
-    """Read a list of tools, names and functions of Elixir, for a module that takes tools."""
+    """Read a list of tools, which are names or functions of Elixir, for a module that takes tools."""
     if value is None or value == []:
         return ()
     if not entry.takes_tools:

@@ -1,7 +1,7 @@
-"""A program as data: stages that run one after the other, each a DSPy module with a signature.
+"""Run a program that is given as data: stages, run one after the other, each a DSPy module with a signature.
 
-Every stage gets the program's inputs and what earlier stages gave, by name. Stages that share one signature are told
-apart by the inputs ``previous_<field>``, which hold what the stage before gave. A stage with a name can be referred to:
+Every stage gets the inputs of the program and the outputs of earlier stages, by name. If stages share one signature, a
+stage has the outputs of the stage before it as the inputs ``previous_<field>``. A stage with a name can be referred to:
 ``inputs: %{context: "search.passages"}``.
 """
 
@@ -29,10 +29,10 @@ from erlport_bridge.programs.values import input_values, plain
 from erlport_bridge.term import shown
 
 HISTORY_FIELD: Final = "history"
-#: Begins the name of an input that is an output of the stage before.
+#: The prefix of an input that is an output of the stage before.
 PREVIOUS: Final = "previous_"
 _MAX_STAGES: Final = 20
-#: What a reference calls the program's own inputs.
+#: The name of the program's own inputs in a reference.
 _INPUTS: Final = "inputs"
 _NAME: Final = re.compile(r"[A-Za-z][A-Za-z0-9_]{0,63}")
 
@@ -41,9 +41,9 @@ class Pipeline(dspy.Module):  # type: ignore[misc]
     """Stages that run one after the other.
 
     Args:
-        stages: At least one.
-        outputs: The fields of the prediction: what each is called, and where it comes from; ``None``: all fields that
-            the stages give, by name.
+        stages: At least one stage.
+        outputs: The fields of the prediction, each with its name and its source; ``None``: all fields that the stages
+            return, by name.
     """
 
     def __init__(self, stages: Sequence[Stage], outputs: Sequence[tuple[str, Source]] | None = None) -> None:
@@ -56,12 +56,12 @@ class Pipeline(dspy.Module):  # type: ignore[misc]
     async def predict(self, **inputs: Any) -> dspy.Prediction:
         """Run the program.
 
-        One that is a single module is called without this one around it, which DSPy would also count and follow.
+        A program of a single module calls that module directly: DSPy would count and trace this module around it too.
         """
         return await (self.modules[0] if self._is_one_module else self).acall(**inputs)
 
     async def aforward(self, **inputs: Any) -> dspy.Prediction:
-        """Run all stages; a field that several stages give has the last one's value."""
+        """Run all stages; a field of several stages has its value from the last of them."""
         results: list[dict[str, Any]] = []
         earlier: dict[str, Any] = {}
         for stage, module in zip(self.stages, self.modules, strict=True):
@@ -71,11 +71,11 @@ class Pipeline(dspy.Module):  # type: ignore[misc]
             earlier.update({PREVIOUS + name: value for name, value in results[-1].items()})
         if self.outputs is not None:
             return dspy.Prediction(**{name: _found(source, inputs, results) for name, source in self.outputs})
-        # A single stage's prediction has its completions, which merged ones do not have.
+        # The prediction of a single stage has its completions; a merged prediction has none.
         return prediction if len(results) == 1 else dspy.Prediction(**functools.reduce(dict.__or__, results))
 
     def shown_fields(self) -> list[dict[str, str]]:
-        """Give for each stage which of its fields stand in the prediction, and what they are called there."""
+        """Return for each stage the names of its fields in the prediction, by their names in the stage."""
         if self.outputs is None:
             last = {name: index for index, stage in enumerate(self.stages) for name in stage.fields}
             return [
@@ -88,7 +88,7 @@ class Pipeline(dspy.Module):  # type: ignore[misc]
 
 
 def built(stages: tuple[Stage, ...], outputs: tuple[tuple[str, Source], ...] | None = None) -> Pipeline:
-    """Give the module for stages: the same one for equal stages, as building one costs more than all else here."""
+    """Return the module for stages; equal stages share one module, since building it is the most expensive step."""
     if all(stage.is_shared for stage in stages):
         return _built_once(stages, outputs)
     return Pipeline(stages, outputs)
@@ -102,9 +102,10 @@ def _built_once(stages: tuple[Stage, ...], outputs: tuple[tuple[str, Source], ..
 def _stage_inputs(
     stage: Stage, inputs: Mapping[str, Any], earlier: Mapping[str, Any], results: Sequence[Mapping[str, Any]]
 ) -> dict[str, Any]:
-    """Give a stage's inputs: the program's own as they are, and what earlier stages gave, checked like a caller's.
+    """Return the inputs of a stage: the program's inputs unchanged, and outputs of earlier stages, checked.
 
-    What a model wrote is data to the next stage: it must have the type of the field, and must not pose as structure.
+    Text that a model wrote is data for the next stage: it must have the type of the field, and must not be taken for
+    the structure of a prompt.
     """
     sources = dict(stage.sources)
     passed: dict[str, Any] = {}
@@ -127,7 +128,7 @@ def _found(source: Source, inputs: Mapping[str, Any], results: Sequence[Mapping[
     fields = inputs if source.stage is None else results[source.stage]
     if source.name in fields:
         return fields[source.name]
-    # A module may leave out a field that it gives as a rule.
+    # A module may leave out a field that it usually returns.
     raise OperationError("parse", f"there is no {quoted(source.text)}: the stage gave {', '.join(fields) or 'nothing'}")
 
 
@@ -137,15 +138,15 @@ def read_stages(
     """Read the stages of a program.
 
     Args:
-        modules: A list; each item the spec of a module (:mod:`.stages`), which may also have ``name`` and ``inputs``.
+        modules: A list of specs (:mod:`.module_spec`), each of which may also have ``name`` and ``inputs``.
         shared: The signature of every stage that has none of its own.
-        history: Every stage takes the conversation so far as its first input.
+        history: Whether every stage has the conversation so far as its first input.
 
     Returns:
-        The stages, and the signature of the whole: the inputs it takes and the outputs it gives.
+        The stages, and the signature of the whole program: its inputs and its outputs.
 
     Raises:
-        OperationError: A module is unknown, a signature is malformed, or a stage needs an input that nobody gives.
+        OperationError: A module is unknown, a signature is malformed, or nothing supplies an input of a stage.
     """
     if not isinstance(modules, list) or not 0 < len(modules) <= _MAX_STAGES:
         raise OperationError(
@@ -158,7 +159,7 @@ def read_stages(
         stages.append(_read_stage(item, shared, stages, f"spec.modules[{index}]"))
     whole = _whole_signature(stages, shared)
     if history:
-        # One that has a history itself takes it as it is.
+        # A module with an optional input `history` of its own receives the conversation there.
         stages = [
             stage if HISTORY_FIELD in stage.optional_inputs else stage.with_spec(_with_history(stage.spec))
             for stage in stages
@@ -170,18 +171,19 @@ def read_stages(
 def read_outputs(
     value: object, stages: Sequence[Stage], whole: SignatureSpec
 ) -> tuple[tuple[tuple[str, Source], ...] | None, SignatureSpec]:
-    """Read which fields a program gives.
+    """Read which fields a program returns.
 
     Args:
-        value: A list of references, each called by its field; or a map from names to references; ``nil``: all fields.
+        value: A list of references, where each output has the name of its field; a map from names to references; or
+            ``nil`` for all fields.
         stages: The program's stages.
-        whole: The signature of the whole.
+        whole: The signature of the whole program.
 
     Returns:
         The outputs for :class:`Pipeline`, and the signature with these outputs.
 
     Raises:
-        OperationError: Of kind ``input``, with the path: a reference to nothing, or one name twice.
+        OperationError: Of kind ``input``, with the path: an unknown reference, or a repeated name.
     """
     if value is None:
         return None, whole
@@ -211,7 +213,7 @@ def read_outputs(
 
 def _field_of(source: Source, stages: Sequence[Stage]) -> Field:
     outputs = stages[source.stage or 0].spec.outputs
-    # What a module adds beside its signature can be anything.
+    # A field that a module adds to the outputs of its signature has no declared type.
     return next((item for item in outputs if item.name == source.name), Field(source.name, "Any", Any))
 
 
@@ -249,7 +251,7 @@ def _read_source(value: object, earlier: Sequence[Stage], path: str, *, of_input
         _check_input_name(field, path)
         return Source(None, field, text)
     if not stage_name:
-        # Of the last stage that gives it.
+        # The last stage that returns the field.
         index = max((index for index, stage in enumerate(earlier) if field in stage.fields), default=None)
         if index is None:
             known = list(dict.fromkeys(name for stage in earlier for name in stage.fields))
@@ -273,7 +275,7 @@ def _check_input_name(name: str, path: str) -> None:
 
 
 def _signature_source(shared: SignatureSpec | None, earlier: Sequence[Stage], path: str) -> SignatureSource:
-    """Give the shared signature as one stage has it: with the answer of the stage before."""
+    """Return the shared signature for one stage: with the outputs of the stage before as additional inputs."""
 
     def read(reserved: Mapping[str, str]) -> SignatureSpec:
         if shared is None:

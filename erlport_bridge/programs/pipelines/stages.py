@@ -1,4 +1,4 @@
-"""One module of a program with its signature, its options and the module that it runs: as data, ready to be built."""
+"""One module of a program as data: its signature, its options and the module that it runs, ready to be built."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class Stage:
     """One module with its signature, ready to be built.
 
     Attributes:
-        entry: What the module is.
-        spec: Its signature; of one that runs another, the other's.
-        options: Those that were given.
-        tools: Names, and functions of Elixir.
-        of: The module that it runs.
-        name: What a program's other stages call it.
-        sources: Where its inputs come from, of those that are not found by their names.
+        entry: The entry of the module in the catalogue.
+        spec: The signature; for a module that runs another, the signature of the inner module.
+        options: The options that were given, by name.
+        tools: The names of tools, and functions of Elixir.
+        of: The stage of the module that it runs.
+        name: The name by which other stages of the program refer to it.
+        sources: The sources of inputs that are not found by their names.
     """
 
     entry: ModuleEntry
@@ -42,8 +42,8 @@ class Stage:
         """Build the module.
 
         Raises:
-            OperationError: Of kind ``input``: DSPy says that the parts do not fit together, such as a tool that is
-                called like an input.
+            OperationError: Of kind ``input``: DSPy refuses the combination of parts, such as a tool with the name of an
+                input.
         """
         signature = None if self.entry.signature else build_signature(self.spec)
         module = self.of.build() if self.of else None
@@ -55,12 +55,12 @@ class Stage:
 
     @property
     def chain(self) -> list[Stage]:
-        """The module, the one that it runs, and so on."""
+        """The stage, the stage of the module that it runs, and so on."""
         return [self, *(self.of.chain if self.of else [])]
 
     @property
     def adds(self) -> tuple[str, ...]:
-        """Fields of a prediction beside the signature's outputs."""
+        """The fields of a prediction besides the outputs of the signature."""
         return tuple(name for stage in self.chain for name in stage.entry.adds)
 
     @property
@@ -70,47 +70,47 @@ class Stage:
 
     @property
     def optional_inputs(self) -> Mapping[str, Any]:
-        """Inputs beside the signature's, with their types."""
+        """The inputs besides those of the signature, with their types."""
         found = {name: kind for stage in self.chain for name, kind in stage.entry.optional_inputs.items()}
         return {name: kind for name, kind in found.items() if name not in self.spec.input_names}
 
     @property
     def needs_sandbox(self) -> bool:
-        """Whether code of a model runs."""
+        """Whether code that a model wrote runs."""
         return any(stage.entry.needs_sandbox for stage in self.chain)
 
     @property
     def asks_model(self) -> bool:
-        """Whether a language model is asked."""
+        """Whether a language model is called."""
         return any(stage.entry.asks_model for stage in self.chain)
 
     @property
     def runs_in_thread(self) -> bool:
-        """Whether a thread is blocked."""
+        """Whether the stage blocks a thread."""
         return any(stage.entry.runs_in_thread for stage in self.chain)
 
     @property
     def is_streamed(self) -> bool:
-        """Whether its text is told of while the model writes it."""
+        """Whether a stream sends the text of its fields while the model writes it."""
         return all(stage.entry.is_streamed for stage in self.chain)
 
     @property
     def is_shared(self) -> bool:
-        """Whether equal stages are one module: not where an option is an object of its call."""
+        """Whether equal stages may share one module: not if an option is an object of its call."""
         return all(option.is_shared for stage in self.chain for option in stage.given_options)
 
     @property
     def given_options(self) -> list[Option]:
-        """Those of the entry's options that were given."""
+        """The options of the entry for which the caller gave a value."""
         names = dict(self.options)
         return [option for option in self.entry.options if option.name in names]
 
     def with_spec(self, spec: SignatureSpec) -> Stage:
-        """Give the same with another signature, for the module that it runs too."""
+        """Return the stage with another signature, which the module that it runs gets too."""
         return replace(self, spec=spec, of=self.of.with_spec(spec) if self.of else None)
 
     def describe(self) -> dict[str, Any]:
-        """Give the stage as a term."""
+        """Return the stage as a term."""
         values = dict(self.options)
         return {
             "name": self.name,
@@ -125,12 +125,12 @@ class Stage:
 
 @dataclass(frozen=True)
 class Source:
-    """Where an input comes from.
+    """The source of an input.
 
     Attributes:
-        stage: The place of an earlier stage; ``None``: the program's own inputs.
-        name: A field of that stage, or an input.
-        text: As the caller wrote it.
+        stage: The index of an earlier stage; ``None``: the inputs of the program.
+        name: A field of that stage, or an input of the program.
+        text: The reference as the caller wrote it.
     """
 
     stage: int | None

@@ -1,4 +1,4 @@
-"""Several versions of one program that vote, as ``dspy.Ensemble`` with ``dspy.majority`` has them."""
+"""Run several versions of one program and let them vote, as ``dspy.Ensemble`` with ``dspy.majority`` does."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from dspy.evaluate.metrics import normalize_text
 from erlport_bridge.programs.pipelines.pipeline import Pipeline
 from erlport_bridge.programs.pipelines.stages import Source, Stage
 
-# Python reads no number of thousands of digits.
+# The limit keeps int() away from thousands of digits, which Python refuses to read.
 _MEMBER: Final = re.compile(r"members\[(\d{1,6})\]\.")
 
 
 class Voting(Pipeline):
-    """Runs all its members at the same time; the answer that most of them gave is its own.
+    """A program of several members, which run concurrently; its answer is the one that most members gave.
 
     Args:
-        stages: Those of each member.
-        outputs: Those of each member.
-        count: How many members.
+        stages: The stages of each member.
+        outputs: The outputs of each member.
+        count: The number of members.
     """
 
     def __init__(self, stages: Sequence[Stage], outputs: Sequence[tuple[str, Source]] | None, count: int) -> None:
-        # It has no stages itself: what a member writes may not be what is answered, so no piece of it is told.
+        # No stages of its own: a stream must not send the text of a member, which may not become the answer.
         super().__init__((), outputs)
         self.members = [Pipeline(stages, outputs) for _ in range(count)]
 
     async def aforward(self, **inputs: Any) -> dspy.Prediction:
-        """Give the first of the predictions whose last field has the value that most have."""
+        """Return the first prediction whose last field has the most frequent value."""
         predictions = await asyncio.gather(*(member.acall(**inputs) for member in self.members))
         votes = [_vote(prediction) for prediction in predictions]
-        # Of as many votes, the first.
+        # The first value wins a tie.
         (chosen, _count), *_rest = Counter(votes).most_common(1)
         return predictions[votes.index(chosen)]
 
 
 def count_members(predictors: Collection[object]) -> int:
-    """Give how many members have predictors of these names; 0: they are those of a program by itself."""
+    """Count the members that predictors of these names belong to; 0: they belong to a program that does not vote."""
     found = [_MEMBER.match(name) for name in predictors if isinstance(name, str)]
     return max((int(match[1]) + 1 for match in found if match), default=0)
 

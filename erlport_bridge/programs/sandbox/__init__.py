@@ -1,4 +1,4 @@
-"""Run code that a model wrote: Pyodide inside Deno, without network, with limits of time and memory."""
+"""Run code that a model wrote in a sandbox: Pyodide inside Deno, without network, with limits of time and memory."""
 
 from erlport_bridge.programs.sandbox.interpreter import (
     DEFAULT_CODE_TIMEOUT_MS,

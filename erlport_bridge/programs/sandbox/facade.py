@@ -1,9 +1,9 @@
-"""What code in the sandbox may have the host build and call: DSPy's modules, with signatures read as a caller's are.
+"""Secure the DSPy modules that code in the sandbox has the host build: parse their signatures, neutralize their inputs.
 
-Code of ``dspy.RLM`` and ``dspy.Flex`` may write ``dspy.Predict("text -> label")``, which is built and run on this side.
-DSPy gives that text to its own reader, which imports whatever a type is named like, and puts what the code passes on
-into prompts as it is. A model wrote that text, so both are replaced: :mod:`erlport_bridge.dspy_patches` is given what
-stands here.
+Code of ``dspy.RLM`` and ``dspy.Flex`` may write ``dspy.Predict("text -> label")``, which the host builds and runs. DSPy
+passes the signature to its own parser, which imports any module that a type is named like, and puts inputs from the
+code into prompts unchanged. A model wrote the signature and the inputs, so this module provides replacements for both
+to :mod:`erlport_bridge.dspy_patches`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.signatures import build_signature, parse_signature
 from erlport_bridge.programs.text import neutral
 
-# What DSPy's stand-in in the sandbox calls a signature with instructions, and the tool by which it has a module built.
+# DSPy's own names: the mark of a signature with instructions, and the tool by which the sandbox has a module built.
 _SIGNATURE_MARKER: Final = "__dspy_sig__"
 _CONSTRUCT_TOOL: Final = "__dspy_construct__"
 
@@ -24,10 +24,11 @@ _Restore = Callable[[Any, dict[str, Any]], Any]
 
 
 def check_tools(tools: Mapping[str, Callable[..., Any]]) -> None:
-    """Check what code in a sandbox may call.
+    """Check that the tools which code in a sandbox may call are safe.
 
     Raises:
-        OperationError: Of kind ``missing_dependency``: it may have modules built, and DSPy would read their signatures.
+        OperationError: Of kind ``missing_dependency``: the code may have modules built, but the patches that secure
+            them are not installed.
     """
     if _CONSTRUCT_TOOL in tools:
         for patch in ("sandbox_signature", "sandbox_inputs"):
@@ -35,7 +36,7 @@ def check_tools(tools: Mapping[str, Callable[..., Any]]) -> None:
 
 
 def _checked_signature(signature: Any, custom_types: Mapping[str, type] | None = None) -> Any:
-    """Stand in for DSPy's reader; types that a signature defines itself cannot be named here."""
+    """Replace DSPy's parser of signatures; types that the code defines (``custom_types``) are not supported."""
     instructions = None
     if isinstance(signature, dict) and signature.get(_SIGNATURE_MARKER):
         signature, instructions = signature.get("signature"), signature.get("instructions")
@@ -45,7 +46,7 @@ def _checked_signature(signature: Any, custom_types: Mapping[str, type] | None =
 
 
 def _neutral_inputs(restore: _Restore) -> _Restore:
-    """Return a stand-in for ``restore_custom_types`` that restores images and the like, and makes all text neutral."""
+    """Return a replacement of ``restore_custom_types`` that restores images and the like, and neutralizes all text."""
 
     def neutral_input(value: Any, originals: dict[str, Any]) -> Any:
         restored = restore(value, originals)

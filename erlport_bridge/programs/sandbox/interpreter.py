@@ -1,4 +1,4 @@
-"""One sandbox: DSPy's interpreter in Pyodide inside Deno, with limits of time and memory."""
+"""DSPy's interpreter (Pyodide inside Deno) with limits of time and memory, which another thread can kill."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from erlport_bridge.request import within
 from erlport_bridge.threads import uninterrupted
 
 _KIT: Final = Path(__file__).parent / "kit"
-#: Puts ours in place of the file that DSPy's runner would load from the web.
+#: Replaces the file that DSPy's runner would load from the web by our copy in ``kit/``.
 IMPORT_MAP: Final = f"--import-map={_KIT / 'import_map.json'}"
 
-# Memory of the program (Pyodide's, in pages of 64 KiB) and of JavaScript around it (in MiB). Without the first, a
-# program that fills a list takes the memory of the whole machine; with it, it gets a MemoryError.
+# Memory limits: of the program (Pyodide's, in pages of 64 KiB), and of the JavaScript around it (in MiB). Without the
+# first limit, a program that fills a list uses up the memory of the machine; with it, the program gets a MemoryError.
 _MAX_PROGRAM_PAGES: Final = 512 * 16
 _MAX_HEAP_MIB: Final = 512
 
-#: How long one piece of code may run unless the module's option ``code_timeout`` says otherwise.
+#: Default of the module option ``code_timeout``: how long one execution of code may run.
 DEFAULT_CODE_TIMEOUT_MS: Final = 30_000
 
-# Ends a program in an endless loop whose Python process was killed and could not kill it any more, where there is no
-# lifeline (`port/lifeline.py`): under ErlPort's own Python half.
+# Ends a program in an endless loop whose Python process was killed before it could kill the program. Needed under
+# ErlPort's own Python half, which has no lifeline (`port/lifeline.py`).
 _MAX_CPU_SECONDS: Final = 900
 
 
 class Interpreter(dspy.PythonInterpreter):  # type: ignore[misc]
-    """DSPy's interpreter with our import map and limits, which can be killed from another thread.
+    """DSPy's interpreter with our import map and limits; another thread can kill it.
 
-    It may be started in any thread; the first one that executes with it must be the only one.
+    Any thread may start it. Only one thread may execute code with it.
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Interpreter(dspy.PythonInterpreter):  # type: ignore[misc]
         self._clock: threading.Timer | None = None
         self._clock_started_at = 0.0
         self._is_out_of_time = False
-        # DSPy's own command, extended: a `deno_command` argument would switch off its version check and environment.
+        # Extend DSPy's own command, since a `deno_command` argument would disable its version check and environment.
         after_run = self.deno_command.index("run") + 1
         self.deno_command[after_run:after_run] = [
             IMPORT_MAP,
@@ -58,32 +58,32 @@ class Interpreter(dspy.PythonInterpreter):  # type: ignore[misc]
 
     @classmethod
     def started(cls) -> Interpreter:
-        """Give one that is ready to execute."""
+        """Return an interpreter that is ready to execute code."""
         interpreter = cls()
         interpreter.start()
         return interpreter
 
     def start(self) -> None:
-        """Start the process; takes about two seconds."""
+        """Start the Deno process; takes about two seconds."""
         super().start()
         _limit_cpu_time(self.deno_process)
 
     def limit(self, code_timeout_ms: int) -> None:
-        """Say how long each execution may take, without the time that tools of this side take meanwhile."""
+        """Set the timeout of each execution; the time in which the host runs tools does not count."""
         self._code_timeout_ms = code_timeout_ms
 
     def offer(self, tools: Mapping[str, Callable[..., Any]], output_fields: list[dict[str, Any]] | None) -> None:
-        """Say what code may call from the next execution on, and what ``SUBMIT`` takes."""
+        """Set the tools that code may call, and the fields that ``SUBMIT`` takes, from the next execution on."""
         self.tools = dict(tools)
         self.output_fields = output_fields
         self._tools_registered = False
 
     def execute(self, code: str, variables: dict[str, Any] | None = None) -> Any:
-        """Execute code.
+        """Execute code and return its result.
 
         Raises:
-            OperationError: Of kind ``sandbox``: it took too long, and the sandbox was killed.
-            dspy.CodeExecutionError: The code failed; the next one may be executed.
+            OperationError: Of kind ``sandbox``: the code took too long, and the sandbox was killed.
+            dspy.CodeExecutionError: The code failed; the sandbox can execute more code.
             dspy.CodeInterpreterError: The sandbox ended.
         """
         if self.is_killed:
@@ -104,7 +104,7 @@ class Interpreter(dspy.PythonInterpreter):  # type: ignore[misc]
             self._stop_clock()
 
     def invoke_tool(self, tool_name: str, kwargs: dict[str, Any]) -> Any:
-        """Call a tool of this side for the code that runs; its time does not count as the code's."""
+        """Call a tool on the host for the running code, with the code's clock stopped."""
         self._stop_clock()
         try:
             return super().invoke_tool(tool_name, kwargs)
@@ -128,14 +128,14 @@ class Interpreter(dspy.PythonInterpreter):  # type: ignore[misc]
         self.kill()
 
     def kill(self) -> None:
-        """End the program that runs, however busy it is; from any thread."""
+        """Kill the process, however busy it is; may be called from any thread."""
         self.is_killed = True
         process = self.deno_process
         if process is not None and process.poll() is None:
             process.kill()
 
     def shutdown(self) -> None:
-        """End the process and bury it."""
+        """End the process, reap it, and close its pipes."""
         process = self.deno_process
         if process is None:
             return
@@ -143,7 +143,7 @@ class Interpreter(dspy.PythonInterpreter):  # type: ignore[misc]
             if self.is_killed:
                 process.kill()
                 process.wait()
-            # DSPy leaves the pipes open, and writes a farewell to one that breaks if the process has just died.
+            # DSPy leaves the pipes open, and writes a last message, which breaks the pipe if the process has just died.
             with contextlib.suppress(BrokenPipeError):
                 super().shutdown()
             process.wait()
@@ -153,9 +153,9 @@ class Interpreter(dspy.PythonInterpreter):  # type: ignore[misc]
 
 
 def end(interpreter: Interpreter) -> None:
-    """End a sandbox that nobody uses; does not wait."""
+    """End an unused sandbox without waiting."""
     interpreter.kill()
-    # Burying the process takes a while, and an event loop may be here.
+    # In a thread: reaping the process takes a while, and the caller may be on an event loop.
     threading.Thread(target=interpreter.shutdown, name="sandbox end", daemon=True).start()
 
 

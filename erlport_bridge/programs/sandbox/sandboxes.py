@@ -1,12 +1,12 @@
-"""The sandbox of code that a model wrote: Pyodide inside Deno, without web access, with limits, and killed at them.
+"""The sandboxes of a request, in which code that a model wrote runs: Pyodide inside Deno, offline, with limits.
 
-DSPy asks for one interpreter for each run of a module. The module is cached and shared between calls, so it is built
-without an ``interpreter_factory`` of its own (one given to the constructor would win), and each request sets its own by
-``dspy.context(interpreter_factory=sandboxes.factory)``, which DSPy looks up when it creates the interpreter. Those come
-from a pool of started ones (:mod:`.warm_pool`), each for one run.
+DSPy creates one interpreter for each run of a module. Calls share cached modules, so modules are built without an
+``interpreter_factory`` (the constructor's factory would take precedence). Each request sets its own factory by
+``dspy.context(interpreter_factory=sandboxes.factory)``, which DSPy looks up when it creates the interpreter. The
+interpreters come from a pool of started ones (:mod:`.warm_pool`), and each serves one run.
 
-Deno's cache is filled once, by ``python -m erlport_bridge.programs.sandbox`` or by the first use. It comes from the npm
-registry alone: ``kit/`` has the one file that DSPy's runner would load from the web.
+Deno's cache is filled once, by ``python -m erlport_bridge.programs.sandbox`` or by the first use. All its content comes
+from the npm registry: ``kit/`` has the one file that DSPy's runner would load from the web.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from erlport_bridge.request import within
 from erlport_bridge.threads import Interrupted, uninterrupted
 
 _VERSION_TIMEOUT_S: Final = 10
-# 5 MB from the registry; a few tens of milliseconds where the cache has them.
+# A download of 5 MB from the registry; a few tens of milliseconds if the cache is filled.
 _FETCH_TIMEOUT_S: Final = 120
 
 _REMEDY: Final = 'install it with `pip install "erlport_bridge[sandbox]"`'
@@ -49,13 +49,13 @@ _pool: Final = WarmPool(Interpreter.started, end, size=warm_size())
 
 
 class Sandbox:
-    """A sandbox for one run of a module, as DSPy sees it; it is waited for when the first code comes.
+    """The interpreter of one run of a module, as DSPy sees it.
 
-    So the model is asked while the sandbox starts.
+    The first execution waits until the sandbox is ready, so the sandbox starts while the model writes the code.
 
     Attributes:
-        tools: What the code may call, by name.
-        output_fields: What ``SUBMIT`` takes.
+        tools: The tools that the code may call, by name.
+        output_fields: The fields that ``SUBMIT`` takes.
     """
 
     def __init__(self, sandboxes: Sandboxes, code_timeout_ms: int) -> None:
@@ -66,7 +66,7 @@ class Sandbox:
         self._interpreter: Interpreter | None = None
 
     def start(self) -> None:
-        """Wait until it is ready; see :meth:`Sandboxes.take`."""
+        """Wait until the sandbox is ready; see :meth:`Sandboxes.take`."""
         self._started()
 
     def execute(self, code: str, variables: dict[str, Any] | None = None) -> Any:
@@ -78,7 +78,7 @@ class Sandbox:
         return interpreter.execute(code, variables)
 
     def shutdown(self) -> None:
-        """End it."""
+        """End the sandbox."""
         if self._interpreter is not None:
             self._interpreter.shutdown()
 
@@ -92,8 +92,8 @@ class Sandbox:
 class Sandboxes:
     """The sandboxes of one request; leaving the ``with`` block ends them.
 
-    ``kill`` may be called from any thread, at any time: a program that runs ends at once with DSPy's
-    ``CodeInterpreterError``, and no further one starts.
+    Any thread may call ``kill`` at any time. A running program then ends at once with DSPy's ``CodeInterpreterError``,
+    and no further program starts.
     """
 
     def __init__(self) -> None:
@@ -105,11 +105,11 @@ class Sandboxes:
         _open.add(self)
 
     def prepare(self) -> None:
-        """Have a sandbox made ready for this request while its model is asked."""
+        """Start a sandbox for this request, to be ready when its model has answered."""
         self._prepared = _pool.take()
 
     def take(self) -> Interpreter:
-        """Give one that has run nothing yet, waiting until it is ready; whoever takes it shuts it down.
+        """Wait for a fresh sandbox and return it; the caller shuts it down.
 
         Raises:
             dspy.CodeInterpreterError: The request has ended.
@@ -122,7 +122,7 @@ class Sandboxes:
         try:
             with within("sandbox"):
                 wait([coming])
-            # What is ready is noted, or it would never be killed.
+            # No interruption between these two steps: a sandbox that is not in the list would never be killed.
             with uninterrupted(), self._lock:
                 if not self.killed:
                     self._interpreters.append(coming.result())
@@ -134,7 +134,7 @@ class Sandboxes:
         raise dspy.CodeInterpreterError("the sandbox was ended with its request")
 
     def kill(self) -> None:
-        """End every program of this request, however busy it is."""
+        """Kill every sandbox of this request, however busy it is."""
         with self._lock:
             self.killed = True
             interpreters = list(self._interpreters)
@@ -154,20 +154,20 @@ class Sandboxes:
 
 
 def _give_back(coming: Future[Interpreter]) -> None:
-    """Have what is ready and not used do for another request."""
+    """Return an unused sandbox to the pool."""
     if not coming.cancelled() and coming.exception() is None:
         _pool.give_back(coming.result())
 
 
 class Factory:
-    """What DSPy calls for an interpreter, once for each run of a module that needs one.
+    """The ``interpreter_factory`` of a request; DSPy calls it once for each run of a module that executes code.
 
     Args:
-        sandboxes: Those of the request.
-        code_timeout_ms: How long each execution may take.
+        sandboxes: The sandboxes of the request.
+        code_timeout_ms: The timeout of each execution.
     """
 
-    # A prompt of dspy.RLM says what the code may do.
+    # dspy.RLM puts these instructions into its prompt.
     execution_instructions = dspy.PythonInterpreter.execution_instructions
 
     def __init__(self, sandboxes: Sandboxes, code_timeout_ms: int = DEFAULT_CODE_TIMEOUT_MS) -> None:
@@ -175,11 +175,11 @@ class Factory:
         self._code_timeout_ms = code_timeout_ms
 
     def within(self, code_timeout_ms: int) -> Factory:
-        """Give the same with another limit."""
+        """Return a factory for the same sandboxes with another timeout."""
         return Factory(self._sandboxes, code_timeout_ms)
 
     def __call__(self) -> Sandbox:
-        """Give a sandbox, which whoever takes it shuts down."""
+        """Return a sandbox; the caller shuts it down."""
         return Sandbox(self._sandboxes, self._code_timeout_ms)
 
 
@@ -187,14 +187,14 @@ _open: Final[weakref.WeakSet[Sandboxes]] = weakref.WeakSet()
 
 
 def kill_all() -> None:
-    """End the sandboxes of every request, and those that wait for one: the process is about to exit."""
+    """Kill the sandboxes of every request and of the pool, before the process exits."""
     for sandboxes in list(_open):
         sandboxes.kill()
     _pool.close()
 
 
 def report() -> dict[str, Any]:
-    """Give what :meth:`WarmPool.report` gives, of this process."""
+    """Return the report of this process's pool; see :meth:`WarmPool.report`."""
     return _pool.report()
 
 
@@ -203,11 +203,11 @@ _probed = False
 
 
 def probe() -> None:
-    """Check that a sandbox can be started, before a language model is paid for a program; takes 0.1 s once.
+    """Check that a sandbox can start, before a language model is paid for writing a program; takes 0.1 s once.
 
     Raises:
         OperationError: Of kind ``missing_dependency``: there is no Deno 2, or its cache is empty and cannot be filled.
-            A failure is not remembered: what is missing may be installed while this process runs.
+            The next call checks again, since Deno may be installed while this process runs.
     """
     global _probed
     with _probe_lock:
@@ -217,10 +217,10 @@ def probe() -> None:
 
 
 def prepare() -> None:
-    """Check the version of Deno and fill its cache; quick, and without the network, where the cache is filled.
+    """Check the version of Deno and fill its cache; fast and without network if the cache is filled.
 
     Raises:
-        OperationError: Of kind ``missing_dependency``.
+        OperationError: Of kind ``missing_dependency``: there is no Deno 2, or the npm registry cannot be reached.
     """
     deno = dspy.PythonInterpreter().deno_command[0]
     version = re.match(r"deno (\d+)\.\S+", _run([deno, "--version"], _VERSION_TIMEOUT_S).stdout)

@@ -1,7 +1,7 @@
-"""Sandboxes that are started before a call needs them, since a start takes seconds.
+"""A pool of warm sandboxes, started before a call needs them, since a start takes seconds.
 
-Each runs the programs of one call and is ended with it: no program ever sees what another one left. What is kept are
-only those that have run nothing yet.
+A sandbox runs the programs of one call and ends with the call, so no program sees data of another call. The pool keeps
+only sandboxes that have run nothing.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from erlport_bridge.counting import Durations
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.text import quoted
 
-#: How many sandboxes wait for the next calls, unless ``DSPEX_WARM_SANDBOXES`` says otherwise; each takes about 170 MB.
+#: Default of ``DSPEX_WARM_SANDBOXES``: the number of sandboxes kept ready for later calls; each takes about 170 MB.
 DEFAULT_WARM: Final = 1
 _MAX_WARM: Final = 16
-# One that no call has taken for so long is ended, and the next call starts its own.
+# A sandbox that no call takes for this long is ended. The next call then starts a new one.
 _IDLE_S: Final = 300.0
-# A start keeps a core busy for two seconds; more at once only delay each other.
+# A start keeps a core busy for two seconds; more starts at once only delay each other.
 _MAX_STARTING: Final = max(2, os.cpu_count() or 2)
 
 
 class WarmPool:
-    """Started things of one kind: ``start`` makes one, which ``kill`` ends.
+    """A pool of started items, such as sandboxes.
 
     Args:
-        start: Makes one; slow, called in a thread of its own.
-        kill: Ends one that nobody uses.
-        size: How many are kept ready for later.
-        idle_s: How long one is kept.
+        start: Returns a started item; slow, called in a new thread.
+        kill: Ends an unused item.
+        size: Number of idle items to keep ready.
+        idle_s: How long an idle item is kept, in seconds.
     """
 
     def __init__(
@@ -44,20 +44,20 @@ class WarmPool:
         self._kill = kill
         self._size = size
         self._idle_s = idle_s
-        # Guards all below; never held while something is started or killed.
+        # Guards all attributes below; never held while an item is started or killed.
         self._lock = threading.Lock()
         self._idle: deque[tuple[float, Any]] = deque()
         self._waiting: deque[Future[Any]] = deque()
         self._starting = 0
         self._failed_starts = 0
-        # Of those that have worked.
+        # Successful starts, and their durations.
         self._starts = 0
         self._start_durations = Durations()
         self._timer: threading.Timer | None = None
         self._is_closed = False
 
     def take(self) -> Future[Any]:
-        """Give one that is ready, or will be; whoever does not need it any more cancels the future or gives it back."""
+        """Return a future with an item; a caller that needs no item any more cancels the future or returns the item."""
         taken: Future[Any] = Future()
         with self._lock:
             if self._is_closed:
@@ -71,11 +71,11 @@ class WarmPool:
         return taken
 
     def give_back(self, unused: Any) -> None:
-        """Take back one that has run nothing."""
+        """Take back an item that has run nothing."""
         self._keep(unused)
 
     def report(self) -> dict[str, Any]:
-        """Give how many are ``ready`` and ``starting``, how many ``starts`` worked and failed, and what they took."""
+        """Return the numbers of ``ready`` and ``starting`` items, of starts and failed starts, and the durations."""
         with self._lock:
             return {
                 "ready": len(self._idle),
@@ -86,7 +86,7 @@ class WarmPool:
             }
 
     def close(self) -> None:
-        """End all that are ready, and start none any more."""
+        """End all idle items, and start no more."""
         with self._lock:
             self._is_closed = True
             idle = [item for _, item in self._idle]
@@ -101,7 +101,7 @@ class WarmPool:
             self._kill(item)
 
     def _fill(self) -> None:
-        # For those who wait first; what is kept for later must not delay them.
+        # Waiting callers come first: starts of idle items must not delay them.
         waiting = sum(not future.cancelled() for future in self._waiting)
         wanted = waiting if waiting else self._size - len(self._idle)
         while not self._is_closed and self._starting < min(wanted, _MAX_STARTING):
@@ -112,7 +112,7 @@ class WarmPool:
         started_at = time.monotonic()
         try:
             started = self._start()
-        except Exception as error:  # noqa: BLE001 - whatever it is, those who wait must hear of it
+        except Exception as error:  # noqa: BLE001 - every error must reach the waiting callers
             with self._lock:
                 self._starting -= 1
                 self._failed_starts += 1
@@ -128,7 +128,7 @@ class WarmPool:
         self._keep(started)
 
     def _keep(self, item: Any) -> None:
-        """Give an unused one to who waits for it, or keep it, or end it."""
+        """Hand an unused item to the first waiting caller, else keep it, else end it."""
         with self._lock:
             while self._waiting:
                 future = self._waiting.popleft()
@@ -162,10 +162,10 @@ class WarmPool:
 
 
 def warm_size() -> int:
-    """Give how many sandboxes are to be kept ready, from the environment of the port.
+    """Return the number of sandboxes to keep ready, from the environment of the port.
 
     Raises:
-        OperationError: Of kind ``input``: ``DSPEX_WARM_SANDBOXES`` is no number from 0 to 16.
+        OperationError: Of kind ``input``: ``DSPEX_WARM_SANDBOXES`` is not an integer from 0 to 16.
     """
     text = os.environ.get("DSPEX_WARM_SANDBOXES", str(DEFAULT_WARM))
     if not text.isdecimal() or int(text) > _MAX_WARM:

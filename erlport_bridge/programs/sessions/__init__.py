@@ -1,4 +1,4 @@
-"""Keep what outlives a call: models, sessions and their programs, also as JSON."""
+"""Keep what outlives a call: models, sessions and stored programs, which can be written as JSON."""
 
 from erlport_bridge.programs.sessions import stored_form
 from erlport_bridge.programs.sessions.conversations import Conversation

@@ -1,4 +1,4 @@
-"""Examples of which each call of a program sees those nearest to its inputs: what ``dspy.KNNFewShot`` makes."""
+"""Keep the examples of a program whose calls learn from the nearest of them, as ``dspy.KNNFewShot`` does."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from erlport_bridge.programs.signatures import SignatureSpec
 
 @dataclass(frozen=True)
 class Neighbours:
-    """What such a program knows.
+    """The examples of such a program, and how demos are made from the nearest of them.
 
     Attributes:
-        examples: As terms, with all their fields.
-        vectors: Theirs.
-        options: ``k``, and how demos are made of those that are near, by name.
-        metric: The name of a metric, or a check, as its caller wrote it; ``None``: each answer is a good demo.
+        examples: The examples as terms, with all their fields.
+        vectors: One embedding per example.
+        options: ``k`` and the options by which demos are made from the nearest examples, by name.
+        metric: The name of a metric, or a check, as the caller wrote it; ``None``: every answer is a good demo.
     """
 
     examples: tuple[Mapping[str, Any], ...]
@@ -29,16 +29,16 @@ class Neighbours:
     metric: object = None
 
     async def nearest(self, asked: SignatureSpec, values: Mapping[str, Any], call: CallOptions) -> list[dict[str, Any]]:
-        """Give the examples that are nearest to the inputs of a call.
+        """Return the examples nearest to the inputs of a call.
 
         Args:
             asked: The signature of the program.
-            values: The inputs.
-            call: Has the embedder of the inputs, or their vector.
+            values: The inputs of the call.
+            call: The options of the call, with the embedder of the inputs or their embedding.
 
         Raises:
-            OperationError: Of kind ``input``: it has neither, or a vector of another length. Of kind ``tool``: the
-                embedder failed.
+            OperationError: Of kind ``input``: the call has neither, or an embedding of another length. Of kind
+                ``tool``: the embedder failed.
         """
         if call.embedder is None and call.vector is None:
             message = "this version learns from the examples nearest to the inputs: expected opts.embedder, a function"
@@ -49,7 +49,7 @@ class Neighbours:
         return [dict(self.examples[index]) for index in found]
 
     def describe(self) -> dict[str, Any]:
-        """Give all of it as a term."""
+        """Return the examples, their embeddings and the options as a term."""
         return {
             "examples": [dict(example) for example in self.examples],
             "vectors": [list(vector) for vector in self.vectors],
@@ -59,5 +59,5 @@ class Neighbours:
 
 
 def text_of_inputs(asked: SignatureSpec, fields: Mapping[str, Any]) -> str:
-    """Give the inputs among some fields as an embedder sees them."""
+    """Return those fields that are inputs of the program as the text that an embedder gets."""
     return embedded_text({item.name: fields[item.name] for item in asked.inputs if item.name in fields})

@@ -1,7 +1,7 @@
 """The registry of one port: its default model, its sessions, and the programs that they hold.
 
-Bounded: a session that nobody has used for a while is closed, and past a number of programs a new one is refused. The
-limits are read from the environment of the port: ``DSPEX_MAX_PROGRAMS``, ``DSPEX_MAX_CONVERSATIONS`` and
+The registry is bounded: a session that is idle for too long is closed, and a program beyond the maximum is refused. The
+limits are environment variables of the port: ``DSPEX_MAX_PROGRAMS``, ``DSPEX_MAX_CONVERSATIONS`` and
 ``DSPEX_SESSION_IDLE_MS``.
 """
 
@@ -45,7 +45,7 @@ from erlport_bridge.programs.values import convert
 
 DEFAULT_MAX_PROGRAMS: Final = 1_000
 DEFAULT_SESSION_IDLE_MS: Final = 3_600_000
-#: Versions that vote together.
+#: The maximum number of versions that vote together.
 MAX_MEMBERS: Final = 100
 
 _SPEC_KEYS: Final = frozenset(["signature", "instructions", "modules", "outputs", "history", "lm", "config"])
@@ -54,18 +54,18 @@ _DEFAULT_MODULES: Final = ["dspy.Predict"]
 
 @dataclass
 class Program:
-    """Stages with a name; keeps its conversation if it was asked to.
+    """A stored program: stages with an id, and what they have learned.
 
     Attributes:
-        outputs: The fields that it gives and where they come from; ``None``: all that its stages give.
-        whole: The inputs that it takes and the outputs that it gives.
-        model: Its own model; ``None``: the session's.
-        settings: Generation settings of all its calls.
-        keeps_history: It keeps conversations, each by the id that a call names.
-        source: The spec that it was made of, as its caller wrote it, without a model.
+        outputs: The fields that it returns, each with its source; ``None``: all fields of its stages.
+        whole: The signature of the whole program: its inputs and its outputs.
+        model: The program's own model; ``None``: the model of its session.
+        settings: Generation settings for all its calls.
+        keeps_history: Whether the program keeps conversations, each by the id that a call names.
+        source: The spec as the caller wrote it, without its model.
         learned: What its predictors have learned; ``None``: nothing.
-        compiled: How they have.
-        neighbours: Examples that it learns from anew at each call; ``None``: none.
+        compiled: The optimizer's report, or ``None``.
+        neighbours: The examples from which each call learns anew; ``None``: no such examples.
     """
 
     id: str
@@ -82,30 +82,30 @@ class Program:
     neighbours: Neighbours | None = None
     version: int = 1
     calls: int = 0
-    _taught: Pipeline | None = field(default=None, repr=False)
+    _learned_module: Pipeline | None = field(default=None, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @property
     def asked(self) -> SignatureSpec:
-        """The signature as its callers see it: without the history, which the program fills in itself."""
+        """The signature as callers see it: without the history, which the program adds itself."""
         inputs = tuple(item for item in self.whole.inputs if not self.keeps_history or item.name != HISTORY_FIELD)
         return SignatureSpec(inputs, self.whole.outputs, self.whole.instructions)
 
     def module(self) -> Pipeline:
-        """Give the module that runs it."""
+        """Return the module that runs the program."""
         if not self.learned:
             return pipeline.built(self.stages, self.outputs)
-        if self._taught is not None:
-            return self._taught
-        module = _untaught(self.stages, self.outputs, self.learned)
+        if self._learned_module is not None:
+            return self._learned_module
+        module = _new_module(self.stages, self.outputs, self.learned)
         learned.teach(module, self.learned)
         if all(stage.is_shared for stage in self.stages):
-            self._taught = module
+            self._learned_module = module
         return module
 
     def with_learned(self, knows: Learned) -> Program:
-        """Give the program for one call, with what was learned for it."""
-        return replace(self, learned=knows, _taught=None, _lock=threading.Lock())
+        """Return the program with what was learned for one call."""
+        return replace(self, learned=knows, _learned_module=None, _lock=threading.Lock())
 
     def check_history(self, path: str) -> None:
         """Check that the program keeps conversations.
@@ -129,7 +129,7 @@ class Program:
         return {HISTORY_FIELD: dspy.History(messages=[dict(turn) for turn in turns]), **values}
 
     def record(self, values: Mapping[str, Any], prediction: Mapping[str, Any], told: Conversation | None) -> None:
-        """Count a call that has succeeded, and add it to its conversation."""
+        """Count a successful call, and add it to its conversation."""
         with self._lock:
             self.calls += 1
         if told is not None:
@@ -149,7 +149,7 @@ class Program:
         return outputs
 
     def describe(self) -> dict[str, Any]:
-        """Give the program as a term."""
+        """Return the program as a term."""
         return {
             "id": self.id,
             "session_id": self.session_id,
@@ -167,11 +167,11 @@ class Program:
 
 @dataclass
 class Session:
-    """Programs and a default model that belong together.
+    """A set of programs with a default model.
 
     Attributes:
-        programs: By id, the newest version of each.
-        versions: By id and number, all of them.
+        programs: The newest version of each program, by id.
+        versions: All versions of each program, by id and version number.
     """
 
     id: str
@@ -182,7 +182,7 @@ class Session:
     used_at: float = field(default_factory=time.monotonic)
 
     def describe(self) -> dict[str, Any]:
-        """Give the session as a term; times in milliseconds."""
+        """Return the session as a term; times are in milliseconds."""
         return {
             "id": self.id,
             "programs": list(self.programs),
@@ -193,12 +193,12 @@ class Session:
 
 
 class Sessions:
-    """The registry.
+    """The registry of one port.
 
     Args:
-        max_programs: Most programs that all sessions hold together, and most sessions.
-        session_idle_ms: How long a session lives without being used.
-        max_conversations: Most conversations of all programs together.
+        max_programs: The maximum number of programs in all sessions together, and of sessions.
+        session_idle_ms: How long a session stays open without being used.
+        max_conversations: The maximum number of conversations of all programs together.
 
     Attributes:
         conversations: The conversations of all programs.
@@ -217,12 +217,12 @@ class Sessions:
         self._started_at = time.time()
         self._default_model: LanguageModel | None = None
         self._sessions: dict[str, Session] = {}
-        # Protects the dict of sessions and the dicts of programs; never held while anything is built or asked.
+        # Protects the dict of sessions and the dicts of programs; not held while a module is built or a model called.
         self._lock = threading.Lock()
 
     @classmethod
     def from_environment(cls) -> Sessions:
-        """Make the registry with the limits of the environment."""
+        """Return a registry with the limits of the environment."""
         return cls(
             max_programs=_limit("DSPEX_MAX_PROGRAMS", DEFAULT_MAX_PROGRAMS),
             session_idle_ms=_limit("DSPEX_SESSION_IDLE_MS", DEFAULT_SESSION_IDLE_MS),
@@ -230,7 +230,7 @@ class Sessions:
         )
 
     def configure(self, model: LanguageModel, session_id: str | None) -> None:
-        """Set the default model of the port, or of one session, which is opened if there is none of that id."""
+        """Set the default model of the port, or that of one session, which is opened if it does not exist."""
         if session_id is None:
             self._default_model = model
             return
@@ -239,7 +239,7 @@ class Sessions:
             self._opened(session_id).model = model
 
     def model_for(self, session_id: str | None, *preferred: LanguageModel | None) -> LanguageModel:
-        """Give the first of ``preferred`` that is a model, else the session's, else the port's default.
+        """Return the first model among ``preferred``, the session's model and the port's default model.
 
         Raises:
             OperationError: Of kind ``session_not_found`` or ``lm_not_configured``.
@@ -255,11 +255,11 @@ class Sessions:
         )
 
     def default_model(self) -> LanguageModel | None:
-        """Give the port's default model."""
+        """Return the port's default model; ``None`` if none is configured."""
         return self._default_model
 
     def find(self, session_id: str, *, is_used: bool = True) -> Session:
-        """Find a session; ``is_used``: it lives on from now, which only looking at it should not make it do.
+        """Return a session; unless ``is_used`` is false, this counts as a use that keeps it open.
 
         Raises:
             OperationError: Of kind ``session_not_found``.
@@ -288,15 +288,15 @@ class Sessions:
         compiled: Mapping[str, Any] | None = None,
         read_neighbours: Callable[[Program], Neighbours] | None = None,
     ) -> Program:
-        """Make a program from its spec, in a session that is opened if need be; without an id, in a new one.
+        """Add a program to a session, which is opened if it does not exist; without an id, to a new session.
 
         Args:
-            spec: What it is made of.
-            session_id: The session.
-            model: Its own model, if the spec names none.
-            known: What it has learned, as :func:`erlport_bridge.programs.pipelines.learned.describe` gives it.
-            compiled: How it has.
-            read_neighbours: Gives the examples that it learns from at each call.
+            spec: The spec of the program.
+            session_id: The id of the session.
+            model: The program's own model, if the spec names none.
+            known: What it has learned, as :func:`erlport_bridge.programs.pipelines.learned.describe` returns it.
+            compiled: The optimizer's report, or ``None``.
+            read_neighbours: Returns the examples from which each call learns, for the new program.
         """
         given: dict[str, Any] = (
             {"signature": spec} if isinstance(spec, str | bytes) or text_of(spec) else arguments.options(spec, "spec")
@@ -311,7 +311,7 @@ class Sessions:
         if given.get("lm") is not None:
             model = from_option(given["lm"], "spec.lm")
         settings = _settings(given.get("config"))
-        # What cannot be built is not kept.
+        # A program that cannot be built is refused here.
         module = pipeline.built(stages, outputs)
         knows = _read_learned(known, stages, outputs, module)
         source = {key: value for key, value in given.items() if key != "lm"}
@@ -331,16 +331,17 @@ class Sessions:
         return program
 
     def versions(self, program: Program) -> Mapping[int, Program]:
-        """Give all versions of a program; errors as :meth:`find`."""
+        """Return all versions of a program; raise errors as :meth:`find`."""
         return dict(self.find(program.session_id).versions.get(program.id, {}))
 
     def add_version(
         self, program: Program, knows: Learned, compiled: Mapping[str, Any], neighbours: Neighbours | None = None
     ) -> Program:
-        """Add a version of a program that has learned something; the newest is the one that runs if none is named.
+        """Add a version of a program that has learned something; calls that name no version run the newest one.
 
         Raises:
-            OperationError: Of kind ``session_not_found`` or ``program_not_found``: it was deleted meanwhile.
+            OperationError: Of kind ``session_not_found`` or ``program_not_found``: deleted in the meantime. Of kind
+                ``overloaded``: the registry is full.
         """
         session = self.find(program.session_id)
         with self._lock:
@@ -355,7 +356,7 @@ class Sessions:
                 neighbours=neighbours,
                 version=max(versions) + 1,
                 calls=0,
-                _taught=None,
+                _learned_module=None,
                 _lock=threading.Lock(),
             )
             versions[added.version] = session.programs[program.id] = added
@@ -373,9 +374,9 @@ class Sessions:
     def find_program(
         self, session_id: str | None, program_id: str, version: int | None = None, *, is_used: bool = True
     ) -> Program:
-        """Find a program in its session, or on the whole port if no session is named; its newest version if none is.
+        """Return a program of one session, or of the whole port if no session is named.
 
-        ``is_used``: so is its session.
+        Without a ``version`` it is the newest one. Unless ``is_used`` is false, this counts as a use of the session.
 
         Raises:
             OperationError: Of kind ``session_not_found`` or ``program_not_found``.
@@ -422,7 +423,7 @@ class Sessions:
         return program if program.keeps_history else None
 
     def delete_program(self, session_id: str | None, program_id: str) -> Program:
-        """Forget a program; errors as :meth:`find_program`."""
+        """Delete a program and return it; raise errors as :meth:`find_program`."""
         program = self.find_program(session_id, program_id)
         with self._lock:
             session = self._sessions.get(program.session_id)
@@ -433,7 +434,7 @@ class Sessions:
         return program
 
     def close(self, session_id: str) -> Session:
-        """Forget a session and its programs.
+        """Close a session, delete its programs, and return it.
 
         Raises:
             OperationError: Of kind ``session_not_found``.
@@ -445,7 +446,7 @@ class Sessions:
         return session
 
     def all(self) -> list[Session]:
-        """Give the sessions that are open."""
+        """Return the open sessions."""
         with self._lock:
             self._close_idle()
             return list(self._sessions.values())
@@ -463,7 +464,7 @@ class Sessions:
     def _opened(self, session_id: str) -> Session:
         session = self._sessions.get(session_id)
         if session is None:
-            # A session may be opened for its model alone, so that the bound on programs does not bound sessions.
+            # A session may be opened for its model alone, so the limit on programs does not limit sessions.
             if len(self._sessions) >= self._max_programs:
                 raise OperationError(
                     "overloaded",
@@ -482,10 +483,10 @@ class Sessions:
                 self.conversations.forget(session.id, session.programs)
 
 
-def _untaught(
+def _new_module(
     stages: tuple[Stage, ...], outputs: tuple[tuple[str, Source], ...] | None, predictors: Collection[object]
 ) -> Pipeline:
-    """Give a module that has predictors of these names."""
+    """Return a new module for stages that has predictors of these names."""
     members = voting.count_members(predictors)
     return Voting(stages, outputs, members) if members else Pipeline(stages, outputs)
 
@@ -500,7 +501,7 @@ def _read_learned(
     if members > MAX_MEMBERS:
         message = f"expected at most {MAX_MEMBERS} members at learned, got {members}"
         raise OperationError("input", message, path="learned")
-    return learned.read(known, _untaught(stages, outputs, names) if members else module, "learned")
+    return learned.read(known, _new_module(stages, outputs, names) if members else module, "learned")
 
 
 def _settings(config: object) -> dict[str, Any]:

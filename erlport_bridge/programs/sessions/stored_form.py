@@ -1,6 +1,6 @@
-"""Programs as text: JSON that has what a program is made of and what it has learned, and never a pickle.
+"""Write a program as JSON text, with its spec and what it has learned, and read it; never a pickle.
 
-What is loaded is read as if a caller had written it, by the same checks; it can name no model, no address and no key.
+A loaded text goes through the same checks as a caller's arguments. It cannot name a model, an address or a key.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from erlport_bridge.term import shown
 _FORMAT: Final = "dspex.program"
 _VERSION: Final = 1
 _KEYS: Final = frozenset({"format", "format_version", "dspy", "spec", "learned", "compiled", "neighbours"})
-#: The longest text that is read.
+#: The maximum length of a text that is read.
 MAX_CHARACTERS: Final = 16 * 1024 * 1024
 
 
 def dump(program: Program) -> str:
-    """Give a program as text.
+    """Return a program as text.
 
     Raises:
-        EncodeError: Its spec or a demo has what JSON does not, such as a pid; with its path.
+        EncodeError: The spec or a demo contains a value that JSON lacks, such as a pid; the error has its path.
     """
     stored = {
         "format": _FORMAT,
@@ -46,7 +46,7 @@ def dump(program: Program) -> str:
 
 
 class Stored(NamedTuple):
-    """What a text has; :func:`load` has checked the spec and ``compiled`` to be maps, and no more."""
+    """The parts of a stored program; :func:`load` has checked only that ``spec`` and ``compiled`` are maps."""
 
     spec: dict[str, Any]
     learned: object
@@ -58,7 +58,7 @@ def load(text: object) -> Stored:
     """Read the text of a program.
 
     Raises:
-        OperationError: Of kind ``store``: it is no such text.
+        OperationError: Of kind ``store``: the text is not a stored program.
     """
     given = arguments.text(text, "text")
     if len(given) > MAX_CHARACTERS:
@@ -92,7 +92,7 @@ def _wrong(message: str) -> OperationError:
 
 
 def _json_value(value: Any, path: str) -> Any:
-    """Give a term as JSON has it; dates and decimals as text, which their fields read again."""
+    """Return a term as a JSON value; dates and decimals become text, which their fields read again."""
     if isinstance(value, dict):
         if wrong := [key for key in value if not isinstance(key, str)]:
             raise EncodeError(f"cannot store a map with the key {shown(wrong[0])}: JSON has only text there", path)

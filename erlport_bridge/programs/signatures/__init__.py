@@ -1,4 +1,4 @@
-"""Read text or a term as a signature of allowed types only, and build the DSPy class for it."""
+"""Parse signatures from text or terms, with known types only, and build their DSPy classes."""
 
 from erlport_bridge.programs.signatures import constraints
 from erlport_bridge.programs.signatures.field_type import NO_DEFAULT

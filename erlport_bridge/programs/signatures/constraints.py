@@ -1,6 +1,6 @@
-"""What a value must keep to beside its type: the bounds of a number or a length, a pattern.
+"""Constraints on a field's value beside its type: bounds of a number or of a length, and a pattern.
 
-DSPy only tells the model of them, and takes whatever comes. Here they hold for inputs and outputs.
+DSPy writes constraints into the prompt and does not check them. Here inputs and outputs are checked against them.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ import pydantic_core
 from erlport_bridge.errors import OperationError
 from erlport_bridge.term import shown
 
-#: Names and values, in the order in which they were given; hashable.
+#: Names and values of constraints, in the order in which the caller gave them; hashable.
 Constraints: TypeAlias = tuple[tuple[str, Any], ...]
 
 _OF_NUMBERS: Final = ("gt", "ge", "lt", "le", "multiple_of")
 _OF_LENGTHS: Final = ("min_length", "max_length")
-#: All names.
+#: The names of all constraints.
 NAMES: Final = (*_OF_NUMBERS, *_OF_LENGTHS, "pattern")
 _AS_METADATA: Final[Mapping[str, Callable[[Any], Any]]] = {
     "gt": annotated_types.Gt,
@@ -39,7 +39,7 @@ _WITH_LENGTH: Final = (str, list, set, dict, tuple)
 
 
 def allowed(annotation: Any) -> tuple[str, ...]:
-    """Give the names of the constraints that a type takes."""
+    """Return the names of the constraints that a type takes."""
     if annotation in _NUMBERS:
         return _OF_NUMBERS
     if annotation is str:
@@ -48,7 +48,7 @@ def allowed(annotation: Any) -> tuple[str, ...]:
 
 
 def problem(annotation: Any, name: str, value: object) -> str | None:
-    """Say what is wrong with a constraint of a type; ``None`` if nothing is."""
+    """Return what is wrong with a constraint of a type, or ``None`` if the constraint is valid."""
     takes = allowed(annotation)
     if name not in takes:
         return f"takes no {name}" + (f"; it takes {', '.join(takes)}" if takes else "")
@@ -62,17 +62,17 @@ def problem(annotation: Any, name: str, value: object) -> str | None:
 
 
 def constrained(annotation: Any, constraints: Constraints) -> Any:
-    """Give a type with its constraints as one annotation; equal ones are equal."""
-    # Not `pydantic.Field`, of which each is another.
+    """Return a type with its constraints as one annotation; equal types with equal constraints are equal."""
+    # Not by `pydantic.Field`: no two of its instances are equal.
     metadata = [_AS_METADATA[name](value) for name, value in constraints]
     if not metadata:
         return annotation
-    parts = (annotation, *metadata)  # a name of its own: mypy reads a star inside the brackets as syntax of 3.11
+    parts = (annotation, *metadata)  # a variable, since mypy reads a star inside brackets as Python 3.11 syntax
     return Annotated[parts]
 
 
-def told(field: Any, constraints: Constraints) -> Any:
-    """Have the prompt tell of the constraints that DSPy has no words for; gives the field."""
+def with_pattern_in_prompt(field: Any, constraints: Constraints) -> Any:
+    """Add the pattern, for which DSPy has no words, to the field's prompt text; modifies and returns the field."""
     pattern = dict(constraints).get("pattern")
     if pattern is not None:
         extra = field.json_schema_extra
@@ -82,17 +82,24 @@ def told(field: Any, constraints: Constraints) -> Any:
 
 
 def check(annotation: Any, constraints: Constraints, value: object, path: str, kind: str) -> None:
-    """Check a value of a type.
+    """Check a value against the constraints of its type; ``None`` passes.
+
+    Args:
+        annotation: The type.
+        constraints: The constraints of the type.
+        value: The value, already of the type.
+        path: The path of the value, for errors.
+        kind: The kind of the error.
 
     Raises:
-        OperationError: Of this kind, with the path: a constraint does not hold.
+        OperationError: Of kind ``kind``, with the path: ``value`` breaks a constraint.
     """
     if constraints and value is not None:
         validated(_adapter(annotation, constraints).validate_python, value, path, kind)
 
 
 def validated(validate: Callable[[Any], Any], value: object, path: str, kind: str) -> Any:
-    """Give what ``validate`` of Pydantic gives; what it says of a wrong value becomes an error of this kind."""
+    """Return the result of Pydantic's ``validate``; raise a validation error as an error of this kind."""
     try:
         return validate(value)
     except pydantic.ValidationError as error:
@@ -103,7 +110,7 @@ def validated(validate: Callable[[Any], Any], value: object, path: str, kind: st
 
 
 def _sentence(message: str) -> str:
-    """Give Pydantic's words as ours: ``Input should be less than 3`` is ``expected a value less than 3``."""
+    """Return Pydantic's message in our words: ``Input should be less than 3`` -> ``expected a value less than 3``."""
     for start, words in (("Input should be ", "expected a value "), ("String should ", "expected text that should ")):
         if message.startswith(start):
             return words + message.removeprefix(start)
@@ -117,7 +124,7 @@ def _adapter(annotation: Any, constraints: Constraints) -> pydantic.TypeAdapter[
 
 def _pattern_problem(pattern: str) -> str | None:
     try:
-        # Pydantic's own expressions, which take no longer than the text is long.
+        # Pydantic's regular expressions run in linear time in the length of the text.
         pydantic.TypeAdapter(Annotated[str, pydantic.Field(pattern=pattern)])
     except (pydantic.PydanticUserError, pydantic_core.SchemaError):
         return f"takes a regular expression as pattern, not {shown(pattern)}"

@@ -1,4 +1,4 @@
-"""The names that a field may have."""
+"""Check the names of signature fields."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MAX_NAME_CHARACTERS: Final = 100
 
 
 def name_problem(name: str) -> str | None:
-    """Say why a word cannot be the name of any field; ``None`` if it can."""
+    """Return why ``name`` cannot be the name of a field, or ``None`` if it can."""
     if len(name) > MAX_NAME_CHARACTERS:
         return f"field name of {len(name)} characters, more than {MAX_NAME_CHARACTERS},"
     if not name.isidentifier():
@@ -22,6 +22,6 @@ def name_problem(name: str) -> str | None:
     if name.startswith("_"):
         return f'field name "{name}" starts with an underscore'
     if unicodedata.normalize("NFKC", name) != name:
-        # Python reads both as the same name: two fields could become one.
+        # Python normalizes identifiers to NFKC: two fields could become one.
         return f'field name "{name}" is not in Unicode normal form NFKC'
     return None

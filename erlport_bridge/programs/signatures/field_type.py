@@ -1,4 +1,4 @@
-"""One type of a field: its text, the annotation that DSPy takes, and what stands beside it."""
+"""The parsed type of a field: its text, the annotation for DSPy, constraints, description and default."""
 
 from __future__ import annotations
 
@@ -6,12 +6,20 @@ from typing import Any, Final, NamedTuple
 
 from erlport_bridge.programs.signatures.constraints import Constraints, constrained
 
-#: No default value; ``None`` is one.
+#: Marks a field without a default value, since ``None`` can be a default.
 NO_DEFAULT: Final = object()
 
 
 class FieldType(NamedTuple):
-    """A type: its canonical text, what DSPy takes as the field's annotation, and what was said beside it."""
+    """A parsed type.
+
+    Attributes:
+        text: The canonical text, with constraints, without description and default.
+        annotation: The annotation for DSPy, without constraints.
+        constraints: The constraints on the value.
+        description: The field's description for the prompt, if any.
+        default: The value of an input that is left out, or :data:`NO_DEFAULT`.
+    """
 
     text: str
     annotation: Any
@@ -21,12 +29,12 @@ class FieldType(NamedTuple):
 
     @property
     def inner(self) -> Any:
-        """The annotation where the type stands within another."""
+        """The annotation with its constraints, for use inside another type."""
         return constrained(self.annotation, self.constraints)
 
     @property
     def whole_text(self) -> str:
-        """The text with what was said beside the type, as a field of an object has it."""
+        """The text with description and default, for a field of an object type."""
         beside = [] if self.description is None else [f"desc={string_text(self.description)}"]
         beside += [] if self.default is NO_DEFAULT else [f"default={choice_text(self.default)}"]
         if not beside:
@@ -36,11 +44,11 @@ class FieldType(NamedTuple):
 
 
 def choice_text(choice: str | float | None) -> str:
-    """Return a choice of a ``Literal``, or a default, as it stands in the text of a type."""
+    """Return a choice of a ``Literal``, or a default, as it is written in the text of a type."""
     return string_text(choice) if isinstance(choice, str) else repr(choice)
 
 
 def string_text(text: str) -> str:
-    """Return a string as it stands in a type."""
+    """Return a string as it is written in the text of a type, in double quotes."""
     escaped = text.replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

@@ -1,4 +1,4 @@
-"""Maps with named fields of certain types: classes of Pydantic, which DSPy describes to its model by a JSON schema."""
+"""Object types (maps with named, typed fields): Pydantic classes, which DSPy puts into the prompt as a JSON schema."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import pydantic
 
 from erlport_bridge.programs.signatures.field_type import NO_DEFAULT, FieldType
 
-# One class for each text, so that equal signatures have equal classes and share a module.
+# One class per text, so that equal signatures have equal classes and share a module.
 _MAX_REMEMBERED: Final = 1_024
 _models: dict[str, type[pydantic.BaseModel]] = {}
 _lock = threading.Lock()
 
 
 def object_model(text: str, fields: Mapping[str, FieldType]) -> type[pydantic.BaseModel]:
-    """Give the class for an object type: the same one for the same text."""
+    """Return the Pydantic class of an object type: the same class for the same text."""
     with _lock:
         model = _models.get(text)
         if model is None:
@@ -28,12 +28,12 @@ def object_model(text: str, fields: Mapping[str, FieldType]) -> type[pydantic.Ba
 
 
 def is_object(annotation: Any) -> bool:
-    """Tell whether an annotation is such a class."""
+    """Return whether an annotation is a class of :func:`object_model`."""
     return isinstance(annotation, type) and issubclass(annotation, _Object)
 
 
 class _Object(pydantic.BaseModel):
-    """What a map of Elixir is to DSPy."""
+    """Base class of all object types; DSPy gets an instance for a map from Elixir."""
 
 
 def _made(fields: Mapping[str, FieldType]) -> type[pydantic.BaseModel]:

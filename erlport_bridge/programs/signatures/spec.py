@@ -1,12 +1,12 @@
-"""Signatures from Elixir: text or a map, to DSPy's classes, without DSPy's own reading of text.
+"""Parse signatures from Elixir, as text or as a map, and build DSPy classes without DSPy's own parser.
 
-DSPy's reader imports any module that a type is named like, looks at its callers' local variables, and accepts text that
-loses fields. Here a signature is parsed by a grammar of its own, with limits, and the class is built from a dict::
+DSPy's parser imports any module that a type is named like, looks up its callers' local variables, and accepts text from
+which it drops fields. Here a signature is parsed by this grammar, with limits, and the class is built from a dict::
 
     signature = field ("," field)* "->" field ("," field)*
     field     = name [":" type]
 
-Types are those of :mod:`erlport_bridge.programs.field_types`; a field without one is text.
+:mod:`.type_parser` has the grammar of types. A field without a type is text.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any, Final
 import dspy
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs.signatures.constraints import Constraints, told
+from erlport_bridge.programs.signatures.constraints import Constraints, with_pattern_in_prompt
 from erlport_bridge.programs.signatures.field_names import name_problem
 from erlport_bridge.programs.signatures.field_type import NO_DEFAULT, FieldType
 from erlport_bridge.programs.signatures.type_parser import TokenReader, parse_type
@@ -31,21 +31,21 @@ from erlport_bridge.term import shown
 MAX_SIGNATURE_CHARACTERS: Final = 65_536
 MAX_FIELDS: Final = 100
 
-#: Names that no field may have, because DSPy takes them for something else: parameters of its calls, and attributes
-#: of its signature classes. Every name that starts with ``model_`` is Pydantic's. The tests try all attributes.
+#: Names that no field may have, since DSPy uses them: parameters of its calls, and attributes of its signature classes.
+#: Pydantic reserves every name that starts with ``model_``. The tests try all attributes.
 RESERVED_NAMES: Final = frozenset(
     {
         *("config", "demos", "lm", "new_signature", "signature"),  # arguments of dspy.Predict
-        *("completions", "instance", "self"),  # parameters on the way of an input through dspy.Predict
+        *("completions", "instance", "self"),  # parameters of methods through which dspy.Predict passes inputs
         *("fields", "input_fields", "instructions", "output_fields"),  # attributes of a signature class
     }
 )
 
-#: Names that no input may have; as outputs they are common and harmless. DSPy takes a map that it finds in an input of
-#: this name for a setting of the language model.
+#: Names that no input may have; as output names they are common and harmless. DSPy takes a map in an input named
+#: ``prediction`` for a setting of the language model.
 RESERVED_INPUT_NAMES: Final = frozenset({"prediction"})
 
-# A field may be called "schema" or "json". Pydantic warns that it hides a method; DSPy's classes work all the same.
+# A field may be named "schema" or "json". Pydantic warns that it shadows a method, but DSPy's classes still work.
 warnings.filterwarnings("ignore", r'Field name "\w+" in "\w+" shadows an attribute in parent', UserWarning)
 
 
@@ -56,10 +56,10 @@ class Field:
     Attributes:
         name: A Python identifier.
         type_text: The canonical text of the type, such as ``list[str]``.
-        annotation: What DSPy takes as the type, such as ``list[str]`` or ``dspy.Image``.
-        description: What the prompt says of the field, if anything.
-        constraints: What its value must keep to.
-        default: Of an input that is left out; :data:`.field_type.NO_DEFAULT`: it may not be.
+        annotation: The type for DSPy, such as ``list[str]`` or ``dspy.Image``.
+        description: The field's description in the prompt, if any.
+        constraints: The constraints on the field's value.
+        default: The value of an input that is left out; :data:`.field_type.NO_DEFAULT`: it is required.
     """
 
     name: str
@@ -72,12 +72,12 @@ class Field:
 
 @dataclass(frozen=True)
 class SignatureSpec:
-    """A signature that has been checked; hashable.
+    """A checked signature; hashable.
 
     Attributes:
-        inputs: At least one, in the order of the prompt.
-        outputs: At least one, with other names than the inputs.
-        instructions: ``None`` for DSPy's own sentence.
+        inputs: At least one input field, in the order of the prompt.
+        outputs: At least one output field; no name is also an input's.
+        instructions: The instructions for the model; ``None``: DSPy's default sentence.
     """
 
     inputs: tuple[Field, ...]
@@ -101,18 +101,18 @@ class SignatureSpec:
 def parse_signature(
     source: object, *, instructions: str | None = None, reserved: Collection[str] = ()
 ) -> SignatureSpec:
-    """Check a signature that came as a term.
+    """Parse and check a signature from a term.
 
     Args:
         source: The text form (a string, an atom or a charlist), or a map with the keys ``inputs``, ``outputs`` and
-            perhaps ``instructions``. Each side of a map is the text of that side, a list whose elements are ``"name"``,
-            ``"name: type"``, ``{name, type}`` (as in a keyword list) or ``%{name: …, type: …, desc: …}``, or a map from
-            names to types or to ``%{type: …, desc: …}``. Keys are atoms or strings.
-        instructions: What the model is told to do; may also stand in the map, but not differently.
-        reserved: Further names that no field may have. If it is a mapping, its values say whose names they are.
+            optionally ``instructions``. Keys are atoms or strings. Each side of a map is the text of that side, a list
+            whose elements are ``"name"``, ``"name: type"``, ``{name, type}`` (as in a keyword list) or
+            ``%{name: …, type: …, desc: …}``, or a map from names to types or to ``%{type: …, desc: …}``.
+        instructions: The instructions for the model. If the map has instructions too, they must be equal.
+        reserved: Further names that no field may have. The values of a mapping name who reserves them.
 
     Raises:
-        OperationError: Kind ``signature``, with the position in the text or the path in the map.
+        OperationError: Of kind ``signature``, with the position in the text or the path in the map.
     """
     if isinstance(source, Mapping):
         inputs, outputs, own_instructions = _parse_map(source)
@@ -127,7 +127,7 @@ def parse_signature(
 
 @lru_cache(maxsize=512)
 def build_signature(spec: SignatureSpec) -> type[dspy.Signature]:
-    """Give the class of DSPy for a checked signature: the same one for equal signatures, which nobody may change."""
+    """Return the DSPy class of a checked signature: one class for equal signatures; callers must not modify it."""
     fields = {field.name: (field.annotation, _described(dspy.InputField, field)) for field in spec.inputs}
     fields |= {field.name: (field.annotation, _described(dspy.OutputField, field)) for field in spec.outputs}
     signature: type[dspy.Signature] = dspy.Signature(fields, spec.instructions)
@@ -140,7 +140,7 @@ def _side_text(fields: tuple[Field, ...]) -> str:
 
 def _described(field_kind: Any, field: Field) -> Any:
     described = {} if field.description is None else {"desc": field.description}
-    return told(field_kind(**described, **dict(field.constraints)), field.constraints)
+    return with_pattern_in_prompt(field_kind(**described, **dict(field.constraints)), field.constraints)
 
 
 def _source_text(source: object) -> str:
@@ -152,7 +152,8 @@ def _source_text(source: object) -> str:
     return text
 
 
-#: Every call carries its signature, mostly one of a few. Longer texts are rare, and would fill the memory.
+#: Longest text whose parsed fields are cached. Each call carries its signature, usually one of a few. Longer texts are
+#: rare, and would fill the memory.
 MAX_REMEMBERED_CHARACTERS: Final = 1_024
 
 
@@ -273,7 +274,7 @@ def _named_field(name_term: object, described: object, side: str) -> Field:
     return _field(name, _type_at(described, name, where))
 
 
-# A map that has other keys is a type: of a map with these fields.
+# A map with any other key is an object type with these fields.
 _FIELD_KEYS: Final = ("type", *SETTINGS)
 
 

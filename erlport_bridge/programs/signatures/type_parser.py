@@ -1,10 +1,10 @@
-"""The types a signature's field may have, and their text: ``list[str]``, ``int | None``, ``Literal["a", "b"]``.
+"""Parse the type of a signature field from its text: ``list[str]``, ``int | None``, ``Literal["a", "b"]``.
 
-DSPy reads a type's text by importing modules of that name and by looking at the local variables of its callers. Here a
-type is one of :data:`KNOWN_TYPES` or it is an error; text never causes an import, an attribute access or an evaluation.
+DSPy resolves a type's text by importing modules of that name and by looking up the local variables of its callers. Here
+any type outside :data:`KNOWN_TYPES` is an error; text never causes an import, an attribute access or an evaluation.
 
-A parsed type has one canonical text, which parses to the same type again: ``string`` is ``str``, ``Image`` is
-``dspy.Image``, quotes are double.
+A parsed type has one canonical text, which parses to the same type again: ``string`` becomes ``str``, ``Image`` becomes
+``dspy.Image``, quotes become double.
 
 Grammar::
 
@@ -15,8 +15,8 @@ Grammar::
     setting = name "=" (literal | number)
     literal = string | integer | "True" | "False" | "None"
 
-An object is a map with these fields. A setting is a constraint (``ge=0``, :mod:`.constraints`), ``desc="…"``, or
-``default=3``; the last two where a field begins.
+An object is a map with the named fields. A setting is a constraint (``ge=0``, :mod:`.constraints`), ``desc="…"``, or
+``default=3``. ``desc`` and ``default`` count only on the first type of a field.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ from erlport_bridge.programs.text import quoted, suggestion
 from erlport_bridge.term import shown
 
 MAX_TYPE_DEPTH: Final = 20
-#: Of one ``[…]`` or of one ``A | B``. Literal's choices are members too.
+#: Most members of one ``[…]`` or one ``A | B``, and most choices of one ``Literal``.
 MAX_TYPE_MEMBERS: Final = 256
 _MAX_INTEGER_DIGITS: Final = 19
 
-#: Canonical name -> annotation, of every type that may stand without ``[…]``.
+#: Canonical name -> annotation, for every type that is valid without ``[…]``.
 KNOWN_TYPES: Final[Mapping[str, Any]] = MappingProxyType(
     {
         "str": str,
@@ -105,7 +105,7 @@ _ALIASES: Final[Mapping[str, str]] = {
     **{name.removeprefix("dspy."): name for name in KNOWN_TYPES if name.startswith("dspy.")},
 }
 
-# Types that take others in brackets -> what is subscripted, and how many it takes (None: any number).
+# Types with type parameters -> the object to subscript, and the number of parameters (None: any number).
 _GENERIC: Final[Mapping[str, tuple[Any, int | None]]] = {
     "list": (list, 1),
     "set": (set, 1),
@@ -117,7 +117,7 @@ _GENERIC: Final[Mapping[str, tuple[Any, int | None]]] = {
 _GENERIC_ONLY: Final = ("Optional", "Union", "Literal")
 _NAMES: Final = (*KNOWN_TYPES, *_GENERIC_ONLY)
 
-# What Python can hash: keys of a dict, elements of a set.
+# Hashable types: keys of a dict, elements of a set.
 _HASHABLE: Final = (str, int, float, bool, type(None), Any, datetime.datetime, datetime.date, datetime.time, Decimal)
 
 _TOKEN: Final = re.compile(
@@ -129,7 +129,7 @@ _TOKEN: Final = re.compile(
       | (?P<string>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*')""",
     re.VERBOSE | re.DOTALL,
 )
-# What people write in place of "->": "question - answer", "question => answer", "question → answer".
+# Characters that people write in place of "->": "question - answer", "question => answer", "question → answer".
 _LIKE_ARROWS: Final = frozenset("-–—→⇒>")
 _ARROW_REMEDY: Final = '; between the inputs and the outputs of a signature stands "->"'
 _ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
@@ -138,7 +138,13 @@ _CODE_LANGUAGE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+#.-]{0,31}")
 
 
 class Token(NamedTuple):
-    """A word of a signature's text. ``kind``: ``mark``, ``name``, ``integer``, ``number``, ``string``, ``end``."""
+    """A token of a signature's text.
+
+    Attributes:
+        kind: ``mark``, ``name``, ``integer``, ``number``, ``string`` or ``end``.
+        text: The characters of the token.
+        position: The offset of the first character, counted from 0.
+    """
 
     kind: str
     text: str
@@ -146,14 +152,14 @@ class Token(NamedTuple):
 
 
 class TokenReader:
-    """The words of a text, one after the other, and the errors about them.
+    """A reader of a text's tokens, which also raises the errors about them.
 
     Args:
-        text: Of a whole signature, or of a type in a signature's map.
-        where: What the text is in an error, such as ``signature`` or ``signature.inputs.tags``.
+        text: The text of a whole signature, or of a type in a signature's map.
+        where: The path of the text in errors, such as ``signature`` or ``signature.inputs.tags``.
 
     Raises:
-        OperationError: Kind ``signature``: a character that begins no word.
+        OperationError: Of kind ``signature``: a character that begins no token.
     """
 
     def __init__(self, text: str, where: str) -> None:
@@ -163,30 +169,30 @@ class TokenReader:
 
     @property
     def next(self) -> Token:
-        """The word that comes next; at the end of the text one of kind ``end``."""
+        """The next token; at the end of the text a token of kind ``end``."""
         return self._tokens[self._index]
 
     def take(self) -> Token:
-        """Give the next word and go on behind it."""
+        """Return the next token and advance."""
         token = self.next
         if token.kind != "end":
             self._index += 1
         return token
 
     def take_mark(self, *marks: str) -> bool:
-        """Go on behind the next word if it is one of ``marks``, and say whether it was."""
+        """Advance if the next token is one of ``marks``; return whether it was."""
         found = self.next.kind == "mark" and self.next.text in marks
         self._index += found
         return found
 
     def expected(self, what: str, remedy: str = "") -> NoReturn:
-        """Raise the error that something else than the next word was expected."""
+        """Raise an error that expects ``what`` in place of the next token."""
         token = self.next
         got = "the end of the text" if token.kind == "end" else shown(token.text)
         self.fail(f"expected {what}, got {got}", token.position, remedy)
 
     def fail(self, problem: str, position: int, remedy: str = "") -> NoReturn:
-        """Raise the error that there is a problem at a position, counted in characters from 0."""
+        """Raise an error about a problem at a position, counted in characters from 0."""
         raise OperationError("signature", f"{problem} at character {position} of {self.where}{remedy}", path=self.where)
 
     def _split(self, text: str) -> list[Token]:
@@ -205,14 +211,14 @@ class TokenReader:
 
 
 def parse_type(reader: TokenReader, field_name: str) -> FieldType:
-    """Read one type, as far as it goes.
+    """Parse one type.
 
     Args:
-        reader: Stands at the type's first word; afterwards behind its last one.
-        field_name: For the errors.
+        reader: Is at the first token of the type, and afterwards behind the last.
+        field_name: The name of the field, for errors.
 
     Raises:
-        OperationError: Kind ``signature``: an unknown type, or one that is put together wrongly, nests deeper than
+        OperationError: Of kind ``signature``: the type is unknown or malformed, nests deeper than
             :data:`MAX_TYPE_DEPTH`, or has more than :data:`MAX_TYPE_MEMBERS` members.
     """
     return _TypeParser(reader, field_name).union(1)
@@ -233,7 +239,7 @@ class _TypeParser:
             self._check_count(members, start)
         if len(members) == 1:
             return members[0]
-        # Said of the first member, as by `int(default=3) | None`, they are the whole field's.
+        # Description and default of the first member, as in `int(default=3) | None`, belong to the whole field.
         texts = " | ".join([members[0].whole_text, *(member.text for member in members[1:])])
         return FieldType(texts, _annotation(Union, members), (), members[0].description, members[0].default)
 
@@ -420,5 +426,5 @@ def _is_hashable(annotation: Any) -> bool:
 
 @lru_cache(maxsize=64)
 def _code_in(language: str) -> Any:
-    # dspy.Code["python"] is a new class each time; two signatures with it shall be equal.
+    # Cached: dspy.Code["python"] makes a new class each time, and equal signatures must have equal annotations.
     return dspy.Code[language]

@@ -1,9 +1,9 @@
-"""Types as Elixir writes them, to the text of a type.
+"""Translate types that Elixir writes as terms into the text of a type.
 
     :string    {:float, ge: 0, le: 1}    {:list, :string}    {:enum, ["a", "b"]}    %{name: :string, age: :integer}
 
-Each has one text (:mod:`.type_parser`), so there is one grammar, with one set of limits. Where JSON has no tuple, a
-list stands for it.
+:mod:`.type_parser` parses the text, so there is one grammar with one set of limits. A list may take the place of a
+tuple, for callers whose types come from JSON.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from erlport_bridge.programs.signatures.type_parser import MAX_TYPE_DEPTH
 from erlport_bridge.programs.text import expected_text, text_of
 from erlport_bridge.term import shown
 
-#: What may stand beside a type: of a field, of a member of a map, or in ``{type, options}``.
+#: The settings of a type, in a field, in a member of a map, or in ``{type, options}``.
 SETTINGS: Final = (*NAMES, "minimum", "maximum", "desc", "description", "default", "optional", "enum")
-# Words of tools' parameters that are called otherwise here.
+# JSON schema's names of settings -> ours.
 _CALLED: Final = {"minimum": "ge", "maximum": "le", "description": "desc"}
 
 
 def type_text(term: object, where: str, depth: int = 1) -> str:
-    """Give the text of a type.
+    """Return the text of a type.
 
     Args:
         term: Text (an atom, a string, a charlist), a tuple or a map.
         where: The path of the field, for errors.
-        depth: How deep it stands in others, counted from 1.
+        depth: The nesting depth of the type, counted from 1.
 
     Raises:
-        OperationError: Kind ``signature``: no form of a type. Names are left to the reader of the text.
+        OperationError: Of kind ``signature``: the term has no form of a type. The parser of the text checks names.
     """
     if depth > MAX_TYPE_DEPTH:
         raise _error(f"expected a type that nests at most {MAX_TYPE_DEPTH} levels at {where}", where)
@@ -54,7 +54,7 @@ def type_text(term: object, where: str, depth: int = 1) -> str:
 
 
 def _form(term: tuple[Any, ...] | list[Any], where: str, depth: int) -> str:
-    """Give the text of ``{:list, type}`` and the like, of ``{type, options}``, and of ``{type, description}``."""
+    """Return the text of a form such as ``{:list, type}``, of ``{type, options}``, or of ``{type, description}``."""
     head, *parts = term
     name = text_of(head)
     write = None if name is None else _FORMS.get(name)
@@ -71,7 +71,7 @@ def _form(term: tuple[Any, ...] | list[Any], where: str, depth: int) -> str:
 
 
 def with_settings(text: str, settings: Any, where: str) -> str:
-    """Give the text of a type with constraints, a description and a default: ``int(ge=0, desc="…")``."""
+    """Return the text of a type with constraints, a description and a default: ``int(ge=0, desc="…")``."""
     pairs = settings.items() if isinstance(settings, Mapping) else settings
     given = {text_of(key) or shown(key): value for key, value in pairs}
     for name in given:
@@ -135,7 +135,7 @@ def _union(parts: list[Any], where: str, depth: int) -> str:
 
 
 def _map(parts: list[Any], where: str, depth: int) -> str:
-    # With one type its keys are text.
+    # A map with one type has keys of text.
     return _generic("dict", 2)(parts if len(parts) == 2 else ["str", *parts], where, depth)
 
 

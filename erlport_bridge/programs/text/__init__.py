@@ -1,4 +1,4 @@
-"""Read what a term or a sentence says: text, arguments and options of callers, arithmetic, facts in prose."""
+"""Read text: strings, arguments and options of callers; arithmetic and facts in sentences."""
 
 from erlport_bridge.programs.text import arguments
 from erlport_bridge.programs.text.arithmetic import (

@@ -1,6 +1,6 @@
-"""Reads the arguments of an operation as an Elixir or Erlang caller writes them.
+"""Read the arguments of an operation as an Elixir or Erlang caller writes them.
 
-Text may come as a binary, an atom or a charlist; options as a map or a keyword list, with atoms or strings as keys.
+Text may be a binary, an atom or a charlist. Options may be a map or a keyword list, with atoms or strings as keys.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.text.wording import expected_text, quoted, suggestion, text_of
 from erlport_bridge.term import Atom, shown
 
-#: The longest time limit: 2^32 - 1 milliseconds, 49 days, as Erlang's own.
+#: The longest timeout: 2^32 - 1 milliseconds (49 days), Erlang's own limit.
 MAX_TIMEOUT_MS: Final = 2**32 - 1
 
 
@@ -21,10 +21,10 @@ def text(value: object, path: str) -> str:
 
     Args:
         value: A binary, an atom, or a charlist.
-        path: What the argument is called, for the error.
+        path: The argument's path, for the error.
 
     Raises:
-        OperationError: Of kind ``input``.
+        OperationError: Of kind ``input``: ``value`` is empty or not text.
     """
     found = text_of(value)
     if found:
@@ -33,15 +33,15 @@ def text(value: object, path: str) -> str:
 
 
 def optional_text(value: object, path: str) -> str | None:
-    """Read text or ``nil``."""
+    """Read text, or return ``None`` for ``nil``."""
     return None if value is None else text(value, path)
 
 
 def boolean(value: object, path: str, *, default: bool = False) -> bool:
-    """Read ``true`` or ``false``; ``default`` for ``nil``.
+    """Read ``true`` or ``false``; return ``default`` for ``nil``.
 
     Raises:
-        OperationError: Of kind ``input``.
+        OperationError: Of kind ``input``: ``value`` is none of them.
     """
     if value is None:
         return default
@@ -55,13 +55,13 @@ def options(value: object, path: str) -> dict[str, Any]:
 
     Args:
         value: A map, a keyword list, or ``nil`` for no options.
-        path: What the argument is called, for the error.
+        path: The argument's path, for the error.
 
     Returns:
         A new dict with plain ``str`` keys.
 
     Raises:
-        OperationError: Of kind ``input``.
+        OperationError: Of kind ``input``: ``value`` is none of them, or a key is neither an atom nor a string.
     """
     if value is None:
         return {}
@@ -80,7 +80,7 @@ def options(value: object, path: str) -> dict[str, Any]:
 
 
 def _outline(value: object) -> str:
-    """Give what came in place of options without what stands in it, which may be an API key."""
+    """Return the kind of a value that came in place of options, without its content, which may hold an API key."""
     for kind, name in ((Atom, None), (str, "a string"), (list, "a list"), (tuple, "a tuple"), (Mapping, "a map")):
         if isinstance(value, kind):
             return name or shown(value)
@@ -88,10 +88,10 @@ def _outline(value: object) -> str:
 
 
 def timeout_ms(value: object, path: str = "opts.timeout") -> int | None:
-    """Read a time limit in milliseconds; ``None`` for ``nil`` and ``:infinity``.
+    """Read a timeout in milliseconds; return ``None`` for ``nil`` and ``:infinity``.
 
     Raises:
-        OperationError: Of kind ``input``: it is no positive integer, or longer than :data:`MAX_TIMEOUT_MS`.
+        OperationError: Of kind ``input``: ``value`` is not an integer from 1 to :data:`MAX_TIMEOUT_MS`.
     """
     if value is None or value == "infinity":
         return None
@@ -103,14 +103,14 @@ def timeout_ms(value: object, path: str = "opts.timeout") -> int | None:
 
 
 def unknown(what: str, name: str, known: Collection[str], where: str, path: str | None = None) -> OperationError:
-    """Give the error about a name that is none of the known ones, with the nearest of them.
+    """Return the error about an unknown name, with the nearest known name as a suggestion.
 
     Args:
-        what: What it should have been the name of, such as ``option``.
-        name: What came.
-        known: All names that mean something here.
-        where: Where it came.
-        path: The path of the details map, if it is not ``where``.
+        what: What the name should stand for, such as ``option``.
+        name: The unknown name.
+        known: All names that are allowed here.
+        where: The place of the name, as the message shows it.
+        path: The ``path`` of the error's details; by default ``where``.
     """
     choices = ", ".join(sorted(known))
     message = f"unknown {what} {quoted(name)} at {where}{suggestion(name, known)}; known here: {choices}"
@@ -118,7 +118,7 @@ def unknown(what: str, name: str, known: Collection[str], where: str, path: str 
 
 
 def only(given: Mapping[str, Any], known: Collection[str], what: str, path: str) -> None:
-    """Raise the error of :func:`unknown` for the first key that is none of the known ones."""
+    """Raise the error of :func:`unknown` for the first key of ``given`` that is not in ``known``."""
     for name in given:
         if name not in known:
             raise unknown(what, name, known, path, f"{path}.{name}")

@@ -1,7 +1,7 @@
-"""Arithmetic from text: a bounded evaluator, and the finding of an expression in a sentence.
+"""Evaluate arithmetic expressions within bounds, and find an expression in a sentence.
 
-Shared by the calculator tool and the embedded model. Nothing here calls ``eval``: an expression is parsed by ``ast``
-and only the nodes named below are computed, each step with a bound on the size of its result.
+The calculator tool and the embedded model share this module. Nothing here calls ``eval``: ``ast`` parses an expression,
+only the node types named below are computed, and the result of each step is bounded in size.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Final
 
 Number = int | float
 
-# A nested expression is walked recursively, one level per character at worst: well below Python's recursion limit.
+# The evaluator recurses, at worst one level per character: this is well below Python's recursion limit.
 _MAX_CHARACTERS: Final = 300
 
-# 2 ** 4096 has 1,234 digits: more than a sentence needs, and quick to compute and to print.
+# 2 ** 4096 has 1,234 digits: more than a sentence needs, and fast to compute and to print.
 _MAX_BITS: Final = 4_096
 
 _OPERATORS: Final[Mapping[type[ast.operator], Callable[[Number, Number], Number]]] = {
@@ -49,7 +49,7 @@ def evaluate(expression: str) -> Number:
             ``e``, and the functions abs, ceil, floor, max, min, round and sqrt.
 
     Raises:
-        ValueError: The expression is anything else, divides by zero, or a result has more than 4,096 bits.
+        ValueError: The expression is anything else, divides by zero, or has a result of more than 4,096 bits.
 
     >>> evaluate("6 * 7")
     42
@@ -92,7 +92,7 @@ def _value(node: ast.expr) -> Number:
 
 
 def _power(base: Number, exponent: Number) -> Number:
-    # Checked before it is computed: 9 ** 9 ** 9 would otherwise take minutes and gigabytes.
+    # Check the size before computing: 9 ** 9 ** 9 would take minutes and gigabytes.
     whole = isinstance(base, int) and isinstance(exponent, int)
     if whole and abs(base) > 1 and int(base).bit_length() * exponent > _MAX_BITS:
         raise OverflowError
@@ -131,19 +131,19 @@ _AGGREGATE: Final = re.compile(
 )
 _PLAIN: Final = re.compile(r"(?:sqrt|[\d.+\-*/%^() ]){3,300}")
 _OPERATION: Final = re.compile(r"\d\s*\)*\s*(?:\*\*|//|[+*/%^]|\s-\s?|-(?=\s))\s*[\d(+-]|sqrt\(|\d-\d")
-# 2024-05-01, 1914-1918 and 555-1234 are written like subtractions, but nobody asks for their difference.
+# 2024-05-01, 1914-1918 and 555-1234 look like subtractions but are a date, a range of years and a phone number.
 _DASHED_FIGURES: Final = re.compile(r"\d{3,}-\d|\d-\d+-\d")
 
 
 def find_expression(sentence: str) -> str | None:
-    """Give the arithmetic expression that a sentence contains, in the form that :func:`evaluate` takes.
+    """Return the arithmetic expression in a sentence, in the form that :func:`evaluate` takes.
 
     Args:
-        sentence: Only its first 2,000 characters are read: a question, not a document.
+        sentence: A question rather than a document; only its first 2,000 characters are read.
 
     Returns:
-        ``"3 + 4 + 5"`` for ``"the sum of 3, 4 and 5"``; ``"6 * 7"`` for ``"what is 6 times 7?"``; None where there is
-        nothing to compute.
+        ``"3 + 4 + 5"`` for ``"the sum of 3, 4 and 5"``; ``"6 * 7"`` for ``"what is 6 times 7?"``; ``None`` if the
+        sentence has no expression.
     """
     sentence = sentence[:2_000]
     aggregate = _AGGREGATE.search(sentence)

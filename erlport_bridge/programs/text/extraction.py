@@ -1,6 +1,6 @@
-"""Finding things in text, deterministically: the sentences nearest to a query, and the numbers and dates in them.
+"""Find facts in text, deterministically: the sentences nearest to a query, numbers, dates and listed items.
 
-Shared by the embedded model and the ``search_text`` tool. Everything is linear in the length of the text.
+The embedded model and the ``search_text`` tool share this module. Every function is linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 
 _SENTENCE_END: Final = re.compile(r"(?<=[.!?])[ \t]+(?=\S)")
 _WORD: Final = re.compile(r"[^\W_]+")
-# Not a part of a word or of a version; longer rows of digits are identifiers, and slow to turn into a number.
+# A number is not part of a word or of a version. Longer runs of digits are identifiers, and slow to convert.
 _NUMBER: Final = re.compile(
     r"(?<![\w.])-?\d{1,3}(?:,\d{3}){1,6}(?:\.\d{1,15})?(?![\w,])|(?<![\w.])-?\d{1,18}(?:\.\d{1,15})?(?!\w)"
 )
@@ -44,13 +44,13 @@ _STOP_WORDS: Final = frozenset(
     )
 )
 
-# The usual constants of BM25: how fast a repeated word stops counting, and how much a long sentence is held back.
+# BM25's k1 and b at their usual values: k1 saturates the term frequency, b penalizes long sentences.
 _SATURATION: Final = 1.2
 _LENGTH_WEIGHT: Final = 0.75
 
 
 def sentences(text: str) -> list[str]:
-    """Split a text into its sentences, each on one line with single spaces. Line ends also end a sentence."""
+    """Split a text into sentences, with single spaces between words. The end of a line also ends a sentence."""
     return [
         " ".join(sentence.split())
         for line in text.splitlines()
@@ -60,7 +60,7 @@ def sentences(text: str) -> list[str]:
 
 
 def words(text: str) -> list[str]:
-    """Give the words of a text that carry meaning, in lower case, plurals as singulars."""
+    """Return the words of a text without stop words, in lower case, plurals as singulars."""
     return [_stem(word) for word in _WORD.findall(text.lower()) if word not in _STOP_WORDS]
 
 
@@ -75,14 +75,14 @@ def _stem(word: str) -> str:
 
 
 class Passages:
-    """The sentences of a text, indexed by word: reading the text costs its length once, a query only its matches."""
+    """An inverted index of a text's sentences: built once in the length of the text; a query costs its matches."""
 
     def __init__(self, text: str) -> None:
-        # A sentence that stands there twice (in a text and in what an earlier stage took from it) says nothing more,
-        # but would make its words look common.
+        # A repeated sentence (in a text, and in what an earlier stage took from it) adds nothing, but would make its
+        # words look common.
         self.sentences = list(dict.fromkeys(sentences(text)))
         self._lengths: list[int] = []
-        self._occurrences: dict[str, dict[int, int]] = {}  # word -> number of the sentence -> how often it stands there
+        self._occurrences: dict[str, dict[int, int]] = {}  # word -> index of the sentence -> count
         for index, sentence in enumerate(self.sentences):
             found = words(sentence)
             self._lengths.append(len(found))
@@ -92,7 +92,7 @@ class Passages:
         self._mean_length = sum(self._lengths) / len(self._lengths) if self._lengths else 0.0
 
     def scores(self, query: Mapping[str, float]) -> dict[int, float]:
-        """Give the BM25 score of each sentence that shares a word with a query of weighted words."""
+        """Return the BM25 score of each sentence that shares a word with a query of weighted words, by index."""
         scores: dict[int, float] = {}
         for word, weight in query.items():
             counts = self._occurrences.get(word, {})
@@ -105,19 +105,19 @@ class Passages:
         return scores
 
     def nearest(self, query: Mapping[str, float]) -> list[int]:
-        """Give the numbers of the sentences that share a word with the query, nearest first, then in order."""
+        """Return the indices of the sentences that share a word with the query: nearest first, equals in order."""
         scores = self.scores(query)
         return sorted(scores, key=lambda index: (-scores[index], index))
 
     def ranked(self, query: Mapping[str, float]) -> list[int]:
-        """Give the numbers of all sentences: the nearest ones first, then the others in the text's order."""
+        """Return the indices of all sentences: the result of :meth:`nearest`, then the others in the text's order."""
         nearest = self.nearest(query)
         matched = set(nearest)
         return nearest + [index for index in range(len(self.sentences)) if index not in matched]
 
 
 def weighted_query(*parts: tuple[str, float]) -> dict[str, float]:
-    """Give a query from texts and their weights; a word of several texts has its greatest weight."""
+    """Return a query (word -> weight) from texts and their weights; a word in several texts has the greatest weight."""
     query: dict[str, float] = {}
     for text, weight in parts:
         for word in words(text):
@@ -126,13 +126,13 @@ def weighted_query(*parts: tuple[str, float]) -> dict[str, float]:
 
 
 def nearest_sentences(text: str, query: str, limit: int) -> list[str]:
-    """Give at most ``limit`` sentences that share a word with the query, nearest first."""
+    """Return at most ``limit`` sentences that share a word with the query, nearest first."""
     passages = Passages(text)
     return [passages.sentences[index] for index in passages.nearest(weighted_query((query, 1.0)))[:limit]]
 
 
 def numbers(text: str) -> list[int | float]:
-    """Give the numbers of a text in its order; ``1,234`` is one number, the digits of a date or a name are none."""
+    """Return the numbers of a text in its order; ``1,234`` is one number, digits in dates and names are skipped."""
     for date in (_ISO_DATE, _DAY_MONTH_YEAR, _MONTH_DAY_YEAR):
         text = date.sub(" ", text)
     found = [match[0].replace(",", "") for match in _NUMBER.finditer(text)]
@@ -140,7 +140,7 @@ def numbers(text: str) -> list[int | float]:
 
 
 def dates(text: str) -> list[datetime.date]:
-    """Give the dates of a text: ISO dates first, then ``20 July 1969`` and ``July 20, 1969``, each in its order."""
+    """Return the dates of a text: ISO dates, then ``20 July 1969``, then ``July 20, 1969``; each form in text order."""
     parts: Iterable[tuple[str, int, str]] = [
         *((match[1], int(match[2]), match[3]) for match in _ISO_DATE.finditer(text)),
         *((match[3], _month(match[2]), match[1]) for match in _DAY_MONTH_YEAR.finditer(text)),
@@ -150,7 +150,7 @@ def dates(text: str) -> list[datetime.date]:
     for year, month, day in parts:
         try:
             found.append(datetime.date(int(year), month, int(day)))
-        except ValueError:  # 2023-02-31 is no date
+        except ValueError:  # such as 2023-02-31
             continue
     return found
 
@@ -165,7 +165,7 @@ _MAX_WORDS_OF_AN_ITEM: Final = 4
 
 
 def listed_items(sentence: str) -> list[str]:
-    """Give the items that a sentence lists (``"The colours are red, green and blue."``), or an empty list."""
+    """Return the items that a sentence lists (``"The colours are red, green and blue."``), or an empty list."""
     introduction = _LIST_INTRODUCTION.search(sentence)
     rest = sentence[introduction.end() :] if introduction else sentence
     items = [item.strip(" .!?;") for item in _LIST_SEPARATOR.split(rest)]

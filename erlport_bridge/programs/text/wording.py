@@ -1,4 +1,4 @@
-"""Text that came as a term: what counts as text, how it is quoted in an error, and what it may not contain.
+"""Read text from terms, quote it in errors, suggest names, and disarm the markers of DSPy's prompts in it.
 
 Nothing here imports DSPy.
 """
@@ -12,8 +12,8 @@ from typing import Final
 
 from erlport_bridge.term import shown
 
-# DSPy's adapters replace whatever stands between these markers in a user message by content parts of their own, such
-# as an image to be fetched from any address. In text that came as data the markers must stay text.
+# DSPy's adapters replace the text between these markers in a user message by content parts, such as an image that the
+# provider fetches from any address. In a caller's data the markers must stay text.
 _MARKER_START: Final = "<<CUSTOM-TYPE-"
 _HEADER_SIGN: Final = "##"
 _HEADER_START: Final = re.compile(r"(\[\[\s*)##")
@@ -21,16 +21,16 @@ _HARMLESS_MARKER_START: Final = "<< CUSTOM-TYPE-"
 
 _MAX_CODE_POINT: Final = 0x10FFFF
 
-# A longer name is no misspelling of a known one: it is not compared, which would take time that its sender chooses,
-# and not shown in full.
+# A longer name is not a misspelling of a known name. It is not compared, since its sender would choose how long that
+# takes, and not shown in full.
 _MAX_NAME_CHARACTERS: Final = 64
 
 
 def text_of(value: object) -> str | None:
-    """Give the text of a term: of a string, of an atom, or of a charlist (a list of code points that is not empty).
+    """Return the text of a term: a string, an atom, or a charlist (a list of code points that is not empty).
 
     Returns:
-        A plain ``str`` that UTF-8 can carry; ``None`` if the term is no text.
+        A plain ``str`` that UTF-8 can encode; ``None`` if the term is not text.
     """
     if isinstance(value, list):
         if not value or not all(type(point) is int and 0 <= point <= _MAX_CODE_POINT for point in value):
@@ -40,22 +40,22 @@ def text_of(value: object) -> str | None:
         return None
     try:
         value.encode()
-    except UnicodeEncodeError:  # half a character of UTF-16, which a charlist and JSON can hold
+    except UnicodeEncodeError:  # a lone surrogate, which a charlist and JSON can hold
         return None
     return str(value)
 
 
 def expected_text(where: str, value: object) -> str:
-    """Give the sentence about a term at ``where`` that is no text."""
+    """Return the error message about a term at ``where`` that is not text."""
     if isinstance(value, bytes):
         return f"expected UTF-8 text at {where}, got a binary that is not UTF-8"
     return f"expected a string at {where}, got {shown(value)}"
 
 
 def neutral(text: str) -> str:
-    """Give ``text`` with what is structure in a prompt of DSPy broken by a space, so that data stays data.
+    """Return ``text`` with DSPy's prompt markers broken by a space, so that a caller's data stays data.
 
-    That are the markers of its content parts, and the headers of its sections: ``[[ ## answer ## ]]`` becomes
+    The markers are the start of a content part, and a section header: ``[[ ## answer ## ]]`` becomes
     ``[[ # # answer ## ]]``.
     """
     text = text.replace(_MARKER_START, _HARMLESS_MARKER_START)
@@ -63,17 +63,17 @@ def neutral(text: str) -> str:
 
 
 def quoted(name: str) -> str:
-    """Give a name that came from outside for an error, in double quotes; a long one is cut."""
+    """Return a caller's name in double quotes for an error; a long name is cut."""
     return f'"{name}"' if len(name) <= _MAX_NAME_CHARACTERS else f'"{name[:_MAX_NAME_CHARACTERS]}…"'
 
 
 def inside(path: str, key: object) -> str:
-    """Give the path of an entry of a map: ``inputs.scores["a"]``, ``inputs.scores[1]``."""
+    """Return the path of an entry of a map: ``inputs.scores["a"]``, ``inputs.scores[1]``."""
     return f"{path}[{quoted(key) if isinstance(key, str) else shown(key)}]"
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Give ``; did you mean "…"?`` with the nearest of the known names, or nothing if none is near."""
+    """Return ``; did you mean "…"?`` with the nearest known name, or an empty string if none is near."""
     if len(name) > _MAX_NAME_CHARACTERS:
         return ""
     folded = {candidate.lower(): candidate for candidate in known}
@@ -82,10 +82,11 @@ def suggestion(name: str, known: Iterable[str]) -> str:
 
 
 def misspelt(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name of which ``name`` is a misspelling; ``None``: it is another word.
+    """Return the known name that ``name`` misspells, or ``None`` if ``name`` is another word.
 
-    Stricter than :func:`suggestion`, which may guess. Two letters swapped, one missing, added or wrong count as one
-    mistake; a name of up to five letters may have one, a longer name two, and a single letter none.
+    This is stricter than :func:`suggestion`, which may guess. Two letters swapped, or one letter missing, added or
+    wrong, count as one mistake. A name of up to five letters may have one mistake, a longer name two, a single letter
+    none.
 
     >>> misspelt("timout", ["timeout", "temperature"]), misspelt("ml", ["lm"]), misspelt("max_hops", ["max_iters"])
     ('timeout', 'lm', None)

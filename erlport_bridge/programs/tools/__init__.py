@@ -1,4 +1,4 @@
-"""Tools that a language model may call: Python functions offered by name, and functions of Elixir."""
+"""Tools that a language model may call: registered Python functions, and Elixir functions that a call passes."""
 
 from erlport_bridge.programs.tools import elixir_tool
 from erlport_bridge.programs.tools.elixir_tool import (

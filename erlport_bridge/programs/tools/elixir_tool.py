@@ -1,4 +1,4 @@
-"""Tools that are functions of Elixir: their description, and the check of their arguments."""
+"""Read the descriptions of Elixir functions as tools, and check the arguments that a model gives to them."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ from erlport_bridge.programs.tools.observed_tool import (
 from erlport_bridge.term import shown
 
 _KEYS: Final = frozenset({"name", "description", "parameters", "callback"})
-# What models write as text where they mean a number or a truth value, and how it is read.
+# Types that models sometimes write as strings ("3", "true"), and how such a string is read.
 _WRITTEN_AS_TEXT: Final = {
     name: pydantic.TypeAdapter(annotation)
     for name, annotation in (("integer", int), ("number", float), ("boolean", bool))
 }
-# Deep enough for anything that a model reads, and far from Python's own limit.
+# Deep enough for any result that a model can read, and far from Python's recursion limit.
 _MAX_DEPTH: Final = 64
 _MAX_REASON_CHARACTERS: Final = 200
 
 
 @dataclass(frozen=True)
 class ElixirTool:
-    """A tool of Elixir as far as calls have it in common.
+    """The description of an Elixir tool; equal for calls that describe the tool equally.
 
     Attributes:
-        name: What the model calls it.
-        description: What it is for.
-        schema: JSON schema of its arguments, an object, as text: equal for equal schemas.
-        function: What it calls.
+        name: The name by which the model calls the tool.
+        description: The purpose of the tool, for the model.
+        schema: JSON schema of the arguments (an object) as text; equal schemas have equal texts.
+        function: The Elixir function.
     """
 
     name: str
@@ -56,7 +56,7 @@ class ElixirTool:
     function: ElixirFunction
 
     def build(self) -> dspy.Tool:
-        """Build the tool; it can be shared by all calls that describe it so."""
+        """Build the DSPy tool, which all calls with an equal description may share."""
         schema = json.loads(self.schema)
         return _FunctionTool(_stand_in(schema), self, schema)
 
@@ -65,12 +65,12 @@ def read(item: Mapping[Any, Any], path: str) -> ElixirTool:
     """Read the description of one tool.
 
     Args:
-        item: A map with ``name``, ``description``, ``parameters`` (a JSON schema of an object; no arguments if it is
-            left out) and ``callback`` (the id under which the function can be called).
-        path: Where it stands in the call, for errors.
+        item: A map with ``name``, ``description``, ``parameters`` (a JSON schema of an object; without it the tool
+            takes no arguments) and ``callback`` (the id by which Elixir finds the function).
+        path: The path of the map in the call, for errors.
 
     Raises:
-        OperationError: Of kind ``input``, with the path of what is wrong, such as ``opts.tools[0].name``.
+        OperationError: Of kind ``input``, with the path of the invalid entry, such as ``opts.tools[0].name``.
     """
     given = arguments.options(item, path)
     arguments.only(given, _KEYS, "key of a tool", path)
@@ -86,7 +86,7 @@ def read_name(value: object, path: str) -> str:
     """Read the name of a tool.
 
     Raises:
-        OperationError: Of kind ``input``.
+        OperationError: Of kind ``input``: the name is not 1 to 64 letters, digits and ``_``.
     """
     name = arguments.text(value, path)
     if not NAME.fullmatch(name):
@@ -95,10 +95,10 @@ def read_name(value: object, path: str) -> str:
 
 
 def read_schema(value: object, path: str) -> str:
-    """Read the JSON schema of a tool's arguments, an object; gives it as text, equal for equal ones.
+    """Read the JSON schema of a tool's arguments and return it as text; equal schemas have equal texts.
 
     Raises:
-        OperationError: Of kind ``input``.
+        OperationError: Of kind ``input``: ``value`` is not a JSON schema of an object, or contains ``$ref``.
     """
     schema = arguments.options(value, path)
     schema.setdefault("type", "object")
@@ -111,7 +111,7 @@ def read_schema(value: object, path: str) -> str:
         if not isinstance(name, str):
             raise _wrong(f"{path}.properties", "names of arguments", name)
     try:
-        # Without `default`: it stands in for values that JSON does not have, and here they are an error.
+        # Without the parameter `default`, so that a value that JSON does not have is an error.
         text = json.dumps(schema, sort_keys=True, allow_nan=False)
         jsonschema.Draft202012Validator.check_schema(json.loads(text))
     except jsonschema.SchemaError as error:
@@ -134,7 +134,7 @@ def _wrong(path: str, expected: str, value: object) -> OperationError:
 
 
 def _stand_in(schema: Mapping[str, Any]) -> Callable[..., Any]:
-    """Stand in for the function, of which DSPy wants to see the parameters; the tool calls Elixir's own instead."""
+    """Return a function with the schema's parameters, which DSPy inspects; the tool calls Elixir instead of it."""
 
     def called_by_name(**values: Any) -> Any:
         raise TypeError("a function of Elixir is called by its tool")
@@ -149,14 +149,14 @@ def _stand_in(schema: Mapping[str, Any]) -> Callable[..., Any]:
         for name in schema["properties"]
         if name.isidentifier() and not keyword.iskeyword(name)
     ]
-    # Code in the sandbox may give arguments by their place: those that may be left out come last.
+    # Code in the sandbox may pass positional arguments, so optional parameters come last.
     parameters.sort(key=lambda parameter: parameter.name not in required)
     called_by_name.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     return called_by_name
 
 
 class _FunctionTool(ObservedTool):
-    """A function of Elixir."""
+    """A DSPy tool that calls an Elixir function."""
 
     _schema: dict[str, Any] = pydantic.PrivateAttr()
     _function: ElixirFunction = pydantic.PrivateAttr()
@@ -185,9 +185,10 @@ class _FunctionTool(ObservedTool):
         raise ArgumentsError(f"argument {name}{where} is invalid: {reason}")
 
     def _takes_nil(self, name: str) -> bool:
-        """Tell whether ``nil`` is a value of an argument, and does not say that it is left out.
+        """Return whether ``nil`` is a value of an argument, rather than a mark that the argument is left out.
 
-        Models write it so, and code in the sandbox, where each function has all its parameters.
+        Models write ``null`` for optional arguments, and so does code in the sandbox, where each function has all its
+        parameters.
         """
         if name in self._schema.get("required", ()) or name not in self._schema["properties"]:
             return True
@@ -202,10 +203,10 @@ def _has_default(schema: object) -> bool:
 
 
 def _read_value(value: Any, schema: object) -> Any:
-    """Read a number or a truth value that a model wrote as text, as tools of Python do; all else is as it came."""
+    """Read a number or a boolean that a model wrote as a string, as Python tools do; return other values unchanged."""
     kind = schema.get("type") if isinstance(schema, dict) else None
     if isinstance(value, float) and kind == "integer" and value.is_integer():
-        # To JSON schema 2.0 is an integer; to Elixir it is not.
+        # 2.0 is an integer in JSON schema, but not in Elixir.
         return int(value)
     reader = _WRITTEN_AS_TEXT.get(kind) if isinstance(value, str) and isinstance(kind, str) else None
     if reader is None:
@@ -217,10 +218,10 @@ def _read_value(value: Any, schema: object) -> Any:
 
 
 def _observable(value: Any, path: str = "", depth: int = 1) -> Any:
-    """Give the result of a function if a model can read it.
+    """Return the result of a function as values that a model can read.
 
     Raises:
-        OperationError: Of kind ``tool``: it holds a process, a function or the like, or nests too deep.
+        OperationError: Of kind ``tool``: the result holds a pid, a function or the like, or nests too deep.
     """
     where = f" at {path}" if path else ""
     if depth > _MAX_DEPTH:

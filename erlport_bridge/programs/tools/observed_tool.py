@@ -1,7 +1,7 @@
-"""Tools of which everything that goes wrong is an observation of the language model.
+"""Tools whose errors become observations for the language model.
 
-A language model writes the arguments and reads the result, so both are treated as foreign text: arguments are checked
-before the tool sees them, and an error becomes one short sentence, without a traceback or a path of this host.
+A language model writes the arguments and reads the result, so both are untrusted text. Arguments are checked before the
+tool sees them. An error becomes one short sentence, without a traceback and without paths of this host.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from erlport_bridge.request import within
 from erlport_bridge.term import shown
 from erlport_bridge.threads import NoThreadError
 
-#: ReAct's own tool, which ends the trajectory; it silently replaces one of the same name.
+#: ReAct's own tool, which ends the trajectory; DSPy would silently replace a tool of this name by it.
 RESERVED_NAMES: Final = frozenset(("finish",))
-#: What a tool may be called: providers of models take no more.
+#: Valid names of tools: model providers accept no others.
 NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,63}")
 
 _HOST_PATH: Final = re.compile(r"(?:[A-Za-z]:\\|/)[\w.+-]+(?:[/\\][\w.+-]+)+")
@@ -32,18 +32,21 @@ _MAX_ERROR_CHARACTERS: Final = 300
 
 
 class ArgumentsError(Exception):
-    """The arguments that a model wrote are not those that the tool takes; the text says why."""
+    """The arguments that a model wrote are invalid for the tool; the message says why."""
 
 
 class CallEndedError(BaseException):
-    """Ends the call in which a tool runs, with ``__cause__`` as its error. ReAct would go on with an ``Exception``."""
+    """Ends the call in which a tool runs, with ``__cause__`` as the error.
+
+    A ``BaseException``, since ReAct catches any ``Exception`` and goes on.
+    """
 
 
 class ObservedTool(dspy.Tool):  # type: ignore[misc]
-    """A tool of which everything that goes wrong is an observation.
+    """A tool whose errors become observations for the model.
 
-    DSPy's own checks and a tool's own exceptions are raised, and ReAct shows the model what is raised with a traceback
-    that has this host's paths in it.
+    DSPy's tools raise, for invalid arguments and for errors of their function. ReAct then shows the model a traceback,
+    which contains paths of this host.
     """
 
     # The positional-only self leaves every name free for an argument.
@@ -63,22 +66,22 @@ class ObservedTool(dspy.Tool):  # type: ignore[misc]
         except ArgumentsError as error:
             return f"Error in {self.name}: {neutral(str(error))}"
         except NoThreadError as error:
-            # Nothing that the model could do anything about.
+            # The model cannot remedy a lack of threads.
             raise CallEndedError from error
-        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - what it raises is told to the model
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the model reads every error
             return f"Error in {self.name}: {_error_text(error)}"
 
     @abstractmethod
     def _checked(self, arguments: dict[str, Any]) -> dict[str, Any]:
-        """Give the arguments as the tool takes them; raises :class:`ArgumentsError`."""
+        """Return the arguments as the tool takes them; raise :class:`ArgumentsError` if they are invalid."""
 
     @abstractmethod
     async def _run(self, values: dict[str, Any]) -> Any:
-        """Do what the tool is for."""
+        """Run the tool's function."""
 
 
 def check_names(given: Mapping[str, Any], *, known: Iterable[str], required: Iterable[str]) -> None:
-    """Raise an :class:`ArgumentsError` that names all arguments that are missing or unknown, if there are any."""
+    """Raise an :class:`ArgumentsError` that names all missing and unknown arguments, if there are any."""
     missing = [f"missing argument {name}" for name in required if name not in given]
     unknown = [f"unknown argument {shown(name)}" for name in given if name not in known]
     if missing or unknown:
@@ -88,15 +91,15 @@ def check_names(given: Mapping[str, Any], *, known: Iterable[str], required: Ite
 def _observation_of(result: Any) -> Any:
     result = _neutral(result)
     if isinstance(result, list) and not all(isinstance(item, str) for item in result):
-        # DSPy words a list as texts, and fails with a TypeError where one holds anything else.
+        # DSPy formats a list as texts, and raises TypeError if an item is not text.
         return pydantic_core.to_json(result, fallback=str).decode()
     return result
 
 
 def _neutral(result: Any) -> Any:
-    """Give a tool's result with its text neutral, in lists and maps too.
+    """Return a tool's result with all its text neutral, also inside lists and maps.
 
-    DSPy would turn a marker in it into a content part of the prompt, such as an image to be fetched.
+    DSPy would turn a marker in the text into a content part of the prompt, such as an image that the provider fetches.
     """
     if isinstance(result, str):
         return neutral(result)

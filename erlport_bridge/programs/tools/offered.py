@@ -1,8 +1,7 @@
-"""The tools of ReAct: those that Python offers by name, and functions of Elixir that a call brings along.
+"""The registry of Python tools, and the reading of a call's tools: names in the registry, and Elixir functions.
 
-Python offers three of its own, and those that the application registers.
-
-An application registers a tool when its module is imported, and names the tool in a call::
+The registry has three built-in tools, and the tools that the application registers. An application registers a tool
+when its module is imported, and names the tool in a call::
 
     from erlport_bridge.programs.tools import offer
 
@@ -10,10 +9,10 @@ An application registers a tool when its module is imported, and names the tool 
     def stock(article: str) -> int:
         \"\"\"How many pieces of an article are in stock.\"\"\"
 
-Arguments are checked against the function's annotations; what goes wrong is an observation (:mod:`.observed_tool`).
-``await tool.acall(...)``, which ``ReAct.acall`` does, runs a plain function in a thread with the caller's context, so
-that a slow one does not hold up other requests; when its call ends it is interrupted. The sync call of a tool is for
-threads without an event loop.
+Arguments are checked against the function's annotations. Errors become observations (:mod:`.observed_tool`).
+``await tool.acall(...)``, which ``ReAct.acall`` uses, runs a plain function in a thread with the caller's context, so a
+slow function does not hold up other requests. The function is interrupted when its call ends. The sync call of a tool
+is for threads without an event loop.
 """
 
 from __future__ import annotations
@@ -63,7 +62,7 @@ def today() -> str:
 
 
 class _Registry:
-    """The offered tools by name. Modules may be imported, and register, in any thread."""
+    """The registered tools by name. Thread-safe, since a module may be imported, and register tools, in any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -88,19 +87,19 @@ def offer(function: _Function, *, name: str | None = None) -> _Function: ...
 @overload
 def offer(function: None = None, *, name: str | None = None) -> Callable[[_Function], _Function]: ...
 def offer(function: Callable[..., Any] | None = None, *, name: str | None = None) -> Any:
-    """Offer a function as a tool; also as ``@offer`` and ``@offer(name="…")``.
+    """Register a function as a tool; also as ``@offer`` and ``@offer(name="…")``.
 
     Args:
-        function: Plain or ``async``. Its docstring tells the language model what it is for, its annotations what the
-            arguments must be; an argument without one takes anything.
-        name: What calls it; by default the function's own name.
+        function: A plain or ``async`` function. The language model reads the docstring as the tool's description.
+            Arguments are checked against the annotations; an argument without annotation takes any value.
+        name: The tool's name; by default the function's name.
 
     Returns:
         The function itself.
 
     Raises:
-        OperationError: Of kind ``tool``: the name is taken, reserved or no identifier, or the function's arguments
-            cannot be given by name.
+        OperationError: Of kind ``tool``: the name is taken, reserved or not an identifier, or the function has
+            arguments that cannot be given by name.
     """
     if function is None:
         return lambda decorated: offer(decorated, name=name)
@@ -109,22 +108,20 @@ def offer(function: Callable[..., Any] | None = None, *, name: str | None = None
 
 
 def available() -> dict[str, str]:
-    """Give the offered tools: name -> the first line of its description."""
+    """Return the registered tools: name -> first line of the description."""
     return {name: (tool.desc or "").strip().partition("\n")[0] for name, tool in sorted(_registry.all().items())}
 
 
 def read_tools(value: Sequence[object], path: str) -> tuple[str | ElixirTool, ...]:
-    """Read the tools of a call: names, and maps that describe functions of Elixir.
-
-    The functions can be called by what runs in the context of the caller of this.
+    """Read the tools of a call: names, and maps that describe Elixir functions.
 
     Args:
-        value: List of names (atoms or strings) and maps, see :func:`.elixir_tool.read`.
-        path: Where it stands in the call, for errors.
+        value: A list of names (atoms or strings) and maps, see :func:`.elixir_tool.read`.
+        path: The path of the list in the call, for errors.
 
     Raises:
-        OperationError: Of kind ``input``: an item is neither, or its description is wrong. Of kind ``tool``: as
-            :func:`find_tools`.
+        OperationError: Of kind ``input``: an item is neither a name nor a map, or a description is invalid. Of kind
+            ``tool``: see :func:`find_tools`.
     """
     tools: list[str | ElixirTool] = []
     for index, item in enumerate(value):
@@ -133,21 +130,21 @@ def read_tools(value: Sequence[object], path: str) -> tuple[str | ElixirTool, ..
             tools.append(elixir_tool.read(item, where))
         else:
             tools.append(arguments.text(item, where))
-    # Now, while it is known where they stand in the call; the module that is made of them does not know it.
+    # Checked here, where the path in the call is known; the module that is built with the tools does not know it.
     _check_tools(tools, path, _registry.all())
     return tuple(tools)
 
 
 def find_tools(wanted: object, *, path: str = "tools") -> list[dspy.Tool]:
-    """Return the tools of a call.
+    """Return the DSPy tools for the tools of a call.
 
     Args:
-        wanted: List of names (atoms or strings), and of functions of Elixir as :func:`read_tools` gives them.
-        path: Where the names stand in the call, for errors.
+        wanted: A list of names and of Elixir functions, as :func:`read_tools` returns them.
+        path: The path of the list in the call, for errors.
 
     Raises:
-        OperationError: Of kind ``tool``, with the path of the name (``tools[1]``): it is not offered, reserved for
-            ReAct, or given twice.
+        OperationError: Of kind ``tool``, with the path of the name (``tools[1]``): the name is not registered, is
+            reserved for ReAct, or occurs twice.
     """
     if not isinstance(wanted, list | tuple):
         raise OperationError("tool", f"expected a list of names of tools at {path}, got {shown(wanted)}", path=path)
@@ -192,7 +189,7 @@ def _tool(function: Callable[..., Any], name: str) -> _OfferedTool:
 
 
 class _OfferedTool(ObservedTool):
-    """A function of Python."""
+    """A DSPy tool that runs a Python function."""
 
     def _checked(self, arguments: dict[str, Any]) -> dict[str, Any]:
         required = [name for name, schema in self.args.items() if "default" not in schema]
@@ -218,13 +215,13 @@ async def _awaited(function: Callable[..., Any], values: dict[str, Any]) -> Any:
 
 
 def _without_stop_iteration(function: Callable[..., Any]) -> Callable[..., Any]:
-    # With the function's own name, by which a thread that is stuck in it is told.
+    # `wraps` keeps the function's name, by which reports name a stuck thread.
     @functools.wraps(function)
     def call(**values: Any) -> Any:
         try:
             return function(**values)
         except StopIteration as error:
-            # A future takes no StopIteration: before Python 3.12 the waiting call would never hear of the thread's end.
+            # A future cannot hold StopIteration: before Python 3.12 the waiting call would hang after the thread's end.
             raise RuntimeError("the tool raised StopIteration") from error
 
     return call

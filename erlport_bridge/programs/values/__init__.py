@@ -1,4 +1,4 @@
-"""Convert terms to the values of DSPy's fields, and the values of a prediction back to terms."""
+"""Convert terms to values for DSPy's fields, and the values of a prediction back to terms."""
 
 from erlport_bridge.programs.values import documents, media
 from erlport_bridge.programs.values.inputs import convert, input_values

@@ -1,7 +1,7 @@
-"""Documents that a model may quote (``dspy.Document``), and what it has quoted (``dspy.Citations``).
+"""Read documents that a model may quote (``dspy.Document``), and its quotations (``dspy.Citations``).
 
-No wire of DSPy's own client carries a document that is to be cited. Here it is text of the prompt, or a file if it is a
-PDF, and the model writes its citations as it writes any other field.
+DSPy's own client sends citable documents to no provider. Here a document is sent as text of the prompt, or as a file if
+it is a PDF. The model writes citations as it writes any other output field.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ def document(value: object, path: str) -> dspy.Type:
     """Read a value for ``dspy.Document``.
 
     Args:
-        value: The text, the bytes of a PDF, or a map with ``data``, and perhaps ``title``, ``context``, ``media_type``.
-        path: Where it stands, for errors.
+        value: Text, the bytes of a PDF, or a map with ``data`` and optionally ``title``, ``context``, ``media_type``.
+        path: The path of the value, for errors.
 
     Raises:
-        OperationError: Of kind ``input``.
+        OperationError: Of kind ``input``: ``value`` is not a document.
     """
     given: dict[str, Any] = {"data": value}
     if isinstance(value, dict):
@@ -55,10 +55,10 @@ def document(value: object, path: str) -> dspy.Type:
 
 
 def citations(value: object, path: str) -> dspy.Type:
-    """Read a value for ``dspy.Citations``: a list of citations, or the map that a result has.
+    """Read a value for ``dspy.Citations``: a list of citations, or the map of a result.
 
     Raises:
-        OperationError: Of kind ``input``.
+        OperationError: Of kind ``input``: ``value`` is neither, or a citation is invalid.
     """
     if isinstance(value, dict):
         value, path = entries(value, "Citations", ("citations",), path).get("citations"), f"{path}.citations"
@@ -68,14 +68,14 @@ def citations(value: object, path: str) -> dspy.Type:
 
 
 def is_part(part: object) -> bool:
-    """Tell whether a content part is DSPy's form of a document or of a citation."""
+    """Return whether a content part is DSPy's form of a document or of a citation."""
     if not isinstance(part, Mapping):
         return False
     return "cited_text" in part or (part.get("type") == "document" and isinstance(part.get("source"), Mapping))
 
 
 def content_of(part: Mapping[str, Any]) -> dict[str, Any]:
-    """Give such a part as one that there is on the wires: text, or a file."""
+    """Return the content part of a document or a citation as a part that providers accept: text, or a file."""
     if "cited_text" in part:
         return {"type": "text", "text": json.dumps(part, ensure_ascii=False)}
     source = part["source"]
@@ -105,7 +105,7 @@ def _is_pdf(data: object) -> bool:
 
 
 def _base64(data: object, path: str) -> str:
-    """Give the bytes of a PDF, or what is base64 already, as base64."""
+    """Return the bytes of a PDF as base64; return base64 unchanged."""
     if isinstance(data, str) and media.is_base64(data):
         return data
     if not _is_pdf(data):

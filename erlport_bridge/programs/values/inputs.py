@@ -1,22 +1,22 @@
-"""One input as a term to the value of its field's type: exact, with the path of what is wrong.
+"""Convert the inputs of a call from terms to the types of their fields, exactly; errors have the path of the term.
 
-| type | takes |
+| type | accepted terms |
 | --- | --- |
 | ``str`` | a string, an atom, a charlist |
-| ``int``, ``float``, ``bool``, ``None`` | exactly these; an integer also for ``float`` |
+| ``int``, ``float``, ``bool``, ``None`` | the same type only; an integer also for ``float`` |
 | ``list``, ``set``, ``tuple``, ``dict`` | the same, element by element; a list also for ``set`` and ``tuple`` |
 | ``Literal`` | one of its choices; an atom for a string |
 | ``datetime``, ``date``, ``time``, ``Decimal`` | the same, or its text (ISO 8601; decimal digits) |
-| ``dspy.Image``, ``dspy.Audio``, ``dspy.File`` | the bytes, a base64 data URI, or a result's map, see :mod:`.media` |
-| ``dspy.History`` | a list of messages, or the map that a result has for it |
+| ``dspy.Image``, ``dspy.Audio``, ``dspy.File`` | bytes, a base64 data URI, or the map of a result; see :mod:`.media` |
+| ``dspy.History`` | a list of messages, or the map of a result |
 | ``dspy.Code``, ``dspy.Reasoning`` | text |
 | ``dspy.Document``, ``dspy.Citations`` | text or a map; a list of maps; see :mod:`.documents` |
-| ``dspy.Tool`` | a name or a description, see :mod:`.tool_values` |
-| ``dspy.ToolCalls`` | a list of calls, or the map that a result has for it |
-| an object (``{name: str, …}``) | a map with its fields; one that has a default may be left out |
-| ``Any`` | whatever is made of text, numbers, dates, lists, tuples, sets and maps |
+| ``dspy.Tool`` | a name or a description; see :mod:`.tool_values` |
+| ``dspy.ToolCalls`` | a list of calls, or the map of a result |
+| an object (``{name: str, …}``) | a map with its fields; fields with a default may be left out |
+| ``Any`` | text, numbers, dates, and lists, tuples, sets and maps of them |
 
-Nothing is fetched and no file is opened. Text never becomes a part of the prompt that is not text.
+Nothing is fetched and no file is opened. Text never becomes a content part of another kind in the prompt.
 """
 
 from __future__ import annotations
@@ -38,26 +38,27 @@ from erlport_bridge.programs.values.media import TYPE_KEY, entries, mismatch
 from erlport_bridge.programs.values.scalars import MAX_INTEGER_BITS, NO, SCALARS
 from erlport_bridge.term import shown
 
-#: Of a value whose type says nothing of its depth. What comes deeper would exhaust Python's stack inside DSPy.
+#: Deepest nesting of a value whose type does not limit it. A deeper value would exhaust Python's stack inside DSPy.
 MAX_VALUE_DEPTH: Final = 100
 
-_OPTIONAL_TEXT: Final = Optional[str]  # noqa: UP045  # as field types are written; str | None is of another class
+_OPTIONAL_TEXT: Final = Optional[str]  # noqa: UP045  # as in field types; str | None has another class
 
 
 def input_values(spec: SignatureSpec, inputs: object, *, path: str = "inputs") -> dict[str, Any]:
-    """Check the inputs of a call against its signature, before any language model is asked.
+    """Check the inputs of a call against its signature, before any request to a language model.
 
     Args:
         spec: The signature.
-        inputs: A map from the names of all input fields, as atoms or strings, to terms. A field that may be ``nil``
-            may be left out.
-        path: What the map is called in an error.
+        inputs: A map from the names of all input fields, as atoms or strings, to terms. Fields that may be ``nil`` or
+            have a default may be left out.
+        path: The path of the map, for errors.
 
     Returns:
-        The value of every input field, ready for DSPy; :mod:`erlport_bridge.programs.conversion` says which.
+        The value of every input field, for DSPy; the table in :mod:`.inputs` lists types and terms.
 
     Raises:
-        OperationError: Kind ``input``: no map, missing or unknown fields, or a value that does not fit its field.
+        OperationError: Of kind ``input``: ``inputs`` is not a map, a field is missing or unknown, or a value does not
+            fit the type of its field.
     """
     if not isinstance(inputs, Mapping):
         raise OperationError("input", f"expected a map at {path}, got {shown(inputs)}", path=path)
@@ -74,16 +75,16 @@ def input_values(spec: SignatureSpec, inputs: object, *, path: str = "inputs") -
 
 
 def convert(annotation: Any, value: object, path: str, *, lenient: bool = True) -> Any:
-    """Give the value of a term for a field's type.
+    """Convert a term to a value of a field's type.
 
     Args:
-        annotation: As :func:`erlport_bridge.programs.field_types.parse_type` gives it.
+        annotation: The type, as :func:`erlport_bridge.programs.signatures.type_parser.parse_type` returns it.
         value: A term.
-        path: Of the term, such as ``inputs.tags[2]``.
-        lenient: Whether text may be a charlist or a date may be text; in a union an exact match goes first.
+        path: The path of the term, such as ``inputs.tags[2]``.
+        lenient: Whether a charlist counts as text, and text as a date. A union tries exact matches first.
 
     Raises:
-        OperationError: Kind ``input``, with the path of the innermost term that does not fit.
+        OperationError: Of kind ``input``, with the path of the innermost term that does not fit.
     """
     if annotation is Any:
         return _plain_input(value, path)
@@ -109,7 +110,7 @@ def convert(annotation: Any, value: object, path: str, *, lenient: bool = True) 
 
 
 def describe(annotation: Any) -> str:
-    """Say what a type takes, for an error: ``a string``, ``a list or nil``, ``one of "a", "b"``."""
+    """Return what a type accepts, for errors: ``a string``, ``a list or nil``, ``one of "a", "b"``."""
     if annotation in SCALARS:
         return SCALARS[annotation][0]
     origin = get_origin(annotation) or annotation
@@ -152,7 +153,7 @@ def _union(annotation: Any, value: object, path: str, lenient: bool) -> Any:
 def _literal(annotation: Any, value: object, path: str, lenient: bool) -> Any:
     wanted = text_of(value) if lenient or isinstance(value, str) else None
     for choice in get_args(annotation):
-        # Compared with their types: True is 1 to Python.
+        # Types are compared too, since True == 1.
         if (isinstance(choice, str) and choice == wanted) or (type(choice) is type(value) and choice == value):
             return neutral(choice) if isinstance(choice, str) else choice
     raise mismatch(describe(annotation), value, path)
@@ -176,7 +177,7 @@ def _set(types: tuple[Any, ...], value: object, path: str, lenient: bool) -> set
 def _set_of(elements: list[Any], value: object, path: str) -> set[Any]:
     try:
         return set(elements)
-    except TypeError:  # in Elixir a map can be an element
+    except TypeError:  # in Elixir a map may be an element
         raise mismatch("a set of elements that are no lists and no maps", value, path) from None
 
 
@@ -220,14 +221,14 @@ def _object(annotation: Any, value: object, path: str, lenient: bool) -> Any:
     for name, field in annotation.model_fields.items():
         if name not in given and field.is_required():
             raise mismatch(f"a map with {', '.join(annotation.model_fields)}", value, path, f"; {name} is missing")
-    # What has been converted is right by its type; this is for the constraints.
+    # The types are right after conversion; this checks the constraints.
     return constraints.validated(annotation.model_validate, given, path, "input")
 
 
 def _map_of(pairs: list[tuple[Any, Any]], value: object, path: str) -> dict[Any, Any]:
     try:
         return dict(pairs)
-    except TypeError:  # in Elixir a map can be a key
+    except TypeError:  # in Elixir a map may be a key
         raise mismatch("a map whose keys are no maps", value, path) from None
 
 
@@ -241,7 +242,7 @@ _CONTAINER_NAMES: Final = {list: "a list", set: "a set", tuple: "a tuple", dict:
 
 
 def _plain_input(value: object, path: str, *, revive: bool = False, depth: int = 1) -> Any:
-    """Check a term whose type says nothing; with ``revive``, maps that stand for a type of DSPy become one."""
+    """Check a term of type ``Any``; with ``revive``, maps tagged with ``"$type"`` become values of that DSPy type."""
     if depth > MAX_VALUE_DEPTH:
         raise OperationError("input", f"a value nested deeper than {MAX_VALUE_DEPTH} levels at {path}", path=path)
 
@@ -276,8 +277,8 @@ _PLAIN: Final = (int, float, datetime.date, datetime.time, Decimal, range)
 
 def _dspy_value(annotation: Any, value: object, path: str) -> Any:
     cls = _dspy_class(annotation)
-    if cls is dspy.Code:  # a subclass of it that knows its language
-        # As it stands: DSPy's own constructor keeps what it takes for a block of Markdown, and drops the rest.
+    if cls is dspy.Code:  # or a subclass with a language
+        # Bypass DSPy's constructor: it keeps what it takes for a Markdown code block, and drops the rest.
         return annotation.model_construct(code=convert(str, value, path))
     return _READERS[cls.__name__](value, path)
 

@@ -1,13 +1,14 @@
-"""Images, audio and files as terms, to the values that DSPy has for them.
+"""Read images, audio and files from terms as values of DSPy.
 
-| field | takes |
+| field | accepted terms |
 | --- | --- |
-| each | the bytes, if the first say what they are; ``%{data: bytes, media_type: "image/png"}``; a base64 data URI |
+| each | bytes of a known media type; ``%{data: bytes, media_type: "image/png"}``; a base64 data URI |
 | ``dspy.Image`` | ``%{url: data_uri}``; an http or https address, only if the call has ``allow_urls: true`` |
 | ``dspy.Audio`` | ``%{data: base64, audio_format: "wav"}`` |
-| ``dspy.File`` | beside ``data``, or as ``%{file_data: data_uri}`` or ``%{file_id: id}``: ``filename`` |
+| ``dspy.File`` | ``%{file_data: data_uri}``; ``%{file_id: id}``; any map may also have a ``filename`` |
 
-No file is opened and no address is fetched here: text is a data URI, an address that is passed on, or an error.
+The media type of bytes is detected from the first bytes. No file is opened and no address is fetched here: text is a
+data URI, an address for the provider to fetch, or an error.
 """
 
 from __future__ import annotations
@@ -25,21 +26,21 @@ from erlport_bridge.programs.text import neutral, text_of
 from erlport_bridge.programs.values import media_types
 from erlport_bridge.term import Atom, shown
 
-#: The key of a map that says which type of DSPy the map stands for.
+#: The key that tags a map with the name of a DSPy type.
 TYPE_KEY: Final = "$type"
 
-# No character but base64's: in a looser URI an end marker of DSPy's content parts could hide.
+# Only characters of base64: in a looser URI an end marker of DSPy's content parts could hide.
 _DATA_URI: Final = re.compile(
     r"data:(?P<media_type>[\w.+-]+/[\w.+-]+)(?:;[\w.+-]+=[\w.+-]+)*;base64,(?P<data>[A-Za-z0-9+/]+={0,2})", re.ASCII
 )
 _BASE64: Final = re.compile(r"[A-Za-z0-9+/]+={0,2}")
 _AUDIO_FORMAT: Final = re.compile(r"[\w.+-]{1,32}", re.ASCII)
-# The characters of RFC 3986; what else an address has must be percent-encoded.
+# The characters of RFC 3986; an address must percent-encode all others.
 _ADDRESS: Final = re.compile(
     r"https?://[A-Za-z0-9.:\[\]@_~%!$&'()*+,;=-]+(?:[/?#][A-Za-z0-9._~:/?#\[\]@!$&'()*+,;=%-]*)?"
 )
 _MAX_ADDRESS_CHARACTERS: Final = 8_192
-# Of a file that was uploaded to a provider. LiteLLM takes an address here, and fetches it.
+# The id of a file that was uploaded to a provider. Not an address, which LiteLLM would accept here and fetch.
 _FILE_ID: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,255}(?:/[\w.-]{1,256})*", re.ASCII)
 _MAX_FILENAME_CHARACTERS: Final = 255
 
@@ -47,23 +48,23 @@ _urls_allowed: ContextVar[bool] = ContextVar("urls_allowed", default=False)
 
 
 def allow_urls(allowed: bool) -> None:
-    """Say whether the call that runs in this context may have its provider fetch addresses; else none may."""
+    """Set whether the call in this context may pass addresses to its provider, which fetches them; default: no."""
     _urls_allowed.set(allowed)
 
 
 def urls_are_allowed() -> bool:
-    """Tell whether the call that runs in this context may."""
+    """Return whether the call in this context may pass addresses to its provider."""
     return _urls_allowed.get()
 
 
 def is_file_id(value: object) -> bool:
-    """Tell whether a value may be the id of a file that was uploaded to a provider, and is no address or path."""
+    """Return whether a value can be the id of an uploaded file, rather than an address or a path."""
     text = text_of(value)
     return text is not None and _FILE_ID.fullmatch(text) is not None and ".." not in text
 
 
 def is_base64(value: str) -> bool:
-    """Tell whether a text has no character but base64's."""
+    """Return whether a text has only characters of base64."""
     return _BASE64.fullmatch(value) is not None
 
 
@@ -71,7 +72,7 @@ def image(value: object, path: str) -> dspy.Image:
     """Read a value for ``dspy.Image``.
 
     Raises:
-        OperationError: Of kind ``input``.
+        OperationError: Of kind ``input``: ``value`` is not an image, or is an address and the call may not pass any.
     """
     if isinstance(value, dict):
         given = entries(value, "Image", ("url", "data", "media_type"), path)
@@ -90,12 +91,12 @@ def audio(value: object, path: str) -> dspy.Audio:
     """Read a value for ``dspy.Audio``.
 
     Raises:
-        OperationError: Of kind ``input``.
+        OperationError: Of kind ``input``: ``value`` is not audio.
     """
     if isinstance(value, dict):
         given = entries(value, "Audio", ("data", "audio_format", "media_type"), path)
         if "audio_format" in given:
-            # The map that a result has: its data is base64 already.
+            # The map of a result, whose data is base64.
             _only_one_source(given, "audio_format", path, but=("data",))
             data = _matching(_BASE64, "base64", given.get("data"), f"{path}.data")
             name = _matching(_AUDIO_FORMAT, 'a format such as "wav"', given["audio_format"], f"{path}.audio_format")
@@ -113,7 +114,7 @@ def file(value: object, path: str) -> dspy.File:
     """Read a value for ``dspy.File``.
 
     Raises:
-        OperationError: Of kind ``input``.
+        OperationError: Of kind ``input``: ``value`` is not a file.
     """
     if not isinstance(value, dict):
         uri = _uri_if_bytes(value, "application/pdf", path)
@@ -133,10 +134,10 @@ def file(value: object, path: str) -> dspy.File:
 
 
 def entries(value: Mapping[Any, Any], type_name: str, known: tuple[str, ...], path: str) -> dict[str, Any]:
-    """Give the entries of a map that stands for a type of DSPy, those that are not ``nil``.
+    """Return the entries of a map for a DSPy type, without those that are ``nil``.
 
     Raises:
-        OperationError: Of kind ``input``: it stands for another type, or has a key that is not known.
+        OperationError: Of kind ``input``: the map is tagged with another type, or has an unknown key.
     """
     tag = value.get(TYPE_KEY, type_name)
     unknown = [key for key in value if key != TYPE_KEY and key not in known]
@@ -146,7 +147,7 @@ def entries(value: Mapping[Any, Any], type_name: str, known: tuple[str, ...], pa
 
 
 def mismatch(expected: str, value: object, path: str, remedy: str = "") -> OperationError:
-    """Give the error about a term that is not what a field takes."""
+    """Return the error about a term that a field does not accept."""
     return OperationError("input", f"expected {expected} at {path}, got {shown(value)}{remedy}", path=path)
 
 
@@ -158,9 +159,9 @@ def _only_one_source(given: Mapping[str, Any], source: str, path: str, but: tupl
 
 
 def _uri_if_bytes(value: object, example: str, path: str) -> str | None:
-    """Give the data URI of bytes that stand alone, if their first ones say what they are; ``None``: it is no such.
+    """Return the data URI of a value that is bytes of a known media type, or ``None`` if it is something else.
 
-    A binary that happens to be UTF-8 comes as text. No data URI and no address begins as media does.
+    A binary that is valid UTF-8 arrives as text. No data URI and no address begins like media of a known type.
     """
     data = _bytes_of(value)
     if data is None or (isinstance(value, str) and media_types.detected(data) is None):
@@ -169,7 +170,7 @@ def _uri_if_bytes(value: object, example: str, path: str) -> str | None:
 
 
 def _uri_of_bytes(given: Mapping[str, Any], example: str, path: str, data_path: str | None = None) -> str:
-    """Give the data URI of ``data``, of the type ``media_type`` or of that which its first bytes say."""
+    """Return the data URI of ``data``, with the given ``media_type`` or the type detected from the first bytes."""
     data_path = data_path or f"{path}.data"
     _only_one_source(given, "data", path, but=("media_type",))
     data = _bytes_of(given.get("data"))

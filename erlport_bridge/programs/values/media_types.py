@@ -1,4 +1,4 @@
-"""What kind of media bytes are, as far as their first bytes say: ``image/png``, ``audio/wav``, ``application/pdf``."""
+"""Detect the media type of bytes from their first bytes: ``image/png``, ``audio/wav``, ``application/pdf``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
-#: What a media type is made of; no character that could be structure elsewhere.
+#: The form of a media type, without characters that have a meaning in data URIs or prompts.
 MEDIA_TYPE: Final = re.compile(r"[a-z0-9][a-z0-9.+-]{0,63}/[a-z0-9][a-z0-9.+-]{0,63}")
 
 # First bytes -> media type. "." stands for any byte.
@@ -52,27 +52,27 @@ _ALIASES: Final[Mapping[str, str]] = {
     "audio/x-aiff": "audio/aiff",
     "application/x-pdf": "application/pdf",
 }
-# What providers call the formats of audio that have another name as a media type.
+# Media types of audio -> providers' names of the format, where the two differ.
 _AUDIO_FORMATS: Final[Mapping[str, str]] = {"audio/mpeg": "mp3", "audio/mp4": "m4a"}
 
 
 def detected(data: bytes) -> str | None:
-    """Give the media type that the first bytes say; ``None`` if they say none that is known here."""
+    """Return the media type that the first bytes show, or ``None`` if they match no known type."""
     return next((media_type for pattern, media_type in _SIGNATURES if pattern.match(data)), None)
 
 
 def canonical(media_type: str) -> str:
-    """Give the usual name of a media type: ``image/jpeg`` for ``image/jpg``."""
+    """Return the usual name of a media type: ``image/jpeg`` for ``image/jpg``."""
     lower = media_type.lower()
     return _ALIASES.get(lower, lower)
 
 
 def contradicts(media_type: str, data: bytes) -> bool:
-    """Tell whether bytes cannot be of a media type: it begins with bytes that are known, and these are others."""
+    """Return whether bytes cannot be of a media type: its first bytes are known, and ``data`` begins otherwise."""
     return media_type in _KNOWN and detected(data) != media_type
 
 
 def audio_format(media_type: str) -> str:
-    """Give the format of audio, as a provider calls it, of its media type: ``mp3`` for ``audio/mpeg``."""
+    """Return a provider's name for the audio format of a media type: ``mp3`` for ``audio/mpeg``."""
     media_type = canonical(media_type)
     return _AUDIO_FORMATS.get(media_type, media_type.partition("/")[2].removeprefix("x-"))

@@ -1,4 +1,4 @@
-"""Values on their way through DSPy: inputs that came as terms, and results that leave as terms."""
+"""Convert the results of DSPy programs to terms."""
 
 from __future__ import annotations
 
@@ -31,37 +31,37 @@ from erlport_bridge.term import (
 
 
 def plain(value: object, path: str = "") -> Any:
-    """Give a result as a term.
+    """Return a result as a term.
 
     | value | term |
     | --- | --- |
-    | text, bytes, numbers, ``None``, dates, ``Decimal``, ``range``, atoms, pids and the like | itself |
+    | text, bytes, numbers, ``None``, dates, ``Decimal``, ``range``, atoms, pids and the like | the value itself |
     | ``list``, ``tuple``, ``set``, ``dict`` | the same, of terms |
     | ``dspy.Code``, ``dspy.Reasoning`` | its text |
-    | other types of DSPy, ``dspy.History`` | map with its fields and ``"$type"``, which is an input again |
+    | other types of DSPy, ``dspy.History`` | map of its fields with ``"$type"``, valid as an input |
     | ``dspy.Prediction``, ``dspy.Example`` | map of its fields |
     | Pydantic model, dataclass | map of its fields, with strings as keys |
     | ``Enum`` | its value |
     | anything else | :class:`EncodeError`; never a pickle, never ``str()`` |
 
     Args:
-        value: What a program of DSPy gave.
-        path: The way to ``value`` from the top of the result, such as ``["answer"][3]``.
+        value: The result of a DSPy program, or a part of it.
+        path: The path of ``value`` in the result, such as ``["answer"][3]``.
 
     Raises:
-        EncodeError: A value that is no term, contains itself, or nests deeper than 100 levels; with its path.
+        EncodeError: A value has no term, contains itself, or nests deeper than 100 levels; with its path.
     """
     return value if type(value) in _SCALARS else _Plain().term(value, path)
 
 
 class _Plain:
-    """One walk through a result, which remembers the containers that it is inside of."""
+    """One traversal of a result, which keeps the set of open containers to find cycles."""
 
     def __init__(self) -> None:
         self._open: set[int] = set()
 
     def term(self, value: object, path: str) -> Any:
-        # An Enum may be a str or an int too, so it is asked first.
+        # Checked first, since an Enum may also be a str or an int.
         if isinstance(value, enum.Enum):
             return self.term(value.value, path)
         if value is None or isinstance(value, _TERMS):
@@ -104,7 +104,7 @@ class _Plain:
     def _map(self, items: Mapping[Any, Any], path: str) -> dict[Any, Any]:
         terms: dict[Any, Any] = {}
         for key, value in items.items():
-            if type(key) is str and type(value) in _SCALARS and key not in terms:  # most entries, which need no path
+            if type(key) is str and type(value) in _SCALARS and key not in terms:  # the common case needs no path
                 terms[key] = value
                 continue
             key_term = key.value if isinstance(key, enum.Enum) else key
@@ -119,11 +119,11 @@ class _Plain:
         terms = self._items(items, path)
         try:
             return set(terms)
-        except TypeError:  # a frozen dataclass can be an element, its map cannot
+        except TypeError:  # a frozen dataclass is hashable, but the map of its fields is not
             raise EncodeError("cannot encode a set whose elements have fields", path) from None
 
 
-# What the codec writes as it stands: of just these classes, and of these and classes derived from them.
+# Values that the codec encodes directly: of exactly these classes, or of these classes and their subclasses.
 _SCALARS: Final = frozenset([str, int, float, bool, type(None)])
 _TERMS: Final = (
     str,
@@ -146,16 +146,16 @@ _TERMS: Final = (
 
 
 def _fields(value: object) -> dict[str, Any] | None:
-    """Give the fields of an object that is a map as a term; ``None`` for any other object."""
-    if isinstance(value, dspy.Tool):  # its function stays here
+    """Return the fields of an object whose term is a map, or ``None`` for any other object."""
+    if isinstance(value, dspy.Tool):  # without its function
         return {TYPE_KEY: "Tool", "name": value.name, "desc": value.desc, "args": value.args}
     if isinstance(value, dspy.ToolCalls.ToolCall):
         return {"id": value.id, "name": value.name, "args": value.args}
     if isinstance(value, pydantic.BaseModel):
-        # Not model_dump(): it gives a line of the prompt for an Image, and drops the ids of ToolCalls.
+        # Not model_dump(): it returns a line of the prompt for an Image, and drops the ids of ToolCalls.
         fields = {name: getattr(value, name) for name in type(value).model_fields} | (value.model_extra or {})
         return {TYPE_KEY: type(value).__name__, **fields} if isinstance(value, dspy.Type | dspy.History) else fields
-    if isinstance(value, dspy.Example):  # a Prediction too
+    if isinstance(value, dspy.Example):  # or its subclass Prediction
         return dict(value._store)
     if isinstance(value, Completions):
         return dict(value.items())

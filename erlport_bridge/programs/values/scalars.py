@@ -1,4 +1,4 @@
-"""Reads a term as a value of a type that has no parts: text, a number, a truth value, nothing, a date."""
+"""Read terms as values of scalar types: text, numbers, booleans, ``nil``, dates and times."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any, Final, TypeVar
 from erlport_bridge.programs.text import neutral, text_of
 from erlport_bridge.term import Atom
 
-#: What a reader gives for a term that is no value of its type. ``None`` is a value of a type.
+#: Returned by a reader for a term that is not a value of its type, since ``None`` can be a value.
 NO: Final[Any] = object()
 
-#: 4,300 decimal digits: Python writes no longer integer, so that none can stand in a prompt.
+#: 4,300 decimal digits: Python converts no longer integer to text, so a prompt cannot contain one.
 MAX_INTEGER_BITS: Final = 14_284
 
 
@@ -37,11 +37,11 @@ def _float(value: object, lenient: bool) -> Any:
         return NO
     try:
         return float(value)
-    except OverflowError:  # an integer that no float comes near
+    except OverflowError:  # an integer beyond the range of floats
         return NO
 
 
-# Erlang has no float for them; they come and go as atoms.
+# Erlang has no such floats, so they are atoms in both directions.
 _NON_FINITE: Final = {"nan": float("nan"), "infinity": float("inf"), "neg_infinity": float("-inf")}
 
 
@@ -74,7 +74,7 @@ def _moment(cls: type[_Moment], *, exclude: type | None = None) -> Callable[[obj
         if not lenient or not isinstance(value, str):
             return NO
         try:
-            # Before Python 3.11 the UTC that Elixir writes as "Z" is not understood.
+            # Before Python 3.11, fromisoformat does not accept "Z", which Elixir writes for UTC.
             return cls.fromisoformat(value[:-1] + "+00:00" if value.endswith("Z") else value)
         except ValueError:
             return NO
@@ -82,8 +82,8 @@ def _moment(cls: type[_Moment], *, exclude: type | None = None) -> Callable[[obj
     return read
 
 
-#: Annotation -> what it takes, in words, and the function that reads a term for it: ``(term, lenient) -> value`` or
-#: :data:`NO`. Lenient is to take a charlist for text, an integer for a float, and text for a date or a decimal number.
+#: Annotation -> its name in errors, and the function that reads a term for it: ``(term, lenient) -> value`` or
+#: :data:`NO`. A lenient reader accepts a charlist as text, an integer as a float, and text as a date or a ``Decimal``.
 SCALARS: Final[Mapping[Any, tuple[str, Callable[[object, bool], Any]]]] = {
     str: ("a string", _text),
     int: ("an integer", _integer),
@@ -92,6 +92,6 @@ SCALARS: Final[Mapping[Any, tuple[str, Callable[[object, bool], Any]]]] = {
     type(None): ("nil", _nil),
     Decimal: ("a decimal number", _decimal),
     datetime.datetime: ("a date and time", _moment(datetime.datetime)),
-    datetime.date: ("a date", _moment(datetime.date, exclude=datetime.datetime)),  # isinstance takes one for a date
+    datetime.date: ("a date", _moment(datetime.date, exclude=datetime.datetime)),  # datetime is a subclass of date
     datetime.time: ("a time of day", _moment(datetime.time)),
 }

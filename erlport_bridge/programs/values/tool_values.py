@@ -1,6 +1,6 @@
-"""Values of the type ``dspy.Tool``: tools that a model is told of, and that its caller runs.
+"""Read values of the type ``dspy.Tool``: tools that the prompt describes to a model, and that the caller runs.
 
-A model that calls one answers with ``dspy.ToolCalls``; what the calls give is for the caller to find out.
+A model calls such a tool by the output ``dspy.ToolCalls``. The caller runs the calls.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ def tool(value: object, path: str) -> dspy.Tool:
     """Read a value for ``dspy.Tool``.
 
     Args:
-        value: The name of a tool that Python offers; or a map with ``name``, ``description`` and ``parameters`` (a JSON
-            schema of an object), or that of a result, with ``name``, ``desc`` and ``args``.
-        path: Where it stands, for errors.
+        value: The name of a registered tool; a map with ``name``, ``description`` and ``parameters`` (a JSON schema of
+            an object); or the map of a result, with ``name``, ``desc`` and ``args``.
+        path: The path of the value, for errors.
 
     Raises:
-        OperationError: Of kind ``input``.
+        OperationError: Of kind ``input``: the name is not registered, or the description is invalid.
     """
     if text_of(value):
         try:
@@ -52,14 +52,14 @@ class _DescribedTool(dspy.Tool):  # type: ignore[misc]
     _schema: dict[str, Any] = pydantic.PrivateAttr()
 
     def __init__(self, name: str, description: str, schema: dict[str, Any]) -> None:
-        super().__init__(_is_run_by_its_caller, name=name, desc=description, args=schema["properties"], arg_types={})
+        super().__init__(_run_by_caller, name=name, desc=description, args=schema["properties"], arg_types={})
         self._schema = schema
 
     def format_as_litellm_function_call(self) -> dict[str, Any]:
-        """Give it as providers take it, with the whole schema: DSPy requires each argument that has no default."""
+        """Return the tool as providers take it, with its own schema: DSPy's requires every argument without default."""
         function = {"name": self.name, "description": self.desc, "parameters": self._schema}
         return {"type": "function", "function": function}
 
 
-def _is_run_by_its_caller(**_arguments: Any) -> Any:
+def _run_by_caller(**_arguments: Any) -> Any:
     raise TypeError("a tool that is an input of a call is run by the caller")

@@ -1,4 +1,4 @@
-"""Many items, however their run ends."""
+"""A batch reports nothing to asyncio's log, however its run ends."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ async def _tell(_index: int, _result: object) -> None: ...
 
 
 @pytest.mark.parametrize("is_cancelled", [True, False])
-def test_a_batch_that_is_ended_is_reported_by_nobody(is_cancelled: bool) -> None:
+def test_a_batch_that_ends_early_leaves_no_unretrieved_exception(is_cancelled: bool) -> None:
     reports: list[dict[str, Any]] = []
     items = ["waits", "waits"] if is_cancelled else ["waits", "fails"]
 

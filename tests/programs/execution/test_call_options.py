@@ -1,4 +1,4 @@
-"""An option that says nothing is told: as an error if it is misspelt or the call is strict, else as a warning."""
+"""An unknown option is an error if it is misspelt or the call is strict, and otherwise a warning."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def refused(module: Any, opts: dict[str, Any]) -> OperationError:
 
 
 def mistakes(name: str) -> set[str]:
-    """Return names with one mistake: a letter is missing, doubled or wrong, or two are swapped."""
+    """Return the names with one mistake: a letter is missing, doubled or wrong, or two letters are swapped."""
     found = set()
     for index in range(len(name)):
         found |= {name[:index] + name[index + 1 :], name[:index] + name[index] + name[index:]}
@@ -73,12 +73,12 @@ def test_strict_call_refuses_what_would_be_ignored(opts: dict[str, Any]) -> None
     assert "temperature" in error.message
 
 
-def test_strict_call_takes_what_means_something() -> None:
+def test_strict_call_takes_options_of_its_module() -> None:
     opts = {"strict": True, "max_iters": 3, "tools": ["today"], "temperature": 0.5, "timeout": 1_000}
     assert read_module_call("dspy.ReAct", QA, opts).options.warnings == ()
 
 
-def test_stored_program_is_as_strict() -> None:
+def test_strict_call_of_a_stored_program_refuses_unknown_options() -> None:
     assert read_program_call({"max_hops": 3}).options.warnings
     with pytest.raises(OperationError, match="a stored program takes no such option"):
         read_program_call({"max_hops": 3, "strict": True})
@@ -92,7 +92,7 @@ def test_options_of_a_call_are_no_misspelling_of_each_other(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["timeout", "lm", "temperature"])
-def test_option_among_the_inputs_is_told_where_it_belongs(name: str) -> None:
+def test_option_among_the_inputs_is_an_error_that_says_where_it_belongs(name: str) -> None:
     stage = read_module_call("dspy.Predict", QA, {}).stage
     with pytest.raises(OperationError, match="options are the argument after the inputs") as caught:
         read_inputs((stage,), stage.spec, {"question": "x", name: 1})

@@ -1,4 +1,4 @@
-"""What a caller asked is read once, and reading changes nothing."""
+"""The arguments of a call are read once, and reading has no side effects."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_reading_changes_nothing_until_the_request_begins() -> None:
 def test_functions_of_a_call_are_collected_by_their_places() -> None:
     request = read_module_call(NESTED, None, {})
     assert dict(request.functions) == {"spec.reward": "id-2"}
-    # Each call has functions of its own.
+    # Each call has its own functions.
     assert not read_program_call({}).functions
 
 
@@ -125,7 +125,7 @@ def test_options_of_another_operation_are_ignored_with_a_warning() -> None:
         ({}, {"module": "dspy.BestOfN", "options": {"of": {"module": "dspy.Nothing"}}}, "spec.of.module"),
     ],
 )
-def test_unknown_inner_module_is_told_with_its_place(given: dict[str, Any], module: Any, path: str) -> None:
+def test_unknown_inner_module_is_reported_with_its_path(given: dict[str, Any], module: Any, path: str) -> None:
     with pytest.raises(OperationError) as caught:
         read_module_call(module, QA, given)
     assert (caught.value.kind, caught.value.facts["path"]) == ("module_not_found", path)

@@ -1,4 +1,4 @@
-"""What is cut from a completion as it comes is what DSPy's adapter reads in the whole of it."""
+"""The pieces of a streamed completion are what DSPy's adapter reads in the whole completion."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ COMPLETIONS = st.lists(st.sampled_from(PARTS), max_size=30).map("".join)
 
 
 def read(completion: str) -> dict[str, str]:
-    """Give what the adapter reads, and nothing for a field that it misses."""
+    """Return the fields that the adapter reads; a field that it does not find is left out."""
     try:
         return dict(dspy.ChatAdapter().parse(SIGNATURE, completion))
     except dspy.utils.exceptions.AdapterParseError as error:
@@ -35,7 +35,7 @@ def read(completion: str) -> dict[str, str]:
 
 
 def cut(completion: str, sizes: list[int]) -> dict[str, str]:
-    """Give the fields of a completion that comes in pieces of these sizes, one after the other and then again."""
+    """Return the fields of a completion that arrives in pieces of these sizes, repeated until its end."""
     sections, fields, position = ChatSections(FIELDS), dict.fromkeys(FIELDS, ""), 0
     pieces = []
     while position < len(completion):
@@ -66,7 +66,7 @@ def test_a_value_may_hold_brackets_and_lines(completion: str, answer: str) -> No
     assert [cut(completion, [size])["answer"] for size in (1, 2, 7, 1000)] == [answer] * 4
 
 
-def test_text_is_given_as_soon_as_it_can_be_no_header() -> None:
+def test_text_is_returned_as_soon_as_it_cannot_be_a_header() -> None:
     sections = ChatSections(FIELDS)
     texts = ["[[ ## answer ## ]]\n", "Lis", "bon [[ ", "is", "\n", "[[ ## comp"]
     assert [sections.receive(text) for text in texts] == [

@@ -1,4 +1,4 @@
-"""Calls of one cached module at the same time share nothing of each other."""
+"""Concurrent calls of one cached module share nothing."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ QA = "question -> answer"
 
 @pytest.fixture(scope="module")
 def port() -> Iterator[PortProcess]:
-    """Give a port with the embedded model."""
+    """Yield a port with the embedded model."""
     with PortProcess(["--modules=dspy_bridge"]) as started:
         started.done("configure_lm", "embedded", {})
         yield started
 
 
 def call_options(server: ModelServer, number: int) -> dict[str, Any]:
-    """Give options that differ in everything from call to call."""
+    """Return options that differ from call to call in everything."""
     options: dict[str, Any] = {
         "lm": {"provider": "openai", "model": f"model-{number}", "api_base": f"{server.url}/v1"},
         "temperature": 0.1 + number / 100,
@@ -109,7 +109,7 @@ def test_session_closed_during_a_call_does_not_disturb_it(port: PortProcess, mod
 
 
 def test_two_thousand_calls_leave_nothing_in_memory(port: PortProcess) -> None:
-    """DSPy keeps histories and traces of whole prompts unless told otherwise."""
+    """DSPy keeps histories and traces of whole prompts by default."""
     long_text = "A sentence of the text. " * 1_000
 
     def ask(count: int) -> int:
@@ -119,5 +119,5 @@ def test_two_thousand_calls_leave_nothing_in_memory(port: PortProcess) -> None:
 
     inputs = {"context": long_text, "question": "What is it?"}
     before = ask(200)
-    # Kept prompts would be 2,000 times 24 kB, several times over.
+    # Kept prompts would take a multiple of 2,000 times 24 kB.
     assert ask(2_000) - before < 40 << 20

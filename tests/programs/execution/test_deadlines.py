@@ -1,4 +1,4 @@
-"""A call is answered by its deadline, whatever its work is doing, and leaves nothing behind."""
+"""A call is answered by its deadline, whatever its work does, and leaves no task, thread or process behind."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.model_server import ModelServer
 from tests.port_process import PortProcess
 
 QA = "question -> answer"
-#: How much later than its timeout a call may be answered, in seconds.
+#: How much later than its deadline a call may be answered, in seconds.
 LATE_S = 1.0
 
 APPLICATION = """
@@ -56,14 +56,14 @@ def children():
 
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PortProcess]:
-    """Give a port with the tools of an application."""
+    """Yield a port with the tools of an application."""
     folder: Path = tmp_path_factory.mktemp("application")
     (folder / "application.py").write_text(APPLICATION)
-    # None is kept ready: the tests count processes.
+    # No warm sandbox: the tests count processes.
     environment = {"PYTHONPATH": str(folder), "DSPEX_WARM_SANDBOXES": "0"}
     with PortProcess(["--preload=application"], environment=environment) as started:
         started.done("configure_lm", "embedded", {})
-        # What is loaded at the first use is loaded.
+        # This call loads what is imported at the first use.
         started.done("execute_module", "dspy.ProgramOfThought", QA, "What is 6 * 7?")
         yield started
 
@@ -73,7 +73,7 @@ def provider(server: ModelServer, model: str) -> dict[str, Any]:
 
 
 def scripted_tool(server: ModelServer, tool: str) -> dict[str, Any]:
-    """Give options of a ReAct whose model calls a tool once."""
+    """Return the options of a ReAct call whose model calls a tool once."""
     call = {"next_thought": "-", "next_tool_name": tool, "next_tool_args": {"question": "x"}}
     finish = {"next_thought": "-", "next_tool_name": "finish", "next_tool_args": {}}
     replies = [{"fields": fields} for fields in (call, finish, {"reasoning": "-", "answer": "done"})]
@@ -82,7 +82,7 @@ def scripted_tool(server: ModelServer, tool: str) -> dict[str, Any]:
 
 
 def timed(port: PortProcess, operation: str, *arguments: Any) -> tuple[float, Any]:
-    """Give how long an operation took, in seconds, and its result."""
+    """Return the duration of an operation, in seconds, and its result."""
     started_at = time.monotonic()
     result = port.operate(operation, *arguments)
     return time.monotonic() - started_at, result
@@ -110,7 +110,7 @@ def test_tool_that_blocks_does_not_delay_the_answer(port: PortProcess, model_ser
 def test_tool_that_ends_oddly_is_an_observation_and_the_port_lives(
     port: PortProcess, model_server: ModelServer, tool: str
 ) -> None:
-    """SystemExit once stopped the event loop for good; StopIteration was a call without an answer."""
+    """SystemExit once stopped the event loop for good; after StopIteration the call had no answer."""
     options = {**scripted_tool(model_server, tool), "timeout": 5_000}
     prediction = port.done("execute_module", "dspy.ReAct", QA, "x", options)
     assert prediction["trajectory"]["observation_0"].startswith(f"Error in {tool}: ")
@@ -128,10 +128,10 @@ def test_program_is_answered_by_its_deadline(port: PortProcess, model_server: Mo
 
 
 def test_large_batch_is_answered_by_its_deadline(port: PortProcess) -> None:
-    """Each item that was left once cost half a millisecond after the deadline: five seconds for ten thousand."""
+    """Each unfinished item once took 0.5 ms after the deadline: five seconds for ten thousand of them."""
     started_at = time.monotonic()
     status, results = port.operate("execute_batch", "dspy.Predict", QA, ["x"] * 10_000, {"timeout": 500})
-    # Decoding and encoding ten thousand inputs and errors is not within the deadline.
+    # The deadline does not include decoding and encoding ten thousand inputs and errors.
     assert time.monotonic() - started_at < 0.5 + LATE_S + 0.5
     assert (status, len(results)) == ("ok", 10_000)
     assert results[0][0] == "ok"
@@ -164,12 +164,12 @@ def test_fifty_timeouts_leave_no_task_no_thread_and_no_process(port: PortProcess
     for number in range(50):
         details = port.failed("execute_module", modules[number % 5], QA, "x", options)
         assert details["kind"] == "timeout"
-    # What is interrupted may take a moment to end.
+    # An interrupted thread or process may take a moment to end.
     ends_at = time.monotonic() + 10
     while held()[0] > before[0] and time.monotonic() < ends_at:
         time.sleep(0.05)
     tasks, threads, children = held()
     assert (tasks, children) == (before[0], before[2])
-    # The pool keeps its threads for later calls; it has a bound.
+    # The thread pool keeps its threads for later calls; their number is bounded.
     assert threads <= 64 + 10
     assert port.done("execute_module", "dspy.Predict", QA, "x")["answer"]

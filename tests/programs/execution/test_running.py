@@ -1,4 +1,4 @@
-"""One request, whoever still waits for it."""
+"""A request ends cleanly even if nobody waits for it any more."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from erlport_bridge.request.progress import Progress
 
 
 @pytest.mark.parametrize("when", ["before", "after"])
-def test_a_request_that_fails_while_it_is_cancelled_is_reported_by_nobody(
+def test_a_request_that_fails_while_it_is_cancelled_leaves_no_unretrieved_exception(
     monkeypatch: pytest.MonkeyPatch, when: str
 ) -> None:
     reports: list[dict[str, Any]] = []
@@ -39,7 +39,7 @@ def test_a_request_that_fails_while_it_is_cancelled_is_reported_by_nobody(
         task = asyncio.create_task(work)
         with contextlib.suppress(asyncio.CancelledError):
             await task
-        # Until the work has ended too.
+        # Wait until the cancelled work has ended too.
         await asyncio.sleep(0.01)
 
     asyncio.run(main())

@@ -16,7 +16,7 @@ from tests.model_server import ModelServer, openai
 from tests.port_process import PortProcess
 
 QA = "question -> answer"
-# <0.5.0> of a node without a name, as a BEAM writes it.
+# The pid <0.5.0> of a node without a name, as a BEAM encodes it.
 PID = decode(b"\x83X" + b"w\x0dnonode@nohost" + bytes(3) + b"\x05" + bytes(8))
 COT = "[[ ## reasoning ## ]]\nIt is [[a]] capital.\n\n[[ ## answer ## ]]\nLisbon\n\n[[ ## completed ## ]]"
 
@@ -27,7 +27,7 @@ def start(port: PortProcess, *arguments: Any, ref: Any = "s") -> int:
 
 
 def finish(port: PortProcess, call_id: int, *, ref: Any = "s") -> tuple[list[Mapping[str, str]], Any]:
-    """Give the events until the answer, each of which is acknowledged, and the answer."""
+    """Return the events until the answer, each of them acknowledged, and the answer."""
     events = []
     while True:
         match port.receive():
@@ -61,7 +61,7 @@ def texts(events: list[Mapping[str, str]]) -> dict[str, list[str]]:
 
 
 def settled(port: PortProcess) -> dict[str, Any]:
-    """Give the details of a port that still answers; acknowledgements that come late are passed over."""
+    """Return the details of a port that still answers; late answers to acknowledgements are skipped."""
     call_id = port.send_call("dspy_bridge", "metrics", [])
     while (message := port.receive())[1] != call_id:
         assert message[0] == "r"
@@ -86,9 +86,7 @@ def test_each_field_comes_in_the_pieces_that_the_model_writes(port: PortProcess,
 
 
 @pytest.mark.parametrize("module", ["dspy.Predict", "dspy.ChainOfThought", "dspy.ReAct", "dspy.MultiChainComparison"])
-def test_the_modules_that_are_awaited_are_told_in_pieces(
-    port: PortProcess, model_server: ModelServer, module: str
-) -> None:
+def test_awaited_modules_stream_in_pieces(port: PortProcess, model_server: ModelServer, module: str) -> None:
     events, (status, prediction) = run(port, module, QA, "Why is that?", {"lm": openai(model_server, "any")})
     assert status == "ok", prediction
     expected = {name: value for name, value in prediction.items() if isinstance(value, str)}
@@ -119,7 +117,7 @@ def test_status_says_what_begins(port: PortProcess, model_server: ModelServer) -
     assert begun[0] == ("module", "dspy.ReAct")
     assert [name for stage, name in begun if stage == "tool"] == ["calculator"]
     assert begun.count(("model", "openai/scripted:react")) == 3
-    # What is thought on the way is no field of the answer.
+    # The fields of an agent's steps are not fields of the answer.
     assert {name: "".join(parts) for name, parts in texts(events).items()} == {
         "reasoning": "It says so.",
         "answer": "6",
@@ -131,7 +129,7 @@ def test_status_says_what_begins(port: PortProcess, model_server: ModelServer) -
     [{"lm": "embedded"}, {"adapter": "json"}, {"adapter": "xml"}],
     ids=["a model that does not stream", "JSON", "XML"],
 )
-def test_a_field_comes_whole_where_pieces_cannot_be_told(
+def test_a_field_comes_whole_where_it_cannot_be_streamed(
     port: PortProcess, model_server: ModelServer, options: dict[str, Any]
 ) -> None:
     if options.get("adapter") == "xml":
@@ -144,8 +142,8 @@ def test_a_field_comes_whole_where_pieces_cannot_be_told(
     assert texts(events) == {"reasoning": [prediction["reasoning"]], "answer": [prediction["answer"]]}
 
 
-def test_a_program_is_told_of_stage_by_stage(port: PortProcess, model_server: ModelServer) -> None:
-    """Both stages give a reasoning; the last one's is the prediction's."""
+def test_a_program_streams_stage_by_stage(port: PortProcess, model_server: ModelServer) -> None:
+    """Both stages return a reasoning; the prediction has that of the last stage."""
     replies = ({"reasoning": "first", "topic": "towns"}, {"reasoning": "second", "answer": "Lisbon"})
     model_server.script("stages", *({"fields": fields} for fields in replies))
     stages = [
@@ -177,7 +175,7 @@ def test_fields_that_are_no_text_come_with_the_prediction_only(port: PortProcess
     assert {name: "".join(parts) for name, parts in texts(events).items()} == {"answer": prediction["answer"]}
 
 
-def test_of_several_completions_the_first_is_told(port: PortProcess, model_server: ModelServer) -> None:
+def test_the_first_of_several_completions_is_streamed(port: PortProcess, model_server: ModelServer) -> None:
     model_server.script("n", {"fields": {"answer": "one"}}, {"fields": {"answer": "two"}})
     options = {"lm": openai(model_server, "scripted:n"), "n": 2}
     events, (status, prediction) = run(port, "dspy.Predict", QA, "?", options)
@@ -188,14 +186,14 @@ def test_of_several_completions_the_first_is_told(port: PortProcess, model_serve
 def test_a_reader_who_stops_stops_the_model_and_the_deadline_holds(
     port: PortProcess, model_server: ModelServer
 ) -> None:
-    """About 20 MB, which no buffers between the model and the reader could hold."""
-    # The import of DSPy would count as the call's time.
+    """The answer has about 20 MB, more than all buffers between the model and the reader can hold."""
+    # Otherwise the import of DSPy would count as time of the call.
     port.done("ping")
     options = {"lm": openai(model_server, "long-2000000"), "buffer": 3, "timeout": 2_000}
     call_id = start(port, "dspy.Predict", QA, "?", options)
     for _ in range(3):
         receive_event(port)
-    # Nothing more comes but the answer.
+    # Only the answer follows.
     tag, answered, (status, (_, details)) = port.receive()
     assert (tag, answered, status) == ("r", call_id, "error")
     assert (details["kind"], details["stage"]) == ("timeout", "reader")
@@ -211,7 +209,7 @@ def test_acknowledging_gives_room_for_as_many_more(port: PortProcess, model_serv
     for _ in range(4):
         ack = port.send_call("dspy_bridge", "stream_ack", ["s", 1])
         messages = [port.receive(), port.receive()]
-        # In any order: the event may be told before its acknowledgement is answered.
+        # In any order: the event may be sent before the answer to its acknowledgement.
         assert ("r", ack, ("ok", True)) in messages
         received += [message[2][2] for message in messages if message[0] == "M"]
     assert len(received) == 6
@@ -223,7 +221,7 @@ def test_acknowledging_gives_room_for_as_many_more(port: PortProcess, model_serv
 def test_an_error_of_the_provider_is_the_answer(port: PortProcess, model_server: ModelServer) -> None:
     events, (status, (_, details)) = run(port, "dspy.Predict", QA, "?", {"lm": openai(model_server, "status-401")})
     assert (status, details["kind"], texts(events)) == ("error", "auth", {})
-    # Told already, so that it cannot be asked again in another form.
+    # The text has been sent already, so the model cannot be asked again with another adapter.
     model_server.script("odd", {"pieces": ["[[ ## answer ## ]]\nLisbon"]})
     options = {"lm": openai(model_server, "scripted:odd")}
     events, (status, (_, details)) = run(port, "dspy.Predict", "question -> answer, other", "?", options)
@@ -231,7 +229,7 @@ def test_an_error_of_the_provider_is_the_answer(port: PortProcess, model_server:
 
 
 def test_the_deadline_ends_a_stream_and_closes_the_request(port: PortProcess, model_server: ModelServer) -> None:
-    port.done("ping")  # the import of DSPy is not what takes the time
+    port.done("ping")  # the import of DSPy must not count as time of the call
     options = {"lm": openai(model_server, "slow-200"), "timeout": 1_000}
     events, (status, (_, details)) = run(port, "dspy.Predict", QA, "?" * 1_000, options)
     assert (status, details["kind"], details["stage"]) == ("error", "timeout", "model")
@@ -290,7 +288,7 @@ def test_acknowledging_a_stream_that_has_ended_says_so(shared_port: PortProcess)
 
 
 def test_without_a_port_that_takes_messages_there_is_no_stream(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Under ErlPort's own Python half nobody could acknowledge while the call runs."""
+    """With ErlPort's own Python half nobody could acknowledge events while the call runs."""
     monkeypatch.setattr(elixir, "_send", None)
 
     async def open_one() -> None:
@@ -312,7 +310,7 @@ def test_status_that_nobody_reads_is_dropped_but_for_the_newest(monkeypatch: pyt
             for number in range(10):
                 events.offer({"number": str(number)})
             streaming.acknowledge("s", 2)
-            # Sent in its turn, as there is no room for it.
+            # This event waits, as the reader has no room.
             last = asyncio.ensure_future(events.send({"number": "last"}))
             await asyncio.sleep(0)
             assert events.is_waiting

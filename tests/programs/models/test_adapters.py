@@ -1,4 +1,4 @@
-"""The option ``adapter`` of a call."""
+"""The option ``adapter`` of a call is read, and adapters fall back or use a second model."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_adapters_are_named_or_written_as_maps() -> None:
         ({"json_fallback": 0}, "opts.adapter.json_fallback", "true or false"),
     ],
 )
-def test_wrong_adapter_is_told_with_its_path(value: Any, path: str, part: str) -> None:
+def test_wrong_adapter_is_reported_with_its_path(value: Any, path: str, part: str) -> None:
     with pytest.raises(OperationError) as caught:
         read_adapter(value)
     assert (caught.value.kind, caught.value.facts["path"]) == ("input", path)

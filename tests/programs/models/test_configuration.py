@@ -1,4 +1,4 @@
-"""From a caller's configuration to a language model."""
+"""A caller's configuration becomes a language model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_same_configuration_is_the_same_client() -> None:
     assert language_model("openai", config | {"api_key": "another"}).lm is not first.lm
 
 
-def test_provider_and_model_may_stand_in_one_text() -> None:
+def test_provider_and_model_may_be_one_text() -> None:
     model = from_option("ollama/llama3/latest")
     assert (model.provider, model.model) == ("ollama", "ollama/llama3/latest")
     assert from_option({"provider": "ollama", "model": "x", "base_url": HOST}).api_base == f"{HOST}/v1"
@@ -75,7 +75,7 @@ def test_missing_key_names_the_variables(monkeypatch: pytest.MonkeyPatch, provid
         (7, "config"),
     ],
 )
-def test_wrong_option_is_told_with_its_path(config: Any, path: str) -> None:
+def test_wrong_option_is_reported_with_its_path(config: Any, path: str) -> None:
     error = error_of("openai", {"api_base": HOST, **config} if isinstance(config, dict) else config)
     assert (error.kind, error.facts["path"]) == ("input", path)
 
@@ -95,7 +95,7 @@ def test_wrong_option_is_told_with_its_path(config: Any, path: str) -> None:
         ("reasoning_effort", 1),
     ],
 )
-def test_wrong_setting_is_told_with_its_path(name: str, value: object) -> None:
+def test_wrong_setting_is_reported_with_its_path(name: str, value: object) -> None:
     with pytest.raises(OperationError) as caught:
         generation_setting(name, value)
     assert (caught.value.kind, caught.value.facts["path"]) == ("input", f"opts.{name}")
@@ -107,7 +107,7 @@ def test_setting_that_is_nil_is_left_to_the_model() -> None:
 
 
 @pytest.mark.parametrize("provider", [name for name in PROVIDERS if name not in ("openai", "openai_compatible")])
-def test_responses_are_of_those_that_have_them(provider: str) -> None:
+def test_responses_need_a_provider_that_has_them(provider: str) -> None:
     config = {"model": "m", "api_base": HOST, "api_key": "key", "model_type": "responses"}
     error = error_of(provider, config)
     assert (error.kind, error.facts["path"]) == ("input", "config.model_type")
@@ -115,7 +115,7 @@ def test_responses_are_of_those_that_have_them(provider: str) -> None:
 
 
 def test_responses_take_no_headers() -> None:
-    """DSPy's client cannot ask a declared provider for them: its compat is not one of chat completions."""
+    """DSPy's client has no responses for a declared provider, which is declared for chat completions."""
     config = {"model": "m", "api_base": HOST, "model_type": "responses", "headers": {"x-tenant": "a"}}
     error = error_of("openai_compatible", config)
     assert (error.kind, error.facts["path"]) == ("input", "config.model_type")

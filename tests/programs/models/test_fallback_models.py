@@ -1,4 +1,4 @@
-"""Models that are asked when another fails; limits, cached answers and costs of models."""
+"""Fallback models, rate limits, cache hits and costs of language models."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def models_asked(server: ModelServer) -> list[str]:
     return [request.model for request in server.requests]
 
 
-def test_next_model_answers_when_one_fails(shared_port: PortProcess, model_server: ModelServer) -> None:
+def test_fallback_model_answers_when_the_first_fails(shared_port: PortProcess, model_server: ModelServer) -> None:
     models = [openai(model_server, name) for name in ("status-503", "error-invalid_api_key", "good", "never")]
     meta = shared_port.done("execute_module", *QA, {"lm": models})["$meta"]
     assert meta["model"] == "openai/good"
@@ -35,9 +35,7 @@ def test_error_is_the_last_models_when_all_fail(shared_port: PortProcess, model_
     assert (details["kind"], details["retry_after"], details["model"]) == ("rate_limit", 7.0, "openai/status-429-7")
 
 
-def test_request_that_is_wrong_is_not_sent_to_the_next_model(
-    shared_port: PortProcess, model_server: ModelServer
-) -> None:
+def test_invalid_request_is_not_sent_to_the_fallback_model(shared_port: PortProcess, model_server: ModelServer) -> None:
     models = [openai(model_server, "status-400"), openai(model_server, "good")]
     assert shared_port.failed("execute_module", *QA, {"lm": models})["kind"] == "provider"
     assert models_asked(model_server) == ["status-400"]
@@ -47,12 +45,12 @@ def test_model_with_fallbacks_is_configured_as_one(port: PortProcess, model_serv
     config = {**openai(model_server, "status-500"), "fallbacks": [openai(model_server, "good"), "embedded"]}
     described = port.done("configure_lm", config.pop("provider"), config)
     assert described["fallbacks"] == ["openai/good", "embedded/extractive"]
-    # The settings of the call are the fallback's too.
+    # The settings of the call apply to the fallback model too.
     assert port.done("execute_module", *QA, {"temperature": 0.25})["$meta"]["model"] == "openai/good"
     assert [request.body["temperature"] for request in model_server.requests] == [0.25, 0.25]
 
 
-def test_model_with_a_fallback_is_not_asked_again_first(shared_port: PortProcess, model_server: ModelServer) -> None:
+def test_request_to_a_model_with_a_fallback_is_not_retried(shared_port: PortProcess, model_server: ModelServer) -> None:
     first = openai(model_server, "status-503")
     del first["num_retries"]
     shared_port.done("execute_module", *QA, {"lm": [first, "embedded"]})
@@ -67,7 +65,7 @@ def test_model_with_a_fallback_is_not_asked_again_first(shared_port: PortProcess
         ({"provider": "embedded", "fallbacks": "x"}, "opts.lm.fallbacks"),
     ],
 )
-def test_wrong_fallback_is_told_with_its_path(shared_port: PortProcess, lm: Any, path: str) -> None:
+def test_wrong_fallback_is_reported_with_its_path(shared_port: PortProcess, lm: Any, path: str) -> None:
     details = shared_port.failed("execute_module", *QA, {"lm": lm})
     assert details["kind"] == "input"
     assert details["path"].startswith(path)
@@ -76,7 +74,7 @@ def test_wrong_fallback_is_told_with_its_path(shared_port: PortProcess, lm: Any,
 def test_cached_answer_is_found_with_the_same_key_and_address_only(
     port: PortProcess, model_server: ModelServer
 ) -> None:
-    """DSPy's cache keys leave out both, so that two tenants shared answers."""
+    """DSPy's cache keys leave out key and address, so two tenants once shared answers."""
     lm = openai(model_server, "gpt-4o-mini", cache=True)
     first, second = (port.done("execute_module", *QA, {"lm": lm})["$meta"] for _ in range(2))
     assert (first["cache_hits"], second["cache_hits"]) == (0, 1)
@@ -99,7 +97,7 @@ def test_requests_per_minute_end_with_the_deadline(shared_port: PortProcess, mod
     details = shared_port.failed("execute_module", *QA, {**opts, "timeout": 50})
     assert (details["kind"], details["stage"]) == ("timeout", "rate_limit")
     assert len(model_server.requests) == 2
-    # Another key is another tenant, with limits of its own.
+    # Another key is another tenant, with its own limits.
     opts["lm"]["api_key"] = "sk-of-another-tenant"
     shared_port.done("execute_module", *QA, opts)
 
@@ -109,7 +107,7 @@ def test_requests_at_once_are_limited(shared_port: PortProcess, model_server: Mo
     inputs = [{"question": str(number)} for number in range(3)]
     results = shared_port.done("execute_batch", "dspy.Predict", "question -> answer", inputs, {"lm": lm})
     assert len(results) == 3
-    # Each began when the one before it was answered.
+    # Each request began when the one before it was answered.
     assert model_server.most_at_once == 1
 
 

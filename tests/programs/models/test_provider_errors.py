@@ -1,4 +1,4 @@
-"""What providers answer over HTTP, on each wire, at once and in pieces."""
+"""Answers and errors of providers over HTTP, on each wire, whole and streamed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ WIRES: dict[str, dict[str, Any]] = {
     "responses": {"provider": "openai", "model_type": "responses"},
     "anthropic": {"provider": "anthropic"},
 }
-# The behaviour of the server, the kind, whether it may pass, the seconds to wait.
+# The behaviour of the server, the kind of the error, whether it is retryable, the seconds to wait.
 ERRORS = [
     ("status-400", "provider", False, None),
     ("status-401", "auth", False, None),
@@ -42,7 +42,7 @@ def model(server: ModelServer, wire: str, name: str) -> dict[str, Any]:
 
 
 def streamed(port: PortProcess, lm: dict[str, Any]) -> tuple[Any, str]:
-    """Give the result of a stream, and the text of its pieces."""
+    """Return the result of a stream, and the text of its pieces."""
     call_id = port.send_call("dspy_bridge", "stream_module", [PID, "s", *QA, {"lm": lm, "buffer": 10_000}])
     text = ""
     while True:
@@ -68,7 +68,7 @@ def test_answer_comes_whole_and_in_pieces(shared_port: PortProcess, model_server
 
 @pytest.mark.parametrize("wire", WIRES)
 @pytest.mark.parametrize(("name", "kind", "is_retryable", "retry_after"), ERRORS, ids=[row[0] for row in ERRORS])
-def test_error_of_the_provider_is_told_by_kind(
+def test_error_of_the_provider_has_a_kind(
     shared_port: PortProcess,
     model_server: ModelServer,
     wire: str,
@@ -83,7 +83,7 @@ def test_error_of_the_provider_is_told_by_kind(
     assert (status, text) == ("error", "")
     for details in (whole, in_pieces):
         assert (details["kind"], details["retryable"], details.get("retry_after")) == (kind, is_retryable, retry_after)
-        # DSPy's advice names classes of its own.
+        # DSPy's advice names DSPy's own classes, and must not be in the message.
         assert "To fix" not in details["message"]
         if name.startswith("status"):
             assert details["status"] == int(name.split("-")[1])

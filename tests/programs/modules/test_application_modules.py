@@ -1,4 +1,4 @@
-"""Modules of the application, which a port is started with, and no others."""
+"""A port offers the application's modules that it was started with, and no others."""
 
 from __future__ import annotations
 
@@ -222,7 +222,7 @@ def test_code_that_does_not_await_its_model_cannot_wait_for_a_limit(
     details = shop.failed("execute_module", "shop.programs.Blocking", None, "Q", {"lm": lm})
     assert (details["kind"], details["retryable"]) == ("rate_limit", True)
     assert 50 < details["retry_after"] <= 60
-    # One at a time is no more than itself.
+    # A limit of one concurrent request is not reached by calls that follow one another.
     lm = openai(model_server, "answer", max_concurrent_requests=1)
     for _ in range(3):
         run(shop, model_server, "shop.programs.Blocking", None, "Q", lm=lm)

@@ -1,4 +1,4 @@
-"""The catalogue: what DSPy has, and what is said of each."""
+"""The catalogue contains the modules of the installed DSPy, with their defaults."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_nothing_else_is_found_by_its_name(name: str) -> None:
     assert caught.value.kind == "module_not_found"
 
 
-def test_what_another_operation_does_is_described_and_says_which() -> None:
+def test_module_of_another_operation_is_described_with_it() -> None:
     assert catalogue.find_entry("dspy.Parallel").describe()["operation"] == "execute_batch"
     with pytest.raises(OperationError, match="call execute_batch instead"):
         catalogue.find_module("dspy.Parallel")

@@ -1,4 +1,4 @@
-"""DSPy's modules that run code of a model, over a real port, with a scripted model and the real sandbox."""
+"""DSPy's modules that run code written by a model, over a real port, with a scripted model and the real sandbox."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def convert(amount: float, currency: str = "EUR") -> float:
 def code_port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PortProcess]:
     folder = tmp_path_factory.mktemp("application")
     (folder / "application.py").write_text(APPLICATION)
-    # A module with an effect when it is imported.
+    # A module that leaves a file when it is imported.
     (folder / "hostile.py").write_text(f"open({str(folder / 'imported')!r}, 'w').close()")
     flags = ["--modules=dspy_bridge", "--preload=application"]
     path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
@@ -47,7 +47,7 @@ def run(port: PortProcess, server: ModelServer, module: str, *replies: Any, **op
     return port.operate("execute_module", module, options.pop("signature", QA), {"question": "?"}, options)
 
 
-def test_code_of_codeact_calls_tools_that_stay_on_this_side(code_port: PortProcess, model_server: ModelServer) -> None:
+def test_code_of_codeact_calls_tools_outside_the_sandbox(code_port: PortProcess, model_server: ModelServer) -> None:
     """DSPy copies a tool's source into the sandbox, where ``RATES`` and the decorator are missing."""
     code = {"generated_code": "print(convert(4, 'EUR'), convert(amount=2))", "finished": True}
     extracted = {"reasoning": "as printed", "answer": "6"}
@@ -56,10 +56,10 @@ def test_code_of_codeact_calls_tools_that_stay_on_this_side(code_port: PortProce
     assert (prediction["answer"], prediction["reasoning"]) == ("6", "as printed")
 
 
-def test_code_in_the_sandbox_cannot_have_this_side_import_a_module(
+def test_code_in_the_sandbox_cannot_make_the_host_import_a_module(
     code_port: PortProcess, model_server: ModelServer
 ) -> None:
-    """DSPy reads a signature that the code writes by importing whatever a type is named like."""
+    """DSPy reads a signature that the code wrote by importing whatever its types name."""
     tried = (
         "import dspy\ntry:\n    dspy.Predict('q: hostile -> a')(q=1)\nexcept RuntimeError as error:\n    print(error)"
     )
@@ -78,7 +78,7 @@ def test_text_that_code_puts_into_a_prompt_stays_text(code_port: PortProcess, mo
     assert "<<CUSTOM-TYPE" not in sent
 
 
-def test_reactv2_gives_a_conversation_that_another_call_goes_on_with(
+def test_reactv2_returns_a_conversation_that_another_call_continues(
     code_port: PortProcess, model_server: ModelServer
 ) -> None:
     def turn(name: str, **arguments: Any) -> dict[str, Any]:
@@ -103,12 +103,12 @@ def test_reactv2_without_an_answer_is_an_error_of_the_model(code_port: PortProce
 
 
 def test_no_sandbox_is_left_when_the_port_ends(model_server: ModelServer) -> None:
-    """The one that is kept ready for the next call too."""
+    """The sandbox that is kept warm for the next call ends too."""
     with PortProcess(["--modules=dspy_bridge"]) as port:
         port.done("configure_lm", "embedded", {})
         port.done("execute_module", "dspy.ProgramOfThought", QA, "What is 6 * 7?")
         ends_at = time.monotonic() + 60
-        # It is on its way, and was not started for this call: that one is gone.
+        # The warm sandbox is starting; the one that this call used has ended.
         while not (sandboxes := children(port.process.pid, "deno")) and time.monotonic() < ends_at:
             time.sleep(0.02)
         port.close()

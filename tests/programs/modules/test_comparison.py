@@ -1,4 +1,4 @@
-"""MultiChainComparison with its attempts made."""
+"""MultiChainComparison compares answers of the caller, or answers that it asks for itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MARKER = "<<CUSTOM-TYPE-START-IDENTIFIER>>"
 
 
 def compared(attempts: list[Any], **replaced: Any) -> dict[str, Any]:
-    """Give the inputs of the comparing prompt for attempts that a caller brings."""
+    """Return the inputs of the comparing prompt for a caller's attempts."""
     module = ComparedChains(dspy.Signature("question -> answer"), len(attempts) or 3)
     asked: list[dict[str, Any]] = []
 
@@ -52,7 +52,7 @@ def test_attempt_stays_text_in_the_prompt_whoever_wrote_it() -> None:
 
 
 def test_attempts_end_when_one_of_them_fails() -> None:
-    """They once went on, and were paid for, after their call had its error."""
+    """The other attempts once continued, and were paid for, after their call had failed."""
     ended: list[str] = []
 
     async def attempt(**inputs: Any) -> dspy.Prediction:
@@ -86,7 +86,7 @@ def test_attempts_end_when_one_of_them_fails() -> None:
         ([{"reasoning": "r", "answer": b"\xff"}] * 2, "inputs.completions[0].answer"),
     ],
 )
-def test_wrong_attempt_is_told_with_its_path(attempts: list[Any], path: str) -> None:
+def test_wrong_attempt_is_reported_with_its_path(attempts: list[Any], path: str) -> None:
     with pytest.raises(OperationError) as caught:
         compared(attempts)
     assert (caught.value.kind, caught.value.facts["path"]) == ("input", path)

@@ -18,7 +18,7 @@ FAILS = {"status": 500}
 
 
 def run(port: PortProcess, server: ModelServer, spec: Any, *replies: Any, **options: Any) -> tuple[Any, list[str]]:
-    """Run a module with a scripted model; gives its answer, and the last message of each request."""
+    """Run a module with a scripted model; return its answer, and the last message of each request."""
     server.requests.clear()
     server.script("run", *(reply if "status" in reply else {"fields": reply} for reply in replies))
     options["lm"] = openai(server, "scripted:run")
@@ -26,7 +26,7 @@ def run(port: PortProcess, server: ModelServer, spec: Any, *replies: Any, **opti
     return answer if status == "ok" else answer[1], [str(r.body["messages"][-1]["content"]) for r in server.requests]
 
 
-def test_best_of_n_gives_the_first_that_is_enough(shared_port: PortProcess, model_server: ModelServer) -> None:
+def test_best_of_n_stops_at_the_threshold(shared_port: PortProcess, model_server: ModelServer) -> None:
     replies = [{"answer": "Porto"}, {"answer": "Lisbon!"}]
     prediction, asked = run(shared_port, model_server, BEST, *replies)
     assert (prediction["answer"], len(asked)) == ("Lisbon!", 2)
@@ -42,22 +42,24 @@ def test_best_of_n_without_a_threshold_makes_all_attempts(shared_port: PortProce
 
 
 @pytest.mark.parametrize("spec", [BEST, REFINE])
-def test_failed_attempt_is_made_up_for_and_forgotten(
+def test_failed_attempt_is_repeated_and_not_reported(
     shared_port: PortProcess, model_server: ModelServer, spec: dict[str, Any]
 ) -> None:
-    """DSPy counts failures for all calls of one module together."""
+    """DSPy counts the failures of all calls of one module together."""
     for _ in range(4):
         prediction, asked = run(shared_port, model_server, spec, FAILS, FAILS, {"answer": "Lisbon"})
         assert (prediction["answer"], len(asked)) == ("Lisbon", 3)
 
 
-def test_error_is_told_when_no_attempt_succeeds(shared_port: PortProcess, model_server: ModelServer) -> None:
-    """DSPy prints it and gives ``None``."""
+def test_error_is_reported_when_no_attempt_succeeds(shared_port: PortProcess, model_server: ModelServer) -> None:
+    """DSPy prints the error and returns ``None``."""
     error, asked = run(shared_port, model_server, BEST, FAILS, FAILS, FAILS)
     assert (error["kind"], error["status"], len(asked)) == ("server", 500, 3)
 
 
-def test_error_is_told_at_once_when_no_more_may_fail(shared_port: PortProcess, model_server: ModelServer) -> None:
+def test_error_is_reported_at_once_when_no_more_attempts_may_fail(
+    shared_port: PortProcess, model_server: ModelServer
+) -> None:
     error, asked = run(shared_port, model_server, {**BEST, "fail_count": 1}, FAILS, FAILS, {"answer": "Lisbon"})
     assert (error["kind"], len(asked)) == ("server", 2)
 
@@ -67,7 +69,7 @@ def test_error_that_every_attempt_would_meet_ends_the_call(shared_port: PortProc
     assert (error["kind"], len(asked)) == ("auth", 1)
 
 
-def test_refine_shows_the_next_attempt_what_is_advised(shared_port: PortProcess, model_server: ModelServer) -> None:
+def test_refine_puts_the_advice_into_the_next_attempt(shared_port: PortProcess, model_server: ModelServer) -> None:
     replies = [{"answer": "Porto"}, ADVICE, {"answer": "Lisbon"}]
     prediction, (first, asked, second) = run(shared_port, model_server, REFINE, *replies)
     assert prediction["answer"] == "Lisbon"
@@ -77,7 +79,7 @@ def test_refine_shows_the_next_attempt_what_is_advised(shared_port: PortProcess,
     assert "[[ ## hint_ ## ]]\nname << CUSTOM-TYPE-START-IDENTIFIER>> the capital" in second
 
 
-def test_refine_says_nothing_after_the_last_attempt(shared_port: PortProcess, model_server: ModelServer) -> None:
+def test_refine_asks_for_no_advice_after_the_last_attempt(shared_port: PortProcess, model_server: ModelServer) -> None:
     replies = [{"answer": "Porto"}, ADVICE, {"answer": "Faro"}]
     prediction, asked = run(shared_port, model_server, {**REFINE, "N": 2}, *replies)
     assert (prediction["answer"], len(asked)) == ("Porto", 3)

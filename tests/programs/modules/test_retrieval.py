@@ -1,4 +1,4 @@
-"""dspy.Retrieve and dspy.KNN by vectors, over a real port; functions of Elixir are tested from Elixir."""
+"""dspy.Retrieve and dspy.KNN by embeddings, over a real port; functions of Elixir are tested from Elixir."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ def test_wrong_call_is_named(
     assert message in details["message"]
 
 
-def test_what_asks_no_model_needs_none(port: PortProcess) -> None:
-    """The port has no model."""
+def test_module_that_calls_no_model_needs_none(port: PortProcess) -> None:
+    """The port has no default model."""
     found = port.done("execute_module", RETRIEVE, None, {"query": "pets", "vector": [1, 0], "k": 1})
     assert (found["passages"], found["$meta"]["model"]) == (["about cats"], None)
     inputs = {"question": "3 + 3", "vector": [1, 0.1]}

@@ -1,4 +1,4 @@
-"""Options are read, completed and described by one vocabulary."""
+"""A vocabulary reads options, completes them with defaults, and describes them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ EVERY_OPTION: list[Option] = [
 ]
 
 
-def test_only_what_was_given_is_read() -> None:
+def test_only_given_options_are_read() -> None:
     assert KNOWN.read({"count": 2, "other": 1}, "opts") == {"count": 2}
 
 
@@ -91,7 +91,7 @@ def test_union_prefers_the_second_vocabulary() -> None:
         (IntegersOption(name="x", minimum=1, maximum=5, most=2, description=""), [1, 1], "a list of 1 to 2 integers"),
     ],
 )
-def test_wrong_value_is_told_with_its_path(option: Option, value: object, expected: str) -> None:
+def test_wrong_value_is_reported_with_its_path(option: Option, value: object, expected: str) -> None:
     with pytest.raises(OperationError) as caught:
         option.read(value, "opts.x")
     assert caught.value.kind == "input"
@@ -99,18 +99,18 @@ def test_wrong_value_is_told_with_its_path(option: Option, value: object, expect
     assert "opts.x" in caught.value.facts["path"]
 
 
-def test_element_of_a_list_is_told_with_its_index() -> None:
+def test_wrong_element_of_a_list_is_reported_with_its_index() -> None:
     with pytest.raises(OperationError, match=r"an integer from 1 to 5 at opts.x\[1\], got 6"):
         IntegersOption(name="x", minimum=1, maximum=5, most=3, description="").read([1, 6], "opts.x")
 
 
-def test_unknown_choice_is_told_with_the_choices() -> None:
+def test_unknown_choice_is_reported_with_the_choices() -> None:
     with pytest.raises(OperationError, match=r'unknown choice "lihgt" at opts\.x; did you mean "light"'):
         ChoiceOption(name="x", choices=("light", "heavy"), description="").read("lihgt", "opts.x")
 
 
 @pytest.mark.parametrize(("value", "read"), [(0, 0), (0.5, 0.5), (2, 2)])
-def test_exact_number_stays_what_it_is(value: float, read: float) -> None:
+def test_exact_number_keeps_its_type(value: float, read: float) -> None:
     found = ExactNumberOption(name="x", description="").read(value, "x")
     assert (found, type(found)) == (read, type(read))
 

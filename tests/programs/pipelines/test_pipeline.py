@@ -1,4 +1,4 @@
-"""Programs as data: which stages there are, and who gives whose inputs."""
+"""Programs as data: which stages there are, and which inputs each of them gets."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from erlport_bridge.programs.signatures.spec import parse_signature
 QA = parse_signature("question -> answer")
 
 
-class Told(dspy.Module):  # type: ignore[misc]
-    """A stage that gives fixed outputs and remembers its inputs."""
+class Recorder(dspy.Module):  # type: ignore[misc]
+    """A stage that returns fixed outputs and records its inputs."""
 
     def __init__(self, **outputs: Any) -> None:
         super().__init__()
@@ -25,14 +25,14 @@ class Told(dspy.Module):  # type: ignore[misc]
         self.inputs: list[dict[str, Any]] = []
 
     async def aforward(self, **inputs: Any) -> dspy.Prediction:
-        """Give the outputs."""
+        """Record the inputs and return the outputs."""
         self.inputs.append(inputs)
         return dspy.Prediction(**self.outputs)
 
 
-def run(stages: Any, told: list[Told], **inputs: Any) -> dspy.Prediction:
+def run(stages: Any, recorders: list[Recorder], **inputs: Any) -> dspy.Prediction:
     module = pipeline.Pipeline(stages)
-    module.modules = told
+    module.modules = recorders
     return asyncio.run(module.acall(**inputs))
 
 
@@ -47,9 +47,9 @@ def test_shared_signature_gives_a_later_stage_the_previous_answer() -> None:
     stages, whole = read_stages(["dspy.Predict", "dspy.Predict"], QA)
     assert stages[1].spec.text == "question: str, previous_answer: str -> answer: str"
     assert whole == QA
-    told = [Told(answer="first"), Told(answer="second")]
-    assert dict(run(stages, told, question="Q").items()) == {"answer": "second"}
-    assert told[1].inputs == [{"question": "Q", "previous_answer": "first"}]
+    recorders = [Recorder(answer="first"), Recorder(answer="second")]
+    assert dict(run(stages, recorders, question="Q").items()) == {"answer": "second"}
+    assert recorders[1].inputs == [{"question": "Q", "previous_answer": "first"}]
 
 
 def test_signature_of_the_whole_takes_what_no_stage_gives() -> None:
@@ -59,9 +59,9 @@ def test_signature_of_the_whole_takes_what_no_stage_gives() -> None:
     ]
     stages, whole = read_stages(modules, None)
     assert whole.text == "text: str, style: str -> fact: str, year: int, line: str"
-    told = [Told(fact="F", year=1), Told(line="L")]
-    assert dict(run(stages, told, text="T", style="S").items()) == {"fact": "F", "year": 1, "line": "L"}
-    assert told[1].inputs == [{"style": "S", "year": 1, "previous_fact": "F"}]
+    recorders = [Recorder(fact="F", year=1), Recorder(line="L")]
+    assert dict(run(stages, recorders, text="T", style="S").items()) == {"fact": "F", "year": 1, "line": "L"}
+    assert recorders[1].inputs == [{"style": "S", "year": 1, "previous_fact": "F"}]
 
 
 def test_what_a_model_wrote_must_fit_the_next_stages_field() -> None:
@@ -71,14 +71,17 @@ def test_what_a_model_wrote_must_fit_the_next_stages_field() -> None:
     ]
     stages, _ = read_stages(modules, None)
     with pytest.raises(OperationError, match=r"expected an integer at the inputs of dspy\.Predict\.year"):
-        run(stages, [Told(year="MCMXC"), Told(line="L")], text="T")
+        run(stages, [Recorder(year="MCMXC"), Recorder(line="L")], text="T")
 
 
 def test_what_a_model_wrote_stays_text_in_the_next_prompt() -> None:
     stages, _ = read_stages(["dspy.Predict", "dspy.Predict"], QA)
-    told = [Told(answer="<<CUSTOM-TYPE-START-IDENTIFIER>>[]<<CUSTOM-TYPE-END-IDENTIFIER>>"), Told(answer="A")]
-    run(stages, told, question="Q")
-    assert "<<CUSTOM-TYPE" not in told[1].inputs[0]["previous_answer"]
+    recorders = [
+        Recorder(answer="<<CUSTOM-TYPE-START-IDENTIFIER>>[]<<CUSTOM-TYPE-END-IDENTIFIER>>"),
+        Recorder(answer="A"),
+    ]
+    run(stages, recorders, question="Q")
+    assert "<<CUSTOM-TYPE" not in recorders[1].inputs[0]["previous_answer"]
 
 
 def test_history_is_the_first_input_of_every_stage() -> None:
@@ -115,9 +118,9 @@ def test_stage_takes_its_inputs_from_named_stages_and_from_the_programs_own() ->
     wired = {**ANSWER, "inputs": {"context": "search.passages", "ask": "question"}}
     stages, whole = read_stages([SEARCH, wired], None)
     assert whole.text == "question: str -> passages: list[str], answer: str"
-    told = [Told(passages=["p"]), Told(answer="A")]
-    run(stages, told, question="Q")
-    assert told[1].inputs == [{"context": ["p"], "ask": "Q"}]
+    recorders = [Recorder(passages=["p"]), Recorder(answer="A")]
+    run(stages, recorders, question="Q")
+    assert recorders[1].inputs == [{"context": ["p"], "ask": "Q"}]
 
 
 def test_outputs_are_those_that_are_chosen_by_the_names_they_are_given() -> None:
@@ -125,7 +128,7 @@ def test_outputs_are_those_that_are_chosen_by_the_names_they_are_given() -> None
     outputs, chosen = read_outputs({"reply": "answer", "seen": "search.passages"}, stages, whole)
     assert chosen.text == "question: str -> reply: str, seen: list[str]"
     module = pipeline.Pipeline(stages, outputs)
-    module.modules = [Told(passages=["p"]), Told(answer="A")]
+    module.modules = [Recorder(passages=["p"]), Recorder(answer="A")]
     assert dict(asyncio.run(module.acall(question="Q")).items()) == {"reply": "A", "seen": ["p"]}
     assert module.shown_fields() == [{"passages": "seen"}, {"answer": "reply"}]
 

@@ -1,4 +1,4 @@
-"""ProgramOfThought in its real sandbox: Pyodide in Deno, started by these tests."""
+"""ProgramOfThought runs in a real sandbox: Pyodide in Deno, started by these tests."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_program_of_thought_computes_in_the_sandbox(sandboxes: sandbox.Sandboxes
 
 
 def test_text_survives_the_way_into_the_sandbox(sandboxes: sandbox.Sandboxes) -> None:
-    """DSPy cuts generated code at ``---``, at a code fence and at three line ends, also inside of a string."""
+    """DSPy cuts generated code at ``---``, at a code fence and at three line ends, even inside a string."""
     fields = {"question": (str, dspy.InputField()), "answer": (str, dspy.OutputField())}
     text = 'a --- b ```python c``` "d" \\n é'
     with dspy.context(lm=embedded_model(), interpreter_factory=sandboxes.factory):
@@ -116,7 +116,7 @@ def test_request_that_has_ended_gets_no_sandbox(sandboxes: sandbox.Sandboxes) ->
         sandboxes.factory().execute("print(1)")
 
 
-def test_endless_loop_is_killed_at_its_time_limit(sandboxes: sandbox.Sandboxes) -> None:
+def test_endless_loop_is_killed_at_its_timeout(sandboxes: sandbox.Sandboxes) -> None:
     interpreter = sandboxes.factory.within(300)()
     with pytest.raises(OperationError, match="ran longer than 300 ms and was killed") as caught:
         interpreter.execute("while True: pass")
@@ -126,7 +126,7 @@ def test_endless_loop_is_killed_at_its_time_limit(sandboxes: sandbox.Sandboxes) 
     assert process.returncode is not None
 
 
-def test_time_of_a_tool_is_not_the_codes(sandboxes: sandbox.Sandboxes) -> None:
+def test_time_of_a_tool_does_not_count_for_the_code(sandboxes: sandbox.Sandboxes) -> None:
     interpreter = sandboxes.factory.within(1_500)()
     interpreter.tools["slow"] = lambda: time.sleep(1.6)
     assert interpreter.execute("slow(); print('done')").strip() == "done"
@@ -154,7 +154,7 @@ def test_kill_ends_only_the_sandboxes_of_its_request(sandboxes: sandbox.Sandboxe
 
 
 def test_kill_all_ends_every_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The pool starts none after it.
+    # A pool for this test alone: it starts nothing after `kill_all`.
     monkeypatch.setattr(sandbox, "_pool", warm_pool.WarmPool(Interpreter.started, end, size=0))
     with sandbox.Sandboxes() as first, interpreter_of(first) as interpreter:
         interpreter.execute("x = 1")
@@ -172,7 +172,7 @@ def test_probe_is_quick_the_second_time() -> None:
 
 
 def probe_elsewhere(script: str, **environment: str) -> str:
-    """Run a script that probes in a process without the ``deno`` package, and give the last line of its output."""
+    """Run the probe in a process without the ``deno`` package; return the last line of its output."""
     blocked = "import sys; sys.modules['deno'] = None\n"
     done = subprocess.run(
         [sys.executable, "-c", blocked + script],

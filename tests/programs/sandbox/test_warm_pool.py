@@ -1,4 +1,4 @@
-"""Things that are started before they are needed; here they are numbers that wait to be let go."""
+"""The pool starts items before calls need them; the items here are numbers, whose starts a test releases."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WAIT_S = 5
 
 
 class Starts:
-    """Starts that last until they are let go, and what was ended."""
+    """Starts that last until the test releases them, and the items that were ended."""
 
     def __init__(self) -> None:
         self.begun: list[Future[Any]] = []
@@ -23,7 +23,7 @@ class Starts:
         self.changed = threading.Condition()
 
     def start(self) -> int:
-        """Begin, and wait to be let go."""
+        """Begin a start, and wait until the test releases it."""
         result: Future[int] = Future()
         with self.changed:
             self.begun.append(result)
@@ -31,18 +31,18 @@ class Starts:
         return result.result(WAIT_S)
 
     def end(self, item: int) -> None:
-        """Note what was ended."""
+        """Record that an item was ended."""
         with self.changed:
             self.ended.append(item)
             self.changed.notify_all()
 
     def wait_begun(self, count: int) -> None:
-        """Wait until so many have begun."""
+        """Wait until this number of starts has begun."""
         with self.changed:
             assert self.changed.wait_for(lambda: len(self.begun) >= count, WAIT_S)
 
     def wait_ended(self, count: int) -> list[int]:
-        """Wait until so many were ended, and give them."""
+        """Wait until this number of items was ended, and return them."""
         with self.changed:
             assert self.changed.wait_for(lambda: len(self.ended) >= count, WAIT_S)
             return list(self.ended)
@@ -53,13 +53,13 @@ def starts() -> Starts:
     return Starts()
 
 
-def test_nothing_is_started_before_the_first_one_is_taken(starts: Starts) -> None:
+def test_nothing_is_started_before_the_first_take(starts: Starts) -> None:
     pool = WarmPool(starts.start, starts.end, size=1)
     assert starts.begun == []
     pool.close()
 
 
-def test_one_for_later_is_started_when_the_one_that_is_wanted_is_ready(starts: Starts) -> None:
+def test_idle_item_is_started_when_the_wanted_one_is_ready(starts: Starts) -> None:
     pool = WarmPool(starts.start, starts.end, size=1)
     first = pool.take()
     starts.wait_begun(1)
@@ -68,12 +68,12 @@ def test_one_for_later_is_started_when_the_one_that_is_wanted_is_ready(starts: S
     assert first.result(WAIT_S) == 1
     starts.wait_begun(2)
     starts.begun[1].set_result(2)
-    # Ready or still on its way: it is the second one either way.
+    # Ready or still starting: it is the second item either way.
     assert pool.take().result(WAIT_S) == 2
     pool.close()
 
 
-def test_one_that_was_cancelled_is_kept_for_the_next(starts: Starts) -> None:
+def test_item_of_a_cancelled_take_is_kept_for_the_next(starts: Starts) -> None:
     pool = WarmPool(starts.start, starts.end, size=1)
     assert pool.take().cancel()
     starts.wait_begun(1)
@@ -83,7 +83,7 @@ def test_one_that_was_cancelled_is_kept_for_the_next(starts: Starts) -> None:
     pool.close()
 
 
-def test_no_more_are_kept_than_asked_for(starts: Starts) -> None:
+def test_no_more_items_are_kept_than_the_size(starts: Starts) -> None:
     pool = WarmPool(starts.start, starts.end, size=0)
     taken = pool.take()
     starts.wait_begun(1)
@@ -93,13 +93,13 @@ def test_no_more_are_kept_than_asked_for(starts: Starts) -> None:
     assert len(starts.begun) == 1
 
 
-def test_one_that_nobody_takes_is_ended(starts: Starts) -> None:
+def test_idle_item_is_ended_after_its_time(starts: Starts) -> None:
     pool = WarmPool(starts.start, starts.end, size=1, idle_s=0.01)
     pool.give_back(1)
     assert starts.wait_ended(1) == [1]
 
 
-def test_failure_to_start_is_told_to_all_who_wait_and_tried_again_by_the_next(starts: Starts) -> None:
+def test_failed_start_reaches_all_waiting_callers_and_the_next_tries_again(starts: Starts) -> None:
     pool = WarmPool(starts.start, starts.end, size=1)
     first = pool.take()
     starts.wait_begun(1)
@@ -113,7 +113,7 @@ def test_failure_to_start_is_told_to_all_who_wait_and_tried_again_by_the_next(st
     pool.close()
 
 
-def test_closing_ends_what_is_ready_and_what_becomes_ready(starts: Starts) -> None:
+def test_closing_ends_ready_and_starting_items(starts: Starts) -> None:
     pool = WarmPool(starts.start, starts.end, size=2)
     pool.give_back(1)
     assert pool.take().result(WAIT_S) == 1
@@ -133,7 +133,7 @@ def test_wrong_number_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatc
         warm_size()
 
 
-def test_starts_are_counted_with_how_they_ended() -> None:
+def test_starts_are_counted_by_outcome() -> None:
     outcomes: list[Exception | int] = [OSError("no memory"), 1]
 
     def start() -> int:

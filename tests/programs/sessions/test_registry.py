@@ -1,4 +1,4 @@
-"""The registry of a port: sessions, programs, their bounds and their idle time."""
+"""The registry of a port: its sessions and programs, their limits and their idle time."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ EMBEDDED = language_model("embedded", {})
 
 
 class Clock:
-    """What stands in for the time of :mod:`erlport_bridge.programs.sessions`."""
+    """A replacement for the module ``time`` in :mod:`erlport_bridge.programs.sessions`."""
 
     def __init__(self) -> None:
         self.now_s = 1_000.0
 
     def monotonic(self) -> float:
-        """Give the time in seconds."""
+        """Return the time in seconds."""
         return self.now_s
 
     time = monotonic
@@ -30,7 +30,7 @@ class Clock:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    """Give the time, to be moved by the test."""
+    """Return a clock that the test moves."""
     clock = Clock()
     monkeypatch.setattr(sessions_module, "time", clock)
     return clock
@@ -78,7 +78,7 @@ def test_idle_session_is_closed_and_a_used_one_is_not(clock: Clock) -> None:
     assert kind_of_call(registry.find, "idle") == "session_not_found"
 
 
-def test_session_that_is_only_looked_at_stays_idle(clock: Clock) -> None:
+def test_describing_a_session_does_not_count_as_use(clock: Clock) -> None:
     registry = Sessions(session_idle_ms=10_000)
     program = registry.add_program(QA, "mine")
     clock.now_s += 6

@@ -1,4 +1,4 @@
-"""Constraints hold for inputs and outputs, at every depth."""
+"""Constraints and object types are checked for inputs and outputs, at every depth."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def values(signature: str, **inputs: Any) -> dict[str, Any]:
         ("list[{tags: list[str](min_length=1)}]", [{"tags": ["x"]}], [{"tags": []}], "inputs.a[0].tags"),
     ],
 )
-def test_an_input_that_breaks_one_is_an_error(type_text: str, right: Any, wrong: Any, path: str) -> None:
+def test_an_input_that_breaks_a_constraint_is_an_error(type_text: str, right: Any, wrong: Any, path: str) -> None:
     values(f"a: {type_text}", a=right)
     with pytest.raises(OperationError) as raised:
         values(f"a: {type_text}", a=wrong)
@@ -52,7 +52,7 @@ def test_types_with_equal_constraints_are_equal() -> None:
     assert constrained(float, ()) is float
 
 
-def test_an_output_that_breaks_one_is_a_parse_error() -> None:
+def test_an_output_that_breaks_a_constraint_is_a_parse_error() -> None:
     spec = parse_signature("q -> score: float(ge=0, le=1), tags: list[str](min_length=1)")
     check_outputs(spec, {"score": 0.5, "tags": ["a"]})
     check_outputs(spec, {"score": None})
@@ -64,7 +64,7 @@ def test_an_output_that_breaks_one_is_a_parse_error() -> None:
         check_outputs(spec, {"tags": []})
 
 
-def test_the_prompt_tells_of_all_of_them() -> None:
+def test_the_prompt_states_all_constraints() -> None:
     signature = build_signature(parse_signature('q -> s: float(ge=0, le=1), t: str(max_length=5, pattern="^a")'))
     assert signature.fields["s"].json_schema_extra["constraints"] == (
         "greater than or equal to: 0, less than or equal to: 1"
@@ -74,14 +74,14 @@ def test_the_prompt_tells_of_all_of_them() -> None:
     )
 
 
-def test_a_default_stands_for_an_input_that_is_left_out() -> None:
+def test_a_missing_input_has_its_default() -> None:
     assert values("q, k: int(default=3)", q="?") == {"q": "?", "k": 3}
     assert values("q, k: int(default=3)", q="?", k=4) == {"q": "?", "k": 4}
     with pytest.raises(OperationError, match=r"expected an integer at inputs\.k"):
         values('k: int(default="three")')
 
 
-def test_an_object_is_a_map_there_and_back() -> None:
+def test_an_object_is_a_map_as_input_and_as_output() -> None:
     person = {"name": "Ada", "born": "1815-12-10", "children": [{"name": "Byron", "age": 3}]}
     given = values("p: {name: str, born: date, children: list[{name: str, age: int(default=0)}]}", p=person)["p"]
     assert given.born.year == 1815

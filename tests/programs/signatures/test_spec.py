@@ -1,4 +1,4 @@
-"""Signatures: what is accepted, that DSPy builds the same, and what a hostile one cannot do."""
+"""Signatures: which are accepted, that DSPy builds the same class, and what hostile text cannot do."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ def test_instructions_are_text_and_given_once() -> None:
     assert parse_signature("a -> b", instructions="  ").instructions is None
 
 
-# Each of these DSPy itself would import for, look up, lose a field of, or fail on late.
+# For each of these DSPy's own parser would import a module, look up a name, drop a field, or fail late.
 HOSTILE = [
     "",
     "   ",
@@ -219,7 +219,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
 def test_hostile_text_is_refused_and_imports_nothing(text: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """DSPy's own reader imports modules and looks at local variables, such as these two."""
+    """DSPy's own parser imports modules and looks up local variables, such as the two below."""
     secret, request = "hunter2", dict  # noqa: F841
     before = set(sys.modules)
     error = refused(text)
@@ -229,7 +229,7 @@ def test_hostile_text_is_refused_and_imports_nothing(text: str, capfd: pytest.Ca
 
 
 @pytest.mark.parametrize("source", [[0xD800, 45, 62, 97], "a\ud800 -> b", {"inputs": ["\ud800"], "outputs": ["b"]}])
-def test_half_a_character_is_no_text(source: Any) -> None:
+def test_lone_surrogate_is_not_text(source: Any) -> None:
     refused(source)
 
 
@@ -244,7 +244,7 @@ def test_error_says_position_and_remedy() -> None:
 
 
 @pytest.mark.parametrize("arrow", ["-", "=>", "→", "—"])
-def test_what_is_like_an_arrow_is_told_from_one(arrow: str) -> None:
+def test_wrong_arrow_is_an_error_that_names_the_right_one(arrow: str) -> None:
     message = refused(f"question {arrow} answer").message
     assert message.endswith('of signature; between the inputs and the outputs of a signature stands "->"')
 
@@ -333,7 +333,7 @@ def test_built_class_is_what_dspy_builds(text: str, instructions: str | None) ->
 
     def described(signature: Any) -> list[Any]:
         extras = ({**field.json_schema_extra} for field in signature.fields.values())
-        # Whether a type was written at all: DSPy keeps it to be silent about a wrong value, which never comes so far.
+        # DSPy notes whether a type was written, to accept wrong values silently; here no wrong value gets so far.
         return [{key: item for key, item in extra.items() if key != "IS_TYPE_UNDEFINED"} for extra in extras]
 
     assert ours.instructions == theirs.instructions
@@ -355,7 +355,7 @@ def test_equal_signatures_share_one_class() -> None:
 
 
 def test_literal_one_and_true_are_different_signatures() -> None:
-    """Python holds ``1 == True``: a cache must not mix them up."""
+    """``1 == True`` in Python: a cache must not mix them up."""
     classes = [build_signature(parse_signature(f"q -> a: Literal[{choice}]")) for choice in ("1", "True")]
     assert [cls.fields["a"].annotation for cls in classes] == [Literal[1], Literal[True]]
 

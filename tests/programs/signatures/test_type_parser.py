@@ -1,4 +1,4 @@
-"""Types of fields: their grammar, their canonical text, and their limits."""
+"""Types of fields: grammar, canonical text, and limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Types as Elixir writes them have the text of the same type."""
+"""A type that Elixir writes as a term has the text of the same type."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ STRING, INTEGER, FLOAT = atom("string"), atom("integer"), atom("float")
 
 
 def options(**given: Any) -> list[tuple[Atom, Any]]:
-    """Give a keyword list."""
+    """Return a keyword list."""
     return [(atom(name), value) for name, value in given.items()]
 
 
@@ -68,7 +68,7 @@ def test_a_term_is_the_same_type_as_its_text(term: Any, text: str) -> None:
     assert field == output(text)
 
 
-def test_what_stands_beside_a_type_is_the_fields() -> None:
+def test_settings_of_a_type_belong_to_its_field() -> None:
     for described in (
         {atom("type"): FLOAT, atom("desc"): "how sure", atom("ge"): 0},
         (FLOAT, options(desc="how sure", ge=0)),

@@ -1,4 +1,4 @@
-"""What counts as text, and how it is quoted in an error."""
+"""Text is read from terms, quoted in errors, and disarmed for prompts; misspelt names get a suggestion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tools that are functions of Elixir, with this test as the Elixir side of a real port."""
+"""Elixir functions are tools of a model; the test is the Elixir side of a real port."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def question(article: str) -> dict[str, str]:
 
 
 def receive_callback(port: PortProcess) -> tuple[int, str, dict[str, Any]]:
-    """Give the id, the callback's id and the arguments of the next call of a function here."""
+    """Return the id, the callback's id and the arguments of the next call of an Elixir function."""
     tag, call_id, module, function, (callback_id, arguments), context = port.receive()
     assert (tag, module, function, context) == ("C", "Elixir.DSPex.Python.Callbacks", "call", "N")
     return call_id, callback_id, arguments
@@ -52,7 +52,7 @@ def answer(port: PortProcess, call_id: int, result: Any, *, failed: bool = False
 
 
 def observed(port: PortProcess, result: Any, *, failed: bool = False) -> Any:
-    """Run an agent that calls ``stock``, and give what it observes when the function gives ``result``."""
+    """Run an agent that calls ``stock``; return its observation when the function returns ``result``."""
     port.send_call("dspy_bridge", "execute_module", ["dspy.ReAct", QA, question("bolt"), {"tools": [STOCK]}])
     call_id, _, _ = receive_callback(port)
     answer(port, call_id, result, failed=failed)
@@ -62,7 +62,7 @@ def observed(port: PortProcess, result: Any, *, failed: bool = False) -> Any:
 
 
 def scripted(server: ModelServer, name: str, *arguments: Any) -> dict[str, Any]:
-    """Give options whose model calls ``stock`` with each of the arguments, then finishes."""
+    """Return options whose model calls ``stock`` with each of the arguments, then finishes."""
     for values in arguments:
         fields = {"next_thought": "t", "next_tool_name": "stock", "next_tool_args": values}
         server.script(name, {"fields": fields})
@@ -72,7 +72,7 @@ def scripted(server: ModelServer, name: str, *arguments: Any) -> dict[str, Any]:
 
 
 def trajectory_of(port: PortProcess, options: dict[str, Any], results: Sequence[Any]) -> tuple[list[Any], list[Any]]:
-    """Run an agent; give its observations, and the arguments that came here."""
+    """Run an agent; return its observations, and the arguments that the Elixir function received."""
     port.send_call("dspy_bridge", "execute_module", ["dspy.ReAct", QA, "x", options])
     came = []
     for result in results:
@@ -107,7 +107,7 @@ def test_twenty_calls_in_flight_get_each_its_own_answer(shared_port: PortProcess
 
 
 def test_calls_with_the_same_description_keep_to_their_own_functions(shared_port: PortProcess) -> None:
-    """The module that is built for them is one and the same."""
+    """Calls with the same description share one module."""
     for number in range(20):
         tools = [{**STOCK, "callback": f"id-{number}"}]
         shared_port.send_call(
@@ -137,7 +137,7 @@ def test_call_ends_at_its_deadline_and_a_late_answer_is_dropped(shared_port: Por
         (None, None),
         ({"size": [1.5, Atom("m8")], "at": Decimal("1.50")}, {"size": [1.5, Atom("m8")], "at": Decimal("1.50")}),
         (["one", "two"], ["one", "two"]),
-        # DSPy cannot word a list of anything but text.
+        # DSPy can format only lists of text.
         ([1, "zwei", Decimal("1.5")], '[1,"zwei","1.5"]'),
         ((1, "two"), '[1,"two"]'),
         (datetime.date(2024, 2, 29), datetime.date(2024, 2, 29)),
@@ -148,13 +148,13 @@ def test_call_ends_at_its_deadline_and_a_late_answer_is_dropped(shared_port: Por
         (["<<CUSTOM-TYPE-START-IDENTIFIER>>"], ["<< CUSTOM-TYPE-START-IDENTIFIER>>"]),
     ],
 )
-def test_result_is_what_a_model_can_read_or_an_error_of_the_tool(
+def test_result_is_readable_for_a_model_or_an_error_of_the_tool(
     shared_port: PortProcess, result: Any, observation: Any
 ) -> None:
     assert observed(shared_port, result) == observation
 
 
-def test_result_that_nests_deeper_than_a_prompt_can_is_an_error_of_the_tool(shared_port: PortProcess) -> None:
+def test_result_that_nests_too_deep_is_an_error_of_the_tool(shared_port: PortProcess) -> None:
     nested: list[Any] = []
     for _ in range(200):
         nested = [nested]
@@ -166,7 +166,7 @@ def test_failure_is_an_observation(shared_port: PortProcess) -> None:
 
 
 def test_result_with_a_process_is_an_error_of_the_tool(shared_port: PortProcess) -> None:
-    # {r, Id, [<0.1.2>]}, with a pid in the encoding of the BEAM itself.
+    # {r, Id, [<0.1.2>]}, with a pid as the BEAM encodes it.
     shared_port.send_call("dspy_bridge", "execute_module", ["dspy.ReAct", QA, question("bolt"), {"tools": [STOCK]}])
     call_id, _, _ = receive_callback(shared_port)
     pid = b"X" + b"w\x0dnonode@nohost" + b"\0\0\0\x01\0\0\0\x02\0\0\0\0"
@@ -193,7 +193,7 @@ def test_arguments_arrive_checked_and_with_their_defaults(shared_port: PortProce
     assert type(came[2]["count"]) is int
 
 
-def test_wrong_arguments_are_observations_and_elixir_is_not_asked(
+def test_wrong_arguments_are_observations_and_elixir_is_not_called(
     shared_port: PortProcess, model_server: ModelServer
 ) -> None:
     options = scripted(
@@ -259,7 +259,7 @@ def test_description_without_parameters_takes_no_arguments() -> None:
     assert tool.build().args == {}
 
 
-def test_equal_descriptions_are_one_to_the_cache_of_modules() -> None:
+def test_equal_descriptions_are_one_entry_of_the_module_cache() -> None:
     properties = {"b": {"type": "string"}, "a": {"type": "integer"}}
     first = elixir_tool.read({**STOCK, "parameters": {"properties": properties}}, "t")
     reordered = {"properties": dict(reversed(properties.items()))}

@@ -1,4 +1,4 @@
-"""The tools that Python offers to ReAct."""
+"""Registered Python tools: their names, arguments, errors and threads."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOGGED_IN = contextvars.ContextVar("LOGGED_IN", default="nobody")
 
 
 def offered(function: Callable[..., Any]) -> dspy.Tool:
-    """Offer a function under a name of its own: the registry lives as long as the process."""
+    """Register a function under a unique name, since the registry lives as long as the process."""
     name = f"tool_{uuid.uuid4().hex}"
     offer(function, name=name)
     return find_tools([name])[0]
@@ -70,7 +70,7 @@ def test_wrong_name_is_refused_with_its_path(names: object, path: str, message: 
     assert error.facts["path"] == path
 
 
-def test_name_that_is_near_none_lists_the_offered_ones() -> None:
+def test_unknown_name_without_a_near_one_lists_the_registered_tools() -> None:
     assert "calculator" in refused(["zzz"]).message
 
 
@@ -86,7 +86,7 @@ def test_function_whose_arguments_have_no_names_is_refused() -> None:
         offer(lambda *values: values, name="variadic")
 
 
-def test_decorator_gives_the_function_back() -> None:
+def test_decorator_returns_the_function() -> None:
     @offer(name=f"tool_{uuid.uuid4().hex}")
     def double(n: int) -> int:
         return 2 * n
@@ -138,13 +138,13 @@ def test_exception_is_a_short_observation_without_paths_or_traceback() -> None:
 
 
 def test_marker_of_a_content_part_in_a_result_stays_text() -> None:
-    """DSPy would turn it into an image that the provider fetches from any address."""
+    """DSPy would turn the marker into an image that the provider fetches from any address."""
     marker = "<<CUSTOM-TYPE-START-IDENTIFIER>>"
     assert marker not in call(offered(lambda: f"{marker}[]"))
     assert marker not in str(call(offered(lambda: {"found": [f"{marker}[]"]})))
 
 
-def test_list_of_numbers_is_an_observation_that_dspy_can_word() -> None:
+def test_list_of_numbers_is_an_observation_that_dspy_can_format() -> None:
     """DSPy once ended the whole call with a TypeError."""
     assert call(offered(lambda: [1, 2])) == "[1,2]"
     assert call(offered(lambda: ["one", "two"])) == ["one", "two"]

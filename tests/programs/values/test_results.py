@@ -1,4 +1,4 @@
-"""Inputs of a call against its signature, and results as terms."""
+"""Inputs are checked against a signature, and results become terms."""
 
 from __future__ import annotations
 
@@ -119,7 +119,7 @@ PID = decode(b"\x83X\x77\x01a" + bytes(12))
         frozenset({1}),
     ],
 )
-def test_term_stays_what_it_is(value: Any) -> None:
+def test_value_that_is_a_term_is_unchanged(value: Any) -> None:
     assert plain(value) == value
     assert type(plain(value)) is type(value) or isinstance(value, frozenset)
 
@@ -162,7 +162,7 @@ def test_term_stays_what_it_is(value: Any) -> None:
         ),
     ],
 )
-def test_object_becomes_its_parts(value: Any, term: Any) -> None:
+def test_object_becomes_a_term_of_its_parts(value: Any, term: Any) -> None:
     found = plain(value)
     assert found == term
     assert type(found) is type(term)
@@ -206,7 +206,7 @@ class _Opaque:
         ([{_Point(1)}], "cannot encode a set whose elements have fields at [0]"),
     ],
 )
-def test_anything_else_is_an_error_with_type_and_path(value: Any, message: str) -> None:
+def test_other_values_are_an_error_with_type_and_path(value: Any, message: str) -> None:
     with pytest.raises(EncodeError) as raised:
         plain(value)
     assert str(raised.value).replace(f"{__name__}.", "test_values.").endswith(message)
@@ -231,7 +231,7 @@ def test_value_that_contains_itself_is_an_error() -> None:
         assert raised.value.path == path
 
 
-def test_same_value_twice_is_no_cycle() -> None:
+def test_same_value_twice_is_not_a_cycle() -> None:
     shared = [1]
     assert plain({"a": shared, "b": [shared, shared]}) == {"a": [1], "b": [[1], [1]]}
 

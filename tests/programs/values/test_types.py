@@ -1,4 +1,4 @@
-"""Values of every type, as a model answers them: exact as terms, and inputs again as they are; over a real port."""
+"""Values of every type, as a model answers them: exact as terms, and valid as inputs; over a real port."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ QUOTE = {
     "supported_text": None,
 }
 PERSON = "{name: str, born: date, worth: Decimal, tags: list[str]}"
-# More than a float holds.
+# More digits than a float holds.
 LONG = "12345678901234567890.12345678901234567890"
 
 #: A type, the JSON that a model answers for it, and the term.
@@ -91,7 +91,7 @@ VALUES: list[tuple[str, Any, Any]] = [
 def answered(
     port: PortProcess, server: ModelServer, field: Any, text: str, adapter: str = "chat", **inputs: Any
 ) -> Any:
-    """Give the output ``x`` of a type as a term, when a model has answered this text."""
+    """Return the output ``x`` of a type as a term, when a model has answered this text."""
     content = {
         "chat": f"[[ ## x ## ]]\n{text}\n\n[[ ## completed ## ]]",
         "json": f'{{"x": {text}}}',
@@ -99,7 +99,7 @@ def answered(
     server.script("answer", {"content": content})
     signature = {"inputs": ["q"], "outputs": {"x": field}}
     options: dict[str, Any] = {"lm": openai(server, "scripted:answer")}
-    # Calls of tools are text here; see below.
+    # Tool calls are text here; other tests cover native ones.
     options["adapter"] = {"name": adapter, "json_fallback": False}
     if adapter == "json":
         options["adapter"] = {"name": "json", "native_function_calling": False}
@@ -108,7 +108,7 @@ def answered(
 
 @pytest.mark.parametrize("adapter", ["chat", "json"])
 @pytest.mark.parametrize(("field", "value", "term"), VALUES, ids=[f"{kind} {value!r:.20}" for kind, value, _ in VALUES])
-def test_what_a_model_answers_is_exact_and_an_input_again(
+def test_answer_of_a_model_is_exact_and_valid_as_an_input(
     shared_port: PortProcess, model_server: ModelServer, field: str, value: Any, term: Any, adapter: str
 ) -> None:
     is_text = isinstance(value, str) and adapter == "chat"
@@ -136,7 +136,7 @@ def test_a_decimal_that_a_model_writes_as_a_number_keeps_its_digits(
     found = answered(shared_port, model_server, field, text, adapter)
     number = json.loads(digits)
     if "{" in wrap:
-        # Its neighbours are what they are.
+        # Numbers in other fields keep their types.
         assert found == {"a": Decimal(digits), "b": float(digits), "c": number}
         assert (type(found["b"]), type(found["c"])) == (float, type(number))
         found = [found["a"]]
@@ -151,8 +151,8 @@ def test_json_in_a_block_of_markdown_keeps_its_digits(shared_port: PortProcess, 
 
 
 @pytest.mark.parametrize("adapter", [read_adapter(name).build() for name in ("chat", "json", "xml")])
-def test_what_is_no_decimal_is_a_plain_float(adapter: dspy.Adapter) -> None:
-    """Not all that comes next takes another class of float for one: orjson, which DSPy uses, does not."""
+def test_number_of_another_type_is_a_plain_float(adapter: dspy.Adapter) -> None:
+    """Not every library accepts a subclass of float: orjson, which DSPy uses, does not."""
     spec = parse_signature("q -> x: Any, y: {a: float, b: Any}, z: list, d: Decimal")
     fields = {"x": "[1.50, {}]", "y": '{"a": 1.50, "b": [1.50]}', "z": '[[1.50], {"k": 1.50}]', "d": "1.50"}
     if isinstance(adapter, dspy.XMLAdapter):
@@ -191,7 +191,7 @@ SEARCH = {
 WITH_TOOLS = {"inputs": {"q": "str", "tools": "list[dspy.Tool]"}, "outputs": {"calls": "dspy.ToolCalls"}}
 ADAPTERS: list[tuple[Any, bool]] = [
     ("chat", False),
-    # Natively only where DSPy knows that the model can.
+    # Native only if DSPy knows that the model supports it.
     ("json", False),
     ({"name": "json", "native_function_calling": True}, True),
     ({"name": "chat", "native_function_calling": True}, True),
@@ -240,7 +240,7 @@ def test_a_tool_of_a_result_is_an_input_again(shared_port: PortProcess, model_se
         ({"name": "a", "description": "d", "function": 1}, ""),
     ],
 )
-def test_what_is_no_tool_is_refused(shared_port: PortProcess, model_server: ModelServer, tool: Any, path: str) -> None:
+def test_wrong_tool_is_refused(shared_port: PortProcess, model_server: ModelServer, tool: Any, path: str) -> None:
     options = {"lm": openai(model_server, "answer")}
     inputs = {"q": "?", "tools": [tool]}
     details = shared_port.failed("execute_module", "dspy.Predict", WITH_TOOLS, inputs, options)
@@ -267,7 +267,7 @@ WITH_DOCUMENTS = {
 def test_documents_are_read_and_cited_by_every_model(
     shared_port: PortProcess, model_server: ModelServer, wire: str
 ) -> None:
-    """DSPy's own client refuses documents on each of these wires, and takes citations out of Anthropic's prompt."""
+    """DSPy's own client refuses documents on each of these wires, and removes citations from Anthropic's prompt."""
     model_server.script("cites", {"fields": {"answer": "blue", "citations": [QUOTE]}})
     lm = openai(model_server, "scripted:cites")
     lm |= {"model_type": wire} if wire == "responses" else {}
@@ -315,7 +315,7 @@ def test_a_document_that_is_a_pdf_is_a_file(shared_port: PortProcess, model_serv
         ("dspy.Citations", {"citations": [{**QUOTE, "document_index": "0"}]}, ".citations[0].document_index"),
     ],
 )
-def test_what_is_no_document_and_no_citation_is_named(
+def test_wrong_document_or_citation_is_named(
     shared_port: PortProcess, model_server: ModelServer, kind: str, value: Any, path: str
 ) -> None:
     signature = {"inputs": {"x": kind}, "outputs": ["answer"]}

@@ -1,4 +1,4 @@
-"""Answer prompts from the given text alone, deterministically: the model of demonstrations and tests."""
+"""The embedded model, for demonstrations and tests: answers prompts deterministically, from the given text alone."""
 
 from erlport_bridge.programs.models.embedded.engine import DESCRIPTION, embedded_model
 

@@ -1,7 +1,7 @@
-"""The embedded model: an extractive answerer in the place of a language model, for demonstrations and tests.
+"""The embedded model: an extractive question answerer in place of a language model, for demonstrations and tests.
 
-A custom engine of DSPy: it gets the prompt that DSPy's adapter wrote, and gives a completion that the same adapter
-reads. It is deterministic, needs no network and no weights, and says only what stands in the text it was given.
+It is a custom engine of DSPy: it reads the prompt that DSPy's adapter wrote, and writes a completion that the same
+adapter parses. It is deterministic, needs no network and no weights, and answers only from the given text.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ DESCRIPTION: Final = (
     "temperature and other generation settings. It is no language model: it knows nothing and writes no prose."
 )
 
-# A prompt of this size is read in about 5 ms; a longer one would hold up the other requests on an event loop.
+# A prompt of this size takes about 5 ms. A longer prompt goes to a thread, since it would block the event loop.
 _MAX_CHARACTERS_ON_LOOP: Final = 50_000
 
 _REASONING_NAMES: Final = ("reasoning", "rationale")
 _QUESTION_NAMES: Final = frozenset(
     ("question", "query", "q", "prompt", "request", "task", "claim", "goal", "topic", "instruction", "problem")
 )
-# Inputs that a module of DSPy adds; they are read by the module's step, not as text.
+# Inputs that modules of DSPy add; `module_steps` reads them, and they are not text to answer from.
 _MODULE_INPUTS: Final = re.compile(
     r"trajectory|reasoning_attempt_\d+|final_generated_code|code_output|previous_code|error"
 )
@@ -42,27 +42,27 @@ _PLAIN_TEXT: Final[Schema] = {"type": "string"}
 
 
 def embedded_model() -> BridgeLM:
-    """Give the embedded model as a language model of DSPy, for sync and async modules."""
+    """Return the embedded model as a language model of DSPy, for sync and async modules."""
     return BridgeLM("embedded/extractive", engine=_EmbeddedEngine(), async_engine=_AsyncEmbeddedEngine())
 
 
 def complete(system: str, user: str) -> str:
-    """Answer one prompt of DSPy.
+    """Return the completion of one prompt of DSPy.
 
     Args:
         system: The system message.
         user: The last user message.
 
     Returns:
-        The completion in the form that the prompt asks for, with every output field; a prompt that names no output
-        fields is answered in plain text from the user message.
+        The completion in the form that the prompt asks for, with every output field. For a prompt without output
+        fields, plain text from the user message.
     """
     prompt = read_prompt(system, user)
     if not prompt.outputs:
         return str(answer(_question_and_text([(None, user)]), _PLAIN_TEXT, ""))
     values = _values(prompt)
     if prompt.wants_json:
-        # JSONAdapter reads a string of another type than text (bytes, a date) like ChatAdapter: as JSON once more.
+        # JSONAdapter parses the string of a field that is not text (bytes, a date) as JSON again, as ChatAdapter does.
         schemas = {field.name: field.schema for field in prompt.outputs}
         return json.dumps(
             {
@@ -70,7 +70,7 @@ def complete(system: str, user: str) -> str:
                 for name, value in values.items()
             }
         )
-    # A missing section is None for DSPy; the text "null" would be a string to an optional string.
+    # DSPy reads a missing section as None; the text "null" would be a string for an optional string.
     parts = [
         f"[[ ## {field.name} ## ]]\n{_rendered(values[field.name], field.schema)}"
         for field in prompt.outputs
@@ -80,7 +80,7 @@ def complete(system: str, user: str) -> str:
 
 
 def _values(prompt: Prompt) -> dict[str, Any]:
-    """Give a value for each output field, in the signature's order."""
+    """Return a value for each output field, in the signature's order."""
     source = _source(prompt)
     names = [field.name for field in prompt.outputs]
     known: Mapping[str, Any] = {}
@@ -93,7 +93,7 @@ def _values(prompt: Prompt) -> dict[str, Any]:
     elif prompt.value("reasoning_attempt_1") is not None and names[0] == "rationale":
         known = module_steps.majority(prompt, source)
     values = dict(known)
-    # The reasoning tells of the first answer, so it is made after it although its field stands before it.
+    # The reasoning explains the first answer, so it is made after that answer, although its field comes first.
     reason = source.reason if known else None
     reasoning = [name for name in names if name in _REASONING_NAMES and name not in known and len(names) > 1]
     for field in prompt.outputs:
@@ -117,7 +117,10 @@ def _source(prompt: Prompt) -> SourceText:
 
 
 def _question_and_text(given: list[tuple[str | None, str]]) -> SourceText:
-    """Tell the question from the text: by name, else by its question mark; a lone input may be both."""
+    """Return the question and the text among the inputs.
+
+    The question is found by the input's name, else by its question mark. A single input may contain both.
+    """
     asked = [index for index, (name, _) in enumerate(given) if name in _QUESTION_NAMES]
     asked = asked or [index for index, (_, value) in enumerate(given) if value.rstrip().endswith("?")]
     if not asked:
@@ -135,7 +138,7 @@ def _question_and_text(given: list[tuple[str | None, str]]) -> SourceText:
 
 
 def _passages(field: PromptField, value: str) -> str:
-    """Give the text of an input's value: the items of a list, one per line; else the value as it stands."""
+    """Return the text of an input's value: the items of a list, one per line; else the value unchanged."""
     if field.type_text == "str" or not value.startswith("["):
         return value
     try:
@@ -146,11 +149,11 @@ def _passages(field: PromptField, value: str) -> str:
 
 
 def _rendered(value: Any, schema: Schema) -> str:
-    """Write a value as ChatAdapter reads it: plain text for text and options, JSON for everything else."""
+    """Return a value as ChatAdapter parses it: plain text for text and enum options, JSON for other values."""
     if isinstance(value, str) and "enum" in schema:
         return value if value == value.strip() else f"'{value}'"
     if isinstance(value, str) and (schema == _PLAIN_TEXT or _is_optional_text(schema)):
-        # Text that was given to us may hold headers; at the start of a line one would end this field.
+        # The given text may contain headers; a header at the start of a line would end this field.
         return _HEADER_START.sub("[[##", value)
     return json.dumps(value)
 
@@ -176,7 +179,7 @@ def _plain_text(system: Any) -> str:
 
 
 def _response(request: lm15.Request, prompt_characters: int, completion: str) -> lm15.Response:
-    """Wrap a completion; a token is counted as four characters, the usual estimate, since there is no tokenizer."""
+    """Return a completion as a response; four characters count as one token, the usual estimate without a tokenizer."""
     input_tokens, output_tokens = -(-prompt_characters // 4), -(-len(completion) // 4)
     return lm15.Response(
         id=None,

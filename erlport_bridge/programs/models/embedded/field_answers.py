@@ -1,4 +1,4 @@
-"""Answers by JSON schema from a text: the value in it that is nearest to a question and valid for the schema."""
+"""Find the value of an output field in a text: nearest to the question, and valid for the field's JSON schema."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ _LISTED_SENTENCES: Final = 3
 _QUOTED_CHARACTERS: Final = 160
 _QUOTED_WORDS: Final = 6
 _MAX_DEPTH: Final = 8
-# A field's own name and description say what it wants, but less surely than the question does.
+# Weight of a field's name and description in the query; the question has weight 1.
 _FIELD_WEIGHT: Final = 0.4
-# Names that say nothing about what is wanted.
+# Field names that say nothing about the value.
 _GENERIC_NAMES: Final = frozenset(("answer", "output", "result", "response", "reply", "value", "text"))
 
 _NEGATION: Final = re.compile(r"\b(?:not|no|never|false|none|cannot|without)\b|n't\b", re.IGNORECASE)
 _KEY_VALUE: Final = re.compile(r"^[ \t]*[\"']?(\w[\w \-]{0,40}?)[\"']?[ \t]*[:=][ \t]*(\S.{0,200})$", re.MULTILINE)
 _FORMATS: Final[Mapping[str, tuple[str, str]]] = {
-    # A pattern to find in the text, and what is valid where the text has none.
+    # Format -> pattern to find in the text, and a valid value if the text has no match.
     "date-time": (r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}(?::\d{2})?(?:Z|[+-]\d{2}:\d{2})?", "1970-01-01T00:00:00Z"),
     "time": (r"\b\d{2}:\d{2}(?::\d{2})?\b", "00:00:00"),
     "duration": (r"\bP(?:\d+D)?(?:T(?=\d)(?:\d+H)?(?:\d+M)?(?:\d+S)?)?\b", "PT0S"),
@@ -45,12 +45,13 @@ _FORMATS: Final[Mapping[str, tuple[str, str]]] = {
 
 @dataclass
 class SourceText:
-    """What an answer is taken from.
+    """The question and the text of a prompt, from which answers are extracted.
 
     Attributes:
-        question: What was asked; may be empty (``document -> summary``).
-        text: What is given to answer from; may be empty.
-        reason: One sentence on where the last answer came from.
+        question: The question; may be empty (``document -> summary``).
+        text: The text to answer from; may be empty.
+        reason: One sentence that says where the last answer came from.
+        passages: The index of the text's sentences.
     """
 
     question: str
@@ -62,7 +63,7 @@ class SourceText:
         self.passages = Passages(self.text)
 
     def ranked(self, wanted: str) -> list[str]:
-        """Give all sentences of the text, nearest to the question and to what is wanted first."""
+        """Return all sentences of the text, ranked by the question and the words of the field, nearest first."""
         query = weighted_query((wanted, _FIELD_WEIGHT), (self.question, 1.0))
         order = self.passages.ranked(query)
         if order:
@@ -71,41 +72,41 @@ class SourceText:
 
     def _give_reason(self, index: int, query: Mapping[str, float]) -> None:
         sentence = self.passages.sentences[index]
-        # In the query's order, which is that of the question: a set's order differs from process to process.
+        # In the order of the query, which is the question's: the order of a set differs from process to process.
         found = set(words(sentence))
         shared = [word for word in query if word in found][:_QUOTED_WORDS]
         why = f"shares most with the question ({', '.join(shared)})" if shared else "is the first; none shares a word"
         self.reason = f"Sentence {index + 1} of {len(self.passages.sentences)} {why}: {quoted(sentence)}"
 
     def computed(self, expression: str) -> int | float:
-        """Give the value of an arithmetic expression of the question."""
+        """Return the value of an arithmetic expression in the question."""
         self.reason = f"The question asks to compute {expression}."
         return evaluate(expression)
 
 
 def quoted(text: str) -> str:
-    """Give a text in quotation marks on one line, cut short."""
+    """Return a text in quotation marks on one line, cut if it is long."""
     text = " ".join(text[: 4 * _QUOTED_CHARACTERS].split())
     return f'"{text}"' if len(text) <= _QUOTED_CHARACTERS else f'"{text[:_QUOTED_CHARACTERS]}…"'
 
 
 def wanted_words(name: str, description: str) -> str:
-    """Give the words of a field's name and description that help to find its value."""
+    """Return the words of a field's name and description that help to find its value."""
     name = " ".join(part for part in name.lower().split("_") if part not in _GENERIC_NAMES)
     return f"{name} {description}"
 
 
 def answer(source: SourceText, schema: Schema, wanted: str) -> Any:
-    """Give the value for a schema that is nearest to the question.
+    """Return the value in the text that is nearest to the question and valid for a schema.
 
     Args:
         source: The question and the text.
-        schema: JSON schema, as pydantic makes it: types, enum, const, anyOf, allOf, $ref, formats, arrays, objects.
+        schema: JSON schema as pydantic writes it: types, enum, const, anyOf, allOf, $ref, formats, arrays, objects.
         wanted: Further words for the search, see :func:`wanted_words`.
 
     Returns:
-        A JSON value, always valid for types, enums and formats. A number is 0 and a text says that nothing was given
-        if there is nothing to take it from; an optional value is None then.
+        A JSON value, always valid for types, enums and formats. If the text has no value, an optional value is
+        ``None``, a number is 0, and a text says that no text was given.
     """
     return _Answering(source, schema).value(schema, wanted, 0)
 
@@ -168,7 +169,10 @@ class _Answering:
         return high if high is not None and found > high else found
 
     def _find_number(self, wanted: str) -> int | float | None:
-        """Give what the question asks to compute, else the number nearest to it, rather not one of its own."""
+        """Return the result that the question asks to compute, else the number of the text nearest to the question.
+
+        A number that the question contains too is used only if the text has no other number.
+        """
         expression = find_expression(self.source.question)
         if expression is not None and not numbers(self.source.text):
             return self.source.computed(expression)
@@ -232,7 +236,7 @@ class _Answering:
         }
 
     def _mapping(self, schema: Schema, depth: int) -> dict[str, Any]:
-        """Give the ``key: value`` lines of the text as a map, where their values can be made valid."""
+        """Return the ``key: value`` lines of the text as a map, with values that are valid for the schema."""
         item = schema.get("additionalProperties", True)
         item = {} if isinstance(item, bool) else self._resolved(item)
         found: dict[str, Any] = {}
@@ -255,7 +259,7 @@ class _Answering:
         return self.text(wanted)[: schema.get("maxLength")]
 
     def text(self, wanted: str) -> str:
-        """Give the sentence nearest to the question, or the plain statement that there is none."""
+        """Return the sentence nearest to the question, or a sentence that no text was given."""
         ranked = self.source.ranked(wanted)
         if ranked:
             return ranked[0]
@@ -268,7 +272,7 @@ class _Answering:
 
 
 def nearest_option(source: SourceText, options: list[Any], wanted: str) -> Any:
-    """Give the option whose words stand nearest: in the nearest sentence, the question, then the rest of the text."""
+    """Return the option whose words match best: the nearest sentence counts 4, the question 2, the whole text 1."""
     ranked = source.ranked(wanted)
     nearest = set(words(ranked[0] if ranked else ""))
     question = set(words(source.question))
@@ -279,16 +283,16 @@ def nearest_option(source: SourceText, options: list[Any], wanted: str) -> Any:
         points = [4 * (part in nearest) + 2 * (part in question) + (part in anywhere) for part in parts]
         return sum(points) / len(points)
 
-    return max(options, key=score)  # the first of equally near ones
+    return max(options, key=score)  # the first of equal options
 
 
 def conform(value: Any, schema: Schema, source: SourceText) -> Any:
-    """Give a value that was computed elsewhere in the type of a schema.
+    """Return a value from another source in the type of a schema.
 
     Args:
-        value: A JSON value, such as what a program submitted.
-        schema: As for :func:`answer`.
-        source: Gives the question; its text is not looked at.
+        value: A JSON value, such as the output of a program.
+        schema: JSON schema, see :func:`answer`.
+        source: The question; its text is not used.
     """
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     kind = schema.get("type")

@@ -1,6 +1,6 @@
-"""The requests of ReAct, ProgramOfThought and MultiChainComparison, which ask for more than values from a text.
+"""Answer the requests of ReAct, ProgramOfThought and MultiChainComparison, which need more than a value from a text.
 
-Each function takes a prompt of that step and the source to answer from, and gives the output fields' values by name.
+The function of a step takes its prompt and the source to answer from, and returns the values of output fields.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _QUOTED: Final = re.compile(r"[\"'“‘«]([^\"'”’»]{1,200})[\"'”’»]"
 _SUBMITTED_FIELDS: Final = re.compile(r"value mapping for the field\(s\): (.*)\.")
 _SUBMITTED_KEY: Final = re.compile(r"[\"'](\w+)[\"']:")
 _ATTEMPT: Final = re.compile(r"my prediction is (.*?)»?$", re.DOTALL)
-# What ProgramOfThought cuts generated code at, written so that a string literal with it survives.
+# Marks at which ProgramOfThought cuts generated code, and their escapes in string literals.
 _CUT_MARKS: Final = (("---", r"\x2d\x2d\x2d"), ("```", r"\x60\x60\x60"))
 
 
@@ -46,7 +46,7 @@ _CUT_MARKS: Final = (("---", r"\x2d\x2d\x2d"), ("```", r"\x60\x60\x60"))
 
 
 def next_tool_call(prompt: Prompt, source: SourceText) -> dict[str, Any]:
-    """Pick the tool that fits the question best and was not called yet, or finish."""
+    """Return a call of the tool that fits the question best and was not called yet, or of ``finish``."""
     trajectory = prompt.value("trajectory") or ""
     called = numbered_sections(trajectory, "tool_name")
     name_field = next(field for field in prompt.outputs if field.name == "next_tool_name")
@@ -58,7 +58,7 @@ def next_tool_call(prompt: Prompt, source: SourceText) -> dict[str, Any]:
         if arguments is None:
             continue
         fit = _fit(tool, arguments, asked)
-        # After an observation only a tool that the question speaks of is worth another request.
+        # After an observation, only a tool that shares a word with the question is worth another request.
         needed = 1.0 if called or not arguments else 0.0
         if fit >= needed and (best is None or fit > best[0]):
             best = (fit, tool, arguments)
@@ -77,7 +77,7 @@ def _fit(tool: OfferedTool, arguments: Mapping[str, Any], asked: set[str]) -> fl
 
 
 def _arguments(tool: OfferedTool, prompt: Prompt, source: SourceText) -> dict[str, Any] | None:
-    """Give the arguments of a call, or None if a required one cannot be taken from the question and the inputs."""
+    """Return the arguments of a call, or ``None`` if question and inputs have no value for a required argument."""
     free_numbers = numbers(source.question)
     arguments: dict[str, Any] = {}
     for name, schema in tool.arguments.items():
@@ -116,10 +116,10 @@ def _argument(name: str, schema: Schema, prompt: Prompt, source: SourceText, fre
 
 
 def observations(trajectory: str) -> str:
-    """Give the observations of a trajectory as a text to answer from, without those of ``finish``."""
+    """Return the observations of a trajectory as a text to answer from, without the observation of ``finish``."""
     names = numbered_sections(trajectory, "tool_name")
     observed = numbered_sections(trajectory, "observation")
-    # A tool's text may hold headers of its own; then the names do not pair, and every observation counts.
+    # A tool's text may contain headers. Then names and observations do not pair, and every observation counts.
     pairs = zip(names, observed, strict=True) if len(names) == len(observed) else ((None, text) for text in observed)
     return "\n".join(text for name, text in pairs if name != _FINISH)
 
@@ -128,7 +128,7 @@ def observations(trajectory: str) -> str:
 
 
 def program(prompt: Prompt, source: SourceText) -> str:
-    """Write Python that computes the question's arithmetic, or submits the sentence nearest to the question."""
+    """Return Python code that computes the question's arithmetic, or submits the sentence nearest to the question."""
     previous = prompt.value("previous_code")
     listed = _SUBMITTED_FIELDS.search(prompt.instructions)
     if previous is not None:
@@ -138,7 +138,7 @@ def program(prompt: Prompt, source: SourceText) -> str:
     names = list(dict.fromkeys(names)) or ["answer"]
     expression = find_expression(source.question)
     if expression is None or previous is not None:
-        # The same program would fail again: a literal cannot.
+        # The previous program failed, and would fail again; a literal cannot fail.
         return _submission(names, _literal(answer(source, {"type": "string"}, "")))
     return f"from math import ceil, floor, sqrt\n\nresult = {expression}\n{_submission(names, 'result')}"
 
@@ -155,7 +155,7 @@ def _literal(text: str) -> str:
 
 
 def submitted(code_output: str) -> dict[str, Any]:
-    """Give what a program submitted, by field; everything under ``""`` if it submitted or printed a single value."""
+    """Return the output of a program by field; a single value, submitted or printed, has the key ``""``."""
     try:
         output = json.loads(code_output)
     except ValueError:
@@ -169,7 +169,7 @@ def submitted(code_output: str) -> dict[str, Any]:
 
 
 def majority(prompt: Prompt, source: SourceText) -> dict[str, Any]:
-    """Give the prediction that most attempts agree on (the first of equals) for the last output field."""
+    """Return the most frequent prediction of the attempts (the first of equals) for the last output field."""
     attempts = [value for field, value in prompt.inputs if field.name.startswith("reasoning_attempt_")]
     predictions = [match[1].strip() if (match := _ATTEMPT.search(attempt)) else attempt for attempt in attempts]
     counts = Counter(prediction.casefold() for prediction in predictions)
@@ -183,7 +183,7 @@ def majority(prompt: Prompt, source: SourceText) -> dict[str, Any]:
 
 
 def computed_values(prompt: Prompt, source: SourceText) -> dict[str, Any]:
-    """Give the output fields from what ProgramOfThought's program submitted."""
+    """Return the output fields from the output of ProgramOfThought's program."""
     values = submitted(prompt.value("code_output") or "")
     source.reason = f"The program's output is {quoted(prompt.value('code_output') or '')}."
     return {

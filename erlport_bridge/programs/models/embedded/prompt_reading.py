@@ -1,8 +1,8 @@
-"""Reads the prompts that DSPy's ChatAdapter and JSONAdapter write back into fields, values and types.
+"""Parse the prompts of DSPy's ChatAdapter and JSONAdapter back into fields, values and types.
 
-The system message names the fields; the last user message carries the values, each under a ``[[ ## name ## ]]`` header.
-A value may contain anything, such a header too: nothing that stands in a value can make reading fail, and only the
-fields that the system message names are looked for.
+The system message names the fields. The last user message has the values, each under a ``[[ ## name ## ]]`` header. A
+value may contain anything, even such a header: no value can make parsing fail, and only fields that the system message
+names are looked for.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any, Final
 
 Schema = Mapping[str, Any]
 
-#: Added to a schema by :func:`read_prompt`: a map in it has keys that are no text (``dict[int, str]``), of which a
-#: JSON schema says nothing.
+#: The key by which :func:`read_prompt` marks a schema with a map whose keys are not text (``dict[int, str]``), since
+#: JSON schema cannot express it.
 OTHER_KEYS: Final = "x-other-keys"
 
 _INPUTS_HEADING: Final = "Your input fields are:\n"
@@ -48,8 +48,8 @@ class PromptField:
 
     Attributes:
         name: The field's name.
-        type_text: Its type as DSPy writes it, such as ``list[int]``.
-        description: What its ``desc`` says, or an empty string.
+        type_text: The type as DSPy writes it, such as ``list[int]``.
+        description: The field's ``desc``, or an empty string.
         schema: JSON schema of an output field's value; ``{"type": "string"}`` where DSPy asks for plain text.
     """
 
@@ -61,10 +61,10 @@ class PromptField:
 
 @dataclass(frozen=True)
 class Prompt:
-    """One request, read.
+    """A parsed prompt.
 
     Attributes:
-        inputs: The input fields that have a value, with their values as text, in the signature's order.
+        inputs: The input fields that have a value, each with the value as text, in the signature's order.
         outputs: The output fields in the signature's order.
         instructions: The signature's instructions, with DSPy's indentation removed.
         wants_json: Whether the answer is one JSON object (JSONAdapter) instead of sections (ChatAdapter).
@@ -76,13 +76,13 @@ class Prompt:
     wants_json: bool
 
     def value(self, name: str) -> str | None:
-        """Give the value of an input field, or None if the prompt has no such field."""
+        """Return the value of an input field, or ``None`` if the prompt has no such field."""
         return next((value for field, value in self.inputs if field.name == name), None)
 
 
 @dataclass(frozen=True)
 class OfferedTool:
-    """A tool as ReAct describes it: ``arguments`` is a JSON schema by argument name."""
+    """A tool as ReAct's prompt describes it; ``arguments`` maps names to JSON schemas."""
 
     name: str
     description: str
@@ -90,10 +90,10 @@ class OfferedTool:
 
 
 def read_prompt(system: str, user: str) -> Prompt:
-    """Read the system message and the last user message of a request.
+    """Parse the system message and the last user message of a request.
 
     Args:
-        system: The system message. One that no adapter of DSPy wrote gives a prompt without fields.
+        system: The system message. If no adapter of DSPy wrote it, the result has no fields.
         user: The last user message.
     """
     head, _, objective = system.partition(_OBJECTIVE_HEADING)
@@ -121,10 +121,10 @@ def read_prompt(system: str, user: str) -> Prompt:
 
 
 def sections(text: str, names: Iterable[str]) -> dict[str, str]:
-    """Give the sections of a text by the names in their headers.
+    """Return the sections of a text by the names in their headers.
 
-    The names are looked for in their order, each behind the one before, so that a header inside of a value is
-    normally left in it. A name without a section is left out.
+    The names are searched in order, each behind the header before, so a header inside a value usually stays part of
+    the value. A name without a section is left out.
     """
     found: list[tuple[str, int, int]] = []
     position = 0
@@ -140,7 +140,7 @@ def sections(text: str, names: Iterable[str]) -> dict[str, str]:
 
 
 def numbered_sections(text: str, prefix: str) -> list[str]:
-    """Give the sections ``prefix_0``, ``prefix_1``, … of a ReAct trajectory, in the order of their headers."""
+    """Return the sections ``prefix_0``, ``prefix_1``, … of a ReAct trajectory, in the order of their headers."""
     pattern = re.compile(r"^\[\[ ## (thought|tool_name|tool_args|observation)_\d+ ## \]\]$", re.MULTILINE)
     headers = list(pattern.finditer(text))
     ends = [*(header.start() for header in headers[1:]), len(text)]
@@ -148,7 +148,7 @@ def numbered_sections(text: str, prefix: str) -> list[str]:
 
 
 def offered_tools(instructions: str, allowed: Iterable[str]) -> list[OfferedTool]:
-    """Give the tools that ReAct's instructions describe, limited to the names that the output's type allows."""
+    """Return the tools that ReAct's instructions describe and whose names the output's type allows."""
     allowed = set(allowed)
     found: dict[str, OfferedTool] = {}
     for line in instructions.splitlines():
@@ -157,14 +157,14 @@ def offered_tools(instructions: str, allowed: Iterable[str]) -> list[OfferedTool
             continue
         try:
             arguments = ast.literal_eval(match[3])
-        except (ValueError, SyntaxError):  # a default of a type that has no literal
+        except (ValueError, SyntaxError):  # a default value without a literal
             arguments = {}
         found[match[1]] = OfferedTool(match[1], match[2] or "", arguments)
     return list(found.values())
 
 
 def _listed_fields(text: str) -> list[tuple[str, str, str]]:
-    """Give name, type and description from a numbered list; a description may go on over further lines."""
+    """Return name, type and description from a numbered list; a description may span several lines."""
     fields: list[tuple[str, str, str]] = []
     for line in text.splitlines():
         match = _FIELD.match(line)
@@ -177,7 +177,7 @@ def _listed_fields(text: str) -> list[tuple[str, str, str]]:
 
 
 def _chat_notes(structure: str, names: list[str]) -> dict[str, str]:
-    # DSPy's closing marker; a field may have the same name, so it is the last one that counts.
+    # Cut at the last closing marker of DSPy: a field may be named `completed` too.
     structure = structure.rpartition("[[ ## completed ## ]]")[0]
     return {name: _note(section) for name, section in sections(structure, names).items()}
 
@@ -196,7 +196,7 @@ def _note(section: str) -> str:
 
 
 def _schema(note: str, type_text: str) -> Schema:
-    """Translate DSPy's note on a value into a JSON schema."""
+    """Return the JSON schema for DSPy's note on a value."""
     if note in _SIMPLE_NOTES:
         return {"type": _SIMPLE_NOTES[note]}
     one_of = _ONE_OF.fullmatch(note)
@@ -214,7 +214,7 @@ def _schema(note: str, type_text: str) -> Schema:
 
 
 def _options(listed: str, type_text: str) -> list[Any]:
-    """Give the options of a Literal or an enum: exactly from ``Literal[…]``, else by splitting DSPy's list of them."""
+    """Return the options of a Literal or an enum: exact values from ``Literal[…]``, else DSPy's list, split."""
     try:
         options = list(ast.literal_eval(type_text.removeprefix("Literal")))
     except (ValueError, SyntaxError, TypeError):
@@ -223,6 +223,6 @@ def _options(listed: str, type_text: str) -> list[Any]:
 
 
 def _without_requirements(user: str) -> str:
-    """Cut the closing sentence with the required output fields; the last one counts, a value may contain another."""
+    """Return the user message without its last sentence on the output fields; a value may contain such a sentence."""
     cut = max(user.rfind(requirement) for requirement in _REQUIREMENTS)
     return user if cut < 0 else user[:cut]
