@@ -24,6 +24,7 @@ from dspy.evaluate.metrics import EM, F1
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import callbacks
 from erlport_bridge.programs.callbacks import ElixirFunction
+from erlport_bridge.programs.modules import equality
 from erlport_bridge.programs.text import arguments, text_of
 from erlport_bridge.programs.values import plain
 from erlport_bridge.term import OtpErlangFunction, shown
@@ -108,6 +109,8 @@ class Check:
     input: str | None = None
     minimum: int = 0
     maximum: int | None = None
+    # To Python True is 1, and checks that are equal make modules that calls share.
+    is_boolean: bool = False
 
     @property
     def code(self) -> str:
@@ -129,7 +132,8 @@ class Check:
         """
         found = entry(dict(prediction.items()), self.field, "field of the prediction")
         other = self.value if self.input is None else entry(inputs, self.input, "input")
-        return Judgement(float(_RUN[self.name](self, found, other)))
+        # As terms: an object is a map, whoever made it.
+        return Judgement(float(_RUN[self.name](self, plain(found), plain(other))))
 
 
 def entry(entries: Mapping[str, Any], name: str, what: str) -> Any:
@@ -147,22 +151,60 @@ def _normal(value: Any) -> Any:
     return " ".join(value.split()).casefold() if isinstance(value, str) else value
 
 
-def _equals(check: Check, found: Any, other: Any) -> bool:
+def _same_text(found: str, other: str) -> bool:
     return bool(_normal(found) == _normal(other))
 
 
+def _same_answer(found: str, other: str) -> bool:
+    return bool(EM(found, [other]))
+
+
+def _equals(check: Check, found: Any, other: Any) -> bool:
+    return equality.equal(found, other, _same_text)
+
+
 def _contains(check: Check, found: Any, other: Any) -> bool:
+    if equality.equal(found, other, _same_text):
+        return True
     if isinstance(found, str):
-        return isinstance(other, str) and _normal(other) in _normal(found)
-    return isinstance(found, list | tuple | set) and _normal(other) in [_normal(item) for item in found]
+        if isinstance(other, str):
+            return _normal(other) in _normal(found)
+        if other is not None and (equality.is_several(other) or isinstance(other, Mapping)):
+            raise _not_compared(check, found, other)
+        return equality.is_within(other, found)
+    if equality.is_several(found):
+        wanted = list(other) if equality.is_several(other) else [other]
+        return equality.matching(list(found), wanted, _same_text) == len(wanted)
+    if isinstance(found, Mapping):
+        raise _not_compared(check, found, other)
+    return False
 
 
 def _exact_match(check: Check, found: Any, other: Any) -> bool:
-    return isinstance(found, str) and isinstance(other, str) and bool(EM(found, [other]))
+    if equality.is_several(other) and not (equality.is_several(found) or isinstance(found, Mapping)):
+        # As for DSPy, several right answers.
+        return any(equality.equal(found, item, _same_answer) for item in other)
+    return equality.equal(found, other, _same_answer)
 
 
 def _f1(check: Check, found: Any, other: Any) -> float:
-    return float(F1(found, [other])) if isinstance(found, str) and isinstance(other, str) else 0.0
+    if equality.equal(found, other, _same_answer):
+        return 1.0
+    if isinstance(found, str) and isinstance(other, str):
+        return float(F1(found, [other]))
+    if isinstance(found, Mapping) or isinstance(other, Mapping):
+        raise _not_compared(check, found, other)
+    if equality.is_several(found) and equality.is_several(other):
+        same = equality.matching(list(found), list(other), _same_answer)
+        return 2 * same / (len(found) + len(other))
+    if equality.is_several(other):  # as for DSPy, several right answers
+        return max((_f1(check, found, item) for item in other), default=0.0)
+    return 0.0
+
+
+def _not_compared(check: Check, found: Any, other: Any) -> OperationError:
+    message = f"{check.name} does not compare {shown(found)} (the field {check.field}) with {shown(other)}"
+    return OperationError("input", f"{message}; use equals, or a function", path="metric")
 
 
 def _length(check: Check, found: Any, other: Any) -> bool:
@@ -223,7 +265,7 @@ def read_reward(value: object, path: str) -> ElixirReward | Check:
     compared = given["value"]
     if not isinstance(compared, str | int | float | None):
         raise _expected("text, a number, a boolean or nil", compared, f"{path}.value")
-    return Check(name, field, value=compared)
+    return Check(name, field, value=compared, is_boolean=isinstance(compared, bool))
 
 
 def _count(value: object, path: str) -> int:
