@@ -87,12 +87,14 @@ def program_run(program: Program, values: Mapping[str, Any], request: CallReques
     """Return the run of a stored program with checked inputs; raise errors as :meth:`Sessions.model_for`."""
     options = request.options
     model = _model_of(program.stages, program.session_id, *_preferred(program, options))
-    given: dict[str, object] = {}
-    if program.neighbours is None:
-        given = {"embedder": options.embedder, "vector": options.vector}
-    if not program.keeps_history:
-        given["conversation"] = options.conversation
-    names = [name for name, value in given.items() if value is not None]
+    needed = {name for _, name in program.needs.functions}
+    if program.neighbours is not None:
+        needed.add("embedder")
+    names = [name for name in options.functions if name not in needed]
+    if program.neighbours is None and options.vector is not None:
+        names.append("vector")
+    if not program.keeps_history and options.conversation is not None:
+        names.append("conversation")
     if names and options.strict:
         message = f"this version takes no {names[0]}, and the call is strict"
         raise OperationError("input", message, path=f"opts.{names[0]}")
@@ -104,6 +106,17 @@ def program_run(program: Program, values: Mapping[str, Any], request: CallReques
         warnings=(*options.warnings, *ignored),
     )
     return PreparedRun(program.module(), program.stages, values, model, of_program)
+
+
+def with_given(program: Program, request: CallRequest) -> Program:
+    """Return a stored program with the tools of a call, and have its functions be those of the call.
+
+    Raises:
+        OperationError: As :meth:`Program.with_given`.
+    """
+    found = program.with_given(request.options.tools, request.functions)
+    request.bind(program.needs.bound(request.functions))
+    return found
 
 
 def program_model(program: Program, request: CallRequest) -> LanguageModel:

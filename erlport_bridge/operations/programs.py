@@ -13,6 +13,7 @@ from erlport_bridge.operations.calls import (
     run,
     session_option,
     stream_of,
+    with_given,
 )
 from erlport_bridge.operations.operation import operation, spending
 from erlport_bridge.operations.port_state import sessions
@@ -144,10 +145,10 @@ async def run_program(
     checked = execution.read_inputs(program.stages, program.asked, inputs)
     told = _conversation(program, request, is_told=is_told) if program.keeps_history else None
     values = program.with_history(checked, told.turns() if told else ())
-    account, version = ModelAccount(), program
+    account, version = ModelAccount(), with_given(program, request)
     usage: dict[str, Any] = {}
     if program.neighbours is not None:
-        version, usage = await _learned_version(program, program.neighbours, values, request, account)
+        version, usage = await _learned_version(version, program.neighbours, values, request, account)
     prepared = program_run(version, values, request)
     prediction = await run(prepared, request, events, program_id=program.id, account=account)
     if usage:

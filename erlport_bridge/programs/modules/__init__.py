@@ -7,7 +7,9 @@ from erlport_bridge.programs.modules.module_entry import (
 from erlport_bridge.programs.modules.module_options import (
     EMBEDDER,
     DataOption,
+    FunctionOption,
     ModelOption,
+    RewardOption,
 )
 from erlport_bridge.programs.modules.retrieval import (
     MAX_COUNT,
@@ -17,6 +19,7 @@ from erlport_bridge.programs.modules.retrieval import (
     read_vector,
 )
 from erlport_bridge.programs.modules.rewards import (
+    ElixirReward,
     Judgement,
     Reward,
     entry,
@@ -31,10 +34,13 @@ __all__ = [
     "EMBEDDER",
     "MAX_COUNT",
     "DataOption",
+    "ElixirReward",
+    "FunctionOption",
     "Judgement",
     "ModelOption",
     "ModuleEntry",
     "Reward",
+    "RewardOption",
     "Vector",
     "Vectors",
     "catalogue",

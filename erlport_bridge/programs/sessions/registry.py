@@ -24,13 +24,18 @@ from erlport_bridge.programs.models import GENERATION_SETTINGS, LanguageModel, f
 from erlport_bridge.programs.pipelines import (
     HISTORY_FIELD,
     Learned,
+    Needs,
     Pipeline,
     Source,
     Stage,
+    Tools,
     Voting,
     learned,
     pipeline,
+    storable,
     voting,
+    with_names,
+    with_tools,
 )
 from erlport_bridge.programs.sessions.conversations import (
     DEFAULT_MAX_CONVERSATIONS,
@@ -42,6 +47,7 @@ from erlport_bridge.programs.sessions.neighbours import Neighbours
 from erlport_bridge.programs.signatures import SignatureSpec, parse_signature
 from erlport_bridge.programs.text import arguments, quoted, suggestion, text_of
 from erlport_bridge.programs.values import convert
+from erlport_bridge.term import shown
 
 DEFAULT_MAX_PROGRAMS: Final = 1_000
 DEFAULT_SESSION_IDLE_MS: Final = 3_600_000
@@ -107,6 +113,22 @@ class Program:
         """Return the program with what was learned for one call."""
         return replace(self, learned=knows, _learned_module=None, _lock=threading.Lock())
 
+    @property
+    def needs(self) -> Needs:
+        """What each call must bring."""
+        return Needs.of(self.stages, (self.compiled or {}).get("tools", ()))
+
+    def with_given(self, tools: Tools, functions: Mapping[str, str]) -> Program:
+        """Return the program with what a call brings: its tools, in their places.
+
+        Raises:
+            OperationError: Of kind ``input``: the program needs more, or has no place for a tool.
+        """
+        self.needs.check(tools, functions)
+        if not tools:
+            return self
+        return replace(self, stages=with_tools(self.stages, tools), _learned_module=None, _lock=threading.Lock())
+
     def check_history(self, path: str) -> None:
         """Check that the program keeps conversations.
 
@@ -162,6 +184,7 @@ class Program:
             "config": dict(self.settings),
             "calls": self.calls,
             "compiled": dict(self.compiled) if self.compiled is not None else None,
+            "needs": self.needs.describe(),
         }
 
 
@@ -313,8 +336,9 @@ class Sessions:
         settings = _settings(given.get("config"))
         # A program that cannot be built is refused here.
         module = pipeline.built(stages, outputs)
-        knows = _read_learned(known, stages, outputs, module)
-        source = {key: value for key, value in given.items() if key != "lm"}
+        with_tools_of = with_names(stages, _learned_with(compiled))
+        knows = _read_learned(known, with_tools_of, outputs, module if with_tools_of == stages else None)
+        source = storable({key: value for key, value in given.items() if key != "lm"})
         session_id = session_id or f"session-{secrets.token_hex(6)}"
         program_id = f"program-{secrets.token_hex(6)}"
         program = Program(
@@ -492,7 +516,7 @@ def _new_module(
 
 
 def _read_learned(
-    known: object, stages: tuple[Stage, ...], outputs: tuple[tuple[str, Source], ...] | None, module: Pipeline
+    known: object, stages: tuple[Stage, ...], outputs: tuple[tuple[str, Source], ...] | None, module: Pipeline | None
 ) -> Learned | None:
     if known is None:
         return None
@@ -501,7 +525,16 @@ def _read_learned(
     if members > MAX_MEMBERS:
         message = f"expected at most {MAX_MEMBERS} members at learned, got {members}"
         raise OperationError("input", message, path="learned")
-    return learned.read(known, _new_module(stages, outputs, names) if members else module, "learned")
+    return learned.read(known, module if module and not members else _new_module(stages, outputs, names), "learned")
+
+
+def _learned_with(compiled: Mapping[str, Any] | None) -> list[str]:
+    """Return the names of the tools with which a loaded program has learned."""
+    names = (compiled or {}).get("tools", [])
+    if not isinstance(names, list):
+        message = f"expected a list of names at compiled.tools, got {shown(names)}"
+        raise OperationError("input", message, path="compiled.tools")
+    return [arguments.text(name, f"compiled.tools[{index}]") for index, name in enumerate(names)]
 
 
 def _settings(config: object) -> dict[str, Any]:

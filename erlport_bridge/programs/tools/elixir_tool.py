@@ -61,6 +61,30 @@ class ElixirTool:
         return _FunctionTool(_stand_in(schema), self, schema)
 
 
+@dataclass(frozen=True)
+class LaterTool(ElixirTool):
+    """A tool that a stored program names, and that each call brings."""
+
+
+def named(item: Mapping[Any, Any], path: str) -> LaterTool:
+    """Read the tool of a stored program: its name alone, since each call brings its description and its function.
+
+    Raises:
+        OperationError: Of kind ``input``, with the path of the name.
+    """
+    given = arguments.options(item, path)
+    arguments.only(given, _KEYS | {"function", "timeout"}, "key of a tool", path)
+    name = read_name(given.get("name"), f"{path}.name")
+    if name in RESERVED_NAMES:
+        raise _wrong(f"{path}.name", "a name that ReAct does not use itself", name)
+    return later(name)
+
+
+def later(name: str) -> LaterTool:
+    """Return the tool of a name that each call brings."""
+    return LaterTool(name, "a tool that each call brings", read_schema(None, name), ElixirFunction(name))
+
+
 def read(item: Mapping[Any, Any], path: str) -> ElixirTool:
     """Read the description of one tool.
 

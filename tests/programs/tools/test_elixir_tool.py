@@ -266,10 +266,3 @@ def test_equal_descriptions_are_one_entry_of_the_module_cache() -> None:
     second = elixir_tool.read({**STOCK, "parameters": reordered, "callback": "another"}, "t")
     assert hash(first) == hash(second)
     assert first == second
-
-
-def test_stored_program_takes_no_functions(shared_port: PortProcess) -> None:
-    modules = [{"module": "dspy.ReAct", "tools": [STOCK]}]
-    details = shared_port.failed("create_program", {"signature": QA, "modules": modules})
-    assert details["path"] == "spec.modules[0].tools[0]"
-    assert "give it to execute_module" in details["message"]

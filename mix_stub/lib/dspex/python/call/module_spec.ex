@@ -25,7 +25,7 @@ defmodule DSPex.Python.ModuleSpec do
     * `:sub_lm` - of `dspy.RLM`: a model, written as the option `:lm` of a call; may be a function
     * `:tools` - see `DSPex.Python.Tool`
 
-  Functions run as those of tools do: each in its own process, only during the call. So a stored program can have none.
+  Functions run as those of tools do: each in its own process, only during the call. Each call of a stored program brings them again.
   An exception becomes the error of the call, with the path of the function.
 
   A check is a reward without a function, 1.0 or 0.0: `%{check: :equals, field: :answer, value: "Lisbon"}` (or

@@ -41,7 +41,7 @@ defmodule DSPex.Python.Tool do
 
   The function runs in a process of its own, several at the same time for concurrent calls (see
   `DSPex.Python.Callbacks`). It may call `DSPex.Python` itself, also for the same pool. It can be called only during the
-  call, so a stored program takes names only.
+  call, so each call of a stored program brings its tools again.
   """
 
   alias DSPex.Python.Error
