@@ -14,7 +14,7 @@ import dspy
 from dspy.evaluate.auto_evaluation import SemanticF1 as DspySemanticF1
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs.modules import Judgement, Reward, entry, read_reward
+from erlport_bridge.programs.modules import Judgement, Reward, Traced, entry, read_reward
 from erlport_bridge.programs.options import Option
 from erlport_bridge.programs.signatures import SignatureSpec
 from erlport_bridge.programs.text import arguments, text_of
@@ -43,7 +43,9 @@ class SemanticF1:
     expected: str
     code: str = "the F1 of the answer's recall and precision, as a model judges them"
 
-    async def judge(self, inputs: Mapping[str, Any], prediction: dspy.Prediction) -> Judgement:
+    async def judge(
+        self, inputs: Mapping[str, Any], prediction: dspy.Prediction, traced: Traced | None = None
+    ) -> Judgement:
         """Call the model and compute the F1.
 
         Raises:

@@ -22,6 +22,7 @@ from erlport_bridge.programs.modules.rewards import (
     ElixirReward,
     Judgement,
     Reward,
+    Traced,
     entry,
     read_reward,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "ModuleEntry",
     "Reward",
     "RewardOption",
+    "Traced",
     "Vector",
     "Vectors",
     "catalogue",

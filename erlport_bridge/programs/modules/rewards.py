@@ -30,7 +30,10 @@ from erlport_bridge.programs.values import plain
 from erlport_bridge.term import OtpErlangFunction, shown
 
 _CHECKS: Final = ("equals", "contains", "exact_match", "f1", "length", "words")
-_FUNCTION_KEYS: Final = frozenset({"callback", "description"})
+_FUNCTION_KEYS: Final = frozenset({"callback", "description", "arity"})
+# A function takes inputs and prediction; a metric may take trace, pred_name and pred_trace too.
+_LEAST_ARITY: Final = 2
+_MOST_ARITY: Final = 5
 _COMPARED: Final = frozenset({"check", "field", "value", "input"})
 # Checks that compare the field with another value, each with its verb in a sentence.
 _COMPARING: Final[Mapping[str, str]] = {
@@ -51,6 +54,43 @@ class Judgement:
     feedback: str | None = None
 
 
+@dataclass(frozen=True)
+class Traced:
+    """What an optimizer knows of a run beside its prediction, as DSPy gives it to metrics.
+
+    Attributes:
+        trace: What each predictor was asked and has answered: predictor, inputs, outputs; ``None``: not known.
+        pred_name: The predictor that feedback is wanted for; ``None``: feedback for the program.
+        pred_trace: The trace of that predictor alone.
+        name_of: Gives the name of a predictor.
+    """
+
+    trace: Any = None
+    pred_name: str | None = None
+    pred_trace: Any = None
+    name_of: Callable[[Any], str | None] = lambda predictor: None
+
+    def terms(self) -> dict[str, Any]:
+        """Return it as terms, by the names of a metric's arguments."""
+        return {
+            "trace": self._steps(self.trace, "trace"),
+            "pred_name": self.pred_name,
+            "pred_trace": self._steps(self.pred_trace, "pred_trace"),
+        }
+
+    def _steps(self, trace: Any, path: str) -> list[dict[str, Any]] | None:
+        if trace is None:
+            return None
+        return [
+            {
+                "predictor": self.name_of(predictor),
+                "inputs": plain(dict(inputs), f"{path}[{index}].inputs"),
+                "outputs": plain(dict(outputs.items()), f"{path}[{index}].outputs"),
+            }
+            for index, (predictor, inputs, outputs) in enumerate(trace)
+        ]
+
+
 class Reward(Protocol):
     """A rating of predictions."""
 
@@ -58,7 +98,9 @@ class Reward(Protocol):
     def code(self) -> str:
         """A description of the reward, for a model that gives advice."""
 
-    async def judge(self, inputs: Mapping[str, Any], prediction: dspy.Prediction) -> Judgement:
+    async def judge(
+        self, inputs: Mapping[str, Any], prediction: dspy.Prediction, traced: Traced | None = None
+    ) -> Judgement:
         """Return the reward of a prediction for these inputs; higher is better.
 
         Raises:
@@ -72,13 +114,16 @@ class ElixirReward:
 
     function: ElixirFunction
     description: str | None = None
+    arity: int = 2
 
     @property
     def code(self) -> str:
         """The caller's description of the function."""
         return self.description or _UNKNOWN_CODE
 
-    async def judge(self, inputs: Mapping[str, Any], prediction: dspy.Prediction) -> Judgement:
+    async def judge(
+        self, inputs: Mapping[str, Any], prediction: dspy.Prediction, traced: Traced | None = None
+    ) -> Judgement:
         """Call the function.
 
         Raises:
@@ -86,6 +131,8 @@ class ElixirReward:
         """
         place = self.function.place
         given = {"inputs": plain(dict(inputs), "inputs"), "prediction": plain(dict(prediction.items()), "prediction")}
+        if self.arity > _LEAST_ARITY:
+            given |= (traced or Traced()).terms()
         try:
             reward = await self.function.call(given)
         except OperationError as error:
@@ -124,7 +171,9 @@ class Check:
         unit = "words" if self.name == "words" else "characters or items"
         return f"1.0 if the field `{self.field}` has at least {self.minimum}{most} {unit}, else 0.0"
 
-    async def judge(self, inputs: Mapping[str, Any], prediction: dspy.Prediction) -> Judgement:
+    async def judge(
+        self, inputs: Mapping[str, Any], prediction: dspy.Prediction, traced: Traced | None = None
+    ) -> Judgement:
         """Check the prediction.
 
         Raises:
@@ -247,7 +296,10 @@ def read_reward(value: object, path: str) -> ElixirReward | Check:
     if "callback" in given:
         arguments.only(given, _FUNCTION_KEYS, "key of a reward", path)
         description = arguments.optional_text(given.get("description"), f"{path}.description")
-        return ElixirReward(callbacks.read(path, given["callback"]), description)
+        arity = given.get("arity", _LEAST_ARITY)
+        if type(arity) is not int or not _LEAST_ARITY <= arity <= _MOST_ARITY:
+            raise _expected(f"a number of arguments from {_LEAST_ARITY} to {_MOST_ARITY}", arity, f"{path}.arity")
+        return ElixirReward(callbacks.read(path, given["callback"]), description, arity)
     name = arguments.text(given.get("check"), f"{path}.check")
     if name not in _CHECKS:
         raise arguments.unknown("check", name, _CHECKS, f"{path}.check")

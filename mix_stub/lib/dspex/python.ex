@@ -274,6 +274,7 @@ defmodule DSPex.Python do
       are options of this function too
     * `:metric` - as in `evaluate_program/4`. For `dspy.GEPA` a function may also return `%{score: 0.5, feedback: "too long"}`;
       the model that writes instructions reads the feedback
+      it may take three to five arguments: also the trace, the name of the predictor that feedback is for, and its trace
     * `:valset` - examples to choose the best candidate by; by default examples of the trainset
     * `:num_threads` - how many examples run at the same time; 8 by default, 64 at most
     * `:max_errors` - the number of failed calls or metrics after which the last error is returned; 10 by default
