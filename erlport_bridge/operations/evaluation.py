@@ -55,7 +55,7 @@ async def _evaluate(
     evaluation = Evaluation.of(request.own, program.asked)
 
     async def execute(example: Any, item: CallRequest) -> dict[str, Any]:
-        inputs, labelled = inputs_of(program.asked, example)
+        inputs, labelled = inputs_of(program.stages, program.asked, example)
         prediction = await run_program(program, inputs, item, is_told=False)
         judge = with_settings(program_model(program, item).lm, item.options.settings)
         with dspy_context(judge, item.options.adapter.build()):

@@ -27,7 +27,7 @@ from erlport_bridge.programs.pipelines import HISTORY_FIELD, Learned, learned
 from erlport_bridge.programs.sessions import Program
 from erlport_bridge.programs.signatures import SignatureSpec
 from erlport_bridge.programs.text import arguments
-from erlport_bridge.programs.values import input_values
+from erlport_bridge.programs.values import convert, input_values
 from erlport_bridge.request import Progress
 from erlport_bridge.term import shown
 
@@ -100,6 +100,11 @@ def _example(value: object, program: Program, path: str) -> dspy.Example:
     asked = program.asked
     inputs = {item.name for item in asked.inputs}
     read = input_values(asked, {name: item for name, item in given.items() if name in inputs}, path=path)
+    for stage in program.stages:
+        for name, annotation in stage.optional_inputs.items():
+            if name in given and name not in read and name != HISTORY_FIELD:
+                read[name] = given[name] if annotation is Any else convert(annotation, given[name], f"{path}.{name}")
+                inputs.add(name)
     labels = tuple(item for item in asked.outputs if item.name in given)
     outputs = SignatureSpec(labels, (), None)
     read |= input_values(outputs, {item.name: given[item.name] for item in labels}, path=path)

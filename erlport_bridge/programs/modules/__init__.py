@@ -1,6 +1,7 @@
 """The modules of DSPy that can be called: their options, and how each is built."""
 
 from erlport_bridge.programs.modules import catalogue, retrieval
+from erlport_bridge.programs.modules.application_modules import Application
 from erlport_bridge.programs.modules.module_entry import (
     ModuleEntry,
 )
@@ -34,6 +35,7 @@ from erlport_bridge.programs.modules.stand_ins import (
 __all__ = [
     "EMBEDDER",
     "MAX_COUNT",
+    "Application",
     "DataOption",
     "ElixirReward",
     "FunctionOption",

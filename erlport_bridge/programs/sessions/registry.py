@@ -19,7 +19,7 @@ from typing import Any, Final
 import dspy
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs.execution import TurnFields
+from erlport_bridge.programs.execution import META, TurnFields
 from erlport_bridge.programs.models import GENERATION_SETTINGS, LanguageModel, from_option, generation_setting
 from erlport_bridge.programs.pipelines import (
     HISTORY_FIELD,
@@ -161,6 +161,8 @@ class Program:
     def _outputs(self, prediction: Mapping[str, Any]) -> dict[str, Any]:
         """Return the outputs of a prediction, which is a term, as the values that DSPy takes."""
         outputs = {}
+        if not self.whole.outputs:  # a module of the application that declares none
+            return {name: value for name, value in prediction.items() if name != META}
         for item in self.whole.outputs:
             if item.name in prediction:
                 value = prediction[item.name]
