@@ -19,8 +19,8 @@ from erlport_bridge import request
 from erlport_bridge.errors import OperationError
 from erlport_bridge.port.answers import AnswerEncoder, failed_answer
 from erlport_bridge.port.event_loop import Loop
-from erlport_bridge.port.in_flight import InFlight, PendingCall
 from erlport_bridge.port.leadership import Leadership
+from erlport_bridge.port.pending_calls import PendingCall, PendingCalls
 from erlport_bridge.port.protocol import Call, Failure, Result, UnreadableCall
 from erlport_bridge.port.targets import Target, Targets
 from erlport_bridge.port.writer import FrameWriter
@@ -32,7 +32,7 @@ class Dispatcher:
 
     Args:
         targets: The functions that can be called.
-        in_flight: The pending calls.
+        pending_calls: The pending calls.
         leadership: Decides which thread reads, and watches the functions that this thread runs.
         answers: Encodes answers as frames.
         writer: Writes frames.
@@ -43,7 +43,7 @@ class Dispatcher:
     def __init__(
         self,
         targets: Targets,
-        in_flight: InFlight,
+        pending_calls: PendingCalls,
         leadership: Leadership,
         answers: AnswerEncoder,
         writer: FrameWriter,
@@ -51,7 +51,7 @@ class Dispatcher:
         loop: Loop,
     ) -> None:
         self._targets = targets
-        self._in_flight = in_flight
+        self._pending_calls = pending_calls
         self._leadership = leadership
         self._answers = answers
         self._writer = writer
@@ -80,7 +80,7 @@ class Dispatcher:
             Whether the loop's thread should become the leader: it is waiting now, and will run this call.
         """
         pending = PendingCall(event)
-        if not self._in_flight.add(pending):
+        if not self._pending_calls.add(pending):
             self._refuse(pending)
             return False
         if target is not None or self._targets.is_imported(event.module):
@@ -138,7 +138,7 @@ class Dispatcher:
 
     def cancel(self, call_id: int) -> None:
         """Cancel the pending call of this id, if there is one."""
-        pending = self._in_flight.get(call_id)
+        pending = self._pending_calls.get(call_id)
         if pending is None:
             return
         if pending.future is not None or pending.work is not None:
@@ -155,7 +155,7 @@ class Dispatcher:
         if what is not None:
             pending, target = what
             target.quick_calls = 0
-            self._in_flight.add_overdue(pending)
+            self._pending_calls.add_overdue(pending)
 
     def is_on_loop(self) -> bool:
         """Return whether this is the loop's thread."""
@@ -168,7 +168,7 @@ class Dispatcher:
             if self._targets.is_imported(event.module):
                 pending.function = self._targets.find(event.module, event.function).function
         error = OperationError(
-            "overloaded", f"{self._in_flight.max_calls} calls are in flight on this port already", stage="queue"
+            "overloaded", f"{self._pending_calls.max_calls} calls are in flight on this port already", stage="queue"
         )
         self._fail(pending, error)
 
@@ -255,7 +255,7 @@ class Dispatcher:
 
     def _return(self, pending: PendingCall, value: object) -> None:
         """Answer a call with the result of its function, unless it has its answer already."""
-        if self._in_flight.answer(pending):
+        if self._pending_calls.answer(pending):
             self._writer.send(self._answers.result(pending.event.id, value, pending.function))
 
     def _fail(self, pending: PendingCall, error: BaseException) -> None:
@@ -263,5 +263,5 @@ class Dispatcher:
         self._answer(pending, failed_answer(pending.event.id, pending.function, error))
 
     def _answer(self, pending: PendingCall, answer: Result | Failure) -> None:
-        if self._in_flight.answer(pending):
+        if self._pending_calls.answer(pending):
             self._writer.send(self._answers.encoded(answer, pending.function))

@@ -46,7 +46,7 @@ def start(threads: Threads) -> Loop:
 class PortReader(Protocol):
     """The reader of calls in the thread of a loop."""
 
-    def wait_awake(self) -> None:
+    def busy_wait(self) -> None:
         """Busy-wait a moment for a call, if that is worth it."""
 
     def receive(self) -> bool:
@@ -108,7 +108,7 @@ class CallSelector(selectors.DefaultSelector):
         ends_at = None if timeout is None else time.monotonic() + timeout
         while True:
             if timeout is None or timeout > 0:
-                reader.wait_awake()
+                reader.busy_wait()
             events = super().select(timeout)
             others = [event for event in events if event[0].fd != self._descriptor]
             if len(others) == len(events):

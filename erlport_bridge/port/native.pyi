@@ -1,8 +1,8 @@
 from erlport_bridge.port.answers import AnswerEncoder
 from erlport_bridge.port.descriptors import Descriptors
 from erlport_bridge.port.frames import FrameReader
-from erlport_bridge.port.in_flight import InFlight
 from erlport_bridge.port.leadership import Leadership
+from erlport_bridge.port.pending_calls import PendingCalls
 from erlport_bridge.port.targets import Targets
 from erlport_bridge.port.writer import FrameWriter
 
@@ -15,11 +15,11 @@ class QuickCalls:
         descriptors: Descriptors,
         frames: FrameReader,
         targets: Targets,
-        in_flight: InFlight,
+        pending_calls: PendingCalls,
         leadership: Leadership,
         answers: AnswerEncoder,
         writer: FrameWriter,
-        awake_ns: int,
+        busy_wait_ns: int,
     ) -> None: ...
     def answer(self, waits: bool) -> bool: ...
     def flush(self) -> None: ...

@@ -126,16 +126,16 @@ cdef class QuickCalls:
         descriptors: The protocol's file descriptors.
         frames: Holds the bytes that have come.
         targets: The functions that can be called.
-        in_flight: The pending calls.
+        pending_calls: The pending calls.
         leadership: Which thread reads.
         answers: Encodes the answers that this class does not encode.
         writer: Writes all other frames.
-        awake_ns: How long to busy-wait while no call is pending.
+        busy_wait_ns: How long to busy-wait while no call is pending.
     """
 
     cdef int _read_end, _write_end, _packet
-    cdef long long _awake_ns
-    cdef object _frames, _in_flight, _leadership, _answers, _writer, _known
+    cdef long long _busy_wait_ns
+    cdef object _frames, _pending_calls, _leadership, _answers, _writer, _known
     # Targets by the bytes of their names.
     cdef dict _targets
     cdef Py_buffer _buffer
@@ -143,17 +143,17 @@ cdef class QuickCalls:
     cdef Py_ssize_t _held_size
     cdef int _held_count
 
-    def __init__(self, descriptors, frames, targets, in_flight, leadership, answers, writer, long long awake_ns):
+    def __init__(self, descriptors, frames, targets, pending_calls, leadership, answers, writer, long long busy_wait_ns):
         self._read_end = descriptors.read
         self._write_end = descriptors.write
         self._packet = frames.packet
         self._frames = frames
         self._known = targets.known
-        self._in_flight = in_flight
+        self._pending_calls = pending_calls
         self._leadership = leadership
         self._answers = answers
         self._writer = writer
-        self._awake_ns = awake_ns
+        self._busy_wait_ns = busy_wait_ns
         self._targets = {}
         PyObject_GetBuffer(frames.buffer, &self._buffer, PyBUF_SIMPLE | PyBUF_WRITABLE)
 
@@ -207,11 +207,11 @@ cdef class QuickCalls:
 
     cdef Py_ssize_t _read(self):
         """Read the next bytes to the start of the buffer, and return their number; less than 1 if that failed."""
-        cdef long long awake_ns = 0 if self._in_flight.count else self._awake_ns
+        cdef long long busy_wait_ns = 0 if self._pending_calls.count else self._busy_wait_ns
         cdef Py_ssize_t size
         with nogil:
-            if awake_ns:
-                _wait(self._read_end, awake_ns)
+            if busy_wait_ns:
+                _wait(self._read_end, busy_wait_ns)
             size = read(self._read_end, self._buffer.buf, self._buffer.len)
         return size
 
@@ -277,7 +277,7 @@ cdef class QuickCalls:
             if target is None:
                 return None
             self._targets[names] = target
-        if not target.is_harmless or target.quick_calls < _QUICK_CALLS or not self._in_flight.has_room():
+        if not target.is_harmless or target.quick_calls < _QUICK_CALLS or not self._pending_calls.has_room():
             return None
         module, function = target.name
         if _modules.get(module) is target.module and getattr(target.module, function, None) is target.function:

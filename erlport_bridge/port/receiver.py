@@ -12,14 +12,14 @@ from mmap import mmap
 from typing import Any
 
 from erlport_bridge.errors import DecodeError, ProtocolError
-from erlport_bridge.port import awake, elixir
+from erlport_bridge.port import busy_wait, elixir
 from erlport_bridge.port.answers import AnswerEncoder
 from erlport_bridge.port.dispatcher import Dispatcher
 from erlport_bridge.port.event_loop import Loop
 from erlport_bridge.port.frames import FrameReader
-from erlport_bridge.port.in_flight import InFlight
 from erlport_bridge.port.leadership import Leadership
 from erlport_bridge.port.leaving import leave, report
+from erlport_bridge.port.pending_calls import PendingCalls
 from erlport_bridge.port.protocol import HEARTBEAT_ID, Call, Cancel, ElixirAnswer, Result, UnreadableCall, parse_message
 from erlport_bridge.port.targets import Targets
 from erlport_bridge.port.writer import FrameWriter
@@ -32,7 +32,7 @@ class Receiver:
         descriptor: The end of the port that this process reads.
         frames: Cuts the received bytes into frames.
         targets: The functions that can be called.
-        in_flight: The pending calls.
+        pending_calls: The pending calls.
         leadership: Decides which thread reads.
         dispatcher: Starts and cancels the calls.
         answers: Encodes answers as frames.
@@ -46,7 +46,7 @@ class Receiver:
         descriptor: int,
         frames: FrameReader,
         targets: Targets,
-        in_flight: InFlight,
+        pending_calls: PendingCalls,
         leadership: Leadership,
         dispatcher: Dispatcher,
         answers: AnswerEncoder,
@@ -57,7 +57,7 @@ class Receiver:
         self._descriptor = descriptor
         self._frames = frames
         self._targets = targets
-        self._in_flight = in_flight
+        self._pending_calls = pending_calls
         self._leadership = leadership
         self._dispatcher = dispatcher
         self._answers = answers
@@ -74,7 +74,7 @@ class Receiver:
         """Read and start calls until another thread leads, or the port is closed."""
         try:
             while self._receive_all(waits=True):
-                self.wait_awake()
+                self.busy_wait()
                 self._read()
         except BaseException:  # noqa: BLE001 - no thread would read any more, and the process would answer no call
             report(traceback.format_exc())
@@ -82,11 +82,11 @@ class Receiver:
 
     # Called by the loop while its thread leads ------------------------------------------------------------------------
 
-    def wait_awake(self) -> None:
+    def busy_wait(self) -> None:
         """Busy-wait a moment for the next call, if no call is pending and no frame is half received."""
         # The rest of a large frame takes long.
-        if not self._in_flight.count and not self._frames.pending_bytes:
-            awake.wait(self._descriptor)
+        if not self._pending_calls.count and not self._frames.pending_bytes:
+            busy_wait.wait(self._descriptor)
 
     def receive(self) -> bool:
         """Receive the calls that have come; return ``False`` if another thread leads now."""
@@ -178,7 +178,7 @@ class Receiver:
                 self._writer.send(self._answers.framed(Result(HEARTBEAT_ID, True)))
                 return True
             target = self._targets.known(event.module, event.function)
-            if target is not None and target.is_quick() and self._in_flight.has_room():
+            if target is not None and target.is_quick() and self._pending_calls.has_room():
                 if target.is_harmless:
                     return self._dispatcher.run_harmless(event, target)
                 if not self._dispatcher.is_on_loop():

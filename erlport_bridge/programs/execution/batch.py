@@ -7,10 +7,20 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final, NamedTuple
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs.options import ChoiceOption, IntegerOption, TimeoutOption, Vocabulary
+from erlport_bridge.programs.options import ChoiceOption, IntegerOption, TimeoutOption, Vocabulary, wrong
 from erlport_bridge.term import shown
 
 _FAIL_FAST: Final = "fail_fast"
+
+
+class _OnErrorOption(ChoiceOption):
+    """One of two choices; an error names both."""
+
+    def _read(self, value: object, path: str) -> str:
+        if value in self.choices:
+            return str(value)
+        raise wrong(" or ".join(f'"{choice}"' for choice in self.choices), value, path)
+
 
 #: The options of a batch besides the options of its calls.
 BATCH_OPTIONS: Final = Vocabulary(
@@ -19,7 +29,7 @@ BATCH_OPTIONS: Final = Vocabulary(
         name="max_concurrency", default=16, minimum=1, maximum=256, description="items that run at the same time"
     ),
     TimeoutOption(name="item_timeout", description="the budget of each item, within the budget of the batch"),
-    ChoiceOption(
+    _OnErrorOption(
         name="on_error",
         default="collect",
         choices=("collect", _FAIL_FAST),

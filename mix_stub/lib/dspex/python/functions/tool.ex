@@ -46,6 +46,7 @@ defmodule DSPex.Python.Tool do
   """
 
   alias DSPex.Python.Error
+  alias DSPex.Suggestion
   alias DSPex.Python.Functions.Callback
   alias DSPex.Python.Wire.Timeout
 
@@ -92,9 +93,8 @@ defmodule DSPex.Python.Tool do
 
     {:ok, tools, Enum.reject(callbacks, &is_nil/1)}
   catch
-    {:tool, path, expected, got} ->
-      message = "expected #{expected} at #{path}, got #{inspect(got, limit: 5)}"
-      {:error, Error.new(:input, message, %{"path" => path})}
+    {:tool, path, _expected, _got} = wrong ->
+      {:error, Error.new(:input, message(wrong), %{"path" => path})}
   end
 
   def read(other, _path), do: {:ok, other, []}
@@ -104,9 +104,17 @@ defmodule DSPex.Python.Tool do
   def json_schema!(parameters) do
     schema(parameters, "parameters")
   catch
-    {:tool, path, expected, got} ->
-      raise ArgumentError, "expected #{expected} at #{path}, got #{inspect(got, limit: 5)}"
+    {:tool, _path, _expected, _got} = wrong -> raise ArgumentError, message(wrong)
   end
+
+  defp message({:tool, path, {:only, known}, key}) do
+    keys = Enum.map_join(known, ", ", &inspect/1)
+    hint = if is_atom(key) or is_binary(key), do: Suggestion.hint(key, known)
+    message({:tool, path, "only the keys #{keys}", key}) <> "#{hint}"
+  end
+
+  defp message({:tool, path, expected, got}),
+    do: "expected #{expected} at #{path}, got #{inspect(got, limit: 5)}"
 
   defp read_tool([_first | _rest] = tool, path) do
     # A charlist is a name.
@@ -141,7 +149,7 @@ defmodule DSPex.Python.Tool do
 
   defp known_key!(key, known, path) do
     Enum.find(known, &(&1 == key or Atom.to_string(&1) == key)) ||
-      throw({:tool, path, "only the keys #{Enum.map_join(known, ", ", &inspect/1)}", key})
+      throw({:tool, path, {:only, known}, key})
   end
 
   # Returns a JSON schema unchanged, or makes one from the short form.

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from erlport_bridge.port import awake
+from erlport_bridge.port import busy_wait
 
 native = pytest.importorskip("erlport_bridge.port.native", reason="installed without a C compiler")
 LONG_NS = 60_000_000_000
@@ -45,11 +45,11 @@ def test_busy_wait_ends_at_its_limit(ends: tuple[int, int]) -> None:
     started_at = time.monotonic_ns()
     native.wait(ends[0], 2_000_000)
     assert time.monotonic_ns() - started_at >= 2_000_000
-    awake.wait(ends[0])
+    busy_wait.wait(ends[0])
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity of processes")
 def test_busy_wait_is_left_out_with_one_core() -> None:
     code = "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-    code += "from erlport_bridge.port import awake; print(awake.IS_WORTHWHILE)"
+    code += "from erlport_bridge.port import busy_wait; print(busy_wait.IS_WORTHWHILE)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"False\n"

@@ -35,7 +35,7 @@ class PendingCall:
         self.work: Work | None = None
 
 
-class InFlight:
+class PendingCalls:
     """The pending calls of one port, without the call that the leader has just read and runs itself.
 
     Args:
