@@ -12,6 +12,7 @@ import dspy
 
 from erlport_bridge.dspy_patches import content_markers
 from erlport_bridge.dspy_patches.callback_dispatch import chosen_once, quick_inspect
+from erlport_bridge.dspy_patches.earlier_turns import held_fields_only
 from erlport_bridge.dspy_patches.model_lookup import model_info
 from erlport_bridge.dspy_patches.optimizer_threads import carrying_context
 from erlport_bridge.dspy_patches.patch import PROVIDED, Patch, PrivateName
@@ -240,6 +241,15 @@ PATCHES: Final[tuple[Patch, ...]] = (
                 "903e9932a327",
             ),
         },
+    ),
+    Patch(
+        name="earlier_turns",
+        why="DSPy writes None, as if the model had, for each output that an earlier turn does not hold.",
+        since="3.4.0",
+        until="DSPy leaves out of an earlier turn what it does not hold",
+        without="earlier turns have sections with None",
+        targets={"dspy.adapters.base:Adapter.format_conversation_history": held_fields_only},
+        expects={"dspy.adapters.base:Adapter.format_conversation_history": ("aeb6852f3041", "278bba4ef812")},
     ),
     Patch(
         name="optimizer_threads",

@@ -51,6 +51,10 @@ class CallRequest:
         callbacks.bind(self.functions)
         media.allow_urls(self.options.allow_urls)
 
+    def bind(self, functions: Functions) -> None:
+        """Have the functions of the request be called by these ids, by their places."""
+        callbacks.bind(functions)
+
     def left_s(self) -> float | None:
         """Return what is left of the budget in seconds; ``None``: no limit."""
         return self.deadline.left_s(self.options.timeout_ms)

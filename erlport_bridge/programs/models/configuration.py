@@ -107,6 +107,13 @@ class LanguageModel:
             "fallbacks": list(self.fallbacks),
         }
 
+    def name_of(self, name: str) -> str:
+        """Return the name that callers know for a name of DSPy's, of this model or of a fallback model."""
+        if name == self.lm.model:
+            return self.model
+        known = zip(self.lm.fallbacks, self.fallbacks, strict=False)
+        return next((shown for fallback, shown in known if fallback.model == name), name)
+
     def with_fallbacks(self, models: Sequence[LanguageModel]) -> LanguageModel:
         """Return this model with fallback models."""
         return replace(

@@ -52,6 +52,11 @@ GENERATION_SETTINGS: Final = Vocabulary(
     ),
     ExactNumberOption(name="top_p", description="the share of probability that tokens are drawn from"),
     _StopOption(name="stop", description="text at which the model stops"),
+    IntegerOption(
+        name="rollout_id",
+        minimum=0,
+        description="calls of another id share no cached answer; the provider does not see it",
+    ),
     IntegerOption(name="seed", description="random seed, for providers that take one"),
     ExactNumberOption(name="presence_penalty", description="penalty of tokens that occur already"),
     ExactNumberOption(name="frequency_penalty", description="penalty of tokens by how often they occur already"),

@@ -307,6 +307,7 @@ defmodule DSPex.Python do
       are options of this function too
     * `:metric` - as in `evaluate_program/4`. For `dspy.GEPA` a function may also return `%{score: 0.5, feedback: "too long"}`;
       the model that writes instructions reads the feedback
+      it may take three to five arguments: also the trace, the name of the predictor that feedback is for, and its trace
     * `:valset` - examples to choose the best candidate by; by default examples of the trainset
     * `:num_threads` - how many examples run at the same time; 8 by default, 64 at most
     * `:max_errors` - the number of failed calls or metrics after which the last error is returned; 10 by default
@@ -424,7 +425,8 @@ defmodule DSPex.Python do
   `spec` is a map (or keyword list) with `:signature` and `:modules`, a list of modules (names, or maps as in
   `DSPex.Python.ModuleSpec`). They are executed one after the other; each stage takes the inputs and the outputs of earlier
   stages. The map of a module may also have a `:name`, and `:inputs` that name other stages:
-  `inputs: %{context: "search.passages"}`. `:outputs` of the spec chooses the outputs of the program.
+  `inputs: %{context: "search.passages"}`. `:outputs` of the spec chooses the outputs of the program. With `history: true` the
+  program keeps conversations, see `list_conversations/2`.
 
       iex> {:ok, program} = DSPex.Python.create_program(%{
       ...>   modules: [
@@ -497,6 +499,90 @@ defmodule DSPex.Python do
   @spec delete_program(Program.t() | String.t(), options()) :: result(map())
   def delete_program(program, options \\ []),
     do: ProgramCalls.delete(program, CallOptions.new!(options))
+
+  @doc """
+  Lists the conversations of a program that was created with `history: true`; without their turns.
+
+  Such a program is called with `conversation: "user-42"` (any text), or through the session of a user with `:session_id`, which
+  need not be the program's own session; a call that says neither is an error. The program shows its model the last 50 turns of that
+  conversation, and no others. A conversation begins with its first call, belongs to all versions of its program, and ends with
+  `delete_conversation/3`, with the program, or with the session of the user.
+
+      iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer", history: true)
+      iex> {:ok, _answer} = DSPex.Python.execute_program(program, "What is ETF?", conversation: "user-42")
+      iex> {:ok, [listed]} = DSPex.Python.list_conversations(program)
+      iex> {listed["id"], listed["turn_count"]}
+      {"user-42", 1}
+      iex> {:error, error} = DSPex.Python.execute_program(program, "What is ETF?")
+      iex> {error.kind, error.path}
+      {:input, "opts.conversation"}
+  """
+  @spec list_conversations(Program.t() | String.t(), options()) :: result([map()])
+  def list_conversations(program, options \\ []),
+    do: ProgramCalls.conversation(:list_conversations, program, [], CallOptions.new!(options))
+
+  @doc """
+  Returns a conversation of a program: a map with its `"turns"`, oldest first, as `seed_conversation/4` takes them.
+
+      iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer", history: true)
+      iex> turns = [%{question: "What is ETF?", answer: "A format."}]
+      iex> {:ok, _seeded} = DSPex.Python.seed_conversation(program, "user-42", turns)
+      iex> {:ok, conversation} = DSPex.Python.conversation(program, "user-42")
+      iex> conversation["turns"]
+      [%{"question" => "What is ETF?", "answer" => "A format."}]
+  """
+  @spec conversation(Program.t() | String.t(), String.t(), options()) :: result(map())
+  def conversation(program, id, options \\ []),
+    do: ProgramCalls.conversation(:conversation, program, [id], CallOptions.new!(options))
+
+  @doc """
+  Sets the turns of a conversation, which begins if there is none of that id; returns its description.
+
+  A turn is a map of the program's fields. If the program has one input and one output of text, messages are taken too:
+  `%{role: "user", content: "…"}` and `%{role: "assistant", content: "…"}`. Of more than 50 turns the last 50 are kept.
+
+      iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer", history: true)
+      iex> turns = [%{role: "user", content: "Hi"}, %{role: "assistant", content: "Hello"}]
+      iex> {:ok, seeded} = DSPex.Python.seed_conversation(program, "user-42", turns)
+      iex> seeded["turn_count"]
+      1
+  """
+  @spec seed_conversation(Program.t() | String.t(), String.t(), [map()], options()) ::
+          result(map())
+  def seed_conversation(program, id, turns, options \\ []) do
+    options = CallOptions.new!(options)
+    ProgramCalls.conversation(:seed_conversation, program, [id, turns], options)
+  end
+
+  @doc """
+  Deletes the oldest turns of a conversation, so that the last `keep` are left; returns its description.
+
+      iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer", history: true)
+      iex> turns = for number <- 1..3, do: %{question: "Q\#{number}", answer: "A"}
+      iex> {:ok, _seeded} = DSPex.Python.seed_conversation(program, "user-42", turns)
+      iex> {:ok, cut} = DSPex.Python.cut_conversation(program, "user-42", 1)
+      iex> cut["turn_count"]
+      1
+  """
+  @spec cut_conversation(Program.t() | String.t(), String.t(), non_neg_integer(), options()) ::
+          result(map())
+  def cut_conversation(program, id, keep, options \\ []) do
+    options = CallOptions.new!(options)
+    ProgramCalls.conversation(:cut_conversation, program, [id, keep], options)
+  end
+
+  @doc """
+  Deletes a conversation with all of its turns; returns its description.
+
+      iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer", history: true)
+      iex> {:ok, _seeded} = DSPex.Python.seed_conversation(program, "user-42", [])
+      iex> {:ok, deleted} = DSPex.Python.delete_conversation(program, "user-42")
+      iex> deleted["id"]
+      "user-42"
+  """
+  @spec delete_conversation(Program.t() | String.t(), String.t(), options()) :: result(map())
+  def delete_conversation(program, id, options \\ []),
+    do: ProgramCalls.conversation(:delete_conversation, program, [id], CallOptions.new!(options))
 
   @doc """
   Lists the sessions of the pool, each a map with `"id"` and `"programs"`, their ids.

@@ -353,7 +353,7 @@ defmodule DSPex.PythonTest do
           name
         end
 
-      assert length(with_result) == 26
+      assert length(with_result) == 31
 
       for name <- [:stream, :start_pool, :stop_pool],
           do: refute(:"#{name}!" in Keyword.keys(Python.__info__(:functions)))

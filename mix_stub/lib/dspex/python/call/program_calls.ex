@@ -154,6 +154,15 @@ defmodule DSPex.Python.Call.ProgramCalls do
     Operation.look_up(:delete_program, [session_id, program_id], options, @of_program)
   end
 
+  @doc """
+  Calls an operation on the conversations of a program; `args` follow the program.
+  """
+  @spec conversation(atom(), program(), [term()], CallOptions.t()) :: result(term())
+  def conversation(operation, program, args, options) do
+    {session_id, program_id, options} = program_target(program, options)
+    Operation.call(operation, [session_id, program_id | args], options)
+  end
+
   defp execute_operation(operation, program, argument, options) do
     {session_id, program_id, options} = program_target(program, options)
     Operation.execute(operation, session_id, [program_id, argument], options)
