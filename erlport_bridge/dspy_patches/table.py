@@ -314,6 +314,18 @@ PRIVATE_NAMES: Final[tuple[PrivateName, ...]] = (
         why="declares a provider for one model; DSPy's registry would keep it for all, with its address and headers",
     ),
     PrivateName(
+        name="_engine_lock",
+        place="dspy:LM",
+        used_in=("programs/models/bridge_lm.py",),
+        why="copies of a model share one lock, since they share their connections",
+    ),
+    PrivateName(
+        name="_engine_store",
+        place="dspy:LM",
+        used_in=("programs/models/bridge_lm.py",),
+        why="the connections of a model, which its copies share",
+    ),
+    PrivateName(
         name="__dspy_sig__",
         place="dspy.primitives.facade:SIGNATURE_MARKER | dspy.predict.flex.bridge:SIGNATURE_MARKER",
         used_in=("programs/sandbox/facade.py",),
