@@ -210,6 +210,9 @@ def stage_of(
     given_tools, tools_path = spec.given.get("tools"), f"{path}.tools"
     if given_tools is None and entry.takes_tools:
         given_tools, tools_path, call = call.tools, "opts.tools", NO_CALL
+    elif call.tools and entry.takes_tools:
+        message = f"expected tools once, got them at {tools_path} and at opts.tools"
+        raise OperationError("input", message, path="opts.tools")
     names = _read_tools(given_tools, entry, tools_path, stored=stored)
     reserved = dict.fromkeys(entry.reserved, entry.name) | dict(reserved or {})
     signature = _own_signature(spec, signature)
