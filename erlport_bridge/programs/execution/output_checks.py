@@ -10,6 +10,7 @@ import dspy
 from erlport_bridge.errors import OperationError, kind_of, message_of
 from erlport_bridge.programs.pipelines import Pipeline, Stage
 from erlport_bridge.programs.signatures import SignatureSpec, constraints
+from erlport_bridge.programs.values import problem_of
 
 _MAX_REASON_CHARACTERS: Final = 500
 
@@ -63,8 +64,7 @@ async def checked(
 
 def _with_feedback(module: Pipeline, error: Exception) -> Pipeline:
     """Return a copy of a module whose prompts describe what was wrong with the previous answer."""
-    reason = error.message if isinstance(error, OperationError) else message_of(error)
-    # DSPy's message contains the whole answer after its first lines, hence the limit.
+    reason = parse_error(error).message
     note = f"An answer was refused before: {reason[:_MAX_REASON_CHARACTERS]}. Answer anew, and keep to the form."
     copy: Pipeline = module.deepcopy()
     for predictor in copy.predictors():
@@ -82,6 +82,17 @@ def check_outputs(spec: SignatureSpec, prediction: Mapping[str, Any]) -> None:
         if field.constraints and field.name in prediction:
             value = prediction[field.name]
             constraints.check(field.annotation, field.constraints, value, f"outputs.{field.name}", "parse")
+
+
+def parse_error(error: Exception) -> OperationError:
+    """Return the error of an answer that cannot be read: the field, the expected type and the value in one sentence."""
+    if isinstance(error, OperationError):
+        return error
+    if isinstance(error, dspy.AdapterParseError):
+        message, path = problem_of(error)
+        return OperationError("parse", message, type=dspy.AdapterParseError.__name__, path=path)
+    # For example text that nests too deep: DSPy does not wrap the exceptions of its parsers.
+    return OperationError("parse", f"cannot read the model's answer: {message_of(error)}")
 
 
 def is_parse_error(error: BaseException) -> bool:

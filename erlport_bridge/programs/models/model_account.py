@@ -6,9 +6,12 @@ A call has one account, for all its tasks and threads, from :meth:`ModelAccount.
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Final
+
+from dspy.utils.usage_tracker import UsageTracker
 
 from erlport_bridge.counting import PORT_COUNTERS, Spent
 from erlport_bridge.errors import details, kind_of
@@ -28,6 +31,7 @@ class ModelAccount:
 
     def __init__(self) -> None:
         self.spent = Spent()
+        self._usage = UsageTracker()
         self._answers = 0
         self._failed: list[dict[str, Any]] = []
         self._answered_for: dict[str, str] = {}
@@ -36,8 +40,9 @@ class ModelAccount:
         """Make this the account of the current context, and of contexts copied from it."""
         _current.set(self)
 
-    def add_answer(self, asked: str, answered: str, spent: Spent) -> None:
-        """Add the answer of the model ``answered`` to a request to the model ``asked``, with its cost."""
+    def add_answer(self, asked: str, answered: str, spent: Spent, usage: Mapping[str, Any]) -> None:
+        """Add the answer of the model ``answered`` to a request to the model ``asked``, with its cost and usage."""
+        self._usage.add_usage(answered, dict(usage))
         self._answered_for[asked] = answered
         self._answers += 1
         self.spent.add(spent)
@@ -48,6 +53,10 @@ class ModelAccount:
         # Drop DSPy's advice after the first line: the fallback model has resolved the failure.
         found["message"] = found["message"].partition("\n")[0]
         self._failed.append({"model": model, **{key: found[key] for key in _FAILURE_KEYS if key in found}})
+
+    def usage(self) -> dict[str, Any]:
+        """Return the usage of all answers by model, as in the metadata of a prediction."""
+        return dict(self._usage.get_total_tokens())
 
     def answered_for(self, asked: str) -> str:
         """Return the model that gave the last answer to a request to the model ``asked``."""
@@ -99,7 +108,9 @@ class ModelRequest:
         """Record DSPy's result, here and in the account of the current call."""
         tokens = (result.usage or {}).get("total_tokens")
         self._spent.add_answer(tokens, result.cost, is_cached=result.cache_hit)
-        current_account().add_answer(self._asked, self._model, self._spent)
+        current_account().add_answer(
+            self._asked, self._model, self._spent, {} if result.cache_hit else result.usage or {}
+        )
 
 
 def current_account() -> ModelAccount:

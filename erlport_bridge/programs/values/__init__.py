@@ -1,6 +1,7 @@
-"""Convert terms to values for DSPy's fields, and the values of a prediction back to terms."""
+"""Convert terms to values for DSPy's fields, read answers of models, and convert predictions back to terms."""
 
 from erlport_bridge.programs.values import documents, media
+from erlport_bridge.programs.values.answer_fields import problem_of
 from erlport_bridge.programs.values.inputs import convert, input_values
 from erlport_bridge.programs.values.results import (
     plain,
@@ -12,4 +13,5 @@ __all__ = [
     "input_values",
     "media",
     "plain",
+    "problem_of",
 ]
