@@ -3,6 +3,7 @@
 from erlport_bridge.programs.tools import elixir_tool
 from erlport_bridge.programs.tools.elixir_tool import (
     ElixirTool,
+    LaterTool,
 )
 from erlport_bridge.programs.tools.observed_tool import (
     CallEndedError,
@@ -17,6 +18,7 @@ from erlport_bridge.programs.tools.offered import (
 __all__ = [
     "CallEndedError",
     "ElixirTool",
+    "LaterTool",
     "available",
     "elixir_tool",
     "find_tools",
