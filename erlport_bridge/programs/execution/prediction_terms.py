@@ -46,7 +46,7 @@ def prediction_term(
             "usage": plain(prediction.get_lm_usage() or {}, '["usage"]'),
             "completions": plain(rows, '["completions"]'),
             "duration_ms": duration_ms,
-            "warnings": list(options.warnings),
+            "warnings": [*options.warnings, *account.warnings],
             "model": account.answered_for(model.model) if model else None,
             **account.describe(),
             "request_id": options.request_id,

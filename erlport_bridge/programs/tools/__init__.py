@@ -5,7 +5,10 @@ from erlport_bridge.programs.tools.elixir_tool import (
     ElixirTool,
 )
 from erlport_bridge.programs.tools.observed_tool import (
+    ArgumentsError,
     CallEndedError,
+    ObservedTool,
+    check_names,
 )
 from erlport_bridge.programs.tools.offered import (
     available,
@@ -15,9 +18,12 @@ from erlport_bridge.programs.tools.offered import (
 )
 
 __all__ = [
+    "ArgumentsError",
     "CallEndedError",
     "ElixirTool",
+    "ObservedTool",
     "available",
+    "check_names",
     "elixir_tool",
     "find_tools",
     "offer",
