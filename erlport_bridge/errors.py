@@ -87,6 +87,9 @@ _CAUSED_OUTSIDE: Final = frozenset(
     }
 )
 
+# Of exceptions that are raised without a text.
+_DEFAULT_MESSAGES: Final[Mapping[type, str]] = {asyncio.CancelledError: "the call was cancelled"}
+
 # DSPy's client appends this advice to a provider's message. It names classes of DSPy, which callers cannot use.
 _ADVICE: Final = "\n\n  To fix:"
 
@@ -213,7 +216,7 @@ def kind_of(error: BaseException) -> str:
 def message_of(error: BaseException) -> str:
     """Return the message of an exception, redacted and cut to a readable length."""
     try:
-        text = str(error) or type(error).__name__
+        text = str(error) or _DEFAULT_MESSAGES.get(type(error)) or type(error).__name__
     except BaseException as raised:  # noqa: BLE001 - a __str__ that raises must not cost the caller its answer
         text = f"{type(error).__name__}, whose message could not be made: {type(raised).__name__}"
     return _sendable(text.partition(_ADVICE)[0], _MAX_MESSAGE_CHARACTERS)

@@ -21,6 +21,10 @@ class Clock:
         """Return the current time, in seconds."""
         return self.now_s
 
+    def time(self) -> float:
+        """Give the same time, in seconds since 1970."""
+        return self.now_s
+
     @classmethod
     def of(cls, module: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Clock:
         """Replace the clock of a module until the end of the test, and return it."""

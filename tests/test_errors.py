@@ -146,3 +146,9 @@ def test_text_that_ends_the_process_is_still_an_answer() -> None:
 
 def test_class_of_no_module_has_a_kind() -> None:
     assert kind_of(type("Odd", (Exception,), {"__module__": None})()) == "internal"
+
+
+def test_cancelled_call_says_so() -> None:
+    """Its message was the name of Python's exception."""
+    found = details(asyncio.CancelledError())
+    assert (found["kind"], found["message"]) == ("cancelled", "the call was cancelled")

@@ -12,6 +12,7 @@ import dspy
 
 from erlport_bridge.dspy_patches import content_markers
 from erlport_bridge.dspy_patches.callback_dispatch import chosen_once, quick_inspect
+from erlport_bridge.dspy_patches.earlier_turns import held_fields_only
 from erlport_bridge.dspy_patches.model_lookup import model_info
 from erlport_bridge.dspy_patches.optimizer_threads import carrying_context
 from erlport_bridge.dspy_patches.patch import PROVIDED, Patch, PrivateName
@@ -254,6 +255,15 @@ PATCHES: Final[tuple[Patch, ...]] = (
         },
     ),
     Patch(
+        name="earlier_turns",
+        why="DSPy writes None, as if the model had, for each output that an earlier turn does not hold.",
+        since="3.4.0",
+        until="DSPy leaves out of an earlier turn what it does not hold",
+        without="earlier turns have sections with None",
+        targets={"dspy.adapters.base:Adapter.format_conversation_history": held_fields_only},
+        expects={"dspy.adapters.base:Adapter.format_conversation_history": ("aeb6852f3041", "278bba4ef812")},
+    ),
+    Patch(
         name="optimizer_threads",
         why="The threads of DSPy's optimizers do not know for which call they work.",
         since="3.4.0",
@@ -314,6 +324,18 @@ PRIVATE_NAMES: Final[tuple[PrivateName, ...]] = (
         place="dspy:LM",
         used_in=("programs/models/bridge_lm.py",),
         why="declares a provider for one model; DSPy's registry would keep it for all, with its address and headers",
+    ),
+    PrivateName(
+        name="_engine_lock",
+        place="dspy:LM",
+        used_in=("programs/models/bridge_lm.py",),
+        why="copies of a model share one lock, since they share their connections",
+    ),
+    PrivateName(
+        name="_engine_store",
+        place="dspy:LM",
+        used_in=("programs/models/bridge_lm.py",),
+        why="the connections of a model, which its copies share",
     ),
     PrivateName(
         name="__dspy_sig__",

@@ -12,6 +12,7 @@ from erlport_bridge.operations import (  # noqa: F401 - each offers its operatio
     batches,
     by_name,
     compilation,
+    conversations,
     evaluation,
     health,
     models,

@@ -14,6 +14,7 @@ from erlport_bridge.operations.port_state import metrics, sessions
 from erlport_bridge.programs import execution
 from erlport_bridge.programs.execution import (
     STREAM_OPTIONS,
+    CallOptions,
     CallRequest,
     EventStream,
     ModuleCallRequest,
@@ -85,13 +86,19 @@ def module_template(request: ModuleCallRequest) -> PreparedRun:
 def program_run(program: Program, values: Mapping[str, Any], request: CallRequest) -> PreparedRun:
     """Return the run of a stored program with checked inputs; raise errors as :meth:`Sessions.model_for`."""
     options = request.options
-    model = _model_of(program.stages, program.session_id, options.model, program.model)
-    ignored = []
-    if program.neighbours is None:
-        given = {"embedder": options.embedder, "vector": options.vector}
-        ignored = [
-            f"this version takes no {name}; it was ignored" for name, value in given.items() if value is not None
-        ]
+    model = _model_of(program.stages, program.session_id, *_preferred(program, options))
+    needed = {name for _, name in program.needs.functions}
+    if program.neighbours is not None:
+        needed.add("embedder")
+    names = [name for name in options.functions if name not in needed]
+    if program.neighbours is None and options.vector is not None:
+        names.append("vector")
+    if not program.keeps_history and options.conversation is not None:
+        names.append("conversation")
+    if names and options.strict:
+        message = f"this version takes no {names[0]}, and the call is strict"
+        raise OperationError("input", message, path=f"opts.{names[0]}")
+    ignored = [f"this version takes no {name}; it was ignored" for name in names]
     of_program = replace(
         options,
         settings={**program.settings, **options.settings},
@@ -101,9 +108,28 @@ def program_run(program: Program, values: Mapping[str, Any], request: CallReques
     return PreparedRun(program.module(), program.stages, values, model, of_program)
 
 
+def with_given(program: Program, request: CallRequest) -> Program:
+    """Return a stored program with the tools of a call, and have its functions be those of the call.
+
+    Raises:
+        OperationError: As :meth:`Program.with_given`.
+    """
+    found = program.with_given(request.options.tools, request.functions)
+    request.bind(program.needs.bound(request.functions))
+    return found
+
+
 def program_model(program: Program, request: CallRequest) -> LanguageModel:
     """Return the model that a stored program's call uses; raise errors as :meth:`Sessions.model_for`."""
-    return sessions.model_for(program.session_id, request.options.model, program.model)
+    return sessions.model_for(program.session_id, *_preferred(program, request.options))
+
+
+def _preferred(program: Program, options: CallOptions) -> list[LanguageModel | None]:
+    """Return what goes before the model of the program's session; through another session, that session's model."""
+    preferred = [options.model, program.model]
+    if options.session_id not in (None, program.session_id):
+        preferred.append(sessions.find(str(options.session_id)).model)
+    return preferred
 
 
 async def run(

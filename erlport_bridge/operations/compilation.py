@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.operations.calls import program_model, stream_of
+from erlport_bridge.operations.calls import program_model, stream_of, with_given
 from erlport_bridge.operations.operation import operation, spending
 from erlport_bridge.operations.port_state import sessions
 from erlport_bridge.operations.programs import find_program
@@ -72,7 +72,8 @@ async def _compile(
     chosen = entry.complete(request.own, "opts")
     metric, valset = own["metric"], own["valset"]
     entry.check_packages()
-    program = find_program(session_id, program_id, request)
+    stored = find_program(session_id, program_id, request)
+    program = with_given(stored, request)
     if entry.least_examples and voting.count_members(program.learned or {}):
         message = f"version {program.version} has others vote; compile one of those, by the option version"
         raise OperationError("input", message, path="opts.version")
@@ -90,11 +91,11 @@ async def _compile(
         None if metric is None else metric.of(program.asked),
         own["num_threads"],
         own["max_errors"],
-        {number: version for number, version in sessions.versions(program).items() if version.neighbours is None},
+        {number: version for number, version in sessions.versions(stored).items() if version.neighbours is None},
     )
     if entry.at_each_call:
         neighbours, report = await nearest.remember(compilation, metric)
-        return sessions.add_version(program, program.learned or {}, report, neighbours).describe()
+        return sessions.add_version(stored, program.learned or {}, _with_tools(report, request), neighbours).describe()
     model = program_model(program, request)
 
     async def tell(event: Mapping[str, Any]) -> None:
@@ -108,4 +109,13 @@ async def _compile(
         )
     finally:
         spending.get().add(account.spent)
-    return sessions.add_version(program, knows, report).describe()
+    return sessions.add_version(stored, knows, _with_tools(report, request)).describe()
+
+
+def _with_tools(report: Mapping[str, Any], request: CallRequest) -> dict[str, Any]:
+    """Return the report of a compilation with the names of the tools with which the program has learned.
+
+    A call of the new version must bring them too, so that it is no agent without its tools.
+    """
+    names = [tool if isinstance(tool, str) else tool.name for tool in request.options.tools]
+    return {**report, "tools": names}

@@ -55,8 +55,8 @@ async def _evaluate(
     evaluation = Evaluation.of(request.own, program.asked)
 
     async def execute(example: Any, item: CallRequest) -> dict[str, Any]:
-        inputs, labelled = inputs_of(program.asked, example)
-        prediction = await run_program(program, inputs, item)
+        inputs, labelled = inputs_of(program.stages, program.asked, example)
+        prediction = await run_program(program, inputs, item, is_told=False)
         judge = with_settings(program_model(program, item).lm, item.options.settings)
         with dspy_context(judge, item.options.adapter.build()):
             return await evaluation.scored(labelled, prediction, item.left_s())

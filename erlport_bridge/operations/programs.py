@@ -13,6 +13,7 @@ from erlport_bridge.operations.calls import (
     run,
     session_option,
     stream_of,
+    with_given,
 )
 from erlport_bridge.operations.operation import operation, spending
 from erlport_bridge.operations.port_state import sessions
@@ -22,7 +23,7 @@ from erlport_bridge.programs.execution import META, STREAM_OPTIONS, VERSION_OPTI
 from erlport_bridge.programs.models import ModelAccount
 from erlport_bridge.programs.options import Vocabulary
 from erlport_bridge.programs.pipelines import learned
-from erlport_bridge.programs.sessions import Neighbours, Program
+from erlport_bridge.programs.sessions import Conversation, Neighbours, Program
 from erlport_bridge.programs.text import arguments, quoted
 
 _DESCRIBE_OPTIONS: Final = Vocabulary(VERSION_OPTION)
@@ -86,8 +87,22 @@ async def delete_program(session_id: object, program_id: object) -> dict[str, An
 
 
 def find_program(session_id: object, program_id: object, request: CallRequest) -> Program:
-    """Return the program that the arguments and options of a call name; raise errors as :func:`named_program`."""
-    return named_program(session_id, program_id, request.options.session_id, request.options.version)
+    """Find the program that the arguments and options of a call name.
+
+    The option ``session_id`` may also be the session of a user, through which a program of another session is called
+    that keeps conversations.
+
+    Raises:
+        OperationError: As :func:`named_program`.
+    """
+    through, version = request.options.session_id, request.options.version
+    if through is not None:
+        named = arguments.optional_text(session_id, "session_id")
+        shared = sessions.find_shared(None if named == through else named, _program_id(program_id), version)
+        if shared is not None:
+            sessions.find(through)
+            return shared
+    return named_program(session_id, program_id, through, version)
 
 
 def named_program(session_id: object, program_id: object, opts_session_id: str | None, version: int | None) -> Program:
@@ -104,24 +119,64 @@ def named_program(session_id: object, program_id: object, opts_session_id: str |
             f"and {quoted(opts_session_id or '')} at opts.session_id",
             path="opts.session_id",
         )
-    return sessions.find_program(named or opts_session_id, arguments.text(program_id, "program_id"), version)
+    return sessions.find_program(named or opts_session_id, _program_id(program_id), version)
 
 
 async def run_program(
-    program: Program, inputs: object, request: CallRequest, events: EventStream | None = None
+    program: Program,
+    inputs: object,
+    request: CallRequest,
+    events: EventStream | None = None,
+    *,
+    is_told: bool = True,
 ) -> dict[str, Any]:
-    """Check the inputs of a program, run it, add the turn to its conversation, and return the prediction."""
-    values = program.with_history(execution.read_inputs(program.stages, program.asked, inputs))
-    account, version = ModelAccount(), program
+    """Check the inputs of a program, run it, and add the turn to its conversation.
+
+    Args:
+        program: The program.
+        inputs: The inputs as a caller wrote them.
+        request: The call.
+        events: The stream that is told of the call.
+        is_told: The call becomes a turn of its conversation; otherwise it may name one to go on from, and adds nothing.
+
+    Returns:
+        The prediction, as a term.
+    """
+    checked = execution.read_inputs(program.stages, program.asked, inputs)
+    told = _conversation(program, request, is_told=is_told) if program.keeps_history else None
+    values = program.with_history(checked, told.turns() if told else ())
+    account, version = ModelAccount(), with_given(program, request)
     usage: dict[str, Any] = {}
     if program.neighbours is not None:
-        version, usage = await _learned_version(program, program.neighbours, values, request, account)
+        version, usage = await _learned_version(version, program.neighbours, values, request, account)
     prepared = program_run(version, values, request)
     prediction = await run(prepared, request, events, program_id=program.id, account=account)
     if usage:
         prediction[META]["usage"] = execution.added_usage(prediction[META]["usage"], usage)
-    program.record(values, prediction)
+    program.record(values, prediction, told if is_told else None)
     return prediction
+
+
+def _conversation(program: Program, request: CallRequest, *, is_told: bool) -> Conversation | None:
+    """Return the conversation of a call: the one that is named, or that of the session through which it comes.
+
+    Raises:
+        OperationError: Of kind ``input``: the call does not say whose conversation it is.
+    """
+    options = request.options
+    if not is_told:
+        return None if options.conversation is None else sessions.conversations.find(program.id, options.conversation)
+    conversation_id = options.conversation or options.session_id
+    if conversation_id is None:
+        message = "the program keeps conversations (history: true), and the call does not say whose this is; write "
+        message += 'conversation: "user-42" among the options of the call, or session_id: the session of the user'
+        raise OperationError("input", message, path="opts.conversation")
+    through = None if options.session_id == program.session_id else options.session_id
+    return sessions.conversations.opened(program.id, conversation_id, through)
+
+
+def _program_id(program_id: object) -> str:
+    return arguments.text(program_id, "program_id")
 
 
 async def _learned_version(

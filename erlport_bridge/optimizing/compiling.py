@@ -17,17 +17,17 @@ from erlport_bridge import dspy_patches
 from erlport_bridge import request as running_request
 from erlport_bridge.errors import OperationError, details, message_of
 from erlport_bridge.optimizing.optimizers import CompileJob, OptimizerEntry
-from erlport_bridge.optimizing.trainee import Runner, trainee_of
+from erlport_bridge.optimizing.trainee import Runner, name_of, trainee_of
 from erlport_bridge.programs import models, sandbox
 from erlport_bridge.programs.execution import METRIC, CallOptions, dspy_context
 from erlport_bridge.programs.models import LanguageModel, ModelAccount
-from erlport_bridge.programs.modules import Judgement, Reward
+from erlport_bridge.programs.modules import Judgement, Reward, Traced
 from erlport_bridge.programs.options import IntegerOption, TextOption, UnreadOption, Vocabulary
 from erlport_bridge.programs.pipelines import HISTORY_FIELD, Learned, learned
 from erlport_bridge.programs.sessions import Program
 from erlport_bridge.programs.signatures import SignatureSpec
 from erlport_bridge.programs.text import arguments
-from erlport_bridge.programs.values import input_values
+from erlport_bridge.programs.values import convert, input_values
 from erlport_bridge.request import Progress
 from erlport_bridge.term import shown
 
@@ -100,11 +100,16 @@ def _example(value: object, program: Program, path: str) -> dspy.Example:
     asked = program.asked
     inputs = {item.name for item in asked.inputs}
     read = input_values(asked, {name: item for name, item in given.items() if name in inputs}, path=path)
+    for stage in program.stages:
+        for name, annotation in stage.optional_inputs.items():
+            if name in given and name not in read and name != HISTORY_FIELD:
+                read[name] = given[name] if annotation is Any else convert(annotation, given[name], f"{path}.{name}")
+                inputs.add(name)
     labels = tuple(item for item in asked.outputs if item.name in given)
     outputs = SignatureSpec(labels, (), None)
     read |= input_values(outputs, {item.name: given[item.name] for item in labels}, path=path)
     rest = {name: item for name, item in given.items() if name not in read}
-    history = {} if program.turns is None else {HISTORY_FIELD: dspy.History(messages=[])}
+    history = {HISTORY_FIELD: dspy.History(messages=[])} if program.keeps_history else {}
     return dspy.Example(**history, **read, **rest).with_inputs(*history, *inputs)
 
 
@@ -147,7 +152,9 @@ async def run(
     if any(stage.needs_sandbox for stage in compilation.program.stages):
         await asyncio.to_thread(sandbox.probe)
     runner = Runner()
-    record = _Record(runner, tell)
+    entry = compilation.entry
+    whole = compilation.valset or (compilation.trainset if entry.validates_on_trainset else None)
+    record = _Record(runner, tell, whole)
     lm = models.with_settings(model.lm, {**compilation.program.settings, **options.settings})
     with _counted() if is_counted else contextlib.nullcontext(), sandbox.Sandboxes() as sandboxes:
         context = dspy_context(
@@ -232,8 +239,11 @@ def _optimize(
 class _Record(BaseCallback):  # type: ignore[misc]
     """A callback of DSPy that records the scores of a compilation, and reports them as events."""
 
-    def __init__(self, runner: Runner, tell: Tell) -> None:
+    def __init__(self, runner: Runner, tell: Tell, whole: list[dspy.Example] | None) -> None:
         self._runner = runner
+        self._whole = whole
+        # What is being scored: the examples, and all that the optimizer scores by.
+        self._evaluations: dict[str, tuple[Any, Any]] = {}
         self._tell = tell
         self.metric_calls = 0
         self.failures = 0
@@ -246,16 +256,20 @@ class _Record(BaseCallback):  # type: ignore[misc]
         def score(
             gold: dspy.Example, pred: dspy.Prediction, trace: Any = None, pred_name: Any = None, pred_trace: Any = None
         ) -> Any:
-            judged = self._runner.run(lambda: self._judge(metric, gold, pred))
+            # GEPA gives a prediction without a trace where a program's answer could not be read.
+            traced = Traced(trace, pred_name, pred_trace, name_of)
+            judged = self._runner.run(lambda: self._judge(metric, gold, pred, traced))
             if with_feedback:
                 return dspy.Prediction(score=judged.score, feedback=judged.feedback)
             return judged.score
 
         return score
 
-    async def _judge(self, metric: Reward, example: dspy.Example, prediction: dspy.Prediction) -> Judgement:
+    async def _judge(
+        self, metric: Reward, example: dspy.Example, prediction: dspy.Prediction, traced: Traced
+    ) -> Judgement:
         try:
-            judged = await metric.judge(dict(example.items()), prediction)
+            judged = await metric.judge(dict(example.items()), prediction, traced)
         except Exception as error:
             self.metric_calls += 1
             self._note(error)
@@ -276,9 +290,17 @@ class _Record(BaseCallback):  # type: ignore[misc]
         self.failures += 1
         self.last_error = error
 
+    def on_evaluate_start(self, call_id: str, instance: Any, inputs: Mapping[str, Any]) -> None:
+        """Record which examples are scored."""
+        examples = inputs.get("devset")
+        self._evaluations[call_id] = (instance.devset if examples is None else examples), instance.devset
+
     def on_evaluate_end(self, call_id: str, outputs: Any, exception: Exception | None = None) -> None:
         """Report that one candidate has been scored with all examples."""
-        if outputs is None:
+        examples, every = self._evaluations.pop(call_id, ((), ()))
+        scored = set(map(id, examples))
+        # The score of a part of the examples, such as a minibatch, says little, and is as good as chance can make it.
+        if outputs is None or not all(id(example) in scored for example in self._whole or every):
             return
         self._candidates.append(float(outputs.score))
         event = {

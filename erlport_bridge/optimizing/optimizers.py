@@ -83,6 +83,7 @@ class OptimizerEntry:
         least_examples: The minimum number of examples in a trainset without a valset.
         budgets: Options that exclude one another; the first of them has a default.
         gives_feedback: The metric's feedback goes to a model, besides the score.
+        validates_on_trainset: Without a valset, candidates are chosen by their scores on the whole trainset.
         at_each_call: It runs at each call of the program, on the examples nearest to the inputs.
     """
 
@@ -96,6 +97,7 @@ class OptimizerEntry:
     least_examples: int = 1
     budgets: tuple[str, ...] = ()
     gives_feedback: bool = False
+    validates_on_trainset: bool = False
     at_each_call: bool = False
 
     def describe(self) -> dict[str, Any]:
@@ -458,6 +460,7 @@ _SHOWN: Final[Sequence[OptimizerEntry]] = (
         takes_valset=True,
         budgets=("auto", "max_full_evals", "max_metric_calls"),
         gives_feedback=True,
+        validates_on_trainset=True,
     ),
     OptimizerEntry(
         "dspy.InferRules",

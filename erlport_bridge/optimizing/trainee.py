@@ -81,10 +81,19 @@ class Trainee(Pipeline, Described):
         super().__init__(program.stages, program.outputs)
         self.modules = [module.deepcopy() for module in program.modules]
         self.runner = runner
+        # The predictors of a copy have other identities, and what a copy keeps of them are their attributes.
+        for name, predictor in self.named_predictors():
+            predictor.name_in_program = name
 
     def forward(self, **inputs: Any) -> dspy.Prediction:
         """Run the program, and check its outputs as those of a call are checked."""
         return self.runner.run(lambda: checked(self.aforward, self.stages, inputs))
+
+
+def name_of(predictor: Any) -> str | None:
+    """Return the name of a predictor of a trainee, or of a copy of one."""
+    found: str | None = getattr(predictor, "name_in_program", None)
+    return found
 
 
 def trainee_of(program: Pipeline, runner: Runner) -> Trainee:

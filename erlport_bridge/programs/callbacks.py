@@ -8,8 +8,7 @@ from call to call, so the context of the call holds it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
@@ -55,19 +54,29 @@ def bind(functions: Functions) -> None:
     _ids.set(functions)
 
 
-@contextlib.contextmanager
-def collected() -> Iterator[Functions]:
-    """Collect the functions that :func:`read` finds within the ``with`` block; yields them, changes nothing else."""
-    functions: dict[str, str] = {}
-    token = _collected.set(functions)
-    try:
-        yield functions
-    finally:
-        _collected.reset(token)
+class Collecting:
+    """Collects the functions that :func:`read` finds within its ``with`` block, and changes nothing else.
+
+    A class, not a generator: every call enters one, and a generator takes twice as long.
+
+    Attributes:
+        functions: The functions found.
+    """
+
+    __slots__ = ("_token", "functions")
+
+    def __init__(self) -> None:
+        self.functions: dict[str, str] = {}
+
+    def __enter__(self) -> None:
+        self._token = _collected.set(self.functions)
+
+    def __exit__(self, *_error: object) -> None:
+        _collected.reset(self._token)
 
 
 def read(place: str, callback: object) -> ElixirFunction:
-    """Read the id of the function at ``place`` and return the function; use within :func:`collected`.
+    """Read the id of the function at ``place`` and return the function; use within :class:`Collecting`.
 
     Raises:
         OperationError: Of kind ``input``: the id is not text.

@@ -7,13 +7,13 @@ defmodule DSPex.LayersTest do
 
   # A file uses modules of its own layer and of the layers above it in this list. A layer is a folder, or files.
   @layers [
-    ["dspex/prediction.ex", "dspex/program.ex"],
+    ["dspex/prediction.ex", "dspex/program.ex", "dspex/suggestion.ex"],
     ["dspex/python/wire/"],
     ["dspex/python/functions/"],
     ["dspex/python/port/"],
     ["dspex/python/pool/"],
     ["dspex/python/call/"],
-    ["dspex/value.ex"],
+    ["dspex/value.ex", "dspex/json_encoding.ex"],
     ["dspex/python.ex"],
     ["dspex/llm/"],
     ["dspex.ex", "dspex/application.ex", "mix/"]

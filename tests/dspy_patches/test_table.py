@@ -87,6 +87,11 @@ def _metadata_of_models() -> Any:
     return [user.model_info("openai", model) for user in (capabilities, costs) for model in models]
 
 
+def _worded_turns(adapter: dspy.Adapter) -> Any:
+    turns = [{"question": "Why?", "answer": "So.", "score": 0.5}]
+    return adapter.format_conversation_history(Scored, "history", {"history": dspy.History(messages=turns)})
+
+
 #: Results that DSPy's own code gives too, without the patch.
 PLAIN: dict[str, Callable[[], Any]] = {
     "type_adapters": _read_and_written,
@@ -97,6 +102,7 @@ PLAIN: dict[str, Callable[[], Any]] = {
     "callback_arguments": _recorded_tool_call,
     "written_numbers": _read_answer,
     "two_step_reader": _read_in_two_steps,
+    "earlier_turns": lambda: [_worded_turns(adapter) for adapter in ADAPTERS],
     "program_source": lambda: grounded_proposer.get_dspy_source_code(dspy.ReAct(Scored, tools=[_doubled])),
     "class_source": lambda: simba_utils.inspect.getsource(dspy.ReAct),
 }

@@ -78,7 +78,7 @@ def test_program_with_a_history_shows_its_model_the_conversation(port: PortProce
     spec = {"signature": QA, "history": True, "lm": openai(model_server, "answer")}
     program = port.done("create_program", spec)
     for question in ("first question", "second question"):
-        port.done("execute_program", None, program["id"], {"question": question})
+        port.done("execute_program", None, program["id"], {"question": question}, {"conversation": "user-42"})
     last = json.dumps(model_server.requests[-1].body)
     assert "first question" in last
     assert "answer to first question" in last

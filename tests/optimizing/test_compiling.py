@@ -274,7 +274,6 @@ NO_TEXTS: list[Any] = [
         spec(outputs={"answer": "none.x"}),
         spec(signature=7),
     ),
-    *(spec(modules=[{"module": "dspy.BestOfN", "reward": {"callback": "1"}, "N": 2, "of": "dspy.Predict"}]),),
     *(
         stored(learned=[]),
         stored(learned=3),

@@ -19,6 +19,13 @@ INTENDED: Final = {
     "has an error and costs nothing",
     "tools in the sandbox": "dspy.CodeAct copies the source of its tools into the sandbox, here the code calls them on "
     "this side; prompts and results are the same",
+    "earlier turns": "DSPy writes None for each output that a turn of a history does not hold, here it has no section, "
+    "and a step of an agent sees the answer of the whole agent",
+    "histories": "DSPy drops what is named like no field, such as role and content; here messages are turns where "
+    "their meaning is clear, and other names are errors",
+    "equal values": "DSPy's answer_exact_match compares text, here values are compared by their types",
+    "scores of compilations": "GEPA and MIPROv2 tell scores of minibatches too, here a score is that of all examples",
+    "references in schemas": "DSPy resolves $ref without end where a definition contains itself, here it is cut there",
 }
 
 _REWARD_CODE: Final = re.compile(r"(\[\[ ## reward_code ## \]\]\n).*?(\n\n\[\[ ## target_threshold ## \]\])", re.DOTALL)

@@ -18,6 +18,7 @@ from erlport_bridge.programs.execution.output_checks import checked
 from erlport_bridge.programs.execution.prediction_terms import META, added_usage
 from erlport_bridge.programs.execution.running import PreparedRun, run
 from erlport_bridge.programs.execution.streaming import STREAM_OPTIONS, EventStream
+from erlport_bridge.programs.execution.turns import TurnFields
 
 __all__ = [
     "BATCH_OPTIONS",
@@ -35,6 +36,7 @@ __all__ = [
     "MetricChoice",
     "ModuleCallRequest",
     "PreparedRun",
+    "TurnFields",
     "added_usage",
     "batch",
     "checked",

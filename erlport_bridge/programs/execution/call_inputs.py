@@ -9,6 +9,7 @@ import dspy
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.execution.call_options import MODULE_CALL_OPTIONS
+from erlport_bridge.programs.execution.turns import has_history, read_histories
 from erlport_bridge.programs.models import GENERATION_SETTINGS
 from erlport_bridge.programs.pipelines import Pipeline, Stage
 from erlport_bridge.programs.signatures import NO_DEFAULT, SignatureSpec
@@ -43,6 +44,8 @@ def read_inputs(stages: Sequence[Stage], whole: SignatureSpec, inputs: object) -
         }
         given = {name: value for name, value in given.items() if name not in optional}
     _refuse_options(whole, given)
+    if has_history(whole) and isinstance(given, Mapping):
+        given = read_histories(stages, whole, given)
     return input_values(whole, given) | extra
 
 

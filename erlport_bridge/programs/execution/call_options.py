@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -15,7 +16,7 @@ from erlport_bridge.programs.models import (
     read_adapter,
     read_settings,
 )
-from erlport_bridge.programs.modules import EMBEDDER, ModelOption, Vector, read_vector
+from erlport_bridge.programs.modules import EMBEDDER, FunctionOption, ModelOption, RewardOption, Vector, read_vector
 from erlport_bridge.programs.options import (
     BooleanOption,
     IntegerOption,
@@ -27,6 +28,7 @@ from erlport_bridge.programs.options import (
 )
 from erlport_bridge.programs.pipelines import ModuleSpec
 from erlport_bridge.programs.text import arguments, misspelt, quoted
+from erlport_bridge.programs.tools import ElixirTool, read_tools
 from erlport_bridge.term import shown
 
 _MAX_PARSE_RETRIES: Final = 10
@@ -98,14 +100,26 @@ MODULE_CALL_OPTIONS: Final = COMMON_OPTIONS | Vocabulary(_DEMOS, _TOOLS, _PARSE_
 VERSION_OPTION: Final = IntegerOption(
     name="version", minimum=1, description="the version of the program; the newest if left out"
 )
-#: The options of a stored program's call; ``demos`` and ``tools`` are ignored with a warning.
-PROGRAM_CALL_OPTIONS: Final = MODULE_CALL_OPTIONS | Vocabulary(
-    VERSION_OPTION,
+# Functions outlive no call, so each call of a stored program that needs them brings them.
+_FUNCTIONS: Final = Vocabulary(
     EMBEDDER,
-    _VectorOption(name="vector", description="the embedding of the inputs, in place of an embedder"),
+    RewardOption(name="reward", description="the function of a stored program whose modules need a reward"),
+    FunctionOption(
+        name="retriever", takes="query, k", description="the function of a stored program whose modules need one"
+    ),
+)
+#: The options of a stored program's call; ``demos`` are ignored with a warning.
+PROGRAM_CALL_OPTIONS: Final = (
+    MODULE_CALL_OPTIONS
+    | _FUNCTIONS
+    | Vocabulary(
+        VERSION_OPTION,
+        _VectorOption(name="vector", description="the embedding of the inputs, in place of an embedder"),
+        TextOption(name="conversation", description="whose conversation this is, with a program that has a history"),
+    )
 )
 #: The options of an operation that calls a stored program many times.
-MANY_CALLS_OPTIONS: Final = COMMON_OPTIONS | Vocabulary(VERSION_OPTION)
+MANY_CALLS_OPTIONS: Final = COMMON_OPTIONS | _FUNCTIONS | Vocabulary(_TOOLS, VERSION_OPTION)
 
 
 @dataclass(frozen=True)
@@ -123,6 +137,10 @@ class CallOptions:
         embedder: The function of Elixir that embeds the inputs, for a stored program that chooses its demos by
             embeddings.
         vector: The embedding of the inputs, in place of ``embedder``.
+        conversation: The id of the conversation that the call continues, for a stored program with a history.
+        strict: Whether an option that has no effect is an error.
+        tools: The tools that a call of a stored program brings; the tools of a module's call are the module's.
+        functions: The names of the options by which a call of a stored program brings functions.
     """
 
     timeout_ms: int | None = None
@@ -138,6 +156,10 @@ class CallOptions:
     version: int | None = None
     embedder: ElixirFunction | None = None
     vector: Vector | None = None
+    conversation: str | None = None
+    strict: bool = False
+    tools: tuple[str | ElixirTool, ...] = ()
+    functions: tuple[str, ...] = ()
 
 
 def read_call_options(
@@ -156,10 +178,11 @@ def read_call_options(
             misspelt. Any other unknown option is a warning, or an error if the call is ``strict``.
     """
     called = spec.entry.name if spec else "a stored program"
-    known = {*vocabulary, *GENERATION_SETTINGS, *own, *(spec.entry.option_names if spec else ())}
-    unknown = [name for name in given if name not in known]
+    of_module: Collection[str] = spec.entry.option_names if spec else ()
+    sources = (vocabulary, GENERATION_SETTINGS, of_module, own)
+    unknown = [name for name in given if not any(name in names for names in sources)]
     for name in unknown:
-        meant = _OTHER_NAMES.get(name) or misspelt(name, known.union(_OF_ELIXIR))
+        meant = _OTHER_NAMES.get(name) or misspelt(name, {*_OF_ELIXIR, *itertools.chain(*sources)})
         if meant is not None:
             raise _unknown_option(name, f'did you mean "{meant}"?')
     warnings = [f"{called} takes no option {quoted(name)}; it was ignored" for name in unknown]
@@ -169,16 +192,17 @@ def read_call_options(
     if warnings and arguments.boolean(given.get("strict"), "opts.strict"):
         raise _unknown_option(
             (unknown + given_ignored)[0],
-            f"{called} takes no such option, and the call is strict; it takes {_listed(known)}",
+            f"{called} takes no such option, and the call is strict; it takes {_listed({*itertools.chain(*sources)})}",
         )
     read = vocabulary.read(given, "opts", skip={*ignored, *own})
+    brought = () if spec else _read_tools(read.get("tools"))
     return CallOptions(
         timeout_ms=read.get("timeout"),
         session_id=read.get("session_id"),
         request_id=read.get("request_id"),
         model=read.get("lm"),
         adapter=read.get("adapter", AdapterChoice()),
-        settings=read_settings({name: value for name, value in given.items() if name not in own}, "opts"),
+        settings=read_settings(given, "opts", skip=own),
         demos=read.get("demos", ()),
         parse_retries=read.get("parse_retries", 0),
         allow_urls=read.get("allow_urls", False),
@@ -186,11 +210,25 @@ def read_call_options(
         version=read.get("version"),
         embedder=read.get("embedder"),
         vector=read.get("vector"),
+        conversation=read.get("conversation"),
+        strict=read.get("strict", False),
+        tools=brought,
+        functions=tuple(name for name in _FUNCTIONS if read.get(name) is not None),
     )
 
 
 def _is_taken(name: str, spec: ModuleSpec | None) -> bool:
-    return spec is not None and (name == "demos" or any(entry.takes_tools for entry in spec.entries))
+    if spec is None:  # a stored program
+        return name == "tools"
+    return name == "demos" or any(entry.takes_tools for entry in spec.entries)
+
+
+def _read_tools(value: object) -> tuple[str | ElixirTool, ...]:
+    if value is None:
+        return ()
+    if not isinstance(value, list):
+        raise OperationError("input", f"expected a list of tools at opts.tools, got {shown(value)}", path="opts.tools")
+    return read_tools(value, "opts.tools")
 
 
 def _unknown_option(name: str, remedy: str) -> OperationError:

@@ -5,15 +5,14 @@ Reading has no side effects. :meth:`CallRequest.begin` makes the request the run
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from erlport_bridge import request as running_request
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import callbacks
-from erlport_bridge.programs.callbacks import Functions
+from erlport_bridge.programs.callbacks import Collecting, Functions
 from erlport_bridge.programs.execution.call_options import (
     MANY_CALLS_OPTIONS,
     MODULE_CALL_OPTIONS,
@@ -51,6 +50,10 @@ class CallRequest:
         running_request.begin(self.options.request_id)
         callbacks.bind(self.functions)
         media.allow_urls(self.options.allow_urls)
+
+    def bind(self, functions: Functions) -> None:
+        """Have the functions of the request be called by these ids, by their places."""
+        callbacks.bind(functions)
 
     def left_s(self) -> float | None:
         """Return what is left of the budget in seconds; ``None``: no limit."""
@@ -97,7 +100,9 @@ def read_module_call(
     Raises:
         OperationError: Of kind ``module_not_found``, ``signature``, ``input`` or ``tool``, with the path.
     """
-    with _reading(opts) as (given, functions):
+    reading = _Reading(opts)
+    given, functions = reading.given, reading.functions
+    with reading:
         spec = read_module_spec(module, call=given)
         options = read_call_options(given, MODULE_CALL_OPTIONS, spec=spec, own=own)
         part = CallPart(
@@ -118,7 +123,9 @@ def read_program_call(opts: object, own: Vocabulary = NO_OPTIONS) -> CallRequest
     Raises:
         OperationError: Of kind ``input``, with the path.
     """
-    with _reading(opts) as (given, functions):
+    reading = _Reading(opts)
+    given, functions = reading.given, reading.functions
+    with reading:
         options = read_call_options(given, PROGRAM_CALL_OPTIONS, own=own)
         return CallRequest(options=options, own=own.read(given, "opts"), functions=functions)
 
@@ -133,7 +140,9 @@ def read_many_calls(opts: object, own: Callable[[Mapping[str, Any]], tuple[str, 
     Raises:
         OperationError: Of kind ``input``, with the path.
     """
-    with _reading(opts) as (given, functions):
+    reading = _Reading(opts)
+    given, functions = reading.given, reading.functions
+    with reading:
         owner, vocabulary = own(given)
         for name in given:
             if not (name in vocabulary or name in MANY_CALLS_OPTIONS or name in GENERATION_SETTINGS):
@@ -142,15 +151,22 @@ def read_many_calls(opts: object, own: Callable[[Mapping[str, Any]], tuple[str, 
         return CallRequest(options=options, own=vocabulary.read(given, "opts"), functions=functions)
 
 
-@contextlib.contextmanager
-def _reading(opts: object) -> Iterator[tuple[dict[str, Any], Functions]]:
-    """Yield the options by name and the functions of Elixir read inside; add the request id to errors raised inside."""
-    given = arguments.options(opts, "opts")
-    try:
-        with callbacks.collected() as functions:
-            yield given, functions
-    except OperationError as error:
-        request_id = text_of(given.get("request_id"))
-        if request_id is not None:
-            error.facts.setdefault("request_id", request_id)
-        raise
+class _Reading(Collecting):
+    """Reads one call: collects its functions, and adds its request id to an error.
+
+    Attributes:
+        given: The options by name.
+    """
+
+    __slots__ = ("given",)
+
+    def __init__(self, opts: object) -> None:
+        super().__init__()
+        self.given = arguments.options(opts, "opts")
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        if isinstance(error[1], OperationError):
+            request_id = text_of(self.given.get("request_id"))
+            if request_id is not None:
+                error[1].facts.setdefault("request_id", request_id)

@@ -17,6 +17,7 @@ from erlport_bridge.programs.execution.prediction_terms import META, total_token
 from erlport_bridge.programs.models import ModelAccount
 from erlport_bridge.programs.modules import Reward
 from erlport_bridge.programs.options import NumberOption, Vocabulary
+from erlport_bridge.programs.pipelines import Stage
 from erlport_bridge.programs.signatures import SignatureSpec
 from erlport_bridge.programs.text import arguments
 
@@ -94,12 +95,12 @@ class Evaluation:
         }
 
 
-def inputs_of(spec: SignatureSpec, example: object) -> tuple[dict[str, Any], dict[str, Any]]:
+def inputs_of(stages: Sequence[Stage], spec: SignatureSpec, example: object) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the fields of an example that are inputs of the program, and all its fields, with strings as keys.
 
     Raises:
         OperationError: Of kind ``input``: the example is not a map.
     """
     given = arguments.options(example, "example")
-    names = {item.name for item in spec.inputs}
+    names = {item.name for item in spec.inputs}.union(*(stage.optional_inputs for stage in stages))
     return {name: value for name, value in given.items() if name in names}, given

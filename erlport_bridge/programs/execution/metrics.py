@@ -14,7 +14,7 @@ import dspy
 from dspy.evaluate.auto_evaluation import SemanticF1 as DspySemanticF1
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs.modules import Judgement, Reward, entry, read_reward
+from erlport_bridge.programs.modules import Judgement, Reward, Traced, entry, read_reward
 from erlport_bridge.programs.options import Option
 from erlport_bridge.programs.signatures import SignatureSpec
 from erlport_bridge.programs.text import arguments, text_of
@@ -43,7 +43,9 @@ class SemanticF1:
     expected: str
     code: str = "the F1 of the answer's recall and precision, as a model judges them"
 
-    async def judge(self, inputs: Mapping[str, Any], prediction: dspy.Prediction) -> Judgement:
+    async def judge(
+        self, inputs: Mapping[str, Any], prediction: dspy.Prediction, traced: Traced | None = None
+    ) -> Judgement:
         """Call the model and compute the F1.
 
         Raises:
@@ -57,6 +59,34 @@ class SemanticF1:
         recall, precision = (min(1.0, max(0.0, float(value))) for value in (judged.recall, judged.precision))
         total = recall + precision
         return Judgement(2 * recall * precision / total if total else 0.0)
+
+
+@dataclass(frozen=True)
+class _OnlyShared:
+    """A named metric for a program that declares no outputs: of the one field that prediction and example share."""
+
+    name: str
+    inputs: frozenset[str]
+    path: str
+    code: str = "a comparison with the right answer"
+
+    async def judge(
+        self, inputs: Mapping[str, Any], prediction: dspy.Prediction, traced: Traced | None = None
+    ) -> Judgement:
+        """Compare the field.
+
+        Raises:
+            OperationError: Of kind ``input``: no field is shared, or several are.
+        """
+        shared = [name for name, _ in prediction.items() if name in inputs and name not in self.inputs]
+        if len(shared) != 1:
+            check = f'%{{check: "{self.name}", field: "answer", input: "answer"}}'
+            message = f"the program declares no outputs, and its prediction shares {', '.join(shared) or 'no field'} "
+            message += f"with the example; name the field at {self.path}, such as {check}"
+            raise OperationError("input", message, path=self.path)
+        (field,) = shared
+        check_of = read_reward({"check": self.name, "field": field, "input": field}, self.path)
+        return await check_of.judge(inputs, prediction)
 
 
 @dataclass(frozen=True)
@@ -81,10 +111,12 @@ class MetricChoice:
         """
         if self.reward is not None:
             return self.reward
-        name, field = text_of(self.given), program.outputs[0].name
+        name, field = text_of(self.given), program.outputs[0].name if program.outputs else None
         if name is None or name == _SEMANTIC:
             given = {} if name else arguments.options(self.given, self.path)
             return _semantic(given, self.path, program, field)
+        if field is None:
+            return _OnlyShared(name, frozenset(item.name for item in program.inputs), self.path)
         return read_reward({"check": name, "field": field, "input": field}, self.path)
 
 
@@ -122,9 +154,10 @@ class _MetricOption(Option):
 METRIC: Final = _MetricOption(name="metric", description=f"a function, a check, or one of {', '.join(NAMES)}")
 
 
-def _semantic(given: Mapping[str, Any], path: str, program: SignatureSpec, field: str) -> SemanticF1:
+def _semantic(given: Mapping[str, Any], path: str, program: SignatureSpec, field: str | None) -> SemanticF1:
     arguments.only(given, ["check", "field", "input", "question"], f'key of the check "{_SEMANTIC}"', path)
     field = arguments.text(given.get("field", field), f"{path}.field")
     expected = arguments.text(given.get("input", field), f"{path}.input")
-    question = arguments.text(given.get("question", program.inputs[0].name), f"{path}.question")
+    first_input = program.inputs[0].name if program.inputs else None
+    question = arguments.text(given.get("question", first_input), f"{path}.question")
     return SemanticF1(question, field, expected)

@@ -43,16 +43,21 @@ def prediction_term(
         META: {
             # The order of the signature, which a map in Elixir does not keep.
             "fields": list(fields),
-            "usage": plain(prediction.get_lm_usage() or {}, '["usage"]'),
+            "usage": plain(_named(prediction.get_lm_usage() or {}, model), '["usage"]'),
             "completions": plain(rows, '["completions"]'),
             "duration_ms": duration_ms,
             "warnings": [*options.warnings, *account.warnings],
-            "model": account.answered_for(model.model) if model else None,
+            "model": model.name_of(account.answered_for(model.model)) if model else None,
             **account.describe(),
             "request_id": options.request_id,
             "session_id": options.session_id,
         },
     }
+
+
+def _named(usage: Mapping[str, Any], model: LanguageModel | None) -> Mapping[str, Any]:
+    """Return a usage under the names that callers know: DSPy asks some providers under the name of another one."""
+    return {model.name_of(name): used for name, used in usage.items()} if model else usage
 
 
 def added_usage(usage: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

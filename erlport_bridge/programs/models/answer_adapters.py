@@ -355,7 +355,8 @@ class TwoStepForm(_Form, dspy.TwoStepAdapter):  # type: ignore[misc]
         self, signature: _Signature, outputs: Mapping[str, Any], *args: Any, **kwargs: Any
     ) -> str:
         """Return an earlier answer, in which no line of a value begins like a field."""
-        shown = _guarded(signature.output_fields, outputs, lambda text: indented_below(text, signature.fields), str)
+        # The signature of an earlier turn has only the fields that the turn holds.
+        shown = _guarded(signature.output_fields, outputs, lambda text: indented_below(text, None), str)
         return str(super().format_assistant_message_content(signature, shown, *args, **kwargs))
 
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
 import dspy
@@ -17,6 +17,7 @@ from dspy.utils.callback import with_callbacks
 
 from erlport_bridge.errors import kind_of
 from erlport_bridge.programs.models import content_parts, endings
+from erlport_bridge.programs.models.api_keys import KeyFunction
 from erlport_bridge.programs.models.model_account import ModelRequest, current_account
 from erlport_bridge.programs.models.rate_limits import ModelLimit
 from erlport_bridge.programs.models.response_cache import within_partition
@@ -69,11 +70,23 @@ class BridgeLM(dspy.LM):  # type: ignore[misc]
         self.carried = carried
         self._calls_tools = False
         self.fallbacks: tuple[BridgeLM, ...] = ()
+        self._key_function: tuple[KeyFunction, Callable[[str], BridgeLM]] | None = None
 
     def with_fallbacks(self, models: Sequence[BridgeLM]) -> BridgeLM:
         """Return a copy with these fallback models, each followed by its own fallback models."""
         copied = self.copy()
         copied.fallbacks = tuple(fallback for model in models for fallback in (model, *model.fallbacks))
+        return copied
+
+    def with_key_function(self, key_function: KeyFunction, with_key: Callable[[str], BridgeLM]) -> BridgeLM:
+        """Return a copy whose requests each read their API key.
+
+        Args:
+            key_function: The function of Elixir that returns the key.
+            with_key: Returns the model that is configured with a key: the owner of its connections, limit and cache.
+        """
+        copied = self.copy()
+        copied._key_function = (key_function, with_key)
         return copied
 
     def calling_tools(self) -> BridgeLM:
@@ -105,7 +118,7 @@ class BridgeLM(dspy.LM):  # type: ignore[misc]
         with within("model"), adapter_fallback_scope() as shown:
             for model, following in self._with_followers():
                 try:
-                    return model._request_sync(self.shown_name, *args, **kwargs)
+                    return model._with_current_key_sync()._request_sync(self.shown_name, *args, **kwargs)
                 except dspy.LMError as error:
                     model._fall_back(error, following, has_streamed=shown.emitted)
         raise AssertionError("the last model answers or raises")
@@ -118,7 +131,8 @@ class BridgeLM(dspy.LM):  # type: ignore[misc]
         with within("model"), adapter_fallback_scope() as shown:
             for model, following in self._with_followers():
                 try:
-                    return await model._request(self.shown_name, *args, **kwargs)
+                    keyed = await model._with_current_key()
+                    return await keyed._request(self.shown_name, *args, **kwargs)
                 except dspy.LMError as error:
                     model._fall_back(error, following, has_streamed=shown.emitted)
         raise AssertionError("the last model answers or raises")
@@ -127,6 +141,27 @@ class BridgeLM(dspy.LM):  # type: ignore[misc]
         """Return the model and its fallback models, each paired with the next model to ask if it fails."""
         models = (self, *self.fallbacks)
         return zip(models, (*models[1:], None), strict=True)
+
+    async def _with_current_key(self) -> BridgeLM:
+        """Return the model with the key that its function returns now."""
+        if self._key_function is None:
+            return self
+        key_function, with_key = self._key_function
+        return self._keyed(with_key(await key_function.read()))
+
+    def _with_current_key_sync(self) -> BridgeLM:
+        if self._key_function is None:
+            return self
+        key_function, with_key = self._key_function
+        return self._keyed(with_key(key_function.read_sync()))
+
+    def _keyed(self, configured: BridgeLM) -> BridgeLM:
+        """Return a copy with the key, connections, limit and cached answers of a configured model."""
+        copied: BridgeLM = super().copy(api_key=configured.kwargs["api_key"])
+        copied._key_function = None
+        copied.limit, copied.partition = configured.limit, configured.partition
+        copied._engine_store, copied._engine_lock = configured._engine_store, configured._engine_lock
+        return copied
 
     def _fall_back(self, error: dspy.LMError, following: BridgeLM | None, *, has_streamed: bool) -> None:
         """Record the failure; raise the error again if there is no next model, or if the next would not help."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs.models import content_parts, elixir_model, providers, response_cache
+from erlport_bridge.programs.models import api_keys, content_parts, elixir_model, providers, response_cache
 from erlport_bridge.programs.models.bridge_lm import BridgeLM
 from erlport_bridge.programs.models.generation_settings import GENERATION_SETTINGS, read_settings
 from erlport_bridge.programs.models.providers import LITELLM_PROVIDERS, PROVIDERS, Provider
@@ -106,6 +106,13 @@ class LanguageModel:
             "description": self.description,
             "fallbacks": list(self.fallbacks),
         }
+
+    def name_of(self, name: str) -> str:
+        """Return the name that callers know for a name of DSPy's, of this model or of a fallback model."""
+        if name == self.lm.model:
+            return self.model
+        known = zip(self.lm.fallbacks, self.fallbacks, strict=False)
+        return next((shown for fallback, shown in known if fallback.model == name), name)
 
     def with_fallbacks(self, models: Sequence[LanguageModel]) -> LanguageModel:
         """Return this model with fallback models."""
@@ -234,21 +241,19 @@ def _remote(
     api_base = providers.api_base(given.get("api_base"), provider, name, path)
     headers = providers.headers(given.get("headers"), name, path)
     model_type = _model_type(read.get("model_type", "chat"), name, provider, bool(headers), path)
-    lm = _cached_lm(
-        _Client(
-            name,
-            model,
-            provider,
-            api_base,
-            providers.api_key(given.get("api_key"), provider, name, api_base, path),
-            headers,
-            model_type,
-        ),
+    key_function = api_keys.key_function(given.get("api_key"), path, f"{name}/{model}")
+    # The model of a key function has no key itself; a request gets it from the function.
+    key = None if key_function else providers.api_key(given.get("api_key"), provider, name, api_base, path)
+    client = _Client(name, model, provider, api_base, key, headers, model_type)
+    rest = (
         read.get("num_retries", default_retries),
         read.get("cache", False),
         read.get("requests_per_minute"),
         read.get("max_concurrent_requests"),
     )
+    lm = _cached_lm(client, *rest)
+    if key_function:
+        lm = lm.with_key_function(key_function, lambda key: _cached_lm(client._replace(api_key=key), *rest))
     return LanguageModel(
         name,
         f"{name}/{model}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Final
 
 from erlport_bridge.programs.options import ExactNumberOption, IntegerOption, Option, Vocabulary, wrong
@@ -52,6 +52,11 @@ GENERATION_SETTINGS: Final = Vocabulary(
     ),
     ExactNumberOption(name="top_p", description="the share of probability that tokens are drawn from"),
     _StopOption(name="stop", description="text at which the model stops"),
+    IntegerOption(
+        name="rollout_id",
+        minimum=0,
+        description="calls of another id share no cached answer; the provider does not see it",
+    ),
     IntegerOption(name="seed", description="random seed, for providers that take one"),
     ExactNumberOption(name="presence_penalty", description="penalty of tokens that occur already"),
     ExactNumberOption(name="frequency_penalty", description="penalty of tokens by how often they occur already"),
@@ -59,15 +64,18 @@ GENERATION_SETTINGS: Final = Vocabulary(
 )
 
 
-def read_settings(given: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """Return the checked generation settings in a map, without those that are ``nil``.
+# Settings are described, and part of cached models, in one order.
+_IN_ORDER: Final = tuple(sorted(GENERATION_SETTINGS))
+
+
+def read_settings(given: Mapping[str, Any], path: str, *, skip: Collection[str] = ()) -> dict[str, Any]:
+    """Return the checked generation settings in a map, without settings that are ``nil`` or named in ``skip``.
 
     Raises:
         OperationError: Of kind ``input``, with the path: a setting is invalid.
     """
-    settings = {
-        name: generation_setting(name, given[name], path) for name in sorted(GENERATION_SETTINGS) if name in given
-    }
+    names = [name for name in _IN_ORDER if name in given and name not in skip]
+    settings = {name: generation_setting(name, given[name], path) for name in names}
     return {name: value for name, value in settings.items() if value is not None}
 
 

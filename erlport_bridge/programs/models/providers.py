@@ -126,13 +126,7 @@ def api_key(value: object, provider: Provider | None, name: str, api_base: str |
         OperationError: Of kind ``input``: the key is invalid. Of kind ``auth``: there is no key.
     """
     if value is not None:
-        key = text_of(value)
-        if not key or not (key.isascii() and key.isprintable()):
-            # The value is never shown, since it may be a key.
-            message = f"expected a string of printable ASCII characters at {path}.api_key"
-            raise OperationError("input", message, path=f"{path}.api_key")
-        remember_secret(key)
-        return key
+        return usable_key(value, f"{path}.api_key")
     if provider is None:
         # LiteLLM finds the credentials of its providers itself.
         return None
@@ -149,6 +143,20 @@ def api_key(value: object, provider: Provider | None, name: str, api_base: str |
         path=f"{path}.api_key",
         provider=name,
     )
+
+
+def usable_key(value: object, path: str) -> str:
+    """Return an API key that can be sent, and remember it for redaction.
+
+    Raises:
+        OperationError: Of kind ``input``: the key is invalid.
+    """
+    key = text_of(value)
+    if not key or not (key.isascii() and key.isprintable()):
+        # The value is never shown, since it may be a key.
+        raise OperationError("input", f"expected a string of printable ASCII characters at {path}", path=path)
+    remember_secret(key)
+    return key
 
 
 def headers(value: object, name: str, path: str) -> tuple[tuple[str, str], ...]:

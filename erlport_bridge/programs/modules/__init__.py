@@ -1,13 +1,16 @@
 """The modules of DSPy that can be called: their options, and how each is built."""
 
 from erlport_bridge.programs.modules import catalogue, retrieval
+from erlport_bridge.programs.modules.application_modules import Application
 from erlport_bridge.programs.modules.module_entry import (
     ModuleEntry,
 )
 from erlport_bridge.programs.modules.module_options import (
     EMBEDDER,
     DataOption,
+    FunctionOption,
     ModelOption,
+    RewardOption,
 )
 from erlport_bridge.programs.modules.retrieval import (
     MAX_COUNT,
@@ -17,8 +20,10 @@ from erlport_bridge.programs.modules.retrieval import (
     read_vector,
 )
 from erlport_bridge.programs.modules.rewards import (
+    ElixirReward,
     Judgement,
     Reward,
+    Traced,
     entry,
     read_reward,
 )
@@ -30,11 +35,16 @@ from erlport_bridge.programs.modules.stand_ins import (
 __all__ = [
     "EMBEDDER",
     "MAX_COUNT",
+    "Application",
     "DataOption",
+    "ElixirReward",
+    "FunctionOption",
     "Judgement",
     "ModelOption",
     "ModuleEntry",
     "Reward",
+    "RewardOption",
+    "Traced",
     "Vector",
     "Vectors",
     "catalogue",

@@ -24,12 +24,16 @@ from dspy.evaluate.metrics import EM, F1
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import callbacks
 from erlport_bridge.programs.callbacks import ElixirFunction
+from erlport_bridge.programs.modules import equality
 from erlport_bridge.programs.text import arguments, text_of
 from erlport_bridge.programs.values import plain
 from erlport_bridge.term import OtpErlangFunction, shown
 
 _CHECKS: Final = ("equals", "contains", "exact_match", "f1", "length", "words")
-_FUNCTION_KEYS: Final = frozenset({"callback", "description"})
+_FUNCTION_KEYS: Final = frozenset({"callback", "description", "arity"})
+# A function takes inputs and prediction; a metric may take trace, pred_name and pred_trace too.
+_LEAST_ARITY: Final = 2
+_MOST_ARITY: Final = 5
 _COMPARED: Final = frozenset({"check", "field", "value", "input"})
 # Checks that compare the field with another value, each with its verb in a sentence.
 _COMPARING: Final[Mapping[str, str]] = {
@@ -50,6 +54,43 @@ class Judgement:
     feedback: str | None = None
 
 
+@dataclass(frozen=True)
+class Traced:
+    """What an optimizer knows of a run beside its prediction, as DSPy gives it to metrics.
+
+    Attributes:
+        trace: What each predictor was asked and has answered: predictor, inputs, outputs; ``None``: not known.
+        pred_name: The predictor that feedback is wanted for; ``None``: feedback for the program.
+        pred_trace: The trace of that predictor alone.
+        name_of: Gives the name of a predictor.
+    """
+
+    trace: Any = None
+    pred_name: str | None = None
+    pred_trace: Any = None
+    name_of: Callable[[Any], str | None] = lambda predictor: None
+
+    def terms(self) -> dict[str, Any]:
+        """Return it as terms, by the names of a metric's arguments."""
+        return {
+            "trace": self._steps(self.trace, "trace"),
+            "pred_name": self.pred_name,
+            "pred_trace": self._steps(self.pred_trace, "pred_trace"),
+        }
+
+    def _steps(self, trace: Any, path: str) -> list[dict[str, Any]] | None:
+        if trace is None:
+            return None
+        return [
+            {
+                "predictor": self.name_of(predictor),
+                "inputs": plain(dict(inputs), f"{path}[{index}].inputs"),
+                "outputs": plain(dict(outputs.items()), f"{path}[{index}].outputs"),
+            }
+            for index, (predictor, inputs, outputs) in enumerate(trace)
+        ]
+
+
 class Reward(Protocol):
     """A rating of predictions."""
 
@@ -57,7 +98,9 @@ class Reward(Protocol):
     def code(self) -> str:
         """A description of the reward, for a model that gives advice."""
 
-    async def judge(self, inputs: Mapping[str, Any], prediction: dspy.Prediction) -> Judgement:
+    async def judge(
+        self, inputs: Mapping[str, Any], prediction: dspy.Prediction, traced: Traced | None = None
+    ) -> Judgement:
         """Return the reward of a prediction for these inputs; higher is better.
 
         Raises:
@@ -71,13 +114,16 @@ class ElixirReward:
 
     function: ElixirFunction
     description: str | None = None
+    arity: int = 2
 
     @property
     def code(self) -> str:
         """The caller's description of the function."""
         return self.description or _UNKNOWN_CODE
 
-    async def judge(self, inputs: Mapping[str, Any], prediction: dspy.Prediction) -> Judgement:
+    async def judge(
+        self, inputs: Mapping[str, Any], prediction: dspy.Prediction, traced: Traced | None = None
+    ) -> Judgement:
         """Call the function.
 
         Raises:
@@ -85,6 +131,8 @@ class ElixirReward:
         """
         place = self.function.place
         given = {"inputs": plain(dict(inputs), "inputs"), "prediction": plain(dict(prediction.items()), "prediction")}
+        if self.arity > _LEAST_ARITY:
+            given |= (traced or Traced()).terms()
         try:
             reward = await self.function.call(given)
         except OperationError as error:
@@ -108,6 +156,8 @@ class Check:
     input: str | None = None
     minimum: int = 0
     maximum: int | None = None
+    # To Python True is 1, and checks that are equal make modules that calls share.
+    is_boolean: bool = False
 
     @property
     def code(self) -> str:
@@ -121,7 +171,9 @@ class Check:
         unit = "words" if self.name == "words" else "characters or items"
         return f"1.0 if the field `{self.field}` has at least {self.minimum}{most} {unit}, else 0.0"
 
-    async def judge(self, inputs: Mapping[str, Any], prediction: dspy.Prediction) -> Judgement:
+    async def judge(
+        self, inputs: Mapping[str, Any], prediction: dspy.Prediction, traced: Traced | None = None
+    ) -> Judgement:
         """Check the prediction.
 
         Raises:
@@ -129,7 +181,8 @@ class Check:
         """
         found = entry(dict(prediction.items()), self.field, "field of the prediction")
         other = self.value if self.input is None else entry(inputs, self.input, "input")
-        return Judgement(float(_RUN[self.name](self, found, other)))
+        # As terms: an object is a map, whoever made it.
+        return Judgement(float(_RUN[self.name](self, plain(found), plain(other))))
 
 
 def entry(entries: Mapping[str, Any], name: str, what: str) -> Any:
@@ -147,22 +200,60 @@ def _normal(value: Any) -> Any:
     return " ".join(value.split()).casefold() if isinstance(value, str) else value
 
 
-def _equals(check: Check, found: Any, other: Any) -> bool:
+def _same_text(found: str, other: str) -> bool:
     return bool(_normal(found) == _normal(other))
 
 
+def _same_answer(found: str, other: str) -> bool:
+    return bool(EM(found, [other]))
+
+
+def _equals(check: Check, found: Any, other: Any) -> bool:
+    return equality.equal(found, other, _same_text)
+
+
 def _contains(check: Check, found: Any, other: Any) -> bool:
+    if equality.equal(found, other, _same_text):
+        return True
     if isinstance(found, str):
-        return isinstance(other, str) and _normal(other) in _normal(found)
-    return isinstance(found, list | tuple | set) and _normal(other) in [_normal(item) for item in found]
+        if isinstance(other, str):
+            return _normal(other) in _normal(found)
+        if other is not None and (equality.is_several(other) or isinstance(other, Mapping)):
+            raise _not_compared(check, found, other)
+        return equality.is_within(other, found)
+    if equality.is_several(found):
+        wanted = list(other) if equality.is_several(other) else [other]
+        return equality.matching(list(found), wanted, _same_text) == len(wanted)
+    if isinstance(found, Mapping):
+        raise _not_compared(check, found, other)
+    return False
 
 
 def _exact_match(check: Check, found: Any, other: Any) -> bool:
-    return isinstance(found, str) and isinstance(other, str) and bool(EM(found, [other]))
+    if equality.is_several(other) and not (equality.is_several(found) or isinstance(found, Mapping)):
+        # As for DSPy, several right answers.
+        return any(equality.equal(found, item, _same_answer) for item in other)
+    return equality.equal(found, other, _same_answer)
 
 
 def _f1(check: Check, found: Any, other: Any) -> float:
-    return float(F1(found, [other])) if isinstance(found, str) and isinstance(other, str) else 0.0
+    if equality.equal(found, other, _same_answer):
+        return 1.0
+    if isinstance(found, str) and isinstance(other, str):
+        return float(F1(found, [other]))
+    if isinstance(found, Mapping) or isinstance(other, Mapping):
+        raise _not_compared(check, found, other)
+    if equality.is_several(found) and equality.is_several(other):
+        same = equality.matching(list(found), list(other), _same_answer)
+        return 2 * same / (len(found) + len(other))
+    if equality.is_several(other):  # as for DSPy, several right answers
+        return max((_f1(check, found, item) for item in other), default=0.0)
+    return 0.0
+
+
+def _not_compared(check: Check, found: Any, other: Any) -> OperationError:
+    message = f"{check.name} does not compare {shown(found)} (the field {check.field}) with {shown(other)}"
+    return OperationError("input", f"{message}; use equals, or a function", path="metric")
 
 
 def _length(check: Check, found: Any, other: Any) -> bool:
@@ -205,7 +296,10 @@ def read_reward(value: object, path: str) -> ElixirReward | Check:
     if "callback" in given:
         arguments.only(given, _FUNCTION_KEYS, "key of a reward", path)
         description = arguments.optional_text(given.get("description"), f"{path}.description")
-        return ElixirReward(callbacks.read(path, given["callback"]), description)
+        arity = given.get("arity", _LEAST_ARITY)
+        if type(arity) is not int or not _LEAST_ARITY <= arity <= _MOST_ARITY:
+            raise _expected(f"a number of arguments from {_LEAST_ARITY} to {_MOST_ARITY}", arity, f"{path}.arity")
+        return ElixirReward(callbacks.read(path, given["callback"]), description, arity)
     name = arguments.text(given.get("check"), f"{path}.check")
     if name not in _CHECKS:
         raise arguments.unknown("check", name, _CHECKS, f"{path}.check")
@@ -223,7 +317,7 @@ def read_reward(value: object, path: str) -> ElixirReward | Check:
     compared = given["value"]
     if not isinstance(compared, str | int | float | None):
         raise _expected("text, a number, a boolean or nil", compared, f"{path}.value")
-    return Check(name, field, value=compared)
+    return Check(name, field, value=compared, is_boolean=isinstance(compared, bool))
 
 
 def _count(value: object, path: str) -> int:

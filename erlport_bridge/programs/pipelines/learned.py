@@ -11,8 +11,10 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 import dspy
+import pydantic
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.modules import Application
 from erlport_bridge.programs.pipelines.pipeline import HISTORY_FIELD, Pipeline
 from erlport_bridge.programs.text import arguments
 from erlport_bridge.programs.values import convert, plain
@@ -60,11 +62,12 @@ def teach(module: Pipeline, learned: Learned) -> None:
     Raises:
         OperationError: Of kind ``input``: a demo does not have the fields or types of its signature.
     """
+    free = _of_application(module)
     for name, predictor in module.named_predictors():
         if name in learned:
             known = learned[name]
             predictor.signature = predictor.signature.with_instructions(known.instructions)
-            predictor.demos = [_demo(demo, predictor, f"{name}.demos[{i}]") for i, demo in enumerate(known.demos)]
+            predictor.demos = [_demo(demo, predictor, f"{name}.demos[{i}]", free) for i, demo in enumerate(known.demos)]
 
 
 def describe(learned: Learned) -> dict[str, Any]:
@@ -84,10 +87,17 @@ def read(value: object, module: Pipeline, path: str) -> dict[str, LearnedPredict
     given = arguments.options(value, path)
     predictors = dict(module.named_predictors())
     arguments.only(given, predictors, "predictor", path)
-    return {name: _read_predictor(item, predictors[name], f"{path}.{name}") for name, item in given.items()}
+    free = _of_application(module)
+    return {name: _read_predictor(item, predictors[name], f"{path}.{name}", free) for name, item in given.items()}
 
 
-def _read_predictor(value: object, predictor: dspy.Predict, path: str) -> LearnedPredictor:
+def _of_application(module: dspy.Module) -> frozenset[int]:
+    """Return the ids of the predictors of application modules, which pass to their fields what they like."""
+    own = (inner for _, inner in module.named_sub_modules(Application))
+    return frozenset(id(predictor) for inner in own for predictor in inner.predictors())
+
+
+def _read_predictor(value: object, predictor: dspy.Predict, path: str, free: frozenset[int]) -> LearnedPredictor:
     given = arguments.options(value, path)
     arguments.only(given, _KEYS, "key of a predictor", path)
     instructions = arguments.text(given.get("instructions"), f"{path}.instructions")
@@ -104,7 +114,7 @@ def _read_predictor(value: object, predictor: dspy.Predict, path: str) -> Learne
         fields = arguments.options(demo, where)
         arguments.only(fields, predictor.signature.fields, "field", where)
         # The conversion finds a wrong type now, instead of at the first call.
-        read_demos.append(_demo_term(_demo(fields, predictor, where), predictor, where))
+        read_demos.append(_demo_term(_demo(fields, predictor, where, free), predictor, where))
     return LearnedPredictor(instructions, tuple(read_demos))
 
 
@@ -116,13 +126,32 @@ def _demo_term(demo: Mapping[str, Any], predictor: dspy.Predict, path: str) -> d
     }
 
 
-def _demo(demo: Mapping[str, Any], predictor: dspy.Predict, path: str) -> dspy.Example:
+def _demo(demo: Mapping[str, Any], predictor: dspy.Predict, path: str, free: frozenset[int]) -> dspy.Example:
     fields = predictor.signature.fields
-    values = {}
-    for name, value in demo.items():
-        annotation = fields[name].annotation
-        # The text comes from a run of the program. An agent's trajectory contains section headers, which `convert`
-        # would remove, as it does from the text of callers.
-        is_text = annotation is str and isinstance(value, str)
-        values[name] = str(value) if is_text else convert(annotation, value, f"{path}.{name}")
+    free_names = predictor.signature.input_fields if id(predictor) in free else {}
+    values = {
+        name: _demo_value(fields[name].annotation, value, f"{path}.{name}", is_free=name in free_names)
+        for name, value in demo.items()
+    }
     return dspy.Example(**values)
+
+
+def _demo_value(annotation: Any, value: Any, path: str, *, is_free: bool) -> Any:
+    # The text comes from a run of the program. An agent's trajectory contains section headers, which `convert` would
+    # remove, as it does from the text of callers.
+    if annotation is str and isinstance(value, str):
+        return str(value)
+    try:
+        return convert(annotation, value, path)
+    except OperationError:
+        if not is_free:
+            raise
+        # A module of the application may pass what it likes to a predictor, such as a list to a field of text.
+        return convert(Any, value, path)
+    except (KeyError, TypeError, AttributeError):
+        # The type is a class of the application.
+        try:
+            return pydantic.TypeAdapter(annotation).validate_python(value)
+        except (pydantic.ValidationError, pydantic.PydanticSchemaGenerationError) as error:
+            message = f"expected a value of the type {annotation} at {path}, got {shown(value)}"
+            raise OperationError("input", message, path=path) from error

@@ -14,11 +14,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs import callbacks, tools
+from erlport_bridge.programs import tools
 from erlport_bridge.programs.modules import ModuleEntry, catalogue
+from erlport_bridge.programs.pipelines.needs import by_call, spec_is_map
 from erlport_bridge.programs.pipelines.stages import Stage
 from erlport_bridge.programs.signatures import MAX_REMEMBERED_CHARACTERS, SignatureSpec, parse_signature
 from erlport_bridge.programs.text import arguments
@@ -32,8 +33,7 @@ _SPEC_KEYS: Final = frozenset({"module", "signature", "instructions", "options",
 _OUTERMOST: Final = "spec"
 
 
-@dataclass(frozen=True)
-class ModuleSpec:
+class ModuleSpec(NamedTuple):
     """The spec of a module, read once; its options and its signature are not checked yet.
 
     Attributes:
@@ -203,12 +203,16 @@ def stage_of(
     """
     entry, path = spec.entry, spec.path
     options = _options(spec, call)
-    checked = entry.check_options(options, spec.place)
     if stored:
-        _refuse_functions(options)
+        of_entry = {option.name: option for option in entry.options}
+        options = {name: (by_call(of_entry[name], value), where) for name, (value, where) in options.items()}
+    checked = entry.check_options(options, spec.place)
     given_tools, tools_path = spec.given.get("tools"), f"{path}.tools"
     if given_tools is None and entry.takes_tools:
         given_tools, tools_path, call = call.tools, "opts.tools", NO_CALL
+    elif call.tools and entry.takes_tools:
+        message = f"expected tools once, got them at {tools_path} and at opts.tools"
+        raise OperationError("input", message, path="opts.tools")
     names = _read_tools(given_tools, entry, tools_path, stored=stored)
     reserved = dict.fromkeys(entry.reserved, entry.name) | dict(reserved or {})
     signature = _own_signature(spec, signature)
@@ -221,15 +225,6 @@ def stage_of(
         raise OperationError("input", f"expected of (the module that {entry.name} runs) at {where}", path=where)
     of = stage_of(spec.of, signature, call=CallPart(tools=call.tools), reserved=reserved, stored=stored)
     return Stage(entry, of.spec, tuple(checked.items()), names, of)
-
-
-def spec_is_map(given: object) -> bool:
-    """Return whether a spec is a map or a keyword list, and not only a name."""
-    if isinstance(given, str):  # the usual case
-        return False
-    return isinstance(given, Mapping) or (
-        isinstance(given, list) and bool(given) and all(isinstance(item, tuple) for item in given)
-    )
 
 
 def _entry(spec: Mapping[str, Any], path: str, *, is_map: bool) -> ModuleEntry:
@@ -283,12 +278,6 @@ def _options(spec: ModuleSpec, call: CallPart) -> dict[str, tuple[object, str]]:
     return found
 
 
-def _refuse_functions(options: Mapping[str, tuple[object, str]]) -> None:
-    for value, where in options.values():
-        if isinstance(value, Mapping) and "callback" in value:
-            raise callbacks.refuse(where)
-
-
 def _read_tools(value: object, entry: ModuleEntry, path: str, *, stored: bool = False) -> tuple[str | ElixirTool, ...]:
     """Read a list of tools, which are names or functions of Elixir, for a module that takes tools."""
     if value is None or value == []:
@@ -297,10 +286,9 @@ def _read_tools(value: object, entry: ModuleEntry, path: str, *, stored: bool = 
         raise OperationError("input", f"{entry.name} takes no tools at {path}", path=path)
     if not isinstance(value, list):
         raise OperationError("input", f"expected a list of tools at {path}, got {shown(value)}", path=path)
-    for index, item in enumerate(value):
-        if stored and isinstance(item, Mapping):
-            raise callbacks.refuse(f"{path}[{index}]")
-    read = tools.read_tools(value, path)
+    if stored:  # a keyword list describes a tool too
+        value = [dict(item) if spec_is_map(item) else item for item in value]
+    read = tools.read_tools(value, path, stored=stored)
     for index, tool in enumerate(read):
         name, where = tool.name if isinstance(tool, ElixirTool) else tool, f"{path}[{index}]"
         if name in entry.reserved_tools:

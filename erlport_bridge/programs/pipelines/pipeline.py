@@ -19,9 +19,9 @@ from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.pipelines.module_spec import (
     SignatureSource,
     read_module_spec,
-    spec_is_map,
     stage_of,
 )
+from erlport_bridge.programs.pipelines.needs import spec_is_map
 from erlport_bridge.programs.pipelines.stages import Source, Stage
 from erlport_bridge.programs.signatures import Field, SignatureSpec, parse_signature
 from erlport_bridge.programs.text import arguments, quoted, suggestion

@@ -1,6 +1,7 @@
 """Keep what outlives a call: models, sessions and stored programs, which can be written as JSON."""
 
 from erlport_bridge.programs.sessions import stored_form
+from erlport_bridge.programs.sessions.conversations import Conversation
 from erlport_bridge.programs.sessions.neighbours import (
     Neighbours,
     text_of_inputs,
@@ -13,6 +14,7 @@ from erlport_bridge.programs.sessions.registry import (
 
 __all__ = [
     "MAX_MEMBERS",
+    "Conversation",
     "Neighbours",
     "Program",
     "Sessions",

@@ -1,7 +1,8 @@
 """The registry of one port: its default model, its sessions, and the programs that they hold.
 
 The registry is bounded: a session that is idle for too long is closed, and a program beyond the maximum is refused. The
-limits are environment variables of the port: ``DSPEX_MAX_PROGRAMS`` and ``DSPEX_SESSION_IDLE_MS``.
+limits are environment variables of the port: ``DSPEX_MAX_PROGRAMS``, ``DSPEX_MAX_CONVERSATIONS`` and
+``DSPEX_SESSION_IDLE_MS``.
 """
 
 from __future__ import annotations
@@ -10,34 +11,46 @@ import os
 import secrets
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime, timezone
 from typing import Any, Final
 
 import dspy
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.execution import META, TurnFields
 from erlport_bridge.programs.models import GENERATION_SETTINGS, LanguageModel, from_option, generation_setting
 from erlport_bridge.programs.pipelines import (
     HISTORY_FIELD,
     Learned,
+    Needs,
     Pipeline,
     Source,
     Stage,
+    Tools,
     Voting,
     learned,
     pipeline,
+    storable,
     voting,
+    with_names,
+    with_tools,
+)
+from erlport_bridge.programs.sessions.conversations import (
+    DEFAULT_MAX_CONVERSATIONS,
+    Conversation,
+    Conversations,
+    Turn,
 )
 from erlport_bridge.programs.sessions.neighbours import Neighbours
 from erlport_bridge.programs.signatures import SignatureSpec, parse_signature
 from erlport_bridge.programs.text import arguments, quoted, suggestion, text_of
+from erlport_bridge.programs.values import convert
+from erlport_bridge.term import shown
 
 DEFAULT_MAX_PROGRAMS: Final = 1_000
 DEFAULT_SESSION_IDLE_MS: Final = 3_600_000
-#: The number of past turns of a conversation that the prompt of a program with a history contains.
-MAX_TURNS: Final = 50
 #: The maximum number of versions that vote together.
 MAX_MEMBERS: Final = 100
 
@@ -47,14 +60,14 @@ _DEFAULT_MODULES: Final = ["dspy.Predict"]
 
 @dataclass
 class Program:
-    """A stored program: stages with an id, what they have learned, and optionally the conversation so far.
+    """A stored program: stages with an id, and what they have learned.
 
     Attributes:
         outputs: The fields that it returns, each with its source; ``None``: all fields of its stages.
         whole: The signature of the whole program: its inputs and its outputs.
         model: The program's own model; ``None``: the model of its session.
         settings: Generation settings for all its calls.
-        turns: The conversation so far; ``None``: the program keeps no history.
+        keeps_history: Whether the program keeps conversations, each by the id that a call names.
         source: The spec as the caller wrote it, without its model.
         learned: What its predictors have learned; ``None``: nothing.
         compiled: The optimizer's report, or ``None``.
@@ -68,7 +81,7 @@ class Program:
     whole: SignatureSpec
     model: LanguageModel | None
     settings: Mapping[str, Any]
-    turns: deque[dict[str, Any]] | None
+    keeps_history: bool
     source: Mapping[str, Any] = field(default_factory=dict)
     learned: Learned | None = None
     compiled: Mapping[str, Any] | None = None
@@ -81,7 +94,7 @@ class Program:
     @property
     def asked(self) -> SignatureSpec:
         """The signature as callers see it: without the history, which the program adds itself."""
-        inputs = tuple(item for item in self.whole.inputs if self.turns is None or item.name != HISTORY_FIELD)
+        inputs = tuple(item for item in self.whole.inputs if not self.keeps_history or item.name != HISTORY_FIELD)
         return SignatureSpec(inputs, self.whole.outputs, self.whole.instructions)
 
     def module(self) -> Pipeline:
@@ -100,21 +113,64 @@ class Program:
         """Return the program with what was learned for one call."""
         return replace(self, learned=knows, _learned_module=None, _lock=threading.Lock())
 
-    def with_history(self, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the inputs of a call, with the conversation so far if the program keeps a history."""
-        if self.turns is None:
-            return dict(values)
-        with self._lock:
-            return {HISTORY_FIELD: dspy.History(messages=list(self.turns)), **values}
+    @property
+    def needs(self) -> Needs:
+        """What each call must bring."""
+        return Needs.of(self.stages, (self.compiled or {}).get("tools", ()))
 
-    def record(self, values: Mapping[str, Any], prediction: Mapping[str, Any]) -> None:
-        """Count a successful call, and add it to the conversation."""
+    def with_given(self, tools: Tools, functions: Mapping[str, str]) -> Program:
+        """Return the program with what a call brings: its tools, in their places.
+
+        Raises:
+            OperationError: Of kind ``input``: the program needs more, or has no place for a tool.
+        """
+        self.needs.check(tools, functions)
+        if not tools:
+            return self
+        return replace(self, stages=with_tools(self.stages, tools), _learned_module=None, _lock=threading.Lock())
+
+    def check_history(self, path: str) -> None:
+        """Check that the program keeps conversations.
+
+        Raises:
+            OperationError: Of kind ``input``, with the path.
+        """
+        if not self.keeps_history:
+            message = f"program {quoted(self.id)} keeps no conversations; create it with history: true"
+            raise OperationError("input", message, path=path)
+
+    @property
+    def turn_fields(self) -> TurnFields:
+        """What a turn of its conversations may hold."""
+        return TurnFields.of(self.stages, self.asked)
+
+    def with_history(self, values: Mapping[str, Any], turns: Iterable[Turn] = ()) -> dict[str, Any]:
+        """Return the inputs of a call with the turns of its conversation, if the program keeps conversations."""
+        if not self.keeps_history:
+            return dict(values)
+        return {HISTORY_FIELD: dspy.History(messages=[dict(turn) for turn in turns]), **values}
+
+    def record(self, values: Mapping[str, Any], prediction: Mapping[str, Any], told: Conversation | None) -> None:
+        """Count a successful call, and add it to its conversation."""
         with self._lock:
             self.calls += 1
-            if self.turns is not None:
-                outputs = {item.name: prediction[item.name] for item in self.whole.outputs if item.name in prediction}
-                inputs = {name: value for name, value in values.items() if name != HISTORY_FIELD}
-                self.turns.append(inputs | outputs)
+        if told is not None:
+            given = {name: value for name, value in values.items() if name != HISTORY_FIELD}
+            told.append(given | self._outputs(prediction))
+
+    def _outputs(self, prediction: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the outputs of a prediction, which is a term, as the values that DSPy takes."""
+        outputs = {}
+        if not self.whole.outputs:  # a module of the application that declares none
+            return {name: value for name, value in prediction.items() if name != META}
+        for item in self.whole.outputs:
+            if item.name in prediction:
+                value = prediction[item.name]
+                try:
+                    outputs[item.name] = None if value is None else convert(item.annotation, value, item.name)
+                except OperationError:  # a module of the application may give what it did not declare
+                    outputs[item.name] = value
+        return outputs
 
     def describe(self) -> dict[str, Any]:
         """Return the program as a term."""
@@ -125,11 +181,12 @@ class Program:
             "signature": self.asked.text,
             "stages": [stage.describe() for stage in self.stages],
             "outputs": {name: source.text for name, source in self.outputs} if self.outputs else None,
-            "history": self.turns is not None,
+            "history": self.keeps_history,
             "model": self.model.model if self.model else None,
             "config": dict(self.settings),
             "calls": self.calls,
             "compiled": dict(self.compiled) if self.compiled is not None else None,
+            "needs": self.needs.describe(),
         }
 
 
@@ -166,13 +223,23 @@ class Sessions:
     Args:
         max_programs: The maximum number of programs in all sessions together, and of sessions.
         session_idle_ms: How long a session stays open without being used.
+        max_conversations: The maximum number of conversations of all programs together.
+
+    Attributes:
+        conversations: The conversations of all programs.
     """
 
     def __init__(
-        self, *, max_programs: int = DEFAULT_MAX_PROGRAMS, session_idle_ms: int = DEFAULT_SESSION_IDLE_MS
+        self,
+        *,
+        max_programs: int = DEFAULT_MAX_PROGRAMS,
+        session_idle_ms: int = DEFAULT_SESSION_IDLE_MS,
+        max_conversations: int = DEFAULT_MAX_CONVERSATIONS,
     ) -> None:
         self._max_programs = max_programs
         self._session_idle_s = session_idle_ms / 1000
+        self.conversations = Conversations(max_conversations, self._session_idle_s)
+        self._started_at = time.time()
         self._default_model: LanguageModel | None = None
         self._sessions: dict[str, Session] = {}
         # Protects the dict of sessions and the dicts of programs; not held while a module is built or a model called.
@@ -184,6 +251,7 @@ class Sessions:
         return cls(
             max_programs=_limit("DSPEX_MAX_PROGRAMS", DEFAULT_MAX_PROGRAMS),
             session_idle_ms=_limit("DSPEX_SESSION_IDLE_MS", DEFAULT_SESSION_IDLE_MS),
+            max_conversations=_limit("DSPEX_MAX_CONVERSATIONS", DEFAULT_MAX_CONVERSATIONS),
         )
 
     def configure(self, model: LanguageModel, session_id: str | None) -> None:
@@ -228,7 +296,7 @@ class Sessions:
                 raise OperationError(
                     "session_not_found",
                     f"unknown session {quoted(session_id)}{suggestion(session_id, self._sessions)}; it was never "
-                    f"opened, or closed, or idle for more than {self._session_idle_s:g} s",
+                    f"opened, or closed, or idle for more than {self._session_idle_s:g} s; {self._started()}",
                     path="session_id",
                 )
             if is_used:
@@ -268,15 +336,15 @@ class Sessions:
         if given.get("lm") is not None:
             model = from_option(given["lm"], "spec.lm")
         settings = _settings(given.get("config"))
-        turns: deque[dict[str, Any]] | None = deque(maxlen=MAX_TURNS) if history else None
         # A program that cannot be built is refused here.
         module = pipeline.built(stages, outputs)
-        knows = _read_learned(known, stages, outputs, module)
-        source = {key: value for key, value in given.items() if key != "lm"}
+        with_tools_of = with_names(stages, _learned_with(compiled))
+        knows = _read_learned(known, with_tools_of, outputs, module if with_tools_of == stages else None)
+        source = storable({key: value for key, value in given.items() if key != "lm"})
         session_id = session_id or f"session-{secrets.token_hex(6)}"
         program_id = f"program-{secrets.token_hex(6)}"
         program = Program(
-            program_id, session_id, stages, outputs, whole, model, settings, turns, source, knows, compiled
+            program_id, session_id, stages, outputs, whole, model, settings, history, source, knows, compiled
         )
         if read_neighbours is not None:
             program.neighbours = read_neighbours(program)
@@ -305,7 +373,7 @@ class Sessions:
         with self._lock:
             versions = session.versions.get(program.id)
             if versions is None:
-                raise _no_program(program.id, program.session_id, session.programs)
+                raise self._no_program(program.id, program.session_id, session.programs)
             self._check_room()
             added = replace(
                 program,
@@ -314,7 +382,6 @@ class Sessions:
                 neighbours=neighbours,
                 version=max(versions) + 1,
                 calls=0,
-                turns=None if program.turns is None else deque(maxlen=MAX_TURNS),
                 _learned_module=None,
                 _lock=threading.Lock(),
             )
@@ -348,7 +415,7 @@ class Sessions:
                 programs = {key: item for session in self._sessions.values() for key, item in session.programs.items()}
         program = programs.get(program_id)
         if program is None:
-            raise _no_program(program_id, session_id, programs)
+            raise self._no_program(program_id, session_id, programs)
         session = self.find(program.session_id, is_used=is_used)
         if version is None:
             return program
@@ -359,6 +426,28 @@ class Sessions:
             raise OperationError("program_not_found", message, path="opts.version")
         return versions[version]
 
+    def find_shared(self, session_id: str | None, program_id: str, version: int | None = None) -> Program | None:
+        """Find a program that keeps conversations, for a call through the session of a user.
+
+        Args:
+            session_id: The program's own session; ``None``: wherever it is.
+            program_id: The program.
+            version: The version; ``None``: the newest.
+
+        Returns:
+            The program; ``None``: there is none of this id, or it keeps no conversations.
+        """
+        try:
+            program = self.find_program(session_id, program_id, version)
+        except OperationError as error:
+            if (
+                error.kind not in ("program_not_found", "session_not_found")
+                or error.facts.get("path") == "opts.version"
+            ):
+                raise
+            return None
+        return program if program.keeps_history else None
+
     def delete_program(self, session_id: str | None, program_id: str) -> Program:
         """Delete a program and return it; raise errors as :meth:`find_program`."""
         program = self.find_program(session_id, program_id)
@@ -367,6 +456,7 @@ class Sessions:
             if session is not None:
                 session.programs.pop(program_id, None)
                 session.versions.pop(program_id, None)
+        self.conversations.forget(None, [program_id])
         return program
 
     def close(self, session_id: str) -> Session:
@@ -378,6 +468,7 @@ class Sessions:
         session = self.find(session_id)
         with self._lock:
             self._sessions.pop(session_id, None)
+        self.conversations.forget(session_id, session.programs)
         return session
 
     def all(self) -> list[Session]:
@@ -385,6 +476,16 @@ class Sessions:
         with self._lock:
             self._close_idle()
             return list(self._sessions.values())
+
+    def _no_program(self, program_id: str, session_id: str | None, known: Mapping[str, Program]) -> OperationError:
+        where = f"in session {quoted(session_id)}" if session_id is not None else "on this port"
+        message = f"unknown program {quoted(program_id)} {where}{suggestion(program_id, known)}; {self._started()}"
+        return OperationError("program_not_found", message, path="program_id")
+
+    def _started(self) -> str:
+        """Say since when there can be sessions and programs, as a restart of Python ends all of them."""
+        at = datetime.fromtimestamp(self._started_at, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+        return f"Python was started at {at}, and knows nothing from before"
 
     def _opened(self, session_id: str) -> Session:
         session = self._sessions.get(session_id)
@@ -405,6 +506,7 @@ class Sessions:
         for session in list(self._sessions.values()):
             if session.used_at < limit:
                 del self._sessions[session.id]
+                self.conversations.forget(session.id, session.programs)
 
 
 def _new_module(
@@ -416,7 +518,7 @@ def _new_module(
 
 
 def _read_learned(
-    known: object, stages: tuple[Stage, ...], outputs: tuple[tuple[str, Source], ...] | None, module: Pipeline
+    known: object, stages: tuple[Stage, ...], outputs: tuple[tuple[str, Source], ...] | None, module: Pipeline | None
 ) -> Learned | None:
     if known is None:
         return None
@@ -425,13 +527,16 @@ def _read_learned(
     if members > MAX_MEMBERS:
         message = f"expected at most {MAX_MEMBERS} members at learned, got {members}"
         raise OperationError("input", message, path="learned")
-    return learned.read(known, _new_module(stages, outputs, names) if members else module, "learned")
+    return learned.read(known, module if module and not members else _new_module(stages, outputs, names), "learned")
 
 
-def _no_program(program_id: str, session_id: str | None, known: Mapping[str, Program]) -> OperationError:
-    where = f"in session {quoted(session_id)}" if session_id is not None else "on this port"
-    message = f"unknown program {quoted(program_id)} {where}{suggestion(program_id, known)}"
-    return OperationError("program_not_found", message, path="program_id")
+def _learned_with(compiled: Mapping[str, Any] | None) -> list[str]:
+    """Return the names of the tools with which a loaded program has learned."""
+    names = (compiled or {}).get("tools", [])
+    if not isinstance(names, list):
+        message = f"expected a list of names at compiled.tools, got {shown(names)}"
+        raise OperationError("input", message, path="compiled.tools")
+    return [arguments.text(name, f"compiled.tools[{index}]") for index, name in enumerate(names)]
 
 
 def _settings(config: object) -> dict[str, Any]:

@@ -69,22 +69,22 @@ def without_headers(text: str) -> str:
     return _HEADER_START.sub(r"\1# #", text) if _HEADER_SIGN in text else text
 
 
-def indented_below(text: str, names: Collection[str]) -> str:
+def indented_below(text: str, names: Collection[str] | None) -> str:
     r"""Return a text whose lines cannot pose as fields, which ``TwoStepAdapter`` writes as ``name: value``.
 
-    If a line after the first one begins like a field of these names, all of them are indented.
+    If a line after the first one begins like a field of these names, or of any name, all of them are indented.
 
     >>> indented_below("a\nanswer: 7", ["answer"])
     'a\n    answer: 7'
     """
-    if "\n" not in text or not _field_lines(frozenset(names)).search(text):
+    if "\n" not in text or not _field_lines(names and frozenset(names)).search(text):
         return text
     return text.replace("\n", "\n    ")
 
 
 @functools.lru_cache(maxsize=512)
-def _field_lines(names: frozenset[str]) -> re.Pattern[str]:
-    return re.compile(rf"\n[\s>*_`#-]*(?:{any_of(names)})[\s*_`]*:", re.IGNORECASE)
+def _field_lines(names: frozenset[str] | None) -> re.Pattern[str]:
+    return re.compile(rf"\n[\s>*_`#-]*(?:{any_of(names) if names else '[^:\W]+'})[\s*_`]*:", re.IGNORECASE)
 
 
 def any_of(names: Iterable[str]) -> str:

@@ -3,6 +3,7 @@
 from erlport_bridge.programs.tools import elixir_tool
 from erlport_bridge.programs.tools.elixir_tool import (
     ElixirTool,
+    LaterTool,
 )
 from erlport_bridge.programs.tools.observed_tool import (
     ArgumentsError,
@@ -21,6 +22,7 @@ __all__ = [
     "ArgumentsError",
     "CallEndedError",
     "ElixirTool",
+    "LaterTool",
     "ObservedTool",
     "available",
     "check_names",

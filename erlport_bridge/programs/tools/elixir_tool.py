@@ -26,6 +26,7 @@ from erlport_bridge.programs.tools.observed_tool import (
     ObservedTool,
     check_names,
 )
+from erlport_bridge.programs.tools.schemas import resolved
 from erlport_bridge.term import shown
 
 _KEYS: Final = frozenset({"name", "description", "parameters", "callback"})
@@ -59,6 +60,30 @@ class ElixirTool:
         """Build the DSPy tool, which all calls with an equal description may share."""
         schema = json.loads(self.schema)
         return _FunctionTool(_stand_in(schema), self, schema)
+
+
+@dataclass(frozen=True)
+class LaterTool(ElixirTool):
+    """A tool that a stored program names, and that each call brings."""
+
+
+def named(item: Mapping[Any, Any], path: str) -> LaterTool:
+    """Read the tool of a stored program: its name alone, since each call brings its description and its function.
+
+    Raises:
+        OperationError: Of kind ``input``, with the path of the name.
+    """
+    given = arguments.options(item, path)
+    arguments.only(given, _KEYS | {"function", "timeout"}, "key of a tool", path)
+    name = read_name(given.get("name"), f"{path}.name")
+    if name in RESERVED_NAMES:
+        raise _wrong(f"{path}.name", "a name that ReAct does not use itself", name)
+    return later(name)
+
+
+def later(name: str) -> LaterTool:
+    """Return the tool of a name that each call brings."""
+    return LaterTool(name, "a tool that each call brings", read_schema(None, name), ElixirFunction(name))
 
 
 def read(item: Mapping[Any, Any], path: str) -> ElixirTool:
@@ -98,7 +123,7 @@ def read_schema(value: object, path: str) -> str:
     """Read the JSON schema of a tool's arguments and return it as text; equal schemas have equal texts.
 
     Raises:
-        OperationError: Of kind ``input``: ``value`` is not a JSON schema of an object, or contains ``$ref``.
+        OperationError: Of kind ``input``: ``value`` is not a JSON schema of an object, or a ``$ref`` leads to nothing.
     """
     schema = arguments.options(value, path)
     schema.setdefault("type", "object")
@@ -110,19 +135,16 @@ def read_schema(value: object, path: str) -> str:
     for name in properties:
         if not isinstance(name, str):
             raise _wrong(f"{path}.properties", "names of arguments", name)
+    schema = resolved(schema, path)
     try:
         # Without the parameter `default`, so that a value that JSON does not have is an error.
-        text = json.dumps(schema, sort_keys=True, allow_nan=False)
+        text = json.dumps(schema, allow_nan=False)
         jsonschema.Draft202012Validator.check_schema(json.loads(text))
     except jsonschema.SchemaError as error:
         where = "".join(f".{part}" if isinstance(part, str) else f"[{part}]" for part in error.absolute_path)
         raise _wrong(path + where, "a JSON schema", error.instance) from None
     except (TypeError, ValueError, RecursionError) as error:
         raise OperationError("input", f"expected a JSON schema at {path}: {error}", path=path) from None
-    if '"$ref"' in text:
-        raise OperationError(
-            "input", f'expected a JSON schema without "$ref" at {path}; write out what it refers to', path=path
-        )
     for name in schema.get("required", ()):
         if name not in properties:
             raise _wrong(f"{path}.required", "names of properties", name)

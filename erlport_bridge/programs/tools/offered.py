@@ -112,12 +112,13 @@ def available() -> dict[str, str]:
     return {name: (tool.desc or "").strip().partition("\n")[0] for name, tool in sorted(_registry.all().items())}
 
 
-def read_tools(value: Sequence[object], path: str) -> tuple[str | ElixirTool, ...]:
+def read_tools(value: Sequence[object], path: str, *, stored: bool = False) -> tuple[str | ElixirTool, ...]:
     """Read the tools of a call: names, and maps that describe Elixir functions.
 
     Args:
         value: A list of names (atoms or strings) and maps, see :func:`.elixir_tool.read`.
         path: The path of the list in the call, for errors.
+        stored: The tools are those of a stored program, which keeps the names of Elixir functions alone.
 
     Raises:
         OperationError: Of kind ``input``: an item is neither a name nor a map, or a description is invalid. Of kind
@@ -127,7 +128,7 @@ def read_tools(value: Sequence[object], path: str) -> tuple[str | ElixirTool, ..
     for index, item in enumerate(value):
         where = f"{path}[{index}]"
         if isinstance(item, Mapping):
-            tools.append(elixir_tool.read(item, where))
+            tools.append(elixir_tool.named(item, where) if stored else elixir_tool.read(item, where))
         else:
             tools.append(arguments.text(item, where))
     # Checked here, where the path in the call is known; the module that is built with the tools does not know it.

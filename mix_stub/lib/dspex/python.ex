@@ -7,7 +7,10 @@ defmodule DSPex.Python do
       true
 
   Every function returns `{:ok, result}` or `{:error, %DSPex.Python.Error{}}`. It raises only for misuse: an option of
-  the wrong type.
+  the wrong type. Each has a twin with `!`, which returns the result itself or raises the error:
+
+      iex> DSPex.Python.execute_module!("dspy.Predict", "question -> answer", "What is ETF?").model
+      "embedded/extractive"
 
   ## Options of every function
 
@@ -17,21 +20,24 @@ defmodule DSPex.Python do
     * `:timeout` - in ms, 1 or more, or `:infinity`; 30,000 by default. It is one budget for the whole call: at its end Python
       stops the work, and the caller has its answer at most about 50 ms later
     * `:serialization_format` - `:native` (the default) or `:json`, which returns the same results more slowly
+    * `:strict` - `true`: an option that means nothing to the call is an error; by default what the pool says
 
   The functions that execute something also take `:session_id`, `:request_id`, `:lm` (a model for this call, written as in
   `DSPex.Python.Pool`), `:demos`, `:tools` (see `DSPex.Python.Tool`), and settings of the model (`:temperature`,
-  `:max_tokens`, …) and of the module (`:max_iters`, …). An option that neither takes does not fail the call: it is named in
-  `prediction.warnings`.
+  `:max_tokens`, …) and of the module (`:max_iters`, …). A misspelt option (`timout: 1`) is an error that says which was meant. Another
+  option that neither takes does not fail the call unless it is `:strict`: it is named in `prediction.warnings`.
 
   ## Values
 
   | Elixir | Python | back |
   | --- | --- | --- |
   | `nil`, `true`, `false` | `None`, `True`, `False` | the same |
-  | other atom | `Atom`, a `str` | the same atom |
+  | other atom | `Atom`, a `str` | the same atom; from a field, also one of an enum (`{:enum, [:low, :high]}`), the text `"low"` |
   | binary, UTF-8 or not | `str` or `bytes` | the same binary |
   | integer, float, list, tuple, map | `int`, `float`, `list`, `tuple`, `dict` | the same |
   | `DSPex.Value`: images, audio, files | DSPy's own types | a map with `"$type"`, which may be an input again |
+  | `Date`, `Time`, `NaiveDateTime`, `DateTime`, `Decimal`, `MapSet`, `Range` | Python's own types | the same struct |
+  | other struct | the `dict` of its fields | a map |
   | pid, reference, port, fun, bitstring | an opaque object | the same |
   | | NaN, infinity, -infinity | `:nan`, `:infinity`, `:neg_infinity` |
   | | any other object | an error of kind `:encode` that names its path |
@@ -42,6 +48,8 @@ defmodule DSPex.Python do
   measurement `duration` (native time units), and the metadata `pool`, `operation` and `result` (`:ok`, or the kind of
   the error).
   """
+
+  use DSPex.Python.Call.Bangs
 
   alias DSPex.{Prediction, Program}
   alias DSPex.Python.Call.{CallOptions, ModuleCalls, Operation, ProgramCalls, SessionCalls}
@@ -57,24 +65,28 @@ defmodule DSPex.Python do
   @batch_chunk 1_000
 
   @doc """
-  Starts a pool under the supervision of `:dspex`. Options: see `DSPex.Python.Pool`; an unknown option raises.
+  Starts a pool under the supervision of `:dspex`. `name` is what calls name in their option `:pool`; `options` are described in
+  `DSPex.Python.Pool`, and an unknown option raises.
 
   Does not wait for Python: calls do. Returns `{:error, {:already_started, pid}}` if there is a pool of that name, and
   `{:error, :not_started}` if the application `:dspex` has not been started.
+
+      {:ok, _pid} = DSPex.Python.start_pool(:reports, python: ".venv/bin/python", model: :embedded)
   """
   @spec start_pool(atom(), keyword()) :: {:ok, pid()} | {:error, term()}
   defdelegate start_pool(name, options), to: PoolSupervisor
 
   @doc """
-  Stops a pool of the configuration or of `start_pool/2`. Its pending calls return an error.
+  Stops the pool `name`, of the configuration or of `start_pool/2`. Its pending calls return an error.
+
+      iex> DSPex.Python.stop_pool(:no_such_pool)
+      {:error, :not_found}
   """
   @spec stop_pool(atom()) :: :ok | {:error, :not_found}
   defdelegate stop_pool(name), to: PoolSupervisor
 
   @doc """
   Checks that the pool's Python answers; returns its versions and state, with `payload` among them.
-
-  ## Examples
 
       iex> {:ok, pong} = DSPex.Python.ping({:any, ["term"]})
       iex> pong["payload"]
@@ -84,14 +96,14 @@ defmodule DSPex.Python do
   def ping(payload \\ nil, options \\ []), do: call(:ping, [payload], options)
 
   @doc """
-  Sets the language model of the pool, or of one session with the option `:session_id`.
+  Sets the language model of the pool, or of one session with the option `:session_id`; returns its description.
 
-  `config` takes the provider's options: `:model`, `:api_key`, `:api_base`, `:temperature`, `:fallbacks`, `:cache`,
-  `:requests_per_minute`, …; a value `{:system, variable}` is read from the environment of the BEAM.
-  `configure_lm(:elixir, function: function)` sets a model function, see `DSPex.Python.ModelFunction`. Write the pool's own
-  model into its configuration instead, because this setting is lost when Python is restarted.
-
-  ## Examples
+  `provider` is an atom or text, such as `:openai`, `:embedded` or `:elixir`, or the whole model as a pool's option `:model` is written,
+  with `config` left out. `config` takes the provider's options: `:model`, `:api_key`, `:api_base`, `:temperature`, `:fallbacks`, `:cache`,
+  `:requests_per_minute`, …; a value `{:system, variable}` is read from the environment of the BEAM. An `:api_key` that is a function
+  without arguments, or `{module, function, args}`, is called before each request, so that keys can rotate.
+  `configure_lm(:elixir, function: function)` sets a model function, see `DSPex.Python.ModelFunction`. A Python that is started again
+  has the model of the pool that was set last; the model of a session is lost with its session.
 
       iex> {:ok, _model} = DSPex.Python.configure_lm(:embedded)
   """
@@ -102,8 +114,6 @@ defmodule DSPex.Python do
   @doc """
   Lists the names of the DSPy modules that can be executed.
 
-  ## Examples
-
       iex> {:ok, names} = DSPex.Python.list_modules()
       iex> "dspy.ReAct" in names
       true
@@ -112,7 +122,11 @@ defmodule DSPex.Python do
   def list_modules(options \\ []), do: call(:list_modules, [], options)
 
   @doc """
-  Describes a DSPy module: its purpose, its constructor's options, its outputs.
+  Describes the DSPy module `name`: its purpose, its options with types and defaults, the outputs that it adds.
+
+      iex> {:ok, module} = DSPex.Python.describe_module("dspy.ReAct")
+      iex> {module["adds"], module["options"]["max_iters"]["default"]}
+      {["reasoning", "trajectory"], 20}
   """
   @spec describe_module(String.t(), options()) :: result(map())
   def describe_module(name, options \\ []), do: call(:describe_module, [name], options)
@@ -121,6 +135,10 @@ defmodule DSPex.Python do
   Checks a module, a signature and options as `execute_module/4` would, without asking a model.
 
   Returns the signature as Python understood it, and warnings of options that neither model nor module takes.
+
+      iex> {:ok, checked} = DSPex.Python.validate_module("dspy.Predict", "question -> score: float", max_hops: 3)
+      iex> {checked["signature"], length(checked["warnings"])}
+      {"question: str -> score: float", 1}
   """
   @spec validate_module(ModuleSpec.t(), signature() | nil, options()) :: result(map())
   def validate_module(name, signature, options \\ []),
@@ -131,8 +149,6 @@ defmodule DSPex.Python do
 
   `signature` is text such as `"context, question -> answer: str, score: float"`, or a map with `:inputs`, `:outputs`
   and `:instructions`. `inputs` is a map (or keyword list) of the input fields, or text for the first of them.
-
-  ## Examples
 
       iex> {:ok, prediction} = DSPex.Python.execute_module("dspy.ChainOfThought", "context, question -> answer",
       ...>   %{context: "Lisbon is the capital of Portugal.", question: "What is the capital of Portugal?"})
@@ -172,8 +188,6 @@ defmodule DSPex.Python do
   from modules that run code. A field that is not text is in the prediction only. Once the model has begun to write, an
   answer that cannot be parsed is an error: DSPy does not ask again.
 
-  ## Examples
-
       iex> stream = DSPex.Python.stream("dspy.Predict", "context, question -> answer",
       ...>   %{context: "Lisbon is the capital of Portugal.", question: "What is the capital of Portugal?"})
       iex> Enum.any?(stream, &match?({:chunk, "answer", _text}, &1))
@@ -187,6 +201,11 @@ defmodule DSPex.Python do
   Executes a program as `execute_program/3` does, and returns a stream of its answer as `stream/4` does.
 
   If several stages have the same field, its pieces are those of the last stage.
+
+      iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer")
+      iex> {:prediction, prediction} = program |> DSPex.Python.stream_program("What is ETF?") |> Enum.at(-1)
+      iex> is_binary(prediction[:answer])
+      true
   """
   @spec stream_program(Program.t() | String.t(), inputs(), options()) :: Enumerable.t()
   def stream_program(program, inputs, options \\ []),
@@ -203,6 +222,11 @@ defmodule DSPex.Python do
     * `:item_timeout` - the longest time of each item in ms, within the `:timeout` of the whole batch
     * `:on_error` - `:collect` (the default), or `:fail_fast`: the first error ends the others, whose errors have the kind
       `:cancelled`
+
+      iex> {:ok, [{:ok, first}, {:error, second}]} =
+      ...>   DSPex.Python.execute_batch("dspy.Predict", "question -> answer", ["What is ETF?", %{query: "What?"}])
+      iex> {is_binary(first[:answer]), second.kind}
+      {true, :input}
   """
   @spec execute_batch(ModuleSpec.t(), signature() | nil, [inputs()], options()) ::
           result([result(Prediction.t())])
@@ -211,6 +235,11 @@ defmodule DSPex.Python do
 
   @doc """
   Executes a program once for each element of `inputs_list`, as `execute_batch/4` does with a module.
+
+      iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer")
+      iex> {:ok, results} = DSPex.Python.execute_program_batch(program, ["What is ETF?", "What is a port?"], max_concurrency: 2)
+      iex> Enum.all?(results, &match?({:ok, _prediction}, &1))
+      true
   """
   @spec execute_program_batch(Program.t() | String.t(), [inputs()], options()) ::
           result([result(Prediction.t())])
@@ -235,8 +264,6 @@ defmodule DSPex.Python do
   standard error; `progress: function` calls a function with each element of `stream_evaluate/4`. Other options are those of
   `execute_batch/4`.
 
-  ## Examples
-
       iex> {:ok, program} = DSPex.Python.create_program(signature: "text, question -> answer", modules: ["dspy.Predict"])
       iex> text = "Lisbon is the capital of Portugal. Paris is the capital of France."
       iex> examples = [
@@ -259,6 +286,12 @@ defmodule DSPex.Python do
   The stream is lazy, as in `stream/4`. Its elements are
   `{index, {:ok, %{prediction: …, score: …, feedback: …}} | {:error, error}}`, the index counted from 0, and at last
   `{:ok, evaluation}` as from `evaluate_program/4`, or `{:error, error}`.
+
+      iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer")
+      iex> stream = DSPex.Python.stream_evaluate(program, [[question: "What?", answer: "ETF"]], "exact_match")
+      iex> [{0, {:ok, scored}}, {:ok, evaluation}] = Enum.to_list(stream)
+      iex> {scored.score == 0, evaluation.count}
+      {true, 1}
   """
   @spec stream_evaluate(Program.t() | String.t(), [inputs()], term(), options()) :: Enumerable.t()
   def stream_evaluate(program, examples, metric, options \\ []),
@@ -274,6 +307,7 @@ defmodule DSPex.Python do
       are options of this function too
     * `:metric` - as in `evaluate_program/4`. For `dspy.GEPA` a function may also return `%{score: 0.5, feedback: "too long"}`;
       the model that writes instructions reads the feedback
+      it may take three to five arguments: also the trace, the name of the predictor that feedback is for, and its trace
     * `:valset` - examples to choose the best candidate by; by default examples of the trainset
     * `:num_threads` - how many examples run at the same time; 8 by default, 64 at most
     * `:max_errors` - the number of failed calls or metrics after which the last error is returned; 10 by default
@@ -282,8 +316,6 @@ defmodule DSPex.Python do
 
   `:timeout` is `:infinity` here by default. The end of the caller, `cancel/2` and the timeout end all that runs. Nothing is
   printed. A pool compiles at most four programs at a time.
-
-  ## Examples
 
       iex> text = "Lisbon is the capital of Portugal. Paris is the capital of France."
       iex> {:ok, program} = DSPex.Python.create_program(signature: "text, question -> answer", modules: ["dspy.Predict"])
@@ -306,6 +338,12 @@ defmodule DSPex.Python do
     * `{:scored, %{score: score, metric_calls: count, failures: count, best_score: score | nil}}` - one answer was scored
     * `{:candidate, %{number: number, score: score, best_score: score}}` - one candidate was scored with all its examples
     * `{:program, program}` or `{:error, error}` - the last element
+
+      iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer")
+      iex> stream = DSPex.Python.stream_compile(program, [[question: "What?", answer: "ETF"]], optimizer: "dspy.LabeledFewShot")
+      iex> {:program, compiled} = Enum.at(stream, -1)
+      iex> compiled.compiled.demos |> Map.values() |> Enum.sum()
+      1
   """
   @spec stream_compile(Program.t() | String.t(), [map()], options()) :: Enumerable.t()
   def stream_compile(program, trainset, options \\ []),
@@ -313,12 +351,20 @@ defmodule DSPex.Python do
 
   @doc """
   Lists the optimizers that can compile a program.
+
+      iex> {:ok, names} = DSPex.Python.list_optimizers()
+      iex> "dspy.GEPA" in names
+      true
   """
   @spec list_optimizers(options()) :: result([String.t()])
   def list_optimizers(options \\ []), do: call(:list_optimizers, [], options)
 
   @doc """
-  Describes an optimizer: its purpose, its options with types and defaults, and whether its packages are installed.
+  Describes the optimizer `name`: its purpose, its options with types and defaults, and whether its packages are installed.
+
+      iex> {:ok, optimizer} = DSPex.Python.describe_optimizer("dspy.LabeledFewShot")
+      iex> {optimizer["available"], optimizer["options"]["k"]["type"]}
+      {true, "int"}
   """
   @spec describe_optimizer(String.t(), options()) :: result(map())
   def describe_optimizer(name, options \\ []), do: call(:describe_optimizer, [name], options)
@@ -327,8 +373,6 @@ defmodule DSPex.Python do
   Returns a program as JSON text, with what it has learned. Keep the text in a file or a database; `load_program/2` loads it.
 
   The text holds neither the program's model and keys nor its conversation and session.
-
-  ## Examples
 
       iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer", modules: ["dspy.Predict"])
       iex> {:ok, json} = DSPex.Python.dump_program(program)
@@ -347,6 +391,10 @@ defmodule DSPex.Python do
 
   The text is checked like the spec of `create_program/2`: it runs no code, and names no model, no URL and no key. A mistake in
   it is an error of kind `:store`, or of a kind that `create_program/2` returns.
+
+      iex> {:error, error} = DSPex.Python.load_program("no program")
+      iex> error.kind
+      :store
   """
   @spec load_program(String.t(), options()) :: result(Program.t())
   def load_program(text, options \\ []), do: ProgramCalls.load(text, CallOptions.new!(options))
@@ -358,8 +406,6 @@ defmodule DSPex.Python do
   at last `{:error, error}` if the batch as a whole has failed. `inputs` may be any enumerable. #{@batch_chunk} inputs are
   taken at a time, within one `:timeout`, with back-pressure as in `stream/4` (`:buffer`). Halting the stream cancels the
   remaining items. Options as those of `execute_batch/4`.
-
-  ## Examples
 
       iex> text = "Lisbon is the capital of Portugal. Paris is the capital of France."
       iex> inputs = Stream.map(["Portugal", "France"], &%{text: text, question: "What is the capital of \#{&1}?"})
@@ -379,9 +425,8 @@ defmodule DSPex.Python do
   `spec` is a map (or keyword list) with `:signature` and `:modules`, a list of modules (names, or maps as in
   `DSPex.Python.ModuleSpec`). They are executed one after the other; each stage takes the inputs and the outputs of earlier
   stages. The map of a module may also have a `:name`, and `:inputs` that name other stages:
-  `inputs: %{context: "search.passages"}`. `:outputs` of the spec chooses the outputs of the program.
-
-  ## Examples
+  `inputs: %{context: "search.passages"}`. `:outputs` of the spec chooses the outputs of the program. With `history: true` the
+  program keeps conversations, see `list_conversations/2`.
 
       iex> {:ok, program} = DSPex.Python.create_program(%{
       ...>   modules: [
@@ -406,13 +451,23 @@ defmodule DSPex.Python do
 
   A version of `dspy.KNNFewShot` takes `:embedder` (a function of a list of texts that returns one embedding per text), or
   `:vector`, the embedding of the inputs.
+
+      iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer")
+      iex> {:ok, prediction} = DSPex.Python.execute_program(program, %{question: "What is ETF?"}, timeout: 5_000)
+      iex> is_binary(prediction[:answer])
+      true
   """
   @spec execute_program(Program.t() | String.t(), inputs(), options()) :: result(Prediction.t())
   def execute_program(program, inputs, options \\ []),
     do: ProgramCalls.execute(program, inputs, CallOptions.new!(options))
 
   @doc """
-  Lists the programs of a session, or of all sessions for `nil`.
+  Lists the descriptions of the programs of a session, or of all sessions for `nil`.
+
+      iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer")
+      iex> {:ok, [description]} = DSPex.Python.list_programs(program.session_id)
+      iex> description["id"] == program.id
+      true
   """
   @spec list_programs(String.t() | nil, options()) :: result([map()])
   def list_programs(session_id \\ nil, options \\ []),
@@ -422,8 +477,6 @@ defmodule DSPex.Python do
   Describes a program, which is a `%DSPex.Program{}` or its id: its signature, its stages, how often it was called.
 
   Does not count as use of the session, which is closed when it is idle for too long.
-
-  ## Examples
 
       iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer")
       iex> {:ok, description} = DSPex.Python.describe_program(program)
@@ -436,13 +489,108 @@ defmodule DSPex.Python do
 
   @doc """
   Deletes a program, which is a `%DSPex.Program{}` or its id, with all of its versions; returns its description.
+
+      iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer")
+      iex> {:ok, _description} = DSPex.Python.delete_program(program)
+      iex> {:error, error} = DSPex.Python.execute_program(program, "Why?")
+      iex> error.kind
+      :program_not_found
   """
   @spec delete_program(Program.t() | String.t(), options()) :: result(map())
   def delete_program(program, options \\ []),
     do: ProgramCalls.delete(program, CallOptions.new!(options))
 
   @doc """
-  Lists the sessions of the pool.
+  Lists the conversations of a program that was created with `history: true`; without their turns.
+
+  Such a program is called with `conversation: "user-42"` (any text), or through the session of a user with `:session_id`, which
+  need not be the program's own session; a call that says neither is an error. The program shows its model the last 50 turns of that
+  conversation, and no others. A conversation begins with its first call, belongs to all versions of its program, and ends with
+  `delete_conversation/3`, with the program, or with the session of the user.
+
+      iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer", history: true)
+      iex> {:ok, _answer} = DSPex.Python.execute_program(program, "What is ETF?", conversation: "user-42")
+      iex> {:ok, [listed]} = DSPex.Python.list_conversations(program)
+      iex> {listed["id"], listed["turn_count"]}
+      {"user-42", 1}
+      iex> {:error, error} = DSPex.Python.execute_program(program, "What is ETF?")
+      iex> {error.kind, error.path}
+      {:input, "opts.conversation"}
+  """
+  @spec list_conversations(Program.t() | String.t(), options()) :: result([map()])
+  def list_conversations(program, options \\ []),
+    do: ProgramCalls.conversation(:list_conversations, program, [], CallOptions.new!(options))
+
+  @doc """
+  Returns a conversation of a program: a map with its `"turns"`, oldest first, as `seed_conversation/4` takes them.
+
+      iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer", history: true)
+      iex> turns = [%{question: "What is ETF?", answer: "A format."}]
+      iex> {:ok, _seeded} = DSPex.Python.seed_conversation(program, "user-42", turns)
+      iex> {:ok, conversation} = DSPex.Python.conversation(program, "user-42")
+      iex> conversation["turns"]
+      [%{"question" => "What is ETF?", "answer" => "A format."}]
+  """
+  @spec conversation(Program.t() | String.t(), String.t(), options()) :: result(map())
+  def conversation(program, id, options \\ []),
+    do: ProgramCalls.conversation(:conversation, program, [id], CallOptions.new!(options))
+
+  @doc """
+  Sets the turns of a conversation, which begins if there is none of that id; returns its description.
+
+  A turn is a map of the program's fields. If the program has one input and one output of text, messages are taken too:
+  `%{role: "user", content: "…"}` and `%{role: "assistant", content: "…"}`. Of more than 50 turns the last 50 are kept.
+
+      iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer", history: true)
+      iex> turns = [%{role: "user", content: "Hi"}, %{role: "assistant", content: "Hello"}]
+      iex> {:ok, seeded} = DSPex.Python.seed_conversation(program, "user-42", turns)
+      iex> seeded["turn_count"]
+      1
+  """
+  @spec seed_conversation(Program.t() | String.t(), String.t(), [map()], options()) ::
+          result(map())
+  def seed_conversation(program, id, turns, options \\ []) do
+    options = CallOptions.new!(options)
+    ProgramCalls.conversation(:seed_conversation, program, [id, turns], options)
+  end
+
+  @doc """
+  Deletes the oldest turns of a conversation, so that the last `keep` are left; returns its description.
+
+      iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer", history: true)
+      iex> turns = for number <- 1..3, do: %{question: "Q\#{number}", answer: "A"}
+      iex> {:ok, _seeded} = DSPex.Python.seed_conversation(program, "user-42", turns)
+      iex> {:ok, cut} = DSPex.Python.cut_conversation(program, "user-42", 1)
+      iex> cut["turn_count"]
+      1
+  """
+  @spec cut_conversation(Program.t() | String.t(), String.t(), non_neg_integer(), options()) ::
+          result(map())
+  def cut_conversation(program, id, keep, options \\ []) do
+    options = CallOptions.new!(options)
+    ProgramCalls.conversation(:cut_conversation, program, [id, keep], options)
+  end
+
+  @doc """
+  Deletes a conversation with all of its turns; returns its description.
+
+      iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer", history: true)
+      iex> {:ok, _seeded} = DSPex.Python.seed_conversation(program, "user-42", [])
+      iex> {:ok, deleted} = DSPex.Python.delete_conversation(program, "user-42")
+      iex> deleted["id"]
+      "user-42"
+  """
+  @spec delete_conversation(Program.t() | String.t(), String.t(), options()) :: result(map())
+  def delete_conversation(program, id, options \\ []),
+    do: ProgramCalls.conversation(:delete_conversation, program, [id], CallOptions.new!(options))
+
+  @doc """
+  Lists the sessions of the pool, each a map with `"id"` and `"programs"`, their ids.
+
+      iex> {:ok, program} = DSPex.Python.create_program([signature: "question -> answer"], session_id: "user-42")
+      iex> {:ok, sessions} = DSPex.Python.list_sessions()
+      iex> program.id in Enum.find(sessions, &(&1["id"] == "user-42"))["programs"]
+      true
   """
   @spec list_sessions(options()) :: result([map()])
   def list_sessions(options \\ []), do: call(:list_sessions, [], options)
@@ -452,8 +600,6 @@ defmodule DSPex.Python do
   for each program.
 
   Does not count as use of the session, which is closed when it is idle for too long.
-
-  ## Examples
 
       iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer")
       iex> {:ok, session} = DSPex.Python.session_info(program.session_id)
@@ -465,7 +611,12 @@ defmodule DSPex.Python do
   def session_info(session_id, options \\ []), do: call(:session_info, [session_id], options)
 
   @doc """
-  Closes a session and deletes its programs; returns its description.
+  Closes a session and deletes its programs; returns its description. Its model is gone with it.
+
+      iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer")
+      iex> {:ok, closed} = DSPex.Python.close_session(program.session_id)
+      iex> closed["programs"] == [program.id]
+      true
   """
   @spec close_session(String.t(), options()) :: result(map())
   def close_session(session_id, options \\ []),
@@ -476,6 +627,9 @@ defmodule DSPex.Python do
 
   Each of them returns `{:error, %DSPex.Python.Error{kind: :cancelled}}`, and its request to the model is closed. A call whose
   process ends is cancelled automatically.
+
+      iex> DSPex.Python.cancel("a request that does not run")
+      {:ok, 0}
   """
   @spec cancel(String.t(), options()) :: result(non_neg_integer())
   def cancel(request_id, options \\ []), do: call(:cancel, [request_id], options)
@@ -488,8 +642,6 @@ defmodule DSPex.Python do
   `"p99"` and `"max"`, or `nil`), `"total_tokens"`, `"cost"`, `"unpriced"` and `"cache_hits"`. For the process: `"uptime_ms"`,
   `"counted_ms"`, `"memory_bytes"`, `"peak_memory_bytes"`, `"held"` (`"sessions"` and `"programs"`), `"threads"` and
   `"sandboxes"`. `docs/operations.md` explains each of them.
-
-  ## Examples
 
       iex> {:ok, _prediction} = DSPex.Python.execute_module("dspy.Predict", "question -> answer", "What is ETF?")
       iex> {:ok, metrics} = DSPex.Python.metrics()
@@ -506,8 +658,6 @@ defmodule DSPex.Python do
   The results of regular calls add up: each call ends in exactly one of them, with its error, its duration and its cost. Only
   `"calls"` counts a pending call in both periods, so `calls - in_flight` adds up.
 
-  ## Examples
-
       iex> {:ok, counted} = DSPex.Python.reset_metrics()
       iex> is_map(counted["operations"])
       true
@@ -518,9 +668,13 @@ defmodule DSPex.Python do
   @doc """
   Calls any operation by its name with its positional arguments; the other functions here use it too.
 
-  Of `options` only those of every function are used; the operation's own options are the last of its arguments.
+  Of `options` only those of every function are used; the operation's own options are the last of its arguments. The appendix of
+  `docs/operations.md` has the operations and their arguments.
+
+      iex> DSPex.Python.call(:list_modules, []) == DSPex.Python.list_modules()
+      true
   """
   @spec call(atom(), [term()], options()) :: result(term())
   def call(operation, args, options \\ []),
-    do: Operation.call(operation, args, CallOptions.new!(options))
+    do: Operation.look_up(operation, args, CallOptions.new!(options))
 end

@@ -17,6 +17,17 @@ defmodule DSPex.ApplicationTest do
     assert {{:ok, %DSPex.Prediction{}}, _bindings} = Code.eval_string(code)
   end
 
+  test "prints no example when IEx starts without the pool's Python" do
+    script = Path.expand("../../.iex.exs", __DIR__)
+    configured = Application.fetch_env!(:dspex, DSPex.Python)
+    on_exit(fn -> Application.put_env(:dspex, DSPex.Python, configured) end)
+
+    for pools <- [[general: [python: "/there/is/no/python"]], []] do
+      Application.put_env(:dspex, DSPex.Python, pools: pools)
+      assert ExUnit.CaptureIO.capture_io(fn -> Code.eval_file(script) end) == ""
+    end
+  end
+
   test "emits an event of each call when the application has :telemetry" do
     # Replaces the library, on which this project does not depend: it sends the event to the calling process.
     Code.compile_string("""

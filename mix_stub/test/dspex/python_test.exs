@@ -235,4 +235,146 @@ defmodule DSPex.PythonTest do
       assert_raise ArgumentError, message, fn -> Python.ping(nil, options) end
     end
   end
+
+  describe "options" do
+    test "that are misspelt are an error of every function, also of functions that send none to Python" do
+      program = Python.create_program!(signature: "question -> answer")
+      text = Python.dump_program!(program)
+
+      calls = [
+        ping: [nil],
+        list_modules: [],
+        describe_module: ["dspy.Predict"],
+        validate_module: ["dspy.Predict", "a -> b"],
+        execute_module: ["dspy.Predict", "a -> b", "x"],
+        execute_batch: ["dspy.Predict", "a -> b", ["x"]],
+        execute_program: [program, "x"],
+        execute_program_batch: [program, ["x"]],
+        evaluate_program: [program, [%{question: "x", answer: "x"}], "equals"],
+        list_optimizers: [],
+        describe_optimizer: ["dspy.GEPA"],
+        dump_program: [program],
+        load_program: [text],
+        list_programs: [nil],
+        describe_program: [program],
+        list_sessions: [],
+        session_info: [program.session_id],
+        cancel: ["none"],
+        metrics: [],
+        call: [:ping, [nil]],
+        delete_program: [program],
+        close_session: [program.session_id]
+      ]
+
+      for {name, args} <- calls,
+          {wrong, right} <- [timout: "timeout", pol: "pool", stric: "strict"] do
+        assert {^name, {:error, error}} = {name, apply(Python, name, args ++ [[{wrong, 1}]])}
+        assert {name, error.kind, error.path} == {name, :input, "opts.#{wrong}"}
+        assert error.message =~ ~r/did you mean [:"]#{right}"?\?/
+      end
+
+      # They have done nothing.
+      for {name, args} <- calls,
+          do: assert({^name, {:ok, _result}} = {name, apply(Python, name, args)})
+    end
+
+    test "of functions that refuse every unknown option are refused too" do
+      assert {:error, %{kind: :input, path: "opts.sesion_id"}} =
+               Python.create_program(%{signature: "a -> b"}, sesion_id: "s")
+
+      assert {:error, %{kind: :input, path: "opts.sesion_id"}} =
+               Python.configure_lm(:embedded, %{}, sesion_id: "s")
+
+      assert {:ok, _program} = Python.create_program(%{signature: "a -> b"}, strict: true)
+
+      assert [{:error, %{path: "opts.bufer"}}] =
+               Enum.to_list(Python.stream("dspy.Predict", "a -> b", "x", bufer: 1))
+    end
+
+    test "that mean nothing are an error of strict calls, and of calls of a strict pool" do
+      predict = &Python.execute_module("dspy.Predict", "a -> b", "x", &1)
+      assert {:ok, %{warnings: [_warning]}} = predict.(max_hops: 1)
+
+      assert {:error, %{kind: :input, path: "opts.max_hops"}} =
+               predict.(max_hops: 1, strict: true)
+
+      pool = start_pool!(strict: true)
+      assert {:error, %{path: "opts.max_hops"}} = predict.(max_hops: 1, pool: pool)
+      assert {:ok, %{warnings: [_warning]}} = predict.(max_hops: 1, pool: pool, strict: false)
+      assert {:ok, %{warnings: []}} = predict.(pool: pool)
+      program = Python.create_program!(%{signature: "a -> b"}, pool: pool)
+
+      assert {:error, %{path: "opts.max_hops"}} =
+               Python.execute_program(program, "x", max_hops: 1)
+
+      assert {:error, %{path: "opts.lm"}} = Python.list_modules(pool: pool, lm: :embedded)
+    end
+  end
+
+  test "every function is documented with an example, and a function with ! names the function without" do
+    {:docs_v1, _, _, _, _, _, docs} = Code.fetch_docs(Python)
+
+    functions =
+      for {{:function, name, _arity}, _, _, doc, _} <- docs, do: {Atom.to_string(name), doc}
+
+    assert length(functions) > 50
+
+    for {name, doc} <- functions do
+      assert {name, %{"en" => text}} = {name, doc}
+
+      example =
+        if String.ends_with?(name, "!"),
+          do: "`#{String.trim_trailing(name, "!")}/",
+          else: "#{name}("
+
+      assert {name, text =~ example} == {name, true}
+    end
+  end
+
+  describe "functions with !" do
+    test "are there for every function that returns a result, with the same arities and a spec" do
+      {:ok, specs} = Code.Typespec.fetch_specs(Python)
+      {:docs_v1, _, _, _, _, _, docs} = Code.fetch_docs(Python)
+
+      with_result =
+        for {{name, arity}, [spec]} <- specs,
+            not String.ends_with?(Atom.to_string(name), "!"),
+            inspect(Code.Typespec.spec_to_quoted(name, spec)) =~ "{:result, " do
+          bang = :"#{name}!"
+          assert {bang, [_spec]} = {bang, :proplists.get_value({bang, arity}, specs)}
+
+          assert {bang, arities(name)} ==
+                   {bang, name |> arities() |> Enum.filter(&function_exported?(Python, bang, &1))}
+
+          assert Enum.any?(docs, fn {id, _, _, doc, _} ->
+                   id == {:function, bang, arity} and doc["en"] =~ "`#{name}/#{arity}`"
+                 end)
+
+          name
+        end
+
+      assert length(with_result) == 31
+
+      for name <- [:stream, :start_pool, :stop_pool],
+          do: refute(:"#{name}!" in Keyword.keys(Python.__info__(:functions)))
+    end
+
+    test "return the result, or raise the error" do
+      assert Python.ping!(:x)["payload"] == :x
+      program = Python.create_program!(signature: "question -> answer")
+      assert %DSPex.Prediction{} = Python.execute_program!(program, "Why?")
+
+      assert [{:ok, %DSPex.Prediction{}}] =
+               Python.execute_batch!("dspy.Predict", "question -> answer", ["Why?"])
+
+      error =
+        assert_raise Error, fn ->
+          Python.execute_module!("dspy.Predcit", "question -> answer", "Why?")
+        end
+
+      assert {error.kind, error.message =~ "dspy.Predict"} == {:module_not_found, true}
+    end
+  end
+
+  defp arities(name), do: for({^name, arity} <- Python.__info__(:functions), do: arity)
 end

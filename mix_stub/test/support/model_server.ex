@@ -24,6 +24,25 @@ defmodule DSPex.ModelServer do
   def model(url, name),
     do: {:openai, [model: name, api_base: url, api_key: "test-key-7f3a", num_retries: 0]}
 
+  @doc """
+  Returns the API keys of all requests so far, oldest first.
+  """
+  def keys(url) do
+    %URI{host: host, port: port} = URI.parse(url)
+    {:ok, socket} = :gen_tcp.connect(to_charlist(host), port, [:binary, active: false])
+    :ok = :gen_tcp.send(socket, "GET /requests HTTP/1.0\r\n\r\n")
+    [_head, body] = socket |> received() |> String.split("\r\n\r\n", parts: 2)
+    {:ok, %{"requests" => requests}} = DSPex.Python.JSON.decode(body)
+    for %{"headers" => %{"authorization" => "Bearer " <> key}} <- requests, do: key
+  end
+
+  defp received(socket) do
+    case :gen_tcp.recv(socket, 0, 5_000) do
+      {:ok, bytes} -> bytes <> received(socket)
+      {:error, :closed} -> ""
+    end
+  end
+
   def start_link(_options), do: GenServer.start_link(__MODULE__, nil)
 
   @impl true

@@ -146,3 +146,13 @@ def test_item_has_the_shorter_budget(item_timeout_ms: int | None, timeout_ms: in
     left_s = item.left_s()
     assert left_s is not None
     assert left_s * 1000 <= timeout_ms
+
+
+def test_tools_are_given_once() -> None:
+    spec = {"module": "dspy.ReAct", "tools": ["calculator"]}
+    assert read_module_call(spec, QA, {}).stage.tools == ("calculator",)
+    with pytest.raises(
+        OperationError, match=r"expected tools once, got them at spec\.tools and at opts\.tools"
+    ) as caught:
+        read_module_call(spec, QA, {"tools": ["today"]})
+    assert caught.value.facts["path"] == "opts.tools"

@@ -83,11 +83,12 @@ def test_history_of_a_program_has_every_concurrent_call_once_and_its_bound(
 ) -> None:
     lm = {"provider": "openai", "model": "answer", "api_base": f"{model_server.url}/v1"}
     program = port.done("create_program", {"signature": QA, "history": True, "lm": lm})
+    told = {"conversation": "mine"}
     for _ in range(60):
-        port.send_call("dspy_bridge", "execute_program", [None, program["id"], {"question": "Q-early"}])
+        port.send_call("dspy_bridge", "execute_program", [None, program["id"], {"question": "Q-early"}, told])
     for _ in range(60):
         assert port.receive()[2][0] == "ok"
-    port.done("execute_program", None, program["id"], {"question": "Q-last"})
+    port.done("execute_program", None, program["id"], {"question": "Q-last"}, told)
     messages = model_server.requests[-1].body["messages"]
     assert sum("Q-early" in json.dumps(message) for message in messages if message["role"] == "user") == 50
     assert port.done("list_programs", program["session_id"])[0]["calls"] == 61
@@ -97,7 +98,8 @@ def test_history_of_a_program_has_every_concurrent_call_once_and_its_bound(
 def test_session_closed_during_a_call_does_not_disturb_it(port: PortProcess, model_server: ModelServer) -> None:
     lm = {"provider": "openai", "model": "delay-300", "api_base": f"{model_server.url}/v1"}
     program = port.done("create_program", {"signature": QA, "history": True, "lm": lm}, {"session_id": "closing"})
-    running = port.send_call("dspy_bridge", "execute_program", ["closing", program["id"], {"question": "x"}])
+    arguments = ["closing", program["id"], {"question": "x"}, {"conversation": "mine"}]
+    running = port.send_call("dspy_bridge", "execute_program", arguments)
     model_server.wait_for_requests(1)
     closing = port.send_call("dspy_bridge", "close_session", ["closing"])
     answers = {answer[1]: answer[2] for answer in (port.receive(), port.receive())}

@@ -9,7 +9,7 @@ import pytest
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.models.configuration import language_model
 from erlport_bridge.programs.sessions import registry as sessions_module
-from erlport_bridge.programs.sessions.registry import MAX_TURNS, Sessions
+from erlport_bridge.programs.sessions.registry import Sessions
 
 QA = "question -> answer"
 EMBEDDED = language_model("embedded", {})
@@ -124,27 +124,55 @@ def test_bound_holds_under_threads() -> None:
     assert sum(len(session.programs) for session in registry.all()) == 50
 
 
-def test_conversation_keeps_the_last_turns_without_itself() -> None:
-    program = Sessions().add_program({"signature": QA, "history": True}, None)
+def test_turns_of_a_conversation_are_what_the_next_call_sees() -> None:
+    registry = Sessions()
+    program = registry.add_program({"signature": QA, "history": True}, None)
     assert program.asked.text == "question: str -> answer: str"
-    for number in range(MAX_TURNS + 5):
-        values = program.with_history({"question": f"Q{number}"})
-        program.record(values, {"answer": f"A{number}", "$meta": {}})
-    messages = program.with_history({"question": "next"})["history"].messages
-    assert len(messages) == MAX_TURNS
-    assert messages[0] == {"question": "Q5", "answer": "A5"}
-    assert program.describe()["calls"] == MAX_TURNS + 5
+    mine = registry.conversations.opened(program.id, "mine")
+    for number in range(2):
+        values = program.with_history({"question": f"Q{number}"}, mine.turns())
+        program.record(values, {"answer": f"A{number}", "$meta": {}}, mine)
+    messages = program.with_history({"question": "next"}, mine.turns())["history"].messages
+    assert messages == [{"question": "Q0", "answer": "A0"}, {"question": "Q1", "answer": "A1"}]
+    assert program.describe()["calls"] == 2
 
 
-def test_conversation_of_a_running_call_is_not_changed_by_another() -> None:
-    program = Sessions().add_program({"signature": QA, "history": True}, None)
-    running = program.with_history({"question": "first"})
-    program.record({"question": "second"}, {"answer": "A"})
-    assert running["history"].messages == []
+def test_conversations_end_with_their_program_and_with_the_session_through_which_they_began(clock: Clock) -> None:
+    registry = Sessions(session_idle_ms=10_000)
+    shared, other = (registry.add_program({"signature": QA, "history": True}, name) for name in ("app", "app"))
+    registry.configure(EMBEDDED, "user-42")
+    for program, name, through in ((shared, "a", None), (shared, "user-42", "user-42"), (other, "b", None)):
+        registry.conversations.opened(program.id, name, through)
+    registry.close("user-42")
+    assert [one.id for one in registry.conversations.of(shared.id)] == ["a"]
+    registry.delete_program("app", shared.id)
+    assert [one.id for one in registry.conversations.of(other.id)] == ["b"]
+    clock.now_s += 11
+    assert registry.all() == []
+    assert len(registry.conversations) == 0
+
+
+def test_a_new_version_goes_on_with_the_conversations() -> None:
+    registry = Sessions()
+    program = registry.add_program({"signature": QA, "history": True}, None)
+    registry.conversations.opened(program.id, "mine").append({"question": "Q", "answer": "A"})
+    newer = registry.add_version(program, {}, {})
+    assert registry.conversations.find(newer.id, "mine").turns() == [{"question": "Q", "answer": "A"}]
+
+
+@pytest.mark.parametrize("find", ["find", "find_program"])
+def test_what_is_unknown_may_be_from_before_a_restart_of_python(find: str) -> None:
+    """After a restart a session was said to be closed or idle, which it was not."""
+    registry = Sessions()
+    arguments = ("user-42",) if find == "find" else (None, "program-0")
+    with pytest.raises(OperationError, match=r"Python was started at \d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC"):
+        getattr(registry, find)(*arguments)
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "many", "1.5", ""])
 def test_wrong_limit_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
-    monkeypatch.setenv("DSPEX_MAX_PROGRAMS", limit)
-    with pytest.raises(OperationError, match="DSPEX_MAX_PROGRAMS"):
-        Sessions.from_environment()
+    for variable in ("DSPEX_MAX_PROGRAMS", "DSPEX_MAX_CONVERSATIONS"):
+        monkeypatch.setenv(variable, limit)
+        with pytest.raises(OperationError, match=variable):
+            Sessions.from_environment()
+        monkeypatch.delenv(variable)

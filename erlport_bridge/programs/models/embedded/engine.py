@@ -105,7 +105,7 @@ def _values(prompt: Prompt) -> dict[str, Any]:
 
 
 def _described(field: PromptField) -> str:
-    return "" if field.description.startswith("${") else field.description.partition("\n")[0]
+    return "" if field.description.startswith(("${", "Constraints: ")) else field.description.partition("\n")[0]
 
 
 def _source(prompt: Prompt) -> SourceText:
@@ -152,7 +152,7 @@ def _rendered(value: Any, schema: Schema) -> str:
     """Return a value as ChatAdapter parses it: plain text for text and enum options, JSON for other values."""
     if isinstance(value, str) and "enum" in schema:
         return value if value == value.strip() else f"'{value}'"
-    if isinstance(value, str) and (schema == _PLAIN_TEXT or _is_optional_text(schema)):
+    if isinstance(value, str) and (_is_plain_text(schema) or _is_optional_text(schema)):
         # The given text may contain headers; a header at the start of a line would end this field.
         return _HEADER_START.sub("[[##", value)
     return json.dumps(value)
@@ -160,7 +160,11 @@ def _rendered(value: Any, schema: Schema) -> str:
 
 def _is_optional_text(schema: Schema) -> bool:
     alternatives = schema.get("anyOf", ())
-    return _PLAIN_TEXT in alternatives and {"type": "null"} in alternatives
+    return any(map(_is_plain_text, alternatives)) and {"type": "null"} in alternatives
+
+
+def _is_plain_text(schema: Schema) -> bool:
+    return schema.get("type") == "string" and schema.keys() <= {"type", "minLength", "maxLength", "pattern"}
 
 
 def _read_request(request: lm15.Request) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from erlport_bridge.programs.models.embedded import bounds
 from erlport_bridge.programs.models.embedded.prompt_reading import OTHER_KEYS, Schema
 from erlport_bridge.programs.text import (
     Passages,
@@ -105,8 +106,8 @@ def answer(source: SourceText, schema: Schema, wanted: str) -> Any:
         wanted: Further words for the search, see :func:`wanted_words`.
 
     Returns:
-        A JSON value, always valid for types, enums and formats. If the text has no value, an optional value is
-        ``None``, a number is 0, and a text says that no text was given.
+        A JSON value, always valid for types, enums, formats, bounds and lengths. If the text has no value, an optional
+        value is ``None``, a number is 0 or the next that is allowed, and a text says that no text was given.
     """
     return _Answering(source, schema).value(schema, wanted, 0)
 
@@ -160,13 +161,7 @@ class _Answering:
         return bool(self.source.passages.sentences)
 
     def _number(self, schema: Schema, wanted: str) -> int | float:
-        found = self._find_number(wanted) or 0
-        if schema.get("type") == "integer":
-            found = round(found)
-        low, high = schema.get("minimum"), schema.get("maximum")
-        if low is not None and found < low:
-            return low  # type: ignore[no-any-return]
-        return high if high is not None and found > high else found
+        return bounds.number(self._find_number(wanted) or 0, schema)
 
     def _find_number(self, wanted: str) -> int | float | None:
         """Return the result that the question asks to compute, else the number of the text nearest to the question.
@@ -200,15 +195,21 @@ class _Answering:
         items = self._resolved(schema.get("items", {}))
         kind = items.get("type", "string") if not ({"enum", "anyOf"} & items.keys()) else "other"
         if kind in ("integer", "number"):
-            values: list[Any] = self._number_list(kind, wanted)
+            values: list[Any] = [bounds.number(one, items) for one in self._number_list(kind, wanted)]
         elif kind == "string" and "format" not in items:
-            values = self._text_list(wanted)
+            values = [bounds.text(one, items, self.source.text) for one in self._text_list(wanted)]
         else:
             has_value = depth < _MAX_DEPTH and bool(self.source.passages.sentences)
             values = [self.value(items, wanted, depth + 1)] if has_value else []
-        missing = max(0, schema.get("minItems", 0) - len(values))
-        values += [self.value(items, wanted, depth + 1) for _ in range(missing)]
-        return values[: schema.get("maxItems")]
+        return bounds.elements(
+            values, schema, lambda: self.value(items, wanted, depth + 1), bounds.different(self._first(items))
+        )
+
+    def _first(self, schema: Schema) -> Schema:
+        """Return the alternative of a schema that is answered."""
+        found = self._resolved(schema)
+        alternatives = found.get("anyOf") or found.get("oneOf") or ()
+        return next((self._resolved(one) for one in alternatives if one.get("type") != "null"), found)
 
     def _number_list(self, kind: str, wanted: str) -> list[Any]:
         with_numbers = (found for sentence in self.source.ranked(wanted) if (found := numbers(sentence)))
@@ -242,9 +243,19 @@ class _Answering:
         found: dict[str, Any] = {}
         if depth >= _MAX_DEPTH or self.root.get(OTHER_KEYS):
             return found
+        keys = self._resolved(schema.get("propertyNames", {})).get("enum")
         for match in _KEY_VALUE.finditer(self.source.text):
-            part = _Answering(SourceText(self.source.question, match[2].strip()), self.root)
-            found.setdefault(match[1].strip(), part.value(item, "", depth + 1))
+            if len(found) == schema.get("maxProperties"):
+                return found
+            name = match[1].strip()
+            if keys is None or name in keys:
+                part = _Answering(SourceText(self.source.question, match[2].strip()), self.root)
+                found.setdefault(name, part.value(item, "", depth + 1))
+        names = (str(number) for number in range(1, schema.get("minProperties", 0) + 1)) if keys is None else keys
+        for name in names:
+            if len(found) >= schema.get("minProperties", 0):
+                break
+            found.setdefault(name, self.value(item, "", depth + 1))
         return found
 
     def _string(self, schema: Schema, wanted: str) -> str:
@@ -256,7 +267,7 @@ class _Answering:
             pattern, default = _FORMATS[form]
             match = re.search(pattern, " ".join(self.source.ranked(wanted)))
             return match[0] if match and match[0] != "P" else default
-        return self.text(wanted)[: schema.get("maxLength")]
+        return bounds.text(self.text(wanted), schema, self.source.text)
 
     def text(self, wanted: str) -> str:
         """Return the sentence nearest to the question, or a sentence that no text was given."""
@@ -296,18 +307,20 @@ def conform(value: Any, schema: Schema, source: SourceText) -> Any:
     """
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
     kind = schema.get("type")
-    if kind == "string" and "format" not in schema:
-        return text
+    if kind == "string" and "format" not in schema and "enum" not in schema:
+        return bounds.text(text, schema, "")
     if value in schema.get("enum", ()):
         return value
     if kind == "boolean" and (isinstance(value, bool) or text.lower() in ("true", "false")):
         return text.lower() == "true"
     if kind == "array" and isinstance(value, list):
-        return [conform(item, schema.get("items", {}), source) for item in value]
-    if kind == "number" and type(value) in (int, float):
-        return value
-    if kind == "integer" and type(value) is int:
-        return value
+        items = schema.get("items", {})
+        found = [conform(item, items, source) for item in value]
+        return bounds.elements(found, schema, lambda: answer(source, items, ""), bounds.different(items))
+    if isinstance(value, int | float) and (
+        (kind == "number" and type(value) in (int, float)) or (kind == "integer" and type(value) is int)
+    ):
+        return bounds.number(value, schema)
     if kind == "object" and isinstance(value, dict) and set(schema.get("required", ())) <= value.keys():
         return value
     return answer(SourceText("", text), schema, "")

@@ -42,6 +42,29 @@ _TOOL: Final = re.compile(
 )
 
 
+_CONSTRAINTS: Final = "Constraints: "
+_PATTERN: Final = "matching the regular expression: "
+_CONSTRAINT: Final = re.compile(
+    r"(greater than or equal to|greater than|less than or equal to|less than|minimum length|maximum length"
+    r"|a multiple of the given number): (-?\d+(?:\.\d+)?(?:e[+-]?\d+)?)(?=,|$)"
+)
+_OF_NUMBERS: Final[Mapping[str, str]] = {
+    "greater than": "exclusiveMinimum",
+    "greater than or equal to": "minimum",
+    "less than": "exclusiveMaximum",
+    "less than or equal to": "maximum",
+    "a multiple of the given number": "multipleOf",
+}
+# What DSPy's words are in JSON schema, by type.
+_KEYWORDS: Final[Mapping[str, Mapping[str, str]]] = {
+    "integer": _OF_NUMBERS,
+    "number": _OF_NUMBERS,
+    "string": {"minimum length": "minLength", "maximum length": "maxLength", "pattern": "pattern"},
+    "array": {"minimum length": "minItems", "maximum length": "maxItems"},
+    "object": {"minimum length": "minProperties", "maximum length": "maxProperties"},
+}
+
+
 @dataclass(frozen=True)
 class PromptField:
     """A field of the signature, as the prompt describes it.
@@ -103,7 +126,7 @@ def read_prompt(system: str, user: str) -> Prompt:
     listed = _listed_fields(outputs_text)
     notes = _json_notes(structure) if wants_json else _chat_notes(structure, [name for name, _, _ in listed])
     outputs = tuple(
-        PromptField(name, type_text, description, _schema(notes.get(name, ""), type_text))
+        PromptField(name, type_text, description, _bounded(_schema(notes.get(name, ""), type_text), description))
         for name, type_text, description in listed
     )
     inputs = _listed_fields(inputs_text.removeprefix(_INPUTS_HEADING))
@@ -211,6 +234,24 @@ def _schema(note: str, type_text: str) -> Schema:
             return {}
         return {**schema, OTHER_KEYS: True} if _OTHER_KEYS_TYPE.search(type_text) else schema
     return {"type": "string"}
+
+
+def _bounded(schema: Schema, description: str) -> Schema:
+    """Return a schema with the constraints of its field, which DSPy writes below the field's description."""
+    last = description.rpartition("\n")[2]
+    if not last.startswith(_CONSTRAINTS):
+        return schema
+    stated, _, pattern = last.removeprefix(_CONSTRAINTS).partition(_PATTERN)
+    found = {words: json.loads(value) for words, value in _CONSTRAINT.findall(stated)}
+    return _with_constraints(schema, found | ({"pattern": pattern} if pattern else {}))
+
+
+def _with_constraints(schema: Schema, found: Mapping[str, Any]) -> Schema:
+    for members in ("anyOf", "oneOf"):
+        if members in schema:
+            return {**schema, members: [_with_constraints(member, found) for member in schema[members]]}
+    keywords = _KEYWORDS.get(str(schema.get("type", "")), {})
+    return {**schema, **{keywords[words]: value for words, value in found.items() if words in keywords}}
 
 
 def _options(listed: str, type_text: str) -> list[Any]:

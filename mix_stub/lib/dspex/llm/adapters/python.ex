@@ -22,6 +22,8 @@ defmodule DSPex.LLM.Adapters.Python do
     * `:pool` - the name of the pool, see `DSPex.Python.Pool`; `:general` by default
     * `:timeout` - of each call in ms; 30,000 by default
     * `:serialization_format` - `:native` (the default) or `:json`, with the same results
+    * `:strict` - `true`: an option that means nothing to a call is an error; without it only a misspelt one is, and another is
+      named in `prediction.warnings`
     * `:module_config` - options for every call (as below); options of the call itself override them
 
   ## Options of `generate/3`, `stream/3` and `batch/3`
@@ -43,7 +45,7 @@ defmodule DSPex.LLM.Adapters.Python do
   | `{:error, {:python_error, details}}` | any other error; `details` is a map with string keys, see `DSPex.Python.Error` |
   """
 
-  alias DSPex.{Prediction, Program}
+  alias DSPex.{Prediction, Program, Suggestion}
   alias DSPex.Python.Call.CallOptions
   alias DSPex.Python.{Error, Pool}
   alias DSPex.Python.Functions.Model
@@ -52,13 +54,20 @@ defmodule DSPex.LLM.Adapters.Python do
   @formats [:native, :json]
   # The options of create_program/3 that belong to the call and not to the program.
   @call_options [:timeout, :session_id]
+  # The options of a request that are arguments of DSPex.Python.
+  @arguments [:module, :signature, :inputs, :outputs, :instructions]
 
-  defstruct pool: :general, timeout: 30_000, serialization_format: :native, module_config: %{}
+  defstruct pool: :general,
+            timeout: 30_000,
+            serialization_format: :native,
+            strict: false,
+            module_config: %{}
 
   @type t :: %__MODULE__{
           pool: atom(),
           timeout: timeout(),
           serialization_format: :native | :json,
+          strict: boolean(),
           module_config: map() | keyword()
         }
 
@@ -136,8 +145,8 @@ defmodule DSPex.LLM.Adapters.Python do
   @doc false
   def generate(%__MODULE__{} = adapter, prompt, options) do
     with :ok <- check_fields(adapter),
-         {:ok, inputs} <- inputs(prompt) do
-      {module, signature, options} = request(adapter, options)
+         {:ok, inputs} <- inputs(prompt),
+         {:ok, {module, signature, options}} <- request(adapter, options) do
       mapped(DSPex.Python.execute_module(module, signature, inputs, options))
     end
   end
@@ -145,9 +154,8 @@ defmodule DSPex.LLM.Adapters.Python do
   @doc false
   def stream(%__MODULE__{} = adapter, prompt, options) do
     with :ok <- check_fields(adapter),
-         {:ok, inputs} <- inputs(prompt) do
-      {module, signature, options} = request(adapter, options)
-
+         {:ok, inputs} <- inputs(prompt),
+         {:ok, {module, signature, options}} <- request(adapter, options) do
       {:ok,
        module |> DSPex.Python.stream(signature, inputs, options) |> Stream.map(&mapped_element/1)}
     end
@@ -156,13 +164,11 @@ defmodule DSPex.LLM.Adapters.Python do
   @doc false
   def batch(%__MODULE__{} = adapter, prompts, options) do
     with :ok <- check_fields(adapter),
-         {:ok, inputs_list} <- all_inputs(prompts) do
-      {module, signature, options} = request(adapter, options)
-
-      with {:ok, results} <-
-             mapped(DSPex.Python.execute_batch(module, signature, inputs_list, options)) do
-        {:ok, Enum.map(results, &mapped/1)}
-      end
+         {:ok, inputs_list} <- all_inputs(prompts),
+         {:ok, {module, signature, options}} <- request(adapter, options),
+         {:ok, results} <-
+           mapped(DSPex.Python.execute_batch(module, signature, inputs_list, options)) do
+      {:ok, Enum.map(results, &mapped/1)}
     end
   end
 
@@ -215,14 +221,26 @@ defmodule DSPex.LLM.Adapters.Python do
 
   # Returns the module, signature and options of a request, from the options of the adapter and of the call.
   defp request(adapter, options) do
-    {own, options} =
-      adapter
-      |> merged(options)
-      |> Map.split([:module, :signature, :inputs, :outputs, :instructions])
+    {own, options} = adapter |> merged(options) |> Map.split(@arguments)
 
-    module = Map.get(own, :module, "dspy.Predict")
-    signature = if asked?(own) or not signature?(module), do: signature(own)
-    {module, signature, call_options(adapter, options)}
+    with :ok <- check_names(Map.keys(options)) do
+      module = Map.get(own, :module, "dspy.Predict")
+      signature = if asked?(own) or not signature?(module), do: signature(own)
+      {:ok, {module, signature, call_options(adapter, options)}}
+    end
+  end
+
+  # Python checks the names of all other options, and suggests `lm` for `model`.
+  defp check_names(names) do
+    wrong =
+      for name <- names -- [:model],
+          meant = Suggestion.misspelt(name, @arguments),
+          do: "unknown option #{inspect(name)} at options; did you mean #{inspect(meant)}?"
+
+    case wrong do
+      [] -> :ok
+      [message | _rest] -> {:error, {:invalid_input, message}}
+    end
   end
 
   defp asked?(own),
@@ -275,6 +293,7 @@ defmodule DSPex.LLM.Adapters.Python do
       },
       options
     )
+    |> then(&if adapter.strict, do: Map.put_new(&1, :strict, true), else: &1)
   end
 
   # Prompts ----------------------------------------------------------------------------------------------------------
@@ -360,6 +379,9 @@ defmodule DSPex.LLM.Adapters.Python do
         adapter.serialization_format not in @formats ->
           {:error,
            "expected :native or :json at serialization_format, got #{inspect(adapter.serialization_format)}"}
+
+        not is_boolean(adapter.strict) ->
+          {:error, "expected a boolean at strict, got #{inspect(adapter.strict)}"}
 
         not is_map(adapter.module_config) and not Keyword.keyword?(adapter.module_config) ->
           {:error,

@@ -18,9 +18,9 @@ defmodule DSPex.Python.Call.Arguments do
   end
 
   def program_target(program_id, options) do
-    # Without a session, Python finds the program by its id, which is unique in the pool.
-    {session_id, options} = CallOptions.pop(options, :session_id)
-    {session_id, program_id, options}
+    # Without a session, Python finds the program by its id, which is unique in the pool. The session stays among the
+    # options, because it says there whose conversation it is.
+    {options.python[:session_id], program_id, options}
   end
 
   @doc """

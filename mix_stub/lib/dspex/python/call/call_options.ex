@@ -6,6 +6,7 @@ defmodule DSPex.Python.Call.CallOptions do
   #     pool, timeout, serialization_format   the options that Elixir uses
   #     python                                all other options, which are sent to Python
 
+  alias DSPex.Suggestion
   alias DSPex.Python.{Error, ModelFunction, Pool}
   alias DSPex.Python.Functions.{Callback, Model}
   alias DSPex.Python.Wire.Timeout
@@ -19,6 +20,9 @@ defmodule DSPex.Python.Call.CallOptions do
           python: python()
         }
   @type python :: %{optional(atom()) => term()}
+
+  # The options that every function takes. Python knows the first three only by name, so that it can suggest them.
+  @every [:pool, :timeout, :serialization_format, :strict]
 
   @doc """
   Reads the options of a call; raises `ArgumentError` for a wrong form, pool or timeout.
@@ -85,12 +89,42 @@ defmodule DSPex.Python.Call.CallOptions do
   end
 
   @doc """
+  Checks the names of options that Python does not see, because the operation takes no others than `taken`.
+
+  A misspelt name is an error; another name is one if the call or its pool is strict, and is ignored otherwise.
+  """
+  @spec check_names(t(), [atom()]) :: :ok | {:error, Error.t()}
+  def check_names(%__MODULE__{python: python, pool: pool}, taken) do
+    known = @every ++ taken
+    unknown = Map.keys(python) -- known
+
+    misspelt = for name <- unknown, meant = Suggestion.misspelt(name, known), do: {name, meant}
+
+    case {misspelt, unknown} do
+      {[{name, meant} | _rest], _unknown} ->
+        {:error, unknown_option(name, "did you mean #{inspect(meant)}?")}
+
+      {[], [name | _rest]} ->
+        if strict?(python, pool) do
+          remedy = "the call is strict, and takes only #{Enum.map_join(known, ", ", &inspect/1)}"
+          {:error, unknown_option(name, remedy)}
+        else
+          :ok
+        end
+
+      {[], []} ->
+        :ok
+    end
+  end
+
+  @doc """
   Returns the options for Python of an operation that executes something, with its deadline, with the models in Python's
   form, and with the functions that Python must be able to call during the call.
   """
   @spec for_execution(t()) :: {:ok, python(), [Callback.t()]} | {:error, Error.t()}
   def for_execution(%__MODULE__{timeout: timeout, python: python} = options) do
     python = if timeout == :infinity, do: python, else: Map.put(python, :timeout, timeout)
+    python = if Pool.strict?(options.pool), do: Map.put_new(python, :strict, true), else: python
     with_models(python, Pool.caller(options.pool))
   end
 
@@ -127,6 +161,14 @@ defmodule DSPex.Python.Call.CallOptions do
       _none ->
         {:ok, options, []}
     end
+  end
+
+  defp strict?(%{strict: strict}, _pool), do: strict == true
+  defp strict?(_python, pool), do: Pool.strict?(pool)
+
+  defp unknown_option(name, remedy) do
+    facts = %{"path" => "opts.#{name}"}
+    Error.new(:input, "unknown option #{inspect(name)} at opts; #{remedy}", facts)
   end
 
   defp pool!(pool) when is_atom(pool) and pool != nil, do: pool

@@ -48,10 +48,11 @@ defmodule DSPex.Python.Call.ModuleCalls do
   @spec execute_batch(ModuleSpec.t(), signature(), term(), CallOptions.t()) ::
           result([result(Prediction.t())])
   def execute_batch(module, signature, inputs_list, options) do
-    args = [signature, python_inputs_list(inputs_list)]
+    inputs_list = python_inputs_list(inputs_list)
+    args = [signature, inputs_list]
 
     with {:ok, terms} <- Operation.execute(:execute_batch, module, args, options),
-         do: {:ok, Enum.map(terms, &Results.batch_result/1)}
+         do: {:ok, Results.batch_results(terms, inputs_list)}
   end
 
   @doc """
@@ -64,12 +65,12 @@ defmodule DSPex.Python.Call.ModuleCalls do
     inputs
     |> Stream.chunk_every(chunk_size)
     |> Stream.transform(0, fn chunk, offset ->
-      args = [signature, python_inputs_list(chunk)]
+      inputs_list = python_inputs_list(chunk)
 
       results =
         :stream_batch
-        |> Operation.stream(module, args, options)
-        |> Stream.flat_map(&Results.batch_elements(&1, offset))
+        |> Operation.stream(module, [signature, inputs_list], options)
+        |> Stream.flat_map(&Results.batch_elements(&1, inputs_list, offset))
 
       {results, offset + length(chunk)}
     end)

@@ -25,7 +25,7 @@ defmodule DSPex.Python.ModuleSpec do
     * `:sub_lm` - of `dspy.RLM`: a model, written as the option `:lm` of a call; may be a function
     * `:tools` - see `DSPex.Python.Tool`
 
-  Functions run as those of tools do: each in its own process, only during the call. So a stored program can have none.
+  Functions run as those of tools do: each in its own process, only during the call. Each call of a stored program brings them again.
   An exception becomes the error of the call, with the path of the function.
 
   A check is a reward without a function, 1.0 or 0.0: `%{check: :equals, field: :answer, value: "Lisbon"}` (or
@@ -75,6 +75,15 @@ defmodule DSPex.Python.ModuleSpec do
   defp read_value(key, value, path, pool_call) when key in [:of, "of", :options, "options"],
     do: read_spec(value, path, pool_call)
 
+  # A metric may also take what DSPy gives metrics: the trace, the predictor's name and the predictor's trace.
+  defp read_value(key, value, path, _pool_call)
+       when key in [:metric, "metric"] and
+              (is_function(value, 3) or is_function(value, 4) or is_function(value, 5)) do
+    {:arity, arity} = Function.info(value, :arity)
+    {read, callbacks} = read_function(value, arity, path, &traced_metric(&1, arity))
+    {Map.put(read, :arity, arity), callbacks}
+  end
+
   defp read_value(key, value, path, _pool_call)
        when key in [:reward, "reward", :metric, "metric"],
        do: read_function(value, 2, path, &reward/1)
@@ -118,6 +127,14 @@ defmodule DSPex.Python.ModuleSpec do
   defp reward(function) do
     fn %{"inputs" => inputs, "prediction" => fields} ->
       function.(inputs, Prediction.from_term(fields))
+    end
+  end
+
+  defp traced_metric(function, arity) do
+    fn %{"inputs" => inputs, "prediction" => fields} = given ->
+      traced = [given["trace"], given["pred_name"], given["pred_trace"]]
+      arguments = [inputs, Prediction.from_term(fields) | Enum.take(traced, arity - 2)]
+      apply(function, arguments)
     end
   end
 

@@ -4,7 +4,7 @@ defmodule DSPex.Python.Call.Operation do
   # Calls an operation of Python: as terms or as JSON, with the functions that Python may call during the call, or as a
   # stream of events.
 
-  alias DSPex.Python.Call.{CallOptions, EventStream}
+  alias DSPex.Python.Call.{CallOptions, EventStream, StructHints}
   alias DSPex.Python.{Callbacks, Error, JSON, ModuleSpec, Pool}
 
   @typep result :: {:ok, term()} | {:error, Error.t()}
@@ -26,6 +26,14 @@ defmodule DSPex.Python.Call.Operation do
 
     if started, do: emit_stop(System.monotonic_time() - started, pool, operation, result)
     result
+  end
+
+  @doc """
+  Calls an operation as `call/3` does, after a check of the names of its options: it takes those of every function, and `taken`.
+  """
+  @spec look_up(atom(), [term()], CallOptions.t(), [atom()]) :: result()
+  def look_up(operation, args, options, taken \\ []) do
+    with :ok <- CallOptions.check_names(options, taken), do: call(operation, args, options)
   end
 
   @doc """
@@ -58,7 +66,9 @@ defmodule DSPex.Python.Call.Operation do
          {:ok, executed, python_options, callbacks} <-
            ModuleSpec.read(executed, python_options, Pool.caller(options.pool)) do
       Callbacks.during(of_model ++ callbacks, fn ->
-        call(operation, first_args ++ [executed | args] ++ [python_options], options)
+        operation
+        |> call(first_args ++ [executed | args] ++ [python_options], options)
+        |> StructHints.explain(List.last(args))
       end)
     end
   end

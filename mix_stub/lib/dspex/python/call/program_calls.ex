@@ -9,6 +9,9 @@ defmodule DSPex.Python.Call.ProgramCalls do
   alias DSPex.Python.Call.{CallOptions, Operation, ProgressLine, Results}
   alias DSPex.Python.Error
 
+  # A session names the program together with its id; a program that was compiled has versions.
+  @of_program [:session_id, :version]
+
   @typep program :: Program.t() | String.t()
   @typep result(value) :: {:ok, value} | {:error, Error.t()}
 
@@ -17,6 +20,9 @@ defmodule DSPex.Python.Call.ProgramCalls do
   """
   @spec create(term(), CallOptions.t()) :: result(Program.t())
   def create(spec, options) do
+    # Python refuses every unknown option here, strict or not.
+    {_strict, options} = CallOptions.pop(options, :strict)
+
     with {:ok, spec} <- python_spec(spec, options.pool),
          {:ok, term} <- Operation.call(:create_program, [spec, options.python], options),
          do: {:ok, Program.from_term(term, options.pool)}
@@ -50,7 +56,7 @@ defmodule DSPex.Python.Call.ProgramCalls do
     inputs_list = python_inputs_list(inputs_list)
 
     with {:ok, terms} <- execute_operation(:execute_program_batch, program, inputs_list, options),
-         do: {:ok, Enum.map(terms, &Results.batch_result/1)}
+         do: {:ok, Results.batch_results(terms, inputs_list)}
   end
 
   @doc """
@@ -65,7 +71,7 @@ defmodule DSPex.Python.Call.ProgramCalls do
       examples = python_inputs_list(examples)
 
       with {:ok, report} <- execute_operation(:evaluate_program, program, examples, options),
-           do: {:ok, Results.evaluation(report)}
+           do: {:ok, Results.evaluation(report, examples)}
     else
       program |> stream_evaluate(examples, metric, options) |> ProgressLine.follow(progress)
     end
@@ -77,10 +83,11 @@ defmodule DSPex.Python.Call.ProgramCalls do
   @spec stream_evaluate(program(), term(), term(), CallOptions.t()) :: Enumerable.t()
   def stream_evaluate(program, examples, metric, options) do
     options = CallOptions.put(options, :metric, metric)
+    examples = python_inputs_list(examples)
 
     :stream_evaluate
-    |> stream_operation(program, python_inputs_list(examples), options)
-    |> Stream.map(&Results.evaluation_element/1)
+    |> stream_operation(program, examples, options)
+    |> Stream.map(&Results.evaluation_element(&1, examples))
   end
 
   @doc """
@@ -124,10 +131,11 @@ defmodule DSPex.Python.Call.ProgramCalls do
   """
   @spec load(String.t(), CallOptions.t()) :: result(Program.t())
   def load(text, options) do
-    spec = Map.take(options.python, [:session_id, :lm, :allow_urls])
+    taken = [:session_id, :lm, :allow_urls]
+    spec = Map.take(options.python, taken)
 
     with {:ok, python_options} <- python_spec(spec, options.pool),
-         {:ok, term} <- Operation.call(:load_program, [text, python_options], options),
+         {:ok, term} <- Operation.look_up(:load_program, [text, python_options], options, taken),
          do: {:ok, Program.from_term(term, options.pool)}
   end
 
@@ -143,7 +151,16 @@ defmodule DSPex.Python.Call.ProgramCalls do
   @spec delete(program(), CallOptions.t()) :: result(map())
   def delete(program, options) do
     {session_id, program_id, options} = program_target(program, options)
-    Operation.call(:delete_program, [session_id, program_id], options)
+    Operation.look_up(:delete_program, [session_id, program_id], options, @of_program)
+  end
+
+  @doc """
+  Calls an operation on the conversations of a program; `args` follow the program.
+  """
+  @spec conversation(atom(), program(), [term()], CallOptions.t()) :: result(term())
+  def conversation(operation, program, args, options) do
+    {session_id, program_id, options} = program_target(program, options)
+    Operation.call(operation, [session_id, program_id | args], options)
   end
 
   defp execute_operation(operation, program, argument, options) do
@@ -159,7 +176,7 @@ defmodule DSPex.Python.Call.ProgramCalls do
   defp look_up(operation, program, options) do
     {session_id, program_id, options} = program_target(program, options)
     args = [session_id, program_id, Map.take(options.python, [:version])]
-    Operation.call(operation, args, options)
+    Operation.look_up(operation, args, options, @of_program)
   end
 
   defp pool(%Program{pool: pool}, _options), do: pool

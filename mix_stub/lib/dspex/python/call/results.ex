@@ -4,17 +4,19 @@ defmodule DSPex.Python.Call.Results do
   # Converts Python's answers and events to what DSPex.Python returns.
 
   alias DSPex.{Prediction, Program}
+  alias DSPex.Python.Call.StructHints
   alias DSPex.Python.Error
 
   @doc """
-  Returns the elements of `DSPex.Python.stream_batch/4` for one event; `offset` is the number of inputs of earlier chunks.
+  Returns the elements of `DSPex.Python.stream_batch/4` for one event of the call with these inputs; `offset` is the number of
+  inputs of earlier calls.
   """
-  @spec batch_elements(tuple(), non_neg_integer()) :: [tuple()]
-  def batch_elements({:event, %{"index" => index, "result" => result}}, offset),
-    do: [{offset + index, batch_result(result)}]
+  @spec batch_elements(tuple(), term(), non_neg_integer()) :: [tuple()]
+  def batch_elements({:event, %{"index" => index, "result" => result}}, inputs_list, offset),
+    do: [{offset + index, batch_result(result, inputs_list, index)}]
 
-  def batch_elements({:ok, _count}, _offset), do: []
-  def batch_elements({:error, _error} = error, _offset), do: [error]
+  def batch_elements({:ok, _count}, _inputs_list, _offset), do: []
+  def batch_elements({:error, _error} = error, _inputs_list, _offset), do: [error]
 
   @doc """
   Returns the element of `DSPex.Python.stream/4`.
@@ -28,40 +30,46 @@ defmodule DSPex.Python.Call.Results do
   def stream_element({:error, error}), do: {:error, error}
 
   @doc """
-  Returns the result of one item of a batch.
+  Returns the results of a batch with these inputs.
   """
-  @spec batch_result(term()) :: {:ok, Prediction.t()} | {:error, Error.t()}
-  def batch_result(%{"ok" => term}), do: {:ok, Prediction.from_term(term)}
-  def batch_result(%{"error" => details}), do: {:error, Error.from_details(details)}
-  def batch_result({:ok, term}), do: {:ok, Prediction.from_term(term)}
+  @spec batch_results([term()], term()) :: [{:ok, Prediction.t()} | {:error, Error.t()}]
+  def batch_results(terms, inputs_list),
+    do: Enum.with_index(terms, fn term, index -> batch_result(term, inputs_list, index) end)
 
-  def batch_result({:error, {:python_exception, details}}),
+  defp batch_result(term, inputs_list, index),
+    do: term |> batch_result() |> StructHints.explain_at(inputs_list, index)
+
+  defp batch_result(%{"ok" => term}), do: {:ok, Prediction.from_term(term)}
+  defp batch_result(%{"error" => details}), do: {:error, Error.from_details(details)}
+  defp batch_result({:ok, term}), do: {:ok, Prediction.from_term(term)}
+
+  defp batch_result({:error, {:python_exception, details}}),
     do: {:error, Error.from_details(details)}
 
   @doc """
-  Returns the report of an evaluation.
+  Returns the report of an evaluation with these examples.
   """
-  @spec evaluation(map()) :: map()
-  def evaluation(report) do
+  @spec evaluation(map(), term()) :: map()
+  def evaluation(report, examples) do
     %{
       score: report["score"],
       count: report["count"],
       failed: report["failed"],
       total_tokens: report["total_tokens"],
       duration_ms: report["duration_ms"],
-      results: Enum.map(report["results"], &scored/1)
+      results: Enum.with_index(report["results"], &scored(&1, examples, &2))
     }
   end
 
   @doc """
   Returns the element of `DSPex.Python.stream_evaluate/4`.
   """
-  @spec evaluation_element(tuple()) :: tuple()
-  def evaluation_element({:event, %{"index" => index, "result" => result}}),
-    do: {index, scored(result)}
+  @spec evaluation_element(tuple(), term()) :: tuple()
+  def evaluation_element({:event, %{"index" => index, "result" => result}}, examples),
+    do: {index, scored(result, examples, index)}
 
-  def evaluation_element({:ok, report}), do: {:ok, evaluation(report)}
-  def evaluation_element({:error, _error} = error), do: error
+  def evaluation_element({:ok, report}, examples), do: {:ok, evaluation(report, examples)}
+  def evaluation_element({:error, _error} = error, _examples), do: error
 
   @doc """
   Returns the element of `DSPex.Python.stream_compile/3`.
@@ -86,11 +94,11 @@ defmodule DSPex.Python.Call.Results do
   def compile_element({:error, _error} = error, _pool), do: error
 
   # Returns the result of one example of an evaluation.
-  defp scored({:ok, %{"prediction" => term, "score" => score} = scored}) do
+  defp scored({:ok, %{"prediction" => term, "score" => score} = scored}, _examples, _index) do
     feedback = Map.get(scored, "feedback")
     {:ok, %{prediction: Prediction.from_term(term), score: score, feedback: feedback}}
   end
 
-  defp scored(%{"ok" => scored}), do: scored({:ok, scored})
-  defp scored(failed), do: batch_result(failed)
+  defp scored(%{"ok" => scored}, examples, index), do: scored({:ok, scored}, examples, index)
+  defp scored(failed, examples, index), do: batch_result(failed, examples, index)
 end

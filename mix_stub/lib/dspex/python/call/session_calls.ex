@@ -17,6 +17,8 @@ defmodule DSPex.Python.Call.SessionCalls do
     with {:ok, model} <- Model.checked(provider, config),
          {:ok, {provider, config}, callbacks} <- Model.resolve(model, Pool.caller(pool)) do
       Pool.configure_model(pool, python[:session_id], model, callbacks, fn ->
+        # Python refuses every unknown option here, strict or not.
+        python = Map.delete(python, :strict)
         Operation.call(:configure_lm, [provider, config, python], options)
       end)
     end
@@ -27,7 +29,7 @@ defmodule DSPex.Python.Call.SessionCalls do
   """
   @spec close(String.t(), CallOptions.t()) :: result()
   def close(session_id, options) do
-    with {:ok, closed} <- Operation.call(:close_session, [session_id], options) do
+    with {:ok, closed} <- Operation.look_up(:close_session, [session_id], options) do
       Pool.forget_model(options.pool, session_id)
       {:ok, closed}
     end

@@ -37,7 +37,8 @@ defmodule DSPex.Python.Functions.Model do
 
   @doc """
   Returns the provider and the options for `configure_lm`, and the functions that Python must be able to call as long as
-  the model is configured. Each `{:system, variable}` is read from the environment.
+  the model is configured. Each `{:system, variable}` is read from the environment. A key that is a function becomes one of these
+  functions: Python calls it before each request.
 
   `pool_call` calls an operation of the pool; model functions send their pieces by it.
   """
@@ -50,9 +51,9 @@ defmodule DSPex.Python.Functions.Model do
   end
 
   def resolve({provider, options}, pool_call) do
-    with {:ok, options} <- read_all(provider, options),
+    with {:ok, options, of_key} <- read_all(provider, options),
          {:ok, options, callbacks} <- with_fallbacks(options, pool_call),
-         do: {:ok, {provider, options}, callbacks}
+         do: {:ok, {provider, options}, of_key ++ callbacks}
   end
 
   def resolve(elixir, pool_call) when elixir in [:elixir, "elixir"],
@@ -73,10 +74,19 @@ defmodule DSPex.Python.Functions.Model do
 
   defp read_all(provider, options) do
     options
-    |> Enum.reduce_while({:ok, %{}}, fn {name, value}, {:ok, resolved} ->
-      case read(value) do
-        {:ok, value} -> {:cont, {:ok, Map.put(resolved, name, value)}}
-        {:missing, variable} -> {:halt, {:error, unset(provider, name, variable)}}
+    |> Enum.reduce_while({:ok, %{}, []}, fn {name, value}, {:ok, resolved, callbacks} ->
+      case read(name, value, provider) do
+        {:ok, value} ->
+          {:cont, {:ok, Map.put(resolved, name, value), callbacks}}
+
+        {:ok, value, callback} ->
+          {:cont, {:ok, Map.put(resolved, name, value), [callback | callbacks]}}
+
+        {:missing, variable} ->
+          {:halt, {:error, unset(provider, name, variable)}}
+
+        {:error, _error} = error ->
+          {:halt, error}
       end
     end)
   end
@@ -160,14 +170,41 @@ defmodule DSPex.Python.Functions.Model do
     {:error, "expected :embedded, {provider, options} such as #{example()}, or nil"}
   end
 
-  defp read({:system, variable}) when is_binary(variable) do
+  defp read(name, function, provider)
+       when name in [:api_key, "api_key"] and is_function(function) do
+    if is_function(function, 0),
+      do: key_function(function, provider),
+      else: {:error, wrong_key(name, function)}
+  end
+
+  defp read(name, {module, function, args}, provider)
+       when name in [:api_key, "api_key"] and is_atom(module) and is_atom(function) and
+              is_list(args),
+       do: key_function(fn -> apply(module, function, args) end, provider)
+
+  defp read(_name, {:system, variable}, _provider) when is_binary(variable) do
     case System.fetch_env(variable) do
       {:ok, value} -> {:ok, value}
       :error -> {:missing, variable}
     end
   end
 
-  defp read(value), do: {:ok, value}
+  defp read(_name, value, _provider), do: {:ok, value}
+
+  # The key is an answer to Python, so no log and no message of a process shows it.
+  defp key_function(function, provider) do
+    name = "the API key of the model #{inspect(provider)}"
+    callback = Callback.new(name, fn _no_arguments -> function.() end, :infinity)
+    {:ok, %{callback: callback.id}, callback}
+  end
+
+  defp wrong_key(name, function) do
+    message =
+      "expected a string, a function without arguments or {module, function, args} at the option #{name} of a model, " <>
+        "got #{inspect(function)}"
+
+    Error.new(:input, message, %{"path" => to_string(name)})
+  end
 
   defp unset(provider, name, variable) do
     Error.new(

@@ -55,6 +55,7 @@ defmodule DSPex.Python.ModelFunction do
   `:provider`.
   """
 
+  alias DSPex.Suggestion
   alias DSPex.Python.Error
   alias DSPex.Python.Functions.{Callback, ModelRequests}
   alias DSPex.Python.Wire.Timeout
@@ -87,7 +88,8 @@ defmodule DSPex.Python.ModelFunction do
     timeout = option(options, :timeout, :infinity)
     name = option(options, :model, "function")
 
-    with {:ok, function} <- checked_function(function),
+    with :ok <- checked_names(options),
+         {:ok, function} <- checked_function(function),
          :ok <- checked_timeout(timeout) do
       rest = Map.drop(options, [:function, "function", :timeout, "timeout", "model"])
 
@@ -108,6 +110,28 @@ defmodule DSPex.Python.ModelFunction do
   # Keys may be atoms or strings.
   defp option(options, key, default \\ nil),
     do: Map.get(options, key, Map.get(options, Atom.to_string(key), default))
+
+  # Python checks the other options, and does not know these.
+  defp checked_names(options) do
+    known = [:function, :timeout]
+    names = for {name, _value} <- options, is_atom(name) or is_binary(name), do: to_string(name)
+
+    wrong =
+      for name <- names -- Enum.map(known, &to_string/1),
+          meant = Suggestion.misspelt(name, known),
+          do: {name, meant}
+
+    case wrong do
+      [] ->
+        :ok
+
+      [{name, meant} | _rest] ->
+        message =
+          "unknown option #{inspect(name)} of the model :elixir; did you mean #{inspect(meant)}?"
+
+        {:error, Error.new(:input, message, %{"path" => name})}
+    end
+  end
 
   defp checked_function(function) when is_function(function, 1), do: {:ok, function}
 

@@ -20,14 +20,15 @@ defmodule DSPex.Python.Tool do
     * `:name` - letters, digits and `_`
     * `:description` - what the tool is for: the language model chooses by it
     * `:parameters` - the function's parameters; none by default. A map (or keyword list) of names, see below, or a JSON
-      schema with string keys (`%{"type" => "object", "properties" => …}`, without `$ref`)
+      schema with string keys (`%{"type" => "object", "properties" => …}`, also with `$ref` and `$defs`)
     * `:function` - takes one map with string keys: the model's arguments, and defaults for missing ones
     * `:timeout` - the longest time of an invocation in ms; as long as the call by default
 
   ## Parameters
 
   A parameter is a type, `{type, description}`, or `{type, options}`. Types are `:string`, `:integer`, `:number`,
-  `:boolean`, `:object`, `:array`, `{:array, type}` and `:any`. Options are `:description`, `:enum`, `:minimum`, `:maximum`,
+  `:boolean`, `:object`, `:array`, `{:array, type}`, `:any`, and for a nested object its own parameters: `%{city: :string}`, a
+  keyword list or `{:object, parameters}`. Arguments are in the order of a keyword list. Options are `:description`, `:enum`, `:minimum`, `:maximum`,
   `:default` (for an argument that is left out) and `optional: true` (it may be missing in the map).
 
   Arguments are checked before the function is called. Text for a number or a boolean is converted.
@@ -41,10 +42,11 @@ defmodule DSPex.Python.Tool do
 
   The function runs in a process of its own, several at the same time for concurrent calls (see
   `DSPex.Python.Callbacks`). It may call `DSPex.Python` itself, also for the same pool. It can be called only during the
-  call, so a stored program takes names only.
+  call, so each call of a stored program brings its tools again.
   """
 
   alias DSPex.Python.Error
+  alias DSPex.Suggestion
   alias DSPex.Python.Functions.Callback
   alias DSPex.Python.Wire.Timeout
 
@@ -53,7 +55,16 @@ defmodule DSPex.Python.Tool do
   @options [:description, :enum, :minimum, :maximum, :default, :optional]
 
   @type type ::
-          :string | :integer | :number | :boolean | :object | :array | {:array, type()} | :any
+          :string
+          | :integer
+          | :number
+          | :boolean
+          | :object
+          | :array
+          | {:array, type()}
+          | :any
+          | parameters()
+          | {:object, parameters()}
   @type parameter :: type() | {type(), String.t()} | {type(), keyword()}
   @type parameters :: %{(atom() | String.t()) => parameter()} | keyword(parameter()) | map()
   @type t :: String.t() | atom() | map() | keyword()
@@ -82,9 +93,8 @@ defmodule DSPex.Python.Tool do
 
     {:ok, tools, Enum.reject(callbacks, &is_nil/1)}
   catch
-    {:tool, path, expected, got} ->
-      message = "expected #{expected} at #{path}, got #{inspect(got, limit: 5)}"
-      {:error, Error.new(:input, message, %{"path" => path})}
+    {:tool, path, _expected, _got} = wrong ->
+      {:error, Error.new(:input, message(wrong), %{"path" => path})}
   end
 
   def read(other, _path), do: {:ok, other, []}
@@ -94,9 +104,17 @@ defmodule DSPex.Python.Tool do
   def json_schema!(parameters) do
     schema(parameters, "parameters")
   catch
-    {:tool, path, expected, got} ->
-      raise ArgumentError, "expected #{expected} at #{path}, got #{inspect(got, limit: 5)}"
+    {:tool, _path, _expected, _got} = wrong -> raise ArgumentError, message(wrong)
   end
+
+  defp message({:tool, path, {:only, known}, key}) do
+    keys = Enum.map_join(known, ", ", &inspect/1)
+    hint = if is_atom(key) or is_binary(key), do: Suggestion.hint(key, known)
+    message({:tool, path, "only the keys #{keys}", key}) <> "#{hint}"
+  end
+
+  defp message({:tool, path, expected, got}),
+    do: "expected #{expected} at #{path}, got #{inspect(got, limit: 5)}"
 
   defp read_tool([_first | _rest] = tool, path) do
     # A charlist is a name.
@@ -131,7 +149,7 @@ defmodule DSPex.Python.Tool do
 
   defp known_key!(key, known, path) do
     Enum.find(known, &(&1 == key or Atom.to_string(&1) == key)) ||
-      throw({:tool, path, "only the keys #{Enum.map_join(known, ", ", &inspect/1)}", key})
+      throw({:tool, path, {:only, known}, key})
   end
 
   # Returns a JSON schema unchanged, or makes one from the short form.
@@ -152,11 +170,24 @@ defmodule DSPex.Python.Tool do
     %{
       "type" => "object",
       "properties" => Map.new(read, fn {name, property, _optional?} -> {name, property} end),
-      "required" => for({name, _property, false} <- read, do: name)
+      "required" => for({name, _property, false} <- read, do: name),
+      # A map has no order of its own.
+      "propertyOrdering" => for({name, _property, _optional?} <- read, do: name)
     }
   end
 
   # Returns the schema of one parameter, and whether it is optional.
+  defp property({type, fields}, path)
+       when type in [:object, :array] and is_map(fields) and not is_struct(fields),
+       do: {type_schema({type, fields}, path), false}
+
+  defp property({type, [{_name, _value} | _rest] = fields}, path)
+       when type in [:object, :array] do
+    if Enum.all?(fields, fn {key, _value} -> key in @options end),
+      do: {Map.merge(type_schema(type, path), described(fields)), optional?(fields)},
+      else: {type_schema({type, fields}, path), false}
+  end
+
   defp property({:array, type}, path) when is_atom(type) or is_tuple(type),
     do: {type_schema({:array, type}, path), false}
 
@@ -167,20 +198,31 @@ defmodule DSPex.Python.Tool do
     if not Keyword.keyword?(options),
       do: throw({:tool, path, "a description or a keyword list in {type, …}", options})
 
-    options = Map.new(options, fn {key, value} -> {known_key!(key, @options, path), value} end)
-
-    {optional?, options} = Map.pop(options, :optional, is_map_key(options, :default))
-    named = Map.new(options, fn {key, value} -> {Atom.to_string(key), value} end)
-    {Map.merge(type_schema(type, path), named), optional? == true}
+    for {key, _value} <- options, do: known_key!(key, @options, path)
+    {Map.merge(type_schema(type, path), described(options)), optional?(options)}
   end
 
   defp property(type, path), do: {type_schema(type, path), false}
+
+  defp described(options) do
+    for {key, value} <- options, key != :optional, into: %{}, do: {Atom.to_string(key), value}
+  end
+
+  defp optional?(options),
+    do: Keyword.get(options, :optional, Keyword.has_key?(options, :default)) == true
 
   defp type_schema(:any, _path), do: %{}
   defp type_schema(type, _path) when type in @types, do: %{"type" => Atom.to_string(type)}
 
   defp type_schema({:array, type}, path),
     do: %{"type" => "array", "items" => type_schema(type, path)}
+
+  defp type_schema({:object, fields}, path) when is_map(fields) or is_list(fields),
+    do: schema(fields, path)
+
+  defp type_schema(fields, path)
+       when (is_map(fields) and not is_struct(fields)) or (is_list(fields) and fields != []),
+       do: schema(fields, path)
 
   defp type_schema(other, path) do
     types = Enum.map_join(@types, ", ", &inspect/1)

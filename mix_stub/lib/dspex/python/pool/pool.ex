@@ -25,13 +25,16 @@ defmodule DSPex.Python.Pool do
         * `:embedded` - answers from the text of its inputs; needs no network and no key
         * `{provider, options}` - such as `{:openai, model: "gpt-4o-mini", api_key: {:system, "OPENAI_API_KEY"}}`. An
           option `{:system, variable}` is read from the environment when Python starts, so that the configuration holds
-          no key
+          no key. An `:api_key` that is a function without arguments, or `{module, function, args}`, is called before each
+          request, so that keys can rotate: `api_key: {MyApp.Vault, :key, ["openai"]}`
         * `{:elixir, function}` - a function of this node, see `DSPex.Python.ModelFunction`
         * `nil` (the default) - no model: the pool starts, and calls that need a model return an error
     * `:python_path` - a list of folders that are put before `PYTHONPATH`
     * `:modules` - your own subclasses of `dspy.Module`, such as `["my_app.programs.Support"]`, so that calls may name them;
       see `docs/operations.md`
     * `:preload` - names of Python modules that are imported at the start, such as a module that offers tools
+    * `:strict` - whether an option of a call that means nothing to it is an error; `false` by default: then only a misspelt one is an
+      error, and another is named in `prediction.warnings`. A call may say otherwise with its own `:strict`
     * `:start_timeout` - how long Python may take to be ready, in ms; 60,000 by default
     * `:heartbeat` - how to notice a Python that is alive and silent, such as a stopped process, or C code that holds the
       GIL: `[interval: 5_000, limit: 30_000]`, the default, sends a ping every 5 s, and kills a Python that has not answered
@@ -41,7 +44,8 @@ defmodule DSPex.Python.Pool do
 
   ## What happens when Python ends
 
-  A Python that ends after it has been ready is started again at once. Its sessions and programs are lost. Its pending
+  A Python that ends after it has been ready is started again at once, with the model that was configured last, in the options or
+  by `DSPex.Python.configure_lm/3`. Its sessions and programs are lost, and with a session its model. Its pending
   calls return an error of kind `:port_closed`, which is `retryable`. Calls that are made while Python is being started
   wait for it.
 
@@ -76,7 +80,18 @@ defmodule DSPex.Python.Pool do
 
   alias DSPex.Python.{Callbacks, Error, ModelFunction}
   alias DSPex.Python.Functions.{Callback, Model}
-  alias DSPex.Python.Port.{Connection, Interpreter, Log, Names, Owner, PoolOptions, Recycling}
+
+  alias DSPex.Python.Port.{
+    ConfiguredModel,
+    Connection,
+    Interpreter,
+    Log,
+    Names,
+    Owner,
+    PoolOptions,
+    Recycling
+  }
+
   alias DSPex.Python.Wire.Timeout
 
   # How long a caller sleeps before it looks again for an owner that is being restarted. A restart of the owner (not of
@@ -101,18 +116,26 @@ defmodule DSPex.Python.Pool do
   """
   @spec start_link(keyword() | PoolOptions.t()) :: Supervisor.on_start()
   def start_link(%PoolOptions{} = options),
-    do: Supervisor.start_link(__MODULE__, options, name: Names.via(:pool, options.name))
+    do:
+      Supervisor.start_link(__MODULE__, options,
+        name: Names.via(:pool, options.name, %{strict: options.strict})
+      )
 
   def start_link(options) when is_list(options), do: options |> PoolOptions.new!() |> start_link()
 
   @impl true
   def init(options) do
     log = %{id: Log, start: {Log, :start_link, [options.name]}}
-    owner = Owner.child_spec(options, caller(options.name))
+    model = %{id: ConfiguredModel, start: {ConfiguredModel, :start_link, [options]}}
+    owner = options |> ConfiguredModel.in_options() |> Owner.child_spec(caller(options.name))
 
     # A restart only follows a start of Python that worked, which takes some tenths of a second. So not even a Python
     # that ends at every call reaches this limit, and the pool never disappears while it is in use.
-    Supervisor.init([log, owner], strategy: :one_for_one, max_restarts: 100, max_seconds: 10)
+    Supervisor.init([log, model, owner],
+      strategy: :one_for_one,
+      max_restarts: 100,
+      max_seconds: 10
+    )
   end
 
   @doc """
@@ -149,6 +172,11 @@ defmodule DSPex.Python.Pool do
   end
 
   @doc false
+  # Tells whether calls of the pool are strict unless they say otherwise.
+  @spec strict?(atom()) :: boolean()
+  def strict?(pool), do: match?({_supervisor, %{strict: true}}, Names.lookup(:pool, pool))
+
+  @doc false
   # Runs `configure`, which configures `model` for the pool or for its session `session_id`. Python may call `callbacks`
   # until another model is configured there, or until another Python is started.
   @spec configure_model(atom(), String.t() | nil, Model.t(), [Callback.t()], (... -> answer)) ::
@@ -162,7 +190,8 @@ defmodule DSPex.Python.Pool do
 
       case configure.() do
         {:ok, _configured} = ok ->
-          Owner.model_configured(owner, session_id, model, {registration, callbacks})
+          if session_id == nil, do: ConfiguredModel.put(pool, model)
+          Owner.model_configured(owner, session_id, {registration, callbacks})
           ok
 
         error ->
@@ -180,7 +209,7 @@ defmodule DSPex.Python.Pool do
   @spec forget_model(atom(), String.t()) :: :ok
   def forget_model(pool, session_id) do
     with {owner, _state} <- Names.lookup(:port, pool),
-         do: Owner.model_configured(owner, session_id, nil, {nil, []})
+         do: Owner.model_configured(owner, session_id, {nil, []})
 
     :ok
   end

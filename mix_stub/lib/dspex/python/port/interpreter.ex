@@ -31,10 +31,7 @@ defmodule DSPex.Python.Port.Interpreter do
     case System.find_executable(name) do
       nil ->
         {:error,
-         missing(
-           "there is no executable python at #{inspect(name)}; set the option :python of pool " <>
-             "#{inspect(options.name)} to a python with erlport_bridge installed"
-         )}
+         missing("there is no executable python at #{inspect(name)}; #{set_up(name, options)}")}
 
       path ->
         {:ok, path}
@@ -157,6 +154,17 @@ defmodule DSPex.Python.Port.Interpreter do
         env:
           for({name, value} <- environment(options), do: {to_charlist(name), to_charlist(value)})
       ]
+  end
+
+  # The repository of this project, before its virtual environment has been made.
+  defp set_up(name, options) do
+    root = String.replace_suffix(name, "/.venv/bin/python", "")
+
+    if root != name and File.exists?(Path.join(root, "erlport_bridge/__main__.py")) and
+         File.exists?(Path.join(root, "Makefile")),
+       do: "run `make demo` in #{root}, which makes it",
+       else:
+         "set the option :python of pool #{inspect(options.name)} to a python with erlport_bridge installed"
   end
 
   defp remedy(path, cause, options) do

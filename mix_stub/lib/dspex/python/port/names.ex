@@ -1,12 +1,12 @@
 defmodule DSPex.Python.Port.Names do
   @moduledoc false
 
-  # The registered names of a pool's processes: its supervisor (`:pool`), the owner of its port (`:port`) and the
-  # process that writes its log (`:log`). Each name has a value that others may read.
+  # The registered names of a pool's processes: its supervisor (`:pool`), the owner of its port (`:port`), the process
+  # that writes its log (`:log`) and the process that keeps its model (`:model`). Each name has a value that others may read.
 
   @registry DSPex.Python.Registry
 
-  @type kind :: :pool | :port | :log
+  @type kind :: :pool | :port | :log | :model
 
   @doc """
   Returns the name for `GenServer.start_link/3` and the like.

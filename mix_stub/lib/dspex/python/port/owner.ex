@@ -17,7 +17,7 @@ defmodule DSPex.Python.Port.Owner do
   require Logger
 
   alias DSPex.Python.{Callbacks, Error, ModelFunction}
-  alias DSPex.Python.Functions.{Callback, Model, ModelRegistrations}
+  alias DSPex.Python.Functions.{Callback, ModelRegistrations}
 
   alias DSPex.Python.Port.{
     CallerMonitors,
@@ -84,17 +84,17 @@ defmodule DSPex.Python.Port.Owner do
   end
 
   @doc """
-  Tells the owner which model the pool or its session `session_id` has now, and which functions are registered for it.
+  Tells the owner that the pool or its session `session_id` has a model, and which functions are registered for it.
 
   The functions of the previous model can be called no more.
   """
-  @spec model_configured(pid(), String.t() | nil, Model.t(), registered) :: :ok
+  @spec model_configured(pid(), String.t() | nil, registered) :: :ok
         when registered: {Callbacks.registration() | nil, [Callback.t()]}
-  def model_configured(owner, session_id, model, registered) do
-    # In a function, so that no report prints its key.
-    GenServer.call(owner, {:model_configured, session_id, fn -> {model, registered} end})
+  def model_configured(owner, session_id, registered) do
+    # In a function, so that no report prints what the functions have closed over.
+    GenServer.call(owner, {:model_configured, session_id, fn -> registered end})
   catch
-    # Python has just ended, and with it the model that was configured.
+    # Python has just ended. The next one configures the model of the pool anew, and has no sessions.
     :exit, _reason -> :ok
   end
 
@@ -124,17 +124,12 @@ defmodule DSPex.Python.Port.Owner do
 
   @impl true
   def handle_call({:model_configured, session_id, configured}, _from, state) do
-    {model, {registration, callbacks}} = configured.()
+    {registration, callbacks} = configured.()
     state = keep_registered(state, session_id, registration, callbacks)
 
-    if session_id == nil do
-      options = %{state.options | model: fn -> model end}
-      startup = %{state.startup | options: options}
-      state = %{state | options: options, startup: startup, model_state: :configured}
-      {:reply, :ok, published(state)}
-    else
-      {:reply, :ok, state}
-    end
+    if session_id == nil,
+      do: {:reply, :ok, published(%{state | model_state: :configured})},
+      else: {:reply, :ok, state}
   end
 
   def handle_call(:drain, _successor, state),

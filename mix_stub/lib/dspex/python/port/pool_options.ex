@@ -5,12 +5,13 @@ defmodule DSPex.Python.Port.PoolOptions do
   # neither `inspect` nor Erlang's formatting looks into a closure.
 
   alias DSPex.Python.Functions.Model
+  alias DSPex.Suggestion
   alias DSPex.Python.Wire.Timeout
 
   # A longer timer would crash its process.
   @max_timeout Timeout.max_ms()
   @known [:name, :python, :python_path, :model, :modules, :preload, :start_timeout, :heartbeat] ++
-           [:max_stuck, :drain_timeout]
+           [:max_stuck, :drain_timeout, :strict]
   # Far longer than real C code holds the GIL, and than a machine under load lets a process wait.
   @heartbeat %{interval: 5_000, limit: 30_000}
 
@@ -25,7 +26,8 @@ defmodule DSPex.Python.Port.PoolOptions do
     start_timeout: 60_000,
     heartbeat: @heartbeat,
     max_stuck: 32,
-    drain_timeout: 30_000
+    drain_timeout: 30_000,
+    strict: false
   ]
 
   @type t :: %__MODULE__{
@@ -38,7 +40,8 @@ defmodule DSPex.Python.Port.PoolOptions do
           start_timeout: pos_integer(),
           heartbeat: false | %{interval: pos_integer(), limit: pos_integer()},
           max_stuck: non_neg_integer(),
-          drain_timeout: non_neg_integer()
+          drain_timeout: non_neg_integer(),
+          strict: boolean()
         }
 
   @doc """
@@ -78,8 +81,14 @@ defmodule DSPex.Python.Port.PoolOptions do
       _wrong ->
         raise ArgumentError,
               "expected false or [interval: ms, limit: ms] with a limit of at least the interval for " <>
-                "#{where(:heartbeat, pool)}, got #{inspect(given)}"
+                "#{where(:heartbeat, pool)}, got #{inspect(given)}#{heartbeat_hint(given)}"
     end
+  end
+
+  defp heartbeat_hint(given) do
+    known = Map.keys(@heartbeat)
+    unknown = if Keyword.keyword?(given), do: Keyword.keys(given) -- known, else: []
+    unknown |> Enum.take(1) |> Enum.map_join(&Suggestion.hint(&1, known))
   end
 
   defp check!(:heartbeat, _value, _pool), do: :ok
@@ -88,6 +97,8 @@ defmodule DSPex.Python.Port.PoolOptions do
   defp check!(:start_timeout, value, _pool) when value in 1..@max_timeout, do: :ok
   defp check!(:drain_timeout, value, _pool) when value in 0..@max_timeout, do: :ok
   defp check!(:max_stuck, value, _pool) when is_integer(value) and value >= 0, do: :ok
+
+  defp check!(:strict, value, _pool) when is_boolean(value), do: :ok
 
   defp check!(:model, value, pool) do
     with {:error, message} <- Model.validate(value) do
@@ -121,10 +132,14 @@ defmodule DSPex.Python.Port.PoolOptions do
           "expected 0 or a positive integer for #{where(:max_stuck, pool)}, got #{inspect(value)}"
   end
 
+  defp check!(:strict, value, pool) do
+    raise ArgumentError, "expected a boolean for #{where(:strict, pool)}, got #{inspect(value)}"
+  end
+
   # The message does not show the value, which may be a key in the wrong place.
   defp check!(option, _value, pool) do
     raise ArgumentError,
-          "unknown option #{inspect(option)} of pool #{inspect(pool)}; known are " <>
+          "unknown option #{inspect(option)} of pool #{inspect(pool)}#{Suggestion.hint(option, @known)}; known are " <>
             Enum.map_join(@known, ", ", &inspect/1)
   end
 

@@ -21,11 +21,21 @@ defmodule DSPex.Python.Port.Startup do
   @last_retry_ms 30_000
 
   @enforce_keys [:options, :pool_call, :pending_calls]
-  defstruct [:options, :pool_call, :pending_calls, :port, :python, :timer, :probe, failures: 0]
+  defstruct [
+    :options,
+    :pool_call,
+    :pending_calls,
+    :port,
+    :python,
+    :timer,
+    :probe,
+    :logged,
+    failures: 0
+  ]
 
   @typedoc """
   `port` is the port of the Python that is being started, `python` the path of its interpreter, `probe` the task that finds
-  out why it has ended.
+  out why it has ended, `logged` the cause of the last failure.
   """
   @type t :: %__MODULE__{
           options: PoolOptions.t(),
@@ -35,6 +45,7 @@ defmodule DSPex.Python.Port.Startup do
           python: String.t() | nil,
           timer: reference() | nil,
           probe: Task.t() | nil,
+          logged: String.t() | nil,
           failures: non_neg_integer()
         }
 
@@ -154,7 +165,7 @@ defmodule DSPex.Python.Port.Startup do
 
   defp ready(startup, model) do
     cancel(startup.timer)
-    {:ready, %{startup | timer: nil, failures: 0}, model}
+    {:ready, %{startup | timer: nil, failures: 0, logged: nil}, model}
   end
 
   defp failed(startup, error) do
@@ -164,14 +175,27 @@ defmodule DSPex.Python.Port.Startup do
 
     retry_ms = min(@first_retry_ms * Integer.pow(2, min(startup.failures, 10)), @last_retry_ms)
     Process.send_after(self(), :start_again, retry_ms)
-    name = inspect(startup.options.name)
+    log_failure(startup, error)
 
+    {:failed,
+     %{
+       startup
+       | port: nil,
+         timer: nil,
+         probe: nil,
+         failures: startup.failures + 1,
+         logged: error.message
+     }, error}
+  end
+
+  # Each cause once: an entry for each attempt would be written over the prompt of IEx, and fill a log.
+  defp log_failure(%{logged: cause}, %{message: cause}), do: :ok
+
+  defp log_failure(startup, error) do
     Logger.error(
-      "pool #{name} has no python: #{error.message}; next attempt in #{div(retry_ms, 1000)} s"
+      "pool #{inspect(startup.options.name)} has no python: #{error.message}; its start is tried again, at least " <>
+        "every #{div(@last_retry_ms, 1000)} s"
     )
-
-    startup = %{startup | port: nil, timer: nil, probe: nil, failures: startup.failures + 1}
-    {:failed, startup, error}
   end
 
   defp cancel(nil), do: :ok

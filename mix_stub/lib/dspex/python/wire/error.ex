@@ -3,7 +3,8 @@ defmodule DSPex.Python.Error do
   Describes what went wrong with a call: an answer, not a crash.
 
   `DSPex.Python` returns it in `{:error, error}`. It is an exception, so `raise error` works too. `inspect` shows the
-  most important fields; `error.traceback` and `error.details` have the rest.
+  most important fields; `error.traceback` and `error.details` have the rest. `to_string/1` gives the message. Jason and Elixir's `JSON`
+  encode an error as a map of `kind`, `type`, `message`, `path`, `stage` and `retryable`.
 
   ## Fields
 
@@ -133,6 +134,10 @@ defmodule DSPex.Python.Error do
   defp name(class) when is_atom(class), do: Atom.to_string(class)
   defp name(class) when is_binary(class), do: class
   defp name(class), do: inspect(class)
+
+  defimpl String.Chars do
+    def to_string(error), do: Exception.message(error)
+  end
 
   defimpl Inspect do
     import Inspect.Algebra

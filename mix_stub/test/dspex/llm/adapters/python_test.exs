@@ -190,6 +190,55 @@ defmodule DSPex.LLM.Adapters.PythonTest do
     end
   end
 
+  describe "options" do
+    test "that are misspelt are an error, wherever they are read", %{adapter: adapter} do
+      for {wrong, right} <- [
+            modul: ":module",
+            signatur: ":signature",
+            input: ":inputs",
+            output: ":outputs",
+            instruction: ":instructions",
+            model: ~s|"lm"|,
+            timout: ~s|"timeout"|,
+            pol: ~s|"pool"|
+          ] do
+        for adapter <- [adapter, %{adapter | module_config: %{wrong => 1}}] do
+          options = if adapter.module_config == %{}, do: [{wrong, 1}], else: []
+
+          assert {^wrong, {:error, {:invalid_input, message}}} =
+                   {wrong, Adapter.generate(adapter, "x", options)}
+
+          assert message =~ "did you mean #{right}?"
+
+          assert {:ok, [{:error, {:invalid_input, _message}}]} =
+                   Adapter.batch(adapter, ["x"], options) |> listed()
+
+          assert {:ok, [{:error, {:invalid_input, _message}}]} =
+                   Adapter.stream(adapter, "x", options) |> listed()
+        end
+      end
+    end
+
+    test "that mean nothing are an error of a strict adapter", %{adapter: adapter} do
+      assert {:ok, %{warnings: [_warning]}} = Adapter.generate(adapter, "x", max_hops: 1)
+      adapter = %{adapter | strict: true}
+      assert {:error, {:invalid_input, message}} = Adapter.generate(adapter, "x", max_hops: 1)
+      assert message =~ "the call is strict"
+
+      assert {:ok, %{warnings: [_warning]}} =
+               Adapter.generate(adapter, "x", max_hops: 1, strict: false)
+
+      assert {:ok, program} = Adapters.Python.create_program(adapter, "question -> answer")
+
+      assert {:error, {:invalid_input, _message}} =
+               Adapters.Python.execute_program(adapter, program, "x", max_hops: 1)
+    end
+
+    # An error at once, or the only element of a stream.
+    defp listed({:ok, results}), do: {:ok, Enum.to_list(results)}
+    defp listed({:error, _reason} = error), do: {:ok, [error]}
+  end
+
   describe "stream/3" do
     test "emits the text of each field and then the prediction", %{adapter: adapter} do
       assert {:ok, stream} = Adapter.stream(adapter, "Why?", module: "dspy.ChainOfThought")
@@ -243,6 +292,7 @@ defmodule DSPex.LLM.Adapters.PythonTest do
             {%{timeout: 1.5}, "at timeout, got 1.5"},
             {%{serialization_format: :xml},
              "expected :native or :json at serialization_format, got :xml"},
+            {%{strict: 1}, "expected a boolean at strict, got 1"},
             {%{module_config: 1}, "at module_config, got 1"}
           ] do
         assert {:error, {:invalid_config, message}} =

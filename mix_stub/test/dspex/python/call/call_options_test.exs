@@ -61,4 +61,41 @@ defmodule DSPex.Python.Call.CallOptionsTest do
     assert CallOptions.for_execution(%{options | timeout: :infinity}) == {:ok, %{n: 2}, []}
     assert options.python == %{n: 2}
   end
+
+  test "that Python does not see are checked by name" do
+    check = fn options, taken ->
+      options |> CallOptions.new!() |> CallOptions.check_names(taken)
+    end
+
+    assert check.([pool: :p, timeout: 5, strict: true, version: 1], [:version]) == :ok
+    # Another word may belong to another operation.
+    assert check.([request_id: "r", lm: :embedded], []) == :ok
+
+    for {options, message} <- [
+          {[timout: 5], "unknown option :timout at opts; did you mean :timeout?"},
+          {[pol: :p], "unknown option :pol at opts; did you mean :pool?"},
+          {[strct: true], "unknown option :strct at opts; did you mean :strict?"},
+          {[verson: 1], "unknown option :verson at opts; did you mean :version?"},
+          {[request_id: "r", strict: true],
+           "unknown option :request_id at opts; the call is strict, and takes only " <>
+             ":pool, :timeout, :serialization_format, :strict, :version"}
+        ] do
+      assert {:error, error} = check.(options, [:version])
+      assert {error.kind, error.message} == {:input, message}
+      assert error.path == "opts.#{options |> Keyword.keys() |> hd()}"
+    end
+  end
+
+  test "are strict if the pool is, unless they say otherwise" do
+    pool = DSPex.TestPython.start_pool!(strict: true, python: "/no/python")
+
+    strict = fn options ->
+      [pool: pool, timeout: :infinity] |> Keyword.merge(options) |> CallOptions.new!()
+    end
+
+    assert CallOptions.for_execution(strict.([])) == {:ok, %{strict: true}, []}
+    assert CallOptions.for_execution(strict.(strict: false)) == {:ok, %{strict: false}, []}
+    assert {:error, %{kind: :input}} = CallOptions.check_names(strict.(lm: :embedded), [])
+    assert CallOptions.check_names(strict.(lm: :embedded, strict: false), []) == :ok
+  end
 end

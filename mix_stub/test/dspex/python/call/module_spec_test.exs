@@ -143,7 +143,7 @@ defmodule DSPex.Python.Call.ModuleSpecTest do
     end
   end
 
-  test "a stored program takes a check and no function", context do
+  test "a stored program takes a check, and its function with each call", context do
     modules = fn reward ->
       [%{module: "dspy.BestOfN", N: 2, reward: reward, of: "dspy.Predict"}]
     end
@@ -154,9 +154,11 @@ defmodule DSPex.Python.Call.ModuleSpecTest do
     assert {:ok, prediction} = Python.execute_program(program, %{question: "Q?"})
     assert prediction[:answer] == "Q?"
 
-    spec = %{signature: @qa, modules: modules.(fn _inputs, _prediction -> 1 end)}
-    assert {:error, error} = Python.create_program(spec, pool: context.pool)
-    assert error.details["path"] == "spec.modules[0].reward"
-    assert error.message =~ "give it to execute_module"
+    reward = fn _inputs, _prediction -> 1 end
+    spec = %{signature: @qa, modules: modules.(reward)}
+    assert {:ok, program} = Python.create_program(spec, pool: context.pool)
+    assert {:error, error} = Python.execute_program(program, %{question: "Q?"})
+    assert error.path == "opts.reward"
+    assert {:ok, _best} = Python.execute_program(program, %{question: "Q?"}, reward: reward)
   end
 end

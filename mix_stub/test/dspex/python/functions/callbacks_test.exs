@@ -114,13 +114,14 @@ defmodule DSPex.Python.Functions.CallbacksTest do
     end
   end
 
-  test "refuses a function in a stored program" do
+  test "keeps the name of a function in a stored program" do
     modules = [%{module: "dspy.ReAct", tools: [stock(fn _arguments -> 1 end)]}]
+    spec = %{signature: "question -> answer", modules: modules}
 
-    assert {:error, %Error{kind: :input, path: "spec.modules[0].tools[0]", message: message}} =
-             Python.create_program(signature: "question -> answer", modules: modules)
+    assert {:ok, program} = Python.create_program(spec)
 
-    assert message =~ "give it to execute_module"
+    assert {:ok, %{"needs" => %{"tools" => ["stock"]}}} = Python.describe_program(program)
+    assert {:error, %Error{path: "opts.tools"}} = Python.execute_program(program, "How many?")
   end
 
   test "returns the value of an ok tuple, and a sentence for an error tuple" do

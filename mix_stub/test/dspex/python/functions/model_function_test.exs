@@ -220,6 +220,15 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
 
       assert {:error, error} = ask(function: answering("a"), temprature: 1)
       assert error.message =~ "temprature"
+
+      for {options, message} <- [
+            {[functon: answering("a")],
+             ~s|unknown option "functon" of the model :elixir; did you mean :function?|},
+            {[function: answering("a"), timeot: 1],
+             ~s|unknown option "timeot" of the model :elixir; did you mean :timeout?|}
+          ] do
+        assert {:error, %Error{kind: :input, message: ^message}} = ask(options)
+      end
     end
 
     test "occur for a function in the spec of a program" do

@@ -1,6 +1,11 @@
 defmodule DSPex.Python.Functions.ModelTest do
   use ExUnit.Case, async: true
 
+  import DSPex.TestPython
+  import ExUnit.CaptureLog
+
+  alias DSPex.{ModelServer, Python}
+  alias DSPex.Python.Error
   alias DSPex.Python.Functions.Model
 
   test "returns the provider and its options" do
@@ -23,5 +28,128 @@ defmodule DSPex.Python.Functions.ModelTest do
     System.put_env(variable, "k")
     on_exit(fn -> System.delete_env(variable) end)
     assert Model.resolve(model, nil) == {:ok, {:openai, %{model: "m", api_key: "k"}}, []}
+  end
+
+  describe "a key that is a function" do
+    setup do
+      counter = start_supervised!({Agent, fn -> 0 end})
+      rotating = fn -> "rotated-key-#{Agent.get_and_update(counter, &{&1 + 1, &1 + 1})}" end
+      {:ok, url: ModelServer.start!(), rotating: rotating}
+    end
+
+    defp model(url, options),
+      do: {:openai, Keyword.merge([model: "answer", api_base: url, num_retries: 0], options)}
+
+    defp ask(options),
+      do: Python.execute_module("dspy.Predict", "question -> answer", "Why?", options)
+
+    test "is a callback of its own, which no option shows" do
+      assert {:ok, {:openai, %{api_key: %{callback: id}} = options}, [callback]} =
+               Model.resolve({:openai, model: "m", api_key: fn -> "sk-secret-1" end}, nil)
+
+      assert {callback.id, callback.function.(%{})} == {id, "sk-secret-1"}
+      refute inspect({options, callback}) =~ "secret"
+      mfa = {String, :duplicate, ["k", 9]}
+      assert {:ok, _model, [callback]} = Model.resolve({"openai", %{"api_key" => mfa}}, nil)
+      assert callback.function.(%{}) == "kkkkkkkkk"
+
+      assert {:error, %Error{kind: :input, path: "api_key"} = error} =
+               Model.resolve({:openai, api_key: fn _request -> "k" end}, nil)
+
+      assert error.message =~
+               "expected a string, a function without arguments or {module, function, args}"
+    end
+
+    test "is read for each request of a call, also within an agent", %{
+      url: url,
+      rotating: rotating
+    } do
+      lm = model(url, api_key: rotating)
+      assert {:ok, _prediction} = ask(lm: lm)
+      assert {:ok, _prediction} = ask(lm: lm, temperature: 0.5)
+      tool = %{name: "look", description: "Looks", function: fn %{} -> "nothing" end}
+
+      assert {:ok, _prediction} =
+               Python.execute_module("dspy.ReAct", "question -> answer", "Why?",
+                 tools: [tool],
+                 lm: lm,
+                 max_iters: 3
+               )
+
+      keys = ModelServer.keys(url)
+      assert length(keys) >= 4
+      assert keys == for(number <- 1..length(keys), do: "rotated-key-#{number}")
+    end
+
+    test "is read for each request to the model of a pool, of configure_lm and of a session",
+         context do
+      %{url: url, rotating: rotating} = context
+      lm = model(url, api_key: rotating)
+      pool = start_pool!(model: lm)
+      assert {:ok, _prediction} = ask(pool: pool)
+      assert {:ok, _prediction} = ask(pool: pool)
+      {provider, config} = lm
+      assert {:ok, described} = Python.configure_lm(provider, config, pool: pool)
+      refute inspect(described) =~ "key"
+      assert {:ok, _prediction} = ask(pool: pool)
+      program = Python.create_program!(%{signature: "question -> answer"}, pool: pool)
+
+      {:ok, _described} =
+        Python.configure_lm(provider, config, pool: pool, session_id: program.session_id)
+
+      assert {:ok, _prediction} = Python.execute_program(program, "Why?")
+      assert ModelServer.keys(url) == for(number <- 1..4, do: "rotated-key-#{number}")
+      state = :sys.get_status(client(pool))
+      refute inspect(state, limit: :infinity, structs: false) =~ "rotated-key"
+    end
+
+    test "is read by fallback models, {module, function, args} and streams too", %{url: url} do
+      failing = model(url, model: "status-401", api_key: fn -> "first-key" end)
+      next = model(url, api_key: {Enum, :join, [["second", "key"], "-"]})
+      assert {:ok, %{meta: %{"failed_models" => [_failed]}}} = ask(lm: [failing, next])
+
+      stream = Python.stream("dspy.Predict", "question -> answer", "Why?", lm: next)
+      assert {:prediction, _prediction} = stream |> Enum.to_list() |> List.last()
+      assert ModelServer.keys(url) == ["first-key", "second-key", "second-key"]
+    end
+
+    test "that fails or returns no key is an error of kind :auth, before the model is asked", %{
+      url: url
+    } do
+      for {function, part} <- [
+            {fn -> raise "the vault is closed" end, "gave no API key: the vault is closed"},
+            {fn -> {:error, "sealed"} end, "gave no API key: sealed"},
+            {fn -> nil end, "expected a string of printable ASCII characters"},
+            {fn -> "sk-secret-1\n" end, "expected a string of printable ASCII characters"},
+            {fn -> exit(:gone) end, "it exited: :gone"}
+          ] do
+        log =
+          capture_log(fn ->
+            assert {:error, %Error{kind: :auth} = error} = ask(lm: model(url, api_key: function))
+            assert error.message =~ part
+            refute inspect(error, limit: :infinity, structs: false) =~ "secret"
+            # A fallback model is asked.
+            next = model(url, api_key: "test-key-1")
+            assert {:ok, _prediction} = ask(lm: [model(url, api_key: function), next])
+          end)
+
+        refute log =~ "secret"
+      end
+
+      assert Enum.uniq(ModelServer.keys(url)) == ["test-key-1"]
+    end
+
+    test "is in no error of its provider, and no answer is shared between two keys", %{url: url} do
+      assert {:error, error} =
+               ask(lm: model(url, model: "status-401", api_key: fn -> "sk-secret-1" end))
+
+      refute inspect(error, limit: :infinity, structs: false) =~ "secret"
+
+      for key <- ["tenant-1", "tenant-2", "tenant-1"],
+          do:
+            assert({:ok, _prediction} = ask(lm: model(url, api_key: fn -> key end, cache: true)))
+
+      assert ModelServer.keys(url) == ["sk-secret-1", "tenant-1", "tenant-2"]
+    end
   end
 end

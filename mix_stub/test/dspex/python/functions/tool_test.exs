@@ -37,8 +37,41 @@ defmodule DSPex.Python.Functions.ToolTest do
         do: assert(Tool.read([name]) == {:ok, [name], []})
   end
 
+  test "makes a JSON schema of nested objects, in the order of their keyword lists" do
+    for place <- [
+          [street: :string, city: {:string, "its name"}],
+          {:object, [street: :string, city: {:string, "its name"}]}
+        ] do
+      schema = parameters(to: place, via: {:array, place}, from: {place, "where it begins"})
+      assert schema["propertyOrdering"] == ["to", "via", "from"]
+      nested = schema["properties"]["to"]
+      assert nested["propertyOrdering"] == ["street", "city"]
+      assert nested["required"] == ["street", "city"]
+      assert nested["properties"]["city"] == %{"type" => "string", "description" => "its name"}
+      assert schema["properties"]["via"] == %{"type" => "array", "items" => nested}
+
+      assert schema["properties"]["from"] ==
+               Map.put(nested, "description", "where it begins")
+    end
+
+    assert parameters(to: %{city: :string})["properties"]["to"]["required"] == ["city"]
+    assert parameters(to: {:object, %{city: :string}})["properties"]["to"]["required"] == ["city"]
+
+    assert parameters(to: {:object, description: "any"}) == %{
+             "type" => "object",
+             "properties" => %{"to" => %{"type" => "object", "description" => "any"}},
+             "required" => ["to"],
+             "propertyOrdering" => ["to"]
+           }
+  end
+
   test "makes a JSON schema of parameters" do
-    assert parameters(%{}) == %{"type" => "object", "properties" => %{}, "required" => []}
+    assert parameters(%{}) == %{
+             "type" => "object",
+             "properties" => %{},
+             "required" => [],
+             "propertyOrdering" => []
+           }
 
     assert parameters(
              article: :string,
@@ -68,7 +101,8 @@ defmodule DSPex.Python.Functions.ToolTest do
                "colour" => %{"type" => "string", "enum" => [:red, :blue]},
                "extra" => %{}
              },
-             "required" => ["article", "count", "tags", "grid", "sizes", "extra"]
+             "required" => ["article", "count", "tags", "grid", "sizes", "extra"],
+             "propertyOrdering" => ~w(article count size tags grid sizes colour extra)
            }
   end
 
@@ -83,6 +117,7 @@ defmodule DSPex.Python.Functions.ToolTest do
           {[function: fn -> 1 end], "opts.tools[0].function", "a function of one argument"},
           {[function: nil], "opts.tools[0].function", "got nil"},
           {[timeout: 0], "opts.tools[0].timeout", "a time limit in ms or :infinity"},
+          {[descripton: "x"], "opts.tools[0]", "got :descripton; did you mean :description?"},
           {[desc: "x"], "opts.tools[0]", "only the keys :name, :description"},
           {[parameters: "n"], "opts.tools[0].parameters", "a map of parameters"},
           {[parameters: %{n: :int}], "opts.tools[0].parameters.n", "a type (:string"},

@@ -13,7 +13,11 @@ defmodule DSPex.Python.Port.PoolOptionsTest do
   test "raise an error that names the mistake, the pool and the known options" do
     for {options, message} <- [
           {[name: :p, modle: 1],
-           "unknown option :modle of pool :p; known are :name, :python, :python_path, :model, :modules, :preload, :start_timeout, :heartbeat, :max_stuck, :drain_timeout"},
+           "unknown option :modle of pool :p; did you mean :model?; known are :name, :python, :python_path, :model, :modules, :preload, :start_timeout, :heartbeat, :max_stuck, :drain_timeout, :strict"},
+          {[name: :p, zzz: 1], ~r/^unknown option :zzz of pool :p; known are/},
+          {[name: :p, strict: 1], "expected a boolean for the option :strict of pool :p, got 1"},
+          {[name: :p, heartbeat: [intervl: 1]],
+           ~r/got \[intervl: 1\]; did you mean :interval\?$/},
           {[name: :p, max_stuck: -1],
            "expected 0 or a positive integer for the option :max_stuck of pool :p, got -1"},
           {[name: :p, drain_timeout: :infinity],

@@ -2,6 +2,7 @@ defmodule DSPex.Python.Port.StartupTest do
   use ExUnit.Case, async: true
 
   import DSPex.TestPython
+  import ExUnit.CaptureLog
 
   alias DSPex.Python
   alias DSPex.Python.Error
@@ -21,6 +22,37 @@ defmodule DSPex.Python.Port.StartupTest do
       {result, duration_ms} = timed(fn -> Python.ping(nil, pool: pool) end)
       assert {:error, ^error} = result
       assert duration_ms < @tolerance_ms
+    end
+
+    test "is said once in the log, and anew when the cause changes", %{tmp_dir: folder} do
+      # Each attempt once wrote its entry over the prompt of IEx: six in the first half minute.
+      python = Path.join(folder, "python")
+
+      log =
+        capture_log(fn ->
+          pool = start_pool!(name: :without_python, python: python)
+          eventually(fn -> failures(pool) == 2 end)
+          script!(folder, "#!/there/is/no/shell\n")
+          eventually(fn -> failures(pool) == 3 end)
+          stop_supervised!(pool)
+        end)
+
+      assert [_before, first, second] = String.split(log, "pool :without_python has no python: ")
+      assert first =~ ~s|there is no executable python at "#{python}"|
+      assert first =~ "its start is tried again, at least every 30 s"
+      assert second =~ "before it was ready"
+    end
+
+    test "is made by make demo in the repository of this project", %{tmp_dir: folder} do
+      for path <- ["Makefile", "erlport_bridge/__main__.py"] do
+        file = Path.join(folder, path)
+        File.mkdir_p!(Path.dirname(file))
+        File.write!(file, "")
+      end
+
+      pool = start_pool!(python: Path.join(folder, ".venv/bin/python"))
+      assert {:error, %Error{} = error} = Python.ping(nil, pool: pool)
+      assert error.message =~ "run `make demo` in #{folder}, which makes it"
     end
 
     test "is an error that names the missing package", %{tmp_dir: folder} do
@@ -116,4 +148,6 @@ defmodule DSPex.Python.Port.StartupTest do
       assert client(pool) == client
     end
   end
+
+  defp failures(pool), do: :sys.get_state(client(pool)).startup.failures
 end

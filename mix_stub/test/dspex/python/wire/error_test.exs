@@ -80,6 +80,10 @@ defmodule DSPex.Python.Wire.ErrorTest do
              ~s|#DSPex.Python.Error<kind: :timeout, message: "no answer within 5 ms: slow", stage: "start", retryable: true>|
   end
 
+  test "is its message as text" do
+    assert "#{Error.new(:pool_not_found, "there is none")}" == "there is none"
+  end
+
   test "can be raised" do
     assert_raise Error, "there is none", fn ->
       raise Error.new(:pool_not_found, "there is none")

@@ -5,7 +5,7 @@ defmodule DSPex.Python.Pool.Pool.RestartTest do
   import ExUnit.CaptureLog
 
   alias DSPex.Python
-  alias DSPex.Python.Error
+  alias DSPex.Python.{Error, Pool, ScriptedModel}
   alias DSPex.Python.Port.SendQueue
 
   describe "Python that ends" do
@@ -91,6 +91,87 @@ defmodule DSPex.Python.Pool.Pool.RestartTest do
       eventually(fn -> waiting(pool) == 0 end)
       assert Process.info(client(pool), :monitors) == {:monitors, []}
       assert SendQueue.count(:sys.get_state(client(pool)).send_queue) == 0
+    end
+  end
+
+  describe "the model that was configured last" do
+    test "is the model of a Python that is started again, and of the next ones" do
+      # configure_lm was lost with its Python, and the pool answered with the model of its options again.
+      pool = start_pool!(model: :embedded)
+
+      model =
+        start_supervised!(
+          {ScriptedModel, fn _request -> ScriptedModel.written(answer: "configured") end}
+        )
+
+      assert answer(pool) != "configured"
+      {:ok, _model} = Python.configure_lm(ScriptedModel.lm(model), %{}, pool: pool)
+
+      for _ <- 1..2 do
+        restart(pool)
+        assert answer(pool) == "configured"
+        assert Pool.model_state(pool) == {:ok, :configured}
+      end
+
+      {:ok, _model} = Python.configure_lm(:embedded, %{}, pool: pool)
+      restart(pool)
+      assert answer(pool) != "configured"
+    end
+
+    test "is the model of a pool that had none, and shows no key" do
+      pool = start_pool!(model: nil)
+      {:ok, _pong} = Python.ping(nil, pool: pool)
+
+      config = [
+        model: "m",
+        api_base: "http://127.0.0.1:9",
+        api_key: "sk-secret-1",
+        num_retries: 0
+      ]
+
+      {:ok, _model} = Python.configure_lm(:openai, config, pool: pool)
+      restart(pool)
+      {:ok, pong} = Python.ping(nil, pool: pool)
+      assert pong["model"]["model"] == "openai/m"
+      [{supervisor, _value}] = Registry.lookup(DSPex.Python.Registry, {:pool, pool})
+
+      for {_id, pid, _type, _modules} <- Supervisor.which_children(supervisor),
+          read <- [&:sys.get_state/1, &:sys.get_status/1] do
+        refute inspect(read.(pid), limit: :infinity, structs: false) =~ "secret"
+      end
+    end
+
+    test "does not change because a configuration failed, and not for a session" do
+      pool = start_pool!(model: :embedded)
+      {:ok, _pong} = Python.ping(nil, pool: pool)
+
+      model =
+        start_supervised!(
+          {ScriptedModel, fn _request -> ScriptedModel.written(answer: "other") end}
+        )
+
+      {:error, _error} = Python.configure_lm(:openai, [modl: "m"], pool: pool)
+
+      {:ok, _model} =
+        Python.configure_lm(ScriptedModel.lm(model), %{}, pool: pool, session_id: "s")
+
+      restart(pool)
+      {:ok, pong} = Python.ping(nil, pool: pool)
+      assert pong["model"]["provider"] == "embedded"
+    end
+
+    defp answer(pool),
+      do:
+        Python.execute_module!("dspy.Predict", "question -> answer", "Why?", pool: pool)[:answer]
+
+    defp restart(pool) do
+      client = client(pool)
+
+      capture_log(fn ->
+        signal(pool, "KILL")
+        eventually(fn -> client(pool) != client end)
+        {:ok, _pong} = Python.ping(nil, pool: pool)
+      end)
     end
   end
 

@@ -1,0 +1,79 @@
+defmodule DSPex.Python.Call.StructHints do
+  @moduledoc false
+
+  # Says in errors about inputs that a struct came. Python takes a struct as the map of its fields, and so its errors name fields
+  # that the caller has never written: `unknown input "authority"`.
+
+  alias DSPex.Python.Error
+
+  # Structs that are one value in Python.
+  @values [Date, DateTime, NaiveDateTime, Time, Decimal, MapSet, Range]
+
+  @doc """
+  Adds to an error about a part of `inputs` which struct is at its path.
+  """
+  @spec explain(result, term()) :: result when result: {:ok, term()} | {:error, Error.t()}
+  def explain({:error, %Error{kind: :input, path: "inputs" <> path} = error}, inputs) do
+    case struct_at(inputs, steps(path), "inputs", nil) do
+      nil ->
+        {:error, error}
+
+      {path, struct} ->
+        hint =
+          "; a struct came at #{path}, %#{inspect(struct)}{}, which is taken as the map of its fields"
+
+        {:error, %{error | message: error.message <> hint}}
+    end
+  end
+
+  def explain(result, _inputs), do: result
+
+  @doc """
+  Does the same for the result with this index, of a list of inputs.
+  """
+  @spec explain_at(result, term(), non_neg_integer()) :: result
+        when result: {:ok, term()} | {:error, Error.t()}
+  def explain_at({:error, _error} = result, inputs_list, index) when is_list(inputs_list),
+    do: explain(result, Enum.at(inputs_list, index))
+
+  def explain_at(result, _inputs_list, _index), do: result
+
+  defp steps(path) do
+    for [_all | step] <- Regex.scan(~r/\.([^.\[\]]+)|\[(\d+)\]/, path) do
+      case step do
+        [name] -> name
+        ["", index] -> String.to_integer(index)
+      end
+    end
+  end
+
+  # The innermost struct on the path.
+  defp struct_at(value, steps, path, found) do
+    found =
+      if is_struct(value) and value.__struct__ not in @values,
+        do: {path, value.__struct__},
+        else: found
+
+    with [step | rest] <- steps,
+         {:ok, value} <- fetch(value, step) do
+      struct_at(value, rest, path <> shown(step), found)
+    else
+      _end -> found
+    end
+  end
+
+  defp fetch(map, name) when is_map(map) and is_binary(name) do
+    Enum.find_value(map_fields(map), :error, fn {key, value} ->
+      if (is_atom(key) or is_binary(key)) and to_string(key) == name, do: {:ok, value}
+    end)
+  end
+
+  defp fetch(list, index) when is_list(list) and is_integer(index), do: Enum.fetch(list, index)
+  defp fetch(_value, _step), do: :error
+
+  defp map_fields(struct) when is_struct(struct), do: Map.from_struct(struct)
+  defp map_fields(map), do: map
+
+  defp shown(index) when is_integer(index), do: "[#{index}]"
+  defp shown(name), do: "." <> name
+end

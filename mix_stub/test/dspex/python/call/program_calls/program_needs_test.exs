@@ -1,0 +1,75 @@
+defmodule DSPex.Python.Call.ProgramCalls.ProgramNeedsTest do
+  use ExUnit.Case, async: true
+
+  alias DSPex.Python
+  alias DSPex.Python.Error
+
+  # Calls `stock` once, then finishes.
+  defp agent do
+    {:ok, steps} = Agent.start_link(fn -> 0 end)
+
+    fn _request ->
+      case Agent.get_and_update(steps, &{&1, &1 + 1}) do
+        0 -> step("stock", ~s({"article": "bolt"}))
+        1 -> step("finish", "{}")
+        _last -> "[[ ## reasoning ## ]]\nr\n\n[[ ## answer ## ]]\n17\n\n[[ ## completed ## ]]"
+      end
+    end
+  end
+
+  defp step(tool, arguments) do
+    "[[ ## next_thought ## ]]\nt\n\n[[ ## next_tool_name ## ]]\n#{tool}\n\n" <>
+      "[[ ## next_tool_args ## ]]\n#{arguments}\n\n[[ ## completed ## ]]"
+  end
+
+  defp stock(test) do
+    %{
+      name: "stock",
+      description: "How many pieces are in stock",
+      parameters: %{article: :string},
+      function: fn %{"article" => article} ->
+        send(test, {:asked, article})
+        17
+      end
+    }
+  end
+
+  test "an agent that is stored has the tools of its call" do
+    test = self()
+
+    for module <- ["dspy.ReAct", %{module: "dspy.ReAct", tools: [stock(test)]}] do
+      assert {:ok, program} =
+               Python.create_program(%{signature: "question -> answer", modules: [module]})
+
+      options = [tools: [stock(test)], lm: {:elixir, function: agent()}]
+      assert {:ok, prediction} = Python.execute_program(program, "How many?", options)
+      assert_receive {:asked, "bolt"}
+      assert prediction[:answer] == "17"
+      assert prediction.warnings == []
+    end
+  end
+
+  test "a program that needs a tool is no agent without it, also when it was stored as text" do
+    modules = [%{module: "dspy.ReAct", tools: ["calculator", stock(self())]}]
+    {:ok, program} = Python.create_program(%{signature: "question -> answer", modules: modules})
+    {:ok, json} = Python.dump_program(program)
+    {:ok, loaded} = Python.load_program(json)
+
+    for program <- [program, loaded] do
+      assert {:error, %Error{kind: :input, path: "opts.tools"} = error} =
+               Python.execute_program(program, "How many?")
+
+      assert error.message =~ ~s("stock")
+    end
+  end
+
+  test "a reward is brought by each call" do
+    reward = fn _inputs, prediction -> if prediction[:answer], do: 1.0, else: 0.0 end
+    modules = [%{module: "dspy.BestOfN", N: 1, of: "dspy.Predict", reward: reward}]
+    {:ok, program} = Python.create_program(%{signature: "question -> answer", modules: modules})
+    assert {:ok, _best} = Python.execute_program(program, "Why?", reward: reward)
+
+    assert {:error, %Error{kind: :input, path: "opts.reward"}} =
+             Python.execute_program(program, "Why?")
+  end
+end

@@ -1,0 +1,88 @@
+defmodule DSPex.Python.Call.StructHintsTest do
+  use ExUnit.Case, async: true
+
+  alias DSPex.Python
+  alias DSPex.Python.Call.StructHints
+  alias DSPex.Python.Error
+
+  defmodule Ticket do
+    defstruct [:question, :about]
+  end
+
+  @hint "; a struct came at inputs, %URI{}, which is taken as the map of its fields"
+
+  test "an error about inputs says that a struct came, from every function that takes inputs" do
+    program = Python.create_program!(signature: "question -> answer")
+    {module, signature, uri} = {"dspy.Predict", "question -> answer", URI.parse("https://a.b/c")}
+    example = %{question: "Why?", answer: "So."}
+
+    errors = [
+      Python.execute_module(module, signature, uri),
+      Python.execute_program(program, uri),
+      module |> Python.stream(signature, uri) |> Enum.to_list() |> List.last(),
+      program |> Python.stream_program(uri) |> Enum.to_list() |> List.last(),
+      module |> Python.execute_batch!(signature, ["Why?", uri]) |> List.last(),
+      program |> Python.execute_program_batch!(["Why?", uri]) |> List.last(),
+      module |> Python.stream_batch(signature, ["Why?", uri]) |> Map.new() |> Map.fetch!(1),
+      List.last(Python.evaluate_program!(program, [example, uri], "equals").results),
+      program
+      |> Python.stream_evaluate([example, uri], "equals")
+      |> Enum.find_value(&(elem(&1, 0) == 1 && elem(&1, 1)))
+    ]
+
+    for {error, index} <- Enum.with_index(errors) do
+      assert {^index, {:error, %Error{kind: :input, message: message}}} = {index, error}
+      assert {index, String.ends_with?(message, @hint)} == {index, true}
+    end
+  end
+
+  test "names the innermost struct on the way to the error" do
+    inputs = %{"list" => [%{}, %Ticket{about: %URI{}}], date: ~D[2024-01-02]}
+
+    said = fn path ->
+      path |> error() |> StructHints.explain(inputs) |> elem(1) |> Map.fetch!(:message)
+    end
+
+    ticket = inspect(Ticket)
+
+    for {path, place, struct} <- [
+          {"inputs.list[1]", "inputs.list[1]", ticket},
+          {"inputs.list[1].title", "inputs.list[1]", ticket},
+          {"inputs.list[1].about", "inputs.list[1].about", "URI"},
+          {"inputs.list[1].about.host.x", "inputs.list[1].about", "URI"}
+        ] do
+      assert said.(path) ==
+               "no; a struct came at #{place}, %#{struct}{}, which is taken as the map of its fields"
+    end
+
+    # Where no struct is, where the struct is one value in Python, and where the path leads nowhere.
+    for path <- [
+          "inputs",
+          "inputs.list",
+          "inputs.list[0]",
+          "inputs.date",
+          "inputs.list[7].x",
+          "inputs.no",
+          "opts.lm",
+          nil
+        ],
+        do: assert({path, said.(path)} == {path, "no"})
+  end
+
+  test "a struct whose fields are the inputs is taken as it is" do
+    assert {:ok, _prediction} =
+             Python.execute_module("dspy.Predict", "question, about -> answer", %Ticket{
+               question: "Why?",
+               about: "rain"
+             })
+  end
+
+  test "leaves other results as they are" do
+    assert StructHints.explain({:ok, 1}, %URI{}) == {:ok, 1}
+    timeout = {:error, Error.timeout(5, "model", "slow")}
+    assert StructHints.explain(timeout, %URI{}) == timeout
+    assert StructHints.explain_at(error("inputs.x"), "no list", 0) == error("inputs.x")
+  end
+
+  defp error(path), do: {:error, Error.new(:input, "no", %{"path" => path})}
+end

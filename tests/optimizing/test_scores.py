@@ -1,0 +1,95 @@
+"""What a compilation tells of its scores, and what its metric is given."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from erlport_bridge.term import Atom, encode
+from tests.model_server import ModelServer, openai
+from tests.port_process import PortProcess
+
+QA = "question -> answer"
+RIGHT = {"question": "a", "answer": "answer to a"}
+WRONG = {"question": "b", "answer": "something else"}
+EXAMPLES = [RIGHT, WRONG, {**RIGHT, "question": "c", "answer": "answer to c"}, {**WRONG, "question": "d"}]
+PARTS: dict[str, dict[str, Any]] = {
+    "dspy.GEPA": {"max_metric_calls": 16, "reflection_minibatch_size": 1},
+    "dspy.MIPROv2": {"num_candidates": 2, "num_trials": 4, "minibatch_size": 1, "minibatch_full_eval_steps": 3},
+    "dspy.COPRO": {"breadth": 2, "depth": 1},
+    "dspy.BootstrapFewShotWithRandomSearch": {"num_candidate_programs": 1, "max_bootstrapped_demos": 1},
+}
+OTHERWISE = [("dspy.MIPROv2", False), ("dspy.COPRO", True)]
+
+
+# Without a valset MIPROv2 keeps a part of the trainset for its scores; COPRO takes none.
+@pytest.mark.parametrize(
+    ("optimizer", "has_valset"),
+    [(name, has) for name in PARTS for has in (True, False) if (name, has) not in OTHERWISE],
+)
+def test_the_score_is_that_of_all_examples(
+    port: PortProcess, model_server: ModelServer, optimizer: str, has_valset: bool
+) -> None:
+    """100 was told, the best of minibatches of one example, and 50 was what an evaluation gave."""
+    program = port.done("create_program", {"signature": QA, "lm": openai(model_server, "answer")})
+    opts = {"optimizer": optimizer, "metric": "equals", "num_threads": 1, **PARTS[optimizer]}
+    opts |= {"valset": EXAMPLES} if has_valset else {}
+    compiled = port.done("compile_program", None, program["id"], EXAMPLES, opts)["compiled"]
+    evaluated = port.done("evaluate_program", None, program["id"], EXAMPLES, {"metric": "equals"})["score"]
+    assert evaluated == 50.0
+    assert compiled["score"] == 50.0
+    assert set(compiled["candidates"]) <= {50.0, 0.0}
+
+
+def served(port: PortProcess, operation: str, *arguments: Any) -> tuple[Any, list[dict[str, Any]]]:
+    """Call an operation whose metric gives 0.0 and a feedback; the answer, and what the metric was given."""
+    port.send_call("dspy_bridge", operation, list(arguments))
+    came = []
+    while (message := port.receive())[0] == "C":
+        _, call_id, _, _, (_, given), _ = message
+        came.append(given)
+        port.send_message(encode((Atom("r"), call_id, {"score": 0.0, "feedback": "be short"})))
+    status, answer = message[2]
+    assert status == "ok", answer
+    return answer, came
+
+
+def test_a_metric_of_more_arguments_is_given_the_trace(port: PortProcess, model_server: ModelServer) -> None:
+    stages = [
+        {"name": "find", "module": "dspy.Predict", "signature": "question -> fact"},
+        {"module": "dspy.ChainOfThought", "signature": "fact -> answer"},
+    ]
+    program = port.done("create_program", {"modules": stages, "lm": openai(model_server, "answer")})
+    opts = {"optimizer": "dspy.GEPA", "metric": {"callback": "id-1", "arity": 5}, "num_threads": 1}
+    opts |= {"max_metric_calls": 12, "reflection_minibatch_size": 1}
+    _, came = served(port, "compile_program", None, program["id"], EXAMPLES, opts)
+    assert {"inputs", "prediction", "trace", "pred_name", "pred_trace"} == set(came[0])
+    asked = [given for given in came if given["pred_name"] is not None]
+    names = {given["pred_name"] for given in asked}
+    assert names
+    for given in asked:
+        assert len(given["trace"]) == 2
+        (step,) = given["pred_trace"]
+        assert step["predictor"] == given["pred_name"]
+        assert step in given["trace"]
+        assert set(step["outputs"]) <= {"fact", "reasoning", "answer"}
+
+
+@pytest.mark.parametrize(("arity", "count"), [(None, 2), (2, 2), (3, 5), (5, 5)])
+def test_an_evaluation_has_no_trace(
+    port: PortProcess, model_server: ModelServer, arity: int | None, count: int
+) -> None:
+    program = port.done("create_program", {"signature": QA, "lm": openai(model_server, "answer")})
+    metric = {"callback": "id-1"} | ({} if arity is None else {"arity": arity})
+    _, (given,) = served(port, "evaluate_program", None, program["id"], [RIGHT], {"metric": metric})
+    assert len(given) == count
+    assert given.get("trace") is None
+
+
+@pytest.mark.parametrize("arity", [1, 6, "2", True])
+def test_a_wrong_number_of_arguments_is_refused(port: PortProcess, arity: Any) -> None:
+    program = port.done("create_program", QA)
+    opts = {"metric": {"callback": "id-1", "arity": arity}}
+    details = port.failed("evaluate_program", None, program["id"], [RIGHT], opts)
+    assert (details["kind"], details["path"]) == ("input", "opts.metric.arity")
