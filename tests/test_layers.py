@@ -33,7 +33,7 @@ _LAYERS = {
     ".signatures": "errors term .text",
     ".tools": "errors request term threads .text .callbacks",
     ".sandbox": "errors request threads counting dspy_patches .text .signatures",
-    ".values": "errors term .text .signatures .tools",
+    ".values": "errors term dspy_patches .text .signatures .tools",
     ".models": "redaction errors request term threads port counting dspy_patches .text .options .signatures .values",
     ".modules": "errors term .text .callbacks .options .signatures .tools .sandbox .values .models",
     ".pipelines": "errors term .text .callbacks .options .signatures .tools .values .modules",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from typing import Any, Final
 
 import dspy
@@ -38,15 +39,15 @@ class Seam:
             if PROVIDED not in patch.targets.values():
                 self._install(patch, {})
 
-    def provide(self, name: str, make: Make) -> None:
+    def provide(self, name: str, make: Make | Mapping[str, Make]) -> None:
         """Install a patch whose replacement belongs to a package above this one.
 
         Args:
             name: The name of the patch.
-            make: Returns the replacement, given DSPy's value.
+            make: Returns the replacement, given DSPy's value; or such a function for each target.
         """
         patch = self.patches[name]
-        self._install(patch, dict.fromkeys(patch.targets, make))
+        self._install(patch, make if isinstance(make, Mapping) else dict.fromkeys(patch.targets, make))
 
     def left_out(self) -> list[str]:
         """Return a line for each patch that does not fit the installed DSPy."""
@@ -67,7 +68,7 @@ class Seam:
             message = f"{feature} are refused: the patch {name} does not fit DSPy {dspy.__version__}: {reason}"
             raise OperationError("missing_dependency", message)
 
-    def _install(self, patch: Patch, provided: dict[str, Make]) -> None:
+    def _install(self, patch: Patch, provided: Mapping[str, Make]) -> None:
         if patch.name in self.originals or patch.name in self.reasons:
             return
         reason = difference(patch.expects)

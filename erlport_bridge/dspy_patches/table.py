@@ -17,9 +17,10 @@ from erlport_bridge.dspy_patches.model_lookup import model_info
 from erlport_bridge.dspy_patches.optimizer_threads import carrying_context
 from erlport_bridge.dspy_patches.patch import PROVIDED, Patch, PrivateName
 from erlport_bridge.dspy_patches.signature_fields import fields_with_type
+from erlport_bridge.dspy_patches.strict_schemas import needs_json_mode, response_format
 from erlport_bridge.dspy_patches.system_message import kept
 from erlport_bridge.dspy_patches.type_adapters import type_adapter
-from erlport_bridge.dspy_patches.written_numbers import plain_values, reader
+from erlport_bridge.dspy_patches.type_schema import type_schema
 
 _PARSE_VALUE: Final = ("deab72e8f8f6",)
 # The fingerprints of 3.4.0 and of 3.4.1.
@@ -73,6 +74,15 @@ PATCHES: Final[tuple[Patch, ...]] = (
         },
     ),
     Patch(
+        name="type_schema",
+        why="DSPy sorts the fields of an object in the JSON schema of a prompt, whose order a model follows.",
+        since="3.4.0",
+        until="DSPy keeps the order of fields",
+        without="the fields of objects are in alphabetical order in prompts",
+        targets={"dspy.adapters.utils:_get_json_schema": lambda _: type_schema},
+        expects={"dspy.adapters.utils:_get_json_schema": ("936e5f84e0dd",)},
+    ),
+    Patch(
         name="model_lookup",
         why="Each request looks up its model three times among 5,000 entries: 0.5 ms if it is not there.",
         since="3.4.0",
@@ -119,30 +129,46 @@ PATCHES: Final[tuple[Patch, ...]] = (
         },
     ),
     Patch(
-        name="written_numbers",
-        why="DSPy reads JSON through floats, so that a Decimal loses digits that the model wrote.",
+        name="answers",
+        why="DSPy's reading changes values without a word: 1999 is a date of 1970, null the text None, true the number "
+        "1, text in brackets a list; JSON goes through floats, in which a Decimal loses digits.",
         since="3.4.0",
-        until="DSPy reads a Decimal from the text of its number",
-        without="decimals have no more digits than a float",
+        until="DSPy refuses what does not fit the type of a field, and reads a Decimal from the text of its number",
+        without="values that do not fit are changed, and decimals have no more digits than a float",
         targets={
-            "dspy.adapters.utils:json_repair": reader,
-            "dspy.adapters.json_adapter:json_repair": reader,
-            "dspy.adapters.chat_adapter:parse_value": plain_values,
-            "dspy.adapters.json_adapter:parse_value": plain_values,
-            "dspy.adapters.xml_adapter:parse_value": plain_values,
-            "dspy.predict.rlm:parse_value": plain_values,
-            "dspy.predict.flex.bridge:parse_value": plain_values,
+            "dspy.adapters.utils:json_repair": PROVIDED,
+            "dspy.adapters.chat_adapter:parse_value": PROVIDED,
+            "dspy.adapters.xml_adapter:parse_value": PROVIDED,
+            "dspy.adapters.json_adapter:JSONAdapter.parse": PROVIDED,
+            "dspy.predict.rlm:parse_value": PROVIDED,
+            "dspy.predict.flex.bridge:parse_value": PROVIDED,
         },
         expects={
             "dspy.adapters.utils:json_repair": ("module json_repair",),
-            "dspy.adapters.json_adapter:json_repair": ("module json_repair",),
             "dspy.adapters.chat_adapter:parse_value": _PARSE_VALUE,
-            "dspy.adapters.json_adapter:parse_value": _PARSE_VALUE,
             "dspy.adapters.xml_adapter:parse_value": _PARSE_VALUE,
+            "dspy.adapters.json_adapter:JSONAdapter.parse": ("99f098a2ae7d",),
             "dspy.predict.rlm:parse_value": _PARSE_VALUE,
             "dspy.predict.flex.bridge:parse_value": _PARSE_VALUE,
-            # Every result of json_repair goes through parse_value.
-            "dspy.adapters.json_adapter:JSONAdapter.parse": ("99f098a2ae7d",),
+            # What is filled in for fields that an answer leaves out.
+            "dspy.adapters.utils:apply_output_field_defaults": ("2bfb73739756",),
+        },
+    ),
+    Patch(
+        name="strict_schemas",
+        why="DSPy sends strict schemas in which a map within an object or list may only be empty, and keywords that "
+        "providers refuse.",
+        since="3.4.0",
+        until="DSPy looks for what is not strict in every type, at every depth",
+        without="with the adapter json, some types are refused by providers, and maps within objects come empty",
+        targets={
+            "dspy.adapters.json_adapter:_has_open_ended_mapping": lambda _: needs_json_mode,
+            "dspy.adapters.json_adapter:_get_structured_outputs_response_format": lambda _: response_format,
+        },
+        expects={
+            "dspy.adapters.json_adapter:_has_open_ended_mapping": ("e42907b4dddb",),
+            "dspy.adapters.json_adapter:_get_structured_outputs_response_format": ("e716b2b5d56d",),
+            "dspy.adapters.json_adapter:JSONAdapter._prepare_response_format": ("5e78b12d604f",),
         },
     ),
     Patch(

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import dspy
 import pytest
-from dspy.adapters import utils
+from dspy.adapters import json_adapter, utils
 from dspy.clients import capabilities, costs
 from dspy.propose import grounded_proposer
 from dspy.teleprompt import simba_utils
@@ -97,10 +97,12 @@ PLAIN: dict[str, Callable[[], Any]] = {
     "type_adapters": _read_and_written,
     "signature_fields": lambda: (Scored.input_fields, list(Scored.output_fields), Scored.signature),
     "system_message": lambda: [adapter.format_system_message(Scored) for adapter in ADAPTERS],
+    "type_schema": lambda: utils._get_json_schema(dict[str, Literal["low", "high"] | list[int]]),
+    "strict_schemas": lambda: json_adapter._get_structured_outputs_response_format(Scored).model_json_schema(),
     "model_lookup": _metadata_of_models,
     "callback_choice": _recorded_tool_call,
     "callback_arguments": _recorded_tool_call,
-    "written_numbers": _read_answer,
+    "answers": _read_answer,
     "two_step_reader": _read_in_two_steps,
     "earlier_turns": lambda: [_worded_turns(adapter) for adapter in ADAPTERS],
     "program_source": lambda: grounded_proposer.get_dspy_source_code(dspy.ReAct(Scored, tools=[_doubled])),

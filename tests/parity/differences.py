@@ -17,6 +17,12 @@ INTENDED: Final = {
     "has the error",
     "wrong inputs": "DSPy logs inputs that are missing, unknown or of the wrong type and asks the model, here the call "
     "has an error and costs nothing",
+    "values of answers": "DSPy changes values silently (1999 is a date, null the text None, true the number 1) and "
+    "makes lists of text with brackets; here a value that does not fit is an error, and text stays text where it may",
+    "json repair": "DSPy repairs JSON that ends early, or that stands in prose with mistakes; here that is an error, "
+    "since a part of the answer may be lost",
+    "schemas": "DSPy sorts the fields of objects in the schemas of prompts, here they keep their order; an object has "
+    "the name of its field",
     "tools in the sandbox": "dspy.CodeAct copies the source of its tools into the sandbox, here the code calls them on "
     "this side; prompts and results are the same",
     "earlier turns": "DSPy writes None for each output that a turn of a history does not hold, here it has no section, "

@@ -7,8 +7,10 @@ from typing import Any
 
 import dspy
 
+from erlport_bridge.errors import OperationError, message_of
 from erlport_bridge.programs.pipelines import Stage
 from erlport_bridge.programs.signatures import SignatureSpec, constraints
+from erlport_bridge.programs.values import problem_of
 
 
 async def checked(
@@ -36,6 +38,17 @@ def check_outputs(spec: SignatureSpec, prediction: Mapping[str, Any]) -> None:
         if field.constraints and field.name in prediction:
             value = prediction[field.name]
             constraints.check(field.annotation, field.constraints, value, f"outputs.{field.name}", "parse")
+
+
+def parse_error(error: Exception) -> OperationError:
+    """Return the error of an answer that cannot be read: the field, the expected type and the value in one sentence."""
+    if isinstance(error, OperationError):
+        return error
+    if isinstance(error, dspy.AdapterParseError):
+        message, path = problem_of(error)
+        return OperationError("parse", message, type=dspy.AdapterParseError.__name__, path=path)
+    # For example text that nests too deep: DSPy does not wrap the exceptions of its parsers.
+    return OperationError("parse", f"cannot read the model's answer: {message_of(error)}")
 
 
 def is_parse_error(error: BaseException) -> bool:

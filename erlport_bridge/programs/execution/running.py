@@ -11,12 +11,12 @@ from typing import Any
 import dspy
 
 from erlport_bridge import request as running_request
-from erlport_bridge.errors import OperationError, message_of
+from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import models, sandbox
 from erlport_bridge.programs.execution import output_checks
 from erlport_bridge.programs.execution.call_options import CallOptions
 from erlport_bridge.programs.execution.dspy_context import dspy_context
-from erlport_bridge.programs.execution.output_checks import is_parse_error
+from erlport_bridge.programs.execution.output_checks import is_parse_error, parse_error
 from erlport_bridge.programs.execution.prediction_terms import prediction_term
 from erlport_bridge.programs.execution.streaming import EventStream, StreamCallback
 from erlport_bridge.programs.models import LanguageModel, ModelAccount
@@ -78,11 +78,13 @@ async def run(
             prediction = work.result()
         except CallEndedError as ended:
             raise ended.__cause__ or ended from None
-        except (RecursionError, ValueError) as error:
-            if not is_parse_error(error):
+        except OperationError as error:
+            _with_usage(error, account)
+            raise
+        except (RecursionError, ValueError, dspy.AdapterParseError) as error:
+            if not (isinstance(error, dspy.AdapterParseError) or is_parse_error(error)):
                 raise
-            # For example text that nests too deep: DSPy does not wrap the exceptions of its parsers.
-            raise OperationError("parse", f"cannot read the model's answer: {message_of(error)}") from error
+            raise _with_usage(parse_error(error), account) from error
         finally:
             # Nobody may await the work any more; asyncio would log an exception that is never retrieved.
             if work.done():
@@ -92,6 +94,13 @@ async def run(
                 work.add_done_callback(_retrieve_exception)
     duration_ms = (time.monotonic() - started_at) * 1000
     return prediction_term(prediction, prepared.options, prepared.model, account, duration_ms)
+
+
+def _with_usage(error: OperationError, account: ModelAccount) -> OperationError:
+    """Add what the caller paid for an answer that cannot be read; modifies and returns the error."""
+    if error.kind == "parse":
+        error.facts.setdefault("usage", account.usage())
+    return error
 
 
 def _retrieve_exception(ended: asyncio.Future[Any]) -> None:

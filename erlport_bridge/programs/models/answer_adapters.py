@@ -3,7 +3,6 @@
 | | DSPy | here |
 | --- | --- | --- |
 | markers, tags | must stand as asked | are found where models set them: :mod:`.text.chat_text`, :mod:`.text.xml_text` |
-| an object in an object | is not read | is found, see :mod:`.text.json_text` |
 | an answer that cannot be read | is asked for again as JSON | not if it was cut off, filtered or refused |
 | constraints of outputs | are not checked | are checked; an answer that breaks one cannot be read |
 | a retry | none | asks the same request again, with what was wrong; see :func:`retrying` |
@@ -22,16 +21,17 @@ from weakref import WeakKeyDictionary
 
 import dspy
 import pydantic
-from dspy.adapters import chat_adapter, json_adapter, xml_adapter
+from dspy.adapters import chat_adapter, xml_adapter
 from dspy.adapters.utils import apply_output_field_defaults, format_field_value
 from dspy.clients.call_context import adapter_fallback_scope
 from dspy.utils.exceptions import AdapterParseError
 
 from erlport_bridge import dspy_patches
 from erlport_bridge.errors import OperationError, message_of
+from erlport_bridge.programs import values
 from erlport_bridge.programs.models import endings, response_cache
 from erlport_bridge.programs.signatures import constraints
-from erlport_bridge.programs.text import chat_text, indented_below, json_text, without_headers, xml_text
+from erlport_bridge.programs.text import chat_text, indented_below, without_headers, xml_text
 
 _MAX_REASON_CHARACTERS: Final = 500
 # The exceptions of DSPy's and Pydantic's parsers: for example, text that nests too deep is a RecursionError.
@@ -72,9 +72,11 @@ def is_unreadable(error: BaseException) -> bool:
 
 def problem_of(error: BaseException) -> str:
     """Return what an exception says about an answer that cannot be read, for the model; without the answer itself."""
-    reason = error.message if isinstance(error, OperationError) else message_of(error)
-    # DSPy's message contains the whole answer after its first lines.
-    return reason.partition("\n\nLM Response:")[0].strip()[:_MAX_REASON_CHARACTERS]
+    if isinstance(error, OperationError):
+        reason = error.message
+    else:
+        reason = values.problem_of(error)[0] if isinstance(error, AdapterParseError) else message_of(error)
+    return reason[:_MAX_REASON_CHARACTERS]
 
 
 def would_end_alike(error: BaseException) -> bool:
@@ -82,7 +84,7 @@ def would_end_alike(error: BaseException) -> bool:
     return isinstance(error, OperationError) and error.kind == "parse" and not error.retryable
 
 
-def read_outputs(signature: _Signature, values: Mapping[str, Any]) -> dict[str, Any]:
+def read_outputs(signature: _Signature, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return output fields read from the values of a JSON object, checked against their types and constraints.
 
     Raises:
@@ -91,10 +93,9 @@ def read_outputs(signature: _Signature, values: Mapping[str, Any]) -> dict[str, 
     fields = {}
     for name, field in signature.output_fields.items():
         try:
-            fields[name] = json_adapter.parse_value(values[name], field.annotation)
-        except _OF_PARSERS as error:
-            reason = " ".join(message_of(error).split())[:_MAX_REASON_CHARACTERS]
-            raise OperationError("parse", f"argument {name} is invalid: {reason}") from error
+            fields[name] = values.read_json(given[name], field.annotation)
+        except values.UnreadableError as error:
+            raise OperationError("parse", error.at(f"outputs.{name}"), path=f"outputs.{name}{error.path}") from error
         _check(signature, name, fields[name])
     return fields
 
@@ -251,15 +252,14 @@ class ChatForm(_TextForm, dspy.ChatAdapter):  # type: ignore[misc]
         outputs = signature.output_fields
         texts = chat_text.fields_of(completion, chat_text.Names.of(outputs, signature.input_fields))
         if not texts:
-            found = json_text.object_of(completion, outputs, json_adapter.json_repair.loads)
-            if found is not None and found.keys() >= outputs.keys():
-                return _read_object("ChatAdapter", signature, found, completion)
+            with contextlib.suppress(AdapterParseError):
+                return values.read_fields(self, signature, completion)
         fields = {}
         for name, field in outputs.items():
             if name in texts:
                 text = texts[name] if field.annotation in _TEXTS else texts[name].strip(chat_text.SPACE)
-                fields[name] = _value("ChatAdapter", signature, name, text, completion, chat_adapter.parse_value)
-        return _complete("ChatAdapter", signature, fields, completion)
+                fields[name] = _value(self, signature, name, text, completion, chat_adapter.parse_value)
+        return _complete(self, signature, fields, completion)
 
 
 class JSONForm(_Form, dspy.JSONAdapter):  # type: ignore[misc]
@@ -280,17 +280,14 @@ class JSONForm(_Form, dspy.JSONAdapter):  # type: ignore[misc]
         Raises:
             AdapterParseError: There is no JSON object, a field is missing, or its value does not fit its type.
         """
-        outputs = signature.output_fields
-        found = json_text.object_of(completion, outputs, json_adapter.json_repair.loads)
-        if found is None or not found.keys() & outputs.keys():
+        try:
+            return dict(super().parse(signature, completion))
+        except AdapterParseError:
             # The inputs of the prompt stand in sections, which some models copy.
-            names = chat_text.Names.of(outputs, signature.input_fields)
-            found = chat_text.fields_of(completion, names) or found
-        if found is None:
-            raise AdapterParseError(
-                "JSONAdapter", signature, completion, "LM response cannot be serialized to a JSON object."
-            )
-        return _read_object("JSONAdapter", signature, found, completion)
+            names = chat_text.Names.of(signature.output_fields, signature.input_fields)
+            if not chat_text.fields_of(completion, names):
+                raise
+            return ChatForm().parse(signature, completion)
 
 
 class XMLForm(_TextForm, dspy.XMLAdapter):  # type: ignore[misc]
@@ -328,15 +325,15 @@ class XMLForm(_TextForm, dspy.XMLAdapter):  # type: ignore[misc]
                 continue
             if field.annotation is str:
                 text = chat_text.value_of(xml_text.text_of_content(contents[name][0].content))
-                fields[name] = _value("XMLAdapter", signature, name, text, completion, xml_adapter.parse_value)
+                fields[name] = _value(self, signature, name, text, completion, xml_adapter.parse_value)
             else:
                 alone = dspy.Signature({name: (field.annotation, dspy.OutputField())})
                 document = xml_text.document(contents[name], _tags_of(field.annotation))
                 try:
                     fields[name] = super().parse(alone, document)[name]
                 except (AdapterParseError, *_OF_PARSERS) as error:
-                    raise _unreadable("XMLAdapter", signature, name, error, completion) from error
-        return _complete("XMLAdapter", signature, fields, completion)
+                    raise _unreadable(self, signature, name, error, completion) from error
+        return _complete(self, signature, fields, completion)
 
 
 class TwoStepForm(_Form, dspy.TwoStepAdapter):  # type: ignore[misc]
@@ -366,14 +363,14 @@ dspy_patches.keep_system_messages(ChatForm, JSONForm, XMLForm)
 
 def _guarded(
     fields: Mapping[str, Any],
-    values: Mapping[str, Any],
+    given: Mapping[str, Any],
     guard: Callable[[str], str],
     written: Callable[[Any], str] | None = None,
 ) -> dict[str, Any]:
     """Return the values of a message; a value whose text could pose as structure is replaced by its guarded text."""
-    shown = dict(values)
+    shown = dict(given)
     for name, field in fields.items():
-        value = values.get(name)
+        value = given.get(name)
         if value is None or isinstance(value, bool | int | float):
             continue
         if isinstance(value, FormattedText) and guard is without_headers:
@@ -388,17 +385,13 @@ def _guarded(
     return shown
 
 
-def _read_object(adapter: str, signature: _Signature, found: Mapping[str, Any], completion: str) -> dict[str, Any]:
-    fields = {
-        name: _value(adapter, signature, name, found[name], completion, json_adapter.parse_value)
-        for name in signature.output_fields
-        if name in found
-    }
-    return _complete(adapter, signature, fields, completion)
-
-
 def _value(
-    adapter: str, signature: _Signature, name: str, value: Any, completion: str, parse: Callable[[Any, Any], Any]
+    adapter: dspy.Adapter,
+    signature: _Signature,
+    name: str,
+    value: Any,
+    completion: str,
+    parse: Callable[[Any, Any], Any],
 ) -> Any:
     try:
         return parse(value, signature.output_fields[name].annotation)
@@ -407,17 +400,24 @@ def _value(
 
 
 def _unreadable(
-    adapter: str, signature: _Signature, name: str, error: BaseException, completion: str
+    adapter: dspy.Adapter, signature: _Signature, name: str, error: BaseException, completion: str
 ) -> AdapterParseError:
-    reason = error.message.partition("\n\n")[0] if isinstance(error, AdapterParseError) else message_of(error)
-    return AdapterParseError(adapter, signature, completion, f"Failed to parse field {name}: {reason}")
+    """Return the error of a field whose value does not fit its type."""
+    place = path = f"outputs.{name}"
+    if isinstance(error, values.UnreadableError):
+        sentence, path = error.at(place), place + error.path
+    elif isinstance(error, AdapterParseError):
+        sentence, path = values.problem_of(error)
+    else:
+        sentence = f"cannot read the value at {place}: {message_of(error)}"
+    return values.AnswerError(adapter, signature, completion, sentence, path)
 
 
-def _complete(adapter: str, signature: _Signature, fields: dict[str, Any], completion: str) -> dict[str, Any]:
+def _complete(adapter: dspy.Adapter, signature: _Signature, fields: dict[str, Any], completion: str) -> dict[str, Any]:
     """Return all fields, with the defaults of missing ones, or raise an error if one has none."""
     whole: dict[str, Any] = apply_output_field_defaults(signature, fields)
     if whole.keys() != signature.output_fields.keys():
-        raise AdapterParseError(adapter, signature, completion, parsed_result=whole)
+        raise AdapterParseError(type(adapter).__name__, signature, completion, parsed_result=whole)
     return whole
 
 

@@ -6,10 +6,12 @@ A call has one account, for all its tasks and threads, from :meth:`ModelAccount.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Final
+
+from dspy.utils.usage_tracker import UsageTracker
 
 from erlport_bridge.counting import PORT_COUNTERS, Spent
 from erlport_bridge.errors import details, kind_of
@@ -30,6 +32,7 @@ class ModelAccount:
 
     def __init__(self) -> None:
         self.spent = Spent()
+        self._usage = UsageTracker()
         self._answers = 0
         self._failed: list[dict[str, Any]] = []
         self.warnings: list[str] = []
@@ -39,8 +42,9 @@ class ModelAccount:
         """Make this the account of the current context, and of contexts copied from it."""
         _current.set(self)
 
-    def add_answer(self, asked: str, answered: str, spent: Spent) -> None:
-        """Add the answer of the model ``answered`` to a request to the model ``asked``, with its cost."""
+    def add_answer(self, asked: str, answered: str, spent: Spent, usage: Mapping[str, Any]) -> None:
+        """Add the answer of the model ``answered`` to a request to the model ``asked``, with its cost and usage."""
+        self._usage.add_usage(answered, dict(usage))
         self._answered_for[asked] = answered
         self._answers += 1
         self.spent.add(spent)
@@ -55,6 +59,10 @@ class ModelAccount:
     def add_warnings(self, warnings: Iterable[str]) -> None:
         """Add sentences about answers; each sentence once."""
         self.warnings += [text for text in dict.fromkeys(warnings) if text not in self.warnings]
+
+    def usage(self) -> dict[str, Any]:
+        """Return the usage of all answers by model, as in the metadata of a prediction."""
+        return dict(self._usage.get_total_tokens())
 
     def answered_for(self, asked: str) -> str:
         """Return the model that gave the last answer to a request to the model ``asked``."""
@@ -106,7 +114,9 @@ class ModelRequest:
         """Record DSPy's result, here and in the account of the current call."""
         tokens = (result.usage or {}).get("total_tokens")
         self._spent.add_answer(tokens, result.cost, is_cached=result.cache_hit)
-        current_account().add_answer(self._asked, self._model, self._spent)
+        current_account().add_answer(
+            self._asked, self._model, self._spent, {} if result.cache_hit else result.usage or {}
+        )
 
 
 def current_account() -> ModelAccount:

@@ -2,7 +2,7 @@
 
 from erlport_bridge.programs.signatures import constraints
 from erlport_bridge.programs.signatures.field_type import NO_DEFAULT
-from erlport_bridge.programs.signatures.object_types import is_object
+from erlport_bridge.programs.signatures.object_types import is_object, takes_nil
 from erlport_bridge.programs.signatures.spec import (
     MAX_REMEMBERED_CHARACTERS,
     Field,
@@ -24,4 +24,5 @@ __all__ = [
     "constraints",
     "is_object",
     "parse_signature",
+    "takes_nil",
 ]

@@ -103,10 +103,15 @@ def validated(validate: Callable[[Any], Any], value: object, path: str, kind: st
     try:
         return validate(value)
     except pydantic.ValidationError as error:
-        first = error.errors()[0]
-        where = path + "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
-        message = f"{_sentence(first['msg'])} at {where}, got {shown(first['input'])}"
-        raise OperationError(kind, message, path=where) from None
+        wrong, place, got = first_problem(error)
+        raise OperationError(kind, f"{wrong} at {path}{place}, got {shown(got)}", path=path + place) from None
+
+
+def first_problem(error: pydantic.ValidationError) -> tuple[str, str, Any]:
+    """Return what Pydantic expected, as the beginning of a sentence, the path below the value, and what came."""
+    first = error.errors()[0]
+    place = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in first["loc"])
+    return _sentence(first["msg"]), place, first["input"]
 
 
 def _sentence(message: str) -> str:

@@ -19,6 +19,7 @@ class FieldType(NamedTuple):
         constraints: The constraints on the value.
         description: The field's description for the prompt, if any.
         default: The value of an input that is left out, or :data:`NO_DEFAULT`.
+        members: The members of a union; empty for other types.
     """
 
     text: str
@@ -26,6 +27,11 @@ class FieldType(NamedTuple):
     constraints: Constraints = ()
     description: str | None = None
     default: Any = NO_DEFAULT
+    members: tuple[FieldType, ...] = ()
+
+    def replaced(self, **changes: Any) -> FieldType:
+        """Return the type with other attributes."""
+        return self._replace(**changes)
 
     @property
     def inner(self) -> Any:
@@ -39,7 +45,8 @@ class FieldType(NamedTuple):
         beside += [] if self.default is NO_DEFAULT else [f"default={choice_text(self.default)}"]
         if not beside:
             return self.text
-        head = self.text[:-1] + ", " if self.constraints else self.text + "("
+        text = f"({self.text})" if self.members else self.text
+        head = text[:-1] + ", " if self.constraints else text + "("
         return f"{head}{', '.join(beside)})"
 
 

@@ -9,14 +9,15 @@ A parsed type has one canonical text, which parses to the same type again: ``str
 Grammar::
 
     type    = single ("|" single)*
-    single  = (name | name "[" member ("," member)* "]" | object) ["(" setting ("," setting)* ")"]
+    single  = (name | name "[" member ("," member)* "]" | object | "(" type ")") ["(" setting ("," setting)* ")"]
     object  = "{" name ":" type ("," name ":" type)* "}"
     member  = type | literal | "..."
     setting = name "=" (literal | number)
     literal = string | integer | "True" | "False" | "None"
 
 An object is a map with the named fields. A setting is a constraint (``ge=0``, :mod:`.constraints`), ``desc="…"``, or
-``default=3``. ``desc`` and ``default`` count only on the first type of a field.
+``default=3``. Constraints of a union, ``(int | None)(ge=0)``, hold for the members that take them. ``desc`` and
+``default`` of a member belong to the whole union; inside of lists and other types they do not count.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from dspy.adapters.types.citation import Citations
 from dspy.adapters.types.document import Document
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs.signatures.constraints import problem
+from erlport_bridge.programs.signatures.constraints import allowed, problem
+from erlport_bridge.programs.signatures.defaults import default_problem
 from erlport_bridge.programs.signatures.field_names import name_problem
 from erlport_bridge.programs.signatures.field_type import NO_DEFAULT, FieldType, choice_text
 from erlport_bridge.programs.signatures.object_types import object_model
@@ -228,6 +230,8 @@ class _TypeParser:
     def __init__(self, reader: TokenReader, field_name: str) -> None:
         self._reader = reader
         self._field_name = field_name
+        # The field, or the field of an object, whose type is being read.
+        self._inner_name = field_name
 
     def union(self, depth: int) -> FieldType:
         start = self._reader.next.position
@@ -237,15 +241,18 @@ class _TypeParser:
         while self._reader.take_mark("|"):
             members.append(self._single(depth))
             self._check_count(members, start)
-        if len(members) == 1:
-            return members[0]
-        # Description and default of the first member, as in `int(default=3) | None`, belong to the whole field.
-        texts = " | ".join([members[0].whole_text, *(member.text for member in members[1:])])
-        return FieldType(texts, _annotation(Union, members), (), members[0].description, members[0].default)
+        return members[0] if len(members) == 1 else _union_of(members)
 
     def _single(self, depth: int) -> FieldType:
         start = self._reader.next.position
-        read = self._object(depth) if self._reader.take_mark("{") else self._named(depth)
+        if self._reader.take_mark("{"):
+            read = self._object(depth)
+        elif self._reader.take_mark("("):
+            read = self.union(depth + 1)
+            if not self._reader.take_mark(")"):
+                self._reader.expected('"|" or ")"')
+        else:
+            read = self._named(depth)
         return self._with_settings(read, start) if self._reader.take_mark("(") else read
 
     def _named(self, depth: int) -> FieldType:
@@ -272,6 +279,8 @@ class _TypeParser:
         self._check_ellipsis(members, start)
         if name in ("dict", "set") and not _is_hashable(members[0].annotation):
             self._fail(f"{members[0].text}, which cannot be a key of a dict or an element of a set,", start)
+        if name in ("Optional", "Union"):
+            return _union_of(members, name)
         return FieldType(f"{name}[{', '.join(member.text for member in members)}]", _annotation(form, members))
 
     def _object(self, depth: int) -> FieldType:
@@ -285,14 +294,22 @@ class _TypeParser:
             wrong = name_problem(name) or ("is Pydantic's" if name.startswith("model_") else None)
             if wrong or name in fields:
                 self._fail(wrong or f'the field "{name}" twice in an object', position)
-            fields[name] = self.union(depth + 1) if self._reader.take_mark(":") else FieldType("str", str)
+            fields[name] = self._member_of_object(name, depth)
             self._check_count(list(fields), start)
             if not self._reader.take_mark(","):
                 break
         if not self._reader.take_mark("}"):
             self._reader.expected('"," or "}"')
         text = f"{{{', '.join(f'{name}: {read.whole_text}' for name, read in fields.items())}}}"
-        return FieldType(text, object_model(text, fields))
+        return FieldType(text, object_model(self._inner_name, text, fields))
+
+    def _member_of_object(self, name: str, depth: int) -> FieldType:
+        if not self._reader.take_mark(":"):
+            return FieldType("str", str)
+        outer, self._inner_name = self._inner_name, name
+        read = self.union(depth + 1)
+        self._inner_name = outer
+        return read
 
     def _with_settings(self, read: FieldType, start: int) -> FieldType:
         given: dict[str, Any] = {}
@@ -313,14 +330,44 @@ class _TypeParser:
         description, default = given.pop("desc", None), given.pop("default", NO_DEFAULT)
         if description is not None and not isinstance(description, str):
             self._fail(f"a description that is no text: {shown(description)}", start)
+        if description is None:
+            description = read.description
+        if default is NO_DEFAULT:
+            default = read.default
+        if given:
+            if read.constraints:
+                self._fail(f"{read.text} with constraints twice", start)
+            read = self._constrained(read, given, start)
+        read = read.replaced(description=description, default=default)
+        if default is not NO_DEFAULT and (wrong := default_problem(read)) is not None:
+            self._fail(wrong, start)
+        return read
+
+    def _constrained(self, read: FieldType, given: Mapping[str, Any], start: int) -> FieldType:
+        if read.members:
+            return self._constrained_union(read, given, start)
         for name, value in given.items():
             wrong = problem(read.annotation, name, value)
             if wrong is not None:
                 self._fail(f"{read.text}, which {wrong},", start)
-        constraints = tuple(given.items())
-        texts = [f"{name}={choice_text(value)}" for name, value in constraints]
-        text = f"{read.text}({', '.join(texts)})" if texts else read.text
-        return FieldType(text, read.annotation, constraints, description, default)
+        constraints = (*read.constraints, *given.items())
+        settings = ", ".join(f"{name}={choice_text(value)}" for name, value in given.items())
+        head = f"{read.text[:-1]}, " if read.constraints else f"{read.text}("
+        return read.replaced(text=f"{head}{settings})", constraints=constraints)
+
+    def _constrained_union(self, read: FieldType, given: Mapping[str, Any], start: int) -> FieldType:
+        for name in given:
+            if not any(name in allowed_in(member) for member in read.members):
+                takes = list(dict.fromkeys(known for member in read.members for known in allowed_in(member)))
+                self._fail(
+                    f"{read.text}, which takes no {name}" + (f"; it takes {', '.join(takes)}," if takes else ","), start
+                )
+        members = []
+        for member in read.members:
+            own = {name: value for name, value in given.items() if name in allowed_in(member)}
+            members.append(self._constrained(member, own, start) if own else member)
+        is_named = read.text.startswith(("Optional[", "Union["))
+        return _union_of(members, read.text.partition("[")[0] if is_named else None)
 
     def _number(self) -> float:
         return float(self._reader.take().text)
@@ -364,7 +411,12 @@ class _TypeParser:
         self._close()
         text = f"Literal[{', '.join(map(choice_text, choices))}]"
         form: Any = Literal
-        return FieldType(text, form[tuple(choices)])
+        # `None` is a member of a union, where everything that asks whether a type takes `nil` finds it.
+        others = tuple(choice for choice in choices if choice is not None)
+        annotation: Any = form[others] if others else type(None)
+        if others and None in choices:
+            annotation = _GENERIC["Optional"][0][annotation]
+        return FieldType(text, annotation)
 
     def _choice(self) -> str | int | None:
         token = self._reader.next
@@ -411,6 +463,23 @@ class _TypeParser:
 
     def _fail(self, problem: str, position: int) -> NoReturn:
         self._reader.fail(f'field "{self._field_name}" has {problem}', position)
+
+
+def allowed_in(read: FieldType) -> tuple[str, ...]:
+    """Return the names of the constraints that a type, or a member of a union, takes."""
+    if read.members:
+        return tuple(name for member in read.members for name in allowed_in(member))
+    return allowed(read.annotation)
+
+
+def _union_of(members: list[FieldType], name: str | None = None) -> FieldType:
+    """Return a union, written ``A | B`` or ``name[A, B]``; it has the first description and default of a member."""
+    texts = [member.text for member in members]
+    text = " | ".join(texts) if name is None else f"{name}[{', '.join(texts)}]"
+    description = next((member.description for member in members if member.description is not None), None)
+    default = next((member.default for member in members if member.default is not NO_DEFAULT), NO_DEFAULT)
+    annotation = _annotation(_GENERIC[name or "Union"][0], members)
+    return FieldType(text, annotation, (), description, default, tuple(members))
 
 
 def _annotation(form: Any, members: list[FieldType]) -> Any:

@@ -58,7 +58,10 @@ def _form(term: tuple[Any, ...] | list[Any], where: str, depth: int) -> str:
     head, *parts = term
     name = text_of(head)
     write = None if name is None else _FORMS.get(name)
-    settings = parts.pop() if _is_settings(parts[-1]) and (write is None or len(parts) > 1) else None
+    takes_keyword = name == "object" and len(parts) == 1
+    settings = (
+        parts.pop() if not takes_keyword and _is_settings(parts[-1]) and (write is None or len(parts) > 1) else None
+    )
     if write is not None and parts:
         text = write(parts, where, depth)
     else:
@@ -86,6 +89,8 @@ def with_settings(text: str, settings: Any, where: str) -> str:
         if name in given and text_of(given[name]) is None:
             raise _error(expected_text(f"{where}.{name}", given[name]), f"{where}.{name}")
     texts = [f"{_CALLED.get(name, name)}={_literal(value, f'{where}.{name}')}" for name, value in given.items()]
+    if texts and "|" in text:
+        text = f"({text})"  # settings of a union, not of its last member
     whole = f"{text}({', '.join(texts)})" if texts else text
     return f"{whole} | None" if optional else whole
 
@@ -96,9 +101,18 @@ def _is_settings(term: object) -> bool:
     return isinstance(term, list) and all(isinstance(item, tuple) and len(item) == 2 for item in term)
 
 
-def _object(fields: Mapping[Any, Any], where: str, depth: int) -> str:
+def _is_keyword(term: object) -> bool:
+    """Return whether a term is a list of pairs, which, unlike a map, keeps its order."""
+    return (
+        isinstance(term, list)
+        and bool(term)
+        and all(isinstance(item, tuple | list) and len(item) == 2 for item in term)
+    )
+
+
+def _object(fields: Mapping[Any, Any] | list[Any], where: str, depth: int) -> str:
     members = []
-    for key, member in fields.items():
+    for key, member in fields.items() if isinstance(fields, Mapping) else fields:
         name = text_of(key)
         if name is None:
             raise _error(f"expected a name as a key of {where}, got {shown(key)}", where)
@@ -157,8 +171,10 @@ def _code(parts: list[Any], where: str, depth: int) -> str:
 
 
 def _inner(parts: list[Any], where: str, depth: int) -> str:
-    if len(parts) != 1 or not isinstance(parts[0], Mapping):
-        raise _error(f"expected a map of types in {{:object, …}} at {where}, got {shown(parts)}", where)
+    if len(parts) != 1 or not (isinstance(parts[0], Mapping) or _is_keyword(parts[0])):
+        raise _error(
+            f"expected a map or a keyword list of types in {{:object, …}} at {where}, got {shown(parts)}", where
+        )
     return _object(parts[0], where, depth)
 
 

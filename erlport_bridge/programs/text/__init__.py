@@ -1,6 +1,6 @@
 """Read text: strings, arguments and options of callers; arithmetic and facts in sentences."""
 
-from erlport_bridge.programs.text import arguments, chat_text, json_text, xml_text
+from erlport_bridge.programs.text import arguments, chat_text, xml_text
 from erlport_bridge.programs.text.arithmetic import (
     Number,
     evaluate,
@@ -39,7 +39,6 @@ __all__ = [
     "find_expression",
     "indented_below",
     "inside",
-    "json_text",
     "listed_items",
     "misspelt",
     "nearest_sentences",

@@ -77,14 +77,15 @@ def indented_below(text: str, names: Collection[str] | None) -> str:
     >>> indented_below("a\nanswer: 7", ["answer"])
     'a\n    answer: 7'
     """
-    if "\n" not in text or not _field_lines(names and frozenset(names)).search(text):
+    if "\n" not in text or not _field_lines(None if names is None else frozenset(names)).search(text):
         return text
     return text.replace("\n", "\n    ")
 
 
 @functools.lru_cache(maxsize=512)
 def _field_lines(names: frozenset[str] | None) -> re.Pattern[str]:
-    return re.compile(rf"\n[\s>*_`#-]*(?:{any_of(names) if names else '[^:\W]+'})[\s*_`]*:", re.IGNORECASE)
+    known = r"\w+" if names is None else any_of(names)
+    return re.compile(rf"\n[\s>*_`#-]*(?:{known})[\s*_`]*:", re.IGNORECASE)
 
 
 def any_of(names: Iterable[str]) -> str:

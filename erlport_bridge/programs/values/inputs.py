@@ -31,7 +31,7 @@ import dspy
 import pydantic
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs.signatures import NO_DEFAULT, Field, SignatureSpec, constraints, is_object
+from erlport_bridge.programs.signatures import NO_DEFAULT, Field, SignatureSpec, constraints, is_object, takes_nil
 from erlport_bridge.programs.text import expected_text, inside, neutral, quoted, suggestion, text_of
 from erlport_bridge.programs.values import documents, media, tool_values
 from erlport_bridge.programs.values.media import TYPE_KEY, entries, mismatch
@@ -366,4 +366,4 @@ def _check_names(spec: SignatureSpec, given: Iterable[str], path: str) -> None:
 
 
 def _may_be_left_out(field: Field) -> bool:
-    return field.default is not NO_DEFAULT or field.annotation is type(None) or type(None) in get_args(field.annotation)
+    return field.default is not NO_DEFAULT or takes_nil(field.annotation)

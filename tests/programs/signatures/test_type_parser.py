@@ -57,7 +57,7 @@ def parsed(text: str) -> tuple[str, Any]:
         (
             "Literal['a', \"b\", 1, -2, True, None]",
             'Literal["a", "b", 1, -2, True, None]',
-            Literal["a", "b", 1, -2, True, None],
+            Optional[Literal["a", "b", 1, -2, True]],  # noqa: UP045
         ),
         (r"""Literal['it\'s "x"\\']""", r"""Literal["it's \"x\"\\"]""", Literal['it\'s "x"\\']),
         ("Literal['a -> b', 'c, d: [']", 'Literal["a -> b", "c, d: ["]', Literal["a -> b", "c, d: ["]),

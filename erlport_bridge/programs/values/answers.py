@@ -1,0 +1,659 @@
+"""Read the values that a model wrote as the types of their fields: nothing is changed without a word.
+
+DSPy reads answers by a lax validation, in which ``1999`` is a date of 1970, ``true`` the number 1 and ``null`` the text
+``None``. Here a value is converted only where nothing is lost:
+
+| type | what is read |
+| --- | --- |
+| ``str`` | text; a number in JSON, with its digits |
+| ``int`` | an integer; ``7.0``; the text of one |
+| ``float``, ``Decimal`` | a number; the text of one |
+| ``bool`` | ``true``, ``false``; the words ``true``, ``false``, ``yes``, ``no``, ``on``, ``off`` |
+| ``None`` | ``null``, ``None`` |
+| ``date``, ``time``, ``datetime`` | the text in the form of ISO 8601, never a number |
+| ``Literal`` | one of its choices, also in quotes, or as text |
+| ``list``, ``set``, ``tuple``, ``dict``, objects | the same in JSON; as text: JSON, also in a code block or in prose |
+| unions | the member that needs the least conversion; text stays text if a member takes it |
+| ``Any`` | text, or the value of a text that is JSON as a whole |
+| DSPy's types, an application's own | as DSPy reads them |
+
+A value without a term in Elixir is refused too: a time with a zone, half a surrogate pair, 100 levels of nesting.
+"""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import math
+import re
+import types
+from collections.abc import Callable, Mapping
+from decimal import Decimal
+from typing import Annotated, Any, Final, Literal, TypeAlias, Union, get_args, get_origin
+
+import dspy
+import pydantic
+from dspy.adapters.utils import parse_value
+
+from erlport_bridge.programs.signatures import constraints, is_object
+from erlport_bridge.programs.text import inside
+from erlport_bridge.programs.values import answer_json
+from erlport_bridge.programs.values.answer_json import NO, WrittenFloat
+from erlport_bridge.programs.values.inputs import MAX_VALUE_DEPTH, describe
+from erlport_bridge.term import shown
+
+#: How much a value may be converted: not at all; as JSON needs it, which has no dates, and integers for floats; as far
+#: as nothing is lost. A union tries its members in this order.
+_EXACT, _CLOSE, _LAX = range(3)
+
+#: ``(value, level, is_text) -> value``. With ``is_text``, strings are the text that the model wrote, and may be JSON;
+#: otherwise strings are strings of JSON.
+_Reader: TypeAlias = Callable[[Any, int, bool], Any]
+
+
+class UnreadableError(ValueError):
+    """A value of an answer that does not fit its type.
+
+    Attributes:
+        problem: What the type takes, as the beginning of a sentence: ``expected an integer``.
+        value: The value that came.
+        path: The path of the value below its field, such as ``[0].name``.
+        remark: What else is to be said, such as the name of a missing key.
+    """
+
+    def __init__(self, problem: str, value: object, *, path: str = "", remark: str = "") -> None:
+        self.problem = problem
+        self.value = value
+        self.path = path
+        self.remark = remark
+        super().__init__()
+
+    def at(self, place: str) -> str:
+        """Return the sentence about the value in a field at this place."""
+        return f"{self.problem} at {place}{self.path}, got {shown(plain_values(self.value))}{self.remark}"
+
+    def __str__(self) -> str:
+        """Return the sentence about the value without its field."""
+        return self.at("the answer")
+
+
+def read_text(value: Any, annotation: Any) -> Any:
+    """Return the value of a type from the text of its field, as in DSPy's chat and XML adapters.
+
+    Args:
+        value: The text; of nested XML, lists and maps of texts.
+        annotation: The type.
+
+    Raises:
+        UnreadableError: The text does not fit the type.
+    """
+    return _reader_of(annotation)(value, _LAX, True)
+
+
+def read_json(value: Any, annotation: Any) -> Any:
+    """Return the value of a type from a value of JSON.
+
+    Raises:
+        UnreadableError: The value does not fit the type.
+    """
+    return _reader_of(annotation)(value, _LAX, False)
+
+
+def _reader_of(annotation: Any) -> _Reader:
+    try:
+        # The text is part of the key: `int | str` and `str | int` are equal.
+        return _SCALARS.get(annotation) or _kept_reader(
+            annotation, "" if annotation.__class__ is type else repr(annotation)
+        )
+    except TypeError:  # the type cannot be hashed
+        return _made_reader(annotation)
+
+
+def _made_reader(annotation: Any) -> _Reader:
+    origin = get_origin(annotation) or annotation
+    if origin is Annotated:
+        return _constrained(annotation)
+    if origin is Union or origin is types.UnionType:
+        return _union(annotation)
+    if origin is Literal:
+        return _literal(annotation)
+    if origin in _CONTAINERS:
+        return _from_text(_CONTAINERS[origin](annotation), annotation)
+    if is_object(annotation):
+        return _from_text(_object(annotation), annotation)
+    return _foreign(annotation)
+
+
+_kept_reader = functools.lru_cache(maxsize=1_024)(lambda annotation, _text: _made_reader(annotation))
+
+
+# --- Scalars
+
+
+def _text(value: Any, level: int, _is_text: bool) -> str:
+    if isinstance(value, str):
+        return _checked_text(value)
+    if level == _LAX and isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    raise UnreadableError("expected a string", value)
+
+
+def _checked_text(text: str) -> str:
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UnreadableError("expected a string without half a surrogate pair", text) from None
+    return text
+
+
+def _integer(value: Any, level: int) -> int:
+    if type(value) is int:
+        return value
+    if level == _LAX and (number := _number(value)) is not None and number == number.to_integral_value():
+        return int(number)
+    raise UnreadableError("expected an integer", value)
+
+
+def _float(value: Any, level: int) -> float:
+    if isinstance(value, float):
+        if math.isinf(value) and isinstance(value, WrittenFloat) and str(value)[-1].isdigit():
+            raise UnreadableError("expected a number that a float can hold", Decimal(str(value)))
+        return float(value)
+    if level >= _CLOSE and type(value) is int:
+        number: Decimal | None = Decimal(value)
+    else:
+        number = _number(value) if level == _LAX else None
+    if number is None:
+        if level == _LAX and isinstance(value, str) and value.strip() in _NOT_FINITE:
+            return float(value)
+        raise UnreadableError("expected a number", value)
+    try:
+        found = float(number)
+    except OverflowError:
+        found = math.inf
+    if math.isinf(found):
+        raise UnreadableError("expected a number that a float can hold", value)
+    return found
+
+
+_NOT_FINITE: Final = ("NaN", "Infinity", "-Infinity")
+
+
+def _decimal(value: Any, level: int) -> Decimal:
+    if isinstance(value, Decimal):
+        return value
+    if level >= _CLOSE and (number := _number(value, bound=None)) is not None:
+        return number
+    raise UnreadableError("expected a decimal number", value)
+
+
+_NUMBER: Final = re.compile(r"[-+]?(?:[0-9]+(?:_[0-9]{3})*(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,9})?")
+# As many digits as Python converts to an integer.
+_MAX_NUMBER_CHARACTERS: Final = 4_300
+_MAX_EXPONENT: Final = 4_300
+
+
+def _number(value: Any, bound: int | None = _MAX_EXPONENT) -> Decimal | None:
+    """Return the number that a value or its text is, or ``None``."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    if type(value) is int:
+        return Decimal(value)
+    text = str(value).strip()
+    if len(text) > _MAX_NUMBER_CHARACTERS or not _NUMBER.fullmatch(text):
+        return None
+    number = Decimal(text)
+    return number if bound is None or not number or abs(number.adjusted()) <= bound else None
+
+
+_WORDS: Final = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
+
+
+def _boolean(value: Any, level: int) -> bool:
+    if isinstance(value, bool):
+        return value
+    if level == _LAX and isinstance(value, str) and (found := _WORDS.get(value.strip().lower())) is not None:
+        return found
+    raise UnreadableError("expected true or false", value)
+
+
+def _nil(value: Any, level: int) -> None:
+    if value is None or (level == _LAX and isinstance(value, str) and value.strip() in ("null", "None", "")):
+        return
+    raise UnreadableError("expected nil", value)
+
+
+_DIGITS_ONLY: Final = re.compile(r"[-+]?[0-9._]*")
+# Pydantic would cut the digits behind microseconds.
+_BELOW_MICROSECONDS: Final = re.compile(r"[.,][0-9]{6}[0-9]*[1-9]")
+
+
+def _moment(cls: type, expected: str, form: str) -> Callable[[Any, int], Any]:
+    parse: Callable[[str], Any] = pydantic.TypeAdapter(cls).validate_strings
+    usual = re.compile(form)
+
+    def read(value: Any, level: int) -> Any:
+        if type(value) is cls:
+            return value
+        if isinstance(value, str) and level >= _CLOSE:
+            text = value.strip()
+            is_usual = usual.match(text) is not None
+            if (is_usual or (level == _LAX and not _DIGITS_ONLY.fullmatch(text))) and not _BELOW_MICROSECONDS.search(
+                text
+            ):
+                try:
+                    found = parse(text)
+                except (pydantic.ValidationError, OverflowError):
+                    pass
+                else:
+                    if cls is datetime.time and found.tzinfo is not None:
+                        raise UnreadableError("expected a time of day without a time zone", value)
+                    return found
+        raise UnreadableError(f"expected {expected}", value)
+
+    return read
+
+
+# --- Text that holds JSON
+
+
+def _from_text(read: _Reader, annotation: Any) -> _Reader:
+    """Return a reader that also takes text, from a reader of JSON values."""
+    is_container = (get_origin(annotation) or annotation) in _CONTAINERS or is_object(annotation)
+
+    def read_any(value: Any, level: int, is_text: bool) -> Any:
+        if not isinstance(value, str) or (not is_text and not (is_container and level == _LAX)):
+            return read(value, level, is_text)
+        error = None
+        whole = answer_json.exact(value)
+        if whole is not NO:
+            try:
+                return read(whole, level, False)
+            except UnreadableError as raised:
+                error = raised
+        if level == _LAX and is_container and is_text and not isinstance(whole, list | dict | tuple | set):
+            for found in answer_json.containers(value):
+                try:
+                    return read(found, level, False)
+                except UnreadableError as raised:
+                    error = error or raised
+        if is_container:
+            raise error or UnreadableError(f"expected {_expected(annotation)}", value)
+        return read(_bare(value), level, False)
+
+    return read_any
+
+
+def _bare(text: str) -> str:
+    """Return a text without spaces, quotes and the marks of Markdown around it."""
+    text = text.strip()
+    block = answer_json.WHOLE_BLOCK.fullmatch(text)
+    if block is not None:
+        return block[1].strip()
+    for mark in ("**", "`", '"', "'"):
+        if len(text) > 2 * len(mark) and text.startswith(mark) and text.endswith(mark):
+            return text[len(mark) : -len(mark)].strip()
+    return text
+
+
+# --- Types of several values
+
+
+_CONSTANTS_IN_JSON: Final = {"None": "null", "True": "true", "False": "false"}
+
+
+def _literal(annotation: Any) -> _Reader:
+    choices = get_args(annotation)
+    by_text: dict[str, Any] = {}
+    for choice in choices:
+        if isinstance(choice, str):  # which comes before a constant that is written alike
+            by_text[choice] = choice
+        else:
+            for text in (str(choice), _CONSTANTS_IN_JSON.get(str(choice), str(choice))):
+                by_text.setdefault(text, choice)
+
+    def read(value: Any, level: int, is_text: bool) -> Any:
+        if not (is_text and isinstance(value, str)):
+            for choice in choices:
+                if type(choice) is type(value) and choice == value:
+                    return choice
+        if isinstance(value, str):
+            for text in (value, value.strip(), _bare(value), _without_type(_bare(value))):
+                found = by_text.get(text, NO)
+                if found is not NO and (level == _LAX or is_text or isinstance(found, str)):
+                    return found
+        elif level == _LAX:
+            for choice in choices:
+                if isinstance(value, float) and type(choice) is int and choice == value:
+                    return choice
+                if isinstance(choice, str) and choice == _written(value):
+                    return choice
+        raise UnreadableError(f"expected {_expected(annotation)}", value)
+
+    return read
+
+
+def _without_type(text: str) -> str:
+    """Return the choice of a text such as ``Literal['a']``, which models write."""
+    if text.startswith(("Literal[", "str[")) and text.endswith("]"):
+        return _bare(text[text.index("[") + 1 : -1])
+    return text
+
+
+def _written(value: Any) -> str | None:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value) if isinstance(value, int | float) else None
+
+
+def _constrained(annotation: Any) -> _Reader:
+    read = _reader_of(annotation.__origin__)
+    validate = pydantic.TypeAdapter(annotation).validate_python
+
+    def read_constrained(value: Any, level: int, is_text: bool) -> Any:
+        return _validated(validate, read(value, level, is_text))
+
+    return read_constrained
+
+
+def _validated(validate: Callable[[Any], Any], value: Any) -> Any:
+    try:
+        return validate(value)
+    except pydantic.ValidationError as error:
+        problem, place, got = constraints.first_problem(error)
+        raise UnreadableError(problem, got, path=place) from None
+
+
+def _union(annotation: Any) -> _Reader:
+    members = get_args(annotation)
+    others = [member for member in members if member is not type(None)]
+    takes_nil = len(others) < len(members)
+    texts = [_reader_of(member) for member in others if _takes_text(member)]
+    readers = [_reader_of(member) for member in others]
+    not_texts = [_reader_of(member) for member in others if not _takes_text(member)]
+    if Any in others:
+        return _any
+
+    def read(value: Any, level: int, is_text: bool) -> Any:
+        if value is None and takes_nil:
+            return None
+        if is_text and isinstance(value, str):
+            return read_written(value, level)
+        if len(readers) == 1:
+            try:
+                return readers[0](value, level, is_text)
+            except UnreadableError:
+                if takes_nil and isinstance(value, str) and not texts and level == _LAX and value in ("null", "None"):
+                    return None
+                raise
+        found = _first(readers, value, level, is_text)
+        if found is NO:
+            raise UnreadableError(f"expected {_expected(annotation)}", value)
+        return found
+
+    def read_written(value: str, level: int) -> Any:
+        whole = answer_json.exact(value)
+        if whole is None and takes_nil:
+            return None
+        if not isinstance(whole, str) and whole is not NO:
+            found = _first(not_texts, whole, _CLOSE, False)
+            if found is not NO:
+                return found
+        if texts:
+            decoded = [whole] if isinstance(whole, str) and not_texts else []
+            for text in (value, *decoded)[:: -1 if decoded else 1]:
+                found = _first(texts, text, _EXACT, True)
+                if found is not NO:
+                    return found
+        if len(not_texts) == 1 and not texts:
+            if takes_nil and not value.strip():
+                return None
+            return not_texts[0](value, level, True)
+        found = _first(not_texts, value, level, True)
+        if found is NO:
+            if takes_nil and not value.strip():
+                return None
+            if len(readers) == 1:
+                return readers[0](value, level, True)
+            raise UnreadableError(f"expected {_expected(annotation)}", value)
+        return found
+
+    return read
+
+
+def _takes_text(annotation: Any) -> bool:
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _takes_text(annotation.__origin__)
+    if origin is Literal:
+        return any(isinstance(choice, str) for choice in get_args(annotation))
+    if origin is Union or origin is types.UnionType:
+        return any(map(_takes_text, get_args(annotation)))
+    return annotation is str
+
+
+def _first(readers: list[_Reader], value: Any, level: int, is_text: bool) -> Any:
+    for allowed in range(level + 1):
+        for read in readers:
+            try:
+                return read(value, allowed, is_text)
+            except UnreadableError:
+                continue
+    return NO
+
+
+def _any(value: Any, _level: int, is_text: bool) -> Any:
+    if is_text and isinstance(value, str):
+        whole = answer_json.exact(value)
+        # `("note")` and `{"note"}` are Python too, but more likely text.
+        return _checked_text(value) if whole is NO or isinstance(whole, tuple | set) else _plain(whole)
+    return _plain(value)
+
+
+def _plain(value: Any, depth: int = 1) -> Any:
+    """Return a JSON value without written floats; refuse what has no term."""
+    if isinstance(value, str):
+        return _checked_text(value)
+    if isinstance(value, float):
+        return _float(value, _EXACT)
+    if depth > MAX_VALUE_DEPTH:
+        raise UnreadableError(f"expected a value of at most {MAX_VALUE_DEPTH} levels", "a value that nests deeper")
+    if isinstance(value, dict):
+        return {_plain(key): _below(inside("", key), _plain, item, depth + 1) for key, item in value.items()}
+    if isinstance(value, set):
+        return _set_of([_plain(item, depth + 1) for item in value], value)
+    if type(value) in (list, tuple):
+        return type(value)(_below(f"[{index}]", _plain, item, depth + 1) for index, item in enumerate(value))
+    if value is None or isinstance(value, int):
+        return value
+    raise UnreadableError("expected text, numbers, lists or maps", value)
+
+
+def _below(place: str, read: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return read(*arguments)
+    except UnreadableError as error:
+        error.path = place + error.path
+        raise
+
+
+def _list(annotation: Any) -> _Reader:
+    read_item = _reader_of((get_args(annotation) or (Any,))[0])
+
+    def read(value: Any, level: int, is_text: bool) -> Any:
+        if not isinstance(value, list) and not (level == _LAX and isinstance(value, tuple)):
+            raise UnreadableError("expected a list", value)
+        return _items(read_item, value, level, is_text)
+
+    return read
+
+
+def _items(read_item: _Reader, items: Any, level: int, is_text: bool) -> list[Any]:
+    found = []
+    for item in items:
+        try:
+            found.append(read_item(item, level, is_text))
+        except UnreadableError as error:
+            error.path = f"[{len(found)}]{error.path}"
+            raise
+    return found
+
+
+def _set(annotation: Any) -> _Reader:
+    read_item = _reader_of((get_args(annotation) or (Any,))[0])
+
+    def read(value: Any, level: int, is_text: bool) -> Any:
+        if not isinstance(value, list | set | tuple):
+            raise UnreadableError("expected a set", value)
+        return _set_of(_items(read_item, value, level, is_text), value)
+
+    return read
+
+
+def _set_of(items: list[Any], value: Any) -> set[Any]:
+    try:
+        found = set(items)
+        # To Python 1, 1.0 and True are one element, to Elixir three.
+        if len(found) != len({(type(item), item) for item in items}):
+            raise UnreadableError("expected a set of elements that Python tells apart", value)
+    except TypeError:
+        raise UnreadableError("expected a set of elements that are no lists and no maps", value) from None
+    return found
+
+
+def _tuple(annotation: Any) -> _Reader:
+    members = get_args(annotation) or (Any, ...)
+    if members == ((),):
+        members = ()
+    readers = [_reader_of(member) for member in members if member is not ...]
+
+    def read(value: Any, level: int, is_text: bool) -> Any:
+        if not isinstance(value, list | tuple):
+            raise UnreadableError("expected a tuple", value)
+        if members[-1:] == (...,):
+            return tuple(_items(readers[0], value, level, is_text))
+        if len(value) != len(readers):
+            raise UnreadableError(f"expected a tuple of {len(readers)} elements", value)
+        return tuple(
+            _below(f"[{index}]", each, item, level, is_text)
+            for index, (each, item) in enumerate(zip(readers, value, strict=True))
+        )
+
+    return read
+
+
+def _dict(annotation: Any) -> _Reader:
+    key_type, value_type = get_args(annotation) or (Any, Any)
+    read_key, read_item = _reader_of(key_type), _reader_of(value_type)
+
+    def read(value: Any, level: int, is_text: bool) -> Any:
+        if not isinstance(value, dict):
+            raise UnreadableError("expected a map", value)
+        found = {}
+        for key, item in value.items():
+            known = _below(inside("", key), _key, read_key, key)
+            if known in found:
+                raise UnreadableError(f"expected the key {shown(known)} once", value)
+            found[known] = _below(inside("", key), read_item, item, level, is_text)
+        return found
+
+    return read
+
+
+def _key(read: _Reader, key: Any) -> Any:
+    try:
+        return read(key, _EXACT, False)
+    except UnreadableError:
+        # In JSON every key is text.
+        return read(key, _LAX, isinstance(key, str))
+
+
+def _object(annotation: Any) -> _Reader:
+    fields = annotation.model_fields
+    readers = {name: _reader_of(field.annotation) for name, field in fields.items()}
+
+    def read(value: Any, level: int, is_text: bool) -> Any:
+        if isinstance(value, annotation):
+            return value
+        if not isinstance(value, dict) or (level < _LAX and not value.keys() <= fields.keys()):
+            raise UnreadableError(f"expected {_expected(annotation)}", value)
+        given = {}
+        for name, field in fields.items():
+            if name in value:
+                given[name] = _below(f".{name}", readers[name], value[name], level, is_text)
+            elif field.is_required():
+                raise UnreadableError(f"expected {_expected(annotation)}", value, remark=f"; {name} is missing")
+        # The types are right; this checks the constraints.
+        return _validated(annotation.model_validate, given)
+
+    return read
+
+
+def _foreign(annotation: Any) -> _Reader:
+    """Return a reader for a type of DSPy or of an application, which DSPy reads."""
+    is_written = isinstance(annotation, type) and issubclass(annotation, dspy.Code | dspy.Reasoning)
+
+    def read(value: Any, _level: int, is_text: bool) -> Any:
+        try:
+            if is_written and is_text and isinstance(value, str):
+                found = answer_json.exact(value)
+                return pydantic.TypeAdapter(annotation).validate_python(found if isinstance(found, dict) else value)
+            return plain_values(parse_value(value, annotation))
+        except UnreadableError:
+            raise
+        except ValueError as error:
+            raise UnreadableError(f"expected {_expected(annotation)}", value, remark=f": {_reason(error)}") from error
+
+    return read
+
+
+def _reason(error: ValueError) -> str:
+    if isinstance(error, pydantic.ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first["loc"] else str(first["msg"])
+    return str(error)
+
+
+def plain_values(value: Any) -> Any:
+    """Return a value with plain floats, as orjson refuses subclasses of float."""
+    if isinstance(value, WrittenFloat):
+        return float(value)
+    if isinstance(value, dict):
+        return {key: plain_values(item) for key, item in value.items()}
+    if type(value) in (list, tuple, set):
+        return type(value)(map(plain_values, value))
+    if isinstance(value, pydantic.BaseModel):
+        # The model is modified in place, since it has been validated already.
+        value.__dict__.update({name: plain_values(item) for name, item in value.__dict__.items()})
+    return value
+
+
+def _expected(annotation: Any) -> str:
+    try:
+        return describe(annotation)
+    except (AttributeError, TypeError):
+        return f"a value of type {getattr(annotation, '__name__', annotation)}"
+
+
+_CONTAINERS: Final[Mapping[Any, Callable[[Any], _Reader]]] = {list: _list, set: _set, tuple: _tuple, dict: _dict}
+
+
+def _scalar(read: Callable[[Any, int], Any], annotation: Any) -> _Reader:
+    return _from_text(lambda value, level, _is_text: read(value, level), annotation)
+
+
+_SCALARS: Final[Mapping[Any, _Reader]] = {
+    str: _text,
+    Any: _any,
+    int: _scalar(_integer, int),
+    float: _scalar(_float, float),
+    bool: _scalar(_boolean, bool),
+    type(None): _scalar(_nil, type(None)),
+    Decimal: _scalar(_decimal, Decimal),
+    datetime.datetime: _scalar(
+        _moment(datetime.datetime, "a date and time", r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]"), datetime.datetime
+    ),
+    datetime.date: _scalar(_moment(datetime.date, "a date", r"[0-9]{4}-[0-9]{2}-[0-9]{2}$"), datetime.date),
+    datetime.time: _scalar(_moment(datetime.time, "a time of day", r"[0-9]{2}:[0-9]{2}"), datetime.time),
+}
