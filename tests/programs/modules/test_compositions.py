@@ -176,8 +176,8 @@ def test_reward_of_a_field_that_is_not_there_says_which_are(
 
 def test_refine_works_with_an_adapter_of_two_models(shared_port: PortProcess, model_server: ModelServer) -> None:
     """The adapter with the advice was built anew, without the second model."""
-    free = [{"content": text} for text in ("It is Porto.", "Go south.", "It is Lisbon.")]
-    read = [{"fields": {"answer": "Porto"}}, {"fields": ADVICE}, {"fields": {"answer": "Lisbon"}}]
+    free: list[dict[str, Any]] = [{"content": text} for text in ("It is Porto.", "Go south.", "It is Lisbon.")]
+    read: list[dict[str, Any]] = [{"fields": {"answer": "Porto"}}, {"fields": ADVICE}, {"fields": {"answer": "Lisbon"}}]
     model_server.script("free", *free)
     model_server.script("reader", *read)
     adapter = {"name": "two_step", "extraction_model": openai(model_server, "scripted:reader")}
