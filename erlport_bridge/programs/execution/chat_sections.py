@@ -17,8 +17,8 @@ class ChatSections:
     It replaces ``dspy.streaming.StreamListener``, which ends a value at any ``[[``, and returns nothing if a field
     arrives in one chunk.
 
-    What a marker within a line means depends on the lines that follow. From such a marker on, :meth:`receive` returns
-    nothing, and :meth:`end` returns the rest.
+    What a marker within a line means depends on the lines that follow, and what the end of a code block means on where
+    the block began. From such a marker on, :meth:`receive` returns nothing, and :meth:`end` returns the rest.
 
     Args:
         shown: The fields whose text is returned.
@@ -66,6 +66,10 @@ class ChatSections:
         for marker in self._markers.finditer(text):
             self._pass(text[position : marker.start()], pieces)
             position = marker.end()
+            if not self._began and chat_text.opens_block(self._text_before(marker[0])):
+                # The end of the code block is no part of the last value.
+                self._is_stopped = True
+                return pieces
             if self._is_at_line_start:
                 self._begin(marker[1])
             elif marker[1] in self._began or not self._names.may_stand_within_line(marker[1]):
@@ -85,6 +89,10 @@ class ChatSections:
         rest = [(name, text[self._returned.get(name, 0) :]) for name, text in fields.items() if name in self._shown]
         self._is_stopped = True
         return [(name, text) for name, text in rest if text]
+
+    def _text_before(self, marker: str) -> str:
+        """Return the completion up to its first marker, which has just been received."""
+        return chat_text.with_plain_lines("".join(self._received)).partition(marker)[0]
 
     def _undecided_size(self, text: str) -> int:
         """Return the length of the end of ``text`` that may be the beginning of a marker."""

@@ -27,6 +27,7 @@ SPACE: Final = (
     " \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u2028\u2029\u202f\u205f\u3000\ufeff"
 )
+_FENCE: Final = re.compile(r"^[ \t]*```+[^`\n]*$", re.MULTILINE)
 _LINE_END: Final = re.compile(r"\r\n?")
 
 
@@ -82,11 +83,23 @@ def fields_of(completion: str, names: Names) -> dict[str, str]:
             begins.append(match)
     begins.sort(key=lambda match: match.start())
     ends = [*(match.start() for match in begins), len(text)][1:]
+    is_fenced = bool(begins) and opens_block(text[: begins[0].start()])
     fields: dict[str, str] = {}
     for match, end in zip(begins, ends, strict=True):
         if match[1] in names.outputs:
-            fields.setdefault(match[1], value_of(text[match.end() : end]))
+            value = value_of(text[match.end() : end])
+            fields.setdefault(match[1], _without_block_end(value) if is_fenced and end == len(text) else value)
     return fields
+
+
+def opens_block(text: str) -> bool:
+    """Return whether a code block of Markdown is open at the end of a text: the whole completion stands in one."""
+    return "```" in text and len(_FENCE.findall(text)) % 2 == 1
+
+
+def _without_block_end(value: str) -> str:
+    """Return a value without the end of the code block that began before its marker."""
+    return value.rpartition("\n")[0].rstrip(SPACE) if opens_block(value) and value.endswith("```") else value
 
 
 def with_plain_lines(text: str) -> str:

@@ -24,6 +24,7 @@ PARTS = [
         "[[",
         " ## ]]",
     ),
+    *("```\n", "\n```", "```py\n"),
     *("\n", "\n\n", "\r\n", "\r", "\x0b", "\u2028", "\ufeff", " ", "\t", "  ", "a", "word", "[1]", "[[2]]", "é", "]"),
 ]
 COMPLETIONS = st.lists(st.sampled_from(PARTS), max_size=30).map("".join)

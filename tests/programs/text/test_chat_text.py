@@ -42,6 +42,12 @@ COMPLETIONS: dict[str, tuple[str, dict[str, str]]] = {
     "one indented line": (f"{A}\n   7  \n{C}", {"answer": "7"}),
     "text beside the marker": (f"{A}   if x:  \n  y", {"answer": "if x:\n  y"}),
     "an indented marker": (f"{R}\nwhy\n   {A}\n7", {"reasoning": "why", "answer": "7"}),
+    "in a code block": (f"```\n{A}\n7\n```", {"answer": "7"}),
+    "in a code block with its end": (f"Sure:\n```text\n{A}\n7\n\n{C}\n```", {"answer": "7"}),
+    "a code block in a code block": (f"```\n{A}\n```py\nx\n```\n```", {"answer": "```py\nx\n```"}),
+    "a code block": (f"{A}\n```py\nx\n```", {"answer": "```py\nx\n```"}),
+    "a code block before": (f"```py\nx\n```\n{A}\n```py\ny\n```", {"answer": "```py\ny\n```"}),
+    "a code block that has no end": (f"```\n{A}\n```py\nx\n```", {"answer": "```py\nx\n```"}),
     "empty": (f"{A}\n\n{C}", {"answer": ""}),
     "nothing": ("no marker", {}),
 }
