@@ -98,7 +98,7 @@ def _reached(name: str, cls: type) -> str:
     if full_name in type_parser.KNOWN_TYPES:
         return f"the type `{full_name}` of a field"
     for option, adapter in adapters.ADAPTERS.items():
-        if cls is adapter:
+        if cls is adapter.__bases__[-1]:  # ours derives from it
             return f'`adapter: "{option}"`'
     if issubclass(cls, Exception):
         return f"an error of kind `{errors.kind_of(cls.__new__(cls))}`"

@@ -29,7 +29,8 @@ anything else               ``answer to <first input>`` for each text field, and
 
 A reply of a script is a map, and every key is optional: ``fields`` (name -> value, written in the format that the
 prompt asks for), ``content`` (the text as it is), ``calls`` (tool calls in place of text, each with ``name`` and
-``args``), ``delay_ms``, ``status`` and ``code`` (an error instead of an answer).
+``args``), ``delay_ms``, ``status`` and ``code`` (an error instead of an answer), ``finish_reason``, ``refusal`` and
+``reasoning_tokens`` (of chat completions).
 
 A request with ``stream`` gets the same answer in pieces, as server-sent events. Keys of a reply for streams: ``pieces``
 (the text in given pieces; by default a piece is a few characters) and ``pause_ms`` before each piece.
@@ -298,6 +299,8 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             content = completion(user, reply.get("fields", {}), "" if kind == "echo" else "answer to ")
         body = self._completion_body(received.model, content, len(system) + len(user))
+        if "choices" in body:
+            _end_otherwise(body, reply)
         if not received.body.get("stream"):
             self._send(200, self._with_calls(body, reply.get("calls", [])))
             return
@@ -360,7 +363,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self._is_responses():
             begun = {**body, "status": "in_progress", "output": [], "usage": None}
             return [{"type": "response.created", "response": begun}], [{"type": "response.completed", "response": body}]
-        stop = {"index": 0, "delta": {}, "finish_reason": "stop"}
+        stop = {"index": 0, "delta": {}, "finish_reason": body["choices"][0]["finish_reason"]}
         return [], [{**_chunk(body), "choices": [stop]}, {**_chunk(body), "choices": [], "usage": body["usage"]}]
 
     def _send_event(self, event: Mapping[str, Any]) -> None:
@@ -475,6 +478,16 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
         self.wfile.flush()
+
+
+def _end_otherwise(body: dict[str, Any], reply: Mapping[str, Any]) -> None:
+    """Let a chat completion end as a reply says, if it does."""
+    choice = body["choices"][0]
+    choice["finish_reason"] = reply.get("finish_reason", "stop")
+    if "refusal" in reply:
+        choice["message"] |= {"content": None, "refusal": reply["refusal"]}
+    if "reasoning_tokens" in reply:
+        body["usage"]["completion_tokens_details"] = {"reasoning_tokens": reply["reasoning_tokens"]}
 
 
 def _chunk(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -35,7 +35,7 @@ _LAYERS = {
     ".sandbox": "errors request threads counting dspy_patches .text .signatures",
     ".values": "errors term dspy_patches .text .signatures .tools",
     ".models": "redaction errors request term threads port counting dspy_patches .text .options .signatures .values",
-    ".modules": "errors term .text .callbacks .options .signatures .sandbox .values .models",
+    ".modules": "errors term .text .callbacks .options .signatures .tools .sandbox .values .models",
     ".pipelines": "errors term .text .callbacks .options .signatures .tools .values .modules",
     ".execution": (
         "errors request term port .text .callbacks .options .signatures .tools .sandbox .values .models .modules "

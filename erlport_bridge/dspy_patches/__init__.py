@@ -9,6 +9,7 @@ unsafe without its patch is refused. Only this package assigns to names of DSPy.
 
 from erlport_bridge.dspy_patches import content_markers
 from erlport_bridge.dspy_patches.installing import install, left_out, provide, require
+from erlport_bridge.dspy_patches.system_message import keep_system_messages
 from erlport_bridge.dspy_patches.table import QUICK_MODULES
 
-__all__ = ["QUICK_MODULES", "content_markers", "install", "left_out", "provide", "require"]
+__all__ = ["QUICK_MODULES", "content_markers", "install", "keep_system_messages", "left_out", "provide", "require"]

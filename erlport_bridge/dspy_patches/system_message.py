@@ -12,7 +12,7 @@ from dspy.adapters.types.base_type import Type as DSPyType
 from erlport_bridge.dspy_patches.signature_fields import fields
 
 # Adapters whose system message depends on the signature alone.
-_ADAPTERS: Final = frozenset([dspy.ChatAdapter, dspy.JSONAdapter, dspy.XMLAdapter])
+_adapters: Final[set[type[dspy.Adapter]]] = {dspy.ChatAdapter, dspy.JSONAdapter, dspy.XMLAdapter}
 
 _Format = Callable[[dspy.Adapter, type[dspy.Signature]], str]
 
@@ -23,7 +23,7 @@ def kept(format_anew: _Format) -> _Format:
     known: WeakKeyDictionary[type[dspy.Signature], dict[type[dspy.Adapter], tuple[object, str]]] = WeakKeyDictionary()
 
     def format_system_message(adapter: dspy.Adapter, signature: type[dspy.Signature]) -> str:
-        if type(adapter) not in _ADAPTERS:
+        if type(adapter) not in _adapters:
             return format_anew(adapter, signature)
         # A program can change the docstring and the descriptions of fields in place.
         says = signature.__doc__, [list(field.json_schema_extra.items()) for field in fields(signature).values()]
@@ -38,6 +38,11 @@ def kept(format_anew: _Format) -> _Format:
         return message
 
     return format_system_message
+
+
+def keep_system_messages(*adapters: type[dspy.Adapter]) -> None:
+    """Cache the system messages of further adapters, which depend on the signature alone, too."""
+    _adapters.update(adapters)
 
 
 def _describes_itself(field: Any) -> bool:

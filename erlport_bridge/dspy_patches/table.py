@@ -210,6 +210,18 @@ PATCHES: Final[tuple[Patch, ...]] = (
         },
     ),
     Patch(
+        name="two_step_reader",
+        why="DSPy's adapter for two steps has the second answer read by its own ChatAdapter, with that one's mistakes.",
+        since="3.4.0",
+        until="the adapter of the second step can be given",
+        without="the second model's answers are read as DSPy reads them",
+        targets={"dspy.adapters.two_step_adapter:ChatAdapter": PROVIDED},
+        expects={
+            "dspy.adapters.two_step_adapter:ChatAdapter": ("class dspy.adapters.chat_adapter.ChatAdapter",),
+            "dspy.adapters.two_step_adapter:TwoStepAdapter.acall": ("412d784979ab",),
+        },
+    ),
+    Patch(
         name="response_cache",
         why="The keys of DSPy's cache leave out the API key and the address, so that two tenants would share answers.",
         since="3.4.0",
@@ -368,6 +380,12 @@ PRIVATE_NAMES: Final[tuple[PrivateName, ...]] = (
         place="dspy:PythonInterpreter",
         used_in=("programs/sandbox/interpreter.py",),
         why="makes the interpreter register its tools again, in a sandbox that was started before its call",
+    ),
+    PrivateName(
+        name="_format_trajectory",
+        place="dspy:ReAct",
+        used_in=("programs/modules/code_modules.py",),
+        why="the text of a trajectory in a prompt, whose markers are its own",
     ),
     PrivateName(
         name="_store",

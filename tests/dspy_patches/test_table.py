@@ -66,6 +66,11 @@ def _read_answer() -> Any:
     return dspy.JSONAdapter().parse(Scored, '{"answer": "7.10", "score": 0.5}')
 
 
+def _read_in_two_steps() -> Any:
+    model = dspy.utils.DummyLM([{"answer": "7.10", "score": "0.5"}])
+    return dspy.TwoStepAdapter(model).parse(Scored, "It is 7.10, half sure.")
+
+
 def _recorded_tool_call() -> Any:
     recorder = Recorder()
     with dspy.context(callbacks=[recorder]):
@@ -97,8 +102,9 @@ PLAIN: dict[str, Callable[[], Any]] = {
     "model_lookup": _metadata_of_models,
     "callback_choice": _recorded_tool_call,
     "callback_arguments": _recorded_tool_call,
-    "earlier_turns": lambda: [_worded_turns(adapter) for adapter in ADAPTERS],
     "answers": _read_answer,
+    "two_step_reader": _read_in_two_steps,
+    "earlier_turns": lambda: [_worded_turns(adapter) for adapter in ADAPTERS],
     "program_source": lambda: grounded_proposer.get_dspy_source_code(dspy.ReAct(Scored, tools=[_doubled])),
     "class_source": lambda: simba_utils.inspect.getsource(dspy.ReAct),
 }

@@ -21,6 +21,14 @@ INTENDED: Final = {
     "makes lists of text with brackets; here a value that does not fit is an error, and text stays text where it may",
     "json repair": "DSPy repairs JSON that ends early, or that stands in prose with mistakes; here that is an error, "
     "since a part of the answer may be lost",
+    "where answers stand": "DSPy takes any [[ ## name ## ]] at the start of a line for a field and no other, needs "
+    "well-formed XML, and turns U+2028 into a line break; here the signature's fields are found where models set them",
+    "data as structure": "DSPy writes headers and tags in inputs, observations and turns into prompts as they are; "
+    "here they are broken, or escaped",
+    "second requests": "DSPy asks again as JSON after a refusal, a content filter or a limit of tokens, and where the "
+    "answer to a chat prompt is JSON already; here the former is an error, the latter is read",
+    "wrong steps": "dspy.ReAct fails at an unknown tool or an unreadable step, and dspy.ReActV2 demands its outputs; "
+    "here both go on with an observation, which is a sentence and no traceback",
     "schemas": "DSPy sorts the fields of objects in the schemas of prompts, here they keep their order; an object has "
     "the name of its field",
     "tools in the sandbox": "dspy.CodeAct copies the source of its tools into the sandbox, here the code calls them on "

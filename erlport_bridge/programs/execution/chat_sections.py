@@ -1,19 +1,14 @@
 """Split a completion into its fields while the model writes it, in the format of DSPy's ``ChatAdapter``.
 
-The fields are exactly those that the adapter finds in the whole text (``ChatAdapter.parse``): a line that begins with
-``[[ ## name ## ]]`` begins a field, the first field of a name counts, and neither white space around a value nor the
-kind of line break matters.
+The fields are exactly those that the adapter finds in the whole text, see :mod:`.programs.text.chat_text`.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection
-from typing import Final
 
-_HEADER: Final = re.compile(r"\[\[ ## (\w+) ## \]\]")
-_OPENING: Final = "[[ ## "
-_CLOSING: Final = " ## ]]"
+from erlport_bridge.programs.text import chat_text
+from erlport_bridge.programs.text.chat_text import SPACE, Names
 
 
 class ChatSections:
@@ -22,97 +17,135 @@ class ChatSections:
     It replaces ``dspy.streaming.StreamListener``, which ends a value at any ``[[``, and returns nothing if a field
     arrives in one chunk.
 
-    Args:
-        names: The fields whose text is returned.
+    What a marker within a line means depends on the lines that follow, and what the end of a code block means on where
+    the block began. From such a marker on, :meth:`receive` returns nothing, and :meth:`end` returns the rest.
 
-    >>> sections = ChatSections({"answer"})
+    Args:
+        shown: The fields whose text is returned.
+        names: All fields of the signature.
+
+    >>> sections = ChatSections({"answer"}, Names.of(["answer"]))
     >>> sections.receive("[[ ## answer ##")
     []
     >>> sections.receive(" ]]\nLis"), sections.receive("bon\n\n[[ ## completed ## ]]")
     ([('answer', 'Lis')], [('answer', 'bon')])
     """
 
-    def __init__(self, names: Collection[str]) -> None:
-        self._missing = set(names)
-        self._current: str | None = None
-        # Text that may still become a header, or a line break of two characters.
+    def __init__(self, shown: Collection[str], names: Names) -> None:
+        self._names = names
+        self._markers = chat_text.markers(names)
+        self._beginnings = chat_text.marker_beginnings(names)
+        self._longest = max(map(len, self._beginnings))
+        self._shown = frozenset(shown)
+        # The whole text, and how many characters of each field have been returned.
+        self._received: list[str] = []
+        self._returned: dict[str, int] = {}
+        # A "\r" at the end of a piece, whose "\n" may be in the next one.
+        self._line_end = ""
+        # Text that may still become a marker.
         self._undecided = ""
-        # White space that belongs to the value only if more of the value follows.
+        self._is_at_line_start = True
+        self._is_stopped = False
+        self._began: set[str] = set()
+        self._current: str | None = None
+        # White space that belongs to the value only if more of the value follows; an indented first line with its text.
         self._held = ""
         self._is_begun = False
-        self._is_within_line = False
-        self._is_header_line = False
+        self._is_beside_marker = False
 
     def receive(self, text: str) -> list[tuple[str, str]]:
         """Return the pieces that ``text`` completes, each with the name of its field; no piece is empty."""
+        self._received.append(text)
         pieces: list[tuple[str, str]] = []
-        lines = (self._undecided + text).splitlines(keepends=True)
-        self._undecided = ""
-        for line in lines:
-            content = line.splitlines()[0]
-            # The "\n" of "\r\n" may be in the next chunk.
-            is_whole = len(content) < len(line) and not (line is lines[-1] and line.endswith("\r"))
-            if is_whole:
-                self._receive_part(content, pieces)
-                self._end_line(pieces)
-            elif self._is_within_line or not _may_become_header(content):
-                self._receive_part(content, pieces)
-                self._is_within_line = True
-                self._undecided = line[len(content) :]
+        if self._is_stopped:
+            return pieces
+        text = self._line_end + text
+        self._line_end = "\r" if text.endswith("\r") else ""
+        text = self._undecided + chat_text.with_plain_lines(text.removesuffix("\r"))
+        position = 0
+        for marker in self._markers.finditer(text):
+            self._pass(text[position : marker.start()], pieces)
+            position = marker.end()
+            if not self._began and chat_text.opens_block(self._text_before(marker[0])):
+                # The end of the code block is no part of the last value.
+                self._is_stopped = True
+                return pieces
+            if self._is_at_line_start:
+                self._begin(marker[1])
+            elif marker[1] in self._began or not self._names.may_stand_within_line(marker[1]):
+                self._pass(marker[0], pieces)
             else:
-                self._undecided = line
+                self._is_stopped = True
+                return pieces
+        rest = text[position:]
+        size = self._undecided_size(rest)
+        self._pass(rest[: len(rest) - size], pieces)
+        self._undecided = rest[len(rest) - size :]
         return pieces
 
     def end(self) -> list[tuple[str, str]]:
         """Return the pieces that the end of the completion completes."""
-        pieces: list[tuple[str, str]] = []
-        for content in self._undecided.splitlines():
-            self._receive_part(content, pieces)
-        self._undecided = ""
-        self._current = None
-        self._missing.clear()
-        return pieces
+        fields = chat_text.fields_of("".join(self._received), self._names)
+        rest = [(name, text[self._returned.get(name, 0) :]) for name, text in fields.items() if name in self._shown]
+        self._is_stopped = True
+        return [(name, text) for name, text in rest if text]
 
-    def _receive_part(self, content: str, pieces: list[tuple[str, str]]) -> None:
-        """Process a line, or a part of one that needs no further cutting."""
-        # As in the adapter: the offset of the header's end, found in the stripped line, is applied to the whole line.
-        header = None if self._is_within_line else _HEADER.match(content.strip())
-        if header is None:
-            self._give(content, pieces)
-            return
-        self._current = header[1] if header[1] in self._missing else None
-        self._missing.discard(header[1])
+    def _text_before(self, marker: str) -> str:
+        """Return the completion up to its first marker, which has just been received."""
+        return chat_text.with_plain_lines("".join(self._received)).partition(marker)[0]
+
+    def _undecided_size(self, text: str) -> int:
+        """Return the length of the end of ``text`` that may be the beginning of a marker."""
+        start = text.find("[", max(0, len(text) - self._longest))
+        while start >= 0:
+            if text[start:] in self._beginnings:
+                return len(text) - start
+            start = text.find("[", start + 1)
+        return 0
+
+    def _begin(self, name: str) -> None:
+        self._current = name if name in self._shown and name not in self._began else None
+        self._began.add(name)
         self._held = ""
-        self._is_begun = False
-        self._is_header_line = True
-        self._give(content[header.end() :], pieces)
+        self._is_begun = self._is_at_line_start = False
+        self._is_beside_marker = True
 
-    def _end_line(self, pieces: list[tuple[str, str]]) -> None:
-        if self._is_header_line:
-            # The adapter strips text on the header's line by itself.
-            self._held = ""
-        self._is_header_line = self._is_within_line = False
-        self._give("\n", pieces)
-
-    def _give(self, text: str, pieces: list[tuple[str, str]]) -> None:
+    def _pass(self, text: str, pieces: list[tuple[str, str]]) -> None:
+        """Process text that is no marker."""
+        if not text:
+            return
+        line = text.rpartition("\n")[2]
+        self._is_at_line_start = not line.strip(SPACE) and ("\n" in text or self._is_at_line_start)
         if self._current is None:
             return
+        if self._is_beside_marker:
+            beside, line_end, text = text.partition("\n")
+            self._add(self._current, beside, pieces, has_indentation=False)
+            if not line_end:
+                return
+            # White space at the end of the marker's line is left out.
+            self._held = ""
+            self._is_beside_marker = False
+            text = line_end + text
+        self._add(self._current, text, pieces, has_indentation=True)
+
+    def _add(self, name: str, text: str, pieces: list[tuple[str, str]], *, has_indentation: bool) -> None:
         text = self._held + text
         if not self._is_begun:
-            text = text.lstrip()
-        given = text.rstrip()
+            content = text.lstrip(SPACE)
+            if has_indentation:
+                value = text.rstrip(SPACE)
+                start = len(text) - len(content)
+                indented = value[value.rfind("\n", 0, start) + 1 :].lstrip("\ufeff")
+                if len(indented) > len(value) - start and "\n" not in indented:
+                    # Only the first of several lines keeps its indentation.
+                    self._held = text
+                    return
+                content = indented + text[len(value) :] if "\n" in indented else content
+            text = content
+        given = text.rstrip(SPACE)
         self._held = text[len(given) :]
         if given:
             self._is_begun = True
-            pieces.append((self._current, given))
-
-
-def _may_become_header(content: str) -> bool:
-    """Return whether a line that begins with ``content`` may still begin with a header."""
-    begun = content.lstrip()
-    if _OPENING.startswith(begun):
-        return True
-    if not begun.startswith(_OPENING) or _HEADER.match(begun):
-        return False
-    name, space, rest = begun[len(_OPENING) :].partition(" ")
-    return re.fullmatch(r"\w+", name) is not None and _CLOSING.startswith(space + rest)
+            pieces.append((name, given))
+            self._returned[name] = self._returned.get(name, 0) + len(given)

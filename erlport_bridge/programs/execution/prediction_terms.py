@@ -46,7 +46,7 @@ def prediction_term(
             "usage": plain(_named(prediction.get_lm_usage() or {}, model), '["usage"]'),
             "completions": plain(rows, '["completions"]'),
             "duration_ms": duration_ms,
-            "warnings": list(options.warnings),
+            "warnings": [*options.warnings, *account.warnings],
             "model": model.name_of(account.answered_for(model.model)) if model else None,
             **account.describe(),
             "request_id": options.request_id,

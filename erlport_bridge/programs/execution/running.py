@@ -135,7 +135,7 @@ async def _predict(
     if lm is not None and prepared.options.adapter.calls_natively:
         lm = lm.calling_tools()
     adapter = prepared.options.adapter.build()
-    callback = None if events is None else _stream_callback(prepared, adapter, events)
+    callback = None if events is None else _stream_callback(prepared, events)
     with dspy_context(
         lm,
         adapter,
@@ -146,14 +146,14 @@ async def _predict(
     ):
         # Text that the stream has sent cannot be taken back, so the model is not asked again.
         retries = 0 if callback else prepared.options.parse_retries
-        prediction = await output_checks.run_with_retries(
-            prepared.module, prepared.stages, prepared.values, retries=retries
-        )
+        with models.retrying(retries):
+            prediction = await output_checks.checked(prepared.module.predict, prepared.stages, prepared.values)
     if callback is not None:
         await callback.finish(prediction)
     return prediction
 
 
-def _stream_callback(prepared: PreparedRun, adapter: dspy.Adapter, events: EventStream) -> StreamCallback:
-    reads_chat = type(adapter) is dspy.ChatAdapter and prepared.model is not None and prepared.model.writes_in_pieces
+def _stream_callback(prepared: PreparedRun, events: EventStream) -> StreamCallback:
+    writes_in_pieces = prepared.model is not None and prepared.model.writes_in_pieces
+    reads_chat = prepared.options.adapter.name == "chat" and writes_in_pieces
     return StreamCallback(events, prepared.module, reads_chat=reads_chat)

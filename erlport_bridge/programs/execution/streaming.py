@@ -23,6 +23,7 @@ from erlport_bridge.programs.execution.chat_sections import ChatSections
 from erlport_bridge.programs.modules import public_name
 from erlport_bridge.programs.options import IntegerOption, Vocabulary
 from erlport_bridge.programs.pipelines import Pipeline
+from erlport_bridge.programs.text.chat_text import Names
 from erlport_bridge.programs.values import plain
 from erlport_bridge.term import Atom, OtpErlangPid, Term, encode, shown
 
@@ -219,7 +220,8 @@ class StreamCallback(BaseCallback):  # type: ignore[misc]
         predictor = max(module.predictors(), key=lambda item: len(names.keys() & item.signature.output_fields.keys()))
         fields = predictor.signature.output_fields
         texts = {name for name in names.keys() & fields.keys() if fields[name].annotation is str}
-        self._sections[id(predictor)] = ChatSections(texts)
+        names_of_all = Names.of(fields, predictor.signature.input_fields)
+        self._sections[id(predictor)] = ChatSections(texts, names_of_all)
         self._names[id(predictor)] = names
         self._listeners.append(_Listener(predictor))
 

@@ -5,6 +5,14 @@ from erlport_bridge.programs.models.adapters import (
     AdapterChoice,
     read_adapter,
 )
+from erlport_bridge.programs.models.answer_adapters import (
+    FormattedText,
+    is_unreadable,
+    problem_of,
+    read_outputs,
+    retrying,
+    would_end_alike,
+)
 from erlport_bridge.programs.models.configuration import (
     LanguageModel,
     from_option,
@@ -23,13 +31,19 @@ from erlport_bridge.programs.models.model_account import (
 __all__ = [
     "GENERATION_SETTINGS",
     "AdapterChoice",
+    "FormattedText",
     "LanguageModel",
     "ModelAccount",
     "elixir_model",
     "from_option",
     "generation_setting",
+    "is_unreadable",
     "language_model",
+    "problem_of",
     "read_adapter",
+    "read_outputs",
     "read_settings",
+    "retrying",
     "with_settings",
+    "would_end_alike",
 ]

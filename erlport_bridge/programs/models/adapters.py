@@ -11,6 +11,7 @@ from dspy.adapters.types.citation import Citations
 from erlport_bridge import dspy_patches
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.models import configuration
+from erlport_bridge.programs.models.answer_adapters import ChatForm, JSONForm, TwoStepForm, XMLForm
 from erlport_bridge.programs.models.configuration import LanguageModel
 from erlport_bridge.programs.signatures import SignatureSpec
 from erlport_bridge.programs.text import arguments, text_of
@@ -18,10 +19,10 @@ from erlport_bridge.programs.text import arguments, text_of
 _NATIVE_OPTION: Final = "native_function_calling"
 _TWO_STEP: Final = "two_step"
 ADAPTERS: Final[Mapping[str, Any]] = {
-    "chat": dspy.ChatAdapter,
-    "json": dspy.JSONAdapter,
-    "xml": dspy.XMLAdapter,
-    _TWO_STEP: dspy.TwoStepAdapter,
+    "chat": ChatForm,
+    "json": JSONForm,
+    "xml": XMLForm,
+    _TWO_STEP: TwoStepForm,
 }
 # The adapter that calls tools natively by default.
 _CALLS_NATIVELY: Final = "json"
@@ -49,7 +50,7 @@ class AdapterChoice(NamedTuple):
     def build(self) -> dspy.Adapter:
         """Build DSPy's adapter."""
         if self.extraction_model is not None:
-            return dspy.TwoStepAdapter(self.extraction_model.lm)
+            return TwoStepForm(self.extraction_model.lm)
         options: dict[str, bool] = {}
         if self.name in _WITH_JSON_FALLBACK:
             options["use_json_adapter_fallback"] = self.json_fallback

@@ -16,7 +16,7 @@ from dspy.lm15 import RegisteredProvider
 from dspy.utils.callback import with_callbacks
 
 from erlport_bridge.errors import kind_of
-from erlport_bridge.programs.models import content_parts
+from erlport_bridge.programs.models import content_parts, endings
 from erlport_bridge.programs.models.api_keys import KeyFunction
 from erlport_bridge.programs.models.model_account import ModelRequest, current_account
 from erlport_bridge.programs.models.rate_limits import ModelLimit
@@ -181,7 +181,7 @@ class BridgeLM(dspy.LM):  # type: ignore[misc]
                     counted.passed_limit()
                     call, result = await self._answer(prompt, messages, kwargs)
             counted.answered(result)
-        return finalize(self, call, result)
+        return self._outputs(call, result)
 
     async def _answer(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> tuple[Any, Any]:
         with within_partition(self.partition):
@@ -197,7 +197,15 @@ class BridgeLM(dspy.LM):  # type: ignore[misc]
             call = prepare(self, prompt, self._checked(messages), kwargs)
             result = execute(self, call)
             counted.answered(result)
-        return finalize(self, call, result)
+        return self._outputs(call, result)
+
+    def _outputs(self, call: Any, result: Any) -> Any:
+        outputs = finalize(self, call, result)
+        found = endings.endings_of(result, self.shown_name)
+        if found:
+            current_account().add_warnings(map(str, found))
+            endings.note(found)
+        return outputs
 
     def _checked(self, messages: Any) -> Any:
         return messages and content_parts.checked(messages, self.carried, self.shown_name)

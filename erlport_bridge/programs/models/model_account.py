@@ -6,7 +6,7 @@ A call has one account, for all its tasks and threads, from :meth:`ModelAccount.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Final
@@ -27,6 +27,7 @@ class ModelAccount:
 
     Attributes:
         spent: The cost and usage of all answers.
+        warnings: One sentence for each answer that did not end in the ordinary way.
     """
 
     def __init__(self) -> None:
@@ -34,6 +35,7 @@ class ModelAccount:
         self._usage = UsageTracker()
         self._answers = 0
         self._failed: list[dict[str, Any]] = []
+        self.warnings: list[str] = []
         self._answered_for: dict[str, str] = {}
 
     def follow(self) -> None:
@@ -53,6 +55,10 @@ class ModelAccount:
         # Drop DSPy's advice after the first line: the fallback model has resolved the failure.
         found["message"] = found["message"].partition("\n")[0]
         self._failed.append({"model": model, **{key: found[key] for key in _FAILURE_KEYS if key in found}})
+
+    def add_warnings(self, warnings: Iterable[str]) -> None:
+        """Add sentences about answers; each sentence once."""
+        self.warnings += [text for text in dict.fromkeys(warnings) if text not in self.warnings]
 
     def usage(self) -> dict[str, Any]:
         """Return the usage of all answers by model, as in the metadata of a prediction."""

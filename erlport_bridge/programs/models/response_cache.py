@@ -10,18 +10,22 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
+from functools import partial
 from typing import Any, Final
 
 import dspy
 from dspy.clients.cache import Cache
 
 from erlport_bridge import dspy_patches
+from erlport_bridge.programs.models.endings import Endings
 
 _MAX_ENTRIES: Final = 10_000
 
 _partition: ContextVar[str | None] = ContextVar("partition", default=None)
+# What is to be stored once the answers have been read; ``None``: each answer at once.
+_unread: ContextVar[list[Callable[[], None]] | None] = ContextVar("unread", default=None)
 
 
 class PartitionedCache(Cache):  # type: ignore[misc]
@@ -36,9 +40,21 @@ class PartitionedCache(Cache):  # type: ignore[misc]
         return None if _partition.get() is None else super().get(request, ignored_args_for_cache_key)
 
     def put(self, *args: Any, **kwargs: Any) -> None:
-        """Store the answer to a request."""
-        if _partition.get() is not None:
+        """Store the answer to a request; inside of :func:`kept_if_read`, once it has been read."""
+        partition, unread = _partition.get(), _unread.get()
+        if partition is None:
+            return
+        if unread is None:
+            # The request of a module that reads the answer itself.
             super().put(*args, **kwargs)
+        else:
+            unread.append(partial(self._put_in, partition, super().put, args, kwargs))
+
+    def _put_in(
+        self, partition: str, put: Callable[..., None], args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> None:
+        with within_partition(partition):
+            put(*args, **kwargs)
 
 
 # Before the patch, so that DSPy creates no cache on disk even if the patch is left out.
@@ -69,3 +85,23 @@ def within_partition(name: str | None) -> Iterator[None]:
         yield
     finally:
         _partition.reset(token)
+
+
+@contextlib.contextmanager
+def kept_if_read(endings: Endings) -> Iterator[None]:
+    """Keep the answers to the requests inside the ``with`` block only if the block ends without an exception.
+
+    An answer that cannot be read would otherwise fail again with each retry, and with each later call.
+
+    Args:
+        endings: How the answers ended; one that was cut off is not kept either.
+    """
+    unread: list[Callable[[], None]] = []
+    token = _unread.set(unread)
+    try:
+        yield
+    finally:
+        _unread.reset(token)
+    if not endings.found:
+        for put in unread:
+            put()

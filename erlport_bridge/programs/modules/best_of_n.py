@@ -142,7 +142,10 @@ def _hinting(adapter: dspy.Adapter, advice: Mapping[str, str], names: Mapping[An
             signature, inputs = hinted(signature, inputs)
             return await adapter.acall(lm, lm_kwargs, signature, demos, inputs)
 
-    return Hinting()
+    # Whatever the adapter is built from, such as a second model.
+    made = Hinting.__new__(Hinting)
+    made.__dict__.update(adapter.__dict__)
+    return made
 
 
 def _source(module: dspy.Module) -> str:

@@ -25,6 +25,7 @@ from erlport_bridge.programs.modules.module_options import (
     ModelOption,
     RewardOption,
 )
+from erlport_bridge.programs.modules.react import ReAct
 from erlport_bridge.programs.modules.react_v2 import ToolAgent
 from erlport_bridge.programs.modules.retrieval import MAX_COUNT, NearestExamples, Retrieve, Vectors
 from erlport_bridge.programs.options import (
@@ -154,7 +155,7 @@ _OF_DSPY: Final = {
         ModuleEntry(
             "dspy.ReAct",
             "lets the model call tools, one after the other, until it can give the output fields",
-            lambda parts: dspy.ReAct(parts.signature, list(parts.tools), parts.options["max_iters"]),
+            lambda parts: ReAct(parts.signature, parts.tools, parts.options["max_iters"]),
             options=(_iterations(20, "most tool calls"),),
             adds=("reasoning", "trajectory"),
             reserved=("reasoning", "trajectory", "next_thought", "next_tool_name", "next_tool_args", "max_iters"),
@@ -164,7 +165,7 @@ _OF_DSPY: Final = {
         ModuleEntry(
             "dspy.ReActV2",
             "lets the model call tools, also several at once, in a conversation that a later call can continue",
-            lambda parts: ToolAgent(parts.signature, list(parts.tools), parts.options["max_iters"]),
+            lambda parts: ToolAgent(parts.signature, parts.tools, parts.options["max_iters"]),
             options=(_iterations(20, "most turns before the output fields are asked for"),),
             adds=("history", "termination_reason"),
             reserved=("history", "tools", "termination_reason", "next_thought", "tool_calls", "max_iters"),

@@ -14,6 +14,7 @@ from typing import Any
 import dspy
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.models import FormattedText
 
 
 class InThread(dspy.Module):  # type: ignore[misc]
@@ -57,6 +58,15 @@ class ProgramOfThought(InThread):
             ) from error
 
 
+class _MarkedCodeAct(dspy.CodeAct):  # type: ignore[misc]
+    """DSPy's ``CodeAct``; the markers in its trajectories stay markers, which they are in no other value."""
+
+    stands_for = dspy.CodeAct
+
+    def _format_trajectory(self, trajectory: dict[str, Any]) -> str:
+        return FormattedText(super()._format_trajectory(trajectory))
+
+
 class CodeAct(InThread):
     """The port's ``dspy.CodeAct``, whose tools stay outside the sandbox.
 
@@ -65,7 +75,7 @@ class CodeAct(InThread):
     """
 
     def __init__(self, signature: Any, tools: Sequence[dspy.Tool], max_iters: int, code_timeout_ms: int) -> None:
-        module = dspy.CodeAct(signature, tools=list(tools), max_iters=max_iters)
+        module = _MarkedCodeAct(signature, tools=list(tools), max_iters=max_iters)
         # The prompt has been built with their names; DSPy would copy the source of every tool left here.
         module.tools = {}
         super().__init__(module, code_timeout_ms)

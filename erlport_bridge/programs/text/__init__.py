@@ -1,6 +1,6 @@
 """Read text: strings, arguments and options of callers; arithmetic and facts in sentences."""
 
-from erlport_bridge.programs.text import arguments
+from erlport_bridge.programs.text import arguments, chat_text, xml_text
 from erlport_bridge.programs.text.arithmetic import (
     Number,
     evaluate,
@@ -18,22 +18,26 @@ from erlport_bridge.programs.text.extraction import (
 )
 from erlport_bridge.programs.text.wording import (
     expected_text,
+    indented_below,
     inside,
     misspelt,
     neutral,
     quoted,
     suggestion,
     text_of,
+    without_headers,
 )
 
 __all__ = [
     "Number",
     "Passages",
     "arguments",
+    "chat_text",
     "dates",
     "evaluate",
     "expected_text",
     "find_expression",
+    "indented_below",
     "inside",
     "listed_items",
     "misspelt",
@@ -45,5 +49,7 @@ __all__ = [
     "suggestion",
     "text_of",
     "weighted_query",
+    "without_headers",
     "words",
+    "xml_text",
 ]

@@ -6,8 +6,9 @@ Nothing here imports DSPy.
 from __future__ import annotations
 
 import difflib
+import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Final
 
 from erlport_bridge.term import shown
@@ -18,6 +19,8 @@ _MARKER_START: Final = "<<CUSTOM-TYPE-"
 _HEADER_SIGN: Final = "##"
 _HEADER_START: Final = re.compile(r"(\[\[\s*)##")
 _HARMLESS_MARKER_START: Final = "<< CUSTOM-TYPE-"
+
+_NUMBER_AT_END: Final = re.compile(r"_[0-9]+$")
 
 _MAX_CODE_POINT: Final = 0x10FFFF
 
@@ -58,8 +61,37 @@ def neutral(text: str) -> str:
     The markers are the start of a content part, and a section header: ``[[ ## answer ## ]]`` becomes
     ``[[ # # answer ## ]]``.
     """
-    text = text.replace(_MARKER_START, _HARMLESS_MARKER_START)
+    return without_headers(text.replace(_MARKER_START, _HARMLESS_MARKER_START))
+
+
+def without_headers(text: str) -> str:
+    """Return ``text`` with every section header broken by a space, as :func:`neutral` does."""
     return _HEADER_START.sub(r"\1# #", text) if _HEADER_SIGN in text else text
+
+
+def indented_below(text: str, names: Collection[str] | None) -> str:
+    r"""Return a text whose lines cannot pose as fields, which ``TwoStepAdapter`` writes as ``name: value``.
+
+    If a line after the first one begins like a field of these names, or of any name, all of them are indented.
+
+    >>> indented_below("a\nanswer: 7", ["answer"])
+    'a\n    answer: 7'
+    """
+    if "\n" not in text or not _field_lines(None if names is None else frozenset(names)).search(text):
+        return text
+    return text.replace("\n", "\n    ")
+
+
+@functools.lru_cache(maxsize=512)
+def _field_lines(names: frozenset[str] | None) -> re.Pattern[str]:
+    known = r"\w+" if names is None else any_of(names)
+    return re.compile(rf"\n[\s>*_`#-]*(?:{known})[\s*_`]*:", re.IGNORECASE)
+
+
+def any_of(names: Iterable[str]) -> str:
+    """Return the pattern of these names; a name that ends in a number stands for all its numbers: ``thought_0``."""
+    patterns = {_NUMBER_AT_END.sub("_[0-9]+", re.escape(name)) for name in names}
+    return "|".join(sorted(patterns, key=len, reverse=True))
 
 
 def quoted(name: str) -> str:

@@ -6,7 +6,10 @@ from erlport_bridge.programs.tools.elixir_tool import (
     LaterTool,
 )
 from erlport_bridge.programs.tools.observed_tool import (
+    ArgumentsError,
     CallEndedError,
+    ObservedTool,
+    check_names,
 )
 from erlport_bridge.programs.tools.offered import (
     available,
@@ -16,10 +19,13 @@ from erlport_bridge.programs.tools.offered import (
 )
 
 __all__ = [
+    "ArgumentsError",
     "CallEndedError",
     "ElixirTool",
     "LaterTool",
+    "ObservedTool",
     "available",
+    "check_names",
     "elixir_tool",
     "find_tools",
     "offer",

@@ -1,17 +1,22 @@
 """Convert terms to values for DSPy's fields, read answers of models, and convert predictions back to terms."""
 
 from erlport_bridge.programs.values import documents, media
-from erlport_bridge.programs.values.answer_fields import problem_of
+from erlport_bridge.programs.values.answer_fields import AnswerError, problem_of, read_fields
+from erlport_bridge.programs.values.answers import UnreadableError, read_json
 from erlport_bridge.programs.values.inputs import convert, input_values
 from erlport_bridge.programs.values.results import (
     plain,
 )
 
 __all__ = [
+    "AnswerError",
+    "UnreadableError",
     "convert",
     "documents",
     "input_values",
     "media",
     "plain",
     "problem_of",
+    "read_fields",
+    "read_json",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Mapping
 from types import ModuleType, SimpleNamespace
 from typing import Any, Final
 
@@ -72,7 +72,7 @@ class AnswerError(dspy.AdapterParseError):  # type: ignore[misc]
 def read_fields(adapter: dspy.Adapter, signature: Any, completion: str) -> dict[str, Any]:
     """Return the output fields of an answer in JSON, as ``JSONAdapter.parse`` does.
 
-    The object may stand in a code block, in prose, or in another object or list that holds nothing else.
+    The object may stand in a code block, in prose, or in what models wrap it in: ``{"response": {…}}``.
 
     Raises:
         AnswerError: The answer has no such object, or a field does not fit its type.
@@ -94,28 +94,40 @@ def read_fields(adapter: dspy.Adapter, signature: Any, completion: str) -> dict[
 
 
 def _object_with(wanted: Mapping[str, Any], completion: str) -> dict[str, Any]:
-    whole = answer_json.exact(completion)
-    for found in (whole, *([] if isinstance(whole, dict) else answer_json.containers(completion))):
-        fields = _unwrapped(found, wanted)
-        if fields is not None:
-            return fields
-    return {}
+    """Return the object that has most of the wanted fields, or an empty map if there is no object.
+
+    Of several such objects the last one counts: before its answer, a model may quote its input.
+    """
+    best: dict[str, Any] = {}
+    most = 0
+    for value in answer_json.values_in(completion):
+        found = _unwrapped(value, wanted)
+        count = sum(name in wanted for name in found)
+        if count >= most:
+            best, most = found, count
+    return best
 
 
-_MAX_WRAPPINGS: Final = 3
+_MAX_WRAPPINGS: Final = 4
 
 
-def _unwrapped(found: Any, wanted: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Return the object that has a wanted field: ``found``, or the only such object within it."""
+def _unwrapped(value: Any, wanted: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the object that has a wanted field: ``value``, or the nearest such object within it."""
+    level, first = [value], None
     for _ in range(_MAX_WRAPPINGS):
-        if isinstance(found, dict) and any(name in wanted for name in found):
-            return found
-        parts: Iterable[Any] = found.values() if isinstance(found, dict) else found if isinstance(found, list) else ()
-        objects = [part for part in parts if isinstance(part, dict)]
-        if len(objects) != 1:
-            return found if isinstance(found, dict) else None
-        (found,) = objects
-    return None
+        inner: list[Any] = []
+        for item in level:
+            if isinstance(item, str) and item.lstrip()[:1] in ("{", "["):
+                item = answer_json.exact(item)
+            if isinstance(item, dict):
+                if any(name in wanted for name in item):
+                    return item
+                first = item if first is None else first
+                inner += item.values()
+            elif isinstance(item, list) and len(item) == 1:
+                inner += item
+        level = inner
+    return first or {}
 
 
 # DSPy finds the callback of a method by the method's name.

@@ -10,6 +10,8 @@ from typing import Any, Final
 
 import json_repair
 
+from erlport_bridge.programs.text import chat_text
+
 
 class WrittenFloat(float):
     """A float that keeps its text, from which a ``Decimal`` has all digits that the model wrote."""
@@ -36,6 +38,7 @@ WHOLE_BLOCK: Final = re.compile(r"```[ \t]*[\w+-]*[ \t]*\n?(.*?)\n?[ \t]*```", r
 # A code block within a text.
 _BLOCK: Final = re.compile(r"^[ \t]*```[ \t]*[\w+-]*[ \t]*\n(.*?)\n[ \t]*```", re.DOTALL | re.MULTILINE)
 _CONSTANTS: Final = {"True": True, "False": False, "None": None}
+_THOUGHTS: Final = re.compile(r"\s*<(think|thinking|thought|reasoning)>.*?</\1>", re.DOTALL)
 _CONTAINER_START: Final = re.compile(r"[\[{]")
 _CLOSING: Final = {"{": "}", "[": "]"}
 # Longer text that is no JSON is not searched for values: the search is quadratic in the number of brackets.
@@ -90,6 +93,24 @@ def containers(text: str) -> Iterator[Any]:
             repaired = json_repair.loads(part)
             if isinstance(repaired, list if part[0] == "[" else dict):
                 yield repaired
+
+
+def values_in(completion: str) -> Iterator[Any]:
+    """Yield the values of a completion that consists of JSON, in their order; thoughts before them are left out.
+
+    JSON with mistakes counts only if there is no other, and if it is the whole text or a whole block.
+    """
+    text = completion.strip(chat_text.SPACE)
+    thoughts = _THOUGHTS.match(text)
+    if thoughts is not None:
+        text = text[thoughts.end() :].strip(chat_text.SPACE)
+    whole = exact(text)
+    if whole is not NO:
+        yield whole
+        return
+    blocks = [block for block in map(_decoded, map(str.strip, _BLOCK.findall(text))) if block is not NO]
+    found = blocks or [value for value in _in_prose(text) if isinstance(value, dict)]
+    yield from found or containers(text)
 
 
 def loads(text: Any) -> Any:

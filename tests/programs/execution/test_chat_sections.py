@@ -1,42 +1,44 @@
-"""The pieces of a streamed completion are what DSPy's adapter reads in the whole completion."""
+"""The pieces of a streamed completion are what the adapter reads in the whole completion."""
 
 from __future__ import annotations
 
-import dspy
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from erlport_bridge.programs.execution.chat_sections import ChatSections
+from erlport_bridge.programs.text.chat_text import Names, fields_of
+from tests.programs.text.test_chat_text import COMPLETIONS as NAMED
 
-SIGNATURE = dspy.Signature("question -> reasoning, answer")
 FIELDS = ("reasoning", "answer")
+NAMES = Names.of([*FIELDS, "score"], ["question"])
 PARTS = [
     *(
         "[[ ## reasoning ## ]]",
         "[[ ## answer ## ]]",
+        "[[ ## score ## ]]",
+        "[[ ## question ## ]]",
         "[[ ## completed ## ]]",
         "[[ ## other ## ]]",
         "[[ ## ",
         "[[",
         " ## ]]",
     ),
-    *("\n", "\r\n", "\r", "\x0b", "\u2028", " ", "\t", "  ", "a", "word", "[1]", "[[2]]", "é", "]"),
+    *("```\n", "\n```", "```py\n"),
+    *("\n", "\n\n", "\r\n", "\r", "\x0b", "\u2028", "\ufeff", " ", "\t", "  ", "a", "word", "[1]", "[[2]]", "é", "]"),
 ]
 COMPLETIONS = st.lists(st.sampled_from(PARTS), max_size=30).map("".join)
 
 
 def read(completion: str) -> dict[str, str]:
-    """Return the fields that the adapter reads; a field that it does not find is left out."""
-    try:
-        return dict(dspy.ChatAdapter().parse(SIGNATURE, completion))
-    except dspy.utils.exceptions.AdapterParseError as error:
-        return dict(error.parsed_result or {})
+    """Return the streamed fields that are read in the whole completion; a field that is not found is empty."""
+    found = fields_of(completion, NAMES)
+    return {name: found.get(name, "") for name in FIELDS}
 
 
 def cut(completion: str, sizes: list[int]) -> dict[str, str]:
     """Return the fields of a completion that arrives in pieces of these sizes, repeated until its end."""
-    sections, fields, position = ChatSections(FIELDS), dict.fromkeys(FIELDS, ""), 0
+    sections, fields, position = ChatSections(FIELDS, NAMES), dict.fromkeys(FIELDS, ""), 0
     pieces = []
     while position < len(completion):
         for size in sizes:
@@ -50,7 +52,14 @@ def cut(completion: str, sizes: list[int]) -> dict[str, str]:
 
 @given(COMPLETIONS, st.lists(st.integers(1, 12), min_size=1, max_size=4))
 def test_the_pieces_of_a_field_are_its_value_however_the_text_is_cut(completion: str, sizes: list[int]) -> None:
-    assert cut(completion, sizes) == dict.fromkeys(FIELDS, "") | read(completion)
+    assert cut(completion, sizes) == read(completion)
+
+
+@pytest.mark.parametrize("completion", [completion for completion, _ in NAMED.values()], ids=NAMED)
+def test_every_cut_of_a_completion_gives_the_same(completion: str) -> None:
+    for at in range(len(completion) + 1):
+        assert cut(completion, [at or 1, len(completion) + 1]) == read(completion)
+        assert cut(completion, [at + 1]) == read(completion)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +67,7 @@ def test_the_pieces_of_a_field_are_its_value_however_the_text_is_cut(completion:
     [
         ("[[ ## answer ## ]]\nsee [[1]] and [[ ## x", "see [[1]] and [[ ## x"),
         ("[[ ## answer ## ]] beside the header  \nand below\n\n[[ ## completed ## ]]", "beside the header\nand below"),
-        ("[[ ## answer ## ]]\n\n  one \r\n\r\n two\n\n[[ ## answer ## ]]\nagain", "one \n\n two"),
+        ("[[ ## answer ## ]]\n\n one \r\n\r\n two\n\n[[ ## answer ## ]]\nagain", " one \n\n two"),
         ("no header", ""),
     ],
 )
@@ -67,13 +76,27 @@ def test_a_value_may_hold_brackets_and_lines(completion: str, answer: str) -> No
 
 
 def test_text_is_returned_as_soon_as_it_cannot_be_a_header() -> None:
-    sections = ChatSections(FIELDS)
+    sections = ChatSections(FIELDS, NAMES)
     texts = ["[[ ## answer ## ]]\n", "Lis", "bon [[ ", "is", "\n", "[[ ## comp"]
     assert [sections.receive(text) for text in texts] == [
         [],
         [("answer", "Lis")],
-        [("answer", "bon [[")],
-        [("answer", " is")],
+        [("answer", "bon")],
+        [("answer", " [[ is")],
         [],
         [],
     ]
+
+
+def test_text_before_a_marker_within_a_line_is_returned_at_once() -> None:
+    sections = ChatSections(FIELDS, NAMES)
+    assert sections.receive("[[ ## answer ## ]]\nLisbon [[ ## completed ## ]] more") == [("answer", "Lisbon")]
+    assert (sections.receive(" and more"), sections.end()) == ([], [])
+
+
+def test_a_long_answer_is_not_searched_again_for_each_piece() -> None:
+    sections = ChatSections(FIELDS, NAMES)
+    sections.receive("[[ ## answer ## ]]\n")
+    for _ in range(20_000):
+        sections.receive("some [words]")
+    assert len(sections._undecided) < 20

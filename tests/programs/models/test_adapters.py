@@ -16,9 +16,9 @@ QA = ("dspy.Predict", "question -> answer", {"question": "hi"})
 
 
 def test_adapters_are_named_or_written_as_maps() -> None:
-    assert type(read_adapter(None).build()) is dspy.ChatAdapter
-    assert type(read_adapter("json").build()) is dspy.JSONAdapter
-    assert type(read_adapter({"name": "xml"}).build()) is dspy.XMLAdapter
+    assert isinstance(read_adapter(None).build(), dspy.ChatAdapter)
+    assert isinstance(read_adapter("json").build(), dspy.JSONAdapter)
+    assert isinstance(read_adapter({"name": "xml"}).build(), dspy.XMLAdapter)
     assert read_adapter({"json_fallback": False}).build().use_json_adapter_fallback is False
 
 

@@ -172,3 +172,15 @@ def test_reward_of_a_field_that_is_not_there_says_which_are(
     error, asked = run(shared_port, model_server, spec, {"answer": "Lisbon"})
     assert (error["kind"], len(asked)) == ("input", 1)
     assert 'did you mean "answer"?' in error["message"]
+
+
+def test_refine_works_with_an_adapter_of_two_models(shared_port: PortProcess, model_server: ModelServer) -> None:
+    """The adapter with the advice was built anew, without the second model."""
+    free: list[dict[str, Any]] = [{"content": text} for text in ("It is Porto.", "Go south.", "It is Lisbon.")]
+    read: list[dict[str, Any]] = [{"fields": {"answer": "Porto"}}, {"fields": ADVICE}, {"fields": {"answer": "Lisbon"}}]
+    model_server.script("free", *free)
+    model_server.script("reader", *read)
+    adapter = {"name": "two_step", "extraction_model": openai(model_server, "scripted:reader")}
+    options = {"lm": openai(model_server, "scripted:free"), "adapter": adapter}
+    prediction = shared_port.done("execute_module", {**REFINE, "N": 2}, QA, {"question": "?"}, options)
+    assert (prediction["answer"], len(model_server.requests)) == ("Lisbon", 6)

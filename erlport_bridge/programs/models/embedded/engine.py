@@ -62,14 +62,9 @@ def complete(system: str, user: str) -> str:
         return str(answer(_question_and_text([(None, user)]), _PLAIN_TEXT, ""))
     values = _values(prompt)
     if prompt.wants_json:
-        # JSONAdapter parses the string of a field that is not text (bytes, a date) as JSON again, as ChatAdapter does.
-        schemas = {field.name: field.schema for field in prompt.outputs}
-        return json.dumps(
-            {
-                name: _rendered(value, schemas[name]) if isinstance(value, str) else value
-                for name, value in values.items()
-            }
-        )
+        # DSPy reads the text of a field of bytes as JSON again.
+        binary = {field.name for field in prompt.outputs if field.schema.get("format") == "binary"}
+        return json.dumps({name: json.dumps(value) if name in binary else value for name, value in values.items()})
     # DSPy reads a missing section as None; the text "null" would be a string for an optional string.
     parts = [
         f"[[ ## {field.name} ## ]]\n{_rendered(values[field.name], field.schema)}"

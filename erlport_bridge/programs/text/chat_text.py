@@ -1,0 +1,125 @@
+r"""Find the fields of a completion in the format of DSPy's ``ChatAdapter``: ``[[ ## name ## ]]`` begins a field.
+
+DSPy finds only markers at the start of a line, takes a marker of any name for one, and splits lines also at characters
+that stand inside text. Here:
+
+- A marker at the start of a line begins a field, or ends the field before it. The first field of a name counts.
+- A marker within a line does the same, if no line starts with a marker of its name: models write
+  ``7 [[ ## completed ## ]]``, and all fields in one line.
+- A marker whose name is no field of the signature is text.
+- Lines end at ``\n``, ``\r\n`` or ``\r``, and are joined by ``\n``. Other characters, such as U+2028, are text.
+- White space around a value is left out, but the first of several lines keeps its indentation.
+
+Nothing here imports DSPy.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable
+from typing import Final, NamedTuple
+
+#: The name in the marker after the last field.
+COMPLETED: Final = "completed"
+#: White space, and the byte order mark, which models copy from files.
+SPACE: Final = (
+    " \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
+    "\u2028\u2029\u202f\u205f\u3000\ufeff"
+)
+_FENCE: Final = re.compile(r"^[ \t]*```+[^`\n]*$", re.MULTILINE)
+_LINE_END: Final = re.compile(r"\r\n?")
+
+
+class Names(NamedTuple):
+    """The names of a signature's fields, which markers can have.
+
+    Attributes:
+        outputs: The fields that the model writes.
+        inputs: The other fields; a marker of one at the start of a line ends the field before it.
+    """
+
+    outputs: frozenset[str]
+    inputs: frozenset[str]
+
+    @classmethod
+    def of(cls, outputs: Iterable[str], inputs: Iterable[str] = ()) -> Names:
+        """Return the names of a signature."""
+        return cls(frozenset(outputs), frozenset(inputs))
+
+    def may_stand_within_line(self, name: str) -> bool:
+        """Return whether a marker of this name may begin or end a field in the middle of a line."""
+        return name in self.outputs or name == COMPLETED
+
+
+@functools.lru_cache(maxsize=512)
+def markers(names: Names) -> re.Pattern[str]:
+    """Return the pattern of all markers of a signature."""
+    known = "|".join(sorted(map(re.escape, {*names.outputs, *names.inputs, COMPLETED}), key=len, reverse=True))
+    return re.compile(rf"\[\[ ## ({known}) ## \]\]")
+
+
+@functools.lru_cache(maxsize=512)
+def marker_beginnings(names: Names) -> frozenset[str]:
+    """Return every text with which a marker of a signature may begin, except whole markers."""
+    whole = [f"[[ ## {name} ## ]]" for name in (*names.outputs, *names.inputs, COMPLETED)]
+    return frozenset(marker[:size] for marker in whole for size in range(1, len(marker)))
+
+
+def fields_of(completion: str, names: Names) -> dict[str, str]:
+    r"""Return the text of each output field of a completion; a field that is missing is left out.
+
+    >>> fields_of("[[ ## answer ## ]] 7 [[ ## completed ## ]]", Names.of(["answer"]))
+    {'answer': '7'}
+    """
+    text = with_plain_lines(completion)
+    found = list(markers(names).finditer(text))
+    at_line = [match for match in found if starts_line(text, match.start())]
+    seen = {match[1] for match in at_line}
+    begins = list(at_line)
+    for match in found:
+        if match[1] not in seen and names.may_stand_within_line(match[1]):
+            seen.add(match[1])
+            begins.append(match)
+    begins.sort(key=lambda match: match.start())
+    ends = [*(match.start() for match in begins), len(text)][1:]
+    is_fenced = bool(begins) and opens_block(text[: begins[0].start()])
+    fields: dict[str, str] = {}
+    for match, end in zip(begins, ends, strict=True):
+        if match[1] in names.outputs:
+            value = value_of(text[match.end() : end])
+            fields.setdefault(match[1], _without_block_end(value) if is_fenced and end == len(text) else value)
+    return fields
+
+
+def opens_block(text: str) -> bool:
+    """Return whether a code block of Markdown is open at the end of a text: the whole completion stands in one."""
+    return "```" in text and len(_FENCE.findall(text)) % 2 == 1
+
+
+def _without_block_end(value: str) -> str:
+    """Return a value without the end of the code block that began before its marker."""
+    return value.rpartition("\n")[0].rstrip(SPACE) if opens_block(value) and value.endswith("```") else value
+
+
+def with_plain_lines(text: str) -> str:
+    r"""Return a text whose lines all end with ``\n``."""
+    return _LINE_END.sub("\n", text) if "\r" in text else text
+
+
+def starts_line(text: str, position: int) -> bool:
+    """Return whether only white space stands between the start of the line and a position."""
+    return not text[text.rfind("\n", 0, position) + 1 : position].strip(SPACE)
+
+
+def value_of(text: str) -> str:
+    """Return the value in the text between a marker and the next one: without the white space around it."""
+    first, _, rest = text.partition("\n")
+    beside = first.strip(SPACE)
+    if beside:
+        # Text beside the marker has no indentation.
+        return f"{beside}\n{rest}".rstrip(SPACE)
+    value = rest.rstrip(SPACE)
+    start = len(value) - len(value.lstrip(SPACE))
+    indented = value[value.rfind("\n", 0, start) + 1 :].lstrip("\ufeff")
+    return indented if "\n" in indented else value[start:]
