@@ -253,6 +253,24 @@ def test_value_that_loses_nothing_is_read(field: str, text: str, value: Any) -> 
 @pytest.mark.parametrize(
     ("field", "text", "value"),
     [
+        ("list[str] | None", "null", None),
+        ("set[str] | None", " None ", None),
+        ("list[str] | None", "<item>null</item>", ["null"]),
+        ("list[str] | None", "a", ["a"]),
+        ("dict[str, int] | None", "null", None),
+        ("int | str", "7", 7),
+        ("list[int | str]", "<item>7</item><item>x</item>", [7, "x"]),
+        ("Any", "[todo] call Bo", "[todo] call Bo"),
+    ],
+)
+def test_text_of_an_element_is_read_as_in_chat(field: str, text: str, value: Any) -> None:
+    """An element ``null`` of the type ``list[str] | None`` was the list ``["null"]``."""
+    assert same(read(field, text, "xml"), value)
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "value"),
+    [
         ("date", r'"\"2024-02-29\""', datetime.date(2024, 2, 29)),
         ("int", r'"\"7\""', 7),
         ("list[str]", r'"[\"a\"]"', ["a"]),
