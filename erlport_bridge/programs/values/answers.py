@@ -457,6 +457,7 @@ def _foreign(annotation: Any) -> _Reader:
     is_written = isinstance(annotation, type) and issubclass(annotation, dspy.Code | dspy.Reasoning)
 
     def read(value: Any, _level: int, is_text: bool) -> Any:
+        _check_texts(value)
         try:
             if is_written and is_text and isinstance(value, str):
                 found = answer_json.exact(value)
@@ -468,6 +469,19 @@ def _foreign(annotation: Any) -> _Reader:
             raise UnreadableError(f"expected {_expected(annotation)}", value, remark=f": {_reason(error)}") from error
 
     return read
+
+
+def _check_texts(value: Any) -> None:
+    """Refuse half a surrogate pair in any text of a value of JSON."""
+    if isinstance(value, str):
+        checked_text(value)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _check_texts(key)
+            _below(inside("", key), _check_texts, item)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _below(f"[{index}]", _check_texts, item)
 
 
 def _reason(error: ValueError) -> str:

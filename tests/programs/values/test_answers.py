@@ -155,6 +155,8 @@ WITHOUT_TERM: list[tuple[str, str, str]] = [
     ("time", '"12:00:00Z"', "a time of day without a time zone"),
     ("str", '"a\\ud800b"', "a string without half a surrogate pair"),
     ("Any", '"a\\udfff"', "a string without half a surrogate pair"),
+    ("dspy.Reasoning", '"a\\ud800b"', "a string without half a surrogate pair"),
+    ("dspy.Code", '{"code": "\\ud800"}', "a string without half a surrogate pair"),
     ("dict[str, int]", '{"\\ud800": 1}', "a string without half a surrogate pair"),
     ("Any", f"{'[' * 90}{']' * 90}", "a value of at most 80 levels"),
 ]
