@@ -364,6 +364,12 @@ PRIVATE_NAMES: Final[tuple[PrivateName, ...]] = (
         why="the connections of a model, which its copies share",
     ),
     PrivateName(
+        name="_elements_to_value",
+        place="dspy.adapters.xml_adapter:XMLAdapter",
+        used_in=("programs/models/answer_adapters.py",),
+        why="makes a list of the text null in an element whose type is a list or nil; overridden for that case",
+    ),
+    PrivateName(
         name="__dspy_sig__",
         place="dspy.primitives.facade:SIGNATURE_MARKER | dspy.predict.flex.bridge:SIGNATURE_MARKER",
         used_in=("programs/sandbox/facade.py",),

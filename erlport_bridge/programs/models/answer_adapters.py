@@ -335,6 +335,16 @@ class XMLForm(_TextForm, dspy.XMLAdapter):  # type: ignore[misc]
                     raise _unreadable(self, signature, name, error, completion) from error
         return _complete(self, signature, fields, completion)
 
+    @classmethod
+    def _elements_to_value(cls, elements: Any, schema: Any, definitions: Any) -> Any:
+        # DSPy makes a list of one text of `<v>null</v>` if the type is a list or nil.
+        choices = schema.get("anyOf", ())
+        if {"type": "null"} in choices and any(choice.get("type") in ("array", "object") for choice in choices):
+            (element, *others) = elements
+            if not others and not list(element) and (element.text or "").strip() in ("null", "None"):
+                return None
+        return super()._elements_to_value(elements, schema, definitions)
+
 
 class TwoStepForm(_Form, dspy.TwoStepAdapter):  # type: ignore[misc]
     """The port's ``dspy.TwoStepAdapter``; the second model's answers are read by :class:`ChatForm`."""

@@ -17,18 +17,15 @@ DSPy reads answers by a lax validation, in which ``1999`` is a date of 1970, ``t
 | ``Any`` | text, or the value of a text that is JSON as a whole |
 | DSPy's types, an application's own | as DSPy reads them |
 
-A value without a term in Elixir is refused too: a time with a zone, half a surrogate pair, 100 levels of nesting.
+A value without a term in Elixir is refused too: a time with a zone, half a surrogate pair, a value of type ``Any``
+with more than 80 levels.
 """
 
 from __future__ import annotations
 
-import datetime
 import functools
-import math
-import re
 import types
 from collections.abc import Callable, Mapping
-from decimal import Decimal
 from typing import Annotated, Any, Final, Literal, TypeAlias, Union, get_args, get_origin
 
 import dspy
@@ -38,43 +35,24 @@ from dspy.adapters.utils import parse_value
 from erlport_bridge.programs.signatures import constraints, is_object
 from erlport_bridge.programs.text import inside
 from erlport_bridge.programs.values import answer_json
-from erlport_bridge.programs.values.answer_json import NO, WrittenFloat
+from erlport_bridge.programs.values.answer_json import NO
+from erlport_bridge.programs.values.answer_scalars import (
+    CLOSE,
+    EXACT,
+    LAX,
+    SCALARS,
+    UnreadableError,
+    checked_text,
+    plain_values,
+)
 from erlport_bridge.programs.values.inputs import MAX_VALUE_DEPTH, describe
 from erlport_bridge.term import shown
 
-#: How much a value may be converted: not at all; as JSON needs it, which has no dates, and integers for floats; as far
-#: as nothing is lost. A union tries its members in this order.
-_EXACT, _CLOSE, _LAX = range(3)
+__all__ = ["UnreadableError", "read_json", "read_text"]
 
 #: ``(value, level, is_text) -> value``. With ``is_text``, strings are the text that the model wrote, and may be JSON;
 #: otherwise strings are strings of JSON.
 _Reader: TypeAlias = Callable[[Any, int, bool], Any]
-
-
-class UnreadableError(ValueError):
-    """A value of an answer that does not fit its type.
-
-    Attributes:
-        problem: What the type takes, as the beginning of a sentence: ``expected an integer``.
-        value: The value that came.
-        path: The path of the value below its field, such as ``[0].name``.
-        remark: What else is to be said, such as the name of a missing key.
-    """
-
-    def __init__(self, problem: str, value: object, *, path: str = "", remark: str = "") -> None:
-        self.problem = problem
-        self.value = value
-        self.path = path
-        self.remark = remark
-        super().__init__()
-
-    def at(self, place: str) -> str:
-        """Return the sentence about the value in a field at this place."""
-        return f"{self.problem} at {place}{self.path}, got {shown(plain_values(self.value))}{self.remark}"
-
-    def __str__(self) -> str:
-        """Return the sentence about the value without its field."""
-        return self.at("the answer")
 
 
 def read_text(value: Any, annotation: Any) -> Any:
@@ -87,7 +65,7 @@ def read_text(value: Any, annotation: Any) -> Any:
     Raises:
         UnreadableError: The text does not fit the type.
     """
-    return _reader_of(annotation)(value, _LAX, True)
+    return _reader_of(annotation)(value, LAX, True)
 
 
 def read_json(value: Any, annotation: Any) -> Any:
@@ -96,13 +74,13 @@ def read_json(value: Any, annotation: Any) -> Any:
     Raises:
         UnreadableError: The value does not fit the type.
     """
-    return _reader_of(annotation)(value, _LAX, False)
+    return _reader_of(annotation)(value, LAX, False)
 
 
 def _reader_of(annotation: Any) -> _Reader:
     try:
         # The text is part of the key: `int | str` and `str | int` are equal.
-        return _SCALARS.get(annotation) or _kept_reader(
+        return _READERS.get(annotation) or _kept_reader(
             annotation, "" if annotation.__class__ is type else repr(annotation)
         )
     except TypeError:  # the type cannot be hashed
@@ -127,134 +105,6 @@ def _made_reader(annotation: Any) -> _Reader:
 _kept_reader = functools.lru_cache(maxsize=1_024)(lambda annotation, _text: _made_reader(annotation))
 
 
-# --- Scalars
-
-
-def _text(value: Any, level: int, _is_text: bool) -> str:
-    if isinstance(value, str):
-        return _checked_text(value)
-    if level == _LAX and isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
-    raise UnreadableError("expected a string", value)
-
-
-def _checked_text(text: str) -> str:
-    if not text.isascii():
-        try:
-            text.encode()
-        except UnicodeEncodeError:
-            raise UnreadableError("expected a string without half a surrogate pair", text) from None
-    return text
-
-
-def _integer(value: Any, level: int) -> int:
-    if type(value) is int:
-        return value
-    if level == _LAX and (number := _number(value)) is not None and number == number.to_integral_value():
-        return int(number)
-    raise UnreadableError("expected an integer", value)
-
-
-def _float(value: Any, level: int) -> float:
-    if isinstance(value, float):
-        if math.isinf(value) and isinstance(value, WrittenFloat) and str(value)[-1].isdigit():
-            raise UnreadableError("expected a number that a float can hold", Decimal(str(value)))
-        return float(value)
-    if level >= _CLOSE and type(value) is int:
-        number: Decimal | None = Decimal(value)
-    else:
-        number = _number(value) if level == _LAX else None
-    if number is None:
-        if level == _LAX and isinstance(value, str) and value.strip() in _NOT_FINITE:
-            return float(value)
-        raise UnreadableError("expected a number", value)
-    try:
-        found = float(number)
-    except OverflowError:
-        found = math.inf
-    if math.isinf(found):
-        raise UnreadableError("expected a number that a float can hold", value)
-    return found
-
-
-_NOT_FINITE: Final = ("NaN", "Infinity", "-Infinity")
-
-
-def _decimal(value: Any, level: int) -> Decimal:
-    if isinstance(value, Decimal):
-        return value
-    if level >= _CLOSE and (number := _number(value, bound=None)) is not None:
-        return number
-    raise UnreadableError("expected a decimal number", value)
-
-
-_NUMBER: Final = re.compile(r"[-+]?(?:[0-9]+(?:_[0-9]{3})*(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]{1,9})?")
-# As many digits as Python converts to an integer.
-_MAX_NUMBER_CHARACTERS: Final = 4_300
-_MAX_EXPONENT: Final = 4_300
-
-
-def _number(value: Any, bound: int | None = _MAX_EXPONENT) -> Decimal | None:
-    """Return the number that a value or its text is, or ``None``."""
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        return None
-    if type(value) is int:
-        return Decimal(value)
-    text = str(value).strip()
-    if len(text) > _MAX_NUMBER_CHARACTERS or not _NUMBER.fullmatch(text):
-        return None
-    number = Decimal(text)
-    return number if bound is None or not number or abs(number.adjusted()) <= bound else None
-
-
-_WORDS: Final = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False}
-
-
-def _boolean(value: Any, level: int) -> bool:
-    if isinstance(value, bool):
-        return value
-    if level == _LAX and isinstance(value, str) and (found := _WORDS.get(value.strip().lower())) is not None:
-        return found
-    raise UnreadableError("expected true or false", value)
-
-
-def _nil(value: Any, level: int) -> None:
-    if value is None or (level == _LAX and isinstance(value, str) and value.strip() in ("null", "None", "")):
-        return
-    raise UnreadableError("expected nil", value)
-
-
-_DIGITS_ONLY: Final = re.compile(r"[-+]?[0-9._]*")
-# Pydantic would cut the digits behind microseconds.
-_BELOW_MICROSECONDS: Final = re.compile(r"[.,][0-9]{6}[0-9]*[1-9]")
-
-
-def _moment(cls: type, expected: str, form: str) -> Callable[[Any, int], Any]:
-    parse: Callable[[str], Any] = pydantic.TypeAdapter(cls).validate_strings
-    usual = re.compile(form)
-
-    def read(value: Any, level: int) -> Any:
-        if type(value) is cls:
-            return value
-        if isinstance(value, str) and level >= _CLOSE:
-            text = value.strip()
-            is_usual = usual.match(text) is not None
-            if (is_usual or (level == _LAX and not _DIGITS_ONLY.fullmatch(text))) and not _BELOW_MICROSECONDS.search(
-                text
-            ):
-                try:
-                    found = parse(text)
-                except (pydantic.ValidationError, OverflowError):
-                    pass
-                else:
-                    if cls is datetime.time and found.tzinfo is not None:
-                        raise UnreadableError("expected a time of day without a time zone", value)
-                    return found
-        raise UnreadableError(f"expected {expected}", value)
-
-    return read
-
-
 # --- Text that holds JSON
 
 
@@ -263,7 +113,7 @@ def _from_text(read: _Reader, annotation: Any) -> _Reader:
     is_container = (get_origin(annotation) or annotation) in _CONTAINERS or is_object(annotation)
 
     def read_any(value: Any, level: int, is_text: bool) -> Any:
-        if not isinstance(value, str) or (not is_text and not (is_container and level == _LAX)):
+        if not isinstance(value, str) or (not is_text and level != LAX):
             return read(value, level, is_text)
         error = None
         whole = answer_json.exact(value)
@@ -272,7 +122,7 @@ def _from_text(read: _Reader, annotation: Any) -> _Reader:
                 return read(whole, level, False)
             except UnreadableError as raised:
                 error = raised
-        if level == _LAX and is_container and is_text and not isinstance(whole, list | dict | tuple | set):
+        if level == LAX and is_container and is_text and not isinstance(whole, list | dict | tuple | set):
             for found in answer_json.containers(value):
                 try:
                     return read(found, level, False)
@@ -321,9 +171,9 @@ def _literal(annotation: Any) -> _Reader:
         if isinstance(value, str):
             for text in (value, value.strip(), _bare(value), _without_type(_bare(value))):
                 found = by_text.get(text, NO)
-                if found is not NO and (level == _LAX or is_text or isinstance(found, str)):
+                if found is not NO and (level == LAX or is_text or isinstance(found, str)):
                     return found
-        elif level == _LAX:
+        elif level == LAX:
             for choice in choices:
                 if isinstance(value, float) and type(choice) is int and choice == value:
                     return choice
@@ -385,7 +235,7 @@ def _union(annotation: Any) -> _Reader:
             try:
                 return readers[0](value, level, is_text)
             except UnreadableError:
-                if takes_nil and isinstance(value, str) and not texts and level == _LAX and value in ("null", "None"):
+                if takes_nil and isinstance(value, str) and not texts and level == LAX and value in ("null", "None"):
                     return None
                 raise
         found = _first(readers, value, level, is_text)
@@ -394,20 +244,20 @@ def _union(annotation: Any) -> _Reader:
         return found
 
     def read_written(value: str, level: int) -> Any:
-        found = _first(choices, value, _EXACT, True)
+        found = _first(choices, value, EXACT, True)
         if found is not NO:
             return found
         whole = answer_json.exact(value)
         if whole is None and takes_nil:
             return None
         if not isinstance(whole, str) and whole is not NO:
-            found = _first(not_texts, whole, _CLOSE, False)
+            found = _first(not_texts, whole, CLOSE, False)
             if found is not NO:
                 return found
         if texts:
             decoded = [whole] if isinstance(whole, str) and not_texts else []
             for text in (value, *decoded)[:: -1 if decoded else 1]:
-                found = _first(texts, text, _EXACT, True)
+                found = _first(texts, text, EXACT, True)
                 if found is not NO:
                     return found
         if len(not_texts) == 1 and not texts:
@@ -451,18 +301,22 @@ def _any(value: Any, _level: int, is_text: bool) -> Any:
     if is_text and isinstance(value, str):
         whole = answer_json.exact(value)
         # `("note")` and `{"note"}` are Python too, but more likely text.
-        return _checked_text(value) if whole is NO or isinstance(whole, tuple | set) else _plain(whole)
+        return checked_text(value) if whole is NO or isinstance(whole, tuple | set) else _plain(whole)
     return _plain(value)
+
+
+# The type around a value of any type has at most 20 levels.
+_MAX_LEVELS: Final = MAX_VALUE_DEPTH - 20
 
 
 def _plain(value: Any, depth: int = 1) -> Any:
     """Return a JSON value without written floats; refuse what has no term."""
     if isinstance(value, str):
-        return _checked_text(value)
+        return checked_text(value)
     if isinstance(value, float):
-        return _float(value, _EXACT)
-    if depth > MAX_VALUE_DEPTH:
-        raise UnreadableError(f"expected a value of at most {MAX_VALUE_DEPTH} levels", "a value that nests deeper")
+        return SCALARS[float](value, EXACT)
+    if depth > _MAX_LEVELS:
+        raise UnreadableError(f"expected a value of at most {_MAX_LEVELS} levels", "a value that nests deeper")
     if isinstance(value, dict):
         return {_plain(key): _below(inside("", key), _plain, item, depth + 1) for key, item in value.items()}
     if isinstance(value, set):
@@ -486,7 +340,7 @@ def _list(annotation: Any) -> _Reader:
     read_item = _reader_of((get_args(annotation) or (Any,))[0])
 
     def read(value: Any, level: int, is_text: bool) -> Any:
-        if not isinstance(value, list) and not (level == _LAX and isinstance(value, tuple)):
+        if not isinstance(value, list) and not (level == LAX and isinstance(value, tuple)):
             raise UnreadableError("expected a list", value)
         return _items(read_item, value, level, is_text)
 
@@ -567,10 +421,10 @@ def _dict(annotation: Any) -> _Reader:
 
 def _key(read: _Reader, key: Any) -> Any:
     try:
-        return read(key, _EXACT, False)
+        return read(key, EXACT, False)
     except UnreadableError:
         # In JSON every key is text.
-        return read(key, _LAX, isinstance(key, str))
+        return read(key, LAX, isinstance(key, str))
 
 
 def _object(annotation: Any) -> _Reader:
@@ -580,12 +434,16 @@ def _object(annotation: Any) -> _Reader:
     def read(value: Any, level: int, is_text: bool) -> Any:
         if isinstance(value, annotation):
             return value
-        if not isinstance(value, dict) or (level < _LAX and not value.keys() <= fields.keys()):
+        if not isinstance(value, dict) or (level < LAX and not value.keys() <= fields.keys()):
             raise UnreadableError(f"expected {_expected(annotation)}", value)
         given = {}
         for name, field in fields.items():
             if name in value:
-                given[name] = _below(f".{name}", readers[name], value[name], level, is_text)
+                try:
+                    given[name] = readers[name](value[name], level, is_text)
+                except UnreadableError as error:
+                    error.path = f".{name}{error.path}"
+                    raise
             elif field.is_required():
                 raise UnreadableError(f"expected {_expected(annotation)}", value, remark=f"; {name} is missing")
         # The types are right; this checks the constraints.
@@ -599,6 +457,7 @@ def _foreign(annotation: Any) -> _Reader:
     is_written = isinstance(annotation, type) and issubclass(annotation, dspy.Code | dspy.Reasoning)
 
     def read(value: Any, _level: int, is_text: bool) -> Any:
+        _check_texts(value)
         try:
             if is_written and is_text and isinstance(value, str):
                 found = answer_json.exact(value)
@@ -612,25 +471,24 @@ def _foreign(annotation: Any) -> _Reader:
     return read
 
 
+def _check_texts(value: Any) -> None:
+    """Refuse half a surrogate pair in any text of a value of JSON."""
+    if isinstance(value, str):
+        checked_text(value)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            _check_texts(key)
+            _below(inside("", key), _check_texts, item)
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            _below(f"[{index}]", _check_texts, item)
+
+
 def _reason(error: ValueError) -> str:
     if isinstance(error, pydantic.ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}" if first["loc"] else str(first["msg"])
     return str(error)
-
-
-def plain_values(value: Any) -> Any:
-    """Return a value with plain floats, as orjson refuses subclasses of float."""
-    if isinstance(value, WrittenFloat):
-        return float(value)
-    if isinstance(value, dict):
-        return {key: plain_values(item) for key, item in value.items()}
-    if type(value) in (list, tuple, set):
-        return type(value)(map(plain_values, value))
-    if isinstance(value, pydantic.BaseModel):
-        # The model is modified in place, since it has been validated already.
-        value.__dict__.update({name: plain_values(item) for name, item in value.__dict__.items()})
-    return value
 
 
 def _expected(annotation: Any) -> str:
@@ -643,21 +501,17 @@ def _expected(annotation: Any) -> str:
 _CONTAINERS: Final[Mapping[Any, Callable[[Any], _Reader]]] = {list: _list, set: _set, tuple: _tuple, dict: _dict}
 
 
-def _scalar(read: Callable[[Any, int], Any], annotation: Any) -> _Reader:
+def _read_text_of(value: Any, level: int, _is_text: bool) -> Any:
+    return SCALARS[str](value, level)
+
+
+def _read_scalar(annotation: Any) -> _Reader:
+    read = SCALARS[annotation]
     return _from_text(lambda value, level, _is_text: read(value, level), annotation)
 
 
-_SCALARS: Final[Mapping[Any, _Reader]] = {
-    str: _text,
+_READERS: Final[Mapping[Any, _Reader]] = {
+    **{annotation: _read_scalar(annotation) for annotation in SCALARS},
+    str: _read_text_of,
     Any: _any,
-    int: _scalar(_integer, int),
-    float: _scalar(_float, float),
-    bool: _scalar(_boolean, bool),
-    type(None): _scalar(_nil, type(None)),
-    Decimal: _scalar(_decimal, Decimal),
-    datetime.datetime: _scalar(
-        _moment(datetime.datetime, "a date and time", r"[0-9]{4}-[0-9]{2}-[0-9]{2}[T ][0-9]"), datetime.datetime
-    ),
-    datetime.date: _scalar(_moment(datetime.date, "a date", r"[0-9]{4}-[0-9]{2}-[0-9]{2}$"), datetime.date),
-    datetime.time: _scalar(_moment(datetime.time, "a time of day", r"[0-9]{2}:[0-9]{2}"), datetime.time),
 }

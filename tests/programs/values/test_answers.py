@@ -12,7 +12,7 @@ import pytest
 
 from erlport_bridge.programs.models.adapters import read_adapter
 from erlport_bridge.programs.signatures import build_signature, parse_signature
-from erlport_bridge.programs.values import problem_of
+from erlport_bridge.programs.values import plain, problem_of
 from tests.model_server import ModelServer, openai
 from tests.port_process import PortProcess
 
@@ -155,8 +155,10 @@ WITHOUT_TERM: list[tuple[str, str, str]] = [
     ("time", '"12:00:00Z"', "a time of day without a time zone"),
     ("str", '"a\\ud800b"', "a string without half a surrogate pair"),
     ("Any", '"a\\udfff"', "a string without half a surrogate pair"),
+    ("dspy.Reasoning", '"a\\ud800b"', "a string without half a surrogate pair"),
+    ("dspy.Code", '{"code": "\\ud800"}', "a string without half a surrogate pair"),
     ("dict[str, int]", '{"\\ud800": 1}', "a string without half a surrogate pair"),
-    ("Any", f"{'[' * 150}{']' * 150}", "a value of at most 100 levels"),
+    ("Any", f"{'[' * 90}{']' * 90}", "a value of at most 80 levels"),
 ]
 
 
@@ -248,6 +250,39 @@ def test_list_is_not_made_of_text_with_brackets(field: str, value: str) -> None:
 )
 def test_value_that_loses_nothing_is_read(field: str, text: str, value: Any) -> None:
     assert same(read(field, text), value)
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "value"),
+    [
+        ("list[str] | None", "null", None),
+        ("set[str] | None", " None ", None),
+        ("list[str] | None", "<item>null</item>", ["null"]),
+        ("list[str] | None", "a", ["a"]),
+        ("dict[str, int] | None", "null", None),
+        ("int | str", "7", 7),
+        ("list[int | str]", "<item>7</item><item>x</item>", [7, "x"]),
+        ("Any", "[todo] call Bo", "[todo] call Bo"),
+    ],
+)
+def test_text_of_an_element_is_read_as_in_chat(field: str, text: str, value: Any) -> None:
+    """An element ``null`` of the type ``list[str] | None`` was the list ``["null"]``."""
+    assert same(read(field, text, "xml"), value)
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "value"),
+    [
+        ("date", r'"\"2024-02-29\""', datetime.date(2024, 2, 29)),
+        ("int", r'"\"7\""', 7),
+        ("list[str]", r'"[\"a\"]"', ["a"]),
+        ("{a: int}", r'"{\"a\": 7}"', {"a": 7}),
+        ("int | None", '"null"', None),
+        ("bool", '"True"', True),
+    ],
+)
+def test_json_within_a_string_of_json_is_read(field: str, text: str, value: Any) -> None:
+    assert same(plain(read(field, text, "json")), value)
 
 
 @pytest.mark.parametrize(
