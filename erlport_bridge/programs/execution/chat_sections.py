@@ -21,8 +21,8 @@ class ChatSections:
     arrives in one chunk.
 
     What a marker within a line, or among marks of Markdown, means depends on what follows, and what the end of a code
-    block means on where the block began. From such a marker on, :meth:`receive` returns nothing, and :meth:`end` returns
-    the rest.
+    block means on where the block began. From such a marker on, :meth:`receive` returns nothing, and :meth:`end`
+    returns the rest.
 
     Args:
         shown: The fields whose text is returned.
