@@ -6,9 +6,12 @@ The fields are exactly those that the adapter finds in the whole text, see :mod:
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Final
 
 from erlport_bridge.programs.text import chat_text
-from erlport_bridge.programs.text.chat_text import SPACE, Names
+from erlport_bridge.programs.text.chat_text import AROUND_MARKS, LINE_MARKS, SPACE, Names
+
+_MARKS: Final = AROUND_MARKS + LINE_MARKS
 
 
 class ChatSections:
@@ -17,8 +20,9 @@ class ChatSections:
     It replaces ``dspy.streaming.StreamListener``, which ends a value at any ``[[``, and returns nothing if a field
     arrives in one chunk.
 
-    What a marker within a line means depends on the lines that follow, and what the end of a code block means on where
-    the block began. From such a marker on, :meth:`receive` returns nothing, and :meth:`end` returns the rest.
+    What a marker within a line, or among marks of Markdown, means depends on what follows, and what the end of a code
+    block means on where the block began. From such a marker on, :meth:`receive` returns nothing, and :meth:`end`
+    returns the rest.
 
     Args:
         shown: The fields whose text is returned.
@@ -64,8 +68,13 @@ class ChatSections:
         text = self._undecided + chat_text.with_plain_lines(text.removesuffix("\r"))
         position = 0
         for marker in self._markers.finditer(text):
-            self._pass(text[position : marker.start()], pieces)
+            before = text[position : marker.start()]
+            marks = self._marks_size(before)
+            self._pass(before[: len(before) - marks], pieces)
             position = marker.end()
+            if marks:
+                self._is_stopped = True
+                return pieces
             if not self._began and chat_text.opens_block(self._text_before(marker[0])):
                 # The end of the code block is no part of the last value.
                 self._is_stopped = True
@@ -97,11 +106,19 @@ class ChatSections:
     def _undecided_size(self, text: str) -> int:
         """Return the length of the end of ``text`` that may be the beginning of a marker."""
         start = text.find("[", max(0, len(text) - self._longest))
-        while start >= 0:
-            if text[start:] in self._beginnings:
-                return len(text) - start
+        while start >= 0 and text[start:] not in self._beginnings:
             start = text.find("[", start + 1)
-        return 0
+        before = text if start < 0 else text[:start]
+        return len(text) - len(before) + self._marks_size(before)
+
+    def _marks_size(self, text: str) -> int:
+        """Return the length of the marks of Markdown at the end of ``text``, which may belong to a marker."""
+        line = text.rpartition("\n")[2]
+        if self._is_at_line_start or len(line) < len(text):
+            start = line.lstrip(SPACE)
+            if start and not start.strip(_MARKS + SPACE):
+                return len(start)
+        return len(text) - len(text.rstrip(AROUND_MARKS))
 
     def _begin(self, name: str) -> None:
         self._current = name if name in self._shown and name not in self._began else None

@@ -6,6 +6,7 @@ that stand inside text. Here:
 - A marker at the start of a line begins a field, or ends the field before it. The first field of a name counts.
 - A marker within a line does the same, if no line starts with a marker of its name: models write
   ``7 [[ ## completed ## ]]``, and all fields in one line.
+- Marks of Markdown around a marker, and before one that stands alone in its line, belong to the marker.
 - A marker whose name is no field of the signature is text.
 - Lines end at ``\n``, ``\r\n`` or ``\r``, and are joined by ``\n``. Other characters, such as U+2028, are text.
 - White space around a value is left out, but the first of several lines keeps its indentation.
@@ -27,6 +28,11 @@ SPACE: Final = (
     " \t\n\r\x0b\x0c\x1c\x1d\x1e\x1f\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a"
     "\u2028\u2029\u202f\u205f\u3000\ufeff"
 )
+#: Marks of Markdown before a line, and around a text.
+LINE_MARKS: Final = "#>*-"
+AROUND_MARKS: Final = "*_`~"
+_AROUND: Final = re.compile(rf"[{AROUND_MARKS}]+\Z")
+_MAX_MARKS: Final = 8
 _FENCE: Final = re.compile(r"^[ \t]*```+[^`\n]*$", re.MULTILINE)
 _LINE_END: Final = re.compile(r"\r\n?")
 
@@ -73,23 +79,47 @@ def fields_of(completion: str, names: Names) -> dict[str, str]:
     {'answer': '7'}
     """
     text = with_plain_lines(completion)
-    found = list(markers(names).finditer(text))
-    at_line = [match for match in found if starts_line(text, match.start())]
-    seen = {match[1] for match in at_line}
-    begins = list(at_line)
-    for match in found:
-        if match[1] not in seen and names.may_stand_within_line(match[1]):
-            seen.add(match[1])
-            begins.append(match)
-    begins.sort(key=lambda match: match.start())
-    ends = [*(match.start() for match in begins), len(text)][1:]
-    is_fenced = bool(begins) and opens_block(text[: begins[0].start()])
+    found = [_marker(text, match) for match in markers(names).finditer(text)]
+    begins = [marker for marker in found if marker.starts_line]
+    seen = {marker.name for marker in begins}
+    for marker in found:
+        if marker.name not in seen and names.may_stand_within_line(marker.name):
+            seen.add(marker.name)
+            begins.append(marker)
+    begins.sort()
+    ends = [*(marker.start for marker in begins), len(text)][1:]
+    is_fenced = bool(begins) and opens_block(text[: begins[0].start])
     fields: dict[str, str] = {}
-    for match, end in zip(begins, ends, strict=True):
-        if match[1] in names.outputs:
-            value = value_of(text[match.end() : end])
-            fields.setdefault(match[1], _without_block_end(value) if is_fenced and end == len(text) else value)
+    for marker, end in zip(begins, ends, strict=True):
+        if marker.name in names.outputs:
+            value = value_of(text[marker.end : end])
+            fields.setdefault(marker.name, _without_block_end(value) if is_fenced and end == len(text) else value)
     return fields
+
+
+class _Marker(NamedTuple):
+    """A marker with the marks of Markdown around it, such as ``**[[ ## name ## ]]**`` or ``### [[ ## name ## ]]``."""
+
+    start: int
+    end: int
+    name: str
+    starts_line: bool
+
+
+def _marker(text: str, match: re.Match[str]) -> _Marker:
+    start, end = match.span()
+    around = _AROUND.search(text, max(0, start - _MAX_MARKS), start)
+    if around is not None and text.startswith(around[0], end):
+        start, end = around.start(), end + len(around[0])
+    line = text.rfind("\n", 0, start) + 1
+    before = text[line:start].strip(SPACE)
+    if before.strip(LINE_MARKS) or (before == "" and start == match.start()):
+        return _Marker(start, end, match[1], starts_line=not before)
+    # A marked name with text beside it is more likely mentioned.
+    line_end = text.find("\n", end)
+    if text[end : len(text) if line_end < 0 else line_end].strip(SPACE):
+        return _Marker(start, end, match[1], starts_line=False)
+    return _Marker(line, end, match[1], starts_line=True)
 
 
 def opens_block(text: str) -> bool:
@@ -105,11 +135,6 @@ def _without_block_end(value: str) -> str:
 def with_plain_lines(text: str) -> str:
     r"""Return a text whose lines all end with ``\n``."""
     return _LINE_END.sub("\n", text) if "\r" in text else text
-
-
-def starts_line(text: str, position: int) -> bool:
-    """Return whether only white space stands between the start of the line and a position."""
-    return not text[text.rfind("\n", 0, position) + 1 : position].strip(SPACE)
 
 
 def value_of(text: str) -> str:

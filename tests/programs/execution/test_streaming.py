@@ -14,6 +14,7 @@ from erlport_bridge.programs.execution import streaming
 from erlport_bridge.term import Atom, OtpErlangPid, decode
 from tests.model_server import ModelServer, openai
 from tests.port_process import PortProcess
+from tests.programs.text.test_chat_text import COMPLETIONS
 
 QA = "question -> answer"
 # The pid <0.5.0> of a node without a name, as a BEAM encodes it.
@@ -83,6 +84,45 @@ def test_each_field_comes_in_the_pieces_that_the_model_writes(port: PortProcess,
     assert (prediction["reasoning"], prediction["answer"]) == ("It is [[a]] capital.", "Lisbon")
     assert all(len(parts) > 1 for parts in texts(events).values())
     assert prediction["$meta"]["usage"]["openai/scripted:cot"]["total_tokens"] > 0
+
+
+@pytest.mark.parametrize("size", [1, 7])
+@pytest.mark.parametrize(
+    ("completion", "fields"),
+    [case for case in COMPLETIONS.values() if case[1].keys() == {"reasoning", "answer"}],
+    ids=[name for name, case in COMPLETIONS.items() if case[1].keys() == {"reasoning", "answer"}],
+)
+def test_a_stream_gives_what_a_call_gives(
+    shared_port: PortProcess, model_server: ModelServer, completion: str, fields: dict[str, str], size: int
+) -> None:
+    pieces = [completion[at : at + size] for at in range(0, len(completion), size)]
+    model_server.script("odd", {"pieces": pieces}, {"content": completion})
+    call = ("dspy.ChainOfThought", QA, "Which?", {"lm": openai(model_server, "scripted:odd")})
+    events, (status, streamed) = run(shared_port, *call)
+    settled(shared_port)
+    assert status == "ok", streamed
+    called = shared_port.done("execute_module", *call)
+    assert {name: "".join(parts) for name, parts in texts(events).items()} == fields
+    assert {name: streamed[name] for name in fields} == {name: called[name] for name in fields} == fields
+
+
+def test_a_stream_that_is_cut_off_has_a_warning(shared_port: PortProcess, model_server: ModelServer) -> None:
+    model_server.script("cut", {"content": "[[ ## answer ## ]]\nLis", "finish_reason": "length"})
+    events, (status, prediction) = run(
+        shared_port, "dspy.Predict", QA, "Which?", {"lm": openai(model_server, "scripted:cut")}
+    )
+    settled(shared_port)
+    assert (status, prediction["answer"], "".join(texts(events)["answer"])) == ("ok", "Lis", "Lis")
+    assert "was cut off" in prediction["$meta"]["warnings"][0]
+
+
+def test_a_stream_says_why_its_answer_ended(shared_port: PortProcess, model_server: ModelServer) -> None:
+    model_server.script("cut", {"content": "[[ ## reasoning ## ]]\nSo", "finish_reason": "length"})
+    options = {"lm": openai(model_server, "scripted:cut")}
+    events, (_, (_, details)) = run(shared_port, "dspy.ChainOfThought", QA, "Which?", options)
+    settled(shared_port)
+    assert "".join(texts(events)["reasoning"]) == "So"
+    assert (details["kind"], details["finish_reason"], len(model_server.requests)) == ("parse", "length", 1)
 
 
 @pytest.mark.parametrize("module", ["dspy.Predict", "dspy.ChainOfThought", "dspy.ReAct", "dspy.MultiChainComparison"])
