@@ -1,4 +1,4 @@
-# A conversation: a stored program with a history shows its model the earlier turns.
+# A conversation: a stored program with a history shows its model the earlier turns of the user who asks.
 Code.require_file("support.exs", __DIR__)
 
 model =
@@ -14,7 +14,9 @@ model =
 {:ok, program} = DSPex.Python.create_program(%{signature: "question -> answer", history: true})
 
 for question <- ["My name is Ada.", "What is my name?"] do
-  {:ok, prediction} = DSPex.Python.execute_program(program, question, lm: model)
+  {:ok, prediction} =
+    DSPex.Python.execute_program(program, question, lm: model, conversation: "user-42")
+
   IO.puts("#{question} #{prediction[:answer]}")
 end
 

@@ -101,7 +101,12 @@ defmodule DSPex.Integration.PythonDSPyTest do
 
       for number <- 1..3 do
         inputs = %{context: @context, question: "What is the capital of Portugal?"}
-        assert {:ok, prediction} = Adapters.Python.execute_program(adapter, program.id, inputs)
+
+        assert {:ok, prediction} =
+                 Adapters.Python.execute_program(adapter, program.id, inputs,
+                   conversation: "user-42"
+                 )
+
         assert prediction[:answer] =~ "Lisbon"
 
         assert {:ok, [%{"calls" => ^number, "history" => true}]} =
