@@ -52,7 +52,7 @@ class CallRequest:
         media.allow_urls(self.options.allow_urls)
 
     def bind(self, functions: Functions) -> None:
-        """Have the functions of the request be called by these ids, by their places."""
+        """Set the ids of the functions that the request brings, by their places."""
         callbacks.bind(functions)
 
     def left_s(self) -> float | None:

@@ -146,7 +146,7 @@ def read_histories(stages: Sequence[Stage], whole: SignatureSpec, given: Mapping
 
 
 def has_history(whole: SignatureSpec) -> bool:
-    """Tell whether an input is a conversation."""
+    """Return whether an input is a conversation."""
     return any(_is_history(item) for item in whole.inputs)
 
 

@@ -29,7 +29,7 @@ _TOLERANCE: Final = 1e-9
 
 
 def equal(found: Any, other: Any, same_text: SameText) -> bool:
-    """Tell whether two terms are equal; ``same_text`` compares text."""
+    """Return whether two terms are equal; ``same_text`` compares text."""
     if isinstance(found, str) and isinstance(other, str):
         return same_text(found, other)
     for one, another in ((found, other), (other, found)):
@@ -51,7 +51,7 @@ def equal(found: Any, other: Any, same_text: SameText) -> bool:
 
 
 def is_several(value: Any) -> bool:
-    """Tell whether a value has elements: a list, a tuple, a range or a set."""
+    """Return whether a value has elements: a list, a tuple, a range or a set."""
     return isinstance(value, list | tuple | set | frozenset | range)
 
 
@@ -68,7 +68,7 @@ def matching(found: Sequence[Any], others: Sequence[Any], same_text: SameText) -
 
 
 def is_within(value: Any, text: str) -> bool:
-    """Tell whether text has a number, a boolean or a date as a word of its own."""
+    """Return whether text has a number, a boolean or a date as a word of its own."""
     written = _written(value)
     if written is None:
         return False
@@ -76,7 +76,7 @@ def is_within(value: Any, text: str) -> bool:
 
 
 def is_written(value: Any, text: str) -> bool:
-    """Tell whether text is a number, a boolean or a date as it is written."""
+    """Return whether text is a number, a boolean or a date as it is written."""
     text = text.strip()
     if isinstance(value, bool):
         return text.casefold() == _written(value)

@@ -1,4 +1,4 @@
-"""Give a stored program what outlives no call: the functions of Elixir that its tools, rewards and embedders are.
+"""Bring a stored program what outlives no call: the functions of Elixir that its tools, rewards and embedders are.
 
 A stored program keeps the names of such functions. Each call brings them again: tools by their names, every other
 function as the option of its name (``reward``, ``retriever``, ``embedder``).
