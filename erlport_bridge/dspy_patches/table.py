@@ -13,9 +13,12 @@ import dspy
 from erlport_bridge.dspy_patches import content_markers
 from erlport_bridge.dspy_patches.callback_dispatch import chosen_once, quick_inspect
 from erlport_bridge.dspy_patches.earlier_turns import held_fields_only
+from erlport_bridge.dspy_patches.large_requests import building_aside, kept_canonical
 from erlport_bridge.dspy_patches.model_lookup import model_info
 from erlport_bridge.dspy_patches.optimizer_threads import carrying_context
 from erlport_bridge.dspy_patches.patch import PROVIDED, Patch, PrivateName
+from erlport_bridge.dspy_patches.reply_limit import bounded_async, bounded_sync
+from erlport_bridge.dspy_patches.set_order import with_sorted_sets
 from erlport_bridge.dspy_patches.signature_fields import fields_with_type
 from erlport_bridge.dspy_patches.strict_schemas import needs_json_mode, response_format
 from erlport_bridge.dspy_patches.system_message import kept
@@ -24,6 +27,7 @@ from erlport_bridge.dspy_patches.type_schema import type_schema
 
 _PARSE_VALUE: Final = ("deab72e8f8f6",)
 # The fingerprints of 3.4.0 and of 3.4.1.
+_SERIALIZE: Final = ("9f973d719f45", "70ccb3b2f3f5")
 _MODEL_INFO: Final = ("c4ac8d136ae2", "824a524b1bda")
 
 PATCHES: Final[tuple[Patch, ...]] = (
@@ -36,9 +40,29 @@ PATCHES: Final[tuple[Patch, ...]] = (
         targets={"dspy.adapters.utils:TypeAdapter": lambda _: type_adapter},
         expects={
             "dspy.adapters.utils:TypeAdapter": ("class pydantic.type_adapter.TypeAdapter",),
-            # The functions that call a type adapter, and for which types.
+            # Calls a type adapter, as serialize_for_json does, which `set_order` replaces.
             "dspy.adapters.utils:parse_value": _PARSE_VALUE,
-            "dspy.adapters.utils:serialize_for_json": ("9f973d719f45", "70ccb3b2f3f5"),
+        },
+    ),
+    Patch(
+        name="set_order",
+        why="DSPy writes a set in Python's order, which is another one in each process: prompts and cache keys differ.",
+        since="3.4.0",
+        until="DSPy sorts the elements of sets",
+        without="the elements of a set have another order in the prompts of each process",
+        targets={
+            "dspy.adapters.utils:serialize_for_json": with_sorted_sets,
+            "dspy.adapters.base:serialize_for_json": with_sorted_sets,
+            "dspy.adapters.json_adapter:serialize_for_json": with_sorted_sets,
+            "dspy.adapters.xml_adapter:serialize_for_json": with_sorted_sets,
+            "dspy.primitives.repl_types:serialize_for_json": with_sorted_sets,
+        },
+        expects={
+            "dspy.adapters.utils:serialize_for_json": _SERIALIZE,
+            "dspy.adapters.base:serialize_for_json": _SERIALIZE,
+            "dspy.adapters.json_adapter:serialize_for_json": _SERIALIZE,
+            "dspy.adapters.xml_adapter:serialize_for_json": _SERIALIZE,
+            "dspy.primitives.repl_types:serialize_for_json": _SERIALIZE,
         },
     ),
     Patch(
@@ -210,6 +234,22 @@ PATCHES: Final[tuple[Patch, ...]] = (
         },
     ),
     Patch(
+        name="large_requests",
+        why="DSPy makes the HTTP request of a prompt on the event loop: 0.4 s for 10,000 examples.",
+        since="3.4.0",
+        until="DSPy makes requests off the loop",
+        without="large prompts delay the deadlines of other calls",
+        targets={
+            "dspy.clients.execution:_canonical": kept_canonical,
+            "dspy._vendor.lm15.providers.async_base:AsyncBaseProviderLM._build": building_aside,
+        },
+        expects={
+            "dspy.clients.execution:_canonical": ("209a87cb963f",),
+            "dspy._vendor.lm15.providers.async_base:AsyncBaseProviderLM._build": ("73fbb9f038a4",),
+            "dspy.clients.execution:aexecute": ("3001d4db7c91",),
+        },
+    ),
+    Patch(
         name="two_step_reader",
         why="DSPy's adapter for two steps has the second answer read by its own ChatAdapter, with that one's mistakes.",
         since="3.4.0",
@@ -237,6 +277,65 @@ PATCHES: Final[tuple[Patch, ...]] = (
             "dspy.clients.cache:Cache.put": ("4fac2b3fa011",),
             "dspy.clients.execution:_cached": ("e7e7559905c7",),
             "dspy.clients.execution:_store": ("b211e8cb1f4d",),
+        },
+    ),
+    Patch(
+        name="native_engines",
+        why="DSPy's client takes any reply of status 200 for an answer: streams that break off, pages and redirections "
+        "end as unforeseen errors. It joins addresses and paths as text.",
+        since="3.4.1",
+        until="DSPy says of a reply that it broke off or is no answer, and reads addresses as URLs",
+        without="such replies are internal errors, without fallback; addresses with a user or a query are refused",
+        targets={
+            "dspy.clients.execution:LM15Engine": PROVIDED,
+            "dspy.clients.execution:AsyncLM15Engine": PROVIDED,
+        },
+        expects={
+            "dspy.clients.execution:LM15Engine": ("class dspy.clients.engines.lm15_engine.LM15Engine",),
+            "dspy.clients.execution:AsyncLM15Engine": ("class dspy.clients.engines.lm15_engine.AsyncLM15Engine",),
+            "dspy.clients.execution:_select_engine": ("a76429e2e40a",),
+            "dspy.clients.engines.lm15_engine:AsyncLM15Engine.complete": ("b1b7e969a2e5",),
+            "dspy.clients.engines.lm15_engine:AsyncLM15Engine.stream": ("65704a5cb1ec",),
+            "dspy.clients.engines.lm15_engine:LM15Engine.complete": ("0fdb53901e74",),
+            "dspy.clients.engines.lm15_engine:LM15Engine.stream": ("ef57ef77fb85",),
+            "dspy._vendor.lm15.providers.async_base:AsyncBaseProviderLM._send": ("4ae49ad8e7eb",),
+            "dspy._vendor.lm15.providers.async_base:AsyncBaseProviderLM._stream_raw": ("4ac17b163edd",),
+            "dspy._vendor.lm15.providers.base:BaseProviderLM._send": ("0efde298dbf3",),
+            "dspy._vendor.lm15.providers.base:BaseProviderLM._stream_raw": ("5dd36e850fcf",),
+            "dspy._vendor.lm15.transports._proxy:proxy_route_for": ("5b0b19c6058c",),
+        },
+    ),
+    Patch(
+        name="litellm_engines",
+        why="LiteLLM reads replies of any size, and takes pages and streams that break off for empty answers.",
+        since="3.4.1",
+        until="DSPy or LiteLLM bounds replies, and says of one that it broke off or is no answer",
+        without="replies that LiteLLM reads are not bounded; such replies are empty answers, or errors of other kinds",
+        targets={
+            "dspy.clients.execution:LiteLLMEngine": PROVIDED,
+            "dspy.clients.execution:AsyncLiteLLMEngine": PROVIDED,
+        },
+        expects={
+            "dspy.clients.execution:LiteLLMEngine": ("class dspy.clients.engines.litellm_engine.LiteLLMEngine",),
+            "dspy.clients.execution:AsyncLiteLLMEngine": (
+                "class dspy.clients.engines.litellm_engine.AsyncLiteLLMEngine",
+            ),
+            "dspy.clients.engines.litellm_engine:LiteLLMEngine.complete_legacy": ("8aaf30b0ff14",),
+            "dspy.clients.engines.litellm_engine:AsyncLiteLLMEngine.complete_legacy": ("88c4646a6031",),
+        },
+    ),
+    Patch(
+        name="request_retries",
+        why="DSPy waits for the repetition of a request although the call ends before: its caller learns of no cause.",
+        since="3.4.1",
+        until="DSPy's retries know of a deadline",
+        without="a call whose model fails until its deadline ends as a timeout without the cause",
+        targets={"dspy.clients.execution:_retryable": PROVIDED},
+        expects={
+            "dspy.clients.execution:_retryable": ("23de9fb70cf5",),
+            "dspy.clients.execution:_delay": ("ee97c46842b7",),
+            "dspy.clients.execution:aexecute": ("3001d4db7c91",),
+            "dspy.clients.execution:execute": ("338ea448c256",),
         },
     ),
     Patch(
@@ -290,6 +389,21 @@ PATCHES: Final[tuple[Patch, ...]] = (
         expects={"dspy.adapters.base:Adapter.format_conversation_history": ("aeb6852f3041", "278bba4ef812")},
     ),
     Patch(
+        name="reply_limit",
+        why="DSPy's client reads the reply of a model into memory, of whatever size it is.",
+        since="3.4.0",
+        until="DSPy's client has a limit of bytes",
+        without="a model's reply of any size is read",
+        targets={
+            "dspy._vendor.lm15.transports._types:AsyncTransportResponse._iter": bounded_async,
+            "dspy._vendor.lm15.transports._types:TransportResponse.__iter__": bounded_sync,
+        },
+        expects={
+            "dspy._vendor.lm15.transports._types:AsyncTransportResponse._iter": ("972ed432b99e",),
+            "dspy._vendor.lm15.transports._types:TransportResponse.__iter__": ("912ce03124f1",),
+        },
+    ),
+    Patch(
         name="optimizer_threads",
         why="The threads of DSPy's optimizers do not know for which call they work.",
         since="3.4.0",
@@ -299,6 +413,21 @@ PATCHES: Final[tuple[Patch, ...]] = (
         expects={
             "dspy.utils.parallelizer:ParallelExecutor._wrap_function": ("f40e3a43b5d6",),
             "dspy.utils.parallelizer:ParallelExecutor.execute": ("4384fd76ed18",),
+        },
+    ),
+    Patch(
+        name="module_spans",
+        why="DSPy tells callbacks which module begins, with all its arguments by name: 50 us for each request.",
+        since="3.4.0",
+        until="DSPy tells of modules without reading their arguments",
+        without="the spans of a call have no modules",
+        targets={
+            "dspy.primitives.module:Module.__call__": PROVIDED,
+            "dspy.primitives.module:Module.acall": PROVIDED,
+        },
+        expects={
+            "dspy.primitives.module:Module.__call__": ("99f098a2ae7d",),
+            "dspy.primitives.module:Module.acall": ("86505519e0c9",),
         },
     ),
     Patch(
@@ -342,14 +471,55 @@ PRIVATE_NAMES: Final[tuple[PrivateName, ...]] = (
     PrivateName(
         name="_vendor",
         place="dspy._vendor.lm15.serde:request_to_dict",
-        used_in=("programs/models/elixir_model.py",),
-        why="the form in which a function of Elixir receives a request",
+        used_in=(
+            "programs/models/elixir_model.py",
+            "programs/models/exchange.py",
+            "programs/models/litellm_engines.py",
+            "programs/models/native_engines.py",
+        ),
+        why="the form in which a function of Elixir receives a request; what the client's connections send and raise",
+    ),
+    PrivateName(
+        name="_delay",
+        place="dspy.clients.execution:_delay",
+        used_in=("programs/models/request_retries.py",),
+        why="how long DSPy waits before it repeats a request",
+    ),
+    PrivateName(
+        name="_target",
+        place="dspy.clients.engines.lm15_engine:AsyncLM15Engine",
+        used_in=("programs/models/native_engines.py",),
+        why="the client that sends the requests of an engine",
     ),
     PrivateName(
         name="_providers",
         place="dspy:LM",
         used_in=("programs/models/bridge_lm.py",),
         why="declares a provider for one model; DSPy's registry would keep it for all, with its address and headers",
+    ),
+    PrivateName(
+        name="_canonical",
+        place="dspy.clients.execution:_canonical",
+        used_in=("dspy_patches/large_requests.py",),
+        why="makes the canonical request of a large prompt in a thread, before aexecute asks for it on the loop",
+    ),
+    PrivateName(
+        name="_engine_spec",
+        place="dspy:LM",
+        used_in=("dspy_patches/large_requests.py",),
+        why="says whether DSPy's own client sends the requests of a model",
+    ),
+    PrivateName(
+        name="_call_preprocess",
+        place="dspy:Adapter",
+        used_in=("programs/models/answer_adapters.py",),
+        why="the signature that a prompt shows; a large prompt is worded in a thread",
+    ),
+    PrivateName(
+        name="_call_postprocess",
+        place="dspy:Adapter",
+        used_in=("programs/models/off_loop.py",),
+        why="reads the answers of a model; a long answer is read in a thread",
     ),
     PrivateName(
         name="_engine_lock",
@@ -382,10 +552,100 @@ PRIVATE_NAMES: Final[tuple[PrivateName, ...]] = (
         why="the tool by which code in the sandbox has a module built",
     ),
     PrivateName(
+        name="_spawn_process",
+        place="dspy:PythonInterpreter",
+        used_in=("programs/sandbox/interpreter.py",),
+        why="starts Deno with an environment of its own, and reads its output by lines of a bounded length",
+    ),
+    PrivateName(
+        name="_health_check",
+        place="dspy:PythonInterpreter",
+        used_in=("programs/sandbox/interpreter.py",),
+        why="the first request to a sandbox, after which it is ready",
+    ),
+    PrivateName(
+        name="_get_deno_dir",
+        place="dspy:PythonInterpreter",
+        used_in=("programs/sandbox/interpreter.py",),
+        why="the folder of Deno's cache, asked for without the port's environment",
+    ),
+    PrivateName(
+        name="_read_response_line",
+        place="dspy:PythonInterpreter",
+        used_in=("programs/sandbox/interpreter.py",),
+        why="one line of a sandbox's output, bounded in length",
+    ),
+    PrivateName(
+        name="_parse_response_line",
+        place="dspy:PythonInterpreter",
+        used_in=("programs/sandbox/interpreter.py",),
+        why="the message of a line, whose shape is checked",
+    ),
+    PrivateName(
+        name="_raise_terminal_error",
+        place="dspy:PythonInterpreter",
+        used_in=("programs/sandbox/interpreter.py",),
+        why="ends a sandbox; ours kills it first",
+    ),
+    PrivateName(
+        name="_handle_tool_call",
+        place="dspy:PythonInterpreter",
+        used_in=("programs/sandbox/interpreter.py",),
+        why="the answer to a call of a tool, bounded in size",
+    ),
+    PrivateName(
+        name="_write_message",
+        place="dspy:PythonInterpreter",
+        used_in=("programs/sandbox/interpreter.py",),
+        why="writes a message to a sandbox",
+    ),
+    PrivateName(
         name="_tools_registered",
         place="dspy:PythonInterpreter",
         used_in=("programs/sandbox/interpreter.py",),
         why="makes the interpreter register its tools again, in a sandbox that was started before its call",
+    ),
+    PrivateName(
+        name="_interpreter_context",
+        place="dspy:ProgramOfThought",
+        used_in=("programs/modules/code_modules.py",),
+        why="the interpreter of one run, which ends with it; in the loops of ProgramOfThought and CodeAct",
+    ),
+    PrivateName(
+        name="_parse_code",
+        place="dspy:ProgramOfThought",
+        used_in=("programs/modules/code_modules.py",),
+        why="the code in what a model wrote, or what is wrong with it; in the same loops",
+    ),
+    PrivateName(
+        name="_execute_code",
+        place="dspy:ProgramOfThought",
+        used_in=("programs/modules/code_modules.py",),
+        why="runs code, and returns its output or its error; in the same loops",
+    ),
+    PrivateName(
+        name="_call_with_potential_trajectory_truncation",
+        place="dspy:CodeAct",
+        used_in=("programs/modules/code_modules.py",),
+        why="asks for the outputs of CodeAct after its steps",
+    ),
+    PrivateName(
+        name="_execute_iteration",
+        place="dspy:RLM",
+        used_in=("programs/modules/code_modules.py",),
+        why="one step of RLM; one that cannot be read becomes an observation",
+    ),
+    PrivateName(
+        name="_extract_fallback",
+        place="dspy:RLM",
+        used_in=("programs/modules/code_modules.py",),
+        why="asks for the outputs of RLM when its steps have brought none",
+    ),
+    PrivateName(
+        name="_send_request",
+        place="dspy:PythonInterpreter",
+        used_in=("programs/sandbox/interpreter.py",),
+        why="a request to the program in the sandbox, and its reply",
     ),
     PrivateName(
         name="_format_trajectory",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextvars
 import functools
 import logging
 import subprocess
@@ -11,8 +13,9 @@ from typing import Any, Literal
 
 import dspy
 import pytest
+from dspy._vendor.lm15.transports import TransportResponse
 from dspy.adapters import json_adapter, utils
-from dspy.clients import capabilities, costs
+from dspy.clients import capabilities, costs, execution
 from dspy.propose import grounded_proposer
 from dspy.teleprompt import simba_utils
 from dspy.utils import callback
@@ -24,10 +27,11 @@ from erlport_bridge.dspy_patches.patch import Patch
 from erlport_bridge.dspy_patches.table import PATCHES
 from erlport_bridge.errors import OperationError
 from erlport_bridge.operations import OPERATIONS
-from erlport_bridge.programs.models import content_parts, response_cache
+from erlport_bridge.programs.models import content_parts, providers, response_cache
 from erlport_bridge.programs.models.adapters import AdapterChoice
 from erlport_bridge.programs.sandbox import facade
 from erlport_bridge.programs.signatures import parse_signature
+from erlport_bridge.request import weight
 
 ADAPTERS = (dspy.ChatAdapter(), dspy.JSONAdapter(), dspy.XMLAdapter())
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
@@ -82,9 +86,40 @@ def _doubled(number: int) -> int:
     return 2 * number
 
 
+class Doubling(dspy.Module):  # type: ignore[misc]
+    """A module without a model."""
+
+    def forward(self, number: int) -> Any:
+        """Double the number."""
+        return dspy.Prediction(number=2 * number)
+
+    async def aforward(self, number: int) -> Any:
+        """Double the number."""
+        return self.forward(number)
+
+
+def _called_modules() -> Any:
+    return Doubling()(number=2).toDict(), asyncio.run(Doubling().acall(number=3)).toDict()
+
+
 def _metadata_of_models() -> Any:
     models = ("gpt-4o-mini", "no-such-model")
     return [user.model_info("openai", model) for user in (capabilities, costs) for model in models]
+
+
+def _repetitions() -> Any:
+    errors = [dspy.LMServerError("no"), dspy.LMRateLimitError("no", retry_after=3_600.0), dspy.LMAuthError("no")]
+    return [execution._retryable(execution._Attempt(), error, attempt, 1) for error in errors for attempt in (0, 1)]
+
+
+def _request_of_a_large_prompt() -> Any:
+    def requested() -> list[str]:
+        weight.weigh("x" * 100_000)
+        call = execution.prepare(dspy.LM("openai/m", api_key="k"), None, [{"role": "user", "content": "x"}], {})
+        # Twice, as DSPy asks for it.
+        return [repr(execution._canonical(call)) for _ in range(2)]
+
+    return contextvars.copy_context().run(requested)
 
 
 def _worded_turns(adapter: dspy.Adapter) -> Any:
@@ -92,19 +127,38 @@ def _worded_turns(adapter: dspy.Adapter) -> Any:
     return adapter.format_conversation_history(Scored, "history", {"history": dspy.History(messages=turns)})
 
 
+def _response(chunks: list[bytes]) -> Any:
+    return TransportResponse(
+        status=200, reason="OK", headers=[], http_version="1.1", chunks=iter(chunks), release=lambda _: None
+    )
+
+
+def _arguments_of_litellm() -> list[Any]:
+    lm = dspy.LM("openai/m", api_key="k")
+    request = execution._canonical(execution.prepare(lm, "x", None, {"temperature": 0.5}))
+    engines = (execution.LiteLLMEngine, execution.AsyncLiteLLMEngine)
+    return [engine(api_key="k", api_base="http://host/v1")._arguments(request) for engine in engines]
+
+
 #: Results that DSPy's own code gives too, without the patch.
 PLAIN: dict[str, Callable[[], Any]] = {
     "type_adapters": _read_and_written,
+    "set_order": lambda: [utils.serialize_for_json(value) for value in ({1}, [{"a": {2}}], "x")],
     "signature_fields": lambda: (Scored.input_fields, list(Scored.output_fields), Scored.signature),
     "system_message": lambda: [adapter.format_system_message(Scored) for adapter in ADAPTERS],
     "type_schema": lambda: utils._get_json_schema(dict[str, Literal["low", "high"] | list[int]]),
     "strict_schemas": lambda: json_adapter._get_structured_outputs_response_format(Scored).model_json_schema(),
+    "large_requests": _request_of_a_large_prompt,
     "model_lookup": _metadata_of_models,
     "callback_choice": _recorded_tool_call,
     "callback_arguments": _recorded_tool_call,
     "answers": _read_answer,
     "two_step_reader": _read_in_two_steps,
+    "litellm_engines": _arguments_of_litellm,
+    "request_retries": _repetitions,
+    "module_spans": _called_modules,
     "earlier_turns": lambda: [_worded_turns(adapter) for adapter in ADAPTERS],
+    "reply_limit": lambda: _response([b"one", b"", b"two"]).read(),
     "program_source": lambda: grounded_proposer.get_dspy_source_code(dspy.ReAct(Scored, tools=[_doubled])),
     "class_source": lambda: simba_utils.inspect.getsource(dspy.ReAct),
 }
@@ -112,6 +166,9 @@ PLAIN: dict[str, Callable[[], Any]] = {
 REFUSED: dict[str, Callable[[], Any]] = {
     "native_response_types": lambda: AdapterChoice().check(parse_signature("text -> quotes: dspy.Citations")),
     "content_markers": lambda: content_parts.checked([{"role": "user", "content": [IMAGE]}], content_parts.CHAT, "m"),
+    "native_engines": lambda: providers.api_base(
+        "http://me:secret@host", providers.PROVIDERS["openai"], "openai", "config"
+    ),
     "response_cache": lambda: response_cache.partition_of("a model"),
     "sandbox_signature": lambda: facade.check_tools({"__dspy_construct__": _doubled}),
     "sandbox_inputs": lambda: facade.check_tools({"__dspy_construct__": _doubled}),

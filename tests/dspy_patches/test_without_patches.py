@@ -53,7 +53,7 @@ def test_each_left_out_patch_has_one_warning(environment: dict[str, str]) -> Non
 
 
 def without_times(prediction: dict[str, Any]) -> dict[str, Any]:
-    meta = {key: value for key, value in prediction["$meta"].items() if key not in ("duration_ms", "request_id")}
+    meta = {key: value for key, value in prediction["$meta"].items() if key not in ("duration_ms", "request_id", "pid")}
     return {**prediction, "$meta": meta}
 
 
