@@ -12,13 +12,11 @@ from the npm registry: ``kit/`` has the one file that DSPy's runner would load f
 from __future__ import annotations
 
 import inspect
-import os
 import re
-import subprocess
 import threading
 import weakref
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
@@ -26,24 +24,24 @@ from typing import Any, Final
 import dspy
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.sandbox import deno
 from erlport_bridge.programs.sandbox.facade import check_tools
 from erlport_bridge.programs.sandbox.interpreter import (
-    DEFAULT_CODE_TIMEOUT_MS,
     IMPORT_MAP,
+    CodeLimits,
     Interpreter,
     end,
 )
 from erlport_bridge.programs.sandbox.warm_pool import WarmPool, warm_size
 from erlport_bridge.programs.text import quoted
 from erlport_bridge.request import within
-from erlport_bridge.threads import Interrupted, uninterrupted
+from erlport_bridge.threads import Interrupted, uninterrupted, wait_for
 
 _VERSION_TIMEOUT_S: Final = 10
 # A download of 5 MB from the registry; a few tens of milliseconds if the cache is filled.
 _FETCH_TIMEOUT_S: Final = 120
 
-_REMEDY: Final = 'install it with `pip install "erlport_bridge[sandbox]"`'
-
+_DEFAULT_LIMITS: Final = CodeLimits()
 
 _pool: Final = WarmPool(Interpreter.started, end, size=warm_size())
 
@@ -58,11 +56,11 @@ class Sandbox:
         output_fields: The fields that ``SUBMIT`` takes.
     """
 
-    def __init__(self, sandboxes: Sandboxes, code_timeout_ms: int) -> None:
+    def __init__(self, sandboxes: Sandboxes, limits: CodeLimits) -> None:
         self.tools: dict[str, Callable[..., Any]] = {}
         self.output_fields: list[dict[str, Any]] | None = None
         self._sandboxes = sandboxes
-        self._code_timeout_ms = code_timeout_ms
+        self._limits = limits
         self._interpreter: Interpreter | None = None
 
     def start(self) -> None:
@@ -85,7 +83,7 @@ class Sandbox:
     def _started(self) -> Interpreter:
         if self._interpreter is None:
             self._interpreter = self._sandboxes.take()
-            self._interpreter.limit(self._code_timeout_ms)
+            self._interpreter.limit(self._limits)
         return self._interpreter
 
 
@@ -121,7 +119,7 @@ class Sandboxes:
         coming = prepared or _pool.take()
         try:
             with within("sandbox"):
-                wait([coming])
+                wait_for(coming)
             # No interruption between these two steps: a sandbox that is not in the list would never be killed.
             with uninterrupted(), self._lock:
                 if not self.killed:
@@ -164,23 +162,23 @@ class Factory:
 
     Args:
         sandboxes: The sandboxes of the request.
-        code_timeout_ms: The timeout of each execution.
+        limits: The limits of each execution.
     """
 
     # dspy.RLM puts these instructions into its prompt.
     execution_instructions = dspy.PythonInterpreter.execution_instructions
 
-    def __init__(self, sandboxes: Sandboxes, code_timeout_ms: int = DEFAULT_CODE_TIMEOUT_MS) -> None:
+    def __init__(self, sandboxes: Sandboxes, limits: CodeLimits = _DEFAULT_LIMITS) -> None:
         self._sandboxes = sandboxes
-        self._code_timeout_ms = code_timeout_ms
+        self._limits = limits
 
-    def within(self, code_timeout_ms: int) -> Factory:
-        """Return a factory for the same sandboxes with another timeout."""
-        return Factory(self._sandboxes, code_timeout_ms)
+    def within(self, limits: CodeLimits) -> Factory:
+        """Return a factory for the same sandboxes with other limits."""
+        return Factory(self._sandboxes, limits)
 
     def __call__(self) -> Sandbox:
         """Return a sandbox; the caller shuts it down."""
-        return Sandbox(self._sandboxes, self._code_timeout_ms)
+        return Sandbox(self._sandboxes, self._limits)
 
 
 _open: Final[weakref.WeakSet[Sandboxes]] = weakref.WeakSet()
@@ -222,44 +220,24 @@ def prepare() -> None:
     Raises:
         OperationError: Of kind ``missing_dependency``: there is no Deno 2, or the npm registry cannot be reached.
     """
-    deno = dspy.PythonInterpreter().deno_command[0]
-    version = re.match(r"deno (\d+)\.\S+", _run([deno, "--version"], _VERSION_TIMEOUT_S).stdout)
+    executable = Interpreter().deno_command[0]
+    version = re.match(r"deno (\d+)\.\S+", deno.run([executable, "--version"], _VERSION_TIMEOUT_S).stdout)
     if version is None or version[1] != "2":
         found = version[0] if version else "something else"
         raise OperationError(
-            "missing_dependency", f"the sandbox needs Deno 2, but {quoted(deno)} is {found}; {_REMEDY}"
+            "missing_dependency", f"the sandbox needs Deno 2, but {quoted(executable)} is {found}; {deno.REMEDY}"
         )
     runner = Path(inspect.getfile(dspy.PythonInterpreter)).with_name("runner.js")
     options = ["--quiet", "--no-config", "--no-lock", "--node-modules-dir=false", IMPORT_MAP]
-    done = _run([deno, "cache", *options, str(runner)], _FETCH_TIMEOUT_S)
+    done = deno.run([executable, "cache", *options, str(runner)], _FETCH_TIMEOUT_S, downloads=True)
     if done.returncode != 0:
         raise OperationError(
             "missing_dependency",
             "the sandbox's packages are not in Deno's cache and cannot be fetched from the npm registry; run "
-            f"`python -m erlport_bridge.programs.sandbox` where it can be reached: {_first_line(done.stderr)}",
+            f"`python -m erlport_bridge.programs.sandbox` where it can be reached: {_in_one_line(done.stderr)}",
         )
 
 
-def _run(command: list[str], timeout_s: float) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"DENO_NO_PACKAGE_JSON": "1", "NO_COLOR": "1"}
-    try:
-        return subprocess.run(  # noqa: S603 - a fixed command
-            command,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            encoding="utf-8",
-            timeout=timeout_s,
-            check=False,
-            env=environment,
-        )
-    except subprocess.TimeoutExpired:
-        problem = f"{command[0]} {command[1]} gave no answer within {timeout_s} s"
-        raise OperationError("missing_dependency", f"the sandbox needs Deno 2, but {problem}") from None
-    except OSError as error:
-        problem = f"{quoted(command[0])} cannot be run ({error.strerror})"
-        raise OperationError("missing_dependency", f"the sandbox needs Deno 2, but {problem}; {_REMEDY}") from None
-
-
-def _first_line(text: str) -> str:
-    return next((line.strip() for line in text.splitlines() if line.strip()), "no reason given")[:300]
+def _in_one_line(text: str) -> str:
+    # Deno's first line says what failed, those after it why.
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip())[:500] or "no reason given"

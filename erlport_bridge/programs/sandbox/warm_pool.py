@@ -168,7 +168,7 @@ def warm_size() -> int:
         OperationError: Of kind ``input``: ``DSPEX_WARM_SANDBOXES`` is not an integer from 0 to 16.
     """
     text = os.environ.get("DSPEX_WARM_SANDBOXES", str(DEFAULT_WARM))
-    if not text.isdecimal() or int(text) > _MAX_WARM:
+    if not (text.isascii() and text.isdecimal()) or len(text) > 2 or int(text) > _MAX_WARM:
         raise OperationError(
             "input",
             f"expected an integer from 0 to {_MAX_WARM} in the environment at DSPEX_WARM_SANDBOXES, got {quoted(text)}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import subprocess
 import sys
@@ -19,18 +20,10 @@ from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.models.embedded import embedded_model
 from erlport_bridge.programs.sandbox import sandboxes as sandbox
 from erlport_bridge.programs.sandbox import warm_pool
-from erlport_bridge.programs.sandbox.interpreter import Interpreter, end
+from erlport_bridge.programs.sandbox.interpreter import CodeLimits, Interpreter, end
+from erlport_bridge.threads import Interrupted, Threads
 
-
-@pytest.fixture(autouse=True, scope="module")
-def _prepared() -> None:
-    sandbox.prepare()
-
-
-@pytest.fixture
-def sandboxes() -> Iterator[sandbox.Sandboxes]:
-    with sandbox.Sandboxes() as opened:
-        yield opened
+pytestmark = pytest.mark.usefixtures("prepared")
 
 
 @contextlib.contextmanager
@@ -116,8 +109,34 @@ def test_request_that_has_ended_gets_no_sandbox(sandboxes: sandbox.Sandboxes) ->
         sandboxes.factory().execute("print(1)")
 
 
+def test_interruption_ends_the_wait_for_a_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The thread of a call that had ended once waited until the sandbox had started, and was taken for stuck."""
+    begun, go_on = threading.Event(), threading.Event()
+    threads = Threads(1)
+    numbers = itertools.count()
+
+    def start() -> int:
+        begun.set()
+        assert go_on.wait(60)
+        return next(numbers)
+
+    pool = warm_pool.WarmPool(start, lambda _item: None, size=1)
+    monkeypatch.setattr(sandbox, "_pool", pool)
+    try:
+        task = threads.submit(sandbox.Sandboxes().take)
+        assert begun.wait(60)
+        task.cancel()
+        with pytest.raises(Interrupted):
+            task.result(30)
+    finally:
+        go_on.set()
+    assert threads.report()["stuck"] == 0
+    # The pool keeps the sandbox for the next call.
+    assert pool.take().result(60) == 0
+
+
 def test_endless_loop_is_killed_at_its_timeout(sandboxes: sandbox.Sandboxes) -> None:
-    interpreter = sandboxes.factory.within(300)()
+    interpreter = sandboxes.factory.within(CodeLimits(300))()
     with pytest.raises(OperationError, match="ran longer than 300 ms and was killed") as caught:
         interpreter.execute("while True: pass")
     assert caught.value.kind == "sandbox"
@@ -127,7 +146,7 @@ def test_endless_loop_is_killed_at_its_timeout(sandboxes: sandbox.Sandboxes) -> 
 
 
 def test_time_of_a_tool_does_not_count_for_the_code(sandboxes: sandbox.Sandboxes) -> None:
-    interpreter = sandboxes.factory.within(1_500)()
+    interpreter = sandboxes.factory.within(CodeLimits(1_500))()
     interpreter.tools["slow"] = lambda: time.sleep(1.6)
     assert interpreter.execute("slow(); print('done')").strip() == "done"
     interpreter.shutdown()
@@ -197,10 +216,20 @@ else:
 """
 
 
-def test_missing_deno_says_what_to_install(tmp_path: Path) -> None:
-    message = probe_elsewhere(PROBE, PATH=str(tmp_path))
+@pytest.mark.parametrize(
+    ("library", "remedy"),
+    [("gnu", '`pip install "erlport_bridge[sandbox]"`'), ("musl", "`apk add deno`")],
+)
+def test_missing_deno_says_what_to_install(tmp_path: Path, library: str, remedy: str) -> None:
+    """There is no wheel of Deno for musl."""
+    built_with = f"""
+import sysconfig
+given = sysconfig.get_config_var
+sysconfig.get_config_var = lambda name: "cpython-312-x86_64-linux-{library}" if name == "SOABI" else given(name)
+"""
+    message = probe_elsewhere(built_with + PROBE, PATH=str(tmp_path))
     assert message.startswith("missing_dependency: ")
-    assert 'pip install "erlport_bridge[sandbox]"' in message
+    assert message.endswith(f"; install it with {remedy}")
 
 
 def test_wrong_version_of_deno_is_named(tmp_path: Path) -> None:
@@ -225,3 +254,18 @@ def test_empty_cache_without_a_registry_is_named(tmp_path: Path) -> None:
     )
     assert message.startswith("missing_dependency: ")
     assert "python -m erlport_bridge.programs.sandbox" in message
+    assert "127.0.0.1:9" in message or "Connection refused" in message
+
+
+def test_download_uses_the_certificates_of_the_environment(tmp_path: Path) -> None:
+    """A network with a certificate authority of its own names it in one of these; a sandbox needs none of them."""
+    named = {
+        name: f"/certificates/{name}"
+        for name in ("DENO_CERT", "NODE_EXTRA_CA_CERTS", "SSL_CERT_FILE", "SSL_CERT_DIR", "DENO_TLS_CA_STORE")
+    }
+    (tmp_path / "deno").write_text(
+        '#!/bin/sh\n[ "$1" = --version ] && echo deno 2.0.0 || { env | grep /certificates/ >&2; exit 1; }\n'
+    )
+    (tmp_path / "deno").chmod(0o755)
+    message = probe_elsewhere(PROBE, PATH=f"{tmp_path}:/bin:/usr/bin", **named)
+    assert [name for name in named if f"{name}=/certificates/{name}" not in message] == []
