@@ -7,6 +7,7 @@ The tree::
     │   ├── DecodeError      invalid bytes, with the offset of the offending byte and the path of its term
     │   └── EncodeError      a value without an Erlang term, with its path
     ├── ProtocolError        a frame or a message that is not part of the protocol
+    │   └── UnknownOperationError    a call of a function that a module does not offer
     └── OperationError       a failed operation, with its kind
 
 This module does not import DSPy. It recognises an exception of DSPy by the name of its class, so that a port that has
@@ -18,9 +19,9 @@ from __future__ import annotations
 import asyncio
 import traceback as traceback_module
 from collections.abc import Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from erlport_bridge.redaction import redact
+from erlport_bridge.redaction import redact_beginning
 
 #: Every value of ``details["kind"]``, with the ``details["type"]`` of an :class:`OperationError` of that kind and
 #: whether a retry of the same call may succeed. ``conformance/errors.tsv`` holds the same table for both languages.
@@ -34,6 +35,7 @@ KINDS: Final[Mapping[str, tuple[str, bool]]] = {
     "provider": ("ProviderError", False),
     "auth": ("AuthError", False),
     "billing": ("BillingError", False),
+    "budget": ("BudgetError", False),
     "rate_limit": ("RateLimitError", True),
     "timeout": ("TimeoutError", True),
     "transport": ("TransportError", True),
@@ -47,6 +49,7 @@ KINDS: Final[Mapping[str, tuple[str, bool]]] = {
     "overloaded": ("OverloadedError", True),
     "cancelled": ("CancelledError", True),
     "store": ("StoreError", False),
+    "conflict": ("ConflictError", True),
     "encode": ("EncodeError", False),
     "internal": ("InternalError", False),
 }
@@ -88,7 +91,10 @@ _CAUSED_OUTSIDE: Final = frozenset(
 )
 
 # Of exceptions that are raised without a text.
-_DEFAULT_MESSAGES: Final[Mapping[type, str]] = {asyncio.CancelledError: "the call was cancelled"}
+_DEFAULT_MESSAGES: Final[Mapping[type, str]] = {
+    asyncio.CancelledError: "the call was cancelled",
+    MemoryError: "python has no memory for this call; send less, or allow it more memory",
+}
 
 # DSPy's client appends this advice to a provider's message. It names classes of DSPy, which callers cannot use.
 _ADVICE: Final = "\n\n  To fix:"
@@ -96,6 +102,14 @@ _ADVICE: Final = "\n\n  To fix:"
 # A message of DSPy may hold a model's whole completion, but a person reads the details map.
 _MAX_MESSAGE_CHARACTERS: Final = 2_000
 _MAX_TRACEBACK_LINES: Final = 40
+
+_Error = TypeVar("_Error", bound=BaseException)
+
+# The attribute of an exception, and the entries of the details map, about what was paid before it.
+_PAID: Final = "paid_before"
+
+# What is kept of an error that was not the end of its call.
+_CAUSE_KEYS: Final = ("kind", "message", "status", "retry_after")
 
 
 class BridgeError(Exception):
@@ -141,6 +155,10 @@ class ProtocolError(BridgeError):
     """A frame or a message that is not part of the protocol."""
 
 
+class UnknownOperationError(ProtocolError):
+    """A call of a function that the called module does not offer."""
+
+
 class OperationError(BridgeError):
     """An operation that failed for a reason its caller can act on.
 
@@ -148,16 +166,19 @@ class OperationError(BridgeError):
         kind: One of :data:`KINDS`.
         message: What was wrong, where, what came, and the remedy; lower case, no full stop.
         type: ``details["type"]``; by default the type that :data:`KINDS` has for ``kind``.
+        retryable: Whether a retry of the same call may succeed; by default as in :data:`KINDS`.
         facts: Further entries of the details map: ``path``, ``stage``, ``provider``, ``model``, ``status``,
-            ``retry_after``, ``request_id``. ``None`` leaves an entry out.
+            ``retry_after``, ``request_id``, ``limit``, ``option``. ``None`` leaves an entry out.
     """
 
-    def __init__(self, kind: str, message: str, *, type: str | None = None, **facts: Any) -> None:
-        default_type, retryable = KINDS[kind]
+    def __init__(
+        self, kind: str, message: str, *, type: str | None = None, retryable: bool | None = None, **facts: Any
+    ) -> None:
+        default_type, is_retryable = KINDS[kind]
         self.kind = kind
         self.message = message
         self.type = type or default_type
-        self.retryable = retryable
+        self.retryable = is_retryable if retryable is None else retryable
         self.facts = {name: fact for name, fact in facts.items() if fact is not None}
         super().__init__(message)
 
@@ -168,10 +189,11 @@ def details(error: BaseException, *, request_id: str | None = None) -> dict[str,
     Returns:
         String keys: ``type``, ``kind``, ``message``, ``path``, ``traceback`` (a list of lines, empty where the message
         says all), ``retryable``, and where known ``retry_after`` (seconds), ``status`` (HTTP), ``provider``,
-        ``model``, ``request_id``, ``provider_request_id``, ``stage``. API keys that a language model was configured
-        with are redacted.
+        ``model``, ``request_id``, ``provider_request_id``, ``stage``; ``usage`` and ``cost`` if a model was asked. API
+        keys that a language model was configured with are redacted.
     """
-    found: dict[str, Any] = {"path": None, "traceback": []}
+    found: dict[str, Any] = {"path": None, "traceback": [], **error.__dict__.get(_PAID, {})}
+    error = _origin(error)
     if isinstance(error, OperationError):
         found |= {"type": error.type, "kind": error.kind, "message": error.message, "retryable": error.retryable}
         found |= error.facts
@@ -179,7 +201,8 @@ def details(error: BaseException, *, request_id: str | None = None) -> dict[str,
             found["traceback"] = traceback_lines(error.__cause__)
     else:
         kind = kind_of(error)
-        found |= {"type": _type_name(error), "kind": kind, "message": message_of(error), "retryable": KINDS[kind][1]}
+        is_retryable = KINDS[kind][1] and not is_lasting(error)
+        found |= {"type": _type_name(error), "kind": kind, "message": message_of(error), "retryable": is_retryable}
         if isinstance(error, DecodeError | EncodeError):
             found["path"] = error.path
         elif kind not in _CAUSED_OUTSIDE:
@@ -193,8 +216,45 @@ def details(error: BaseException, *, request_id: str | None = None) -> dict[str,
     }
 
 
+def note_paid(error: BaseException, usage: Mapping[str, Any], cost: float | None) -> None:
+    """Have the details of an exception say what its call has paid for answers of models, by model and in US dollars.
+
+    What is noted first stays: it is the account of the innermost call.
+    """
+    error.__dict__.setdefault(_PAID, {"usage": dict(usage), "cost": cost})
+
+
+def copy_paid(error: BaseException, to: _Error) -> _Error:
+    """Return an error with what :func:`note_paid` has noted at another one, in whose place it stands."""
+    to.__dict__ |= {name: noted for name, noted in error.__dict__.items() if name == _PAID}
+    return to
+
+
+def timeout_error(message: str, *, stage: str, model: str | None, cause: BaseException | None) -> OperationError:
+    """Return the error of a call whose time ran out.
+
+    Args:
+        message: What was not done within which time.
+        stage: Where the time went.
+        model: The model of the call.
+        cause: The error after which the call went on, if that is why it took too long.
+    """
+    known = None if cause is None else cause_of(cause)
+    after = "" if known is None else f", after an error of kind {known['kind']}: {known['message']}"
+    return OperationError("timeout", f"{message}{after}", stage=stage, model=model, cause=known)
+
+
+def cause_of(error: BaseException) -> dict[str, Any]:
+    """Return what is told of an error that was not the end: ``kind``, ``message``, ``status`` and ``retry_after``."""
+    found = details(error)
+    # DSPy's advice after the first line is for those to whom the error is the end.
+    found["message"] = found["message"].partition("\n")[0]
+    return {name: found[name] for name in _CAUSE_KEYS if name in found}
+
+
 def kind_of(error: BaseException) -> str:
     """Return the kind of any exception: the ``kind`` of an :class:`OperationError`, ``"internal"`` if unforeseen."""
+    error = _origin(error)
     if isinstance(error, OperationError):
         return error.kind
     if isinstance(error, EncodeError):
@@ -210,7 +270,21 @@ def kind_of(error: BaseException) -> str:
             return _KIND_OF_DSPY_CLASS[cls.__name__]
     if isinstance(error, ImportError):
         return "missing_dependency"
+    if isinstance(error, MemoryError):
+        return "overloaded"
     return "internal"
+
+
+def is_lasting(error: BaseException) -> bool:
+    """Return whether a retry would fail too, although errors of this kind may pass.
+
+    An error of DSPy says so by its cause, an exception of this package with ``is_lasting``.
+    """
+    if isinstance(error, MemoryError):
+        # The same call would need the same memory again.
+        return True
+    cause = error.__cause__
+    return type(cause).__module__.startswith("erlport_bridge.") and getattr(cause, "is_lasting", False) is True
 
 
 def message_of(error: BaseException) -> str:
@@ -230,6 +304,12 @@ def traceback_lines(error: BaseException) -> list[str]:
         formatted = traceback_module.format_tb(error.__traceback__)
     lines = [line for entry in formatted for line in entry.splitlines()]
     return [_sendable(line, _MAX_MESSAGE_CHARACTERS) for line in lines[-_MAX_TRACEBACK_LINES:]]
+
+
+def _origin(error: BaseException) -> BaseException:
+    """Return the error of this package that DSPy's client has wrapped into one of its own, or the error itself."""
+    cause = error.__cause__
+    return cause if isinstance(cause, OperationError) and _classes_of_dspy(error) else error
 
 
 def _classes_of_dspy(error: BaseException) -> list[type]:
@@ -257,5 +337,4 @@ def _type_name(error: BaseException) -> str:
 
 def _sendable(text: str, max_characters: int) -> str:
     """Return a text without API keys and without lone surrogates, which no binary can hold."""
-    # Redact before the cut: half of a key across the cut would stay.
-    return redact(text)[:max_characters].encode("utf-8", "backslashreplace").decode()
+    return redact_beginning(text, max_characters).encode("utf-8", "backslashreplace").decode()

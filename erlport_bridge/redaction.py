@@ -46,6 +46,17 @@ def redact(text: str) -> str:
     return text
 
 
+def redact_beginning(text: str, max_characters: int) -> str:
+    """Return the beginning of ``redact(text)``; the cost does not depend on the length of the text."""
+    longest = len(_secrets[0]) if _secrets else 0
+    size = 2 * max_characters + longest
+    if len(text) <= size:
+        return redact(text)[:max_characters]
+    # Half of a key may stand at the end of what was read: leave that out.
+    redacted = redact(text[:size])
+    return redacted[: len(redacted) - longest][:max_characters]
+
+
 class RedactedStream(io.TextIOWrapper):
     """A text stream that redacts what is written to a file descriptor, for ``sys.stdout`` and ``sys.stderr``.
 

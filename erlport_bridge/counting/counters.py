@@ -7,7 +7,10 @@ names, the one with the fewest calls is evicted first.
 
 from __future__ import annotations
 
+import os
 import re
+import resource
+import sys
 import threading
 import time
 from collections import deque
@@ -44,6 +47,10 @@ class Counters:
     """The counters of one port; any thread may use them."""
 
     def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was counted, as in a process that has just been started; no call may be running."""
         # Protects the tallies; held for a few additions only, and while a report copies them.
         self._lock = threading.Lock()
         # The names of a group in the order in which `begin` has used them.
@@ -97,15 +104,18 @@ class Counters:
             if spent is not None:
                 tally.spent.add(spent)
 
-    def report(self) -> dict[str, Any]:
-        """Return all counters: ``uptime_ms``, ``counted_ms``, the process's memory, and a map for each group."""
+    def report(self, *, buckets: bool = False) -> dict[str, Any]:
+        """Return all counters: ``uptime_ms``, ``counted_ms``, the process's memory, and a map for each group.
+
+        ``buckets``: see :meth:`Durations.report`.
+        """
         with self._lock:
             self._count_added()
             since = self._counted_since
             counted = {group: [(name, tally.copy()) for name, tally in self._named(group)] for group in self._groups}
-        return self._reported(since, counted)
+        return self._reported(since, counted, buckets)
 
-    def reset(self) -> dict[str, Any]:
+    def reset(self, *, buckets: bool = False) -> dict[str, Any]:
         """Reset all counters, and return what :meth:`report` would have; calls in flight are counted when they end."""
         with self._lock:
             self._count_added()
@@ -114,7 +124,7 @@ class Counters:
             for tallies in self._groups.values():
                 for name in [name for name, tally in tallies.items() if not tally.in_flight]:
                     del tallies[name]
-        return self._reported(since, counted)
+        return self._reported(since, counted, buckets)
 
     def _count_added(self) -> None:
         durations: dict[tuple[str, str, str | None], list[float]] = {}
@@ -155,7 +165,7 @@ class Counters:
         other = self._others[group]
         return [*self._groups[group].items(), *([(OTHER, other)] if other.calls else [])]
 
-    def _reported(self, since: float, counted: Mapping[str, list[tuple[str, Tally]]]) -> dict[str, Any]:
+    def _reported(self, since: float, counted: Mapping[str, list[tuple[str, Tally]]], buckets: bool) -> dict[str, Any]:
         now = time.monotonic()
         report: dict[str, Any] = {
             "uptime_ms": round((now - self._started_at) * 1000),
@@ -171,12 +181,13 @@ class Counters:
                     merged[shown].merge(tally)
                 else:
                     merged[shown] = tally
-            report[group] = {name: tally.report() for name, tally in merged.items()}
+            report[group] = {name: tally.report(buckets=buckets) for name, tally in merged.items()}
         return report
 
 
 #: The counters of this process, which serves one port.
 PORT_COUNTERS: Final = Counters()
+os.register_at_fork(after_in_child=PORT_COUNTERS.restart)
 
 
 def _memory() -> dict[str, int | None]:
@@ -184,6 +195,7 @@ def _memory() -> dict[str, int | None]:
     try:
         with open("/proc/self/status", encoding="ascii", errors="replace") as status:
             found = {name: int(size) * 1024 for name, size in _MEMORY.findall(status.read())}
-    except OSError:
-        found = {}
+    except OSError:  # macOS has no /proc; there, the peak is known and counted in bytes
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        found = {"VmHWM": peak if sys.platform == "darwin" else peak * 1024}
     return {"memory_bytes": found.get("VmRSS"), "peak_memory_bytes": found.get("VmHWM")}

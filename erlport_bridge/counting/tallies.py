@@ -56,13 +56,17 @@ class Durations:
         self._total_s += other._total_s
         self._max_s = max(self._max_s, other._max_s)
 
-    def report(self) -> dict[str, float] | None:
-        """Return ``mean``, ``p50``, ``p95``, ``p99`` and ``max`` in ms; ``None`` if nothing was counted."""
+    def report(self, *, buckets: bool = False) -> dict[str, Any] | None:
+        """Return ``mean``, ``p50``, ``p95``, ``p99`` and ``max`` in ms; ``None`` if nothing was counted.
+
+        With ``buckets`` also the middle of each place in ms, with its count, from which the percentiles of several
+        processes together can be computed.
+        """
         self._find_places()
         if not self._counts:
             return None
         count = sum(self._counts.values())
-        report = {"mean": self._total_s / count * 1000}
+        report: dict[str, Any] = {"mean": self._total_s / count * 1000}
         places = iter(sorted(self._counts.items()))
         place, seen = -1, 0
         for percentile in _PERCENTILES:
@@ -73,6 +77,9 @@ class Durations:
                 seen += here
             report[f"p{percentile}"] = min(max(_duration_at(place + 0.5), 0.0), self._max_s) * 1000
         report["max"] = self._max_s * 1000
+        if buckets:
+            places = iter(sorted(self._counts.items()))
+            report["buckets"] = [[max(_duration_at(place + 0.5), 0.0) * 1000, count] for place, count in places]
         return report
 
     def _find_places(self) -> None:
@@ -104,20 +111,24 @@ class Spent:
         cost: Total cost of the answers whose price is known, in US dollars.
         unpriced: Number of answers whose price is unknown.
         cache_hits: Number of answers from a cache, which cost nothing.
+        uncounted: Number of answers whose tokens are unknown.
     """
 
     tokens: int = 0
     cost: float = 0.0
     unpriced: int = 0
     cache_hits: int = 0
+    uncounted: int = 0
 
     def add_answer(self, tokens: object, cost: float | None, *, is_cached: bool) -> None:
         """Add the cost of one answer; ``tokens`` is the provider's number, ``cost`` is ``None`` if unknown."""
         if is_cached:
             self.cache_hits += 1
             return
-        if isinstance(tokens, int) and 0 <= tokens <= _MAX_TOKENS:
+        if isinstance(tokens, int) and 0 < tokens <= _MAX_TOKENS:
             self.tokens += tokens
+        else:
+            self.uncounted += 1
         if cost is not None and math.isfinite(cost):
             self.cost += cost
         else:
@@ -129,6 +140,7 @@ class Spent:
         self.cost += other.cost
         self.unpriced += other.unpriced
         self.cache_hits += other.cache_hits
+        self.uncounted += other.uncounted
 
     def report(self) -> dict[str, Any]:
         """Return ``total_tokens``, ``cost``, ``unpriced`` and ``cache_hits``."""
@@ -175,14 +187,14 @@ class Tally:
         self._clear()
         return taken
 
-    def report(self) -> dict[str, Any]:
-        """Return the counts as a term; see ``docs/operations.md``."""
+    def report(self, *, buckets: bool = False) -> dict[str, Any]:
+        """Return the counts as a term; see ``docs/operations.md``, and :meth:`Durations.report` for ``buckets``."""
         return {
             "calls": self.calls,
             "in_flight": self.in_flight,
             "errors": dict(self.errors),
-            "duration_ms": self.durations.report(),
-            "queue_ms": self.queued.report(),
+            "duration_ms": self.durations.report(buckets=buckets),
+            "queue_ms": self.queued.report(buckets=buckets),
             **self.spent.report(),
         }
 

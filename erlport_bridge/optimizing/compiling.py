@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -13,9 +14,9 @@ import dspy
 import tqdm  # type: ignore[import-untyped]
 from dspy.utils.callback import BaseCallback
 
-from erlport_bridge import dspy_patches
+from erlport_bridge import dspy_patches, tracing
 from erlport_bridge import request as running_request
-from erlport_bridge.errors import OperationError, details, message_of
+from erlport_bridge.errors import OperationError, details, message_of, timeout_error
 from erlport_bridge.optimizing.optimizers import CompileJob, OptimizerEntry
 from erlport_bridge.optimizing.trainee import Runner, name_of, trainee_of
 from erlport_bridge.programs import models, sandbox
@@ -27,11 +28,15 @@ from erlport_bridge.programs.pipelines import HISTORY_FIELD, Learned, learned
 from erlport_bridge.programs.sessions import Program
 from erlport_bridge.programs.signatures import SignatureSpec
 from erlport_bridge.programs.text import arguments
-from erlport_bridge.programs.values import convert, input_values
+from erlport_bridge.programs.values import convert, input_values, require_inputs
 from erlport_bridge.request import Progress
 from erlport_bridge.term import shown
 
 _MAX_COMPILES: Final = 4
+
+# For progress bars. tqdm's own lock works between processes; for such a lock Python 3.14 starts a process that outlives
+# this one and then warns of the lock.
+_PROGRESS_LOCK: Final = threading.RLock()
 
 #: The options of every compilation besides those of its calls and of its optimizer.
 COMPILE_OPTIONS: Final = Vocabulary(
@@ -99,6 +104,7 @@ def _example(value: object, program: Program, path: str) -> dspy.Example:
     given = arguments.options(value, path)
     asked = program.asked
     inputs = {item.name for item in asked.inputs}
+    require_inputs(asked, given, path)
     read = input_values(asked, {name: item for name, item in given.items() if name in inputs}, path=path)
     for stage in program.stages:
         for name, annotation in stage.optional_inputs.items():
@@ -140,15 +146,33 @@ async def run(
     Raises:
         OperationError: Of kind ``missing_dependency``: the patch that tells DSPy's threads which call they work for is
             not installed. Of kind ``timeout``: the time ran out. Of kind ``overloaded``: too many compilations run. Of
-            kind ``input``: the optimizer refuses its options.
+            kind ``input``: the optimizer refuses its options. Of kind ``budget``: nothing may be spent any more.
         Exception: The error of the call or metric that exceeded ``max_errors``.
     """
+    try:
+        return await _run(compilation, model, options, timeout_s, account, tell, is_counted)
+    except BaseException as error:
+        account.note_paid(error)
+        raise
+
+
+async def _run(
+    compilation: Compilation,
+    model: LanguageModel,
+    options: CallOptions,
+    timeout_s: float | None,
+    account: ModelAccount,
+    tell: Tell,
+    is_counted: bool,
+) -> tuple[Learned, dict[str, Any]]:
     dspy_patches.require("optimizer_threads", "optimizers")
     started_at = time.monotonic()
     progress = Progress()
+    progress.end_after(timeout_s)
     progress.follow()
     account.follow()
     running_request.queued.set(progress.queued)
+    running_request.ends_at.set(None if timeout_s is None else time.monotonic() + timeout_s)
     if any(stage.needs_sandbox for stage in compilation.program.stages):
         await asyncio.to_thread(sandbox.probe)
     runner = Runner()
@@ -156,7 +180,11 @@ async def run(
     whole = compilation.valset or (compilation.trainset if entry.validates_on_trainset else None)
     record = _Record(runner, tell, whole)
     lm = models.with_settings(model.lm, {**compilation.program.settings, **options.settings})
-    with _counted() if is_counted else contextlib.nullcontext(), sandbox.Sandboxes() as sandboxes:
+    with (
+        _counted() if is_counted else contextlib.nullcontext(),
+        tracing.span("optimizer", entry.name),
+        sandbox.Sandboxes() as sandboxes,
+    ):
         context = dspy_context(
             lm,
             options.adapter.build(),
@@ -165,13 +193,17 @@ async def run(
             interpreter_factory=sandboxes.factory,
             num_threads=compilation.num_threads,
             max_errors=compilation.max_errors,
+            stage_models=compilation.program.stage_models(options.settings),
         )
         work = asyncio.ensure_future(asyncio.to_thread(_optimize, compilation, lm, runner, record, context))
         try:
-            await asyncio.wait({work}, timeout=timeout_s)
+            either: set[asyncio.Future[Any]] = {work, progress.ended}
+            await asyncio.wait(either, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if progress.ended.done():
+                raise progress.ended.result()
             if not work.done():
                 message = f"not compiled within {options.timeout_ms} ms; {record.metric_calls} answers were scored"
-                raise OperationError("timeout", message, stage=progress.stage, model=model.model)
+                raise timeout_error(message, stage=progress.stage, model=model.model, cause=progress.failure)
             found = work.result()
         finally:
             runner.end()
@@ -210,6 +242,7 @@ def _optimize(
     # Its output and log lines are meant for a console: progress bars, and every example that failed.
     running_request.is_silent.set(True)
     tqdm.tqdm.monitor_interval = 0
+    tqdm.tqdm.set_lock(_PROGRESS_LOCK)
     entry = compilation.entry
     chosen = {
         name: value.lm if isinstance(value, LanguageModel) else value for name, value in compilation.options.items()

@@ -14,6 +14,7 @@ from erlport_bridge.errors import OperationError
 from erlport_bridge.optimizing import compiling
 from erlport_bridge.optimizing.compiling import Compilation
 from erlport_bridge.optimizing.optimizers import KNN_FEW_SHOT
+from erlport_bridge.programs import callbacks
 from erlport_bridge.programs.execution import CallOptions, MetricChoice, read_metric
 from erlport_bridge.programs.models import LanguageModel, ModelAccount
 from erlport_bridge.programs.modules import Vectors, retrieval
@@ -24,7 +25,7 @@ from erlport_bridge.programs.values import plain
 
 # Options that are needed only until the embeddings of the examples are known.
 _AT_COMPILING: Final = ("vectors", "embedder")
-_KEYS: Final = frozenset({"examples", "vectors", "options", "metric"})
+_KEYS: Final = frozenset({"examples", "vectors", "options", "metric", "embedder"})
 
 
 async def remember(compilation: Compilation, metric: MetricChoice | None) -> tuple[Neighbours, dict[str, Any]]:
@@ -52,7 +53,8 @@ async def remember(compilation: Compilation, metric: MetricChoice | None) -> tup
         message = f"{KNN_FEW_SHOT.name} needs embedder, a function that gives vectors of texts, or the vectors of the"
         raise OperationError("input", f"{message} examples, at opts", path="opts.embedder")
     vectors = await Vectors(texts, given, embedder).all()
-    found = Neighbours(examples, tuple(vectors), options, plain(given_metric))
+    exported = None if embedder is None or embedder.exported is None else embedder.exported.partition(":")[2]
+    found = Neighbours(examples, tuple(vectors), options, _kept(plain(given_metric)), exported)
     report: dict[str, Any] = {
         "optimizer": KNN_FEW_SHOT.name,
         "score": None,
@@ -127,7 +129,10 @@ def read(value: object, program: Program) -> Neighbours:
     _refuse_function(given.get("metric"), "neighbours.metric")
     _metric(given.get("metric"), "neighbours.metric", program)
     chosen = {name: option for name, option in read.items() if name in kept}
-    return Neighbours(tuple(map(_terms, examples)), tuple(vectors), chosen, given.get("metric"))
+    embedder = given.get("embedder")
+    if embedder is not None:
+        embedder = callbacks.exported_text(embedder, "neighbours.embedder")
+    return Neighbours(tuple(map(_terms, examples)), tuple(vectors), chosen, given.get("metric"), embedder)
 
 
 def _terms(example: dspy.Example) -> dict[str, Any]:
@@ -139,11 +144,16 @@ def _metric(value: object, path: str, program: Program) -> Any:
 
 
 def _refuse_function(metric: object, path: str) -> None:
-    if isinstance(metric, Mapping) and "callback" in metric:
+    if isinstance(metric, Mapping) and "callback" in metric and callbacks.EXPORTED not in metric:
         message = f"expected the name of a metric or a check at {path}: {KNN_FEW_SHOT.name} scores at each call"
         raise OperationError(
             "input", f"{message}, and a function of Elixir ends with the call that brings it", path=path
         )
+
+
+def _kept(metric: Any) -> Any:
+    """Return a metric without the id that ends with the call: an exported function is found by its text."""
+    return {name: value for name, value in metric.items() if name != "callback"} if isinstance(metric, dict) else metric
 
 
 async def _tell_nobody(event: Mapping[str, Any]) -> None:

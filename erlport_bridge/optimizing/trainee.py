@@ -15,6 +15,7 @@ from typing import Any
 import dspy
 from dspy.dsp.utils.settings import thread_local_overrides
 
+from erlport_bridge import tracing
 from erlport_bridge.errors import OperationError
 from erlport_bridge.optimizing.program_code import Described
 from erlport_bridge.programs.execution import checked
@@ -45,6 +46,8 @@ class Runner:
         """
         context = self._context.copy()
         context.run(thread_local_overrides.set, thread_local_overrides.get())
+        # What the thread works on is the parent of the spans.
+        context.run(tracing.enter, tracing.here())
         result: Future[Any] = Future()
         self._loop.call_soon_threadsafe(self._begin, context, work, result)
         return wait_for(result)

@@ -8,6 +8,8 @@ import time
 from contextvars import ContextVar
 from functools import partial
 
+from erlport_bridge.request import running
+
 
 class Waiting:
     """The items of a request that wait for a thread or for their turn, and the total time that any item waited."""
@@ -46,6 +48,16 @@ class Waiting:
 #: The id that the caller gave its request, for its errors and log entries; ``None`` until the call's options are read.
 request_id: ContextVar[str | None] = ContextVar("request_id", default=None)
 
+#: Who makes the call, for a fair share of what calls wait for; ``None`` if the call does not say.
+caller: ContextVar[str | None] = ContextVar("caller", default=None)
+
+#: What Elixir gets back with log entries and with calls of its functions, to know for whom they are; see the option
+#: ``context`` of a call.
+caller_context: ContextVar[str | None] = ContextVar("caller_context", default=None)
+
+#: When the budget of the current run ends, by the clock ``time.monotonic``; ``None``: never.
+ends_at: ContextVar[float | None] = ContextVar("ends_at", default=None)
+
 #: When the current call was received, by the clock ``time.monotonic``.
 received_at: ContextVar[float | None] = ContextVar("received_at", default=None)
 
@@ -59,16 +71,25 @@ is_silent: ContextVar[bool] = ContextVar("is_silent", default=False)
 _tasks: dict[str, set[asyncio.Task[object]]] = {}
 
 
-def begin(name: str | None) -> None:
-    """Record that the current code runs for the request of this id; :func:`cancel` finds the current task by it."""
+def begin(name: str | None, of_caller: str | None = None, context: str | None = None) -> None:
+    """Record that the current code runs for a request of this id and this caller; :func:`cancel` finds it by the id.
+
+    ``context``: see :data:`caller_context`.
+    """
     request_id.set(name)
+    caller.set(of_caller)
+    caller_context.set(context)
+    call = running.current.get()
+    if call is not None:
+        call.request_id, call.caller = name, of_caller
     if name is None:
         return
     try:
         task = asyncio.current_task()
     except RuntimeError:  # no event loop: a plain function that only looks something up
         return
-    if task is not None:
+    # A call that brings much begins before its options are read, and then again.
+    if task is not None and task not in _tasks.get(name, ()):
         _tasks.setdefault(name, set()).add(task)
         task.add_done_callback(partial(_end, name))
 
@@ -89,10 +110,14 @@ def _end(name: str, task: asyncio.Task[object]) -> None:
 
 
 class Deadline:
-    """The start of a call's budget, from which the time left is computed at any later point."""
+    """The start of a budget, from which the time left is computed at any later point.
 
-    def __init__(self) -> None:
-        self._started_at = received_at.get() or time.monotonic()
+    Args:
+        started_at: When the budget began, by the clock ``time.monotonic``; by default, when the call was received.
+    """
+
+    def __init__(self, started_at: float | None = None) -> None:
+        self._started_at = started_at or received_at.get() or time.monotonic()
 
     def left_s(self, timeout_ms: int | None) -> float | None:
         """Return how much of ``timeout_ms`` is left, in seconds, at least 0; ``None`` stands for no limit."""

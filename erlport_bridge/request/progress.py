@@ -9,9 +9,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Iterator
+import time
 from contextvars import ContextVar
 
+from erlport_bridge.request import running
 from erlport_bridge.request.context import Waiting
 
 _current: ContextVar[Progress | None] = ContextVar("progress", default=None)
@@ -24,6 +25,8 @@ class Progress:
         loop: The event loop on which the request runs.
         thread_id: The id of the loop's thread.
         queued: The items that wait for a thread, or for their turn.
+        failure: The failure of the last request to a model, as long as no later request has succeeded.
+        ended: Resolves with the error that ends the request before its work has ended.
     """
 
     def __init__(self) -> None:
@@ -31,6 +34,22 @@ class Progress:
         self.loop = asyncio.get_running_loop()
         self.thread_id = threading.get_ident()
         self.queued = Waiting()
+        self.failure: Exception | None = None
+        self.ended: asyncio.Future[Exception] = self.loop.create_future()
+        self._ends_at: float | None = None
+
+    def end_after(self, timeout_s: float | None) -> None:
+        """Set the deadline of the request; ``None``: it has none."""
+        self._ends_at = None if timeout_s is None else time.monotonic() + timeout_s
+
+    def end_with(self, error: Exception) -> None:
+        """End the request with an error, whatever its work makes of it; to be called on the event loop."""
+        if not self.ended.done():
+            self.ended.set_result(error)
+
+    def left_s(self) -> float | None:
+        """Return the seconds until the deadline; ``None``: there is none."""
+        return None if self._ends_at is None else self._ends_at - time.monotonic()
 
     @property
     def stage(self) -> str:
@@ -40,16 +59,28 @@ class Progress:
     def follow(self) -> None:
         """Make this the progress of the current context, and of contexts that are copied from it."""
         _current.set(self)
+        call = running.current.get()
+        if call is not None:
+            call.progress = self
 
-    @contextlib.contextmanager
-    def within(self, stage: str) -> Iterator[None]:
+    def within(self, stage: str) -> contextlib.AbstractContextManager[None]:
         """Enter a stage for the ``with`` block."""
-        self._stages.append(stage)
-        try:
-            yield
-        finally:
-            # Not `pop`: several attempts may run at the same time, each in a stage.
-            self._stages.remove(stage)
+        return _Stage(self._stages, stage)
+
+
+class _Stage:
+    """The ``with`` block of a stage; a class, because a generator takes four times as long."""
+
+    def __init__(self, stages: list[str], stage: str) -> None:
+        self._stages = stages
+        self._stage = stage
+
+    def __enter__(self) -> None:
+        self._stages.append(self._stage)
+
+    def __exit__(self, *_raised: object) -> None:
+        # Not `pop`: several attempts may run at the same time, each in a stage.
+        self._stages.remove(self._stage)
 
 
 def current_progress() -> Progress | None:

@@ -11,7 +11,8 @@ import dspy
 import pytest
 
 from erlport_bridge.optimizing.program_code import source_of, written
-from erlport_bridge.programs.pipelines.pipeline import Pipeline, read_outputs, read_stages
+from erlport_bridge.programs.pipelines.pipeline import Pipeline
+from erlport_bridge.programs.pipelines.program_spec import read_outputs, read_stages
 from erlport_bridge.programs.signatures.spec import parse_signature
 from tests.model_server import ModelServer, openai
 from tests.port_process import PortProcess

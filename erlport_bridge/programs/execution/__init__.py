@@ -15,9 +15,10 @@ from erlport_bridge.programs.execution.dspy_context import dspy_context
 from erlport_bridge.programs.execution.evaluation import EVALUATION_OPTIONS, Evaluation, inputs_of
 from erlport_bridge.programs.execution.metrics import METRIC, MetricChoice, read_metric
 from erlport_bridge.programs.execution.output_checks import checked
-from erlport_bridge.programs.execution.prediction_terms import META, added_usage
+from erlport_bridge.programs.execution.prediction_terms import META
 from erlport_bridge.programs.execution.running import PreparedRun, run
 from erlport_bridge.programs.execution.streaming import STREAM_OPTIONS, EventStream
+from erlport_bridge.programs.execution.trace_options import wanted_recording
 from erlport_bridge.programs.execution.turns import TurnFields
 
 __all__ = [
@@ -37,7 +38,6 @@ __all__ = [
     "ModuleCallRequest",
     "PreparedRun",
     "TurnFields",
-    "added_usage",
     "batch",
     "checked",
     "dspy_context",
@@ -49,5 +49,6 @@ __all__ = [
     "read_program_call",
     "run",
     "streaming",
+    "wanted_recording",
     "with_demos",
 ]

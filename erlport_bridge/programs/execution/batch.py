@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeVar
 
-from erlport_bridge.errors import OperationError
+from erlport_bridge.errors import OperationError, copy_paid
 from erlport_bridge.programs.options import ChoiceOption, IntegerOption, TimeoutOption, Vocabulary, wrong
 from erlport_bridge.term import shown
 
@@ -37,8 +37,9 @@ BATCH_OPTIONS: Final = Vocabulary(
     ),
 )
 
-#: Called with each item's index and its result, or its exception if it failed, as soon as there is one.
-Tell = Callable[[int, dict[str, Any] | BaseException], Awaitable[None]]
+_Answer = TypeVar("_Answer")
+# Items that never began are answered so many at a time, and between them others may run.
+_LEFT_OUT_AT_ONCE: Final = 100
 
 
 class BatchOptions(NamedTuple):
@@ -78,8 +79,9 @@ async def run(
     options: BatchOptions,
     *,
     is_over: Callable[[], bool],
-    tell: Tell,
-) -> list[dict[str, Any] | BaseException]:
+    answer_of: Callable[[dict[str, Any] | BaseException], _Answer],
+    tell: Callable[[int, _Answer], Awaitable[None]],
+) -> list[_Answer]:
     """Run all items of a batch.
 
     Args:
@@ -87,42 +89,52 @@ async def run(
         execute: Runs one item under its deadline.
         options: The options of the batch.
         is_over: Returns whether the deadline of the batch has passed, after which no further item begins.
-        tell: Called with each result and awaited, so that a slow reader slows the batch down (back-pressure).
+        answer_of: Makes an item's answer of its result, or of its exception if it failed.
+        tell: Called with each item's index and its answer as soon as there is one, and awaited, so that a slow reader
+            slows the batch down (back-pressure).
 
     Returns:
-        The results in the order of the items. The result of an item that failed, that exceeded its deadline, or that
-        never began is its exception.
+        The answers in the order of the items, also for items that exceeded their deadline or never began.
     """
-    results: dict[int, dict[str, Any] | BaseException] = {}
+    answers: dict[int, _Answer] = {}
+    failures: list[int] = []
+    interrupted: dict[int, BaseException] = {}
     waiting = iter(enumerate(items))
     failed = asyncio.Event()
 
-    async def finish(index: int, result: dict[str, Any] | BaseException) -> None:
-        results[index] = result
-        if isinstance(result, BaseException) and options.fails_fast:
-            failed.set()
-        await tell(index, result)
-
     async def work() -> None:
         for index, inputs in waiting:
-            if is_over():
+            # After a failure none begins: what cancels it may come too late, see `asyncio.wait_for` before Python 3.12.
+            if is_over() or failed.is_set():
                 return
             try:
                 result: dict[str, Any] | BaseException = await execute(inputs)
             except Exception as error:  # noqa: BLE001 - the error of one item is its result
                 result = error
-            await finish(index, result)
+                failures.append(index)
+                if options.fails_fast:
+                    failed.set()
+            except asyncio.CancelledError as cancelled:
+                interrupted[index] = cancelled
+                raise
+            answers[index] = answer_of(result)
+            await tell(index, answers[index])
             # An item that never suspends must not block other calls on the event loop.
             await asyncio.sleep(0)
 
     await _until(failed, [work() for _ in range(min(options.max_concurrency, len(items)))])
-    if len(results) < len(items):
+    if len(answers) < len(items):
         # All items that never began share one error: making ten thousand of them would delay the answer.
-        left_out = _left_out(results, has_failed=failed.is_set())
-        for index in range(len(items)):
-            if index not in results:
-                await finish(index, left_out)
-    return [results[index] for index in range(len(items))]
+        because = failures if failed.is_set() else []
+        left_out = answer_of(_left_out(because))
+        missing = (index for index in range(len(items)) if index not in answers)
+        for count, index in enumerate(missing, 1):
+            begun = interrupted.get(index)
+            answers[index] = left_out if begun is None else answer_of(copy_paid(begun, _left_out(because)))
+            await tell(index, answers[index])
+            if count % _LEFT_OUT_AT_ONCE == 0:
+                await asyncio.sleep(0)
+    return [answers[index] for index in range(len(items))]
 
 
 async def _until(failed: asyncio.Event, work: list[Coroutine[Any, Any, None]]) -> None:
@@ -143,8 +155,7 @@ async def _until(failed: asyncio.Event, work: list[Coroutine[Any, Any, None]]) -
         await asyncio.gather(*tasks, ended, return_exceptions=True)
 
 
-def _left_out(results: dict[int, dict[str, Any] | BaseException], *, has_failed: bool) -> OperationError:
-    if not has_failed:
+def _left_out(failures: list[int]) -> OperationError:
+    if not failures:
         return OperationError("timeout", "the time of the batch ran out before this item began", stage="queue")
-    first = min(index for index, result in results.items() if isinstance(result, BaseException))
-    return OperationError("cancelled", f"not done, since item {first} failed and on_error is fail_fast")
+    return OperationError("cancelled", f"not done, since item {min(failures)} failed and on_error is fail_fast")

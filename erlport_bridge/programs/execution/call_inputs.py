@@ -13,7 +13,7 @@ from erlport_bridge.programs.execution.turns import has_history, read_histories
 from erlport_bridge.programs.models import GENERATION_SETTINGS
 from erlport_bridge.programs.pipelines import Pipeline, Stage
 from erlport_bridge.programs.signatures import NO_DEFAULT, SignatureSpec
-from erlport_bridge.programs.text import quoted, text_of
+from erlport_bridge.programs.text import arguments, quoted, text_of
 from erlport_bridge.programs.values import convert, input_values
 
 
@@ -25,8 +25,8 @@ def read_inputs(stages: Sequence[Stage], whole: SignatureSpec, inputs: object) -
     Raises:
         OperationError: Of kind ``input``, with the path ``inputs.…``.
     """
-    given = inputs
-    if isinstance(inputs, str | bytes) or text_of(inputs):
+    given = arguments.options(inputs, "inputs") if inputs and arguments.is_keyword_list(inputs) else inputs
+    if isinstance(inputs, str | bytes) or _is_charlist(inputs):
         needed = [item for item in whole.inputs if item.default is NO_DEFAULT]
         given = {(needed or whole.inputs)[0].name: inputs}
     optional = {
@@ -47,6 +47,14 @@ def read_inputs(stages: Sequence[Stage], whole: SignatureSpec, inputs: object) -
     if has_history(whole) and isinstance(given, Mapping):
         given = read_histories(stages, whole, given)
     return input_values(whole, given) | extra
+
+
+def _is_charlist(value: object) -> bool:
+    """Return whether a term is text; a list such as ``[1, 2]``, which has control characters, is one of numbers."""
+    text = text_of(value)
+    if not text or not isinstance(value, list):
+        return bool(text)
+    return all(one.isprintable() or one in "\t\n\r" for one in text)
 
 
 def _refuse_options(whole: SignatureSpec, given: object) -> None:

@@ -8,11 +8,18 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.limits import DEMOS, ID_BYTES, OPTIONS
+from erlport_bridge.programs import callbacks
 from erlport_bridge.programs.callbacks import ElixirFunction
+from erlport_bridge.programs.execution.trace_options import TRACE, TRACEPARENT
 from erlport_bridge.programs.models import (
+    BUDGET_OPTIONS,
     GENERATION_SETTINGS,
+    SHARED_BUDGETS,
     AdapterChoice,
+    BudgetLimits,
     LanguageModel,
+    SharedBudget,
     read_adapter,
     read_settings,
 )
@@ -33,7 +40,7 @@ from erlport_bridge.term import shown
 
 _MAX_PARSE_RETRIES: Final = 10
 # Options that the Elixir side reads and does not send: only a misspelt one arrives here.
-_OF_ELIXIR: Final = ("pool", "serialization_format", "progress")
+_OF_ELIXIR: Final = ("pool", "serialization_format", "retry", "progress", "metadata")
 # Names that other libraries use, with the option that is meant.
 _OTHER_NAMES: Final = {"model": "lm", "llm": "lm", "language_model": "lm", "timeout_ms": "timeout", "examples": "demos"}
 
@@ -54,6 +61,7 @@ class _DemosOption(Option):
     def _read(self, value: object, path: str) -> tuple[Mapping[str, Any], ...]:
         if not isinstance(value, list):
             raise OperationError("input", f"expected a list of maps at {path}, got {shown(value)}", path=path)
+        DEMOS.check(len(value), path)
         return tuple(arguments.options(item, f"{path}[{index}]") for index, item in enumerate(value))
 
     def _type(self) -> dict[str, Any]:
@@ -68,6 +76,15 @@ class _VectorOption(Option):
 
     def _type(self) -> dict[str, Any]:
         return {"type": "list[float]"}
+
+
+class _ResolverOption(TextOption):
+    """The id of the resolver of exported functions, which becomes one of the functions of the call."""
+
+    def _read(self, value: object, path: str) -> str:
+        resolver = super()._read(value, path)
+        callbacks.collect(callbacks.RESOLVER, resolver)
+        return resolver
 
 
 _DEMOS: Final = _DemosOption(name="demos", description="few-shot examples for the prompt: maps of fields")
@@ -87,12 +104,30 @@ _PARSE_RETRIES: Final = IntegerOption(
 #: The options of every call, besides the generation settings.
 COMMON_OPTIONS: Final = Vocabulary(
     TimeoutOption(name="timeout", description="the budget of the whole call"),
-    TextOption(name="session_id", description="the session whose model is called, or whose program is run"),
-    TextOption(name="request_id", description="a name for the call, for its errors, its log lines and cancel"),
+    TextOption(
+        name="session_id", limit=ID_BYTES, description="the session whose model is called, or whose program is run"
+    ),
+    TextOption(
+        name="request_id", limit=ID_BYTES, description="a name for the call, for its errors, its log lines and cancel"
+    ),
+    TextOption(
+        name="caller", limit=ID_BYTES, description="whose call it is: callers take turns for what calls wait for"
+    ),
+    TRACE,
+    TRACEPARENT,
     ModelOption(name="lm", description="the model of this call; in a list, fallback models follow the first"),
     _AdapterOption(name="adapter", description='the prompt format: "chat", "json", "xml", "two_step", or a map'),
     BooleanOption(name="allow_urls", default=False, description="media may be URLs, which the provider fetches"),
     BooleanOption(name="strict", default=False, description="an option that means nothing here is an error"),
+    TextOption(
+        name="caller_context",
+        description="what Elixir gets back with log entries and functions, to know for whom they are",
+    ),
+    TextOption(
+        name="redact", limit=ID_BYTES, description="the id of the function that redacts texts before they are kept"
+    ),
+    *BUDGET_OPTIONS.values(),
+    SHARED_BUDGETS,
 )
 #: The options of a module call.
 MODULE_CALL_OPTIONS: Final = COMMON_OPTIONS | Vocabulary(_DEMOS, _TOOLS, _PARSE_RETRIES)
@@ -108,18 +143,28 @@ _FUNCTIONS: Final = Vocabulary(
         name="retriever", takes="query, k", description="the function of a stored program whose modules need one"
     ),
 )
+_RESOLVER: Final = _ResolverOption(
+    name="resolver",
+    limit=ID_BYTES,
+    description="the id by which Elixir finds exported functions",
+)
 #: The options of a stored program's call; ``demos`` are ignored with a warning.
 PROGRAM_CALL_OPTIONS: Final = (
     MODULE_CALL_OPTIONS
     | _FUNCTIONS
     | Vocabulary(
         VERSION_OPTION,
+        _RESOLVER,
         _VectorOption(name="vector", description="the embedding of the inputs, in place of an embedder"),
-        TextOption(name="conversation", description="whose conversation this is, with a program that has a history"),
+        TextOption(
+            name="conversation",
+            limit=ID_BYTES,
+            description="whose conversation this is, with a program that has a history",
+        ),
     )
 )
 #: The options of an operation that calls a stored program many times.
-MANY_CALLS_OPTIONS: Final = COMMON_OPTIONS | _FUNCTIONS | Vocabulary(_TOOLS, VERSION_OPTION)
+MANY_CALLS_OPTIONS: Final = COMMON_OPTIONS | _FUNCTIONS | Vocabulary(_TOOLS, VERSION_OPTION, _RESOLVER)
 
 
 @dataclass(frozen=True)
@@ -141,11 +186,16 @@ class CallOptions:
         strict: Whether an option that has no effect is an error.
         tools: The tools that a call of a stored program brings; the tools of a module's call are the module's.
         functions: The names of the options by which a call of a stored program brings functions.
+        context: What Elixir gets back with log entries and with calls of functions.
+        redact: The id of the function of Elixir that redacts texts for the history.
+        limits: What the call may spend on models.
+        budgets: The budgets that the call shares with calls in other Pythons.
     """
 
     timeout_ms: int | None = None
     session_id: str | None = None
     request_id: str | None = None
+    caller: str | None = None
     model: LanguageModel | None = None
     adapter: AdapterChoice = field(default_factory=AdapterChoice)
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -160,6 +210,10 @@ class CallOptions:
     strict: bool = False
     tools: tuple[str | ElixirTool, ...] = ()
     functions: tuple[str, ...] = ()
+    context: str | None = None
+    redact: str | None = None
+    limits: BudgetLimits = field(default_factory=BudgetLimits)
+    budgets: tuple[SharedBudget, ...] = ()
 
 
 def read_call_options(
@@ -177,6 +231,7 @@ def read_call_options(
         OperationError: Of kind ``input``, with the path ``opts.…``: a value is invalid, or the name of an option is
             misspelt. Any other unknown option is a warning, or an error if the call is ``strict``.
     """
+    OPTIONS.check(len(given), "opts")
     called = spec.entry.name if spec else "a stored program"
     of_module: Collection[str] = spec.entry.option_names if spec else ()
     sources = (vocabulary, GENERATION_SETTINGS, of_module, own)
@@ -184,22 +239,22 @@ def read_call_options(
     for name in unknown:
         meant = _OTHER_NAMES.get(name) or misspelt(name, {*_OF_ELIXIR, *itertools.chain(*sources)})
         if meant is not None:
-            raise _unknown_option(name, f'did you mean "{meant}"?')
+            raise _unknown_option(name, f' (did you mean "{meant}"?)')
     warnings = [f"{called} takes no option {quoted(name)}; it was ignored" for name in unknown]
     ignored = {name for name in ("tools", "demos") if name in vocabulary and not _is_taken(name, spec)}
     given_ignored = [name for name in ignored if given.get(name)]
     warnings += [f"{called} takes no {name}; they were ignored" for name in given_ignored]
     if warnings and arguments.boolean(given.get("strict"), "opts.strict"):
-        raise _unknown_option(
-            (unknown + given_ignored)[0],
-            f"{called} takes no such option, and the call is strict; it takes {_listed({*itertools.chain(*sources)})}",
-        )
+        taken = _listed({*itertools.chain(*sources)})
+        remedy = f"; {called} takes no such option, and the call is strict; it takes {taken}"
+        raise _unknown_option((unknown + given_ignored)[0], remedy)
     read = vocabulary.read(given, "opts", skip={*ignored, *own})
     brought = () if spec else _read_tools(read.get("tools"))
     return CallOptions(
         timeout_ms=read.get("timeout"),
         session_id=read.get("session_id"),
         request_id=read.get("request_id"),
+        caller=read.get("caller"),
         model=read.get("lm"),
         adapter=read.get("adapter", AdapterChoice()),
         settings=read_settings(given, "opts", skip=own),
@@ -214,6 +269,10 @@ def read_call_options(
         strict=read.get("strict", False),
         tools=brought,
         functions=tuple(name for name in _FUNCTIONS if read.get(name) is not None),
+        context=read.get("caller_context"),
+        redact=read.get("redact"),
+        limits=BudgetLimits.of(read),
+        budgets=read.get("budgets", ()),
     )
 
 
@@ -233,7 +292,7 @@ def _read_tools(value: object) -> tuple[str | ElixirTool, ...]:
 
 def _unknown_option(name: str, remedy: str) -> OperationError:
     path = f"opts.{quoted(name)[1:-1]}"
-    return OperationError("input", f"unknown option {quoted(name)} at opts; {remedy}", path=path)
+    return OperationError("input", f"unknown option {quoted(name)} at opts{remedy}", path=path)
 
 
 def _listed(names: Collection[str]) -> str:

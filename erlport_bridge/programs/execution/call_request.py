@@ -5,6 +5,7 @@ Reading has no side effects. :meth:`CallRequest.begin` makes the request the run
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,7 +21,7 @@ from erlport_bridge.programs.execution.call_options import (
     CallOptions,
     read_call_options,
 )
-from erlport_bridge.programs.models import GENERATION_SETTINGS
+from erlport_bridge.programs.models import GENERATION_SETTINGS, budgets, history
 from erlport_bridge.programs.options import NO_OPTIONS, Vocabulary
 from erlport_bridge.programs.pipelines import CallPart, Stage, read_module_spec, stage_of_call
 from erlport_bridge.programs.signatures import SignatureSpec
@@ -46,10 +47,14 @@ class CallRequest:
     deadline: Deadline = field(default_factory=Deadline)
 
     def begin(self) -> None:
-        """Make this the running request of the current context: its id, its functions, and whether URLs are allowed."""
-        running_request.begin(self.options.request_id)
+        """Make this the running request of the current context: its id, functions, budgets, use of URLs."""
+        options = self.options
+        running_request.begin(options.request_id, options.caller or options.session_id, options.context)
         callbacks.bind(self.functions)
-        media.allow_urls(self.options.allow_urls)
+        media.allow_urls(options.allow_urls)
+        budgets.begin(options.limits, options.budgets)
+        history.session_id.set(options.session_id)
+        history.redactor.set(options.redact)
 
     def bind(self, functions: Functions) -> None:
         """Set the ids of the functions that the request brings, by their places."""
@@ -64,13 +69,13 @@ class CallRequest:
         return replace(self, options=replace(self.options, **changed))
 
     def for_item(self, item_timeout_ms: int | None) -> CallRequest:
-        """Return the request of one item of many; it ends with the whole operation, or after its own time limit."""
+        """Return the request of one item of many; it ends with the whole operation, or its own time after now."""
         if item_timeout_ms is None:
             return self
         left_s = self.left_s()
         if left_s is not None and left_s * 1000 <= item_timeout_ms:
             return self
-        return replace(self.with_options(timeout_ms=item_timeout_ms), deadline=Deadline())
+        return replace(self.with_options(timeout_ms=item_timeout_ms), deadline=Deadline(time.monotonic()))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,8 +38,6 @@ class ChatSections:
     def __init__(self, shown: Collection[str], names: Names) -> None:
         self._names = names
         self._markers = chat_text.markers(names)
-        self._beginnings = chat_text.marker_beginnings(names)
-        self._longest = max(map(len, self._beginnings))
         self._shown = frozenset(shown)
         # The whole text, and how many characters of each field have been returned.
         self._received: list[str] = []
@@ -67,7 +65,7 @@ class ChatSections:
         self._line_end = "\r" if text.endswith("\r") else ""
         text = self._undecided + chat_text.with_plain_lines(text.removesuffix("\r"))
         position = 0
-        for marker in self._markers.finditer(text):
+        for marker, name in self._markers.find(text):
             before = text[position : marker.start()]
             marks = self._marks_size(before)
             self._pass(before[: len(before) - marks], pieces)
@@ -80,8 +78,8 @@ class ChatSections:
                 self._is_stopped = True
                 return pieces
             if self._is_at_line_start:
-                self._begin(marker[1])
-            elif marker[1] in self._began or not self._names.may_stand_within_line(marker[1]):
+                self._begin(name)
+            elif name in self._began or not self._names.may_stand_within_line(name):
                 self._pass(marker[0], pieces)
             else:
                 self._is_stopped = True
@@ -105,8 +103,8 @@ class ChatSections:
 
     def _undecided_size(self, text: str) -> int:
         """Return the length of the end of ``text`` that may be the beginning of a marker."""
-        start = text.find("[", max(0, len(text) - self._longest))
-        while start >= 0 and text[start:] not in self._beginnings:
+        start = text.find("[", max(0, len(text) - self._markers.longest))
+        while start >= 0 and not self._markers.may_begin(text[start:]):
             start = text.find("[", start + 1)
         before = text if start < 0 else text[:start]
         return len(text) - len(before) + self._marks_size(before)

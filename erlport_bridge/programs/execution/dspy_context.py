@@ -7,6 +7,8 @@ from typing import Any
 
 import dspy
 
+from erlport_bridge.programs.pipelines import STAGE_MODELS
+
 
 def dspy_context(lm: dspy.LM | None, adapter: dspy.Adapter, **settings: Any) -> contextlib.AbstractContextManager[None]:
     """Return the context in which DSPy calls ``lm`` with the prompts of ``adapter``.
@@ -22,6 +24,7 @@ def dspy_context(lm: dspy.LM | None, adapter: dspy.Adapter, **settings: Any) -> 
             "callbacks": [],
             # The inputs have been checked already.
             "warn_on_type_mismatch": False,
+            STAGE_MODELS: {},
             **settings,
         }
     )

@@ -10,16 +10,17 @@ from typing import Any, Final
 
 import dspy
 
+from erlport_bridge.counting import Spent
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.execution.batch import BATCH_OPTIONS
 from erlport_bridge.programs.execution.metrics import METRIC, read_metric
 from erlport_bridge.programs.execution.prediction_terms import META, total_tokens
-from erlport_bridge.programs.models import ModelAccount
 from erlport_bridge.programs.modules import Reward
 from erlport_bridge.programs.options import NumberOption, Vocabulary
 from erlport_bridge.programs.pipelines import Stage
 from erlport_bridge.programs.signatures import SignatureSpec
 from erlport_bridge.programs.text import arguments
+from erlport_bridge.programs.values import require_inputs
 
 #: The options of an evaluation besides the options of its calls.
 EVALUATION_OPTIONS: Final = BATCH_OPTIONS | Vocabulary(
@@ -37,13 +38,13 @@ class Evaluation:
     Attributes:
         metric: Scores a prediction for its example.
         failure_score: The score of an example whose call or metric failed.
-        judging: Collects the usage and cost of the metric's own model calls.
+        judging: The tokens and cost of the metric's own model calls.
     """
 
     metric: Reward
     failure_score: float
     started_at: float = field(default_factory=time.monotonic)
-    judging: ModelAccount = field(default_factory=ModelAccount)
+    judging: Spent = field(default_factory=Spent)
 
     @classmethod
     def of(cls, given: Mapping[str, Any], program: SignatureSpec) -> Evaluation:
@@ -66,7 +67,6 @@ class Evaluation:
                 metric's own error.
         """
         fields = {name: value for name, value in prediction.items() if name != META}
-        self.judging.follow()
         try:
             judged = await asyncio.wait_for(self.metric.judge(example, dspy.Prediction(**fields)), timeout_s)
         except asyncio.TimeoutError:
@@ -75,32 +75,37 @@ class Evaluation:
         feedback = {} if judged.feedback is None else {"feedback": judged.feedback}
         return {"prediction": prediction, "score": judged.score, **feedback}
 
-    def report(self, answers: Sequence[tuple[Any, Any]]) -> dict[str, Any]:
+    def report(self, answers: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
         """Return the result of the evaluation as a term.
 
         Returns:
             ``score`` (0 to 100 if each score is 0 to 1; ``None`` without an example), ``count``, ``failed`` (how many
-            examples have the failure score), ``total_tokens``, ``duration_ms``, and ``results``, the answers in order.
+            examples have the failure score), ``total_tokens``, ``metric_tokens`` (those among them that the metric's
+            own requests took), ``duration_ms``, and ``results``, the answers in order.
         """
-        done = [answer for status, answer in answers if status == "ok"]
+        done = [answer for status, answer, *_ in answers if status == "ok"]
         failed = len(answers) - len(done)
         total = sum(answer["score"] for answer in done) + failed * self.failure_score
         return {
             "score": 100 * total / len(answers) if answers else None,
             "count": len(answers),
             "failed": failed,
-            "total_tokens": self.judging.spent.tokens + sum(total_tokens(answer["prediction"]) for answer in done),
+            "total_tokens": self.judging.tokens + sum(total_tokens(answer["prediction"]) for answer in done),
+            "metric_tokens": self.judging.tokens,
             "duration_ms": (time.monotonic() - self.started_at) * 1000,
             "results": list(answers),
         }
 
 
-def inputs_of(stages: Sequence[Stage], spec: SignatureSpec, example: object) -> tuple[dict[str, Any], dict[str, Any]]:
+def inputs_of(
+    stages: Sequence[Stage], spec: SignatureSpec, example: object, path: str
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the fields of an example that are inputs of the program, and all its fields, with strings as keys.
 
     Raises:
-        OperationError: Of kind ``input``: the example is not a map.
+        OperationError: Of kind ``input``: the example is not a map, or lacks an input.
     """
-    given = arguments.options(example, "example")
+    given = arguments.options(example, path)
+    require_inputs(spec, given, path)
     names = {item.name for item in spec.inputs}.union(*(stage.optional_inputs for stage in stages))
     return {name: value for name, value in given.items() if name in names}, given

@@ -14,6 +14,7 @@ import dspy
 from dspy.evaluate.auto_evaluation import SemanticF1 as DspySemanticF1
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.limits import NAME_BYTES
 from erlport_bridge.programs.modules import Judgement, Reward, Traced, entry, read_reward
 from erlport_bridge.programs.options import Option
 from erlport_bridge.programs.signatures import SignatureSpec
@@ -134,7 +135,7 @@ def read_metric(value: object, path: str) -> MetricChoice:
     if name is None:
         given = dict(value) if isinstance(value, Mapping) else {}
         is_semantic = plain(given.get("check")) == _SEMANTIC
-        return MetricChoice(value, path, None if is_semantic else read_reward(value, path))
+        return MetricChoice(value, path, None if is_semantic else read_reward(value, path, "metric"))
     if name not in NAMES:
         raise arguments.unknown("metric", name, NAMES, path)
     return MetricChoice(value, path, None)
@@ -156,8 +157,8 @@ METRIC: Final = _MetricOption(name="metric", description=f"a function, a check, 
 
 def _semantic(given: Mapping[str, Any], path: str, program: SignatureSpec, field: str | None) -> SemanticF1:
     arguments.only(given, ["check", "field", "input", "question"], f'key of the check "{_SEMANTIC}"', path)
-    field = arguments.text(given.get("field", field), f"{path}.field")
-    expected = arguments.text(given.get("input", field), f"{path}.input")
+    field = arguments.text(given.get("field", field), f"{path}.field", NAME_BYTES)
+    expected = arguments.text(given.get("input", field), f"{path}.input", NAME_BYTES)
     first_input = program.inputs[0].name if program.inputs else None
     question = arguments.text(given.get("question", first_input), f"{path}.question")
     return SemanticF1(question, field, expected)

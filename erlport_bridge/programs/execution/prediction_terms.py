@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import dspy
 
+from erlport_bridge import worker
 from erlport_bridge.programs.execution.call_options import CallOptions
 from erlport_bridge.programs.models import LanguageModel, ModelAccount
 from erlport_bridge.programs.values import plain
@@ -18,7 +19,7 @@ META: Final = "$meta"
 def prediction_term(
     prediction: dspy.Prediction,
     options: CallOptions,
-    model: LanguageModel | None,
+    models: Sequence[LanguageModel],
     account: ModelAccount,
     duration_ms: float,
 ) -> dict[str, Any]:
@@ -27,7 +28,7 @@ def prediction_term(
     Args:
         prediction: The prediction of a module.
         options: The options of its call.
-        model: The first model of the call; ``None``: the call used none.
+        models: The models of the call: its own, and those of stages that have another one.
         account: The usage and cost of the call's model requests.
         duration_ms: The duration of the run.
 
@@ -43,32 +44,26 @@ def prediction_term(
         META: {
             # The order of the signature, which a map in Elixir does not keep.
             "fields": list(fields),
-            "usage": plain(_named(prediction.get_lm_usage() or {}, model), '["usage"]'),
+            "usage": plain(_named(prediction.get_lm_usage() or {}, models), '["usage"]'),
             "completions": plain(rows, '["completions"]'),
             "duration_ms": duration_ms,
             "warnings": [*options.warnings, *account.warnings],
-            "model": model.name_of(account.answered_for(model.model)) if model else None,
+            "model": _name_of(account.answered_for(models[0].model), models) if models else None,
             **account.describe(),
             "request_id": options.request_id,
             "session_id": options.session_id,
+            **worker.identity(),
         },
     }
 
 
-def _named(usage: Mapping[str, Any], model: LanguageModel | None) -> Mapping[str, Any]:
+def _named(usage: Mapping[str, Any], models: Sequence[LanguageModel]) -> Mapping[str, Any]:
     """Return a usage under the names that callers know: DSPy asks some providers under the name of another one."""
-    return {model.name_of(name): used for name, used in usage.items()} if model else usage
+    return {_name_of(name, models): used for name, used in usage.items()}
 
 
-def added_usage(usage: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the sum of two usages in DSPy's form: numbers by name, in maps by model."""
-    added = dict(usage)
-    for name, value in other.items():
-        if isinstance(value, Mapping):
-            added[name] = added_usage(added.get(name) or {}, value)
-        elif isinstance(value, int | float):
-            added[name] = (added.get(name) or 0) + value
-    return added
+def _name_of(name: str, models: Sequence[LanguageModel]) -> str:
+    return next((shown for model in models if (shown := model.name_of(name)) != name), name)
 
 
 def total_tokens(prediction: Mapping[str, Any]) -> int:

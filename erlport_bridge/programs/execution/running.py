@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import dspy
 
+from erlport_bridge import errors
 from erlport_bridge import request as running_request
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import models, sandbox
@@ -23,18 +24,30 @@ from erlport_bridge.programs.models import LanguageModel, ModelAccount
 from erlport_bridge.programs.pipelines import Pipeline, Stage
 from erlport_bridge.programs.text import quoted
 from erlport_bridge.programs.tools import CallEndedError
-from erlport_bridge.request import Progress, turns, within
+from erlport_bridge.request import Progress, turns, weight, within
 
 
 @dataclass(frozen=True)
 class PreparedRun:
-    """A module with checked inputs, ready; ``model`` is ``None`` if none is configured and no stage needs one."""
+    """A module with checked inputs, ready.
+
+    Attributes:
+        model: The model that is asked; ``None``: none is configured, and no stage needs one.
+        stage_models: The models of stages that have their own, by the names of the stages.
+    """
 
     module: Pipeline
     stages: tuple[Stage, ...]
     values: Mapping[str, Any]
     model: LanguageModel | None
     options: CallOptions
+    stage_models: Mapping[str, dspy.LM] = field(default_factory=dict)
+
+    @property
+    def models(self) -> list[LanguageModel]:
+        """The model that is asked, and those of stages that have their own."""
+        own = (stage.model for stage in self.stages)
+        return [model for model in (self.model, *own) if model is not None]
 
 
 async def run(
@@ -58,33 +71,50 @@ async def run(
         The prediction as a term: its fields, and ``$meta``.
 
     Raises:
-        OperationError: Of kind ``timeout``, with the stage in which the time ran out; the run is cancelled.
+        OperationError: Of kind ``timeout``, with the stage in which the time ran out; the run is cancelled. Of kind
+            ``budget``: nothing may be spent any more; the run is cancelled.
         Exception: Any exception of DSPy.
     """
+    try:
+        return await _run(prepared, timeout_s, progress, account, events)
+    except BaseException as error:
+        account.note_paid(error)
+        raise
+
+
+async def _run(
+    prepared: PreparedRun,
+    timeout_s: float | None,
+    progress: Progress,
+    account: ModelAccount,
+    events: EventStream | None,
+) -> dict[str, Any]:
     if timeout_s == 0:
         raise timeout_error(prepared, "queue")
+    progress.end_after(timeout_s)
     progress.follow()
     account.follow()
     running_request.queued.set(progress.queued)
+    running_request.ends_at.set(None if timeout_s is None else time.monotonic() + timeout_s)
     started_at = time.monotonic()
     with sandbox.Sandboxes() as sandboxes:
         work = asyncio.ensure_future(_predict(prepared, sandboxes, events))
         try:
             # Not `wait_for`, which waits until the cancelled work ends: that would exceed the caller's deadline.
-            await asyncio.wait({work}, timeout=timeout_s)
+            either: set[asyncio.Future[Any]] = {work, progress.ended}
+            await asyncio.wait(either, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
+            if progress.ended.done():
+                raise progress.ended.result()
             if not work.done():
                 is_reader = events is not None and events.is_waiting
-                raise timeout_error(prepared, "reader" if is_reader else progress.stage)
+                raise timeout_error(prepared, "reader" if is_reader else progress.stage, progress.failure)
             prediction = work.result()
         except CallEndedError as ended:
             raise ended.__cause__ or ended from None
-        except OperationError as error:
-            _with_usage(error, account)
-            raise
         except (RecursionError, ValueError, dspy.AdapterParseError) as error:
             if not (isinstance(error, dspy.AdapterParseError) or is_parse_error(error)):
                 raise
-            raise _with_usage(parse_error(error), account) from error
+            raise parse_error(error) from error
         finally:
             # Nobody may await the work any more; asyncio would log an exception that is never retrieved.
             if work.done():
@@ -93,14 +123,10 @@ async def run(
                 work.cancel()
                 work.add_done_callback(_retrieve_exception)
     duration_ms = (time.monotonic() - started_at) * 1000
-    return prediction_term(prediction, prepared.options, prepared.model, account, duration_ms)
-
-
-def _with_usage(error: OperationError, account: ModelAccount) -> OperationError:
-    """Add what the caller paid for an answer that cannot be read; modifies and returns the error."""
-    if error.kind == "parse":
-        error.facts.setdefault("usage", account.usage())
-    return error
+    return await weight.aside(
+        *(prediction_term, prediction, prepared.options, prepared.models, account, duration_ms),
+        heavy=weight.is_heavy(prediction),
+    )
 
 
 def _retrieve_exception(ended: asyncio.Future[Any]) -> None:
@@ -108,13 +134,19 @@ def _retrieve_exception(ended: asyncio.Future[Any]) -> None:
         ended.exception()
 
 
-def timeout_error(prepared: PreparedRun, stage: str) -> OperationError:
-    """Return the error of a request whose deadline passed in ``stage``."""
-    return OperationError(
-        "timeout",
+def timeout_error(prepared: PreparedRun, stage: str, cause: Exception | None = None) -> OperationError:
+    """Return the error of a request whose deadline passed in ``stage``.
+
+    Args:
+        prepared: The run.
+        stage: Where the time went.
+        cause: The failure after which a model was asked again, or another model.
+    """
+    return errors.timeout_error(
         f"no answer within {prepared.options.timeout_ms} ms; the time ran out in stage {quoted(stage)}",
         stage=stage,
         model=prepared.model.model if prepared.model else None,
+        cause=cause,
     )
 
 
@@ -123,7 +155,10 @@ async def _predict(
     sandboxes: sandbox.Sandboxes,
     events: EventStream | None,
 ) -> dspy.Prediction:
-    await turns.turn()
+    try:
+        await turns.turn()
+    except turns.CannotBeginError as late:
+        raise OperationError("overloaded", str(late), stage="queue", retry_after=late.retry_after_s) from None
     if any(stage.needs_sandbox for stage in prepared.stages):
         # Fail here, before a model request costs anything.
         with within("sandbox"):
@@ -132,8 +167,10 @@ async def _predict(
     for stage in prepared.stages:
         prepared.options.adapter.check(stage.spec)
     lm = models.with_settings(prepared.model.lm, prepared.options.settings) if prepared.model else None
-    if lm is not None and prepared.options.adapter.calls_natively:
-        lm = lm.calling_tools()
+    stage_models = dict(prepared.stage_models)
+    if prepared.options.adapter.calls_natively:
+        lm = lm.calling_tools() if lm else None
+        stage_models = {name: own.calling_tools() for name, own in stage_models.items()}
     adapter = prepared.options.adapter.build()
     callback = None if events is None else _stream_callback(prepared, events)
     with dspy_context(
@@ -142,6 +179,7 @@ async def _predict(
         track_usage=True,
         callbacks=[] if callback is None else [callback],
         interpreter_factory=sandboxes.factory,
+        stage_models=stage_models,
         **({} if callback is None else callback.settings()),
     ):
         # Text that the stream has sent cannot be taken back, so the model is not asked again.
@@ -154,6 +192,6 @@ async def _predict(
 
 
 def _stream_callback(prepared: PreparedRun, events: EventStream) -> StreamCallback:
-    writes_in_pieces = prepared.model is not None and prepared.model.writes_in_pieces
+    writes_in_pieces = bool(prepared.models) and all(model.writes_in_pieces for model in prepared.models)
     reads_chat = prepared.options.adapter.name == "chat" and writes_in_pieces
     return StreamCallback(events, prepared.module, reads_chat=reads_chat)

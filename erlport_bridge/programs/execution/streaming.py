@@ -18,6 +18,7 @@ import dspy
 from dspy.utils.callback import BaseCallback
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.limits import ID_BYTES, size_of
 from erlport_bridge.port import elixir
 from erlport_bridge.programs.execution.chat_sections import ChatSections
 from erlport_bridge.programs.modules import public_name
@@ -25,7 +26,9 @@ from erlport_bridge.programs.options import IntegerOption, Vocabulary
 from erlport_bridge.programs.pipelines import Pipeline
 from erlport_bridge.programs.text.chat_text import Names
 from erlport_bridge.programs.values import plain
+from erlport_bridge.request import asking
 from erlport_bridge.term import Atom, OtpErlangPid, Term, encode, shown
+from erlport_bridge.tracing import current
 
 #: The tag of the messages.
 MESSAGE: Final = Atom("dspex_stream")
@@ -68,6 +71,8 @@ def opened(reply_to: object, ref: Term, buffer: int = _DEFAULT_BUFFER) -> Iterat
         raise OperationError("transport", message)
     if not isinstance(reply_to, OtpErlangPid):
         raise OperationError("input", f"expected a pid at reply_to, got {shown(reply_to)}", path="reply_to")
+    # Each event carries it.
+    ID_BYTES.check(size_of(ref, ID_BYTES.most), "ref")
     key = encode(ref)
     stream = EventStream(reply_to, ref, buffer)
     if _streams.setdefault(key, stream) is not stream:
@@ -184,6 +189,9 @@ class EventStream:
         return not self._waiting and self._unacknowledged < self._buffer
 
     def _cast(self, event: Mapping[str, Term]) -> None:
+        # The result of an item is whole: others are run again without it.
+        if event.get("type") != "result":
+            asking.note(is_seen=True)
         elixir.cast(self._reply_to, (MESSAGE, self._ref, event))
         self._unacknowledged += 1
 
@@ -232,6 +240,7 @@ class StreamCallback(BaseCallback):  # type: ignore[misc]
 
     async def send(self, chunk: Any) -> None:
         """Process a part of the model's answer; DSPy reads no further until this returns."""
+        _note_first_text()
         sections = self._sections.get(chunk.predict_id)
         choice = next((choice for choice in chunk.choices if choice.index == 0), None)
         if sections is None or choice is None:
@@ -274,6 +283,13 @@ class StreamCallback(BaseCallback):  # type: ignore[misc]
 
     def _report(self, stage: str, name: str) -> None:
         self._events.offer({"type": "status", "stage": stage, "name": name})
+
+
+def _note_first_text() -> None:
+    """Record when the first text of the current request to a model came."""
+    span = current()
+    if span is not None and "first_token_us" not in span.attributes:
+        span.set(first_token_us=span.since_start_us())
 
 
 class _Listener(NamedTuple):

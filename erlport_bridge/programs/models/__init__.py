@@ -1,6 +1,6 @@
 """Build language models from configurations, with fallback models and limits, and choose the adapter of prompts."""
 
-from erlport_bridge.programs.models import elixir_model
+from erlport_bridge.programs.models import budgets, elixir_model, history, recipes
 from erlport_bridge.programs.models.adapters import (
     AdapterChoice,
     read_adapter,
@@ -12,6 +12,13 @@ from erlport_bridge.programs.models.answer_adapters import (
     read_outputs,
     retrying,
     would_end_alike,
+)
+from erlport_bridge.programs.models.budgets import (
+    BUDGET_OPTIONS,
+    SHARED_BUDGETS,
+    Budget,
+    BudgetLimits,
+    SharedBudget,
 )
 from erlport_bridge.programs.models.configuration import (
     LanguageModel,
@@ -26,23 +33,33 @@ from erlport_bridge.programs.models.generation_settings import (
 )
 from erlport_bridge.programs.models.model_account import (
     ModelAccount,
+    added_usage,
 )
 
 __all__ = [
+    "BUDGET_OPTIONS",
     "GENERATION_SETTINGS",
+    "SHARED_BUDGETS",
     "AdapterChoice",
+    "Budget",
+    "BudgetLimits",
     "FormattedText",
     "LanguageModel",
     "ModelAccount",
+    "SharedBudget",
+    "added_usage",
+    "budgets",
     "elixir_model",
     "from_option",
     "generation_setting",
+    "history",
     "is_unreadable",
     "language_model",
     "problem_of",
     "read_adapter",
     "read_outputs",
     "read_settings",
+    "recipes",
     "retrying",
     "with_settings",
     "would_end_alike",

@@ -10,6 +10,7 @@ from dspy.adapters.types.citation import Citations
 
 from erlport_bridge import dspy_patches
 from erlport_bridge.errors import OperationError
+from erlport_bridge.limits import NAME_BYTES
 from erlport_bridge.programs.models import configuration
 from erlport_bridge.programs.models.answer_adapters import ChatForm, JSONForm, TwoStepForm, XMLForm
 from erlport_bridge.programs.models.configuration import LanguageModel
@@ -91,7 +92,7 @@ def read_adapter(value: object, path: str = "opts.adapter") -> AdapterChoice:
     if text_of(value) is not None:
         value = {"name": value}
     given = arguments.options(value, path)
-    name = arguments.text(given.get("name", "chat"), f"{path}.name")
+    name = arguments.text(given.get("name", "chat"), f"{path}.name", NAME_BYTES)
     if name not in ADAPTERS:
         raise arguments.unknown("adapter", name, ADAPTERS, path)
     own = {"extraction_model"} if name == _TWO_STEP else {_NATIVE_OPTION}

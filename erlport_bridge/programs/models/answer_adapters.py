@@ -29,9 +29,10 @@ from dspy.utils.exceptions import AdapterParseError
 from erlport_bridge import dspy_patches
 from erlport_bridge.errors import OperationError, message_of
 from erlport_bridge.programs import values
-from erlport_bridge.programs.models import endings, response_cache
+from erlport_bridge.programs.models import endings, off_loop, response_cache
 from erlport_bridge.programs.signatures import constraints
 from erlport_bridge.programs.text import chat_text, indented_below, without_headers, xml_text
+from erlport_bridge.request import Assigned, weight
 
 _MAX_REASON_CHARACTERS: Final = 500
 # The exceptions of DSPy's and Pydantic's parsers: for example, text that nests too deep is a RecursionError.
@@ -55,14 +56,9 @@ class _Budget:
 _budget: ContextVar[_Budget | None] = ContextVar("parse_retries", default=None)
 
 
-@contextlib.contextmanager
-def retrying(retries: int) -> Iterator[None]:
+def retrying(retries: int) -> contextlib.AbstractContextManager[None]:
     """Within the ``with`` block, ask again after answers that cannot be read, at most ``retries`` times in all."""
-    token = _budget.set(_Budget(retries))
-    try:
-        yield
-    finally:
-        _budget.reset(token)
+    return Assigned(_budget, _Budget(retries))
 
 
 def is_unreadable(error: BaseException) -> bool:
@@ -149,6 +145,10 @@ class _Asking:
     def checked(self, completions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the fields of each completion after a check of their constraints."""
         self._is_parsed = True
+        for name, field in self._original.output_fields.items():
+            if field.annotation is dspy.ToolCalls:
+                for fields in completions:
+                    _check_calls(name, fields.get(name))
         for name in _validators(self._original):
             for fields in completions:
                 _check(self._original, name, fields.get(name))
@@ -176,6 +176,15 @@ def _check(signature: _Signature, name: str, value: Any) -> None:
         constraints.validated(validate, value, f"outputs.{name}", "parse")
 
 
+def _check_calls(name: str, calls: Any) -> None:
+    """Check texts of native calls of tools, which no adapter has read: Elixir has no term for every text of JSON."""
+    try:
+        values.check_texts([{"name": call.name, "args": call.args} for call in getattr(calls, "tool_calls", ())])
+    except values.UnreadableError as error:
+        place = f"outputs.{name}.tool_calls"
+        raise OperationError("parse", error.at(place), path=place + error.path) from error
+
+
 def _annotated(field: Any) -> Any:
     parts = (field.annotation, *field.metadata)
     return Annotated[parts]
@@ -200,9 +209,27 @@ class _Form:
         asking = _Asking(self, signature)
         while True:
             with asking.attempt():
-                form = asking.form
-                completions = await form.plain.acall(form, lm, dict(lm_kwargs), asking.signature, demos, inputs)
-                return asking.checked(completions)
+                signature = asking.signature
+                form = await off_loop.for_one_request(asking.form, lm, lm_kwargs, signature, demos, inputs)
+                completions = await form.plain.acall(form, lm, dict(lm_kwargs), signature, demos, inputs)
+                if isinstance(completions, off_loop.Postponed):
+                    completions = await weight.aside(completions.read, heavy=True)
+                return await weight.aside(asking.checked, completions)
+
+    def signature_of_prompt(self, lm: Any, lm_kwargs: dict[str, Any], signature: _Signature, inputs: Any) -> _Signature:
+        """Return the signature that a prompt shows: without fields that the provider has in its own form."""
+        shown: _Signature = self._call_preprocess(lm, lm_kwargs, signature, inputs)  # type: ignore[attr-defined]
+        return shown
+
+    def _call_postprocess(self, processed: _Signature, original: _Signature, *arguments: Any) -> list[dict[str, Any]]:
+        try:
+            read: list[dict[str, Any]] = super()._call_postprocess(processed, original, *arguments)  # type: ignore[misc]
+        except pydantic.ValidationError as error:  # of calls of tools, which alone DSPy reads itself
+            names = (name for name, field in original.output_fields.items() if field.annotation is dspy.ToolCalls)
+            path = f"outputs.{next(names, 'tool_calls')}"
+            reason = error.errors()[0]["msg"]
+            raise OperationError("parse", f"expected calls of tools at {path}: {reason}", path=path) from error
+        return read
 
     def fallback(self) -> Any:
         """Return the adapter that asks again if an answer cannot be read, or ``None``."""
@@ -347,15 +374,33 @@ class XMLForm(_TextForm, dspy.XMLAdapter):  # type: ignore[misc]
 
 
 class TwoStepForm(_Form, dspy.TwoStepAdapter):  # type: ignore[misc]
-    """The port's ``dspy.TwoStepAdapter``; the second model's answers are read by :class:`ChatForm`."""
+    """The port's ``dspy.TwoStepAdapter``; the second model's answers are read by :class:`_ExtractionForm`."""
 
     plain = dspy.TwoStepAdapter
+
+    def format(
+        self, signature: _Signature, demos: list[dict[str, Any]], inputs: dict[str, Any]
+    ) -> list[dict[str, Any]]:
+        """Return the messages of the first request, with earlier turns as turns; DSPy writes them as one text."""
+        history = next((name for name, field in signature.input_fields.items() if field.annotation is dspy.History), "")
+        if not history:
+            return list(super().format(signature, demos, inputs))
+        asked, given = signature.delete(history), dict(inputs)
+        turns = self.format_conversation_history(asked, history, given)
+        *before, last = super().format(asked, demos, given)
+        return [*before, *turns, last]
+
+    def signature_of_prompt(self, lm: Any, lm_kwargs: dict[str, Any], signature: _Signature, inputs: Any) -> _Signature:
+        """Return the whole signature."""
+        return signature
 
     def format_user_message_content(
         self, signature: _Signature, inputs: Mapping[str, Any], *args: Any, **kwargs: Any
     ) -> str:
         """Return a user message, in which no line of a value begins like a field."""
-        shown = _guarded(signature.input_fields, inputs, lambda text: indented_below(text, signature.fields), str)
+        shown = _guarded(
+            signature.input_fields, _ordered(inputs), lambda text: indented_below(text, signature.fields), str
+        )
         return str(super().format_user_message_content(signature, shown, *args, **kwargs))
 
     def format_assistant_message_content(
@@ -363,11 +408,30 @@ class TwoStepForm(_Form, dspy.TwoStepAdapter):  # type: ignore[misc]
     ) -> str:
         """Return an earlier answer, in which no line of a value begins like a field."""
         # The signature of an earlier turn has only the fields that the turn holds.
-        shown = _guarded(signature.output_fields, outputs, lambda text: indented_below(text, None), str)
+        shown = _guarded(signature.output_fields, _ordered(outputs), lambda text: indented_below(text, None), str)
         return str(super().format_assistant_message_content(signature, shown, *args, **kwargs))
 
 
-dspy_patches.provide("two_step_reader", lambda _: ChatForm)
+def _ordered(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a message without sets: this adapter writes values as Python shows them."""
+    return {name: dspy_patches.sets_as_lists(value) for name, value in given.items()}
+
+
+class _ExtractionForm(ChatForm):
+    """Reads the fields from the text of the first of two steps, unless that text was cut off, filtered or a refusal."""
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """Ask the second model from a thread."""
+        endings.refuse_lasting()
+        return super().__call__(*arguments, **named)
+
+    async def acall(self, *arguments: Any, **named: Any) -> Any:
+        """Ask the second model from a task."""
+        endings.refuse_lasting()
+        return await super().acall(*arguments, **named)
+
+
+dspy_patches.provide("two_step_reader", lambda _: _ExtractionForm)
 dspy_patches.keep_system_messages(ChatForm, JSONForm, XMLForm)
 
 

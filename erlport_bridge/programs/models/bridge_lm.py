@@ -7,24 +7,38 @@ import contextlib
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, Final
 
 import dspy
 from dspy.clients.call_context import adapter_fallback_scope
-from dspy.clients.execution import aexecute, execute, finalize, prepare
+from dspy.clients.execution import IGNORED_CACHE_KEYS, aexecute, execute, finalize, prepare
 from dspy.lm15 import RegisteredProvider
 from dspy.utils.callback import with_callbacks
 
-from erlport_bridge.errors import kind_of
-from erlport_bridge.programs.models import content_parts, endings
-from erlport_bridge.programs.models.api_keys import KeyFunction
+from erlport_bridge import dspy_patches
+from erlport_bridge.errors import OperationError, kind_of
+from erlport_bridge.programs.models import (
+    budgets,
+    content_parts,
+    endings,
+    litellm_engines,
+    native_engines,
+    request_retries,
+)
+from erlport_bridge.programs.models.api_keys import KeySource
+from erlport_bridge.programs.models.history import Recording
 from erlport_bridge.programs.models.model_account import ModelRequest, current_account
 from erlport_bridge.programs.models.rate_limits import ModelLimit
 from erlport_bridge.programs.models.response_cache import within_partition
-from erlport_bridge.request import current_progress, within
+from erlport_bridge.request import asking, current_progress, weight, within
 from erlport_bridge.threads import wait_for
 
 _log = logging.getLogger(__name__)
+
+dspy_patches.provide("native_engines", native_engines.REPLACEMENTS)
+dspy_patches.provide("litellm_engines", litellm_engines.REPLACEMENTS)
+dspy_patches.provide("request_retries", request_retries.within_deadline)
 
 #: Kinds of errors after which the fallback model is asked: the model is unavailable, or cannot take this request. A
 #: request that is invalid would fail with the fallback model too.
@@ -69,8 +83,9 @@ class BridgeLM(dspy.LM):  # type: ignore[misc]
         self.partition = partition
         self.carried = carried
         self._calls_tools = False
+        self._is_local = not isinstance(options.get("engine", "auto"), str)
         self.fallbacks: tuple[BridgeLM, ...] = ()
-        self._key_function: tuple[KeyFunction, Callable[[str], BridgeLM]] | None = None
+        self._key_function: tuple[KeySource, Callable[[str], BridgeLM]] | None = None
 
     def with_fallbacks(self, models: Sequence[BridgeLM]) -> BridgeLM:
         """Return a copy with these fallback models, each followed by its own fallback models."""
@@ -78,7 +93,7 @@ class BridgeLM(dspy.LM):  # type: ignore[misc]
         copied.fallbacks = tuple(fallback for model in models for fallback in (model, *model.fallbacks))
         return copied
 
-    def with_key_function(self, key_function: KeyFunction, with_key: Callable[[str], BridgeLM]) -> BridgeLM:
+    def with_key_function(self, key_function: KeySource, with_key: Callable[[str], BridgeLM]) -> BridgeLM:
         """Return a copy whose requests each read their API key.
 
         Args:
@@ -165,6 +180,8 @@ class BridgeLM(dspy.LM):  # type: ignore[misc]
 
     def _fall_back(self, error: dspy.LMError, following: BridgeLM | None, *, has_streamed: bool) -> None:
         """Record the failure; raise the error again if there is no next model, or if the next would not help."""
+        if (progress := current_progress()) is not None:
+            progress.failure = error
         if following is None or has_streamed or kind_of(error) not in _FALLBACK_KINDS:
             raise error
         current_account().add_failure(self.shown_name, error)
@@ -173,39 +190,79 @@ class BridgeLM(dspy.LM):  # type: ignore[misc]
     @with_callbacks  # type: ignore[untyped-decorator]
     async def _request(self, asked: str, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         """Run the steps of ``dspy.BaseLM.acall``, and count the result, which that method does not expose."""
-        with ModelRequest(asked, self.shown_name, is_limited=self.limit is not None) as counted:
-            if self.limit is None:
-                call, result = await self._answer(prompt, messages, kwargs)
-            else:
-                async with self.limit.passed():
-                    counted.passed_limit()
-                    call, result = await self._answer(prompt, messages, kwargs)
-            counted.answered(result)
+        counted = ModelRequest(
+            asked,
+            self.shown_name,
+            is_limited=self.limit is not None,
+            is_local=self._is_local,
+            sent=messages or prompt,
+        )
+        async with Recording(asked, self.shown_name) as recorded:
+            with counted:
+                if self.limit is None:
+                    call, result = await self._answer(counted, recorded, prompt, messages, kwargs)
+                else:
+                    async with self.limit.passed():
+                        counted.passed_limit()
+                        call, result = await self._answer(counted, recorded, prompt, messages, kwargs)
+                counted.answered(result)
+            recorded.answered(result)
+            await budgets.add(counted.paid())
         return self._outputs(call, result)
 
-    async def _answer(self, prompt: Any, messages: Any, kwargs: dict[str, Any]) -> tuple[Any, Any]:
+    async def _answer(
+        self, counted: ModelRequest, recorded: Recording, prompt: Any, messages: Any, kwargs: dict[str, Any]
+    ) -> tuple[Any, Any]:
         with within_partition(self.partition):
-            messages = self._checked(messages)
-            call = await asyncio.to_thread(prepare, self, prompt, messages, kwargs, asynchronous=True)
-            return call, await aexecute(self, call)
+            messages = await weight.aside(self._checked, messages)
+            call = await weight.to_thread(prepare, self, prompt, messages, kwargs, asynchronous=True)
+            try:
+                await dspy_patches.make_request(self, call)
+                await budgets.check(partial(weight.to_thread, self._is_cached, call, is_async=True))
+                asking.note()
+                counted.is_sent()
+                recorded.sent(call)
+                return call, await aexecute(self, call)
+            except (TypeError, ValueError) as error:
+                raise self._refused(error) from error
 
     @with_callbacks  # type: ignore[untyped-decorator]
     def _request_sync(self, asked: str, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:
         """Run the steps of ``dspy.BaseLM.__call__``, and count the result."""
         passed = contextlib.nullcontext() if self.limit is None else self.limit.passed_at_once(self.shown_name)
-        with ModelRequest(asked, self.shown_name) as counted, passed, within_partition(self.partition):
+        counted = ModelRequest(asked, self.shown_name, is_local=self._is_local, sent=messages or prompt)
+        recorded = Recording(asked, self.shown_name)
+        with recorded, counted, passed, within_partition(self.partition):
             call = prepare(self, prompt, self._checked(messages), kwargs)
-            result = execute(self, call)
+            try:
+                budgets.check_in_thread(partial(self._is_cached, call, is_async=False))
+                asking.note()
+                counted.is_sent()
+                recorded.sent(call)
+                result = execute(self, call)
+            except (TypeError, ValueError) as error:
+                raise self._refused(error) from error
             counted.answered(result)
+            recorded.answered(result)
+        budgets.add_in_thread(counted.paid())
         return self._outputs(call, result)
 
+    def _is_cached(self, call: Any, *, is_async: bool) -> bool:
+        return call.cache and dspy.cache.get(call.key(self, is_async), IGNORED_CACHE_KEYS) is not None
+
     def _outputs(self, call: Any, result: Any) -> Any:
+        if (progress := current_progress()) is not None:
+            progress.failure = None
         outputs = finalize(self, call, result)
         found = endings.endings_of(result, self.shown_name)
         if found:
             current_account().add_warnings(map(str, found))
             endings.note(found)
         return outputs
+
+    def _refused(self, error: Exception) -> OperationError:
+        """Word an error of DSPy about settings that no request can hold; a client's errors are those of DSPy."""
+        return OperationError("input", f"{self.shown_name} cannot take this request: {error}")
 
     def _checked(self, messages: Any) -> Any:
         return messages and content_parts.checked(messages, self.carried, self.shown_name)

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final, NamedTuple
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.limits import ID_BYTES, MODEL_DEPTH, MODELS, NAME_BYTES, check_depth
 from erlport_bridge.programs.models import api_keys, content_parts, elixir_model, providers, response_cache
+from erlport_bridge.programs.models.addresses import public_address
 from erlport_bridge.programs.models.bridge_lm import BridgeLM
 from erlport_bridge.programs.models.generation_settings import GENERATION_SETTINGS, read_settings
 from erlport_bridge.programs.models.providers import LITELLM_PROVIDERS, PROVIDERS, Provider
@@ -43,12 +45,12 @@ _FALLBACKS: Final = UnreadOption(
 )
 # The options of a model at a service, beside the generation settings.
 _CLIENT_OPTIONS: Final = Vocabulary(
-    TextOption(name="model", required=True, description="the model's name at its provider"),
+    TextOption(name="model", limit=NAME_BYTES, required=True, description="the model's name at its provider"),
     UnreadOption(name="api_key", type_text="str", description="the key; else the provider's environment variable"),
     UnreadOption(name="api_base", type_text="str", description="the address of the service; also base_url"),
     UnreadOption(name="headers", type_text="map", description="HTTP headers, for gateways"),
     _RETRIES,
-    TextOption(name="model_type", default="chat", description='"chat" or "responses"'),
+    TextOption(name="model_type", limit=NAME_BYTES, default="chat", description='"chat" or "responses"'),
     BooleanOption(name="cache", default=False, description="answers are kept in memory, for equal requests"),
     _FALLBACKS,
     *(
@@ -61,14 +63,17 @@ _CLIENT_OPTIONS: Final = Vocabulary(
 )
 # The options of a model function in Elixir, beside the generation settings.
 _ELIXIR_OPTIONS: Final = Vocabulary(
-    TextOption(name="model", default="function", description="a name for the model"),
-    TextOption(name="callback", required=True, description="the id under which the function can be called"),
+    TextOption(name="model", limit=NAME_BYTES, default="function", description="a name for the model"),
+    TextOption(
+        name="callback", limit=ID_BYTES, required=True, description="the id under which the function can be called"
+    ),
     _RETRIES,
     _FALLBACKS,
 )
 #: The options of ``configure_lm``.
 OPTIONS: Final = GENERATION_SETTINGS | _CLIENT_OPTIONS
 
+_KNOWN: Final = tuple(sorted([EMBEDDED, ELIXIR, *PROVIDERS, *LITELLM_PROVIDERS]))
 _PROVIDER_NAME: Final = re.compile("[A-Za-z][A-Za-z_]{0,19}[A-Za-z0-9]?")
 _RESPONSES: Final = "responses"
 # Providers of DSPy's own client that have OpenAI's responses.
@@ -83,6 +88,7 @@ class LanguageModel:
         engine: The client that sends requests: DSPy's own (``native``), ``litellm``, ``elixir`` or ``embedded``.
         fallbacks: The names of the fallback models, in the order in which they are asked.
         writes_in_pieces: Whether the engines of the model and its fallback models stream.
+        configuration: The model as a caller writes it, with its key.
     """
 
     provider: str
@@ -94,6 +100,7 @@ class LanguageModel:
     description: str = "a language model of this provider"
     fallbacks: tuple[str, ...] = ()
     writes_in_pieces: bool = True
+    configuration: Any = field(default=None, repr=False, compare=False)
 
     def describe(self) -> dict[str, Any]:
         """Return the description of the model for callers, without ``lm``."""
@@ -121,11 +128,17 @@ class LanguageModel:
             lm=self.lm.with_fallbacks([model.lm for model in models]),
             fallbacks=tuple(name for model in models for name in (model.model, *model.fallbacks)),
             writes_in_pieces=all(model.writes_in_pieces for model in (self, *models)),
+            configuration=[model.configuration for model in (self, *models)],
         )
 
 
 def language_model(
-    provider: object, options: object, *, path: str = "config", default_retries: int | None = None
+    provider: object,
+    options: object,
+    *,
+    path: str = "config",
+    provider_path: str = "provider",
+    default_retries: int | None = None,
 ) -> LanguageModel:
     """Configure a model.
 
@@ -134,18 +147,22 @@ def language_model(
             ``"provider/model"``.
         options: A map of :data:`OPTIONS`; ``api_base`` has the alias ``base_url``.
         path: The path of the options, for errors.
+        provider_path: The path of the provider, for errors.
         default_retries: Default of ``num_retries``. Requests to a model with ``fallbacks`` are not retried by default.
 
     Raises:
         OperationError: Of kind ``provider`` (unknown provider), ``auth`` (no key) or ``input`` (an invalid option).
     """
-    name, _, model = arguments.text(provider, "provider").partition("/")
+    name, _, model = arguments.text(provider, provider_path, NAME_BYTES).partition("/")
     given = arguments.options(options, path)
+    written = {**given, "provider": text_of(provider)}
     fallbacks = _fallbacks(given.pop("fallbacks", None), f"{path}.fallbacks")
     if fallbacks:
         default_retries = 0
+    if name not in _KNOWN:
+        raise _unknown_provider(name, provider_path)
     found = _model(name, model, given, default_retries, path)
-    return found.with_fallbacks(fallbacks) if fallbacks else found
+    return replace(found.with_fallbacks(fallbacks) if fallbacks else found, configuration=written)
 
 
 def from_option(value: object, path: str = "opts.lm", *, default_retries: int | None = None) -> LanguageModel:
@@ -160,8 +177,12 @@ def from_option(value: object, path: str = "opts.lm", *, default_retries: int | 
     Raises:
         OperationError: See :func:`language_model`.
     """
+    provider_path = f"{path}.provider"
+    if isinstance(value, list):
+        MODELS.check(len(value), path)
+    check_depth(value, MODEL_DEPTH, path)
     if text_of(value):
-        return language_model(value, {}, path=path, default_retries=default_retries)
+        return language_model(value, {}, path=path, provider_path=provider_path, default_retries=default_retries)
     # A keyword list is one model.
     if isinstance(value, list) and value and not all(isinstance(item, tuple) for item in value):
         first = from_option(value[0], f"{path}[0]", default_retries=0 if len(value) > 1 else default_retries)
@@ -169,8 +190,9 @@ def from_option(value: object, path: str = "opts.lm", *, default_retries: int | 
         return first.with_fallbacks(rest) if rest else first
     given = arguments.options(value, path)
     if "provider" not in given:
-        raise OperationError("input", f"expected a provider at {path}.provider", path=f"{path}.provider")
-    return language_model(given.pop("provider"), given, path=path, default_retries=default_retries)
+        raise OperationError("input", f"expected a provider at {provider_path}", path=provider_path)
+    provider = given.pop("provider")
+    return language_model(provider, given, path=path, provider_path=provider_path, default_retries=default_retries)
 
 
 def with_settings(lm: BridgeLM, settings: Mapping[str, Any]) -> BridgeLM:
@@ -183,6 +205,7 @@ def _fallbacks(value: object, path: str, *, first_index: int = 0) -> list[Langua
         return []
     if not isinstance(value, list):
         raise OperationError("input", f"expected a list of models at {path}, got {shown(value)}", path=path)
+    MODELS.check(len(value), path)
     last = len(value) - 1
     return [
         from_option(item, f"{path}[{index + first_index}]", default_retries=0 if index < last else None)
@@ -201,19 +224,21 @@ def _model(name: str, model: str, given: dict[str, Any], default_retries: int | 
     settings = read_settings(given, path)
     if name == EMBEDDED:
         return _embedded(settings)
-    if name not in PROVIDERS and name not in LITELLM_PROVIDERS:
-        known = sorted([EMBEDDED, ELIXIR, *PROVIDERS, *LITELLM_PROVIDERS])
-        # Text that does not look like a name may be an API key in the wrong place, so it is not shown.
-        is_name = _PROVIDER_NAME.fullmatch(name)
-        raise OperationError(
-            "provider",
-            f"unknown provider{f' {quoted(name)}' if is_name else ''}{suggestion(name, known)}; "
-            f"known providers: {', '.join(known)}",
-            path="provider",
-            provider=name if is_name else None,
-        )
     retries = _DEFAULT_RETRIES if default_retries is None else default_retries
     return _remote(name, given, settings, retries, path)
+
+
+def _unknown_provider(name: str, path: str) -> OperationError:
+    meant = providers.with_provider(name)
+    # Text that does not look like a name may be an API key in the wrong place, so it is not shown.
+    is_name = meant is not None or _PROVIDER_NAME.fullmatch(name)
+    hint = suggestion(name, _KNOWN) if meant is None else f" (did you mean {quoted(meant)}?)"
+    return OperationError(
+        "provider",
+        f"unknown provider{f' {quoted(name)}' if is_name else ''}{hint}; known providers: {', '.join(_KNOWN)}",
+        path=path,
+        provider=name if is_name else None,
+    )
 
 
 def _embedded(settings: dict[str, Any]) -> LanguageModel:
@@ -235,10 +260,11 @@ def _embedded(settings: dict[str, Any]) -> LanguageModel:
 def _remote(
     name: str, given: dict[str, Any], settings: dict[str, Any], default_retries: int, path: str
 ) -> LanguageModel:
-    model = arguments.text(given.get("model"), f"{path}.model")
+    model = arguments.text(given.get("model"), f"{path}.model", NAME_BYTES)
     read = _CLIENT_OPTIONS.read(given, path)
     provider = PROVIDERS.get(name)
     api_base = providers.api_base(given.get("api_base"), provider, name, path)
+    providers.check_user(api_base, given.get("api_key"), name, path)
     headers = providers.headers(given.get("headers"), name, path)
     model_type = _model_type(read.get("model_type", "chat"), name, provider, bool(headers), path)
     key_function = api_keys.key_function(given.get("api_key"), path, f"{name}/{model}")
@@ -259,7 +285,7 @@ def _remote(
         f"{name}/{model}",
         with_settings(lm, settings),
         "native" if provider else "litellm",
-        providers.public_address(api_base),
+        None if api_base is None else public_address(api_base),
         tuple(settings.items()),
     )
 
@@ -278,8 +304,8 @@ def _model_type(model_type: str, name: str, provider: Provider | None, has_heade
 
 def _elixir(given: dict[str, Any], path: str) -> LanguageModel:
     arguments.only(given, GENERATION_SETTINGS | _ELIXIR_OPTIONS, "option", path)
-    callback_id = arguments.text(given.get("callback"), f"{path}.callback")
-    name = f"{ELIXIR}/{arguments.text(given.get('model', 'function'), f'{path}.model')}"
+    callback_id = arguments.text(given.get("callback"), f"{path}.callback", ID_BYTES)
+    name = f"{ELIXIR}/{arguments.text(given.get('model', 'function'), f'{path}.model', NAME_BYTES)}"
     settings = read_settings(given, path)
     lm = elixir_model.elixir_model(callback_id, name, _ELIXIR_OPTIONS.read(given, path).get("num_retries", 0))
     return LanguageModel(

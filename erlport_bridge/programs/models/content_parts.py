@@ -45,6 +45,8 @@ _PUBLIC_MARKERS: Final = (
     (content_markers.SECRET_START, content_markers.PUBLIC_START),
     (content_markers.SECRET_END, content_markers.PUBLIC_END),
 )
+_OF_PLAIN_TEXT: Final = frozenset({"role", "content"})
+_ROLES: Final = ("system", "user", "assistant")
 # dict first: nearly every message is a dict, and the check for it is far faster than the check for Mapping.
 _MAPPINGS: Final = (dict, Mapping)
 _NOT_FETCHED: Final = "; addresses are not fetched and files are not opened"
@@ -73,6 +75,8 @@ def checked(messages: Sequence[Any], carried: frozenset[str], model: str) -> Seq
             kind ``provider``: the engine does not send a part's kind. Of kind ``missing_dependency``: DSPy's public
             markers are in use, so that text could pose as a content part.
     """
+    if all(map(_is_plain_text, messages)):
+        return messages
     # No copy unless something changes: DSPy recognizes the messages of its adapters by identity.
     if any(documents.is_part(part) for message in messages for part in _parts(message)):
         messages = [_with_documents(message) for message in messages]
@@ -84,6 +88,14 @@ def checked(messages: Sequence[Any], carried: frozenset[str], model: str) -> Seq
                 if kind not in carried:
                     raise _not_sent(kind, carried, model)
     return _public(messages) if _has_secret(messages) else messages
+
+
+def _is_plain_text(message: Any) -> bool:
+    """Return whether a message is text that is sent as it is, as most are."""
+    if type(message) is not dict or message.keys() != _OF_PLAIN_TEXT:
+        return False
+    content = message["content"]
+    return type(content) is str and content_markers.SECRET not in content and message["role"] in _ROLES
 
 
 def _parts(message: Any) -> list[Mapping[str, Any]]:

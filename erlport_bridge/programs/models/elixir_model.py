@@ -15,12 +15,15 @@ from typing import Any, Final
 from dspy import lm15
 from dspy._vendor.lm15.serde import request_to_dict
 
+from erlport_bridge import worker
 from erlport_bridge.errors import OperationError, message_of
+from erlport_bridge.limits import REPLY_BYTES, size_of
 from erlport_bridge.port import elixir
+from erlport_bridge.programs import callbacks
 from erlport_bridge.programs.models import content_parts
 from erlport_bridge.programs.models.bridge_lm import BridgeLM
 
-_CALLBACKS_MODULE: Final = "Elixir.DSPex.Python.Callbacks"
+_REPLY: Final = "the model's reply"
 # Kind of an error -> exception, which DSPy turns into its own error with the model's name.
 _ERRORS: Final[Mapping[str, type[lm15.LM15Error]]] = {
     "rate_limit": lm15.RateLimitError,
@@ -107,9 +110,12 @@ class _AsyncElixirEngine:
         token = _new_token()
         pieces = _streams[token] = asyncio.Queue(1)
         answer = asyncio.ensure_future(self._ask(token, request, stream=True))
+        size = 0
         try:
             yield lm15.StreamStartEvent(id=None, model=request.model)
             async for piece in _until(answer, pieces):
+                size += len(piece)
+                REPLY_BYTES.check(size, _REPLY)
                 yield lm15.StreamDeltaEvent(lm15.TextDelta(text=piece))
             for event in _rest(answer.result()):
                 yield event
@@ -143,17 +149,18 @@ async def _until(answer: asyncio.Future[Any], pieces: asyncio.Queue[str]) -> Asy
 
 
 def _new_token() -> str:
-    return secrets.token_hex(8)
+    # The number of the worker that has made it tells the other side where to send the pieces of the answer.
+    return f"{worker.number() or 0}-{secrets.token_hex(8)}"
 
 
 def _call(callback_id: str, token: str, request: lm15.Request, *, stream: bool) -> tuple[str, str, list[Any]]:
     argument = {"token": token, "stream": stream, "request": _request_term(request)}
-    return _CALLBACKS_MODULE, "call", [callback_id, argument]
+    return callbacks.invocation(callback_id, argument)
 
 
 def _cancel(token: str) -> None:
     # The result is not needed.
-    elixir.begin_call(_CALLBACKS_MODULE, "cancel", [token])
+    elixir.begin_call(callbacks.CALLBACKS_MODULE, "cancel", [token])
 
 
 def _request_term(request: lm15.Request) -> dict[str, Any]:
@@ -209,6 +216,7 @@ def _read(answer: Any, *, is_rest: bool = False) -> tuple[list[Any], str | None,
     Raises:
         lm15.LM15Error: The answer is an error, or is malformed.
     """
+    REPLY_BYTES.check(size_of(answer, REPLY_BYTES.most), _REPLY)
     error = answer.get("error")
     if error is not None:
         raise _ERRORS[error["kind"]](error["message"], retry_after=error["retry_after"])

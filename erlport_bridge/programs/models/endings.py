@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -11,6 +11,7 @@ from typing import Any, Final
 from dspy import lm15
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.request import Assigned
 
 _ORDINARY: Final = frozenset({"stop", "tool_call", "tool_calls", "function_call", "end_turn", None})
 _LENGTH: Final = "length"
@@ -78,14 +79,9 @@ class Endings:
 _current: ContextVar[Endings | None] = ContextVar("endings", default=None)
 
 
-@contextlib.contextmanager
-def collected(endings: Endings) -> Iterator[None]:
+def collected(endings: Endings) -> contextlib.AbstractContextManager[None]:
     """Collect the endings of the requests inside the ``with`` block; an answer without content is an error there."""
-    token = _current.set(endings)
-    try:
-        yield
-    finally:
-        _current.reset(token)
+    return Assigned(_current, endings)
 
 
 def note(found: list[Ending]) -> None:
@@ -99,6 +95,17 @@ def note(found: list[Ending]) -> None:
         endings.found += found
         if found and found[0].is_empty:
             raise found[0].error()
+
+
+def refuse_lasting() -> None:
+    """Check, before a further request is paid for, that no answer to the current one ended too early.
+
+    Raises:
+        OperationError: Of kind ``parse``: an answer was cut off, filtered or refused.
+    """
+    endings = _current.get()
+    if endings is not None and endings.lasting is not None:
+        raise endings.lasting.error()
 
 
 def endings_of(result: Any, model: str) -> list[Ending]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
-from erlport_bridge.programs.options import ExactNumberOption, IntegerOption, Option, Vocabulary, wrong
+from erlport_bridge.programs.options import ExactNumberOption, IntegerOption, Option, TextOption, Vocabulary, wrong
 
 # OpenAI's limit. Without it the embedded model would write any number of completions, and could not be stopped.
 _MAX_COMPLETIONS: Final = 128
@@ -14,34 +14,22 @@ _MAX_NUMBER: Final = 2**63 - 1
 
 
 class _StopOption(Option):
-    """An option whose value is one text or a list of texts."""
+    """An option whose value is one text or a list of texts, none of them empty."""
 
     def _read(self, value: object, path: str) -> list[str]:
-        if isinstance(value, str):
-            return [str(value)]
-        if isinstance(value, list) and value and all(isinstance(item, str) for item in value):
-            return [str(item) for item in value]
-        raise wrong("a string or a list of strings", value, path)
+        texts = value if isinstance(value, list) else [value]
+        if texts and all(isinstance(item, str) and item for item in texts):
+            return [str(item) for item in texts]
+        raise wrong("a string or a list of strings, none of them empty", value, path)
 
     def _type(self) -> dict[str, Any]:
         return {"type": "str | list[str]"}
 
 
-class _StringOption(Option):
-    """An option whose value is any text, also empty."""
-
-    def _read(self, value: object, path: str) -> str:
-        if isinstance(value, str):
-            return str(value)
-        raise wrong("a string", value, path)
-
-    def _type(self) -> dict[str, Any]:
-        return {"type": "str"}
-
-
-#: The settings by name; the model chooses a setting that is left out.
+#: The settings by name; the model chooses a setting that is left out. The bounds are those of DSPy's own client, within
+#: which a provider may accept less.
 GENERATION_SETTINGS: Final = Vocabulary(
-    ExactNumberOption(name="temperature", description="how much the model varies its answers"),
+    ExactNumberOption(name="temperature", minimum=0, maximum=2, description="how much the model varies its answers"),
     IntegerOption(name="max_tokens", minimum=1, description="most tokens of an answer"),
     IntegerOption(
         name="n",
@@ -50,7 +38,9 @@ GENERATION_SETTINGS: Final = Vocabulary(
         expected="",
         description='completions of one request; all of them under "completions"',
     ),
-    ExactNumberOption(name="top_p", description="the share of probability that tokens are drawn from"),
+    ExactNumberOption(
+        name="top_p", minimum=0, maximum=1, description="the share of probability that tokens are drawn from"
+    ),
     _StopOption(name="stop", description="text at which the model stops"),
     IntegerOption(
         name="rollout_id",
@@ -58,9 +48,16 @@ GENERATION_SETTINGS: Final = Vocabulary(
         description="calls of another id share no cached answer; the provider does not see it",
     ),
     IntegerOption(name="seed", description="random seed, for providers that take one"),
-    ExactNumberOption(name="presence_penalty", description="penalty of tokens that occur already"),
-    ExactNumberOption(name="frequency_penalty", description="penalty of tokens by how often they occur already"),
-    _StringOption(name="reasoning_effort", description='for reasoning models, such as "low"'),
+    ExactNumberOption(
+        name="presence_penalty", minimum=-2, maximum=2, description="penalty of tokens that occur already"
+    ),
+    ExactNumberOption(
+        name="frequency_penalty",
+        minimum=-2,
+        maximum=2,
+        description="penalty of tokens by how often they occur already",
+    ),
+    TextOption(name="reasoning_effort", description='for reasoning models, such as "low"'),
 )
 
 

@@ -8,18 +8,17 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping
 from contextvars import ContextVar
+from dataclasses import replace
 from types import TracebackType
-from typing import Any, Final
+from typing import Any
 
 from dspy.utils.usage_tracker import UsageTracker
 
 from erlport_bridge.counting import PORT_COUNTERS, Spent
-from erlport_bridge.errors import details, kind_of
+from erlport_bridge.errors import cause_of, kind_of, note_paid
+from erlport_bridge.programs.models import model_spans
 
 _current: ContextVar[ModelAccount | None] = ContextVar("model_account", default=None)
-
-#: The keys of an error's details that the account keeps of a failure.
-_FAILURE_KEYS: Final = ("kind", "message", "status", "retry_after")
 
 
 class ModelAccount:
@@ -28,10 +27,12 @@ class ModelAccount:
     Attributes:
         spent: The cost and usage of all answers.
         warnings: One sentence for each answer that did not end in the ordinary way.
+        has_asked: Whether any model was asked.
     """
 
     def __init__(self) -> None:
         self.spent = Spent()
+        self.has_asked = False
         self._usage = UsageTracker()
         self._answers = 0
         self._failed: list[dict[str, Any]] = []
@@ -51,10 +52,7 @@ class ModelAccount:
 
     def add_failure(self, model: str, error: Exception) -> None:
         """Add the failure of a model after which a fallback model was asked."""
-        found = details(error)
-        # Drop DSPy's advice after the first line: the fallback model has resolved the failure.
-        found["message"] = found["message"].partition("\n")[0]
-        self._failed.append({"model": model, **{key: found[key] for key in _FAILURE_KEYS if key in found}})
+        self._failed.append({"model": model, **cause_of(error)})
 
     def add_warnings(self, warnings: Iterable[str]) -> None:
         """Add sentences about answers; each sentence once."""
@@ -63,6 +61,21 @@ class ModelAccount:
     def usage(self) -> dict[str, Any]:
         """Return the usage of all answers by model, as in the metadata of a prediction."""
         return dict(self._usage.get_total_tokens())
+
+    def note_paid(self, error: BaseException, before: Mapping[str, Any] | None = None) -> None:
+        """Have an error of the call say what was paid before it, if a model was asked.
+
+        Args:
+            error: The error.
+            before: The metadata of a prediction that was paid for before this account began.
+        """
+        usage, cost = self.usage(), self.describe()["cost"]
+        if before is not None:
+            usage = added_usage(before["usage"], usage)
+            costs = [before["cost"], *([cost] if self.has_asked else [])]
+            cost = None if None in costs else sum(costs)
+        if self.has_asked or usage:
+            note_paid(error, usage, cost)
 
     def answered_for(self, asked: str) -> str:
         """Return the model that gave the last answer to a request to the model ``asked``."""
@@ -84,22 +97,30 @@ class ModelRequest:
         asked: The model that the caller named.
         model: The model that gets the request: ``asked`` or one of its fallback models.
         is_limited: Whether the request first waits for a rate limit, until :meth:`passed_limit`.
+        is_local: Whether the model runs in this process or in Elixir, and says itself what it costs.
+        sent: What is sent, the messages or a prompt, for the trace of the call.
     """
 
-    def __init__(self, asked: str, model: str, *, is_limited: bool = False) -> None:
+    def __init__(
+        self, asked: str, model: str, *, is_limited: bool = False, is_local: bool = False, sent: Any = None
+    ) -> None:
         self._asked = asked
+        self._traced = model_spans.request(asked, model, sent)
         self._model = model
         self._is_waiting = is_limited
+        self._is_local = is_local
         self._queued_s: float | None = None
         self._spent = Spent()
 
     def __enter__(self) -> ModelRequest:
         self._running = PORT_COUNTERS.begin("models", self._model)
+        self._span = self._traced.__enter__()
         return self
 
     def __exit__(
-        self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+        self, raised: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._traced.__exit__(raised, error, traceback)
         if self._is_waiting:
             self.passed_limit()
         kind = None if error is None else kind_of(error)
@@ -109,14 +130,37 @@ class ModelRequest:
         """Record that the request waited for its rate limit until now."""
         self._is_waiting = False
         self._queued_s = time.monotonic() - self._running.started_at
+        if self._span is not None:
+            self._span.set(queue_us=self._span.since_start_us())
+
+    def is_sent(self) -> None:
+        """Record that the model is asked now."""
+        current_account().has_asked = True
 
     def answered(self, result: Any) -> None:
         """Record DSPy's result, here and in the account of the current call."""
         tokens = (result.usage or {}).get("total_tokens")
         self._spent.add_answer(tokens, result.cost, is_cached=result.cache_hit)
+        if self._span is not None:
+            model_spans.answered(self._span, result)
         current_account().add_answer(
             self._asked, self._model, self._spent, {} if result.cache_hit else result.usage or {}
         )
+
+    def paid(self) -> Spent:
+        """Return the cost and tokens of the answer for budgets."""
+        return replace(self._spent, unpriced=0, uncounted=0) if self._is_local else self._spent
+
+
+def added_usage(usage: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sum of two usages in DSPy's form: numbers by name, in maps by model."""
+    added = dict(usage)
+    for name, value in other.items():
+        if isinstance(value, Mapping):
+            added[name] = added_usage(added.get(name) or {}, value)
+        elif isinstance(value, int | float):
+            added[name] = (added.get(name) or 0) + value
+    return added
 
 
 def current_account() -> ModelAccount:

@@ -13,11 +13,12 @@ import os
 import re
 from collections.abc import Mapping
 from typing import Final, NamedTuple
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit, urlunsplit
 
 from dspy import lm15
 
+from erlport_bridge import dspy_patches
 from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.models.addresses import AddressError, address_of
 from erlport_bridge.programs.text import arguments, quoted, text_of
 from erlport_bridge.redaction import remember_secret
 
@@ -65,58 +66,97 @@ LITELLM_PROVIDERS: Final = frozenset(
     }
 )
 
+# How the names of a provider's models begin: for callers who leave out the provider.
+_FAMILIES: Final[Mapping[str, str]] = {
+    "gpt": "openai",
+    "chatgpt": "openai",
+    "o1": "openai",
+    "o3": "openai",
+    "o4": "openai",
+    "claude": "anthropic",
+    "gemini": "gemini",
+    "deepseek": "deepseek",
+    "grok": "xai",
+    "kimi": "moonshot",
+    "moonshot": "moonshot",
+    "mistral": "mistral",
+    "codestral": "mistral",
+    "command": "cohere",
+    "sonar": "perplexity",
+    "llama": "ollama",
+    "qwen": "ollama",
+    "gemma": "ollama",
+}
+_MODEL_NAME: Final = re.compile(r"([a-z]+[0-9]?|[a-z][0-9])(?:[-.:0-9][a-zA-Z0-9.:_-]{0,63})?")
+
 # Sent as the key to an `api_base` when the caller gives no key. DSPy refuses to send a request without a key, and
 # self-hosted servers need none. The key in the environment must not reach a host for which it was not made.
 _NO_KEY: Final = "not-needed"
+# Providers whose key has a header of its own, so that a proxy in front of them can have a user.
+_WITH_HEADER_OF_KEY: Final = frozenset({"anthropic", "gemini"})
 _MIN_SECRET_CHARACTERS: Final = 8
 _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 # Headers that the client sets itself.
 _CLIENT_HEADERS: Final = frozenset(["authorization", "content-type", "content-length", "host", "x-api-key"])
 
 
+def with_provider(model: str) -> str | None:
+    """Return ``"provider/model"`` for the name of a model whose provider was left out; ``None`` if it is not known.
+
+    >>> with_provider("gpt-4o-mini"), with_provider("openai:gpt-4o"), with_provider("sk-0123")
+    ('openai/gpt-4o-mini', 'openai/gpt-4o', None)
+    """
+    provider, is_pair, rest = model.partition(":")
+    if is_pair and rest and (provider in PROVIDERS or provider in LITELLM_PROVIDERS):
+        return f"{provider}/{rest}"
+    found = _MODEL_NAME.fullmatch(model)
+    family = found and (_FAMILIES.get(found[1]) or _FAMILIES.get(found[1].rstrip("0123456789")))
+    return f"{family}/{model}" if family else None
+
+
 def api_base(value: object, provider: Provider | None, name: str, path: str) -> str | None:
     """Read the address of a provider's server; return ``None`` for the public endpoint.
 
     Raises:
-        OperationError: Of kind ``input``: the address is missing or is not an http or https URL.
+        OperationError: Of kind ``input``: the address is missing, is not an http or https URL, or has a user or a
+            query, and the provider takes neither.
     """
-    base = arguments.optional_text(value, f"{path}.api_base")
+    path = f"{path}.api_base"
+    base = arguments.optional_text(value, path)
     if base is None:
         if provider is not None and provider.needs_api_base:
             raise OperationError(
                 "input",
-                f'provider {quoted(name)} needs the address of its server at {path}.api_base, such as "http://127.0.0.1:8000/v1"',
-                path=f"{path}.api_base",
+                f'provider {quoted(name)} needs the address of its server at {path}, such as "http://127.0.0.1:8000/v1"',
+                path=path,
             )
         return None
-    parts = _url_parts(base)
-    if parts is None:
-        raise OperationError("input", f"expected an http or https URL at {path}.api_base", path=f"{path}.api_base")
-    # An address may contain credentials: a user without a password is a token, a long value of the query may be a key.
-    remember_secret(unquote(parts.password or parts.username or ""))
-    for _, value_in_query in parse_qsl(parts.query):
-        if len(value_in_query) >= _MIN_SECRET_CHARACTERS:
-            remember_secret(value_in_query)
-    if provider is not None and parts.path in ("", "/"):
-        base = base.rstrip("/") + provider.base_path
-    return base
-
-
-def _url_parts(text: str) -> SplitResult | None:
     try:
-        parts = urlsplit(text)
-        usable = parts.scheme in ("http", "https") and (parts.hostname or "").encode("idna") and parts.port != 0
-    except ValueError:  # an invalid bracket, host name or port
-        return None
-    return parts if usable else None
+        address = address_of(base, base_path=provider.base_path if provider else "")
+    except AddressError as error:
+        raise OperationError("input", f"expected {error} at {path}{error.got}", path=path) from None
+    if not address.is_plain:
+        if provider is None:
+            message = f"provider {quoted(name)} takes no user and no query in the address at {path}"
+            raise OperationError("input", message, path=path)
+        dspy_patches.require("native_engines", "addresses with a user or a query")
+    return address.url
 
 
-def public_address(api_base: str | None) -> str | None:
-    """Return an address without the parts that may be secret: the user and the query."""
-    if api_base is None:
-        return None
-    parts = urlsplit(api_base)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+def check_user(api_base: str | None, api_key: object, name: str, path: str) -> None:
+    """Check that a request needs its header ``Authorization`` for one purpose.
+
+    Raises:
+        OperationError: Of kind ``input``: the address has a user, and there is a key too.
+    """
+    if api_base is None or api_key is None or name in _WITH_HEADER_OF_KEY:
+        return
+    if address_of(api_base).credentials is not None:
+        message = (
+            f"expected either a user in the address at {path}.api_base or {path}.api_key: both are sent in the header "
+            "Authorization"
+        )
+        raise OperationError("input", message, path=f"{path}.api_key")
 
 
 def api_key(value: object, provider: Provider | None, name: str, api_base: str | None, path: str) -> str | None:

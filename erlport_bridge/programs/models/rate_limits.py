@@ -13,14 +13,15 @@ from collections import deque
 from collections.abc import AsyncIterator, Hashable, Iterator
 from typing import Any
 
+from erlport_bridge import request
 from erlport_bridge.errors import OperationError
-from erlport_bridge.request import within
+from erlport_bridge.request import FairQueue, within
 
 _MINUTE_S = 60.0
 
 
 class ModelLimit:
-    """The limit of one model; admits requests in the order of arrival. Not thread-safe: used on the event loop only.
+    """The limit of one model; callers take turns. Not thread-safe: used on the event loop only.
 
     Args:
         per_minute: Most requests that begin within any minute; ``None``: no limit.
@@ -29,7 +30,7 @@ class ModelLimit:
 
     def __init__(self, per_minute: int | None, at_once: int | None) -> None:
         self._per_minute = per_minute
-        self._head_of_queue = asyncio.Lock()
+        self._head_of_queue = _HeadOfQueue()
         self._running = asyncio.Semaphore(at_once) if at_once else None
         self._begun_at: deque[float] = deque()
 
@@ -95,6 +96,43 @@ class ModelLimit:
                 return left_s
             self._begun_at.popleft()
         return 0.0
+
+
+class _HeadOfQueue:
+    """A lock for which callers take turns; the requests of each are served in the order of arrival."""
+
+    def __init__(self) -> None:
+        self._waiting: FairQueue[asyncio.Future[None]] = FairQueue()
+        self._is_locked = False
+
+    def locked(self) -> bool:
+        """Return whether a request has the lock."""
+        return self._is_locked
+
+    async def acquire(self) -> None:
+        """Wait for the lock and take it."""
+        if not self._is_locked:
+            self._is_locked = True
+            return
+        caller = request.caller.get()
+        coming: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.add(caller, coming)
+        try:
+            await coming
+        except asyncio.CancelledError:
+            if not self._waiting.remove(caller, coming) and not coming.cancelled():
+                # It has got the lock, and is cancelled before it could use it.
+                self.release()
+            raise
+
+    def release(self) -> None:
+        """Pass the lock to the next request, if one waits."""
+        while self._waiting:
+            coming = self._waiting.take()
+            if not coming.done():
+                coming.set_result(None)
+                return
+        self._is_locked = False
 
 
 @functools.lru_cache(maxsize=1024)

@@ -20,6 +20,7 @@ from dspy.clients.cache import Cache
 
 from erlport_bridge import dspy_patches
 from erlport_bridge.programs.models.endings import Endings
+from erlport_bridge.request import Assigned
 
 _MAX_ENTRIES: Final = 10_000
 
@@ -77,14 +78,9 @@ def partition_of(*identity: object) -> str:
     return hashlib.sha256(json.dumps(identity).encode()).hexdigest()
 
 
-@contextlib.contextmanager
-def within_partition(name: str | None) -> Iterator[None]:
+def within_partition(name: str | None) -> contextlib.AbstractContextManager[None]:
     """Use a partition of the cache within the ``with`` block; ``None``: no cache."""
-    token = _partition.set(name)
-    try:
-        yield
-    finally:
-        _partition.reset(token)
+    return Assigned(_partition, name)
 
 
 @contextlib.contextmanager

@@ -13,9 +13,10 @@ from typing import Any, Final
 import dspy
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.limits import NAME_BYTES
 from erlport_bridge.programs.modules import application_modules
 from erlport_bridge.programs.modules.best_of_n import BestOfN, Refine
-from erlport_bridge.programs.modules.code_modules import CodeAct, InThread, ProgramOfThought
+from erlport_bridge.programs.modules.code_modules import RLM, CodeAct, InThread, ProgramOfThought
 from erlport_bridge.programs.modules.comparison import MAX_ATTEMPTS, ComparedChains
 from erlport_bridge.programs.modules.module_entry import ModuleEntry, Parts
 from erlport_bridge.programs.modules.module_options import (
@@ -33,7 +34,7 @@ from erlport_bridge.programs.options import (
     NumberOption,
     TextOption,
 )
-from erlport_bridge.programs.sandbox import DEFAULT_CODE_TIMEOUT_MS
+from erlport_bridge.programs.sandbox import DEFAULT_CODE_CALLS, DEFAULT_CODE_TIMEOUT_MS, CodeLimits
 from erlport_bridge.programs.signatures import parse_signature
 from erlport_bridge.programs.text import arguments, quoted, suggestion
 
@@ -45,12 +46,21 @@ def _iterations(default: int, description: str) -> IntegerOption:
     return IntegerOption(name="max_iters", default=default, minimum=1, maximum=100, description=description)
 
 
-_CODE_TIMEOUT: Final = IntegerOption(
-    name="code_timeout",
-    default=DEFAULT_CODE_TIMEOUT_MS,
-    minimum=1,
-    maximum=3_600_000,
-    description="how long one piece of code may run, in ms; the time of tool calls does not count",
+_CODE_LIMITS: Final = (
+    IntegerOption(
+        name="code_timeout",
+        default=DEFAULT_CODE_TIMEOUT_MS,
+        minimum=1,
+        maximum=3_600_000,
+        description="how long one piece of code may run, in ms; the time of tool calls does not count",
+    ),
+    IntegerOption(
+        name="max_code_calls",
+        default=DEFAULT_CODE_CALLS,
+        minimum=1,
+        maximum=100_000,
+        description="most calls of tools, models and modules that one piece of code makes",
+    ),
 )
 _OF_THE_SANDBOX: Final = ("llm_query", "llm_query_batched", "SUBMIT", "print", "dspy")
 _CODE_FIELDS: Final = ("generated_code", "interpreter", "max_iters", "interpreter_factory")
@@ -59,6 +69,9 @@ _REMOVED_IN_3_5: Final = "DSPy 3.5 removes it; dspy.RLM takes its place"
 
 def _chain_of_thought(parts: Parts) -> dspy.Module:
     asked = parts.options["rationale_field"]
+    if asked is not None and "reasoning" in parts.signature.output_fields:
+        message = 'the signature has an output "reasoning" of its own, and its description is for the prompt'
+        raise ValueError(f"{message}; leave out rationale_field")
     return dspy.ChainOfThought(parts.signature, rationale_field=None if asked is None else _reasoning_field(asked))
 
 
@@ -69,27 +82,31 @@ def _reasoning_field(description: str) -> Any:
     return rationale
 
 
+def _code_limits(parts: Parts) -> CodeLimits:
+    return CodeLimits(parts.options["code_timeout"], parts.options["max_code_calls"])
+
+
 def _rlm(parts: Parts) -> dspy.Module:
     sub_lm = parts.options["sub_lm"]
-    module = dspy.RLM(
+    return RLM(
         parts.signature,
+        _code_limits(parts),
         max_iters=parts.options["max_iters"],
         max_llm_calls=parts.options["max_llm_calls"],
         max_output_chars=parts.options["max_output_chars"],
         tools=list(parts.tools),
         sub_lm=None if sub_lm is None else sub_lm.lm,
     )
-    return InThread(module, parts.options["code_timeout"])
 
 
 def _flex(parts: Parts) -> dspy.Module:
     most = parts.options["max_predictor_calls"]
     module = dspy.Flex(parts.signature, tools=list(parts.tools), max_predictor_calls=most)
-    return InThread(module, parts.options["code_timeout"])
+    return InThread(module, _code_limits(parts))
 
 
 def _code_act(parts: Parts) -> dspy.Module:
-    return CodeAct(parts.signature, parts.tools, parts.options["max_iters"], parts.options["code_timeout"])
+    return CodeAct(parts.signature, parts.tools, parts.options["max_iters"], _code_limits(parts))
 
 
 def _never(parts: Parts) -> dspy.Module:
@@ -150,7 +167,7 @@ _OF_DSPY: Final = {
             _chain_of_thought,
             options=(TextOption(name="rationale_field", description="what the prompt says about the reasoning"),),
             adds=("reasoning",),
-            reserved=("reasoning",),
+            reserved_inputs=("reasoning",),
         ),
         ModuleEntry(
             "dspy.ReAct",
@@ -158,7 +175,8 @@ _OF_DSPY: Final = {
             lambda parts: ReAct(parts.signature, parts.tools, parts.options["max_iters"]),
             options=(_iterations(20, "most tool calls"),),
             adds=("reasoning", "trajectory"),
-            reserved=("reasoning", "trajectory", "next_thought", "next_tool_name", "next_tool_args", "max_iters"),
+            reserved=("trajectory", "next_thought", "next_tool_name", "next_tool_args", "max_iters"),
+            reserved_inputs=("reasoning",),
             takes_tools=True,
             reserved_tools=("finish",),
         ),
@@ -179,12 +197,11 @@ _OF_DSPY: Final = {
         ModuleEntry(
             "dspy.ProgramOfThought",
             "has the model write Python code, runs it in a sandbox, and takes the output fields from its result",
-            lambda parts: ProgramOfThought(
-                dspy.ProgramOfThought(parts.signature, parts.options["max_iters"]), parts.options["code_timeout"]
-            ),
-            options=(_iterations(3, "most attempts at code that runs"), _CODE_TIMEOUT),
+            lambda parts: ProgramOfThought(parts.signature, parts.options["max_iters"], _code_limits(parts)),
+            options=(_iterations(3, "most attempts at code that runs"), *_CODE_LIMITS),
             adds=("reasoning",),
-            reserved=("reasoning", "previous_code", "error", "final_generated_code", "code_output", *_CODE_FIELDS),
+            reserved=("previous_code", "error", "final_generated_code", "code_output", *_CODE_FIELDS),
+            reserved_inputs=("reasoning",),
             needs_sandbox=True,
             runs_in_thread=True,
             is_streamed=False,
@@ -194,9 +211,10 @@ _OF_DSPY: Final = {
             "dspy.CodeAct",
             "has the model write Python code that calls tools, in a sandbox, until it can give the output fields",
             _code_act,
-            options=(_iterations(5, "most pieces of code"), _CODE_TIMEOUT),
+            options=(_iterations(5, "most pieces of code"), *_CODE_LIMITS),
             adds=("reasoning", "trajectory"),
-            reserved=("reasoning", "trajectory", "finished", *_CODE_FIELDS),
+            reserved=("trajectory", "finished", *_CODE_FIELDS),
+            reserved_inputs=("reasoning",),
             takes_tools=True,
             reserved_tools=("SUBMIT", "print"),
             needs_sandbox=True,
@@ -225,7 +243,7 @@ _OF_DSPY: Final = {
                     description="how many characters of the code's output the model sees",
                 ),
                 ModelOption(name="sub_lm", description="the model for requests of the code; by default the call's"),
-                _CODE_TIMEOUT,
+                *_CODE_LIMITS,
             ),
             adds=("trajectory", "final_reasoning"),
             reserved=("trajectory", "final_reasoning", "interpreter_factory", *_OF_THE_SANDBOX),
@@ -248,7 +266,7 @@ _OF_DSPY: Final = {
                     maximum=10_000,
                     description="most modules that the code calls",
                 ),
-                _CODE_TIMEOUT,
+                *_CODE_LIMITS,
             ),
             reserved=_OF_THE_SANDBOX,
             takes_tools=True,
@@ -346,7 +364,7 @@ def find_entry(name: object, path: str = "module") -> ModuleEntry:
     Raises:
         OperationError: Of kind ``module_not_found``. The name is only looked up here; nothing is imported for it.
     """
-    wanted = arguments.text(name, path)
+    wanted = arguments.text(name, path, NAME_BYTES)
     entry = ENTRIES.get(wanted)
     if entry is None:
         remedy = suggestion(wanted, ENTRIES) or f"; known modules: {', '.join(MODULES)}"

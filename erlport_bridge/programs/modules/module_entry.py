@@ -13,7 +13,7 @@ from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.options import (
     Option,
 )
-from erlport_bridge.programs.signatures import Field, SignatureSpec
+from erlport_bridge.programs.signatures import Field, Reserved, SignatureSpec
 
 _MODULE_OPTION: Final = {
     "type": "module",
@@ -51,6 +51,8 @@ class ModuleEntry:
         options: The options of its constructor.
         adds: Fields of a prediction besides the outputs of the signature.
         reserved: Names that no field of a signature may have, because the module uses them itself.
+        reserved_inputs: Names that no input may have. An output of such a name takes the place of the field that the
+            module adds.
         takes_module: It runs another module, the option ``of``, whose signature is its own.
         takes_tools: It takes the option ``tools``.
         reserved_tools: Names that no tool may have, because the module has its own tools of these names.
@@ -73,6 +75,7 @@ class ModuleEntry:
     options: tuple[Option, ...] = ()
     adds: tuple[str, ...] = ()
     reserved: tuple[str, ...] = ()
+    reserved_inputs: tuple[str, ...] = ()
     takes_module: bool = False
     takes_tools: bool = False
     reserved_tools: tuple[str, ...] = ()
@@ -93,6 +96,11 @@ class ModuleEntry:
         """The names of options in a call that are for the module itself."""
         names = [option.name for option in self.options]
         return frozenset([*names, "of"] if self.takes_module else names)
+
+    @cached_property
+    def reserved_names(self) -> Reserved:
+        """The names that the module uses itself."""
+        return Reserved(dict.fromkeys(self.reserved, self.name), dict.fromkeys(self.reserved_inputs, self.name))
 
     def build(
         self,
@@ -140,6 +148,7 @@ class ModuleEntry:
             },
             "adds": list(self.adds),
             "reserved": list(self.reserved),
+            "reserved_inputs": list(self.reserved_inputs),
             "optional_inputs": list(self.optional_inputs),
             "takes_module": self.takes_module,
             "takes_tools": self.takes_tools,

@@ -13,6 +13,8 @@ from erlport_bridge.programs.options import Option, wrong
 from erlport_bridge.programs.text import arguments
 from erlport_bridge.term import OtpErlangFunction
 
+_FUNCTION_KEYS: Final = ("callback", callbacks.EXPORTED)
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ModelOption(Option):
@@ -52,17 +54,17 @@ class FunctionOption(Option):
     takes: str
 
     def shown(self, value: Any) -> Any:
-        """Return the text ``a function``; the id of a callback means nothing outside its call."""
-        return "a function"
+        """Return the text of an exported function, otherwise ``a function``; an id means nothing outside its call."""
+        return value.exported.partition(":")[2] if value.exported else "a function"
 
     def _read(self, value: object, path: str) -> ElixirFunction:
         if isinstance(value, OtpErlangFunction):
             raise callbacks.refuse(path)
-        if not isinstance(value, Mapping) or "callback" not in arguments.options(value, path):
+        given = arguments.options(value, path) if isinstance(value, Mapping) else {}
+        if given.keys().isdisjoint(_FUNCTION_KEYS):
             raise wrong("a function", value, path)
-        given = arguments.options(value, path)
-        arguments.only(given, ["callback"], "key of a function", path)
-        return callbacks.read(path, given["callback"])
+        arguments.only(given, _FUNCTION_KEYS, "key of a function", path)
+        return callbacks.read(path, given, self.name)
 
     def _type(self) -> dict[str, Any]:
         return {"type": "function", "takes": self.takes}

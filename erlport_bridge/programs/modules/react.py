@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 import dspy
-from dspy.utils.exceptions import AdapterParseError, ContextWindowExceededError
+from dspy.utils.exceptions import ContextWindowExceededError
 
 from erlport_bridge.errors import message_of
-from erlport_bridge.programs.models import FormattedText, is_unreadable, problem_of, would_end_alike
+from erlport_bridge.programs.models import FormattedText, is_unreadable, would_end_alike
+from erlport_bridge.programs.modules.unreadable_steps import answer_of, observation_of
 from erlport_bridge.programs.text import neutral
 from erlport_bridge.programs.tools import ObservedTool, check_names
 
 _FINISH: Final = "finish"
 #: A step's entries in the trajectory, each with the number of the step behind it. DSPy drops steps by their count.
 _ENTRIES: Final = ("thought", "tool_name", "tool_args", "observation")
-_MAX_QUOTED_CHARACTERS: Final = 1_000
 # How often a trajectory that is too long for the model is cut before the call fails.
 _MAX_CUTS: Final = 3
 
@@ -62,7 +62,7 @@ class ReAct(dspy.ReAct):  # type: ignore[misc]
             except Exception as error:
                 if not is_unreadable(error):
                     raise
-                trajectory |= _entries(index, _answer_of(error), None, {}, f"Error in this step: {_sentence(error)}")
+                trajectory |= _entries(index, answer_of(error), None, {}, observation_of(error))
                 # Once more, since the next prompt differs; but a limit of tokens that is too low ends every step.
                 if was_ended and would_end_alike(error):
                     break
@@ -95,14 +95,6 @@ class ReAct(dspy.ReAct):  # type: ignore[misc]
 
 def _entries(index: int, *values: Any) -> dict[str, Any]:
     return {f"{name}_{index}": value for name, value in zip(_ENTRIES, values, strict=True)}
-
-
-def _answer_of(error: Exception) -> str:
-    return error.lm_response[:_MAX_QUOTED_CHARACTERS] if isinstance(error, AdapterParseError) else ""
-
-
-def _sentence(error: Exception) -> str:
-    return neutral(" ".join(problem_of(error).split()))
 
 
 def _formatted(trajectory: Mapping[str, Any]) -> str:

@@ -8,7 +8,6 @@ or from the embedder too.
 from __future__ import annotations
 
 import asyncio
-import math
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
@@ -16,8 +15,9 @@ from typing import Any, Final
 import dspy
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.limits import PASSAGES_BYTES, size_of
 from erlport_bridge.programs.callbacks import ElixirFunction
-from erlport_bridge.programs.text import neutral
+from erlport_bridge.programs.text import arguments, neutral
 from erlport_bridge.programs.values import plain
 from erlport_bridge.term import shown
 
@@ -47,15 +47,11 @@ def read_vector(value: object, path: str) -> list[float]:
 
 
 def _vector(value: object, path: str, length: int | None) -> list[float]:
-    if not isinstance(value, list) or not value or not all(_is_number(number) for number in value):
+    if not isinstance(value, list) or not value or not all(arguments.is_number(number) for number in value):
         raise _wrong("a list of numbers", value, path)
     if length is not None and len(value) != length:
         raise OperationError("input", f"expected {length} numbers at {path}, got {len(value)}", path=path)
     return [float(number) for number in value]
-
-
-def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
 
 
 class Vectors:
@@ -171,6 +167,7 @@ class Retrieve(dspy.Module):  # type: ignore[misc]
         if not isinstance(gave, list) or not all(isinstance(passage, str) for passage in gave):
             message = f"expected a list of texts from the retriever at {place}, got {shown(gave)}"
             raise OperationError("tool", message, path=place)
+        PASSAGES_BYTES.check(size_of(gave, PASSAGES_BYTES.most), place)
         return [neutral(passage) for passage in gave]
 
 

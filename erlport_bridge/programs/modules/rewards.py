@@ -13,7 +13,6 @@ reward may be any number from 0.0 to 1.0.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -22,15 +21,17 @@ import dspy
 from dspy.evaluate.metrics import EM, F1
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.limits import NAME_BYTES
 from erlport_bridge.programs import callbacks
 from erlport_bridge.programs.callbacks import ElixirFunction
 from erlport_bridge.programs.modules import equality
 from erlport_bridge.programs.text import arguments, text_of
 from erlport_bridge.programs.values import plain
+from erlport_bridge.request import weight
 from erlport_bridge.term import OtpErlangFunction, shown
 
 _CHECKS: Final = ("equals", "contains", "exact_match", "f1", "length", "words")
-_FUNCTION_KEYS: Final = frozenset({"callback", "description", "arity"})
+_FUNCTION_KEYS: Final = frozenset({"callback", callbacks.EXPORTED, "description", "arity"})
 # A function takes inputs and prediction; a metric may take trace, pred_name and pred_trace too.
 _LEAST_ARITY: Final = 2
 _MOST_ARITY: Final = 5
@@ -140,7 +141,7 @@ class ElixirReward:
             raise OperationError("tool", message, path=place, stage="reward") from error
         judged = dict(reward) if isinstance(reward, Mapping) and "score" in reward else {"score": reward}
         score, feedback = judged.get("score"), text_of(judged.get("feedback"))
-        if isinstance(score, int | float) and math.isfinite(score):  # a boolean is an int too
+        if isinstance(score, int | float) and arguments.is_number(score + 0):  # a boolean is an int too
             return Judgement(float(score), feedback)
         message = f"expected a number, or a map with score and feedback, from the function at {place}"
         raise OperationError("tool", f"{message}, got {shown(reward)}", path=place, stage="reward")
@@ -181,8 +182,11 @@ class Check:
         """
         found = entry(dict(prediction.items()), self.field, "field of the prediction")
         other = self.value if self.input is None else entry(inputs, self.input, "input")
+        return Judgement(await weight.aside(self._compared, found, other, heavy=weight.is_heavy(found, other)))
+
+    def _compared(self, found: Any, other: Any) -> float:
         # As terms: an object is a map, whoever made it.
-        return Judgement(float(_RUN[self.name](self, plain(found), plain(other))))
+        return float(_RUN[self.name](self, plain(found), plain(other)))
 
 
 def entry(entries: Mapping[str, Any], name: str, what: str) -> Any:
@@ -278,12 +282,13 @@ _RUN: Final[Mapping[str, Callable[[Check, Any, Any], float]]] = {
 }
 
 
-def read_reward(value: object, path: str) -> ElixirReward | Check:
+def read_reward(value: object, path: str, role: str = "reward") -> ElixirReward | Check:
     """Read a reward: a function of Elixir, or a check.
 
     Args:
         value: ``%{callback: id, description: text}`` for a function, or a check as above.
         path: Where the reward stands in the call, for errors.
+        role: Whether it is a reward or a metric.
 
     Raises:
         OperationError: Of kind ``input``, with the path of the invalid element.
@@ -293,17 +298,17 @@ def read_reward(value: object, path: str) -> ElixirReward | Check:
     if not isinstance(value, Mapping | list):
         raise _expected('a function or a check such as %{check: "equals", …}', value, path)
     given = arguments.options(value, path)
-    if "callback" in given:
+    if "callback" in given or callbacks.EXPORTED in given:
         arguments.only(given, _FUNCTION_KEYS, "key of a reward", path)
         description = arguments.optional_text(given.get("description"), f"{path}.description")
         arity = given.get("arity", _LEAST_ARITY)
         if type(arity) is not int or not _LEAST_ARITY <= arity <= _MOST_ARITY:
             raise _expected(f"a number of arguments from {_LEAST_ARITY} to {_MOST_ARITY}", arity, f"{path}.arity")
-        return ElixirReward(callbacks.read(path, given["callback"]), description, arity)
-    name = arguments.text(given.get("check"), f"{path}.check")
+        return ElixirReward(callbacks.read(path, given, role), description, arity)
+    name = arguments.text(given.get("check"), f"{path}.check", NAME_BYTES)
     if name not in _CHECKS:
         raise arguments.unknown("check", name, _CHECKS, f"{path}.check")
-    field = arguments.text(given.get("field"), f"{path}.field")
+    field = arguments.text(given.get("field"), f"{path}.field", NAME_BYTES)
     if name in ("length", "words"):
         arguments.only(given, _COUNTED, f'key of the check "{name}"', path)
         minimum = _count(given.get("minimum", 0), f"{path}.minimum")
@@ -313,7 +318,7 @@ def read_reward(value: object, path: str) -> ElixirReward | Check:
     if ("value" in given) is ("input" in given):
         raise _expected("either value or input, what it is compared with,", list(given), path)
     if "input" in given:
-        return Check(name, field, input=arguments.text(given["input"], f"{path}.input"))
+        return Check(name, field, input=arguments.text(given["input"], f"{path}.input", NAME_BYTES))
     compared = given["value"]
     if not isinstance(compared, str | int | float | None):
         raise _expected("text, a number, a boolean or nil", compared, f"{path}.value")

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.limits import NAME_BYTES, Limit
 from erlport_bridge.programs.text import arguments
 from erlport_bridge.term import shown
 
@@ -122,19 +123,32 @@ class TimeoutOption(Option):
         return {"type": "milliseconds", "minimum": 1, "maximum": arguments.MAX_TIMEOUT_MS}
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class NumberOption(Option):
-    """An option whose value is a finite number, read as a float."""
+    """An option whose value is a finite number within bounds, read as a float.
+
+    Attributes:
+        minimum: The least value; ``None``: no bound.
+        maximum: The greatest value; ``None``: no bound, and none below either.
+    """
+
+    minimum: int | None = None
+    maximum: int | None = None
 
     def _read(self, value: object, path: str) -> Any:
         return float(self._number(value, path))
 
     def _number(self, value: object, path: str) -> int | float:
-        if type(value) in (int, float) and isinstance(value, int | float) and math.isfinite(value):
+        least = -math.inf if self.minimum is None else self.minimum
+        most = math.inf if self.maximum is None else self.maximum
+        if isinstance(value, int | float) and arguments.is_number(value) and least <= value <= most:
             return value
-        raise wrong("a number", value, path)
+        bounds = "" if self.minimum is None else f" from {self.minimum} to {self.maximum}"
+        raise wrong(f"a number{bounds}", value, path)
 
     def _type(self) -> dict[str, Any]:
-        return {"type": "float"}
+        bounds = {} if self.minimum is None else {"minimum": self.minimum, "maximum": self.maximum}
+        return {"type": "float", **bounds}
 
 
 class ExactNumberOption(NumberOption):
@@ -156,11 +170,18 @@ class BooleanOption(Option):
         return {"type": "bool"}
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
 class TextOption(Option):
-    """An option whose value is text that is not empty: a binary, an atom or a charlist."""
+    """An option whose value is text that is not empty: a binary, an atom or a charlist.
+
+    Attributes:
+        limit: The limit on its bytes, if it is an id or a name.
+    """
+
+    limit: Limit | None = None
 
     def _read(self, value: object, path: str) -> str:
-        return arguments.text(value, path)
+        return arguments.text(value, path, self.limit)
 
     def _type(self) -> dict[str, Any]:
         return {"type": "str"}
@@ -173,7 +194,7 @@ class ChoiceOption(Option):
     choices: tuple[str, ...]
 
     def _read(self, value: object, path: str) -> str:
-        name = arguments.text(value, path)
+        name = arguments.text(value, path, NAME_BYTES)
         if name in self.choices:
             return name
         raise arguments.unknown("choice", name, self.choices, path)

@@ -1,8 +1,8 @@
 """Read, apply and describe what a program has learned: the instructions and demos of its predictors, as data.
 
-A predictor is a single question that a program asks its model. DSPy names predictors by their place in the program,
-such as ``modules[0].predict``. All that an optimizer changes is here, so that a program can be compiled, stored and
-loaded, and no object of DSPy has to outlive the process.
+A predictor is a single question that a program asks its model. It has the name of its stage (``search.predict``), or
+that of its place in the program (``modules[0].predict``) if the stage has none. All that an optimizer changes is here,
+so that a program can be compiled, stored and loaded, and no object of DSPy has to outlive the process.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import pydantic
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.modules import Application
 from erlport_bridge.programs.pipelines.pipeline import HISTORY_FIELD, Pipeline
-from erlport_bridge.programs.text import arguments
+from erlport_bridge.programs.text import arguments, quoted
 from erlport_bridge.programs.values import convert, plain
 from erlport_bridge.term import shown
 
@@ -84,11 +84,24 @@ def read(value: object, module: Pipeline, path: str) -> dict[str, LearnedPredict
     Raises:
         OperationError: Of kind ``input``, with the path: an unknown predictor, or a demo of other fields or types.
     """
-    given = arguments.options(value, path)
+    given = _by_name(arguments.options(value, path), module, path)
     predictors = dict(module.named_predictors())
     arguments.only(given, predictors, "predictor", path)
     free = _of_application(module)
     return {name: _read_predictor(item, predictors[name], f"{path}.{name}", free) for name, item in given.items()}
+
+
+def _by_name(given: Mapping[str, Any], module: Pipeline, path: str) -> dict[str, Any]:
+    """Return what predictors have learned by their names, also if a text has the place of a named stage instead."""
+    names = module.names_by_place()
+    named: dict[str, Any] = {}
+    for key, item in given.items():
+        name = names.get(key, key)
+        if name in named:
+            message = f"expected the predictor {quoted(name)} once at {path}, got it as {quoted(key)} too"
+            raise OperationError("input", message, path=path)
+        named[name] = item
+    return named
 
 
 def _of_application(module: dspy.Module) -> frozenset[int]:

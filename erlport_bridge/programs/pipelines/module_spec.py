@@ -21,7 +21,7 @@ from erlport_bridge.programs import tools
 from erlport_bridge.programs.modules import ModuleEntry, catalogue
 from erlport_bridge.programs.pipelines.needs import by_call, spec_is_map
 from erlport_bridge.programs.pipelines.stages import Stage
-from erlport_bridge.programs.signatures import MAX_REMEMBERED_CHARACTERS, SignatureSpec, parse_signature
+from erlport_bridge.programs.signatures import MAX_REMEMBERED_CHARACTERS, Reserved, SignatureSpec, parse_signature
 from erlport_bridge.programs.text import arguments
 from erlport_bridge.programs.tools import ElixirTool
 from erlport_bridge.term import shown
@@ -31,6 +31,7 @@ MAX_DEPTH: Final = 5
 
 _SPEC_KEYS: Final = frozenset({"module", "signature", "instructions", "options", "tools"})
 _OUTERMOST: Final = "spec"
+_NONE_RESERVED: Final = Reserved()
 
 
 class ModuleSpec(NamedTuple):
@@ -44,7 +45,7 @@ class ModuleSpec(NamedTuple):
         is_map: Whether the caller gave more than a name.
         place: The path that errors name for a missing option: the spec itself, or the options of the call.
         of: The spec of the module that it runs.
-        beside: The keys of the map that are not for the module, with their values.
+        beside: The keys of the map that are not for the module, with their values; ``None`` if they are not given.
     """
 
     entry: ModuleEntry
@@ -83,16 +84,16 @@ class SignatureSource:
     """The signature of a module whose own map has none.
 
     Attributes:
-        read: Returns the signature. Its argument maps each reserved field name to the module that reserves it; a field
-            of such a name is an error.
+        read: Returns the signature. Its argument has the names that modules use themselves; a field of such a name is
+            an error.
         path: Where the caller wrote the signature for this module, which then must not have another one in its own map;
             ``None``: the caller did not write it.
     """
 
-    read: Callable[[Mapping[str, str]], SignatureSpec]
+    read: Callable[[Reserved], SignatureSpec]
     path: str | None = None
 
-    def __call__(self, reserved: Mapping[str, str]) -> SignatureSpec:
+    def __call__(self, reserved: Reserved) -> SignatureSpec:
         """Return the signature; raise an error if a field has a reserved name."""
         return self.read(reserved)
 
@@ -104,7 +105,7 @@ class SignatureSource:
 def given_signature(source: object, path: str, instructions: object = None) -> SignatureSource:
     """Return a source for the signature that a caller wrote at ``path``; ``nil``: the spec must have one."""
 
-    def read(reserved: Mapping[str, str]) -> SignatureSpec:
+    def read(reserved: Reserved) -> SignatureSpec:
         if source is None:
             message = f'expected a signature at {path}, such as "question -> answer"'
             raise OperationError("signature", message, path=path)
@@ -137,8 +138,8 @@ def read_module_spec(
     """
     is_map = spec_is_map(given)
     spec = arguments.options(given, path) if is_map else {"module": given}
-    apart = {name: spec.pop(name) for name in beside if name in spec}
-    entry = _entry(spec, path, is_map=is_map)
+    apart = {name: spec.pop(name, None) for name in beside}
+    entry = _entry(spec, path, beside, is_map=is_map)
     listed = arguments.options(spec.get("options"), f"{path}.options")
     place = path if is_map or call is None else "opts"
     of_path = f"{place}.of"
@@ -186,7 +187,7 @@ def stage_of(
     signature: SignatureSource,
     *,
     call: CallPart = NO_CALL,
-    reserved: Mapping[str, str] | None = None,
+    reserved: Reserved = _NONE_RESERVED,
     stored: bool = False,
 ) -> Stage:
     """Return the stage for a spec, with its options, tools and signature checked.
@@ -195,7 +196,7 @@ def stage_of(
         spec: The spec, as :func:`read_module_spec` returns it.
         signature: The signature, for a module whose own map has none.
         call: What the options of the call say about the module.
-        reserved: Field names that the surrounding modules use, each with the module that uses it.
+        reserved: The field names that the surrounding modules use themselves.
         stored: The stage outlives the call, so it must not contain functions of Elixir.
 
     Raises:
@@ -214,7 +215,7 @@ def stage_of(
         message = f"expected tools once, got them at {tools_path} and at opts.tools"
         raise OperationError("input", message, path="opts.tools")
     names = _read_tools(given_tools, entry, tools_path, stored=stored)
-    reserved = dict.fromkeys(entry.reserved, entry.name) | dict(reserved or {})
+    reserved = entry.reserved_names | reserved
     signature = _own_signature(spec, signature)
     if not entry.takes_module:
         own = signature(reserved)
@@ -227,11 +228,11 @@ def stage_of(
     return Stage(entry, of.spec, tuple(checked.items()), names, of)
 
 
-def _entry(spec: Mapping[str, Any], path: str, *, is_map: bool) -> ModuleEntry:
+def _entry(spec: Mapping[str, Any], path: str, beside: Collection[str], *, is_map: bool) -> ModuleEntry:
     if not is_map:
         return catalogue.find_module(spec["module"], "module" if path == _OUTERMOST else path)
     if "module" not in spec:
-        arguments.only(spec, _SPEC_KEYS, "key", path)
+        arguments.only(spec, [*_SPEC_KEYS, *beside], "key", path)
         raise OperationError("input", f"expected the name of a module at {path}.module", path=f"{path}.module")
     return catalogue.find_module(spec["module"], f"{path}.module")
 
@@ -263,7 +264,7 @@ def _options(spec: ModuleSpec, call: CallPart) -> dict[str, tuple[object, str]]:
     known = {alias: option.name for option in entry.options for alias in (option.name, *option.aliases)}
     if entry.takes_module:
         known["of"] = "of"
-    arguments.only(spec.given, [*_SPEC_KEYS, *known], f"key or option of {entry.name}", path)
+    arguments.only(spec.given, [*_SPEC_KEYS, *known, *spec.beside], f"key or option of {entry.name}", path)
     arguments.only(spec.listed, known, f"option of {entry.name}", f"{path}.options")
     found: dict[str, tuple[object, str]] = {}
     for options, where in ((call.options, "opts"), (spec.listed, f"{path}.options"), (spec.given, path)):

@@ -10,6 +10,7 @@ import dspy
 
 from erlport_bridge.errors import OperationError, message_of
 from erlport_bridge.programs import tools
+from erlport_bridge.programs.models import LanguageModel
 from erlport_bridge.programs.modules import ModuleEntry
 from erlport_bridge.programs.options import Option
 from erlport_bridge.programs.signatures import SignatureSpec, build_signature
@@ -28,6 +29,8 @@ class Stage:
         of: The stage of the module that it runs.
         name: The name by which other stages of the program refer to it.
         sources: The sources of inputs that are not found by their names.
+        model: The language model of this stage alone. Equal stages with different models share one module, since each
+            run brings the models (:func:`own_models`).
     """
 
     entry: ModuleEntry
@@ -37,6 +40,7 @@ class Stage:
     of: Stage | None = None
     name: str | None = None
     sources: tuple[tuple[str, Source], ...] = ()
+    model: LanguageModel | None = field(default=None, compare=False)
 
     def build(self) -> dspy.Module:
         """Build the module.
@@ -61,7 +65,7 @@ class Stage:
     @property
     def adds(self) -> tuple[str, ...]:
         """The fields of a prediction besides the outputs of the signature."""
-        return tuple(name for stage in self.chain for name in stage.entry.adds)
+        return tuple(name for stage in self.chain for name in stage.entry.adds if name not in self.spec.output_names)
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -119,6 +123,7 @@ class Stage:
             "options": {option.name: option.shown(values[option.name]) for option in self.given_options},
             "tools": [tool.name if isinstance(tool, ElixirTool) else tool for tool in self.tools],
             "inputs": {name: source.text for name, source in self.sources},
+            "lm": self.model.model if self.model else None,
             "of": self.of.describe() if self.of else None,
         }
 

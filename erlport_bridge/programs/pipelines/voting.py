@@ -40,6 +40,14 @@ class Voting(Pipeline):
         (chosen, _count), *_rest = Counter(votes).most_common(1)
         return predictions[votes.index(chosen)]
 
+    def names_by_place(self) -> dict[str, str]:
+        """Return the names of the members' parameters by the names that DSPy gives them."""
+        return {
+            f"members[{number}].{place}": f"members[{number}].{name}"
+            for number, member in enumerate(self.members)
+            for place, name in member.names_by_place().items()
+        }
+
 
 def count_members(predictors: Collection[object]) -> int:
     """Count the members that predictors of these names belong to; 0: they belong to a program that does not vote."""

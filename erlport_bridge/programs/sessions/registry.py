@@ -1,7 +1,9 @@
 """The registry of one port: its default model, its sessions, and the programs that they hold.
 
-The registry is bounded: a session that is idle for too long is closed, and a program beyond the maximum is refused. The
-limits are environment variables of the port: ``DSPEX_MAX_PROGRAMS``, ``DSPEX_MAX_CONVERSATIONS`` and
+The registry is bounded: a session that is idle for too long is closed, and a program beyond the maximum is refused. A
+session that a call in flight uses is not idle; where it is closed by its name, the call goes on with it.
+
+The limits are environment variables of the port: ``DSPEX_MAX_PROGRAMS``, ``DSPEX_MAX_CONVERSATIONS`` and
 ``DSPEX_SESSION_IDLE_MS``.
 """
 
@@ -11,213 +13,61 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+import zlib
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import Any, Final
 
-import dspy
-
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs.execution import META, TurnFields
-from erlport_bridge.programs.models import GENERATION_SETTINGS, LanguageModel, from_option, generation_setting
+from erlport_bridge.limits import CONVERSATIONS, PROGRAM_BYTES, PROGRAMS, PROGRAMS_BYTES, size_of
+from erlport_bridge.programs.models import (
+    BUDGET_OPTIONS,
+    GENERATION_SETTINGS,
+    Budget,
+    BudgetLimits,
+    LanguageModel,
+    from_option,
+    generation_setting,
+)
 from erlport_bridge.programs.pipelines import (
-    HISTORY_FIELD,
     Learned,
-    Needs,
     Pipeline,
     Source,
     Stage,
-    Tools,
-    Voting,
     learned,
+    learned_tools,
+    models_of,
     pipeline,
+    read_outputs,
+    read_stages,
     storable,
     voting,
-    with_names,
     with_tools,
+    without_models,
 )
-from erlport_bridge.programs.sessions.conversations import (
-    DEFAULT_MAX_CONVERSATIONS,
-    Conversation,
-    Conversations,
-    Turn,
-)
+from erlport_bridge.programs.sessions import uses
+from erlport_bridge.programs.sessions.cached_sessions import CachedSessions
+from erlport_bridge.programs.sessions.conversations import Conversations
 from erlport_bridge.programs.sessions.neighbours import Neighbours
-from erlport_bridge.programs.signatures import SignatureSpec, parse_signature
+from erlport_bridge.programs.sessions.program import Program, new_module
+from erlport_bridge.programs.sessions.provided import POOL_SESSION, check_changeable
+from erlport_bridge.programs.sessions.session import Session
+from erlport_bridge.programs.signatures import parse_signature
 from erlport_bridge.programs.text import arguments, quoted, suggestion, text_of
-from erlport_bridge.programs.values import convert
-from erlport_bridge.term import shown
 
-DEFAULT_MAX_PROGRAMS: Final = 1_000
+# Of a limit in the environment.
+_MAX_DIGITS: Final = 18
 DEFAULT_SESSION_IDLE_MS: Final = 3_600_000
 #: The maximum number of versions that vote together.
 MAX_MEMBERS: Final = 100
 
-_SPEC_KEYS: Final = frozenset(["signature", "instructions", "modules", "outputs", "history", "lm", "config"])
+_SPEC_KEYS: Final = frozenset(
+    ["signature", "instructions", "modules", "outputs", "history", "lm", "config", *BUDGET_OPTIONS]
+)
 _DEFAULT_MODULES: Final = ["dspy.Predict"]
 
 
-@dataclass
-class Program:
-    """A stored program: stages with an id, and what they have learned.
-
-    Attributes:
-        outputs: The fields that it returns, each with its source; ``None``: all fields of its stages.
-        whole: The signature of the whole program: its inputs and its outputs.
-        model: The program's own model; ``None``: the model of its session.
-        settings: Generation settings for all its calls.
-        keeps_history: Whether the program keeps conversations, each by the id that a call names.
-        source: The spec as the caller wrote it, without its model.
-        learned: What its predictors have learned; ``None``: nothing.
-        compiled: The optimizer's report, or ``None``.
-        neighbours: The examples from which each call learns anew; ``None``: no such examples.
-    """
-
-    id: str
-    session_id: str
-    stages: tuple[Stage, ...]
-    outputs: tuple[tuple[str, Source], ...] | None
-    whole: SignatureSpec
-    model: LanguageModel | None
-    settings: Mapping[str, Any]
-    keeps_history: bool
-    source: Mapping[str, Any] = field(default_factory=dict)
-    learned: Learned | None = None
-    compiled: Mapping[str, Any] | None = None
-    neighbours: Neighbours | None = None
-    version: int = 1
-    calls: int = 0
-    _learned_module: Pipeline | None = field(default=None, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
-
-    @property
-    def asked(self) -> SignatureSpec:
-        """The signature as callers see it: without the history, which the program adds itself."""
-        inputs = tuple(item for item in self.whole.inputs if not self.keeps_history or item.name != HISTORY_FIELD)
-        return SignatureSpec(inputs, self.whole.outputs, self.whole.instructions)
-
-    def module(self) -> Pipeline:
-        """Return the module that runs the program."""
-        if not self.learned:
-            return pipeline.built(self.stages, self.outputs)
-        if self._learned_module is not None:
-            return self._learned_module
-        module = _new_module(self.stages, self.outputs, self.learned)
-        learned.teach(module, self.learned)
-        if all(stage.is_shared for stage in self.stages):
-            self._learned_module = module
-        return module
-
-    def with_learned(self, knows: Learned) -> Program:
-        """Return the program with what was learned for one call."""
-        return replace(self, learned=knows, _learned_module=None, _lock=threading.Lock())
-
-    @property
-    def needs(self) -> Needs:
-        """What each call must bring."""
-        return Needs.of(self.stages, (self.compiled or {}).get("tools", ()))
-
-    def with_given(self, tools: Tools, functions: Mapping[str, str]) -> Program:
-        """Return the program with what a call brings: its tools, in their places.
-
-        Raises:
-            OperationError: Of kind ``input``: the program needs more, or has no place for a tool.
-        """
-        self.needs.check(tools, functions)
-        if not tools:
-            return self
-        return replace(self, stages=with_tools(self.stages, tools), _learned_module=None, _lock=threading.Lock())
-
-    def check_history(self, path: str) -> None:
-        """Check that the program keeps conversations.
-
-        Raises:
-            OperationError: Of kind ``input``, with the path.
-        """
-        if not self.keeps_history:
-            message = f"program {quoted(self.id)} keeps no conversations; create it with history: true"
-            raise OperationError("input", message, path=path)
-
-    @property
-    def turn_fields(self) -> TurnFields:
-        """What a turn of its conversations may hold."""
-        return TurnFields.of(self.stages, self.asked)
-
-    def with_history(self, values: Mapping[str, Any], turns: Iterable[Turn] = ()) -> dict[str, Any]:
-        """Return the inputs of a call with the turns of its conversation, if the program keeps conversations."""
-        if not self.keeps_history:
-            return dict(values)
-        return {HISTORY_FIELD: dspy.History(messages=[dict(turn) for turn in turns]), **values}
-
-    def record(self, values: Mapping[str, Any], prediction: Mapping[str, Any], told: Conversation | None) -> None:
-        """Count a successful call, and add it to its conversation."""
-        with self._lock:
-            self.calls += 1
-        if told is not None:
-            given = {name: value for name, value in values.items() if name != HISTORY_FIELD}
-            told.append(given | self._outputs(prediction))
-
-    def _outputs(self, prediction: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the outputs of a prediction, which is a term, as the values that DSPy takes."""
-        outputs = {}
-        if not self.whole.outputs:  # a module of the application that declares none
-            return {name: value for name, value in prediction.items() if name != META}
-        for item in self.whole.outputs:
-            if item.name in prediction:
-                value = prediction[item.name]
-                try:
-                    outputs[item.name] = None if value is None else convert(item.annotation, value, item.name)
-                except OperationError:  # a module of the application may give what it did not declare
-                    outputs[item.name] = value
-        return outputs
-
-    def describe(self) -> dict[str, Any]:
-        """Return the program as a term."""
-        return {
-            "id": self.id,
-            "session_id": self.session_id,
-            "version": self.version,
-            "signature": self.asked.text,
-            "stages": [stage.describe() for stage in self.stages],
-            "outputs": {name: source.text for name, source in self.outputs} if self.outputs else None,
-            "history": self.keeps_history,
-            "model": self.model.model if self.model else None,
-            "config": dict(self.settings),
-            "calls": self.calls,
-            "compiled": dict(self.compiled) if self.compiled is not None else None,
-            "needs": self.needs.describe(),
-        }
-
-
-@dataclass
-class Session:
-    """A set of programs with a default model.
-
-    Attributes:
-        programs: The newest version of each program, by id.
-        versions: All versions of each program, by id and version number.
-    """
-
-    id: str
-    model: LanguageModel | None = None
-    programs: dict[str, Program] = field(default_factory=dict)
-    versions: dict[str, dict[int, Program]] = field(default_factory=dict)
-    created_at: float = field(default_factory=time.time)
-    used_at: float = field(default_factory=time.monotonic)
-
-    def describe(self) -> dict[str, Any]:
-        """Return the session as a term; times are in milliseconds."""
-        return {
-            "id": self.id,
-            "programs": list(self.programs),
-            "model": self.model.model if self.model else None,
-            "created_at_ms": round(self.created_at * 1000),
-            "idle_ms": round((time.monotonic() - self.used_at) * 1000),
-        }
-
-
-class Sessions:
+class Sessions(CachedSessions):
     """The registry of one port.
 
     Args:
@@ -227,18 +77,20 @@ class Sessions:
 
     Attributes:
         conversations: The conversations of all programs.
+        is_cache: Whether it is the cache of a store, which has all that was answered.
     """
 
     def __init__(
         self,
         *,
-        max_programs: int = DEFAULT_MAX_PROGRAMS,
+        max_programs: int = PROGRAMS.default,
         session_idle_ms: int = DEFAULT_SESSION_IDLE_MS,
-        max_conversations: int = DEFAULT_MAX_CONVERSATIONS,
+        max_conversations: int = CONVERSATIONS.default,
     ) -> None:
         self._max_programs = max_programs
         self._session_idle_s = session_idle_ms / 1000
         self.conversations = Conversations(max_conversations, self._session_idle_s)
+        self.is_cache = False
         self._started_at = time.time()
         self._default_model: LanguageModel | None = None
         self._sessions: dict[str, Session] = {}
@@ -249,9 +101,9 @@ class Sessions:
     def from_environment(cls) -> Sessions:
         """Return a registry with the limits of the environment."""
         return cls(
-            max_programs=_limit("DSPEX_MAX_PROGRAMS", DEFAULT_MAX_PROGRAMS),
-            session_idle_ms=_limit("DSPEX_SESSION_IDLE_MS", DEFAULT_SESSION_IDLE_MS),
-            max_conversations=_limit("DSPEX_MAX_CONVERSATIONS", DEFAULT_MAX_CONVERSATIONS),
+            max_programs=PROGRAMS.most,
+            session_idle_ms=read_limit("DSPEX_SESSION_IDLE_MS", DEFAULT_SESSION_IDLE_MS),
+            max_conversations=CONVERSATIONS.most,
         )
 
     def configure(self, model: LanguageModel, session_id: str | None) -> None:
@@ -259,9 +111,18 @@ class Sessions:
         if session_id is None:
             self._default_model = model
             return
+        check_changeable(session_id, "opts.session_id")
         with self._lock:
             self._close_idle()
             self._opened(session_id).model = model
+
+    def open(self, session_id: str, limits: BudgetLimits) -> Session:
+        """Open a session that may spend this, or set what one may spend that is open."""
+        with self._lock:
+            self._close_idle()
+            session = self._opened(session_id)
+            session.budget.limits = limits
+            return session
 
     def model_for(self, session_id: str | None, *preferred: LanguageModel | None) -> LanguageModel:
         """Return the first model among ``preferred``, the session's model and the port's default model.
@@ -284,14 +145,14 @@ class Sessions:
         return self._default_model
 
     def find(self, session_id: str, *, is_used: bool = True) -> Session:
-        """Return a session; unless ``is_used`` is false, this counts as a use that keeps it open.
+        """Return a session; unless ``is_used`` is false, this counts as a use until the running operation ends.
 
         Raises:
             OperationError: Of kind ``session_not_found``.
         """
         with self._lock:
             self._close_idle()
-            session = self._sessions.get(session_id)
+            session = uses.held(Session, session_id) or self._sessions.get(session_id)
             if session is None:
                 raise OperationError(
                     "session_not_found",
@@ -300,7 +161,7 @@ class Sessions:
                     path="session_id",
                 )
             if is_used:
-                session.used_at = time.monotonic()
+                uses.touch(session)
             return session
 
     def add_program(
@@ -313,48 +174,108 @@ class Sessions:
         compiled: Mapping[str, Any] | None = None,
         read_neighbours: Callable[[Program], Neighbours] | None = None,
     ) -> Program:
-        """Add a program to a session, which is opened if it does not exist; without an id, to a new session.
+        """Build a program and add it as :meth:`add` does; the arguments are those of :meth:`build_program`."""
+        built = self.build_program(
+            spec, session_id, model=model, known=known, compiled=compiled, read_neighbours=read_neighbours
+        )
+        self.add(built)
+        return built
+
+    def build_program(
+        self,
+        spec: object,
+        session_id: str | None,
+        *,
+        model: LanguageModel | None = None,
+        known: object = None,
+        compiled: Mapping[str, Any] | None = None,
+        read_neighbours: Callable[[Program], Neighbours] | None = None,
+    ) -> Program:
+        """Return a program that belongs to no session yet.
 
         Args:
             spec: The spec of the program.
-            session_id: The id of the session.
+            session_id: The id of its session; ``None``: a new one.
             model: The program's own model, if the spec names none.
             known: What it has learned, as :func:`erlport_bridge.programs.pipelines.learned.describe` returns it.
             compiled: The optimizer's report, or ``None``.
             read_neighbours: Returns the examples from which each call learns, for the new program.
         """
+        check_changeable(session_id, "opts.session_id")
         given: dict[str, Any] = (
             {"signature": spec} if isinstance(spec, str | bytes) or text_of(spec) else arguments.options(spec, "spec")
         )
         arguments.only(given, _SPEC_KEYS, "key", "spec")
+        size = size_of((given, known), PROGRAM_BYTES.most)
+        PROGRAM_BYTES.check(size, "spec")
         history = arguments.boolean(given.get("history"), "spec.history")
         shared = None
         if given.get("signature") is not None:
             shared = parse_signature(given["signature"], instructions=given.get("instructions"))
-        stages, whole = pipeline.read_stages(given.get("modules", _DEFAULT_MODULES), shared, history=history)
-        outputs, whole = pipeline.read_outputs(given.get("outputs"), stages, whole)
+        stages, whole = read_stages(given.get("modules", _DEFAULT_MODULES), shared, history=history)
+        outputs, whole = read_outputs(given.get("outputs"), stages, whole)
         if given.get("lm") is not None:
             model = from_option(given["lm"], "spec.lm")
         settings = _settings(given.get("config"))
+        limits = BudgetLimits.of(BUDGET_OPTIONS.read(given, "spec"))
         # A program that cannot be built is refused here.
         module = pipeline.built(stages, outputs)
-        with_tools_of = with_names(stages, _learned_with(compiled))
+        with_tools_of = with_tools(stages, learned_tools(compiled))
         knows = _read_learned(known, with_tools_of, outputs, module if with_tools_of == stages else None)
-        source = storable({key: value for key, value in given.items() if key != "lm"})
+        source = storable(without_models({key: value for key, value in given.items() if key != "lm"}))
         session_id = session_id or f"session-{secrets.token_hex(6)}"
-        program_id = f"program-{secrets.token_hex(6)}"
+        # With the session's checksum, by which the pool finds the worker of a program that is called by its id alone.
+        program_id = f"program-{zlib.crc32(session_id.encode()):08x}-{secrets.token_hex(6)}"
+        budget = Budget(f"program {quoted(program_id)}", limits)
         program = Program(
-            program_id, session_id, stages, outputs, whole, model, settings, history, source, knows, compiled
+            program_id, session_id, budget, stages, outputs, whole, model, settings, history, source, knows, compiled
         )
+        program.models = models_of(given)
         if read_neighbours is not None:
             program.neighbours = read_neighbours(program)
+            size += _size_of(program.neighbours)
+        program.size = size
+        return program
+
+    def add(self, program: Program) -> None:
+        """Add a program to its session, which is opened if it does not exist.
+
+        Raises:
+            OperationError: Of kind ``overloaded``: the registry is full.
+        """
         with self._lock:
             self._close_idle()
-            self._check_room()
-            session = self._opened(session_id)
-            session.programs[program_id] = program
-            session.versions[program_id] = {program.version: program}
-        return program
+            self._check_room(program.size)
+            session = self._opened(program.session_id)
+            session.programs[program.id] = program
+            session.versions[program.id] = {program.version: program}
+
+    def provide(self, programs: Mapping[str, Program]) -> None:
+        """Set the programs of the pool's configuration, by their names, in place of those that there were.
+
+        Raises:
+            OperationError: Of kind ``overloaded``: the registry is full.
+        """
+        with self._lock:
+            before = self._sessions.pop(POOL_SESSION, None)
+            if programs:
+                self._check_room(sum(program.size for program in programs.values()), len(programs))
+                session = self._sessions[POOL_SESSION] = Session(POOL_SESSION)
+                # Always in use, so it is never idle.
+                session.users = 1
+            for name, program in programs.items():
+                program.id, program.session_id = name, POOL_SESSION
+                session.programs[name] = program
+                session.versions[name] = {program.version: program}
+        if before is not None:
+            # The turns of another program, whose fields may be others.
+            others = [name for name, one in before.programs.items() if one.source != _source_of(programs.get(name))]
+            self.conversations.forget(None, others)
+
+    def provided(self) -> Mapping[str, Program]:
+        """Return the programs of the pool's configuration, by their names."""
+        session = self._sessions.get(POOL_SESSION)
+        return {} if session is None else session.programs
 
     def versions(self, program: Program) -> Mapping[int, Program]:
         """Return all versions of a program; raise errors as :meth:`find`."""
@@ -367,30 +288,44 @@ class Sessions:
 
         Raises:
             OperationError: Of kind ``session_not_found`` or ``program_not_found``: deleted in the meantime. Of kind
-                ``overloaded``: the registry is full.
+                ``overloaded``: the registry is full. Of kind ``input``: the program is the pool's own.
         """
+        check_changeable(program.session_id, "program_id")
         session = self.find(program.session_id)
+        size = _size_of((program.source, knows, neighbours))
         with self._lock:
             versions = session.versions.get(program.id)
+            if session.is_closed:
+                raise OperationError("session_not_found", f"session {quoted(session.id)} was closed meanwhile")
             if versions is None:
                 raise self._no_program(program.id, program.session_id, session.programs)
-            self._check_room()
-            added = replace(
-                program,
-                learned=knows,
-                compiled=compiled,
-                neighbours=neighbours,
-                version=max(versions) + 1,
-                calls=0,
-                _learned_module=None,
-                _lock=threading.Lock(),
-            )
+            self._check_room(size)
+            added = program.next_version(max(versions) + 1, knows, compiled, neighbours, size=size)
             versions[added.version] = session.programs[program.id] = added
         return added
 
-    def _check_room(self) -> None:
-        held = sum(len(versions) for session in self._sessions.values() for versions in session.versions.values())
-        if held >= self._max_programs:
+    def check_room(self) -> None:
+        """Check that one more program or version may be stored.
+
+        Raises:
+            OperationError: Of kind ``overloaded``.
+        """
+        with self._lock:
+            self._check_room(0)
+
+    def _check_room(self, size: int, count: int = 1) -> None:
+        """Check that there is room for ``count`` programs or versions of ``size`` bytes."""
+        programs = [
+            program
+            for session in self._sessions.values()
+            for versions in session.versions.values()
+            for program in versions.values()
+        ]
+        size += sum(program.size for program in programs)
+        if size > PROGRAMS_BYTES.most:
+            raise PROGRAMS_BYTES.error("the programs of this port", size)
+        held = len(programs)
+        if held + count > self._max_programs:
             raise OperationError(
                 "overloaded",
                 f"this port holds {held} programs and versions already; delete_program or close_session first, or "
@@ -427,7 +362,7 @@ class Sessions:
         return versions[version]
 
     def find_shared(self, session_id: str | None, program_id: str, version: int | None = None) -> Program | None:
-        """Find a program that keeps conversations, for a call through the session of a user.
+        """Find a program that other sessions may call: one that keeps conversations, or that is the pool's own.
 
         Args:
             session_id: The program's own session; ``None``: wherever it is.
@@ -435,7 +370,7 @@ class Sessions:
             version: The version; ``None``: the newest.
 
         Returns:
-            The program; ``None``: there is none of this id, or it keeps no conversations.
+            The program; ``None``: there is none of this id, or it is called through its own session alone.
         """
         try:
             program = self.find_program(session_id, program_id, version)
@@ -446,36 +381,34 @@ class Sessions:
             ):
                 raise
             return None
-        return program if program.keeps_history else None
+        return program if program.keeps_history or program.session_id == POOL_SESSION else None
 
     def delete_program(self, session_id: str | None, program_id: str) -> Program:
         """Delete a program and return it; raise errors as :meth:`find_program`."""
         program = self.find_program(session_id, program_id)
-        with self._lock:
-            session = self._sessions.get(program.session_id)
-            if session is not None:
-                session.programs.pop(program_id, None)
-                session.versions.pop(program_id, None)
-        self.conversations.forget(None, [program_id])
+        check_changeable(program.session_id, "program_id")
+        self.forget_program(program)
         return program
 
     def close(self, session_id: str) -> Session:
         """Close a session, delete its programs, and return it.
 
         Raises:
-            OperationError: Of kind ``session_not_found``.
+            OperationError: Of kind ``session_not_found``. Of kind ``input``: it is that of the pool's own programs.
         """
+        check_changeable(session_id)
         session = self.find(session_id)
         with self._lock:
             self._sessions.pop(session_id, None)
+            session.is_closed = True
         self.conversations.forget(session_id, session.programs)
         return session
 
     def all(self) -> list[Session]:
-        """Return the open sessions."""
+        """Return the sessions that callers have opened."""
         with self._lock:
             self._close_idle()
-            return list(self._sessions.values())
+            return [session for session in self._sessions.values() if session.id != POOL_SESSION]
 
     def _no_program(self, program_id: str, session_id: str | None, known: Mapping[str, Program]) -> OperationError:
         where = f"in session {quoted(session_id)}" if session_id is not None else "on this port"
@@ -485,7 +418,8 @@ class Sessions:
     def _started(self) -> str:
         """Say since when there can be sessions and programs, as a restart of Python ends all of them."""
         at = datetime.fromtimestamp(self._started_at, timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
-        return f"Python was started at {at}, and knows nothing from before"
+        known = "its store does not have it" if self.is_cache else "knows nothing from before"
+        return f"Python was started at {at}, and {known}"
 
     def _opened(self, session_id: str) -> Session:
         session = self._sessions.get(session_id)
@@ -498,23 +432,24 @@ class Sessions:
                     f"larger DSPEX_MAX_PROGRAMS",
                 )
             session = self._sessions[session_id] = Session(session_id)
-        session.used_at = time.monotonic()
+        uses.touch(session)
         return session
 
     def _close_idle(self) -> None:
-        limit = time.monotonic() - self._session_idle_s
         for session in list(self._sessions.values()):
-            if session.used_at < limit:
+            if uses.is_idle(session, self._session_idle_s):
                 del self._sessions[session.id]
+                session.is_closed = True
                 self.conversations.forget(session.id, session.programs)
 
 
-def _new_module(
-    stages: tuple[Stage, ...], outputs: tuple[tuple[str, Source], ...] | None, predictors: Collection[object]
-) -> Pipeline:
-    """Return a new module for stages that has predictors of these names."""
-    members = voting.count_members(predictors)
-    return Voting(stages, outputs, members) if members else Pipeline(stages, outputs)
+def _source_of(program: Program | None) -> Mapping[str, Any] | None:
+    return None if program is None else program.source
+
+
+def _size_of(learned: object) -> int:
+    """Return the bytes of what a program has learned; all programs together have a limit, not each."""
+    return size_of(learned, PROGRAMS_BYTES.most)
 
 
 def _read_learned(
@@ -527,16 +462,7 @@ def _read_learned(
     if members > MAX_MEMBERS:
         message = f"expected at most {MAX_MEMBERS} members at learned, got {members}"
         raise OperationError("input", message, path="learned")
-    return learned.read(known, module if module and not members else _new_module(stages, outputs, names), "learned")
-
-
-def _learned_with(compiled: Mapping[str, Any] | None) -> list[str]:
-    """Return the names of the tools with which a loaded program has learned."""
-    names = (compiled or {}).get("tools", [])
-    if not isinstance(names, list):
-        message = f"expected a list of names at compiled.tools, got {shown(names)}"
-        raise OperationError("input", message, path="compiled.tools")
-    return [arguments.text(name, f"compiled.tools[{index}]") for index, name in enumerate(names)]
+    return learned.read(known, module if module and not members else new_module(stages, outputs, names), "learned")
 
 
 def _settings(config: object) -> dict[str, Any]:
@@ -545,11 +471,12 @@ def _settings(config: object) -> dict[str, Any]:
     return {name: generation_setting(name, value, "spec.config") for name, value in given.items()}
 
 
-def _limit(variable: str, default: int) -> int:
+def read_limit(variable: str, default: int) -> int:
+    """Return the positive integer of a variable of the environment, or its default."""
     text = os.environ.get(variable)
     if text is None:
         return default
-    if not text.isdecimal() or int(text) == 0:
+    if not (text.isascii() and text.isdecimal()) or len(text) > _MAX_DIGITS or int(text) == 0:
         raise OperationError(
             "input", f"expected a positive integer in the environment at {variable}, got {quoted(text)}"
         )

@@ -15,10 +15,10 @@ import dspy
 
 from erlport_bridge.errors import EncodeError, OperationError
 from erlport_bridge.programs.pipelines import learned
-from erlport_bridge.programs.sessions.registry import Program
+from erlport_bridge.programs.sessions.program import Program
 from erlport_bridge.programs.text import arguments, inside
 from erlport_bridge.programs.values import plain
-from erlport_bridge.term import shown
+from erlport_bridge.term import OrderedMap, shown
 
 _FORMAT: Final = "dspex.program"
 _VERSION: Final = 1
@@ -33,6 +33,11 @@ def dump(program: Program) -> str:
     Raises:
         EncodeError: The spec or a demo contains a value that JSON lacks, such as a pid; the error has its path.
     """
+    return json.dumps(_json_value(terms_of(program), ""), ensure_ascii=False, allow_nan=False)
+
+
+def terms_of(program: Program) -> dict[str, Any]:
+    """Return a program as a term that :func:`read` reads; errors as :func:`dump`."""
     stored = {
         "format": _FORMAT,
         "format_version": _VERSION,
@@ -42,11 +47,12 @@ def dump(program: Program) -> str:
         "compiled": program.compiled,
         "neighbours": program.neighbours.describe() if program.neighbours else None,
     }
-    return json.dumps(_json_value(plain(stored), ""), ensure_ascii=False, allow_nan=False)
+    found: dict[str, Any] = plain(stored)
+    return found
 
 
 class Stored(NamedTuple):
-    """The parts of a stored program; :func:`load` has checked only that ``spec`` and ``compiled`` are maps."""
+    """The parts of a stored program; :func:`read` has checked only that ``spec`` and ``compiled`` are maps."""
 
     spec: dict[str, Any]
     learned: object
@@ -64,9 +70,14 @@ def load(text: object) -> Stored:
     if len(given) > MAX_CHARACTERS:
         raise _wrong(f"expected at most {MAX_CHARACTERS} characters at text, got {len(given)}")
     try:
-        stored = json.loads(given, parse_constant=_refuse_constant)
+        stored = json.loads(given, object_pairs_hook=OrderedMap, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
         raise _wrong(f"expected the JSON that dump_program gave at text: {error}") from None
+    return read(stored)
+
+
+def read(stored: object) -> Stored:
+    """Read the term of a program that JSON or the store has held; errors as :func:`load`."""
     if not isinstance(stored, dict) or stored.get("format") != _FORMAT:
         raise _wrong(f'expected the JSON that dump_program gave at text, with "format": "{_FORMAT}"')
     if stored.get("format_version") != _VERSION:

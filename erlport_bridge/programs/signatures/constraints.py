@@ -6,6 +6,7 @@ DSPy writes constraints into the prompt and does not check them. Here inputs and
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Final, TypeAlias, get_origin
@@ -59,6 +60,22 @@ def problem(annotation: Any, name: str, value: object) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or (name == "multiple_of" and value <= 0):
         return f"takes a number as {name}, not {shown(value)}"
     return None
+
+
+def leaves_no_value(annotation: Any, constraints: Constraints) -> bool:
+    """Return whether no value of the type fulfils all of its constraints, such as ``ge=5, le=1``."""
+    given = dict(constraints)
+    if given.get("min_length", 0) > given.get("max_length", math.inf):
+        return True
+    lowest = max(given.get("ge", -math.inf), given.get("gt", -math.inf))
+    highest = min(given.get("le", math.inf), given.get("lt", math.inf))
+    if lowest > highest or (lowest == highest and (given.get("gt") == lowest or given.get("lt") == highest)):
+        return True
+    if annotation is not int or math.inf in (-lowest, highest):
+        return False
+    first = math.floor(lowest) + 1 if given.get("gt") == lowest else math.ceil(lowest)
+    last = math.ceil(highest) - 1 if given.get("lt") == highest else math.floor(highest)
+    return bool(first > last)
 
 
 def constrained(annotation: Any, constraints: Constraints) -> Any:

@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from erlport_bridge.programs.signatures.constraints import Constraints, constrained
 
 #: Marks a field without a default value, since ``None`` can be a default.
 NO_DEFAULT: Final = object()
+
+
+@dataclass(frozen=True)
+class CompoundDefault:
+    """A default that is a list or a map: its JSON, so that types are hashable, and each use has a value of its own."""
+
+    text: str
+
+    @property
+    def value(self) -> Any:
+        """A new value."""
+        return json.loads(self.text)
+
+
+def default_value(default: Any) -> Any:
+    """Return the value of a default."""
+    return default.value if isinstance(default, CompoundDefault) else default
 
 
 class FieldType(NamedTuple):
@@ -42,7 +61,7 @@ class FieldType(NamedTuple):
     def whole_text(self) -> str:
         """The text with description and default, for a field of an object type."""
         beside = [] if self.description is None else [f"desc={string_text(self.description)}"]
-        beside += [] if self.default is NO_DEFAULT else [f"default={choice_text(self.default)}"]
+        beside += [] if self.default is NO_DEFAULT else [f"default={default_text(self.default)}"]
         if not beside:
             return self.text
         text = f"({self.text})" if self.members else self.text
@@ -53,6 +72,16 @@ class FieldType(NamedTuple):
 def choice_text(choice: str | float | None) -> str:
     """Return a choice of a ``Literal``, or a default, as it is written in the text of a type."""
     return string_text(choice) if isinstance(choice, str) else repr(choice)
+
+
+def default_text(default: Any) -> str:
+    """Return a default as it is written in the text of a type; lists and maps are written as in JSON."""
+    value = default_value(default)
+    if isinstance(value, list):
+        return f"[{', '.join(map(default_text, value))}]"
+    if isinstance(value, dict):
+        return f"{{{', '.join(f'{string_text(name)}: {default_text(item)}' for name, item in value.items())}}}"
+    return choice_text(value)
 
 
 def string_text(text: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Final, Union, get_args, get_origin
 
 import pydantic
 
-from erlport_bridge.programs.signatures.field_type import NO_DEFAULT, FieldType
+from erlport_bridge.programs.signatures.field_type import NO_DEFAULT, FieldType, default_value
 
 # One class per name and text, so that equal signatures have equal classes and share a module.
 _MAX_REMEMBERED: Final = 1_024
@@ -54,7 +54,7 @@ def _made(name: str, fields: Mapping[str, FieldType]) -> type[pydantic.BaseModel
         settings: dict[str, Any] = {"description": read.description} if read.description else {}
         if read.default is not NO_DEFAULT:
             # Validation makes a date of the default's text.
-            settings |= {"default": read.default, "validate_default": read.default is not None}
+            settings |= {"default": default_value(read.default), "validate_default": read.default is not None}
         elif takes_nil(read.annotation):
             settings["default"] = None
         definitions[field] = (read.inner, pydantic.Field(**settings))

@@ -12,7 +12,7 @@ which it drops fields. Here a signature is parsed by this grammar, with limits, 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Final
@@ -21,12 +21,12 @@ import dspy
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.signatures.constraints import Constraints, with_pattern_in_prompt
-from erlport_bridge.programs.signatures.field_names import name_problem
+from erlport_bridge.programs.signatures.field_names import Reserved, name_problem
 from erlport_bridge.programs.signatures.field_type import NO_DEFAULT, FieldType
 from erlport_bridge.programs.signatures.type_parser import TokenReader, parse_type
 from erlport_bridge.programs.signatures.type_terms import SETTINGS, type_text
 from erlport_bridge.programs.text import expected_text, quoted, suggestion, text_of
-from erlport_bridge.term import shown
+from erlport_bridge.term import shown, sorted_items
 
 MAX_SIGNATURE_CHARACTERS: Final = 65_536
 MAX_FIELDS: Final = 100
@@ -89,6 +89,11 @@ class SignatureSpec:
         """The names of the inputs."""
         return frozenset(field.name for field in self.inputs)
 
+    @cached_property
+    def output_names(self) -> frozenset[str]:
+        """The names of the outputs."""
+        return frozenset(field.name for field in self.outputs)
+
     @property
     def text(self) -> str:
         """The canonical text, such as ``question: str, k: int -> answer: list[str]``; without descriptions."""
@@ -98,8 +103,11 @@ class SignatureSpec:
         return " -> ".join(sides)
 
 
+_NONE_RESERVED: Final = Reserved()
+
+
 def parse_signature(
-    source: object, *, instructions: str | None = None, reserved: Collection[str] = ()
+    source: object, *, instructions: str | None = None, reserved: Reserved = _NONE_RESERVED
 ) -> SignatureSpec:
     """Parse and check a signature from a term.
 
@@ -107,9 +115,10 @@ def parse_signature(
         source: The text form (a string, an atom or a charlist), or a map with the keys ``inputs``, ``outputs`` and
             optionally ``instructions``. Keys are atoms or strings. Each side of a map is the text of that side, a list
             whose elements are ``"name"``, ``"name: type"``, ``{name, type}`` (as in a keyword list) or
-            ``%{name: …, type: …, desc: …}``, or a map from names to types or to ``%{type: …, desc: …}``.
+            ``%{name: …, type: …, desc: …}``, or a map from names to types or to ``%{type: …, desc: …}``. The fields
+            of a map are sorted by name.
         instructions: The instructions for the model. If the map has instructions too, they must be equal.
-        reserved: Further names that no field may have. The values of a mapping name who reserves them.
+        reserved: The names that modules use themselves.
 
     Raises:
         OperationError: Of kind ``signature``, with the position in the text or the path in the map.
@@ -238,7 +247,7 @@ def _map_side(side: object, where: str) -> tuple[Field, ...]:
         return fields
     if isinstance(side, Mapping):
         _check_count(len(side), where)
-        return tuple(_named_field(name, described, where) for name, described in side.items())
+        return tuple(_named_field(name, described, where) for name, described in sorted_items(side))
     if isinstance(side, list):
         _check_count(len(side), where)
         return tuple(_listed_field(entry, f"{where}[{index}]") for index, entry in enumerate(side))
@@ -246,8 +255,9 @@ def _map_side(side: object, where: str) -> tuple[Field, ...]:
 
 
 def _listed_field(entry: object, where: str) -> Field:
-    if isinstance(entry, tuple) and len(entry) == 2:
-        return _named_field(*entry, where)
+    # In JSON, as in the text of a stored program, a pair is a list.
+    if isinstance(entry, tuple | list) and len(entry) == 2 and text_of(entry) is None:
+        return _named_field(entry[0], entry[1], where)
     if isinstance(entry, Mapping):
         described = _entries(entry, ("name", *_FIELD_KEYS), where)
         if "name" not in described:
@@ -270,7 +280,7 @@ def _named_field(name_term: object, described: object, side: str) -> Field:
         settings = _entries(described, _FIELD_KEYS, where)
         described = settings.pop("type", None)
         if settings:
-            described = ("str" if described is None else described, settings)
+            described = ("str" if described is None else described, list(settings.items()))
     return _field(name, _type_at(described, name, where))
 
 
@@ -297,7 +307,7 @@ def _instructions(term: object, where: str) -> str | None:
 
 def _entries(source: Mapping[Any, Any], known: tuple[str, ...], where: str) -> dict[str, Any]:
     entries = {}
-    for key, entry in source.items():
+    for key, entry in sorted_items(source):
         name = _text_at(key, where, what="a key of ")
         if name not in known:
             remedy = suggestion(name, known) or f"; known keys: {', '.join(known)}"
@@ -318,7 +328,7 @@ def _check_count(count: int, where: str) -> None:
         raise _error(f"expected at most {MAX_FIELDS} fields at {where}, got {count}", where)
 
 
-def _check_names(inputs: tuple[Field, ...], outputs: tuple[Field, ...], reserved: Collection[str]) -> None:
+def _check_names(inputs: tuple[Field, ...], outputs: tuple[Field, ...], reserved: Reserved) -> None:
     _check_count(len(inputs) + len(outputs), "signature")
     for field in outputs:
         if field.default is not NO_DEFAULT:
@@ -335,8 +345,7 @@ def _check_names(inputs: tuple[Field, ...], outputs: tuple[Field, ...], reserved
             of_dspy = name in RESERVED_NAMES or name.startswith("model_")
             if of_dspy or (side == "inputs" and name in RESERVED_INPUT_NAMES):
                 raise _error(f'field name "{name}" is reserved by DSPy; choose another name', where)
-            if name in reserved:
-                owner = reserved[name] if isinstance(reserved, Mapping) else "the module"
+            if owner := reserved.owner(name, of_input=side == "inputs"):
                 raise _error(f'field name "{name}" is reserved by {owner}; choose another name', where)
 
 

@@ -23,6 +23,7 @@ An object is a map with the named fields. A setting is a constraint (``ge=0``, :
 from __future__ import annotations
 
 import datetime
+import json
 import re
 from collections.abc import Mapping
 from decimal import Decimal
@@ -35,10 +36,10 @@ from dspy.adapters.types.citation import Citations
 from dspy.adapters.types.document import Document
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs.signatures.constraints import allowed, problem
-from erlport_bridge.programs.signatures.defaults import default_problem
+from erlport_bridge.programs.signatures.constraints import allowed, leaves_no_value, problem
+from erlport_bridge.programs.signatures.defaults import default_problem, read_default
 from erlport_bridge.programs.signatures.field_names import name_problem
-from erlport_bridge.programs.signatures.field_type import NO_DEFAULT, FieldType, choice_text
+from erlport_bridge.programs.signatures.field_type import NO_DEFAULT, CompoundDefault, FieldType, choice_text
 from erlport_bridge.programs.signatures.object_types import object_model
 from erlport_bridge.programs.text import quoted, suggestion
 from erlport_bridge.term import shown
@@ -322,7 +323,7 @@ class _TypeParser:
                 self._reader.expected(f'"=" behind {name}')
             if name in given:
                 self._fail(f"{name} twice", position)
-            given[name] = self._number() if self._reader.next.kind == "number" else self._choice()
+            given[name] = self._default() if name == "default" else self._scalar()
             if not self._reader.take_mark(","):
                 break
         if not self._reader.take_mark(")"):
@@ -353,6 +354,8 @@ class _TypeParser:
         constraints = (*read.constraints, *given.items())
         settings = ", ".join(f"{name}={choice_text(value)}" for name, value in given.items())
         head = f"{read.text[:-1]}, " if read.constraints else f"{read.text}("
+        if leaves_no_value(read.annotation, constraints):
+            self._fail(f"{head}{settings}) with bounds that no value is within", start)
         return read.replaced(text=f"{head}{settings})", constraints=constraints)
 
     def _constrained_union(self, read: FieldType, given: Mapping[str, Any], start: int) -> FieldType:
@@ -369,8 +372,12 @@ class _TypeParser:
         is_named = read.text.startswith(("Optional[", "Union["))
         return _union_of(members, read.text.partition("[")[0] if is_named else None)
 
-    def _number(self) -> float:
-        return float(self._reader.take().text)
+    def _default(self) -> Any:
+        default = read_default(self._reader, self._scalar)
+        return CompoundDefault(json.dumps(default)) if isinstance(default, list | dict) else default
+
+    def _scalar(self) -> float | str | None:
+        return float(self._reader.take().text) if self._reader.next.kind == "number" else self._choice()
 
     def _name(self) -> str:
         if self._reader.next.kind != "name":

@@ -8,15 +8,15 @@ tuple, for callers whose types come from JSON.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from typing import Any, Final
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.signatures.constraints import NAMES
 from erlport_bridge.programs.signatures.field_type import string_text
-from erlport_bridge.programs.signatures.type_parser import MAX_TYPE_DEPTH
+from erlport_bridge.programs.signatures.type_parser import MAX_TYPE_DEPTH, MAX_TYPE_MEMBERS
 from erlport_bridge.programs.text import expected_text, text_of
-from erlport_bridge.term import shown
+from erlport_bridge.term import Atom, shown, sorted_items, sorted_keys
 
 #: The settings of a type, in a field, in a member of a map, or in ``{type, options}``.
 SETTINGS: Final = (*NAMES, "minimum", "maximum", "desc", "description", "default", "optional", "enum")
@@ -75,7 +75,7 @@ def _form(term: tuple[Any, ...] | list[Any], where: str, depth: int) -> str:
 
 def with_settings(text: str, settings: Any, where: str) -> str:
     """Return the text of a type with constraints, a description and a default: ``int(ge=0, desc="…")``."""
-    pairs = settings.items() if isinstance(settings, Mapping) else settings
+    pairs = sorted_items(settings) if isinstance(settings, Mapping) else settings
     given = {text_of(key) or shown(key): value for key, value in pairs}
     for name in given:
         if name not in SETTINGS:
@@ -88,7 +88,13 @@ def with_settings(text: str, settings: Any, where: str) -> str:
     for name in ("desc", "description"):
         if name in given and text_of(given[name]) is None:
             raise _error(expected_text(f"{where}.{name}", given[name]), f"{where}.{name}")
-    texts = [f"{_CALLED.get(name, name)}={_literal(value, f'{where}.{name}')}" for name, value in given.items()]
+    is_list = any(form in text for form in ("list", "set", "tuple"))
+    texts = [
+        f"default={_default(value, f'{where}.{name}', is_list=is_list)}"
+        if name == "default"
+        else f"{_CALLED.get(name, name)}={_literal(value, f'{where}.{name}')}"
+        for name, value in given.items()
+    ]
     if texts and "|" in text:
         text = f"({text})"  # settings of a union, not of its last member
     whole = f"{text}({', '.join(texts)})" if texts else text
@@ -111,16 +117,17 @@ def _is_keyword(term: object) -> bool:
 
 
 def _object(fields: Mapping[Any, Any] | list[Any], where: str, depth: int) -> str:
+    _check_count(fields, where)
     members = []
-    for key, member in fields.items() if isinstance(fields, Mapping) else fields:
+    for key, member in sorted_items(fields) if isinstance(fields, Mapping) else fields:
         name = text_of(key)
         if name is None:
             raise _error(f"expected a name as a key of {where}, got {shown(key)}", where)
         inside = f"{where}.{name}"
-        described = {text_of(key): value for key, value in member.items()} if isinstance(member, Mapping) else {}
+        described = {text_of(key): value for key, value in sorted_items(member)} if isinstance(member, Mapping) else {}
         if "type" in described and described.keys() <= {"type", *SETTINGS}:
             text = type_text(described.pop("type"), inside, depth + 1)
-            members.append(f"{name}: {with_settings(text, described, inside)}")
+            members.append(f"{name}: {with_settings(text, list(described.items()), inside)}")
         else:
             members.append(f"{name}: {type_text(member, inside, depth + 1)}")
     return f"{{{', '.join(members)}}}"
@@ -137,6 +144,7 @@ def _generic(name: str, count: int) -> Callable[[list[Any], str, int], str]:
 
 def _listed(parts: list[Any], where: str, depth: int) -> list[str]:
     types = parts[0] if len(parts) == 1 and isinstance(parts[0], list) else parts
+    _check_count(types, where)
     return [type_text(part, where, depth + 1) for part in types]
 
 
@@ -155,6 +163,7 @@ def _map(parts: list[Any], where: str, depth: int) -> str:
 
 def _enum(parts: list[Any], where: str, depth: int) -> str:
     choices = parts[0] if len(parts) == 1 and isinstance(parts[0], list) else parts
+    _check_count(choices, where)
     if not choices:
         raise _error(f"expected choices in {{:enum, […]}} at {where}", where)
     return f"Literal[{', '.join(_literal(choice, where) for choice in choices)}]"
@@ -190,6 +199,39 @@ _FORMS: Final[Mapping[str, Callable[[list[Any], str, int], str]]] = {
     "code": _code,
     "object": _inner,
 }
+
+
+def _check_count(members: Any, where: str) -> None:
+    """Check the number of members before the text of each is made."""
+    if isinstance(members, Sized) and len(members) > MAX_TYPE_MEMBERS:
+        raise _error(f"expected at most {MAX_TYPE_MEMBERS} members at {where}, got {len(members)}", where)
+
+
+def _default(value: object, where: str, *, is_list: bool, depth: int = 1) -> str:
+    """Return the text of a default, which may be a list or a map; ``is_list``: a list of integers is no charlist."""
+    if depth > MAX_TYPE_DEPTH:
+        raise _error(f"expected a default that nests at most {MAX_TYPE_DEPTH} levels at {where}", where)
+    if isinstance(value, Mapping) or (isinstance(value, list) and value and _is_keyword_list(value)):
+        entries = []
+        for key, item in sorted_items(value) if isinstance(value, Mapping) else value:
+            name = text_of(key)
+            if name is None:
+                raise _error(f"expected text as a key of {where}, got {shown(key)}", where)
+            inside = _default(item, f"{where}.{name}", is_list=is_list, depth=depth + 1)
+            entries.append(f"{string_text(name)}: {inside}")
+        return f"{{{', '.join(entries)}}}"
+    if isinstance(value, list | tuple | set) and (is_list or text_of(value) is None):
+        items = sorted_keys(value) if isinstance(value, set) else value
+        texts = (
+            _default(item, f"{where}[{index}]", is_list=is_list, depth=depth + 1) for index, item in enumerate(items)
+        )
+        return f"[{', '.join(texts)}]"
+    return _literal(value, where)
+
+
+def _is_keyword_list(value: list[Any]) -> bool:
+    """Return whether a list is a keyword list."""
+    return all(isinstance(pair, tuple) and len(pair) == 2 and isinstance(pair[0], Atom) for pair in value)
 
 
 def _literal(value: object, where: str) -> str:

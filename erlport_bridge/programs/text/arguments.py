@@ -5,10 +5,12 @@ Text may be a binary, an atom or a charlist. Options may be a map or a keyword l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
-from typing import Any, Final
+from typing import Any, Final, TypeGuard
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.limits import ENTRIES, Limit
 from erlport_bridge.programs.text.wording import expected_text, quoted, suggestion, text_of
 from erlport_bridge.term import Atom, shown
 
@@ -16,25 +18,39 @@ from erlport_bridge.term import Atom, shown
 MAX_TIMEOUT_MS: Final = 2**32 - 1
 
 
-def text(value: object, path: str) -> str:
+def text(value: object, path: str, limit: Limit | None = None) -> str:
     """Read text that is not empty.
 
     Args:
         value: A binary, an atom, or a charlist.
         path: The argument's path, for the error.
+        limit: The limit on its bytes, if it is an id or a name.
 
     Raises:
-        OperationError: Of kind ``input``: ``value`` is empty or not text.
+        OperationError: Of kind ``input``: ``value`` is empty or not text, or exceeds the limit.
     """
+    if limit is not None and isinstance(value, str | bytes | list):
+        # Before the text of a charlist is made.
+        limit.check(len(value), path)
     found = text_of(value)
     if found:
+        if limit is not None:
+            limit.check_text(found, path)
         return found
     raise OperationError("input", expected_text(path, value), path=path)
 
 
-def optional_text(value: object, path: str) -> str | None:
+def optional_text(value: object, path: str, limit: Limit | None = None) -> str | None:
     """Read text, or return ``None`` for ``nil``."""
-    return None if value is None else text(value, path)
+    return None if value is None else text(value, path, limit)
+
+
+def is_number(value: object) -> bool:
+    """Return whether a term is a finite number that a float can hold."""
+    try:
+        return type(value) in (int, float) and math.isfinite(value)  # type: ignore[arg-type]
+    except OverflowError:  # an integer of hundreds of digits
+        return False
 
 
 def boolean(value: object, path: str, *, default: bool = False) -> bool:
@@ -61,13 +77,16 @@ def options(value: object, path: str) -> dict[str, Any]:
         A new dict with plain ``str`` keys.
 
     Raises:
-        OperationError: Of kind ``input``: ``value`` is none of them, or a key is neither an atom nor a string.
+        OperationError: Of kind ``input``: ``value`` is none of them, has too many entries, or a key comes twice, or is
+            neither an atom nor a string.
     """
     if value is None:
         return {}
+    if isinstance(value, Mapping | list):
+        ENTRIES.check(len(value), path)
     if isinstance(value, Mapping):
         pairs = list(value.items())
-    elif isinstance(value, list) and all(isinstance(item, tuple) and len(item) == 2 for item in value):
+    elif is_keyword_list(value):
         pairs = value
     else:
         raise OperationError("input", f"expected a map or a keyword list at {path}, got {_outline(value)}", path=path)
@@ -76,7 +95,21 @@ def options(value: object, path: str) -> dict[str, Any]:
             raise OperationError(
                 "input", f"expected an atom or a string as a key of {path}, got {_outline(key)}", path=path
             )
-    return {str(key): item for key, item in pairs}
+    read = {str(key): item for key, item in pairs}
+    if len(read) < len(pairs):
+        names = [str(key) for key, _ in pairs]
+        key = next(name for name in names if names.count(name) > 1)
+        raise OperationError(
+            "input",
+            f"expected the key {quoted(key)} once at {path}, got it {names.count(key)} times",
+            path=f"{path}.{key}",
+        )
+    return read
+
+
+def is_keyword_list(value: object) -> TypeGuard[list[tuple[Any, Any]]]:
+    """Return whether a value is a list of pairs, as Elixir writes options."""
+    return isinstance(value, list) and all(isinstance(item, tuple) and len(item) == 2 for item in value)
 
 
 def _outline(value: object) -> str:

@@ -7,6 +7,8 @@ that stand inside text. Here:
 - A marker within a line does the same, if no line starts with a marker of its name: models write
   ``7 [[ ## completed ## ]]``, and all fields in one line.
 - Marks of Markdown around a marker, and before one that stands alone in its line, belong to the marker.
+- A marker may lack the spaces that it has in the prompt, or have two, and have its name in other letter case, if only
+  one field has that name: ``[[## Answer ##]]``.
 - A marker whose name is no field of the signature is text.
 - Lines end at ``\n``, ``\r\n`` or ``\r``, and are joined by ``\n``. Other characters, such as U+2028, are text.
 - White space around a value is left out, but the first of several lines keeps its indentation.
@@ -18,7 +20,8 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
+import string
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple
 
 #: The name in the marker after the last field.
@@ -35,6 +38,10 @@ _AROUND: Final = re.compile(rf"[{AROUND_MARKS}]+\Z")
 _MAX_MARKS: Final = 8
 _FENCE: Final = re.compile(r"^[ \t]*```+[^`\n]*$", re.MULTILINE)
 _LINE_END: Final = re.compile(r"\r\n?")
+_MAX_SPACES: Final = 2
+# The spaces of a marker: before and after each of its two `##`.
+_SPACES_OF_MARKER: Final = 4
+_LOWER: Final = {ord(upper): upper.lower() for upper in string.ascii_uppercase}
 
 
 class Names(NamedTuple):
@@ -58,18 +65,45 @@ class Names(NamedTuple):
         return name in self.outputs or name == COMPLETED
 
 
-@functools.lru_cache(maxsize=512)
-def markers(names: Names) -> re.Pattern[str]:
-    """Return the pattern of all markers of a signature."""
-    known = "|".join(sorted(map(re.escape, {*names.outputs, *names.inputs, COMPLETED}), key=len, reverse=True))
-    return re.compile(rf"\[\[ ## ({known}) ## \]\]")
+class Markers:
+    """The markers of a signature, in all the forms in which models write them.
+
+    Attributes:
+        longest: The maximum length of a marker.
+    """
+
+    def __init__(self, names: Names) -> None:
+        by_folded: dict[str, list[str]] = {}
+        for name in {*names.outputs, *names.inputs, COMPLETED}:
+            by_folded.setdefault(_folded(name), []).append(name)
+        #: The name of the field that a name in lower case means.
+        self._by_folded = {folded: found[0] for folded, found in by_folded.items() if len(found) == 1}
+        any_case = [f"(?ai:{re.escape(name)})" for name in self._by_folded.values()]
+        one_case = [re.escape(name) for found in by_folded.values() if len(found) > 1 for name in found]
+        known = "|".join(sorted([*any_case, *one_case], key=len, reverse=True))
+        gap = f" {{0,{_MAX_SPACES}}}"
+        self._pattern = re.compile(rf"\[\[{gap}##{gap}({known}){gap}##{gap}\]\]")
+        whole = [f"[[##{folded}##]]" for folded in by_folded]
+        self._beginnings = frozenset(marker[:size] for marker in whole for size in range(1, len(marker) + 1))
+        self.longest = max(map(len, whole)) + _SPACES_OF_MARKER * _MAX_SPACES
+
+    def find(self, text: str) -> Iterator[tuple[re.Match[str], str]]:
+        """Return the markers in a text, each with the name of its field."""
+        return ((match, self._by_folded.get(_folded(match[1]), match[1])) for match in self._pattern.finditer(text))
+
+    def may_begin(self, text: str) -> bool:
+        """Return whether a marker may begin with the text; this may be true of one with too many spaces."""
+        return len(text) < self.longest and _folded(text.replace(" ", "")) in self._beginnings
 
 
 @functools.lru_cache(maxsize=512)
-def marker_beginnings(names: Names) -> frozenset[str]:
-    """Return every text with which a marker of a signature may begin, except whole markers."""
-    whole = [f"[[ ## {name} ## ]]" for name in (*names.outputs, *names.inputs, COMPLETED)]
-    return frozenset(marker[:size] for marker in whole for size in range(1, len(marker)))
+def markers(names: Names) -> Markers:
+    """Return the markers of a signature."""
+    return Markers(names)
+
+
+def _folded(text: str) -> str:
+    return text.translate(_LOWER)
 
 
 def fields_of(completion: str, names: Names) -> dict[str, str]:
@@ -79,7 +113,15 @@ def fields_of(completion: str, names: Names) -> dict[str, str]:
     {'answer': '7'}
     """
     text = with_plain_lines(completion)
-    found = [_marker(text, match) for match in markers(names).finditer(text)]
+    found: list[_Marker] = []
+    line = 0
+    for match, name in markers(names).find(text):
+        after = found[-1].end if found else 0
+        line_end = text.rfind("\n", after, match.start())
+        # A line is read up to its first marker only: reading it again for each further one would take quadratic time.
+        is_first = not found or line_end >= 0
+        line = line_end + 1 if line_end >= 0 else line
+        found.append(_marker(text, match, name, line) if is_first else _marker_within(text, match, name))
     begins = [marker for marker in found if marker.starts_line]
     seen = {marker.name for marker in begins}
     for marker in found:
@@ -106,20 +148,26 @@ class _Marker(NamedTuple):
     starts_line: bool
 
 
-def _marker(text: str, match: re.Match[str]) -> _Marker:
+def _marker_within(text: str, match: re.Match[str], name: str) -> _Marker:
+    """Return a marker that follows another one in its line."""
     start, end = match.span()
     around = _AROUND.search(text, max(0, start - _MAX_MARKS), start)
     if around is not None and text.startswith(around[0], end):
         start, end = around.start(), end + len(around[0])
-    line = text.rfind("\n", 0, start) + 1
+    return _Marker(start, end, name, starts_line=False)
+
+
+def _marker(text: str, match: re.Match[str], name: str, line: int) -> _Marker:
+    """Return the first marker of the line that starts at ``line``."""
+    start, end, _, _ = _marker_within(text, match, name)
     before = text[line:start].strip(SPACE)
     if before.strip(LINE_MARKS) or (before == "" and start == match.start()):
-        return _Marker(start, end, match[1], starts_line=not before)
+        return _Marker(start, end, name, starts_line=not before)
     # A marked name with text beside it is more likely mentioned.
     line_end = text.find("\n", end)
     if text[end : len(text) if line_end < 0 else line_end].strip(SPACE):
-        return _Marker(start, end, match[1], starts_line=False)
-    return _Marker(line, end, match[1], starts_line=True)
+        return _Marker(start, end, name, starts_line=False)
+    return _Marker(line, end, name, starts_line=True)
 
 
 def opens_block(text: str) -> bool:

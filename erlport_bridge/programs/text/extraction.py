@@ -1,6 +1,7 @@
 """Find facts in text, deterministically: the sentences nearest to a query, numbers, dates and listed items.
 
-The embedded model and the ``search_text`` tool share this module. Every function is linear in the length of the text.
+The embedded model and the ``search_text`` tool share this module. Every function is linear in the length of the text,
+and looks at a long text in pieces: a regular expression keeps the GIL until it has read its whole text.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import datetime
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 _SENTENCE_END: Final = re.compile(r"(?<=[.!?])[ \t]+(?=\S)")
@@ -49,11 +50,29 @@ _SATURATION: Final = 1.2
 _LENGTH_WEIGHT: Final = 0.75
 
 
+_MAX_PIECE_CHARACTERS: Final = 32_768
+# Where a long text is cut: the first of these that is in the piece.
+_CUTS: Final = ("\n", ". ", " ")
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Yield a long text in pieces, cut at the end of a line, a sentence or a word."""
+    start = 0
+    while len(text) - start > _MAX_PIECE_CHARACTERS:
+        end = start + _MAX_PIECE_CHARACTERS
+        found = (text.rfind(cut, start, end) for cut in _CUTS)
+        end = next((place + 1 for place in found if place > start), end)
+        yield text[start:end]
+        start = end
+    yield text[start:] if start else text
+
+
 def sentences(text: str) -> list[str]:
     """Split a text into sentences, with single spaces between words. The end of a line also ends a sentence."""
     return [
         " ".join(sentence.split())
-        for line in text.splitlines()
+        for piece in _pieces(text)
+        for line in piece.splitlines()
         for sentence in _SENTENCE_END.split(line)
         if not sentence.isspace() and sentence
     ]
@@ -61,7 +80,8 @@ def sentences(text: str) -> list[str]:
 
 def words(text: str) -> list[str]:
     """Return the words of a text without stop words, in lower case, plurals as singulars."""
-    return [_stem(word) for word in _WORD.findall(text.lower()) if word not in _STOP_WORDS]
+    found = (word for piece in _pieces(text) for word in _WORD.findall(piece.lower()))
+    return [_stem(word) for word in found if word not in _STOP_WORDS]
 
 
 def _stem(word: str) -> str:
@@ -133,18 +153,20 @@ def nearest_sentences(text: str, query: str, limit: int) -> list[str]:
 
 def numbers(text: str) -> list[int | float]:
     """Return the numbers of a text in its order; ``1,234`` is one number, digits in dates and names are skipped."""
-    for date in (_ISO_DATE, _DAY_MONTH_YEAR, _MONTH_DAY_YEAR):
-        text = date.sub(" ", text)
-    found = [match[0].replace(",", "") for match in _NUMBER.finditer(text)]
+    found = []
+    for piece in _pieces(text):
+        for date in (_ISO_DATE, _DAY_MONTH_YEAR, _MONTH_DAY_YEAR):
+            piece = date.sub(" ", piece)
+        found += [match[0].replace(",", "") for match in _NUMBER.finditer(piece)]
     return [float(number) if "." in number else int(number) for number in found]
 
 
 def dates(text: str) -> list[datetime.date]:
     """Return the dates of a text: ISO dates, then ``20 July 1969``, then ``July 20, 1969``; each form in text order."""
     parts: Iterable[tuple[str, int, str]] = [
-        *((match[1], int(match[2]), match[3]) for match in _ISO_DATE.finditer(text)),
-        *((match[3], _month(match[2]), match[1]) for match in _DAY_MONTH_YEAR.finditer(text)),
-        *((match[3], _month(match[1]), match[2]) for match in _MONTH_DAY_YEAR.finditer(text)),
+        *((match[1], int(match[2]), match[3]) for match in _matches(_ISO_DATE, text)),
+        *((match[3], _month(match[2]), match[1]) for match in _matches(_DAY_MONTH_YEAR, text)),
+        *((match[3], _month(match[1]), match[2]) for match in _matches(_MONTH_DAY_YEAR, text)),
     ]
     found = []
     for year, month, day in parts:
@@ -153,6 +175,10 @@ def dates(text: str) -> list[datetime.date]:
         except ValueError:  # such as 2023-02-31
             continue
     return found
+
+
+def _matches(pattern: re.Pattern[str], text: str) -> Iterator[re.Match[str]]:
+    return (match for piece in _pieces(text) for match in pattern.finditer(piece))
 
 
 def _month(name: str) -> int:

@@ -20,6 +20,9 @@ _HEADER_SIGN: Final = "##"
 _HEADER_START: Final = re.compile(r"(\[\[\s*)##")
 _HARMLESS_MARKER_START: Final = "<< CUSTOM-TYPE-"
 
+# Marks of Markdown and white space on each side of a field's name; with more, the line is no field to any reader.
+_MAX_MARKS: Final = 200
+
 _NUMBER_AT_END: Final = re.compile(r"_[0-9]+$")
 
 _MAX_CODE_POINT: Final = 0x10FFFF
@@ -52,7 +55,8 @@ def expected_text(where: str, value: object) -> str:
     """Return the error message about a term at ``where`` that is not text."""
     if isinstance(value, bytes):
         return f"expected UTF-8 text at {where}, got a binary that is not UTF-8"
-    return f"expected a string at {where}, got {shown(value)}"
+    wanted = "a string that is not empty" if value == "" else "a string"
+    return f"expected {wanted} at {where}, got {shown(value)}"
 
 
 def neutral(text: str) -> str:
@@ -84,8 +88,11 @@ def indented_below(text: str, names: Collection[str] | None) -> str:
 
 @functools.lru_cache(maxsize=512)
 def _field_lines(names: frozenset[str] | None) -> re.Pattern[str]:
-    known = r"\w+" if names is None else any_of(names)
-    return re.compile(rf"\n[\s>*_`#-]*(?:{known})[\s*_`]*:", re.IGNORECASE)
+    # Runs of marks are bounded, and `(?=(x))\1` is x without backtracking: otherwise long runs of line breaks or
+    # underscores would take quadratic time. No field's name begins with an underscore.
+    known = r"(?=([^\W_]\w*))\1" if names is None else any_of(names)
+    run = f"{{0,{_MAX_MARKS}}}"
+    return re.compile(rf"\n(?:[^\S\n]|[>*_`#-]){run}(?:{known})[\s*_`]{run}:", re.IGNORECASE)
 
 
 def any_of(names: Iterable[str]) -> str:
@@ -105,12 +112,16 @@ def inside(path: str, key: object) -> str:
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
-    """Return ``; did you mean "…"?`` with the nearest known name, or an empty string if none is near."""
+    """Return ``(did you mean "…"?)`` with the nearest known name, or an empty string if none is near."""
     if len(name) > _MAX_NAME_CHARACTERS:
         return ""
-    folded = {candidate.lower(): candidate for candidate in known}
-    near = difflib.get_close_matches(name.lower(), list(folded), n=1)
-    return f'; did you mean "{folded[near[0]]}"?' if near else ""
+    # What names share up to the last dot, such as `dspy.`, would make all of them alike.
+    start = name.rfind(".") + 1
+    folded = {
+        candidate[start:].lower(): candidate for candidate in known if candidate[:start].lower() == name[:start].lower()
+    }
+    near = difflib.get_close_matches(name[start:].lower(), list(folded), n=1)
+    return f' (did you mean "{folded[near[0]]}"?)' if near else ""
 
 
 def misspelt(name: str, known: Iterable[str]) -> str | None:

@@ -46,34 +46,49 @@ def elements_of(completion: str, names: Collection[str]) -> list[Element]:
     [Element(name='v', content='a < b, </v> too')]
     """
     found = []
-    pattern = tags(frozenset(names))
-    position = 0
-    while (start := pattern.search(completion, position)) is not None:
-        position = start.end()
+    all_tags = list(tags(frozenset(names)).finditer(completion))
+    ended = _ended(all_tags)
+    index = 0
+    while index < len(all_tags):
+        start = all_tags[index]
+        index += 1
         if start[1]:
             continue
         if start[4]:
             found.append(Element(start[2], ""))
-            continue
-        end = _end_of(completion, start, pattern)
-        if end is not None:
-            found.append(Element(start[2], completion[start.end() : end.start()]))
-            position = end.end()
+        elif index - 1 in ended:
+            end = _end_of(all_tags, index, start[2])
+            found.append(Element(start[2], completion[start.end() : all_tags[end].start()]))
+            index = end + 1
     return found
 
 
-def _end_of(completion: str, start: re.Match[str], pattern: re.Pattern[str]) -> re.Match[str] | None:
-    depth, end = 1, None
-    for tag in pattern.finditer(completion, start.end()):
-        if tag[2] != start[2]:
-            if end is not None and not tag[1]:
+def _ended(all_tags: list[re.Match[str]]) -> set[int]:
+    """Return the indices of the start tags that have an end tag; to look for each one's would take quadratic time."""
+    ended = set()
+    begun: dict[str, list[int]] = {}
+    for index, tag in enumerate(all_tags):
+        if not tag[1] and not tag[4]:
+            begun.setdefault(tag[2], []).append(index)
+        elif tag[1] and begun.get(tag[2]):
+            ended.add(begun[tag[2]].pop())
+    return ended
+
+
+def _end_of(all_tags: list[re.Match[str]], first: int, name: str) -> int:
+    """Return the index of the end tag of the element whose content begins before the tag at index ``first``."""
+    depth, end = 1, -1
+    for index in range(first, len(all_tags)):
+        tag = all_tags[index]
+        if tag[2] != name:
+            if end >= 0 and not tag[1]:
                 break
         elif tag[1]:
             depth -= 1
             if depth <= 0:
-                end = tag
+                end = index
         elif not tag[4]:
-            if end is not None:
+            if end >= 0:
                 break
             depth += 1
     return end
@@ -128,4 +143,4 @@ def without_tags(text: str, names: Collection[str]) -> str:
 
 @functools.lru_cache(maxsize=512)
 def _beginnings(names: frozenset[str]) -> re.Pattern[str]:
-    return re.compile(rf"<(?=\s*/?\s*(?:{any_of(names)})(?:[\s/>]|$))", re.IGNORECASE)
+    return re.compile(rf"<(?=\s*(?:/\s*)?(?:{any_of(names)})(?:[\s/>]|$))", re.IGNORECASE)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import keyword
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import date, datetime, time
 from decimal import Decimal
 from typing import Any, Final
@@ -16,6 +17,7 @@ import jsonschema
 import pydantic
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.limits import NAME_BYTES, SCHEMA_BYTES, SCHEMA_PARTS, size_of
 from erlport_bridge.programs import callbacks
 from erlport_bridge.programs.callbacks import ElixirFunction
 from erlport_bridge.programs.text import arguments, inside
@@ -27,9 +29,9 @@ from erlport_bridge.programs.tools.observed_tool import (
     check_names,
 )
 from erlport_bridge.programs.tools.schemas import resolved
-from erlport_bridge.term import shown
+from erlport_bridge.term import shown, sorted_keys
 
-_KEYS: Final = frozenset({"name", "description", "parameters", "callback"})
+_KEYS: Final = frozenset({"name", "description", "parameters", "callback", callbacks.EXPORTED})
 # Types that models sometimes write as strings ("3", "true"), and how such a string is read.
 _WRITTEN_AS_TEXT: Final = {
     name: pydantic.TypeAdapter(annotation)
@@ -49,12 +51,14 @@ class ElixirTool:
         description: The purpose of the tool, for the model.
         schema: JSON schema of the arguments (an object) as text; equal schemas have equal texts.
         function: The Elixir function.
+        parts: The number of parts of the schema.
     """
 
     name: str
     description: str
     schema: str
     function: ElixirFunction
+    parts: int = field(default=1, compare=False)
 
     def build(self) -> dspy.Tool:
         """Build the DSPy tool, which all calls with an equal description may share."""
@@ -64,26 +68,40 @@ class ElixirTool:
 
 @dataclass(frozen=True)
 class LaterTool(ElixirTool):
-    """A tool that a stored program names, and that each call brings."""
+    """A tool that a stored program names, and that each call brings, or Elixir finds if it is exported."""
 
 
 def named(item: Mapping[Any, Any], path: str) -> LaterTool:
     """Read the tool of a stored program: its name alone, since each call brings its description and its function.
+
+    An exported function has its text, by which each call asks Elixir for both.
 
     Raises:
         OperationError: Of kind ``input``, with the path of the name.
     """
     given = arguments.options(item, path)
     arguments.only(given, _KEYS | {"function", "timeout"}, "key of a tool", path)
+    exported = None
+    if callbacks.EXPORTED in given:
+        exported = callbacks.exported_text(given[callbacks.EXPORTED], f"{path}.{callbacks.EXPORTED}")
+        given["name"] = exported.rpartition(".")[2]
     name = read_name(given.get("name"), f"{path}.name")
     if name in RESERVED_NAMES:
         raise _wrong(f"{path}.name", "a name that ReAct does not use itself", name)
-    return later(name)
+    return later(name, exported)
 
 
-def later(name: str) -> LaterTool:
-    """Return the tool of a name that each call brings."""
-    return LaterTool(name, "a tool that each call brings", read_schema(None, name), ElixirFunction(name))
+def later(name: str, exported: str | None = None) -> LaterTool:
+    """Return the tool of a name that each call brings, or of an exported function."""
+    function = ElixirFunction(name, f"tool:{exported}" if exported else None)
+    return LaterTool(name, "a tool that each call brings", read_schema(None, name)[0], function)
+
+
+def found(later_tool: LaterTool, description: Mapping[str, Any]) -> ElixirTool:
+    """Return the tool of an exported function with what Elixir says about it; errors as :func:`read`."""
+    exported = str(later_tool.function.exported).partition(":")[2]
+    tool = read({**description, callbacks.EXPORTED: exported}, exported)
+    return replace(tool, function=later_tool.function)
 
 
 def read(item: Mapping[Any, Any], path: str) -> ElixirTool:
@@ -91,7 +109,8 @@ def read(item: Mapping[Any, Any], path: str) -> ElixirTool:
 
     Args:
         item: A map with ``name``, ``description``, ``parameters`` (a JSON schema of an object; without it the tool
-            takes no arguments) and ``callback`` (the id by which Elixir finds the function).
+            takes no arguments) and ``callback`` (the id by which Elixir finds the function); an exported function also
+            has ``elixir``, its text.
         path: The path of the map in the call, for errors.
 
     Raises:
@@ -103,8 +122,17 @@ def read(item: Mapping[Any, Any], path: str) -> ElixirTool:
     if name in RESERVED_NAMES:
         raise _wrong(f"{path}.name", "a name that ReAct does not use itself", name)
     description = arguments.text(given.get("description"), f"{path}.description")
-    schema = read_schema(given.get("parameters"), f"{path}.parameters")
-    return ElixirTool(name, description, schema, callbacks.read(path, given.get("callback")))
+    schema, parts = read_schema(given.get("parameters"), f"{path}.parameters")
+    return ElixirTool(name, description, schema, callbacks.read(path, given, "tool"), parts)
+
+
+def check_parts(tools: Sequence[object], path: str) -> None:
+    """Check the number of parts of all schemas of a list of tools, which are built on the event loop.
+
+    Raises:
+        OperationError: Of kind ``input``, with the path of the list.
+    """
+    SCHEMA_PARTS.check(sum(tool.parts for tool in tools if isinstance(tool, ElixirTool)), path)
 
 
 def read_name(value: object, path: str) -> str:
@@ -113,18 +141,21 @@ def read_name(value: object, path: str) -> str:
     Raises:
         OperationError: Of kind ``input``: the name is not 1 to 64 letters, digits and ``_``.
     """
-    name = arguments.text(value, path)
+    name = arguments.text(value, path, NAME_BYTES)
     if not NAME.fullmatch(name):
         raise _wrong(path, "letters, digits and _, at most 64, as the name of a tool", name)
     return name
 
 
-def read_schema(value: object, path: str) -> str:
-    """Read the JSON schema of a tool's arguments and return it as text; equal schemas have equal texts.
+def read_schema(value: object, path: str) -> tuple[str, int]:
+    """Read the JSON schema of a tool's arguments; return it as text, and the number of its parts.
+
+    Equal schemas have equal texts.
 
     Raises:
         OperationError: Of kind ``input``: ``value`` is not a JSON schema of an object, or a ``$ref`` leads to nothing.
     """
+    SCHEMA_BYTES.check(size_of(value, SCHEMA_BYTES.most), path)
     schema = arguments.options(value, path)
     schema.setdefault("type", "object")
     schema.setdefault("properties", {})
@@ -135,11 +166,11 @@ def read_schema(value: object, path: str) -> str:
     for name in properties:
         if not isinstance(name, str):
             raise _wrong(f"{path}.properties", "names of arguments", name)
-    schema = resolved(schema, path)
+    schema, parts = resolved(schema, path)
     try:
         # Without the parameter `default`, so that a value that JSON does not have is an error.
         text = json.dumps(schema, allow_nan=False)
-        jsonschema.Draft202012Validator.check_schema(json.loads(text))
+        _check_schema(text)
     except jsonschema.SchemaError as error:
         where = "".join(f".{part}" if isinstance(part, str) else f"[{part}]" for part in error.absolute_path)
         raise _wrong(path + where, "a JSON schema", error.instance) from None
@@ -148,7 +179,13 @@ def read_schema(value: object, path: str) -> str:
     for name in schema.get("required", ()):
         if name not in properties:
             raise _wrong(f"{path}.required", "names of properties", name)
-    return text
+    return text, parts
+
+
+# Checking takes a millisecond for each parameter, and calls bring the same tools again and again.
+@functools.lru_cache(maxsize=256)
+def _check_schema(text: str) -> None:
+    jsonschema.Draft202012Validator.check_schema(json.loads(text))
 
 
 def _wrong(path: str, expected: str, value: object) -> OperationError:
@@ -253,7 +290,8 @@ def _observable(value: Any, path: str = "", depth: int = 1) -> Any:
     if type(value) in (list, tuple):
         return [_observable(item, f"{path}[{index}]", depth + 1) for index, item in enumerate(value)]
     if isinstance(value, set | range):
-        return [_observable(item, path, depth + 1) for item in value]
+        items = sorted_keys(value) if isinstance(value, set) else value
+        return [_observable(item, path, depth + 1) for item in items]
     if isinstance(value, Mapping):
         return {
             key if isinstance(key, str) else shown(key): _observable(item, inside(path, key), depth + 1)

@@ -7,6 +7,7 @@ tool sees them. An error becomes one short sentence, without a traceback and wit
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import re
 from abc import abstractmethod
 from collections.abc import Iterable, Mapping
@@ -16,11 +17,14 @@ import dspy
 import pydantic_core
 from dspy.utils.callback import with_callbacks
 
+from erlport_bridge.dspy_patches import sets_as_lists
 from erlport_bridge.errors import message_of
+from erlport_bridge.limits import TOOL_RESULT_BYTES, size_of
 from erlport_bridge.programs.text import neutral
-from erlport_bridge.request import within
+from erlport_bridge.request import asking, within
 from erlport_bridge.term import shown
 from erlport_bridge.threads import NoThreadError
+from erlport_bridge.tracing import Span, span
 
 #: ReAct's own tool, which ends the trajectory; DSPy would silently replace a tool of this name by it.
 RESERVED_NAMES: Final = frozenset(("finish",))
@@ -60,16 +64,35 @@ class ObservedTool(dspy.Tool):  # type: ignore[misc]
 
     @with_callbacks  # type: ignore[untyped-decorator]
     async def _observation(self, kwargs: dict[str, Any]) -> Any:
+        # ReAct's own tool does nothing.
+        with contextlib.nullcontext() if self.name in RESERVED_NAMES else span("tool", self.name) as traced:
+            if traced is not None:
+                traced.keep(arguments=kwargs)
+            observation = await self._observed(kwargs, traced)
+            if traced is not None:
+                traced.keep(result=observation)
+            return observation
+
+    async def _observed(self, kwargs: dict[str, Any], traced: Span | None) -> Any:
         try:
             with within("tool"):
-                return _observation_of(await self._run(self._checked(kwargs)))
+                values = self._checked(kwargs)
+                asking.note(is_seen=True)
+                result = await self._run(values)
+                TOOL_RESULT_BYTES.check(size_of(result, TOOL_RESULT_BYTES.most), "its result")
+                return _observation_of(result)
         except ArgumentsError as error:
+            if traced is not None:
+                traced.failed("input", neutral(str(error)))
             return f"Error in {self.name}: {neutral(str(error))}"
         except NoThreadError as error:
             # The model cannot remedy a lack of threads.
             raise CallEndedError from error
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001 - the model reads every error
-            return f"Error in {self.name}: {_error_text(error)}"
+            text = _error_text(error)
+            if traced is not None:
+                traced.failed("tool", text)
+            return f"Error in {self.name}: {text}"
 
     @abstractmethod
     def _checked(self, arguments: dict[str, Any]) -> dict[str, Any]:
@@ -92,7 +115,7 @@ def _observation_of(result: Any) -> Any:
     result = _neutral(result)
     if isinstance(result, list) and not all(isinstance(item, str) for item in result):
         # DSPy formats a list as texts, and raises TypeError if an item is not text.
-        return pydantic_core.to_json(result, fallback=str).decode()
+        return pydantic_core.to_json(sets_as_lists(result), fallback=str).decode()
     return result
 
 

@@ -29,6 +29,7 @@ import dspy
 import pydantic
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.limits import NAME_BYTES, TOOLS
 from erlport_bridge.programs.text import Number, arguments, evaluate, nearest_sentences, suggestion
 from erlport_bridge.programs.tools import elixir_tool
 from erlport_bridge.programs.tools.elixir_tool import ElixirTool
@@ -124,15 +125,17 @@ def read_tools(value: Sequence[object], path: str, *, stored: bool = False) -> t
         OperationError: Of kind ``input``: an item is neither a name nor a map, or a description is invalid. Of kind
             ``tool``: see :func:`find_tools`.
     """
+    TOOLS.check(len(value), path)
     tools: list[str | ElixirTool] = []
     for index, item in enumerate(value):
         where = f"{path}[{index}]"
         if isinstance(item, Mapping):
             tools.append(elixir_tool.named(item, where) if stored else elixir_tool.read(item, where))
         else:
-            tools.append(arguments.text(item, where))
+            tools.append(arguments.text(item, where, NAME_BYTES))
     # Checked here, where the path in the call is known; the module that is built with the tools does not know it.
     _check_tools(tools, path, _registry.all())
+    elixir_tool.check_parts(tools, path)
     return tuple(tools)
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.term import shown
+from erlport_bridge.limits import SCHEMA_PARTS
+from erlport_bridge.term import shown, sorted_items
 
 #: The key of an object's schema that has the names of its properties in their order, which no map of Elixir has.
 ORDER_KEY: Final = "propertyOrdering"
@@ -16,11 +17,14 @@ _NAMED: Final = ("properties", "patternProperties", "$defs", "definitions", "dep
 # Keys whose values are data.
 _DATA: Final = ("enum", "const", "default", "examples", "required")
 _DEFINITIONS: Final = ("$defs", "definitions")
-_MAX_PARTS: Final = 10_000
+# Far from Python's recursion limit: checking a schema takes several functions for each level.
+_MAX_DEPTH: Final = 40
 
 
-def resolved(schema: Mapping[str, Any], path: str) -> dict[str, Any]:
-    """Return a schema with every ``$ref`` replaced by its definition, and with its properties in their order.
+def resolved(schema: Mapping[str, Any], path: str) -> tuple[dict[str, Any], int]:
+    """Return a schema with every ``$ref`` replaced by its definition, and the number of its parts.
+
+    Its properties are in their order.
 
     A definition that contains itself is cut where it begins again: only its type and its description stay.
 
@@ -30,21 +34,29 @@ def resolved(schema: Mapping[str, Any], path: str) -> dict[str, Any]:
     """
     resolver = _Resolver(schema, path)
     found = resolver.schema(schema, ())
-    return {key: value for key, value in found.items() if key not in _DEFINITIONS}
+    return {key: value for key, value in found.items() if key not in _DEFINITIONS}, resolver.parts
 
 
 class _Resolver:
     def __init__(self, root: Mapping[str, Any], path: str) -> None:
         self._root = root
         self._path = path
-        self._parts = 0
+        self.parts = 0
+        self._depth = 0
 
     def schema(self, schema: Any, within: tuple[str, ...]) -> Any:
         """Return a part of the schema; ``within`` are the references that led to it."""
-        self._parts += 1
-        if self._parts > _MAX_PARTS:
-            message = f"expected a JSON schema of at most {_MAX_PARTS} parts at {self._path}, with what it refers to"
+        self.parts += 1
+        SCHEMA_PARTS.check(self.parts, self._path)
+        if self._depth > _MAX_DEPTH:
+            message = f"expected a JSON schema that nests at most {_MAX_DEPTH} levels at {self._path}"
             raise OperationError("input", message, path=self._path)
+        self._depth += 1
+        found = self._schema(schema, within)
+        self._depth -= 1
+        return found
+
+    def _schema(self, schema: Any, within: tuple[str, ...]) -> Any:
         if isinstance(schema, list):
             return [self.schema(item, within) for item in schema]
         if not isinstance(schema, Mapping):
@@ -86,13 +98,14 @@ class _Resolver:
 
 
 def _ordered(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a schema with its keys sorted, except that its properties have the order that is given for them."""
+    """Return a schema with its keys sorted; its properties may have an order that is given for them."""
     found = {key: schema[key] for key in sorted(schema, key=str)}
     properties = found.get("properties")
     if not isinstance(properties, Mapping):
         return found
     order = found.pop(ORDER_KEY, None)
-    if isinstance(order, list):
-        names = [name for name in order if isinstance(name, str) and name in properties]
-        found["properties"] = {name: properties[name] for name in dict.fromkeys([*names, *properties])}
+    given = order if isinstance(order, list) else []
+    names = [name for name in given if isinstance(name, str) and name in properties]
+    names += [name for name, _ in sorted_items(properties)]
+    found["properties"] = {name: properties[name] for name in dict.fromkeys(names)}
     return found

@@ -2,8 +2,8 @@
 
 from erlport_bridge.programs.values import documents, media
 from erlport_bridge.programs.values.answer_fields import AnswerError, problem_of, read_fields
-from erlport_bridge.programs.values.answers import UnreadableError, read_json
-from erlport_bridge.programs.values.inputs import convert, input_values
+from erlport_bridge.programs.values.answers import UnreadableError, check_texts, read_json
+from erlport_bridge.programs.values.inputs import convert, input_values, require_inputs
 from erlport_bridge.programs.values.results import (
     plain,
 )
@@ -11,6 +11,7 @@ from erlport_bridge.programs.values.results import (
 __all__ = [
     "AnswerError",
     "UnreadableError",
+    "check_texts",
     "convert",
     "documents",
     "input_values",
@@ -19,4 +20,5 @@ __all__ = [
     "problem_of",
     "read_fields",
     "read_json",
+    "require_inputs",
 ]

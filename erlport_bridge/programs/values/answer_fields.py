@@ -38,8 +38,9 @@ def problem_of(error: dspy.AdapterParseError) -> tuple[str, str]:
     missing = [name for name in fields if name not in (error.parsed_result or {})]
     place = f"outputs.{missing[0]}" if missing else "outputs"
     remark = f"; missing: {', '.join(missing)}" if 0 < len(missing) < len(fields) else ""
+    unread = "" if error.parsed_result else answer_json.remark(error.lm_response or "")
     expected = f"the field{'s' if len(fields) > 1 else ''} {', '.join(fields)}"
-    return f"expected {expected} in the model's answer, got {shown(error.lm_response)}{remark}", place
+    return f"expected {expected} in the model's answer, got {shown(error.lm_response)}{remark}{unread}", place
 
 
 def _field_read_by(error: BaseException, fields: Collection[str]) -> list[str]:

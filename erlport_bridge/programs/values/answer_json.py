@@ -33,16 +33,26 @@ class WrittenFloat(float):
 #: Returned for text without a value, since ``None`` is a value.
 NO: Final[Any] = object()
 
-#: A text that is one code block of Markdown.
-WHOLE_BLOCK: Final = re.compile(r"```[ \t]*[\w+-]*[ \t]*\n?(.*?)\n?[ \t]*```", re.DOTALL)
-# A code block within a text.
-_BLOCK: Final = re.compile(r"^[ \t]*```[ \t]*[\w+-]*[ \t]*\n(.*?)\n[ \t]*```", re.DOTALL | re.MULTILINE)
+_FENCE: Final = "```"
+# What follows a fence in its line: the name of a language.
+_LANGUAGE: Final = re.compile(r"[ \t]*[\w+-]*")
+# A fence at the start of a line: the beginning of a code block if it has no more than a language behind it.
+_FENCE_LINE: Final = re.compile(r"^[ \t]*```", re.MULTILINE)
 _CONSTANTS: Final = {"True": True, "False": False, "None": None}
 _THOUGHTS: Final = re.compile(r"\s*<(think|thinking|thought|reasoning)>.*?</\1>", re.DOTALL)
 _CONTAINER_START: Final = re.compile(r"[\[{]")
 _CLOSING: Final = {"{": "}", "[": "]"}
 # Longer text that is no JSON is not searched for values: the search is quadratic in the number of brackets.
 _MAX_STARTS: Final = 200
+# What reading costs until it is given up because the text nests too deep, in characters.
+_MAX_DEPTH: Final = 1_000
+# How often such text is read, at most.
+_MAX_READINGS: Final = 3
+# Python's parser keeps the GIL for as long as it reads, and needs 200 bytes for a character.
+_MAX_PYTHON_CHARACTERS: Final = 65_536
+#: JSON with mistakes is repaired up to this length: repairing takes 5 µs for a character, and for some texts a time
+#: that is quadratic in their length.
+MAX_REPAIRED_CHARACTERS: Final = 65_536
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -70,8 +80,42 @@ def exact(text: str) -> Any:
     found = _decoded(text)
     if found is not NO:
         return found
-    block = WHOLE_BLOCK.fullmatch(text)
-    return NO if block is None else _decoded(block[1].strip())
+    block = whole_block(text)
+    return NO if block is None else _decoded(block)
+
+
+def whole_block(text: str) -> str | None:
+    """Return the content of a text that is one code block of Markdown, or ``None``."""
+    if len(text) < 2 * len(_FENCE) or not (text.startswith(_FENCE) and text.endswith(_FENCE)):
+        return None
+    content = text[len(_FENCE) : -len(_FENCE)]
+    language = _LANGUAGE.match(content)
+    return content[language.end() if language else 0 :].strip()
+
+
+def _blocks(text: str) -> list[str]:
+    """Return the contents of the code blocks of a text, whose fences begin a line."""
+    found: list[str] = []
+    begin: int | None = None
+    if _FENCE not in text:  # many times faster than the pattern, which keeps the GIL
+        return found
+    for fence in _FENCE_LINE.finditer(text):
+        if begin is not None:
+            if fence.start() > begin:
+                found.append(text[begin : fence.start()].strip())
+                begin = None
+            continue
+        line_end = text.find("\n", fence.end())
+        if line_end >= 0 and _LANGUAGE.fullmatch(text[fence.end() : line_end].rstrip(" \t")):
+            begin = line_end + 1
+    return found
+
+
+def remark(text: str) -> str:
+    """Return what an error about a text that is no JSON adds if the text is too long to be repaired."""
+    if len(text) <= MAX_REPAIRED_CHARACTERS or not text.lstrip().startswith(("{", "[", _FENCE)):
+        return ""
+    return f"; JSON with mistakes is read up to {MAX_REPAIRED_CHARACTERS} characters"
 
 
 def containers(text: str) -> Iterator[Any]:
@@ -81,15 +125,15 @@ def containers(text: str) -> Iterator[Any]:
     or the whole block: then nothing is lost but the mistakes.
     """
     text = text.strip()
-    blocks = [block.strip() for block in _BLOCK.findall(text)]
+    blocks = _blocks(text)
     found = [value for value in map(_decoded, blocks) if isinstance(value, list | dict | tuple)]
     if not found:
         found = _in_prose(text)
     if len(found) == 1:
         yield found[0]
-    whole = WHOLE_BLOCK.fullmatch(text)
-    for part in (text if whole is None else whole[1].strip(), *(blocks if len(blocks) == 1 else ())):
-        if part[:1] in _CLOSING and part.endswith(_CLOSING[part[0]]):
+    whole = whole_block(text)
+    for part in (text if whole is None else whole, *(blocks if len(blocks) == 1 else ())):
+        if part[:1] in _CLOSING and part.endswith(_CLOSING[part[0]]) and len(part) <= MAX_REPAIRED_CHARACTERS:
             repaired = json_repair.loads(part)
             if isinstance(repaired, list if part[0] == "[" else dict):
                 yield repaired
@@ -108,7 +152,7 @@ def values_in(completion: str) -> Iterator[Any]:
     if whole is not NO:
         yield whole
         return
-    blocks = [block for block in map(_decoded, map(str.strip, _BLOCK.findall(text))) if block is not NO]
+    blocks = [block for block in map(_decoded, _blocks(text)) if block is not NO]
     found = blocks or [value for value in _in_prose(text) if isinstance(value, dict)]
     yield from found or containers(text)
 
@@ -116,7 +160,11 @@ def values_in(completion: str) -> Iterator[Any]:
 def loads(text: Any) -> Any:
     """Read JSON as ``json_repair.loads`` does; numbers in JSON that needs no repair keep their digits."""
     found = exact(text) if isinstance(text, str) else NO
-    return json_repair.loads(text) if found is NO or isinstance(found, tuple | set) else found
+    if found is not NO and not isinstance(found, tuple | set):
+        return found
+    if isinstance(text, str) and len(text) > MAX_REPAIRED_CHARACTERS:
+        raise ValueError(f"expected JSON; with mistakes it is read up to {MAX_REPAIRED_CHARACTERS} characters")
+    return json_repair.loads(text)
 
 
 def _decoded(text: str) -> Any:
@@ -126,7 +174,7 @@ def _decoded(text: str) -> Any:
         pass
     if text in _CONSTANTS:
         return _CONSTANTS[text]
-    if text[:1] not in ("[", "{", "("):
+    if text[:1] not in ("[", "{", "(") or len(text) > _MAX_PYTHON_CHARACTERS:
         return NO
     try:
         found = ast.literal_eval(text)
@@ -138,13 +186,18 @@ def _decoded(text: str) -> Any:
 def _in_prose(text: str) -> list[Any]:
     found: list[Any] = []
     position = 0
+    left = _MAX_READINGS * len(text)
     for _ in range(_MAX_STARTS):
         start = _CONTAINER_START.search(text, position)
-        if start is None:
+        if start is None or left < 0:
             break
         try:
             value, position = _DECODER.raw_decode(text, start.start())
+        except json.JSONDecodeError as error:
+            left -= error.pos - start.start()
+            position = start.end()
         except (ValueError, RecursionError):
+            left -= _MAX_DEPTH
             position = start.end()
         else:
             found.append(value)

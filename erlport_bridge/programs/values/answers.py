@@ -129,7 +129,8 @@ def _from_text(read: _Reader, annotation: Any) -> _Reader:
                 except UnreadableError as raised:
                     error = error or raised
         if is_container:
-            raise error or UnreadableError(f"expected {_expected(annotation)}", value)
+            expected = f"expected {_expected(annotation)}"
+            raise error or UnreadableError(expected, value, remark=answer_json.remark(value))
         return read(_bare(value), level, False)
 
     return read_any
@@ -138,9 +139,9 @@ def _from_text(read: _Reader, annotation: Any) -> _Reader:
 def _bare(text: str) -> str:
     """Return a text without spaces, quotes and the marks of Markdown around it."""
     text = text.strip()
-    block = answer_json.WHOLE_BLOCK.fullmatch(text)
+    block = answer_json.whole_block(text)
     if block is not None:
-        text = block[1].strip()
+        text = block
     for mark in ("**", "`", '"', "'"):
         if len(text) > 2 * len(mark) and text.startswith(mark) and text.endswith(mark):
             return text[len(mark) : -len(mark)].strip()
@@ -457,7 +458,7 @@ def _foreign(annotation: Any) -> _Reader:
     is_written = isinstance(annotation, type) and issubclass(annotation, dspy.Code | dspy.Reasoning)
 
     def read(value: Any, _level: int, is_text: bool) -> Any:
-        _check_texts(value)
+        check_texts(value)
         try:
             if is_written and is_text and isinstance(value, str):
                 found = answer_json.exact(value)
@@ -471,17 +472,21 @@ def _foreign(annotation: Any) -> _Reader:
     return read
 
 
-def _check_texts(value: Any) -> None:
-    """Refuse half a surrogate pair in any text of a value of JSON."""
+def check_texts(value: Any) -> None:
+    """Refuse half a surrogate pair in any text of a value of JSON.
+
+    Raises:
+        UnreadableError: A text has one; the error has its path.
+    """
     if isinstance(value, str):
         checked_text(value)
     elif isinstance(value, dict):
         for key, item in value.items():
-            _check_texts(key)
-            _below(inside("", key), _check_texts, item)
+            check_texts(key)
+            _below(inside("", key), check_texts, item)
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            _below(f"[{index}]", _check_texts, item)
+            _below(f"[{index}]", check_texts, item)
 
 
 def _reason(error: ValueError) -> str:

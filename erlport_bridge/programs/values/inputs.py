@@ -22,7 +22,7 @@ Nothing is fetched and no file is opened. Text never becomes a content part of a
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from decimal import Decimal
 from functools import lru_cache
 from typing import Annotated, Any, Final, Literal, Optional, Union, get_args, get_origin
@@ -31,8 +31,16 @@ import dspy
 import pydantic
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs.signatures import NO_DEFAULT, Field, SignatureSpec, constraints, is_object, takes_nil
-from erlport_bridge.programs.text import expected_text, inside, neutral, quoted, suggestion, text_of
+from erlport_bridge.programs.signatures import (
+    NO_DEFAULT,
+    Field,
+    SignatureSpec,
+    constraints,
+    default_value,
+    is_object,
+    takes_nil,
+)
+from erlport_bridge.programs.text import expected_text, inside, misspelt, neutral, quoted, suggestion, text_of
 from erlport_bridge.programs.values import documents, media, tool_values
 from erlport_bridge.programs.values.media import TYPE_KEY, entries, mismatch
 from erlport_bridge.programs.values.scalars import MAX_INTEGER_BITS, NO, SCALARS
@@ -40,6 +48,9 @@ from erlport_bridge.term import shown
 
 #: Deepest nesting of a value whose type does not limit it. A deeper value would exhaust Python's stack inside DSPy.
 MAX_VALUE_DEPTH: Final = 100
+
+# So many keys of a map are named in an error.
+_MAX_SHOWN: Final = 20
 
 # The codec keeps this key of a struct that Python cannot hold, such as a date of another calendar.
 _STRUCT: Final = "__struct__"
@@ -72,10 +83,35 @@ def input_values(spec: SignatureSpec, inputs: object, *, path: str = "inputs") -
     values = {}
     for field in spec.inputs:
         where = f"{path}.{field.name}"
-        default = None if field.default is NO_DEFAULT else field.default
+        default = None if field.default is NO_DEFAULT else default_value(field.default)
         values[field.name] = convert(field.annotation, given.get(field.name, default), where)
         constraints.check(field.annotation, field.constraints, values[field.name], where, "input")
     return values
+
+
+def require_inputs(spec: SignatureSpec, given: Collection[str], path: str) -> None:
+    """Check that a map has every input, whatever other keys it has, as the examples of a metric do.
+
+    Raises:
+        OperationError: Of kind ``input``: an input is missing. The message names the keys that are there, and the one
+            that may be the misspelt input.
+    """
+    missing = _missing(spec, given)
+    if not missing:
+        return
+    others = [name for name in given if name not in spec.input_names]
+    found = [*(field.name for field in spec.inputs if field.name in given), *others]
+    found_text = ", ".join(
+        name if name.isidentifier() and len(name) < 64 else quoted(name) for name in found[:_MAX_SHOWN]
+    )
+    message = f"missing at {path}: {', '.join(missing)}; given: {found_text or 'nothing'}"
+    if len(found) > _MAX_SHOWN:
+        message += f" and {len(found) - _MAX_SHOWN} more"
+    for name in others[:_MAX_SHOWN]:
+        if (meant := misspelt(name, missing)) is not None:
+            message += f' (did you mean "{meant}" by {quoted(name)}?)'
+            break
+    raise OperationError("input", message, path=f"{path}.{missing[0]}")
 
 
 def convert(annotation: Any, value: object, path: str, *, lenient: bool = True) -> Any:
@@ -231,9 +267,19 @@ def _object(annotation: Any, value: object, path: str, lenient: bool) -> Any:
 
 def _map_of(pairs: list[tuple[Any, Any]], value: object, path: str) -> dict[Any, Any]:
     try:
-        return dict(pairs)
+        found = dict(pairs)
     except TypeError:  # in Elixir a map may be a key
         raise mismatch("a map whose keys are no maps", value, path) from None
+    if not all(isinstance(key, str) for key in found) and len(set(map(_text_of_key, found))) < len(pairs):
+        raise mismatch("a map whose keys differ as text, as prompts have them", value, path)
+    return found
+
+
+def _text_of_key(key: Any) -> str:
+    """Return a key of a map as DSPy writes it into a prompt."""
+    if isinstance(key, tuple):
+        return ",".join(map(_text_of_key, key))
+    return str(key).lower() if isinstance(key, bool) else str(key)
 
 
 _CONTAINERS: Final[Mapping[Any, Callable[[tuple[Any, ...], object, str, bool], Any]]] = {
@@ -354,9 +400,9 @@ def _field_name(key: object, path: str) -> str:
     return str(key)
 
 
-def _check_names(spec: SignatureSpec, given: Iterable[str], path: str) -> None:
+def _check_names(spec: SignatureSpec, given: Collection[str], path: str) -> None:
     names = [field.name for field in spec.inputs]
-    missing = [field.name for field in spec.inputs if field.name not in given and not _may_be_left_out(field)]
+    missing = _missing(spec, given)
     missing_text = f"missing at {path}: {', '.join(missing)}" if missing else ""
     for name in given:
         if name not in names:
@@ -364,9 +410,11 @@ def _check_names(spec: SignatureSpec, given: Iterable[str], path: str) -> None:
             problem = f"unknown input {quoted(name)} at {path}{remedy}"
             message = f"{problem}; {missing_text}" if missing else problem
             raise OperationError("input", message, path=f"{path}.{quoted(name)[1:-1]}")
-    if missing:
-        given_text = ", ".join(name for name in names if name in given) or "nothing"
-        raise OperationError("input", f"{missing_text}; given: {given_text}", path=f"{path}.{missing[0]}")
+    require_inputs(spec, given, path)
+
+
+def _missing(spec: SignatureSpec, given: Collection[str]) -> list[str]:
+    return [field.name for field in spec.inputs if field.name not in given and not _may_be_left_out(field)]
 
 
 def _may_be_left_out(field: Field) -> bool:

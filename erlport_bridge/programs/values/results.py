@@ -61,7 +61,9 @@ class _Plain:
         self._open: set[int] = set()
 
     def term(self, value: object, path: str) -> Any:
-        # Checked first, since an Enum may also be a str or an int.
+        if type(value) in _FLAT and len(self._open) < MAX_VALUE_DEPTH and _is_flat(value):
+            return value.copy()  # type: ignore[attr-defined]
+        # Checked before other scalars, since an Enum may also be a str or an int.
         if isinstance(value, enum.Enum):
             return self.term(value.value, path)
         if value is None or isinstance(value, _TERMS):
@@ -125,6 +127,9 @@ class _Plain:
 
 # Values that the codec encodes directly: of exactly these classes, or of these classes and their subclasses.
 _SCALARS: Final = frozenset([str, int, float, bool, type(None)])
+_TEXT_ALONE: Final = frozenset([str])
+# The usual containers, which may be their own terms.
+_FLAT: Final = frozenset([list, dict])
 _TERMS: Final = (
     str,
     bytes,
@@ -143,6 +148,13 @@ _TERMS: Final = (
     OtpErlangPort,
     OtpErlangReference,
 )
+
+
+def _is_flat(value: Any) -> bool:
+    """Return whether a list or map holds nothing but scalars, under keys that are text."""
+    if type(value) is list:
+        return _SCALARS.issuperset(map(type, value))
+    return _TEXT_ALONE.issuperset(map(type, value)) and _SCALARS.issuperset(map(type, value.values()))
 
 
 def _fields(value: object) -> dict[str, Any] | None:

@@ -44,7 +44,7 @@ def tool(value: object, path: str) -> dspy.Tool:
         parameters, where = {"properties": arguments.options(given["args"], f"{path}.args")}, f"{path}.args"
     else:
         parameters, where = arguments.options(given.get("parameters"), f"{path}.parameters"), f"{path}.parameters"
-    schema: dict[str, Any] = json.loads(elixir_tool.read_schema(parameters, where))
+    schema: dict[str, Any] = json.loads(elixir_tool.read_schema(parameters, where)[0])
     return _DescribedTool(name, neutral(arguments.text(given.get(description), f"{path}.{description}")), schema)
 
 

@@ -229,7 +229,7 @@ def test_a_reader_who_stops_stops_the_model_and_the_deadline_holds(
     """The answer has about 20 MB, more than all buffers between the model and the reader can hold."""
     # Otherwise the import of DSPy would count as time of the call.
     port.done("ping")
-    options = {"lm": openai(model_server, "long-2000000"), "buffer": 3, "timeout": 2_000}
+    options = {"lm": openai(model_server, "long-2000000"), "buffer": 3, "timeout": 8_000}
     call_id = start(port, "dspy.Predict", QA, "?", options)
     for _ in range(3):
         receive_event(port)
@@ -295,7 +295,7 @@ def test_many_streams_at_once_do_not_mix(port: PortProcess, model_server: ModelS
 
 
 def test_a_ref_belongs_to_one_stream_and_is_free_again_at_its_end(port: PortProcess, model_server: ModelServer) -> None:
-    first = start(port, "dspy.Predict", QA, "?", {"lm": openai(model_server, "delay-300")})
+    first = start(port, "dspy.Predict", QA, "?", {"lm": openai(model_server, "delay-3000")})
     model_server.wait_for_requests(1)
     second = start(port, "dspy.Predict", QA, "?", {"lm": "embedded"})
     messages: list[Any] = []

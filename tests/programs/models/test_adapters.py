@@ -55,6 +55,29 @@ def test_answer_that_cannot_be_read_costs_no_second_request_without_fallback(
     assert len(model_server.requests) == 3
 
 
+def test_earlier_turns_are_turns_in_the_first_of_two_steps(shared_port: PortProcess, model_server: ModelServer) -> None:
+    """They were the text of a Python list in the last message."""
+    model_server.script("turns", {"content": "Well, it is 42."})
+    adapter = {"name": "two_step", "extraction_model": openai(model_server, "reader")}
+    opts = {
+        "lm": openai(model_server, "scripted:turns"),
+        "adapter": adapter,
+        "demos": [{"question": "d", "answer": "e"}],
+    }
+    turns = [{"question": "One?", "answer": "1"}, {"question": "Two?", "answer": "2"}]
+    signature = "history: dspy.History, question -> answer"
+    inputs = {"history": {"messages": turns}, "question": "Three?"}
+    shared_port.done("execute_module", "dspy.Predict", signature, inputs, opts)
+    system, *messages = model_server.requests[0].body["messages"]
+    assert "1. `question` (str):" in system["content"]
+    assert [(message["role"], message["content"]) for message in messages] == [
+        *(("user", "question: d"), ("assistant", "answer: e")),
+        *(("user", "question: One?"), ("assistant", "answer: 1")),
+        *(("user", "question: Two?"), ("assistant", "answer: 2")),
+        ("user", "question: Three?"),
+    ]
+
+
 def test_two_steps_ask_a_second_model_for_the_fields(shared_port: PortProcess, model_server: ModelServer) -> None:
     model_server.script("free", {"content": "Well, it is 42."})
     adapter = {"name": "two_step", "extraction_model": openai(model_server, "reader")}

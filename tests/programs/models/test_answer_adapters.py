@@ -232,16 +232,9 @@ ENDED: dict[str, tuple[dict[str, Any], str, str | None]] = {
 }
 
 
-# The second model of two_step finds the fields in a text that was cut off, or says that it cannot.
-_TWO_STEP_ENDED = [case for case in ENDED.values() if not case[0].get("content")]
-
-
 @pytest.mark.parametrize(
     ("adapter", "reply", "part", "reason"),
-    [
-        *((adapter, *case) for adapter in ("chat", "json", "xml") for case in ENDED.values()),
-        *(("two_step", *case) for case in _TWO_STEP_ENDED),
-    ],
+    [(adapter, *case) for adapter in ("chat", "json", "xml", "two_step") for case in ENDED.values()],
 )
 def test_an_error_says_why_an_answer_ended_and_costs_no_second_request(
     shared_port: PortProcess, model_server: ModelServer, adapter: str, reply: Any, part: str, reason: str | None
@@ -253,6 +246,52 @@ def test_an_error_says_why_an_answer_ended_and_costs_no_second_request(
     assert (details["kind"], details["retryable"], details.get("finish_reason")) == ("parse", False, reason)
     assert part in details["message"]
     assert len(model_server.requests) == 1
+
+
+HALF = "\ud83d"
+#: Calls of tools that cannot become terms, each with the path of the invalid value.
+WRONG_CALLS: dict[str, tuple[dict[str, Any], str]] = {
+    "argument": ({"name": "stock", "args": {"a": HALF}}, 'outputs.calls.tool_calls[0]["args"]["a"]'),
+    "name of an argument": ({"name": "stock", "args": {HALF: 1}}, 'outputs.calls.tool_calls[0]["args"]'),
+    "deep argument": (
+        {"name": "stock", "args": {"a": [{"b": ["x", HALF]}]}},
+        'outputs.calls.tool_calls[0]["args"]["a"][0]["b"][1]',
+    ),
+    "name": ({"name": f"st{HALF}", "args": {}}, 'outputs.calls.tool_calls[0]["name"]'),
+}
+
+
+@pytest.mark.parametrize(("call", "path"), WRONG_CALLS.values(), ids=WRONG_CALLS)
+def test_native_calls_of_tools_that_cannot_be_read_are_asked_for_again(
+    shared_port: PortProcess, model_server: ModelServer, call: dict[str, Any], path: str
+) -> None:
+    """It was an error of kind ``encode``, which no retry follows."""
+    signature = {"inputs": ["question", "tools: list[dspy.Tool]"], "outputs": {"calls": "dspy.ToolCalls"}}
+    inputs = {"question": "?", "tools": [{"name": "stock", "description": "d", "parameters": {}}]}
+    right = {"calls": [{"name": "stock", "args": {"a": "😀"}}]}
+    for retries in (0, 1):
+        replies = [{"calls": [call]}, *[right] * retries]
+        opts = scripted(model_server, *replies, adapter="json", parse_retries=retries)
+        before = len(model_server.requests)
+        status, answer = shared_port.operate("execute_module", "dspy.Predict", signature, inputs, opts)
+        if retries:
+            assert status == "ok", answer
+            assert answer["calls"]["tool_calls"][0]["args"] == {"a": "😀"}
+        else:
+            _, details = answer
+            assert (status, details["kind"], details.get("path")) == ("error", "parse", path), details
+        assert len(model_server.requests) - before == 1 + retries
+
+
+def test_an_agent_reads_that_its_native_call_cannot_be_read(
+    shared_port: PortProcess, model_server: ModelServer
+) -> None:
+    wrong = {"calls": [{"name": "calculator", "args": {"expression": HALF}}]}
+    right = {"calls": [{"name": "submit", "args": {"answer": "6"}}]}
+    opts = scripted(model_server, wrong, right, adapter="json", tools=["calculator"])
+    prediction = shared_port.done("execute_module", "dspy.ReActV2", QA, "Where?", opts)
+    assert prediction["answer"] == "6"
+    assert "half a surrogate pair" in str(model_server.requests[-1].body["messages"])
 
 
 def test_an_empty_answer_is_asked_for_again(shared_port: PortProcess, model_server: ModelServer) -> None:

@@ -42,7 +42,7 @@ def test_settings_of_a_call_do_not_change_the_model() -> None:
 
 def test_neither_repr_nor_description_shows_a_credential() -> None:
     config = {"model": "m", "api_base": "http://me:secret-word@host:1/v1?token=query-word", "api_key": "key-word"}
-    model = language_model("openai", config)
+    model = language_model("anthropic", config)
     assert model.api_base == "http://host:1/v1"
     for word in ("secret-word", "query-word", "key-word"):
         assert word not in repr(model) + repr(model.describe())
@@ -119,3 +119,63 @@ def test_responses_take_no_headers() -> None:
     config = {"model": "m", "api_base": HOST, "model_type": "responses", "headers": {"x-tenant": "a"}}
     error = error_of("openai_compatible", config)
     assert (error.kind, error.facts["path"]) == ("input", "config.model_type")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("temperature", value) for value in (-1, -0.001, 2.001, 3, 10**400, -(10**400), 1e300)),
+        *(("top_p", value) for value in (-0.1, 1.001, 2.0, 10**400)),
+        *((name, value) for name in ("presence_penalty", "frequency_penalty") for value in (-2.1, 2.1, 10**400)),
+        *(("stop", value) for value in ("", ["a", ""], [])),
+        ("reasoning_effort", ""),
+        ("n", 0),
+        ("max_tokens", 0),
+    ],
+)
+@pytest.mark.parametrize("provider", ["embedded", "openai", "elixir", "lm_studio"])
+def test_setting_out_of_its_bounds_is_refused_by_each_provider(name: str, value: object, provider: str) -> None:
+    """DSPy refused some of them in each call, as internal errors; ``embedded`` took them with its configuration."""
+    required = {"embedded": {}, "elixir": {"callback": "id"}}.get(provider, {"model": "m", "api_base": HOST})
+    error = error_of(provider, {**required, name: value})
+    assert (error.kind, error.facts["path"]) == ("input", f"config.{name}")
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("temperature", (0, 0.0, 2)),
+        ("top_p", (0, 1, 0.5)),
+        ("presence_penalty", (-2, 2)),
+        ("frequency_penalty", (-2, 2)),
+    ],
+)
+def test_setting_at_its_bounds_is_taken(name: str, values: tuple[Any, ...]) -> None:
+    for value in values:
+        assert generation_setting(name, value) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("gpt-4o-mini", "openai/gpt-4o-mini"),
+        ("o3-mini", "openai/o3-mini"),
+        ("o1", "openai/o1"),
+        ("claude-3-5-sonnet-20241022", "anthropic/claude-3-5-sonnet-20241022"),
+        ("gemini-2.0-flash", "gemini/gemini-2.0-flash"),
+        ("llama3.2:3b", "ollama/llama3.2:3b"),
+        ("openai:gpt-4o", "openai/gpt-4o"),
+        ("groq:llama3", "groq/llama3"),
+    ],
+)
+@pytest.mark.parametrize("as_map", [False, True])
+def test_model_without_its_provider_is_named_with_it(name: str, meant: str, as_map: bool) -> None:
+    with pytest.raises(OperationError) as caught:
+        from_option(["embedded", {"provider": name} if as_map else name])
+    assert f'unknown provider "{name}" (did you mean "{meant}"?)' in caught.value.message
+    assert (caught.value.kind, caught.value.facts["path"]) == ("provider", "opts.lm[1].provider")
+
+
+@pytest.mark.parametrize("name", ["sk-ant-0123456789", "gsk_0123456789", "AKIAIOSFODNN7EXAMPLE1234"])
+def test_what_may_be_a_key_is_not_shown_as_a_provider(name: str) -> None:
+    assert name not in error_of(name, {"model": "m"}).message

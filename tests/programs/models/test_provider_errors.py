@@ -41,9 +41,10 @@ def model(server: ModelServer, wire: str, name: str) -> dict[str, Any]:
     return openai(server, name, **WIRES[wire])
 
 
-def streamed(port: PortProcess, lm: dict[str, Any]) -> tuple[Any, str]:
+def streamed(port: PortProcess, lm: Any, **options: Any) -> tuple[Any, str]:
     """Return the result of a stream, and the text of its pieces."""
-    call_id = port.send_call("dspy_bridge", "stream_module", [PID, "s", *QA, {"lm": lm, "buffer": 10_000}])
+    opts = {"lm": lm, "buffer": 10_000, **options}
+    call_id = port.send_call("dspy_bridge", "stream_module", [PID, "s", *QA, opts])
     text = ""
     while True:
         match port.receive():
@@ -88,3 +89,13 @@ def test_error_of_the_provider_has_a_kind(
         if name.startswith("status"):
             assert details["status"] == int(name.split("-")[1])
     assert len(model_server.requests) == 2
+
+
+@pytest.mark.parametrize("provider", ["embedded", "openai"])
+def test_setting_that_no_request_can_hold_is_no_internal_error(
+    shared_port: PortProcess, model_server: ModelServer, provider: str
+) -> None:
+    lm = "embedded" if provider == "embedded" else openai(model_server, "answer")
+    details = shared_port.failed("execute_module", *QA, {"lm": lm, "reasoning_effort": "enormous"})
+    assert details["kind"] in ("input", "provider")
+    assert "unsupported reasoning effort: enormous" in details["message"]

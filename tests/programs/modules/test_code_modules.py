@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.model_server import ModelServer, openai
 from tests.port_process import PortProcess
+from tests.proc import proc
 
 QA = "question -> answer"
 
@@ -114,16 +114,16 @@ def test_no_sandbox_is_left_when_the_port_ends(model_server: ModelServer) -> Non
         port.close()
         port.process.wait(10)
     assert sandboxes
-    while any(Path(f"/proc/{pid}").exists() for pid in sandboxes) and time.monotonic() < ends_at:
+    while any(proc(str(pid)).exists() for pid in sandboxes) and time.monotonic() < ends_at:
         time.sleep(0.02)
-    assert [pid for pid in sandboxes if Path(f"/proc/{pid}").exists()] == []
+    assert [pid for pid in sandboxes if proc(str(pid)).exists()] == []
 
 
 def children(pid: int, name: str) -> list[int]:
     found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
+    for task in proc(f"{pid}/task").iterdir():
         found += [int(child) for child in (task / "children").read_text().split()]
-    return [child for child in found if Path(f"/proc/{child}/comm").read_text().startswith(name)]
+    return [child for child in found if proc(f"{child}/comm").read_text().startswith(name)]
 
 
 def test_code_that_never_ends_is_killed_at_its_limit(code_port: PortProcess, model_server: ModelServer) -> None:
@@ -148,3 +148,82 @@ def test_wrong_options_are_named_before_anything_is_asked(
 ) -> None:
     details = code_port.failed("execute_module", module, QA, {"question": "?"}, options)
     assert details["path"] == path
+
+
+#: Replies that are no step, each with what the model reads of it. No two that would end alike follow each other.
+WRONG_STEPS: list[tuple[dict[str, Any], str]] = [
+    ({"content": "I think it is 6."}, "expected the fields"),
+    ({"content": "[[ ## generated_code ## ]]\nI", "finish_reason": "length"}, "reached the limit of tokens"),
+    ({"content": ""}, "is empty"),
+    ({"refusal": "No."}, "refused to answer: "),
+]
+#: What each module writes before and after such a step: a step, the last step, and the fields that it extracts.
+STEPS: dict[str, tuple[dict[str, Any], dict[str, Any], list[dict[str, Any]]]] = {
+    "dspy.CodeAct": (
+        {"generated_code": "print(1)", "finished": False},
+        {"generated_code": "print(6)", "finished": True},
+        [{"reasoning": "r", "answer": "6"}],
+    ),
+    "dspy.RLM": ({"reasoning": "-", "code": "print(1)"}, {"reasoning": "-", "code": "SUBMIT('6')"}, []),
+    "dspy.ProgramOfThought": (
+        {"reasoning": "-", "generated_code": "1 / 0"},
+        {"reasoning": "-", "generated_code": "SUBMIT({'answer': '6'})"},
+        [{"reasoning": "r", "answer": "6"}],
+    ),
+}
+
+
+def scripted(port: PortProcess, server: ModelServer, module: str, *replies: dict[str, Any], **options: Any) -> Any:
+    server.script("steps", *replies)
+    options |= {"lm": openai(server, "scripted:steps"), "adapter": {"json_fallback": False}}
+    return port.operate("execute_module", module, QA, {"question": "?"}, options)
+
+
+@pytest.mark.parametrize("module", STEPS)
+@pytest.mark.parametrize("is_first", [False, True], ids=["later", "first"])
+def test_a_step_that_cannot_be_read_is_an_observation(
+    code_port: PortProcess, model_server: ModelServer, module: str, is_first: bool
+) -> None:
+    """The code that had run was lost with its results."""
+    step, last, extracted = STEPS[module]
+    before = [] if is_first else [{"fields": step}]
+    wrong = [reply for reply, _ in WRONG_STEPS]
+    replies = [*before, *wrong, {"fields": last}, *({"fields": fields} for fields in extracted)]
+    status, prediction = scripted(code_port, model_server, module, *replies, max_iters=9)
+    assert status == "ok", prediction
+    assert prediction["answer"] == "6"
+    asked = model_server.requests
+    assert len(asked) == len(replies)
+    for index, (_, part) in enumerate(WRONG_STEPS, len(before) + 1):
+        shown = str(asked[index].body["messages"])
+        assert "Error in this step: " in shown
+        assert part in shown
+    if not is_first and module != "dspy.ProgramOfThought":
+        assert "print(1)" in str(prediction["trajectory"])
+
+
+@pytest.mark.parametrize("module", ["dspy.CodeAct", "dspy.RLM"])
+def test_steps_that_must_all_be_cut_off_are_not_all_paid_for(
+    code_port: PortProcess, model_server: ModelServer, module: str
+) -> None:
+    cut = {"content": "[[ ## code ## ]]\nI", "finish_reason": "length"}
+    status, prediction = scripted(
+        code_port, model_server, module, cut, cut, {"fields": {"reasoning": "r", "answer": "6"}}, max_iters=9
+    )
+    assert (status, prediction["answer"]) == ("ok", "6")
+    assert len(model_server.requests) == 3
+
+
+@pytest.mark.parametrize("module", STEPS)
+def test_a_module_whose_steps_are_never_readable_ends(
+    code_port: PortProcess, model_server: ModelServer, module: str
+) -> None:
+    wrong = {"content": "no step"}
+    replies: list[dict[str, Any]] = [wrong, wrong, {"fields": {"reasoning": "r", "answer": "6"}}]
+    status, answer = scripted(code_port, model_server, module, *replies, max_iters=2)
+    if module == "dspy.ProgramOfThought":
+        _, details = answer
+        assert (status, details["kind"]) == ("error", "sandbox")
+        assert "expected the fields" in details["message"]
+    else:
+        assert (status, answer["answer"]) == ("ok", "6")

@@ -165,6 +165,20 @@ def test_wrong_spec_is_named_and_costs_nothing(
     assert asked == []
 
 
+@pytest.mark.parametrize(
+    "stage",
+    [{"module": "dspy.Predict", "LM": "embedded"}, {"modul": "dspy.Predict"}, {**BEST, "LM": "embedded"}],
+)
+def test_unknown_key_of_a_stage_names_all_keys_of_a_stage(shared_port: PortProcess, stage: dict[str, Any]) -> None:
+    """The keys that are not for the module, such as `lm`, were not among those that are known."""
+    details = shared_port.failed("create_program", {"signature": QA, "modules": [{"name": "find", **stage}]})
+    (wrong,) = {"LM", "modul"} & set(stage)
+    assert details["path"] == f"spec.modules[0].{wrong}"
+    assert f'did you mean "{"lm" if wrong == "LM" else "module"}"?' in details["message"]
+    known = details["message"].partition("; known here: ")[2].split(", ")
+    assert {"name", "inputs", "lm", "module", "signature", "options"} <= set(known)
+
+
 def test_reward_of_a_field_that_is_not_there_says_which_are(
     shared_port: PortProcess, model_server: ModelServer
 ) -> None:

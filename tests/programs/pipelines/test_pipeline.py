@@ -10,7 +10,8 @@ import pytest
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.pipelines import pipeline
-from erlport_bridge.programs.pipelines.pipeline import built, read_outputs, read_stages
+from erlport_bridge.programs.pipelines.pipeline import built
+from erlport_bridge.programs.pipelines.program_spec import read_outputs, read_stages
 from erlport_bridge.programs.signatures.spec import parse_signature
 
 QA = parse_signature("question -> answer")

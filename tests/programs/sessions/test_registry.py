@@ -9,30 +9,19 @@ import pytest
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.models.configuration import language_model
 from erlport_bridge.programs.sessions import registry as sessions_module
+from erlport_bridge.programs.sessions import uses
 from erlport_bridge.programs.sessions.registry import Sessions
+from tests.clock import Clock
 
 QA = "question -> answer"
 EMBEDDED = language_model("embedded", {})
 
 
-class Clock:
-    """A replacement for the module ``time`` in :mod:`erlport_bridge.programs.sessions`."""
-
-    def __init__(self) -> None:
-        self.now_s = 1_000.0
-
-    def monotonic(self) -> float:
-        """Return the time in seconds."""
-        return self.now_s
-
-    time = monotonic
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """Return a clock that the test moves."""
-    clock = Clock()
-    monkeypatch.setattr(sessions_module, "time", clock)
+    clock = Clock.of(sessions_module, monkeypatch)
+    monkeypatch.setattr(uses, "time", clock)
     return clock
 
 
@@ -76,6 +65,36 @@ def test_idle_session_is_closed_and_a_used_one_is_not(clock: Clock) -> None:
         registry.find_program("used", used.id)
     assert [session.id for session in registry.all()] == ["used"]
     assert kind_of_call(registry.find, "idle") == "session_not_found"
+
+
+def test_session_is_not_idle_while_an_operation_uses_it_and_from_its_end_on(clock: Clock) -> None:
+    """Idleness was counted from the start of a call, so that one longer than the limit lost its session."""
+    registry = Sessions(session_idle_ms=10_000)
+    program = registry.add_program(QA, "mine")
+    with uses.during_operation():
+        registry.find_program(None, program.id)
+        clock.now_s += 60
+        assert [session.describe()["idle_ms"] for session in registry.all()] == [0]
+    clock.now_s += 6
+    assert [session.describe()["idle_ms"] for session in registry.all()] == [6_000]
+    clock.now_s += 6
+    assert registry.all() == []
+
+
+def test_closed_session_is_found_by_the_operation_that_used_it_alone() -> None:
+    registry = Sessions()
+    registry.configure(EMBEDDED, "mine")
+    program = registry.add_program(QA, "mine")
+    with uses.during_operation():
+        registry.find("mine")
+        registry.close("mine")
+        assert registry.model_for("mine") is EMBEDDED
+        assert registry.all() == []
+        assert kind_of_call(registry.add_version, program, {}, {}) == "session_not_found"
+        # Another session of that id has nothing of the first one.
+        assert registry.add_program(QA, "mine").id in registry.all()[0].programs
+        assert program.id in registry.find("mine").programs
+    assert program.id not in registry.find("mine").programs
 
 
 def test_describing_a_session_does_not_count_as_use(clock: Clock) -> None:
@@ -131,7 +150,8 @@ def test_turns_of_a_conversation_are_what_the_next_call_sees() -> None:
     mine = registry.conversations.opened(program.id, "mine")
     for number in range(2):
         values = program.with_history({"question": f"Q{number}"}, mine.turns())
-        program.record(values, {"answer": f"A{number}", "$meta": {}}, mine)
+        mine.append(program.turn_of(values, {"answer": f"A{number}", "$meta": {}}))
+        program.count_call()
     messages = program.with_history({"question": "next"}, mine.turns())["history"].messages
     assert messages == [{"question": "Q0", "answer": "A0"}, {"question": "Q1", "answer": "A1"}]
     assert program.describe()["calls"] == 2
@@ -169,9 +189,9 @@ def test_what_is_unknown_may_be_from_before_a_restart_of_python(find: str) -> No
         getattr(registry, find)(*arguments)
 
 
-@pytest.mark.parametrize("limit", ["0", "-1", "many", "1.5", ""])
+@pytest.mark.parametrize("limit", ["0", "-1", "many", "1.5", "", "٣", "²", "9" * 5_000])
 def test_wrong_limit_in_the_environment_is_named(monkeypatch: pytest.MonkeyPatch, limit: str) -> None:
-    for variable in ("DSPEX_MAX_PROGRAMS", "DSPEX_MAX_CONVERSATIONS"):
+    for variable in ("DSPEX_MAX_PROGRAMS", "DSPEX_MAX_CONVERSATIONS", "DSPEX_SESSION_IDLE_MS"):
         monkeypatch.setenv(variable, limit)
         with pytest.raises(OperationError, match=variable):
             Sessions.from_environment()

@@ -14,6 +14,7 @@ from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.models.adapters import read_adapter
 from erlport_bridge.programs.signatures import build_signature, parse_signature
 from erlport_bridge.programs.values import input_values, plain
+from erlport_bridge.term import Atom
 
 
 def signature_of(field: Any, side: str = "inputs") -> Any:
@@ -35,6 +36,57 @@ def wrong(field: Any) -> OperationError:
 
 OPTIONAL = ("optional", "integer")
 UNION = ("union", ["string", "integer", "nil"])
+STRINGS = ("list", "string")
+
+
+@pytest.mark.parametrize("default", [["x"], {"a": ["x"]}])
+def test_each_use_of_a_default_has_a_value_of_its_own(default: Any) -> None:
+    signature = signature_of({"type": "any", "default": default})
+    for _ in range(2):
+        value = input_values(signature, {"q": "?"})["x"]
+        assert value == default
+        (value if isinstance(value, list) else value["a"]).append("changed")
+    # Signatures are keys of the modules that calls share.
+    assert hash(signature) == hash(signature_of({"type": "any", "default": default}))
+
+
+def test_tuple_and_object_have_a_default() -> None:
+    assert value_of_missing({"type": ("tuple", ["string", "integer"]), "default": ["a", 1]}) == ("a", 1)
+    person = {"name": "string", "tags": {"type": STRINGS, "default": ["x"]}, "age": OPTIONAL}
+    value = value_of_missing({"type": person, "default": {"name": "Ada"}})
+    assert plain(value) == {"name": "Ada", "tags": ["x"], "age": None}
+
+
+@pytest.mark.parametrize(
+    ("type_", "default"),
+    [
+        (STRINGS, [1]),
+        (STRINGS, {"a": 1}),
+        (STRINGS, "x"),
+        (("list", "date"), ["tomorrow"]),
+        (("tuple", ["string", "integer"]), ["a"]),
+        (("map", "integer"), {"a": "1"}),
+        (("map", "integer"), [1]),
+        ({"a": "integer"}, {"b": 1}),
+        ({"a": "integer"}, {}),
+        ("string", []),
+        ("integer", {"a": 1}),
+        (STRINGS, [b"\xff"]),
+        (("map", "integer"), {1: 1}),
+        ("list[str](max_length=1)", ["a", "b"]),
+        ("any", [[[[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]]]),
+    ],
+)
+def test_compound_default_that_is_no_value_of_its_type_is_refused(type_: Any, default: Any) -> None:
+    with pytest.raises(OperationError) as caught:
+        signature_of({"type": type_, "default": default})
+    assert caught.value.kind == "signature"
+    assert caught.value.facts["path"].startswith("signature.inputs.x")
+
+
+@pytest.mark.parametrize("text", ['list[str](default=["a"', "list[str](default=[,])", "dict[str, int](default={a: 1})"])
+def test_compound_default_in_text_is_refused_where_it_is_wrong(text: str) -> None:
+    assert "at character" in wrong(text).message
 
 
 @pytest.mark.parametrize(
@@ -59,6 +111,20 @@ UNION = ("union", ["string", "integer", "nil"])
         (("decimal", [("default", "1.10")]), Decimal("1.10")),
         (("float", [("default", 1)]), 1.0),
         (("any", [("default", None)]), None),
+        ((STRINGS, [("default", ["x"])]), ["x"]),
+        ((*STRINGS, [("default", ["x"])]), ["x"]),
+        ({"type": STRINGS, "default": ["x", "y"]}, ["x", "y"]),
+        ({"type": STRINGS, "default": []}, []),
+        ({"type": ("list", "integer"), "default": [72, 105]}, [72, 105]),
+        ({"type": ("optional", STRINGS), "default": ["x"]}, ["x"]),
+        ({"type": ("list", "date"), "default": ["2024-01-01"]}, [datetime.date(2024, 1, 1)]),
+        ({"type": ("set", "string"), "default": ["a"]}, {"a"}),
+        ({"type": ("map", "integer"), "default": {"a": 1}}, {"a": 1}),
+        ({"type": ("map", "integer"), "default": [(Atom("a"), 1)]}, {"a": 1}),
+        ({"type": ("map", STRINGS), "default": {"a": ["x"], "b": []}}, {"a": ["x"], "b": []}),
+        ({"type": "any", "default": {"a": [1, None, True, 2.5, {"b": "c"}]}}, {"a": [1, None, True, 2.5, {"b": "c"}]}),
+        ('list[str](default=["a", "b\\"c"])', ["a", 'b"c']),
+        ('dict[str, list[int]](default={"a": [1, 2]})', {"a": [1, 2]}),
         (OPTIONAL, None),
         ("None", None),
     ],

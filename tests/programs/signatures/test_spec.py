@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import keyword
+import re
 import subprocess
 import sys
 from typing import Any, Literal
@@ -16,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.signatures.field_names import Reserved
 from erlport_bridge.programs.signatures.spec import (
     MAX_FIELDS,
     MAX_SIGNATURE_CHARACTERS,
@@ -26,7 +28,7 @@ from erlport_bridge.programs.signatures.spec import (
     build_signature,
     parse_signature,
 )
-from erlport_bridge.term import Atom
+from erlport_bridge.term import Atom, OrderedMap
 
 shadowing = pytest.mark.filterwarnings("ignore:Field name:UserWarning")  # pytest resets the filter that the module sets
 
@@ -38,6 +40,42 @@ def refused(source: Any, **options: Any) -> OperationError:
     assert raised.value.facts["path"].startswith(("signature", "instructions"))
     assert len(raised.value.message) < 1_000
     return raised.value
+
+
+@pytest.mark.parametrize(
+    ("type_text", "is_possible"),
+    [
+        ("int(ge=5, le=1)", False),
+        ("int(gt=1, lt=2)", False),
+        ("float(gt=1, lt=2)", True),
+        ("float(gt=1, le=1)", False),
+        ("int(ge=1, le=1)", True),
+        ("int(ge=1.2, le=1.8)", False),
+        ("int(ge=0, gt=3, le=4)", True),
+        ("Decimal(ge=2, lt=2)", False),
+        ("str(min_length=3, max_length=2)", False),
+        ("list[str](min_length=2, max_length=2)", True),
+        ("dict[str, int(ge=3, lt=3)]", False),
+        ("(int | str)(ge=5, le=1)", False),
+        ("int(gt=0)", True),
+        ("float(lt=0)", True),
+    ],
+)
+def test_bounds_that_no_value_is_within_are_refused(type_text: str, is_possible: bool) -> None:
+    """They were called valid, and every answer was an error."""
+    if is_possible:
+        assert parse_signature(f"a -> b: {type_text}").text.endswith(type_text)
+    else:
+        message = refused(f"a -> b: {type_text}").message
+        assert "bounds that no value is within" in message
+        # The bounds are shown too, those of the member or element that has them.
+        assert re.search(r"has \w+(\[\w+\])?\(\w+=[\d.]+, \w+=[\d.]+\) with bounds", message), message
+
+
+def test_fields_of_a_map_are_sorted_by_name() -> None:
+    """A map of Elixir has no order that its caller could have meant."""
+    source = {"inputs": {Atom("question"): None, "k": "int"}, "outputs": {"z": "str", "a": "str"}}
+    assert parse_signature(source).text == "k: int, question: str -> a: str, z: str"
 
 
 def test_text_form() -> None:
@@ -61,10 +99,11 @@ def test_text_may_be_string_atom_or_charlist(source: Any) -> None:
     [
         {"inputs": ["question", "k: int"], "outputs": ["answer: list[str]"]},
         {Atom("inputs"): [Atom("question"), "k: int"], Atom("outputs"): "answer: list[str]"},
-        {"inputs": {"question": "str", "k": Atom("integer")}, "outputs": {"answer": {"type": "list[str]"}}},
+        {"inputs": ["question", ("k", Atom("integer"))], "outputs": {"answer": {"type": "list[str]"}}},
+        {"inputs": OrderedMap(question="str", k="int"), "outputs": {"answer": {"type": "list[str]"}}},
         {"inputs": [(Atom("question"), Atom("string")), (Atom("k"), "int")], "outputs": {"answer": "list[str]"}},
         {"inputs": "question, k: int", "outputs": [{"name": "answer", "type": "list[str]"}], "instructions": None},
-        {"inputs": {"question": None, "k": "int"}, "outputs": {"answer": "list[str]"}, "instructions": " "},
+        {"inputs": [["question", None], ["k", "int"]], "outputs": {"answer": "list[str]"}, "instructions": " "},
     ],
 )
 def test_map_forms_mean_the_same(source: Any) -> None:
@@ -97,7 +136,7 @@ def test_map_form_has_descriptions_and_instructions() -> None:
         ({}, "a signature without inputs"),
         ({"inputs": ["a"]}, "a signature without outputs"),
         ({"inputs": ["a"], "outputs": []}, "a signature without outputs"),
-        ({"input": ["a"], "outputs": ["b"]}, 'unknown key "input" at signature; did you mean "inputs"?'),
+        ({"input": ["a"], "outputs": ["b"]}, 'unknown key "input" at signature (did you mean "inputs"?)'),
         ({"zzz": 1}, 'unknown key "zzz" at signature; known keys: inputs, outputs, instructions'),
         ({"inputs": 3, "outputs": ["b"]}, "expected a list or a map of fields at signature.inputs, got 3"),
         ({"inputs": [3.5], "outputs": ["b"]}, "expected a string at signature.inputs[0], got 3.5"),
@@ -262,11 +301,12 @@ def test_prediction_is_an_output_only() -> None:
 
 def test_module_reserves_further_names() -> None:
     assert parse_signature("question -> reasoning").outputs[0].name == "reasoning"
-    assert "is reserved by the module" in refused("question -> reasoning", reserved={"reasoning"}).message
-    reserved = {"reasoning": "dspy.ChainOfThought"}
-    assert refused("question -> reasoning", reserved=reserved).message == (
-        'field name "reasoning" is reserved by dspy.ChainOfThought; choose another name'
-    )
+    reserved = Reserved(fields={"trajectory": "dspy.ReAct"}, inputs={"reasoning": "dspy.ReAct"})
+    for signature in ("trajectory -> answer", "question -> trajectory", "reasoning -> answer"):
+        name = "reasoning" if "reasoning" in signature else "trajectory"
+        message = f'field name "{name}" is reserved by dspy.ReAct; choose another name'
+        assert refused(signature, reserved=reserved).message == message
+    assert parse_signature("question -> reasoning", reserved=reserved).text == "question: str -> reasoning: str"
 
 
 def _names_that_dspy_uses() -> list[str]:

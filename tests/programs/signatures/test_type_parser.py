@@ -84,7 +84,7 @@ def test_code_knows_its_language() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("strr", 'unknown type "strr" of field "a" at character 0 of signature; did you mean "str"?'),
+        ("strr", 'unknown type "strr" of field "a" at character 0 of signature (did you mean "str"?)'),
         ("Iamge", 'did you mean "Image"?'),
         ("Zebra", "known types: str, int, float"),
         ("os.PathLike", 'unknown type "os.PathLike"'),

@@ -53,7 +53,7 @@ def output(term: Any) -> Field:
         ((INTEGER, options(optional=True)), "int | None"),
         ((atom("union"), [INTEGER, STRING]), "int | str"),
         ((atom("code"), "elixir"), 'dspy.Code["elixir"]'),
-        ({atom("name"): STRING, "age": (INTEGER, options(ge=0))}, "{name: str, age: int(ge=0)}"),
+        ({atom("name"): STRING, "age": (INTEGER, options(ge=0))}, "{age: int(ge=0), name: str}"),
         ((atom("object"), {atom("type"): STRING}), "{type: str}"),
         ((atom("list"), {atom("name"): STRING}), "list[{name: str}]"),
         ({atom("age"): {atom("type"): INTEGER, atom("desc"): "in years"}}, '{age: int(desc="in years")}'),

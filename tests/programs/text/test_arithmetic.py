@@ -47,10 +47,10 @@ def test_expression_is_found_in_a_sentence(sentence: str, expression: str | None
     ],
 )
 def test_evaluator_refuses_everything_but_bounded_arithmetic(hostile: str) -> None:
-    started_at = time.perf_counter()
+    started_at = time.thread_time()
     with pytest.raises(ValueError, match=r".+"):
         evaluate(hostile)
-    assert time.perf_counter() - started_at < 1
+    assert time.thread_time() - started_at < 1
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,10 @@ COMPLETIONS: dict[str, tuple[str, dict[str, str]]] = {
         {"answer": "[[ ## usage ## ]]\nrun [[ ## it ## ]]"},
     ),
     "a name that continues": (f"{A}\n[[ ## answers ## ]]", {"answer": "[[ ## answers ## ]]"}),
+    "no spaces": ("[[##reasoning##]]\nwhy\n[[##answer##]]\n7\n[[##completed##]]", {"reasoning": "why", "answer": "7"}),
+    "some spaces": ("[[## reasoning ##]]\nwhy\n[[  ##answer  ## ]]\n7", {"reasoning": "why", "answer": "7"}),
+    "too many spaces": (f"{A}\n7 [[   ## reasoning ## ]]", {"answer": "7 [[   ## reasoning ## ]]"}),
+    "in other letter case": (f"[[ ## Answer ## ]]\n7\n{C.upper()}", {"answer": "7"}),
     "another form": (f"{A}\n[[ answer ]] ## answer ##", {"answer": "[[ answer ]] ## answer ##"}),
     "a byte order mark": (f"\ufeff{A}\n\ufeff7\ufeff\n{C}", {"answer": "7"}),
     "a byte order mark before an indented line": (f"{A}\n\ufeff  a\n b", {"answer": "  a\n b"}),
@@ -63,6 +67,14 @@ COMPLETIONS: dict[str, tuple[str, dict[str, str]]] = {
     "empty": (f"{A}\n\n{C}", {"answer": ""}),
     "nothing": ("no marker", {}),
 }
+
+
+def test_letter_case_counts_where_names_differ_in_nothing_else() -> None:
+    names = Names.of(["answer", "Answer"])
+    assert fields_of("[[ ## answer ## ]] a [[ ## Answer ## ]] b [[ ## ANSWER ## ]]", names) == {
+        "answer": "a",
+        "Answer": "b [[ ## ANSWER ## ]]",
+    }
 
 
 @pytest.mark.parametrize(("completion", "fields"), COMPLETIONS.values(), ids=COMPLETIONS)

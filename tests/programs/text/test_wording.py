@@ -68,8 +68,12 @@ def test_neutral_leaves_other_text_alone() -> None:
 
 
 def test_suggestion_names_the_nearest() -> None:
-    assert suggestion("Qestion", ["question", "answer"]) == '; did you mean "question"?'
+    assert suggestion("Qestion", ["question", "answer"]) == ' (did you mean "question"?)'
     assert suggestion("zebra", ["question", "answer"]) == ""
+    known = ["dspy.COPRO", "dspy.GEPA", "my_app.Foo"]
+    assert suggestion("dspy.Foo", known) == ""
+    assert suggestion("dspy.Copr", known) == ' (did you mean "dspy.COPRO"?)'
+    assert suggestion("GEPA", known) == ' (did you mean "dspy.GEPA"?)'
     assert suggestion("question" * 100_000, ["question"]) == ""
 
 

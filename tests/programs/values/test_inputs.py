@@ -379,3 +379,14 @@ def test_struct_is_no_map(field: str) -> None:
         input_values(parse_signature(f"m: {field} -> v"), {"m": STRUCT})
     with pytest.raises(OperationError, match=r"expected a map of inputs at inputs, got the struct %Date\{year: -1\}"):
         input_values(parse_signature(f"m: {field} -> v"), STRUCT)
+
+
+@pytest.mark.parametrize("keys", [(1, "1"), (1.0, "1.0"), (None, "None"), ((1, 2), "1,2"), (True, "true"), (2, "2", 3)])
+@pytest.mark.parametrize("annotation", [Any, dict[Any, Any], list[Any]])
+def test_keys_that_are_one_text_are_refused(annotation: Any, keys: tuple[Any, ...]) -> None:
+    """One of them was missing in the prompt."""
+    value = dict.fromkeys(keys, "a")
+    with pytest.raises(OperationError, match="a map whose keys differ as text"):
+        convert(annotation, [value] if annotation == list[Any] else value, "inputs.q")
+    others = {1: "a", "2": "b", 3.5: "c", None: "d"}
+    assert convert(Any, others, "inputs.q") == others

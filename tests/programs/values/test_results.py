@@ -48,7 +48,7 @@ def test_all_missing_inputs_are_named() -> None:
 
 def test_unknown_input_is_named_with_the_nearest() -> None:
     error = refused({"context": [], "qestion": "?"})
-    assert error.message == 'unknown input "qestion" at inputs; did you mean "question"?; missing at inputs: question'
+    assert error.message == 'unknown input "qestion" at inputs (did you mean "question"?); missing at inputs: question'
     assert error.facts["path"] == "inputs.qestion"
     message = refused({"context": [], "question": "?", "zebra": 1}).message
     assert message == 'unknown input "zebra" at inputs; the signature takes context, question, hint'

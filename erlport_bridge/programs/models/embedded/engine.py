@@ -6,7 +6,6 @@ adapter parses. It is deterministic, needs no network and no weights, and answer
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from erlport_bridge.programs.models.embedded import module_steps
 from erlport_bridge.programs.models.embedded.field_answers import SourceText, answer, wanted_words
 from erlport_bridge.programs.models.embedded.prompt_reading import Prompt, PromptField, Schema, read_prompt
 from erlport_bridge.programs.text import find_expression, sentences
+from erlport_bridge.request import weight
 
 DESCRIPTION: Final = (
     "The embedded model answers from the text it is given: the sentence nearest to the question, the numbers, dates "
@@ -202,5 +202,5 @@ class _AsyncEmbeddedEngine:
     async def complete(self, request: lm15.Request) -> lm15.Response:
         engine = _EmbeddedEngine()
         if sum(len(_message_text(message)) for message in request.messages) > _MAX_CHARACTERS_ON_LOOP:
-            return await asyncio.to_thread(engine.complete, request)
+            return await weight.to_thread(engine.complete, request)
         return engine.complete(request)

@@ -1,0 +1,339 @@
+"""Judge one HTTP request to a provider and its reply: what is an answer, what broke off, and what no answer is.
+
+DSPy's client takes whatever a server sends with status 200 for an answer, and fails somewhere inside of it. The kinds
+of errors that callers get, and whether a fallback model is asked, are decided here: a reply that ends early is an error
+of the transport, and may come whole the next time; a reply that is no answer is an error of the provider; an error
+within a reply is the error that the provider would have sent with that status.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from typing import Any, Final
+from urllib.parse import urljoin
+
+from dspy import lm15
+from dspy._vendor.lm15.transports import TransportError as NetworkError
+from dspy._vendor.lm15.transports import TransportRequest
+
+from erlport_bridge.programs.models.addresses import Address, proxy_for, public_address
+
+#: What reading an unforeseen reply raises.
+_UNREADABLE: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+_REDIRECTIONS: Final = range(300, 400)
+#: The statuses of an answer.
+SUCCESS: Final = range(200, 300)
+_ERRORS: Final = range(400, 600)
+_PROXY_WANTS_USER: Final = 407
+# Statuses with which a proxy says that it does not or cannot pass a request on.
+_OF_PROXIES: Final = frozenset({403, 407, 502, 503, 504})
+# The status that an error within a reply would have had, by the names that providers write in its `type` or `code`.
+_STATUS_OF_NAME: Final[Mapping[str, int]] = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "rate_limit_exceeded": 429,
+    "timeout": 504,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
+_UNNAMED: Final = 500
+_MAX_QUOTED: Final = 200
+# The fields of which an answer has at least one, in any provider's API.
+_FIELDS: Final = frozenset({"choices", "output", "content", "candidates", "usage", "usageMetadata"})
+#: How a line of server-sent events begins.
+EVENT_FIELD: Final = re.compile(rb"(?:data|event|id|retry)?:|(?:data|event|id|retry)\r?\n")
+_DATA: Final = b"data:"
+# The last events of a stream that say nothing else.
+_LAST_EVENTS: Final = (b"[DONE]", b'"message_stop"')
+_CERTIFICATE_VARIABLES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR")
+
+
+class SetupError(lm15.TransportError):  # type: ignore[misc]
+    """The environment keeps all requests from the server: a proxy that cannot be used, a certificate not trusted.
+
+    Attributes:
+        is_lasting: Says that a retry would fail in the same way.
+    """
+
+    is_lasting = True
+
+
+class WholeReplyError(Exception):
+    """A reply to a request for a stream that is not a stream.
+
+    Attributes:
+        body: The whole reply.
+    """
+
+    def __init__(self, body: bytes) -> None:
+        super().__init__("the reply is not a stream of events")
+        self.body = body
+
+
+class Exchange:
+    """One request and its reply.
+
+    Args:
+        address: The address of the server; ``None`` for a provider's public one.
+        normalize: Returns the provider's error for a status and the body of an error.
+    """
+
+    def __init__(self, address: Address | None, normalize: Callable[[int, str], lm15.ProviderError]) -> None:
+        self._address = address
+        self._normalize = normalize
+        self._url = ""
+        self._status: int | None = None
+        self._content_type = "no content-type"
+        self._is_stream = False
+        self._has_ended = False
+
+    def begin(self, request: TransportRequest) -> TransportRequest:
+        """Return the request as it is sent, with the query and the user of the address."""
+        self._url = request.url
+        if self._address is None:
+            return request
+        headers = request.headers
+        if self._address.credentials is not None:
+            others = [header for header in headers if header[0].lower() != "authorization"]
+            headers = [*others, ("Authorization", self._address.credentials)]
+        query = self._address.query
+        joined = f"{request.url}{'&' if '?' in request.url else '?'}{query}" if query else request.url
+        return replace(request, url=joined, headers=headers)
+
+    def received(self, response: Any) -> None:
+        """Record the head of the reply.
+
+        Raises:
+            lm15.LM15Error: The server redirects, or the proxy wants a user.
+        """
+        self._status = response.status
+        self._content_type = response.header("content-type") or self._content_type
+        if self._status in _REDIRECTIONS:
+            location = response.header("location")
+            to = public_address(urljoin(self._url, location)) if location else "nowhere"
+            raise lm15.ProviderError(
+                f"{public_address(self._url)} redirects to {to} (HTTP {self._status}), and redirections are not "
+                "followed; give the address that is meant as api_base",
+                status=self._status,
+            )
+        if self._status == _PROXY_WANTS_USER:
+            raise SetupError(f"HTTP 407: the proxy wants a user{self._through_proxy()}", status=self._status)
+
+    def body(self, body: bytes) -> bytes:
+        """Return the body of a whole reply.
+
+        Raises:
+            lm15.LM15Error: The body has ended early, or is an error.
+        """
+        if self._status not in SUCCESS:
+            return body
+        text = body.strip()
+        if not text or (text.startswith(b"{") and not text.endswith(b"}")):
+            raise lm15.TransportError(f"{self._reply(len(body))} {'has ended in the middle' if text else 'is empty'}")
+        self._raise_error_in(text)
+        return body
+
+    def lines(self) -> _Lines:
+        """Return what takes the lines of a stream in their order."""
+        self._is_stream = True
+        return _Lines(self)
+
+    def event(self, event: Any) -> None:
+        """Record an event of the client's."""
+        # Some servers write the usage until now into each event, which the client takes for the last one.
+        if event.type == "end" and event.finish_reason is not None:
+            self._has_ended = True
+
+    def end(self) -> None:
+        """Record the end of a stream.
+
+        Raises:
+            lm15.TransportError: It ended before the answer did.
+        """
+        if not self._has_ended:
+            raise lm15.TransportError(f"{self._reply()} ended before the answer was complete")
+
+    def answered(self, response: Any) -> Any:
+        """Return the client's response to a whole reply.
+
+        Raises:
+            lm15.ProviderError: The reply was not an answer.
+        """
+        data = response.provider_data
+        if isinstance(data, Mapping) and not _FIELDS.intersection(data):
+            raise self.no_answer(data)
+        return response
+
+    def no_answer(self, data: Any) -> lm15.ProviderError:
+        """Return the error of a decoded reply that is no answer."""
+        names = ", ".join(sorted(map(str, data))) if isinstance(data, Mapping) else ""
+        fields = names[:_MAX_QUOTED] or "none"
+        return lm15.ProviderError(f"{self._reply()} is not an answer; its fields: {fields}", status=self._status)
+
+    @contextlib.contextmanager
+    def connecting(self) -> Iterator[None]:
+        """Word the errors of the way to the server."""
+        try:
+            yield
+        except (NetworkError, OSError, ValueError) as error:
+            raise self.unreachable(error) from error
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[None]:
+        """Word the errors of a reply that cannot be read."""
+        try:
+            yield
+        except lm15.ProviderError as error:
+            if error.status in _OF_PROXIES or error.status in SUCCESS:
+                # Before the advice that the client adds on lines of its own.
+                first, end, rest = error.message.partition("\n")
+                error.message = f"{first}{self._through_proxy()}{end}{rest}"
+            raise
+        except _UNREADABLE as error:
+            if self._status is None or isinstance(error, lm15.LM15Error):
+                raise
+            reason = f": {str(error)[:_MAX_QUOTED]}" if isinstance(error, ValueError) else ""
+            text = f"{self._reply()} cannot be read as an answer{reason}"
+            if self._is_stream:
+                raise lm15.TransportError(text) from error
+            raise lm15.ProviderError(text, status=self._status) from error
+
+    def unreachable(self, error: Exception) -> lm15.LM15Error:
+        """Return the error of a server that cannot be reached."""
+        proxy = proxy_for(self._url)
+        cause = error.__cause__
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return SetupError(f"{error}; {_trusted()}{self._through_proxy()}")
+        if isinstance(cause, ssl.SSLError):
+            return SetupError(
+                f"{error}; {public_address(self._url)} may not speak TLS: its address may begin with http://"
+                f"{self._through_proxy()}"
+            )
+        if isinstance(error, NetworkError):
+            return lm15.TransportError(f"{error}{self._through_proxy()}")
+        if proxy is not None:
+            # The text of the error may show the password of the proxy.
+            return SetupError(
+                f"{proxy.variable} names a proxy that cannot be used: {proxy.url}; expected http://host:port"
+                f"{_around(self._url)}"
+            )
+        return SetupError(f"{public_address(self._url)} cannot be asked: {error}; {_trusted()}")
+
+    def line(self, line: bytes) -> None:
+        """Record a line of a stream; raise the error that stands in it."""
+        if not line.startswith(_DATA):
+            return
+        data = line[len(_DATA) :].strip()
+        if b'"error"' in data:
+            self._raise_error_in(data)
+        if data.startswith(_LAST_EVENTS[0]) or _LAST_EVENTS[1] in data:
+            self._has_ended = True
+
+    def _raise_error_in(self, text: bytes) -> None:
+        """Raise the error that a reply, or an event, holds in place of an answer."""
+        if b'"error"' not in text:
+            return
+        try:
+            data = json.loads(text)
+        except ValueError:  # the client says what cannot be read
+            return
+        error = _error_in(data)
+        if error is None:
+            return
+        status = _status_of(error)
+        raised = self._normalize(status or _UNNAMED, json.dumps({**data, "error": error}))
+        raised.status = status or self._status
+        raise raised
+
+    def _reply(self, size: int | None = None) -> str:
+        what = "stream" if self._is_stream else "reply"
+        bytes_ = "" if size is None else f", {size} bytes"
+        return f"the {what} (HTTP {self._status}, {self._content_type}{bytes_})"
+
+    def _through_proxy(self) -> str:
+        proxy = proxy_for(self._url)
+        if proxy is None:
+            return ""
+        return f"; requests go through the proxy {proxy.url} that {proxy.variable} names{_around(self._url)}"
+
+
+class _Lines:
+    """Takes the lines of a stream, and finds out whether it is one."""
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._whole: list[bytes] | None = None
+        self._has_begun = False
+
+    def take(self, line: bytes) -> bool:
+        """Take a line; return whether it belongs to a stream."""
+        if not self._has_begun and line.strip():
+            self._has_begun = True
+            self._whole = None if EVENT_FIELD.match(line.lstrip()) else []
+        if self._whole is not None:
+            self._whole.append(line)
+            return False
+        self._exchange.line(line)
+        return True
+
+    def end(self) -> None:
+        """Take the end.
+
+        Raises:
+            WholeReplyError: It was not a stream.
+        """
+        if self._whole is not None:
+            self._exchange._is_stream = False
+            raise WholeReplyError(b"".join(self._whole))
+
+
+def _error_in(data: Any) -> Any:
+    """Return the error in the decoded body or event of any provider, if it has one."""
+    if not isinstance(data, Mapping):
+        return None
+    if data.get("error"):
+        return data["error"]
+    # OpenRouter's, of the model that it has asked.
+    choices = data.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return first.get("error") if isinstance(first, Mapping) else None
+
+
+def _status_of(error: Any) -> int | None:
+    if not isinstance(error, Mapping):
+        return None
+    for value in (error.get("code"), error.get("status"), error.get("type")):
+        number = int(value) if isinstance(value, str) and value.isdecimal() and len(value) == 3 else value
+        if isinstance(number, int) and number in _ERRORS:
+            return number
+        if isinstance(value, str) and value.lower() in _STATUS_OF_NAME:
+            return _STATUS_OF_NAME[value.lower()]
+    return None
+
+
+def _trusted() -> str:
+    """Return what the environment says about trusted certificates."""
+    for variable in _CERTIFICATE_VARIABLES:
+        path = os.environ.get(variable)
+        if path and not os.path.exists(path):
+            return f"{variable} names {path}, which does not exist"
+        if path:
+            return f"the certificates that are trusted are those of {variable}, {path}"
+    return "SSL_CERT_FILE can name a file with the certificate of the authority that is to be trusted"
+
+
+def _around(url: str) -> str:
+    host = public_address(url).partition("://")[2].partition("/")[0]
+    host = host[1:].partition("]")[0] if host.startswith("[") else host.partition(":")[0]
+    return f"; NO_PROXY={host} goes around it"

@@ -1,0 +1,86 @@
+"""Record the spans of requests to language models: tokens, cost, cache, repetitions; with texts, what was said."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from erlport_bridge import tracing
+from erlport_bridge.errors import cause_of
+from erlport_bridge.tracing import Span
+
+
+def request(asked: str, model: str, sent: Any) -> contextlib.AbstractContextManager[Span | None]:
+    """Return a context manager whose body is a request to ``model``, in place of ``asked`` if that has failed.
+
+    Args:
+        asked: The model that the caller named.
+        model: The model that gets the request.
+        sent: The messages, or a prompt.
+    """
+    place = tracing.here()
+    if place is None:
+        return contextlib.nullcontext()
+    provider = model.partition("/")[0]
+    attributes: dict[str, Any] = {"provider": provider, "model": model, "attempts": 1}
+    if asked != model:
+        attributes["fallback_for"] = asked
+    entered = tracing.span("model", model, **attributes)
+    return entered if sent is None or place.recording.texts is None else _with_messages(entered, sent)
+
+
+@contextlib.contextmanager
+def _with_messages(entered: contextlib.AbstractContextManager[Span | None], sent: Any) -> Any:
+    with entered as span:
+        if span is not None and span.texts is not None:
+            messages = sent if isinstance(sent, list) else [{"role": "user", "content": sent}]
+            span.set(messages=span.texts.keep_messages(messages))
+        yield span
+
+
+def repeated(span: Span, error: Exception) -> None:
+    """Record that an attempt has failed, after which the request is sent again."""
+    cause = cause_of(error)
+    retry = {"kind": cause["kind"], "message": cause["message"], "after_us": span.since_start_us()}
+    span.set(attempts=span.attributes.get("attempts", 1) + 1, retries=[*span.attributes.get("retries", ()), retry])
+
+
+def answered(span: Span, result: Any) -> None:
+    """Record DSPy's result of a request."""
+    usage = {} if result.cache_hit else result.usage or {}
+    cost = 0.0 if result.cache_hit else result.cost
+    span.set(
+        cache_hit=bool(result.cache_hit),
+        input_tokens=_count(usage.get("prompt_tokens")),
+        output_tokens=_count(usage.get("completion_tokens")),
+        total_tokens=_count(usage.get("total_tokens")),
+        cached_tokens=_detail(usage, "prompt_tokens_details", "cached_tokens"),
+        reasoning_tokens=_detail(usage, "completion_tokens_details", "reasoning_tokens"),
+        cost=float(cost) if isinstance(cost, int | float) and math.isfinite(cost) else None,
+        finish_reason=_finish_reason(result),
+    )
+    if span.texts is not None:
+        span.set(reply=[span.texts.keep(_reply(output)) for output in result.outputs])
+
+
+def _reply(output: Any) -> Any:
+    """Return an output of DSPy's result: its text, if it is nothing else."""
+    if isinstance(output, Mapping) and output.keys() == {"text"}:
+        output = output["text"]
+    return "" if output is None else output
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and value >= 0 else None
+
+
+def _detail(usage: Mapping[str, Any], group: str, name: str) -> int | None:
+    details = usage.get(group)
+    return _count(details.get(name)) if isinstance(details, Mapping) else None
+
+
+def _finish_reason(result: Any) -> str | None:
+    reasons = [str(response.finish_reason) for response in result.responses if response.finish_reason]
+    return reasons[0] if reasons else None
