@@ -1,0 +1,190 @@
+"""Run a store's work in threads of its own, within the deadline of the call that waits for it; never on the event loop.
+
+Work is a function of :class:`.rows.Rows`. SQLite has one writer at a time, so its writes have one thread; its reads do
+not wait for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from erlport_bridge.errors import OperationError, message_of
+from erlport_bridge.request import ends_at, within
+from erlport_bridge.store.address import SQLITE, Address
+
+if TYPE_CHECKING:
+    from erlport_bridge.store.database import Database
+    from erlport_bridge.store.rows import Rows
+
+_Result = TypeVar("_Result")
+
+# A call without a deadline does not wait longer than this.
+_LONGEST_S: Final = 30.0
+# Work that waits for a thread. More of it could not be done in time.
+_MAX_WAITING: Final = 2_000
+_POSTGRESQL_THREADS: Final = 4
+# Tells the cancellation at the deadline from that of the whole call.
+_LATE: Final = "the store has not answered in time"
+# A probe for `ping` is not begun more often.
+_PROBE_S: Final = 1.0
+
+
+class Store:
+    """One store, which is opened when it is first used.
+
+    Args:
+        address: Where it is.
+    """
+
+    def __init__(self, address: Address) -> None:
+        self.address = address
+        self._database: Database | None = None
+        self._opening = threading.Lock()
+        is_sqlite = address.database == SQLITE
+        self._connections = 1 if is_sqlite else _POSTGRESQL_THREADS
+        self._readers = ThreadPoolExecutor(1 if is_sqlite else _POSTGRESQL_THREADS, "store-reader")
+        self._writers = ThreadPoolExecutor(self._connections, "store-writer")
+        self._waiting = 0
+        self._state: dict[str, Any] = {"ready": None}
+        self._probed_at = 0.0
+
+    async def read(self, work: Callable[[Rows], _Result], left_s: float | None = None) -> _Result:
+        """Run work that only reads, and return its result; errors as :meth:`write`."""
+        return await self._run(self._readers, self._read, work, left_s)
+
+    async def write(self, work: Callable[[Rows], _Result], left_s: float | None = None) -> _Result:
+        """Run work in one transaction, and return its result once it is stored.
+
+        Args:
+            work: Changes rows.
+            left_s: How long the caller waits, if its deadline is not that of the running request.
+
+        Raises:
+            OperationError: Of kind ``store``: the database failed, and nothing is stored; unless its connection broke
+                while the transaction ended. Of kind ``timeout``, in stage ``store``: no answer by the deadline; the
+                work may still be stored.
+        """
+        return await self._run(self._writers, self._write, work, left_s)
+
+    async def change(self, work: Callable[[Rows], _Result], left_s: float | None = None) -> _Result:
+        """Run work that changes rows by one statement, as :meth:`write` does, without the cost of a transaction."""
+        return await self._run(self._writers, self._change, work, left_s)
+
+    async def transfer(self, work: Callable[[Database, threading.Event], _Result]) -> _Result:
+        """Run work on the whole database in a thread of its own, for as long as it takes.
+
+        If the caller is cancelled, the event is set, and the work ends as soon as it sees that.
+        """
+        stop = threading.Event()
+        future = asyncio.get_running_loop().run_in_executor(None, self._observed, lambda database: work(database, stop))
+        try:
+            return await future
+        finally:
+            stop.set()
+
+    def describe(self) -> dict[str, Any]:
+        """Return the address and whether the store was well when it was last used, and ask it anew in its thread.
+
+        ``ready`` is ``None`` for a store that nobody has used yet, and that needs no server.
+        """
+        state = {"address": self.address.shown, **self._state}
+        if (self._database is not None or self.address.path is None) and time.monotonic() - self._probed_at > _PROBE_S:
+            self._probed_at = time.monotonic()
+            self._readers.submit(self._probe)
+        return state
+
+    def close(self) -> None:
+        """Close the store; work that has begun is done before."""
+        self._readers.shutdown()
+        self._writers.shutdown()
+        if self._database is not None:
+            self._database.close()
+
+    async def _run(
+        self,
+        executor: ThreadPoolExecutor,
+        function: Callable[[Callable[[Rows], _Result]], _Result],
+        work: Callable[[Rows], _Result],
+        left_s: float | None,
+    ) -> _Result:
+        if self._waiting >= _MAX_WAITING:
+            message = f"{self._waiting} calls wait for the store at {self.address.shown}"
+            raise OperationError("overloaded", message, stage="store", retry_after=1)
+        end = ends_at.get()
+        if left_s is None:
+            left_s = _LONGEST_S if end is None else end - time.monotonic()
+        self._waiting += 1
+        try:
+            with within("store"):
+                future = self._begun(executor, function, work)
+                # A timer costs a quarter of `asyncio.wait`. Work that no thread has begun is not begun any more.
+                timer = future.get_loop().call_later(max(0.0, min(left_s, _LONGEST_S)), future.cancel, _LATE)
+                try:
+                    return await future
+                except asyncio.CancelledError as cancelled:
+                    if cancelled.args != (_LATE,):
+                        raise
+                    raise self._late(left_s) from None
+                finally:
+                    timer.cancel()
+        finally:
+            self._waiting -= 1
+
+    def _begun(
+        self,
+        executor: ThreadPoolExecutor,
+        function: Callable[[Callable[[Rows], _Result]], _Result],
+        work: Callable[[Rows], _Result],
+    ) -> asyncio.Future[_Result]:
+        try:
+            return asyncio.get_running_loop().run_in_executor(executor, function, work)
+        except RuntimeError:
+            raise OperationError("store", f"the store at {self.address.shown} is closed", stage="store") from None
+
+    def _late(self, left_s: float) -> OperationError:
+        message = f"the store at {self.address.shown} did not answer in time; what it was asked for may still be done"
+        if left_s < _LONGEST_S:
+            return OperationError("timeout", message, stage="store")
+        return OperationError("store", message, retryable=True, stage="store")
+
+    def _read(self, work: Callable[[Rows], _Result]) -> _Result:
+        return self._observed(lambda database: database.read(work))
+
+    def _write(self, work: Callable[[Rows], _Result]) -> _Result:
+        return self._observed(lambda database: database.write(work))
+
+    def _change(self, work: Callable[[Rows], _Result]) -> _Result:
+        return self._observed(lambda database: database.change(work))
+
+    def _probe(self) -> None:
+        try:
+            self._read(lambda rows: rows.ask())
+        except OperationError:
+            return  # `_observed` has recorded it
+
+    def _observed(self, run: Callable[[Database], _Result]) -> _Result:
+        """Run work on the database, and record whether the database is well."""
+        try:
+            result = run(self._open())
+        except OperationError as error:
+            if error.kind in ("store", "missing_dependency"):
+                self._state = {"ready": False, "error": message_of(error)}
+            raise
+        self._state = {"ready": True}
+        return result
+
+    def _open(self) -> Database:
+        if self._database is not None:
+            return self._database
+        # Imported here, since the import takes 0.2 s and most calls need no store.
+        from erlport_bridge.store.database import Database
+
+        with self._opening:
+            if self._database is None:
+                self._database = Database(self.address, self._connections)
+        return self._database

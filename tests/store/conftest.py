@@ -1,0 +1,29 @@
+"""Provide stores for tests: an empty SQLite file, and an empty database of a real PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.store import postgresql
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[postgresql.Server]:
+    """Yield a running PostgreSQL."""
+    if postgresql.MISSING:
+        pytest.skip(postgresql.MISSING)
+    with postgresql.Server() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Return the address of an empty store of each database."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/dspex.db"
+    server: postgresql.Server = request.getfixturevalue("postgresql_server")
+    server.empty()
+    return server.url

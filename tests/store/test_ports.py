@@ -1,0 +1,167 @@
+"""Real ports with one store: kills, pauses, and what the next port knows."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.model_server import ModelServer
+from tests.port_process import PortProcess
+from tests.store import postgresql
+
+SPEC = {"signature": "question -> answer", "history": True}
+
+
+@pytest.fixture
+def ports() -> Iterator[ExitStack]:
+    """Yield what closes the ports of a test."""
+    with ExitStack() as stack:
+        yield stack
+
+
+def port_of(ports: ExitStack, url: str, **environment: str) -> PortProcess:
+    """Start a port with a store."""
+    flags = ["--modules=dspy_bridge"]
+    return ports.enter_context(PortProcess(flags, environment={"DSPEX_STORE": url, **environment}))
+
+
+def openai(server: ModelServer, model: str) -> dict[str, Any]:
+    """Return the configuration of a model of the server, whose key stands in the environment of the ports."""
+    return {"model": model, "api_key": "key-of-the-tests", "api_base": f"{server.url}/v1", "num_retries": 0}
+
+
+def stored_turns(path: Path) -> int:
+    """Return how many turns the file of a store has."""
+    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+        return int(connection.execute("SELECT count(*) FROM dspex_turns").fetchone()[0])
+
+
+def test_next_port_knows_all_that_a_killed_one_has_answered(
+    url: str, ports: ExitStack, model_server: ModelServer
+) -> None:
+    key = {"THE_KEY": "key-of-the-tests"}
+    first = port_of(ports, url, **key)
+    first.done("configure_lm", "openai", openai(model_server, "answer"), {"session_id": "mine"})
+    program = first.done("create_program", SPEC, {"session_id": "mine"})
+    told = {"conversation": "user"}
+    for question in ("one", "two"):
+        answer = first.done("execute_program", "mine", program["id"], {"question": question}, told)
+        assert "rehydrated" not in answer["$meta"]
+    first.process.kill()
+    second = port_of(ports, url, **key)
+    assert second.done("session_info", "mine")["program_descriptions"] == [{**program, "calls": 0}]
+    # Both the program and its conversation are read at this call; the session was above.
+    third = second.done("execute_program", None, program["id"], {"question": "three"}, told)
+    assert third["$meta"]["rehydrated"] is True
+    asked = repr(model_server.requests[-1])
+    assert all(question in asked for question in ("one", "two", "three"))
+    fourth = second.done("execute_program", None, program["id"], {"question": "four"}, told)
+    assert "rehydrated" not in fourth["$meta"]
+    read = second.done("conversation", None, program["id"], "user")
+    assert [turn["question"] for turn in read["turns"]] == ["one", "two", "three", "four"]
+    assert second.done("ping")["store"]["ready"] is True
+    second.done("close_session", "mine")
+    assert second.done("list_sessions") == []
+
+
+def test_call_that_is_repeated_after_a_kill_between_write_and_answer_is_one_turn(
+    tmp_path: Path, ports: ExitStack, model_server: ModelServer
+) -> None:
+    path = tmp_path / "dspex.db"
+    first = port_of(ports, f"sqlite:///{path}", THE_KEY="key-of-the-tests")
+    first.done("configure_lm", "openai", openai(model_server, "answer"), {"session_id": "mine"})
+    program = first.done("create_program", SPEC, {"session_id": "mine"})["id"]
+    call = [None, program, {"question": "once"}, {"conversation": "user", "request_id": "r-1"}]
+    first.send_call("dspy_bridge", "execute_program", call)
+    while not stored_turns(path):
+        time.sleep(0.01)
+    # Nobody has read the answer.
+    first.process.kill()
+    asked = len(model_server.requests)
+    second = port_of(ports, f"sqlite:///{path}", THE_KEY="key-of-the-tests")
+    repeated = second.done("execute_program", *call)
+    assert repeated["answer"] == "answer to once"
+    assert len(model_server.requests) == asked
+    other = second.done("execute_program", None, program, {"question": "other"}, call[3])
+    assert other["answer"] == "answer to other"
+    turns = second.done("conversation", None, program, "user")["turns"]
+    assert [turn["question"] for turn in turns] == ["once", "other"]
+
+
+def test_port_that_was_stopped_and_replaced_writes_nothing(
+    url: str, ports: ExitStack, model_server: ModelServer
+) -> None:
+    first, second = port_of(ports, url, THE_KEY="key-of-the-tests"), port_of(ports, url, THE_KEY="key-of-the-tests")
+    first.done("configure_lm", "openai", openai(model_server, "delay-300"), {"session_id": "mine"})
+    program = first.done("create_program", SPEC, {"session_id": "mine"})["id"]
+    told = {"conversation": "user"}
+    first.done("execute_program", None, program, {"question": "one"}, told)
+    asked = len(model_server.requests)
+    first.send_call("dspy_bridge", "execute_program", [None, program, {"question": "late"}, told])
+    model_server.wait_for_requests(asked + 1)
+    os.kill(first.process.pid, signal.SIGSTOP)
+    second.done("execute_program", None, program, {"question": "two"}, told)
+    os.kill(first.process.pid, signal.SIGCONT)
+    status, (_, details) = first.receive()[2]
+    assert (status, details["kind"], details["retryable"]) == ("error", "conflict", True)
+    # Called again, it is done on what is true.
+    first.done("execute_program", None, program, {"question": "three"}, told)
+    for port in (first, second):
+        turns = port.done("conversation", None, program, "user")["turns"]
+        assert [turn["question"] for turn in turns] == ["one", "two", "three"]
+
+
+def test_address_is_not_in_the_environment_of_children_and_not_in_errors(ports: ExitStack, tmp_path: Path) -> None:
+    port = port_of(ports, "postgresql+psycopg://app:hunter2pass@127.0.0.1:9/dspex")
+    details = port.failed("create_program", "question -> answer")
+    assert (details["kind"], details["retryable"], details["stage"]) == ("store", True, "store")
+    assert "postgresql+psycopg://app@127.0.0.1:9/dspex cannot be reached" in details["message"]
+    assert "hunter2pass" not in repr(details)
+    assert port.done("ping")["store"]["ready"] is False
+    # Calls without a session go on.
+    port.done("configure_lm", "embedded", {})
+    assert port.done("execute_module", "dspy.Predict", "question -> answer", {"question": "x"})["answer"]
+
+
+@pytest.mark.parametrize("flag", ["--store=postgresql://app:hunter2pass@db/x", "--store=postgresql://db/x?password=a"])
+def test_password_in_a_flag_is_refused(flag: str) -> None:
+    with PortProcess([flag]) as port:
+        text = port.stderr_text()
+    assert "write it to DSPEX_STORE" in text
+    assert "hunter2pass" not in text
+
+
+def test_flag_names_the_store(tmp_path: Path) -> None:
+    with PortProcess([f"--store=sqlite:///{tmp_path}/dspex.db"]) as port:
+        program = port.done("create_program", "question -> answer", {"session_id": "mine"})
+    with PortProcess([f"--store=sqlite:///{tmp_path}/dspex.db"]) as port:
+        assert port.done("list_programs", "mine") == [program]
+    assert (tmp_path / "dspex.db").stat().st_mode & 0o777 == 0o600
+
+
+@pytest.mark.skipif(postgresql.MISSING is not None, reason=str(postgresql.MISSING))
+def test_database_that_is_restarted_is_used_again(ports: ExitStack, postgresql_server: postgresql.Server) -> None:
+    postgresql_server.empty()
+    port = port_of(ports, postgresql_server.url)
+    port.done("configure_lm", "embedded", {})
+    program = port.done("create_program", SPEC, {"session_id": "mine"})["id"]
+    told = {"conversation": "user", "timeout": 60_000}
+    port.done("execute_program", None, program, {"question": "one"}, told)
+    postgresql_server.stop()
+    try:
+        details = port.failed("execute_program", None, program, {"question": "refused"}, told)
+        assert (details["kind"], details["retryable"]) == ("store", True)
+        assert port.done("execute_module", "dspy.Predict", "question -> answer", {"question": "x"})["answer"]
+    finally:
+        postgresql_server.start()
+    port.done("execute_program", None, program, {"question": "two"}, told)
+    turns = port.done("conversation", None, program, "user")["turns"]
+    assert [turn["question"] for turn in turns] == ["one", "two"]
