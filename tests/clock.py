@@ -22,7 +22,7 @@ class Clock:
         return self.now_s
 
     def time(self) -> float:
-        """Give the same time, in seconds since 1970."""
+        """Return the same time, in seconds since 1970."""
         return self.now_s
 
     @classmethod

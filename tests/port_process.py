@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
-from erlport_bridge.port.frames import FrameReader
+from erlport_bridge.port.frames import FrameReader, SkippedFrame
 from erlport_bridge.term import Atom, decode, encode
+
+Process = TypeVar("Process", bound="PortProcess")
 
 # Runs a program with two given descriptors as 3 and 4, which `subprocess` cannot do. It moves them to high numbers
 # first, because each may be the other's target.
@@ -24,6 +27,13 @@ os.execv(sys.argv[3], sys.argv[3:])
 """
 
 
+def _store_of_tests() -> dict[str, str]:
+    """Return the variables of a port with a store of its own, if the tests are run with one."""
+    if "TEST_WITH_STORE" not in os.environ:
+        return {}
+    return {"DSPEX_STORE": f"sqlite:///{tempfile.mkdtemp(prefix='dspex-test-')}/dspex.db"}
+
+
 class PortProcess:
     """The Erlang side of one port.
 
@@ -31,11 +41,18 @@ class PortProcess:
         flags: Flags besides ``--packet``; ``--use_stdio`` selects the descriptors 0 and 1.
         packet: Size of a frame's length prefix, in bytes.
         environment: Variables added to this process's environment.
+        command: The program, with what stands before its flags; ``python -m erlport_bridge`` by default.
     """
 
     def __init__(
-        self, flags: Sequence[str] = (), *, packet: int = 4, environment: dict[str, str] | None = None
+        self,
+        flags: Sequence[str] = (),
+        *,
+        packet: int = 4,
+        environment: dict[str, str] | None = None,
+        command: Sequence[str] = (sys.executable, "-m", "erlport_bridge"),
     ) -> None:
+        environment = {**_store_of_tests(), **(environment or {})}
         self._packet = packet
         self._frames = FrameReader(packet)
         self._received: list[Any] = []
@@ -43,7 +60,7 @@ class PortProcess:
         use_stdio = "--use_stdio" in flags
         child_read, self.write_end = os.pipe()
         self.read_end, child_write = os.pipe()
-        command = [sys.executable, "-m", "erlport_bridge", f"--packet={packet}", *flags]
+        command = [*command, f"--packet={packet}", *flags]
         if not use_stdio:
             command = [sys.executable, "-c", _ON_3_AND_4, str(child_read), str(child_write), *command, "--nouse_stdio"]
         self.process = subprocess.Popen(
@@ -52,12 +69,12 @@ class PortProcess:
             stdout=child_write if use_stdio else subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             pass_fds=() if use_stdio else (child_read, child_write),
-            env={**os.environ, **(environment or {})},
+            env={**os.environ, **environment},
         )
         os.close(child_read)
         os.close(child_write)
 
-    def __enter__(self) -> PortProcess:
+    def __enter__(self: Process) -> Process:
         return self
 
     def __exit__(
@@ -116,6 +133,7 @@ class PortProcess:
                 raise EOFError(f"the process has closed the port: {self.stderr_text()}")
             self._frames.received(size)
             while (frame := self._frames.take()) is not None:
+                assert not isinstance(frame, SkippedFrame)
                 self._received.append(decode(frame))
         return self._received.pop(0)
 
@@ -123,7 +141,7 @@ class PortProcess:
         """Call a function and return the whole answer message, ``{r, Id, Result}`` or ``{e, Id, Reason}``."""
         call_id = self.send_call(module, function, arguments)
         answer = self.receive()
-        assert answer[1] == call_id
+        assert answer[1] == call_id, answer
         return answer
 
     def operate(self, operation: str, *arguments: Any) -> Any:

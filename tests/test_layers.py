@@ -20,37 +20,49 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 _LAYERS = {
     "redaction": "",
     "request": "",
+    "worker": "",
     "errors": "redaction",
+    "limits": "errors",
+    "tracing": "redaction errors",
     "term": "errors",
     "threads": "errors request",
-    "port": "redaction errors request term threads",
+    "store": "redaction errors request term",
+    "port": "redaction errors limits request term threads",
+    "template": "redaction port",
     "counting": "redaction",
-    "dspy_patches": "errors",
+    "dspy_patches": "errors limits request term",
     "programs": "dspy_patches",
-    ".text": "errors term",
-    ".callbacks": "errors port .text",
-    ".options": "errors term .text",
+    ".text": "errors limits term",
+    ".callbacks": "errors limits request port .text",
+    ".options": "errors limits term .text",
     ".signatures": "errors term .text",
-    ".tools": "errors request term threads .text .callbacks",
-    ".sandbox": "errors request threads counting dspy_patches .text .signatures",
+    ".tools": "errors limits request term threads tracing dspy_patches .text .callbacks",
+    ".sandbox": "errors request threads tracing counting dspy_patches .text .signatures",
     ".values": "errors term dspy_patches .text .signatures .tools",
-    ".models": "redaction errors request term threads port counting dspy_patches .text .options .signatures .values",
-    ".modules": "errors term .text .callbacks .options .signatures .tools .sandbox .values .models",
-    ".pipelines": "errors term .text .callbacks .options .signatures .tools .values .modules",
-    ".execution": (
-        "errors request term port .text .callbacks .options .signatures .tools .sandbox .values .models .modules "
-        ".pipelines"
+    ".models": (
+        "redaction errors limits request term threads tracing port counting worker dspy_patches .text .callbacks "
+        ".options .signatures .values"
     ),
-    ".sessions": "errors term .text .signatures .values .models .modules .pipelines .execution",
+    ".modules": "errors limits request term .text .callbacks .options .signatures .tools .sandbox .values .models",
+    ".pipelines": (
+        "errors limits term tracing dspy_patches .text .callbacks .options .signatures .tools .values .models .modules"
+    ),
+    ".execution": (
+        "errors limits request term tracing port counting worker .text .callbacks .options .signatures .tools .sandbox "
+        ".values .models .modules .pipelines"
+    ),
+    ".sessions": (
+        "errors limits request term store .text .callbacks .signatures .values .models .modules .pipelines .execution"
+    ),
     "optimizing": (
-        "errors request term threads dspy_patches .text .options .signatures .tools .sandbox .values .models .modules "
-        ".pipelines .execution .sessions"
+        "errors request term threads tracing dspy_patches .text .callbacks .options .signatures .tools .sandbox "
+        ".values .models .modules .pipelines .execution .sessions"
     ),
     "operations": (
-        "errors request term threads counting dspy_patches .text .options .signatures .tools .sandbox .values .models "
-        ".modules .pipelines .execution .sessions optimizing"
+        "errors limits request term threads tracing store counting worker dspy_patches .text .options .signatures "
+        ".tools .sandbox .values .models .modules .pipelines .execution .sessions optimizing"
     ),
-    "__main__": "errors term threads port",
+    "__main__": "errors limits request term threads store port template worker",
 }
 
 

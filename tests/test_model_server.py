@@ -113,7 +113,7 @@ def _expect_transport_error(server: ModelServer) -> None:
 
 
 def test_process_serves_until_its_stdin_is_closed() -> None:
-    script = Path(__file__).with_name("model_server.py")
+    script = Path(__file__).with_name("model_server")
     with subprocess.Popen(
         [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     ) as process:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
 
 from erlport_bridge import redaction
-from erlport_bridge.redaction import RedactedStream, redact, remember_secret
+from erlport_bridge.redaction import RedactedStream, redact, redact_beginning, remember_secret
 
 
 @pytest.fixture(autouse=True)
@@ -39,6 +40,28 @@ def test_key_that_begins_with_another_is_replaced_completely() -> None:
     for secret in ("sk-project", "sk-project-longer", "sk-projec"):
         remember_secret(secret)
     assert redact("sk-project-longer") == "[redacted]"
+
+
+@pytest.mark.parametrize("offset", range(0, 60, 7))
+def test_the_beginning_of_a_long_text_has_no_part_of_a_key(offset: int) -> None:
+    """A cut may go through a key, both before and after keys were replaced by something shorter or longer."""
+    secret = "sk-0123456789" * 3
+    remember_secret(secret)
+    text = "x" * offset + f"{secret} " * 1_000
+    for max_characters in range(20, 400, 17):
+        found = redact_beginning(text, max_characters)
+        assert len(found) <= max_characters
+        assert "0123" not in found
+        assert redact(text).startswith(found)
+
+
+def test_redacting_the_beginning_does_not_read_all() -> None:
+    for number in range(500):
+        remember_secret(f"sk-0123456789-{number}")
+    text = "x" * 20_000_000
+    started_at = time.thread_time()
+    assert redact_beginning(text, 2_000) == "x" * 2_000
+    assert time.thread_time() - started_at < 0.5
 
 
 def test_what_is_printed_and_logged_has_no_key(tmp_path: Path) -> None:

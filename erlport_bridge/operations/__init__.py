@@ -15,12 +15,14 @@ from erlport_bridge.operations import (  # noqa: F401 - each offers its operatio
     conversations,
     evaluation,
     health,
+    history,
     models,
     modules,
     programs,
     running_calls,
     sessions,
     storing,
+    transfer,
 )
 from erlport_bridge.operations.operation import OPERATIONS
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, Final
 
 from erlport_bridge import errors
 from erlport_bridge.errors import OperationError
+from erlport_bridge.limits import ID_BYTES
 from erlport_bridge.operations.operation import spending
-from erlport_bridge.operations.port_state import metrics, sessions
+from erlport_bridge.operations.port_state import metrics, sessions, stored
 from erlport_bridge.programs import execution
 from erlport_bridge.programs.execution import (
+    META,
     STREAM_OPTIONS,
     CallOptions,
     CallRequest,
@@ -23,15 +27,15 @@ from erlport_bridge.programs.execution import (
     read_program_call,
     streaming,
 )
-from erlport_bridge.programs.models import LanguageModel, ModelAccount
+from erlport_bridge.programs.models import LanguageModel, ModelAccount, budgets
 from erlport_bridge.programs.options import NO_OPTIONS, TextOption, Vocabulary
 from erlport_bridge.programs.pipelines import Stage, pipeline
 from erlport_bridge.programs.sessions import Program
 from erlport_bridge.programs.signatures import SignatureSpec
-from erlport_bridge.request import Progress
+from erlport_bridge.request import Progress, weight
 
 #: The option of operations that work on one session.
-SESSION_OPTION: Final = TextOption(name="session_id", description="the session")
+SESSION_OPTION: Final = TextOption(name="session_id", limit=ID_BYTES, description="the session")
 _SESSION_ONLY: Final = Vocabulary(SESSION_OPTION)
 
 
@@ -41,7 +45,7 @@ def session_option(opts: object) -> str | None:
     return session_id
 
 
-def begin_module_call(
+async def begin_module_call(
     module: object,
     signature: object,
     opts: object,
@@ -50,14 +54,14 @@ def begin_module_call(
     otherwise: SignatureSpec | None = None,
 ) -> ModuleCallRequest:
     """Read a module call and make it the running request; raise errors as :func:`read_module_call`."""
-    request = read_module_call(module, signature, opts, own, otherwise=otherwise)
+    request = await weight.aside(partial(read_module_call, module, signature, opts, own, otherwise=otherwise))
     request.begin()
     return request
 
 
-def begin_program_call(opts: object, own: Vocabulary = NO_OPTIONS) -> CallRequest:
+async def begin_program_call(opts: object, own: Vocabulary = NO_OPTIONS) -> CallRequest:
     """Read a stored program's call and make it the running request; raise errors as :func:`read_program_call`."""
-    request = read_program_call(opts, own)
+    request = await weight.aside(read_program_call, opts, own)
     request.begin()
     return request
 
@@ -67,19 +71,23 @@ def stream_of(request: CallRequest, reply_to: object, ref: object) -> contextlib
     return streaming.opened(reply_to, ref, STREAM_OPTIONS.with_defaults(request.own)["buffer"])
 
 
-def module_run(request: ModuleCallRequest, inputs: object) -> PreparedRun:
+async def module_run(request: ModuleCallRequest, inputs: object) -> PreparedRun:
     """Return the run of one module; raise errors as :func:`execution.read_inputs` and :meth:`Sessions.model_for`."""
-    values = execution.read_inputs((request.stage,), request.stage.spec, inputs)
-    return replace(module_template(request), values=values)
+    values = await weight.aside(execution.read_inputs, (request.stage,), request.stage.spec, inputs)
+    return replace(await module_template(request), values=values)
 
 
-def module_template(request: ModuleCallRequest) -> PreparedRun:
+async def module_template(request: ModuleCallRequest) -> PreparedRun:
     """Return the run of one module, without its inputs; raise errors as :meth:`Sessions.model_for`."""
     stage, options = request.stage, request.options
+    if options.session_id is not None:
+        await stored.refresh(options.session_id, left_s=request.left_s())
     model = _model_of((stage,), options.session_id, options.model)
-    module = pipeline.built((stage,))
+    if options.session_id is not None:
+        budgets.include(sessions.find(options.session_id).budget)
+    module = await weight.aside(pipeline.built, (stage,))
     if options.demos:
-        module = execution.with_demos(module, stage, options.demos)
+        module = await weight.aside(execution.with_demos, module, stage, options.demos)
     return PreparedRun(module, (stage,), {}, model, options)
 
 
@@ -87,7 +95,7 @@ def program_run(program: Program, values: Mapping[str, Any], request: CallReques
     """Return the run of a stored program with checked inputs; raise errors as :meth:`Sessions.model_for`."""
     options = request.options
     model = _model_of(program.stages, program.session_id, *_preferred(program, options))
-    needed = {name for _, name in program.needs.functions}
+    needed = program.needs.taken
     if program.neighbours is not None:
         needed.add("embedder")
     names = [name for name in options.functions if name not in needed]
@@ -105,16 +113,27 @@ def program_run(program: Program, values: Mapping[str, Any], request: CallReques
         session_id=program.session_id,
         warnings=(*options.warnings, *ignored),
     )
-    return PreparedRun(program.module(), program.stages, values, model, of_program)
+    stage_models = program.stage_models(options.settings)
+    return PreparedRun(program.module(), program.stages, values, model, of_program, stage_models)
 
 
-def with_given(program: Program, request: CallRequest) -> Program:
+async def with_given(program: Program, request: CallRequest) -> Program:
     """Return a stored program with the tools of a call, and have its functions be those of the call.
 
     Raises:
-        OperationError: As :meth:`Program.with_given`.
+        OperationError: As :meth:`Program.with_given`. Of kind ``timeout``: Elixir did not find the exported functions
+            in time.
     """
-    found = program.with_given(request.options.tools, request.functions)
+    finding = asyncio.ensure_future(program.with_given(request.options.tools, request.functions))
+    try:
+        # Not `wait_for`, which before Python 3.12 forgets that the call is cancelled if this is done at that moment.
+        await asyncio.wait({finding}, timeout=request.left_s())
+        if not finding.done():
+            message = "the functions that the program names were not found within the time of the call"
+            raise OperationError("timeout", message, stage="tools")
+        found = finding.result()
+    finally:
+        finding.cancel()
     request.bind(program.needs.bound(request.functions))
     return found
 
@@ -151,7 +170,7 @@ async def run(
     progress, account = Progress(), account or ModelAccount()
     kind = None
     try:
-        return await execution.run(
+        prediction = await execution.run(
             prepared, timeout_s=request.left_s(), progress=progress, account=account, events=events
         )
     except BaseException as error:
@@ -161,6 +180,9 @@ async def run(
         spending.get().add(account.spent)
         for entry in running:
             metrics.end(entry, kind=kind, queued_s=progress.queued.waited_s(), spent=account.spent)
+    if stored.was_rehydrated():
+        prediction[META]["rehydrated"] = True
+    return prediction
 
 
 def _model_of(
@@ -170,6 +192,6 @@ def _model_of(
     try:
         return sessions.model_for(session_id, *preferred)
     except OperationError as error:
-        if error.kind != "lm_not_configured" or any(stage.asks_model for stage in stages):
+        if error.kind != "lm_not_configured" or any(stage.asks_model and stage.model is None for stage in stages):
             raise
         return None

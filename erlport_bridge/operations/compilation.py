@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.operations.calls import program_model, stream_of, with_given
 from erlport_bridge.operations.operation import operation, spending
-from erlport_bridge.operations.port_state import sessions
+from erlport_bridge.operations.port_state import sessions, stored
 from erlport_bridge.operations.programs import find_program
 from erlport_bridge.optimizing import compiling, nearest, optimizers
 from erlport_bridge.optimizing.compiling import Compilation
 from erlport_bridge.programs.execution import STREAM_OPTIONS, CallRequest, EventStream, read_many_calls, read_metric
 from erlport_bridge.programs.models import ModelAccount
 from erlport_bridge.programs.options import Vocabulary
-from erlport_bridge.programs.pipelines import voting
+from erlport_bridge.programs.pipelines import Learned, named_tools, voting
+from erlport_bridge.programs.sessions import Neighbours, Program, check_changeable, stored_form
+from erlport_bridge.request import weight
 
 
 @operation
@@ -37,9 +40,10 @@ async def compile_program(
     """Improve a stored program by examples, with the optimizer that the option ``optimizer`` names.
 
     Adds a new version of the program; the old one stays. Answers the description of the new version, with the
-    optimizer's report under ``compiled``.
+    optimizer's report under ``compiled``. If the program was deleted meanwhile, or its session closed, the version is
+    not stored; the report has it as text then, under ``dump``.
     """
-    return await _compile(session_id, program_id, trainset, _begin(opts, compiling.COMPILE_OPTIONS))
+    return await _compile(session_id, program_id, trainset, await _begin(opts, compiling.COMPILE_OPTIONS))
 
 
 @operation
@@ -47,19 +51,19 @@ async def stream_compile(
     reply_to: object, ref: object, session_id: object, program_id: object, trainset: object, opts: object = None
 ) -> dict[str, Any]:
     """Compile a program as ``compile_program`` does, and send each score and each candidate while it runs."""
-    request = _begin(opts, compiling.COMPILE_OPTIONS | STREAM_OPTIONS)
+    request = await _begin(opts, compiling.COMPILE_OPTIONS | STREAM_OPTIONS)
     with stream_of(request, reply_to, ref) as events:
         return await _compile(session_id, program_id, trainset, request, events)
 
 
-def _begin(opts: object, own: Vocabulary) -> CallRequest:
+async def _begin(opts: object, own: Vocabulary) -> CallRequest:
     """Read the options of a compilation and of the optimizer that they name; an unknown option is an error."""
 
     def with_optimizer(given: Mapping[str, Any]) -> tuple[str, Vocabulary]:
         entry = optimizers.find_entry(given.get("optimizer"), "opts.optimizer")
         return entry.name, own | entry.vocabulary
 
-    request = read_many_calls(opts, with_optimizer)
+    request = await weight.aside(read_many_calls, opts, with_optimizer)
     request.begin()
     return request
 
@@ -72,8 +76,9 @@ async def _compile(
     chosen = entry.complete(request.own, "opts")
     metric, valset = own["metric"], own["valset"]
     entry.check_packages()
-    stored = find_program(session_id, program_id, request)
-    program = with_given(stored, request)
+    found = await find_program(session_id, program_id, request)
+    check_changeable(found.session_id, "program_id")
+    program = await with_given(found, request)
     if entry.least_examples and voting.count_members(program.learned or {}):
         message = f"version {program.version} has others vote; compile one of those, by the option version"
         raise OperationError("input", message, path="opts.version")
@@ -82,21 +87,23 @@ async def _compile(
         raise OperationError("input", message, path="opts.valset")
     if metric is None and entry.needs_metric:
         metric = read_metric(None, "opts.metric")
+    least = 1 if valset is not None else entry.least_examples
     compilation = Compilation(
         program,
         entry,
         chosen,
-        compiling.read_examples(trainset, program, "trainset", least=1 if valset is not None else entry.least_examples),
-        None if valset is None else compiling.read_examples(valset, program, "opts.valset"),
+        await weight.aside(partial(compiling.read_examples, trainset, program, "trainset", least=least)),
+        None if valset is None else await weight.aside(compiling.read_examples, valset, program, "opts.valset"),
         None if metric is None else metric.of(program.asked),
         own["num_threads"],
         own["max_errors"],
-        {number: version for number, version in sessions.versions(stored).items() if version.neighbours is None},
+        {number: version for number, version in sessions.versions(found).items() if version.neighbours is None},
     )
     if entry.at_each_call:
         neighbours, report = await nearest.remember(compilation, metric)
-        return sessions.add_version(stored, program.learned or {}, _with_tools(report, request), neighbours).describe()
+        return await _stored(found, program.learned or {}, _with_tools(report, request), neighbours)
     model = program_model(program, request)
+    sessions.check_room()
 
     async def tell(event: Mapping[str, Any]) -> None:
         if events is not None:
@@ -109,13 +116,29 @@ async def _compile(
         )
     finally:
         spending.get().add(account.spent)
-    return sessions.add_version(stored, knows, _with_tools(report, request)).describe()
+    return await _stored(found, knows, _with_tools(report, request))
+
+
+async def _stored(
+    program: Program, knows: Learned, report: Mapping[str, Any], neighbours: Neighbours | None = None
+) -> dict[str, Any]:
+    """Store the new version of a program and return its description.
+
+    What was learned has been paid for. So where it cannot be stored, because the program was deleted meanwhile, the
+    report has a warning and the version as text, which ``load_program`` takes.
+    """
+    try:
+        return (await stored.add_version(program, knows, report, neighbours)).describe()
+    except OperationError as error:
+        warning = f"the new version is not stored: {error.message}; load_program keeps it, from the text at dump"
+        report = {**report, "warnings": [*report.get("warnings", ()), warning]}
+        unstored = program.next_version(program.version + 1, knows, report, neighbours)
+        return {**unstored.describe(), "compiled": {**report, "dump": stored_form.dump(unstored)}}
 
 
 def _with_tools(report: Mapping[str, Any], request: CallRequest) -> dict[str, Any]:
-    """Return the report of a compilation with the names of the tools with which the program has learned.
+    """Return the report of a compilation with the tools with which the program has learned, by their names.
 
     A call of the new version must bring them too, so that it is no agent without its tools.
     """
-    names = [tool if isinstance(tool, str) else tool.name for tool in request.options.tools]
-    return {**report, "tools": names}
+    return {**report, "tools": named_tools(request.options.tools)}

@@ -6,10 +6,11 @@ from typing import Any
 
 from erlport_bridge.operations.batches import run_batch
 from erlport_bridge.operations.calls import begin_program_call, program_model, stream_of
-from erlport_bridge.operations.operation import operation, spending
+from erlport_bridge.operations.operation import batch_operation, spending
 from erlport_bridge.operations.programs import find_program, run_program
 from erlport_bridge.programs.execution import (
     EVALUATION_OPTIONS,
+    META,
     STREAM_OPTIONS,
     CallRequest,
     Evaluation,
@@ -18,24 +19,24 @@ from erlport_bridge.programs.execution import (
     dspy_context,
     inputs_of,
 )
-from erlport_bridge.programs.models import with_settings
+from erlport_bridge.programs.models import ModelAccount, with_settings
 
 
-@operation
+@batch_operation
 async def evaluate_program(
     session_id: object, program_id: object, examples: object, opts: object = None
 ) -> dict[str, Any]:
     """Run a stored program for each example of a list, and score its predictions with the option ``metric``.
 
     An example is a map of the program's inputs and of the fields that the metric compares with. Answers ``score``,
-    ``count``, ``failed``, ``total_tokens``, ``duration_ms`` and ``results``. Each result is ``{:ok, %{"prediction",
-    "score"}}``, also with ``"feedback"`` if the metric gave some, or ``{:error, …}``, which counts as
-    ``failure_score``. The other options are those of a batch.
+    ``count``, ``failed``, ``total_tokens``, ``metric_tokens`` (the metric's own share of them), ``duration_ms`` and
+    ``results``. Each result is ``{:ok, %{"prediction", "score"}}``, also with ``"feedback"`` if the metric gave some,
+    or ``{:error, …}``, which counts as ``failure_score``. The other options are those of a batch.
     """
-    return await _evaluate(session_id, program_id, examples, begin_program_call(opts, EVALUATION_OPTIONS))
+    return await _evaluate(session_id, program_id, examples, await begin_program_call(opts, EVALUATION_OPTIONS))
 
 
-@operation
+@batch_operation
 async def stream_evaluate(
     reply_to: object, ref: object, session_id: object, program_id: object, examples: object, opts: object = None
 ) -> dict[str, Any]:
@@ -43,7 +44,7 @@ async def stream_evaluate(
 
     The events are those of ``stream_batch``, with ``{:ok, %{"prediction", "score"}}`` or ``{:error, …}`` as results.
     """
-    request = begin_program_call(opts, EVALUATION_OPTIONS | STREAM_OPTIONS)
+    request = await begin_program_call(opts, EVALUATION_OPTIONS | STREAM_OPTIONS)
     with stream_of(request, reply_to, ref) as events:
         return await _evaluate(session_id, program_id, examples, request, events)
 
@@ -51,18 +52,27 @@ async def stream_evaluate(
 async def _evaluate(
     session_id: object, program_id: object, examples: object, request: CallRequest, events: EventStream | None = None
 ) -> dict[str, Any]:
-    program = find_program(session_id, program_id, request)
+    program = await find_program(session_id, program_id, request)
     evaluation = Evaluation.of(request.own, program.asked)
 
-    async def execute(example: Any, item: CallRequest) -> dict[str, Any]:
-        inputs, labelled = inputs_of(program.stages, program.asked, example)
+    async def execute(numbered: tuple[int, Any], item: CallRequest) -> dict[str, Any]:
+        index, example = numbered
+        inputs, labelled = inputs_of(program.stages, program.asked, example, f"examples[{index}]")
         prediction = await run_program(program, inputs, item, is_told=False)
         judge = with_settings(program_model(program, item).lm, item.options.settings)
-        with dspy_context(judge, item.options.adapter.build()):
-            return await evaluation.scored(labelled, prediction, item.left_s())
+        account = ModelAccount()
+        account.follow()
+        try:
+            with dspy_context(judge, item.options.adapter.build()):
+                return await evaluation.scored(labelled, prediction, item.left_s())
+        except BaseException as error:
+            account.note_paid(error, prediction[META])
+            raise
+        finally:
+            evaluation.judging.add(account.spent)
 
     try:
-        answers = await run_batch(batch.items_of(examples), execute, request, events)
+        answers = await run_batch(list(enumerate(batch.items_of(examples))), execute, request, events)
     finally:
-        spending.get().add(evaluation.judging.spent)
+        spending.get().add(evaluation.judging)
     return evaluation.report(answers)

@@ -7,10 +7,11 @@ from typing import Any, Final
 from erlport_bridge.operations.calls import begin_module_call, module_run, run, stream_of
 from erlport_bridge.operations.operation import operation
 from erlport_bridge.programs import tools
-from erlport_bridge.programs.execution import STREAM_OPTIONS
+from erlport_bridge.programs.execution import STREAM_OPTIONS, read_module_call
 from erlport_bridge.programs.modules import catalogue
 from erlport_bridge.programs.pipelines import pipeline
 from erlport_bridge.programs.signatures import parse_signature
+from erlport_bridge.term import sort_maps
 
 # The signature for a check without one; recognized by its identity.
 _ANY_SIGNATURE: Final = parse_signature("input -> output")
@@ -32,7 +33,9 @@ def describe_module(name: object) -> dict[str, Any]:
 @operation
 def validate_module(name: object, signature: object = None, opts: object = None) -> dict[str, Any]:
     """Check a module, a signature and options as ``execute_module`` does, without calling a model."""
-    request = begin_module_call(name, signature, opts, otherwise=_ANY_SIGNATURE)
+    sort_maps([name, signature, opts])
+    request = read_module_call(name, signature, opts, otherwise=_ANY_SIGNATURE)
+    request.begin()
     stage = request.stage
     answer: dict[str, Any] = {"module": stage.entry.name, "warnings": list(request.options.warnings)}
     if stage.spec is not _ANY_SIGNATURE:
@@ -44,8 +47,8 @@ def validate_module(name: object, signature: object = None, opts: object = None)
 @operation
 async def execute_module(module: object, signature: object, inputs: object, opts: object = None) -> dict[str, Any]:
     """Run a module once; answer the prediction."""
-    request = begin_module_call(module, signature, opts)
-    return await run(module_run(request, inputs), request)
+    request = await begin_module_call(module, signature, opts)
+    return await run(await module_run(request, inputs), request)
 
 
 @operation
@@ -57,7 +60,7 @@ async def stream_module(
     The process ``reply_to`` receives messages ``{:dspex_stream, ref, event}``, at most ``buffer`` (an option) more than
     ``stream_ack`` has acknowledged. ``docs/operations.md`` describes the events.
     """
-    request = begin_module_call(module, signature, opts, STREAM_OPTIONS)
-    prepared = module_run(request, inputs)
+    request = await begin_module_call(module, signature, opts, STREAM_OPTIONS)
+    prepared = await module_run(request, inputs)
     with stream_of(request, reply_to, ref) as events:
         return await run(prepared, request, events)

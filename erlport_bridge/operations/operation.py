@@ -1,6 +1,7 @@
 """Turn a function into an operation: its calls are counted, and every outcome of a call is an answer.
 
-An operation answers ``{:ok, term}`` or ``{:error, {:python_exception, details}}`` and never raises.
+An operation answers ``{:ok, term}`` or ``{:error, {:python_exception, details}}`` and never raises. The answer to a
+call with the option ``trace`` has a third element, the trace.
 """
 
 from __future__ import annotations
@@ -8,17 +9,23 @@ from __future__ import annotations
 import functools
 import inspect
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final
 
-from erlport_bridge import errors, request
+from erlport_bridge import errors, request, worker
 from erlport_bridge.counting import Spent
 from erlport_bridge.errors import EncodeError, OperationError
+from erlport_bridge.limits import ID_BYTES, OPTIONS
 from erlport_bridge.operations.port_state import metrics
-from erlport_bridge.term import Atom
+from erlport_bridge.programs.execution import wanted_recording
+from erlport_bridge.programs.sessions import during_operation
+from erlport_bridge.term import Atom, sort_maps
+from erlport_bridge.tracing import Recording, record
 
-Operation = Callable[..., Awaitable[tuple[Atom, Any]] | tuple[Atom, Any]]
+#: ``{:ok, term}`` or ``{:error, reason}``, with the trace as a third element if the call wants one.
+Answer = tuple[Any, ...]
+Operation = Callable[..., Awaitable[Answer] | Answer]
 
 #: Every operation by name.
 OPERATIONS: Final[dict[str, Operation]] = {}
@@ -30,6 +37,9 @@ OK: Final = Atom("ok")
 ERROR: Final = Atom("error")
 PYTHON_EXCEPTION: Final = Atom("python_exception")
 
+# A longer timeout is an error, which reading the options tells.
+_LONGEST_MS: Final = 2**32
+
 
 def operation(function: Callable[..., Any]) -> Operation:
     """Turn a function into an operation: count its calls, and make every outcome an answer.
@@ -37,16 +47,54 @@ def operation(function: Callable[..., Any]) -> Operation:
     A plain function may run in any thread at any time, concurrently with others: it must be quick and change nothing. A
     function that waits or that changes sessions must be a coroutine function, which runs on the event loop.
     """
+    return _awaited_operation(function) if inspect.iscoroutinefunction(function) else _plain_operation(function)
+
+
+def batch_operation(function: Callable[..., Any]) -> Operation:
+    """Turn a coroutine function into an operation on many items, which are its last argument before the options.
+
+    The items are neither weighed nor sorted here. Each is read when it begins, so that a deadline that passes meanwhile
+    is the error of the items that are left, not of the whole call.
+    """
+    return _awaited_operation(function, items_at=len(inspect.signature(function).parameters) - 2)
+
+
+def _awaited_operation(function: Callable[..., Any], items_at: int | None = None) -> Operation:
     name = function.__name__
-    if not inspect.iscoroutinefunction(function):
-        return _plain_operation(function)
+    parameters = list(inspect.signature(function).parameters)
+    options_at = parameters.index("opts") if "opts" in parameters else None
 
     @functools.wraps(function)
-    async def counted_while_awaited(*args: Any) -> tuple[Atom, Any]:
-        with _Counted(name):
+    async def counted_while_awaited(*args: Any) -> Answer:
+        recording = None if options_at != len(args) - 1 else wanted_recording(args[-1])
+        if recording is None:
+            return await run(*args)
+        return await _recorded(recording, name, run, args)
+
+    async def run(*args: Any) -> Answer:
+        read_at_once = [value for place, value in enumerate(args) if place != items_at]
+        request.weight.weigh(*read_at_once)
+        with _Counted(name), during_operation():
+            if request.weight.of_request():
+                _begin_early(args[-1])
+            await request.weight.aside(sort_maps, read_at_once)
             return OK, await function(*args)
 
     return offered(counted_while_awaited)
+
+
+async def _recorded(
+    recording: Recording, name: str, run: Callable[..., Awaitable[Answer]], args: tuple[Any, ...]
+) -> Answer:
+    """Run an operation and record it; return its answer with the trace."""
+    received_at = request.received_at.get()
+    try:
+        with record(recording, "python", name, received_at) as span:
+            span.set(queue_us=span.since_start_us(), **worker.identity())
+            answer = await run(*args)
+    except BaseException as error:  # noqa: BLE001 - an error has its trace too
+        answer = failure_term(error)
+    return *answer, recording.term()
 
 
 def offered(function: Callable[..., Any]) -> Operation:
@@ -54,11 +102,11 @@ def offered(function: Callable[..., Any]) -> Operation:
     counts = _counts(function)
 
     @functools.wraps(function)
-    async def answered(*args: Any) -> tuple[Atom, Any]:
+    async def answered(*args: Any) -> Answer:
         try:
             if len(args) not in counts:
                 raise _wrong_count(function, len(args))
-            answer: tuple[Atom, Any] = await function(*args)
+            answer: Answer = await function(*args)
         except BaseException as error:  # noqa: BLE001 - here a call of an awaited operation becomes an answer
             return failure_term(error)
         return answer
@@ -66,11 +114,28 @@ def offered(function: Callable[..., Any]) -> Operation:
     return _registered(answered)
 
 
-def failure_term(error: BaseException) -> tuple[Atom, tuple[Atom, dict[str, Any]]]:
-    """Return the answer of an operation that raised ``error``."""
+def _begin_early(options: object) -> None:
+    """Start the deadline of a heavy call, and register its id for ``cancel``, before a thread reads its options."""
+    if not isinstance(options, Mapping) or len(options) > OPTIONS.most:
+        return
+    given = {str(name): value for name, value in options.items() if name in ("request_id", "timeout")}
+    name, timeout = given.get("request_id"), given.get("timeout")
+    if isinstance(name, str) and len(name) <= ID_BYTES.most:
+        request.begin(name)
+    if type(timeout) is int and 0 < timeout < _LONGEST_MS:
+        request.ends_at.set((request.received_at.get() or time.monotonic()) + timeout / 1000)
+
+
+def failure_term(error: BaseException, lost: object = None) -> tuple[Atom, tuple[Atom, dict[str, Any]]]:
+    """Return the answer of an operation that raised ``error``, or whose answer ``lost`` could not be sent."""
+    match lost:
+        case (_, {"$meta": {"usage": usage, "cost": cost}}):
+            errors.note_paid(error, usage, cost)
     if isinstance(error, EncodeError):
         # The path is that within the result, not within {:ok, result}.
-        error = EncodeError(error.reason, error.path.removeprefix("[1]"))
+        error = errors.copy_paid(error, EncodeError(error.reason, error.path.removeprefix("[1]")))
+    if isinstance(error, request.weight.LateError):
+        error = errors.copy_paid(error, OperationError("timeout", str(error), stage="queue"))
     return ERROR, (PYTHON_EXCEPTION, errors.details(error, request_id=request.request_id.get()))
 
 
@@ -80,7 +145,7 @@ def _plain_operation(function: Callable[..., Any]) -> Operation:
     counts = _counts(function)
 
     @functools.wraps(function)
-    def counted(*args: Any) -> tuple[Atom, Any]:
+    def counted(*args: Any) -> Answer:
         started_at = time.monotonic()
         try:
             if len(args) not in counts:
@@ -112,10 +177,12 @@ class _Counted:
     def __enter__(self) -> None:
         spending.set(self._spent)
         received_at = request.received_at.get()
+        self._call = request.running.begin(self._name)
         self._running = metrics.begin("operations", self._name)
         self._queued_s = None if received_at is None else self._running.started_at - received_at
 
     def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        request.running.end(self._call)
         kind = None if error is None else errors.kind_of(error)
         metrics.end(self._running, kind=kind, queued_s=self._queued_s, spent=self._spent)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from typing import Any, Final
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.limits import ID_BYTES
 from erlport_bridge.operations.calls import (
     begin_program_call,
     program_model,
@@ -16,15 +18,17 @@ from erlport_bridge.operations.calls import (
     with_given,
 )
 from erlport_bridge.operations.operation import operation, spending
-from erlport_bridge.operations.port_state import sessions
+from erlport_bridge.operations.port_state import sessions, stored
 from erlport_bridge.optimizing import nearest
-from erlport_bridge.programs import execution
+from erlport_bridge.programs import execution, models
 from erlport_bridge.programs.execution import META, STREAM_OPTIONS, VERSION_OPTION, CallRequest, EventStream
-from erlport_bridge.programs.models import ModelAccount
+from erlport_bridge.programs.models import ModelAccount, budgets, history
 from erlport_bridge.programs.options import Vocabulary
 from erlport_bridge.programs.pipelines import learned
-from erlport_bridge.programs.sessions import Conversation, Neighbours, Program
+from erlport_bridge.programs.sessions import Neighbours, Program, Session, Told
 from erlport_bridge.programs.text import arguments, quoted
+from erlport_bridge.request import weight
+from erlport_bridge.store import terms
 
 _DESCRIBE_OPTIONS: Final = Vocabulary(VERSION_OPTION)
 
@@ -32,7 +36,9 @@ _DESCRIBE_OPTIONS: Final = Vocabulary(VERSION_OPTION)
 @operation
 async def create_program(spec: object, opts: object = None) -> dict[str, Any]:
     """Store a program in a session; answer its description, with its id, its session's id and its version."""
-    return sessions.add_program(spec, session_option(opts)).describe()
+    program = await weight.aside(sessions.build_program, spec, session_option(opts))
+    await stored.add_program(program)
+    return program.describe()
 
 
 @operation
@@ -40,8 +46,8 @@ async def execute_program(
     session_id: object, program_id: object, inputs: object, opts: object = None
 ) -> dict[str, Any]:
     """Run a stored program; ``session_id`` may be ``nil``. Answer the prediction of all its stages together."""
-    request = begin_program_call(opts)
-    return await run_program(find_program(session_id, program_id, request), inputs, request)
+    request = await begin_program_call(opts)
+    return await run_program(await find_program(session_id, program_id, request), inputs, request)
 
 
 @operation
@@ -49,17 +55,15 @@ async def stream_program(
     reply_to: object, ref: object, session_id: object, program_id: object, inputs: object, opts: object = None
 ) -> dict[str, Any]:
     """Run a stored program and stream its events, as :func:`stream_module` and :func:`execute_program` do."""
-    request = begin_program_call(opts, STREAM_OPTIONS)
+    request = await begin_program_call(opts, STREAM_OPTIONS)
     with stream_of(request, reply_to, ref) as events:
-        return await run_program(find_program(session_id, program_id, request), inputs, request, events)
+        return await run_program(await find_program(session_id, program_id, request), inputs, request, events)
 
 
 @operation
 async def list_programs(session_id: object = None) -> list[dict[str, Any]]:
     """Answer the programs of a session, or of all sessions."""
-    wanted = arguments.optional_text(session_id, "session_id")
-    found = [sessions.find(wanted)] if wanted is not None else sessions.all()
-    return [program.describe() for session in found for program in session.programs.values()]
+    return await stored.programs(arguments.optional_text(session_id, "session_id", ID_BYTES))
 
 
 @operation
@@ -68,26 +72,28 @@ async def describe_program(session_id: object, program_id: object, opts: object 
 
     ``session_id`` may be ``nil``; ``opts``: ``version``.
     """
-    program = sessions.find_program(
-        arguments.optional_text(session_id, "session_id"),
-        arguments.text(program_id, "program_id"),
-        _DESCRIBE_OPTIONS.read_all(opts)["version"],
-        is_used=False,
-    )
+    named, name = arguments.optional_text(session_id, "session_id", ID_BYTES), _program_id(program_id)
+    version = _DESCRIBE_OPTIONS.read_all(opts)["version"]
+    await stored.refresh(named, program_id=name)
+    program = sessions.find_program(named, name, version, is_used=False)
     neighbours = program.neighbours and {**program.neighbours.options, "examples": len(program.neighbours.examples)}
-    return {**program.describe(), "learned": learned.describe(program.learned or {}), "neighbours": neighbours}
+    return {
+        **program.describe(),
+        "learned": learned.describe(program.learned or {}),
+        "neighbours": neighbours,
+        "portable": stored.is_portable(program),
+    }
 
 
 @operation
 async def delete_program(session_id: object, program_id: object) -> dict[str, Any]:
     """Delete a program; answer its description."""
-    return sessions.delete_program(
-        arguments.optional_text(session_id, "session_id"), arguments.text(program_id, "program_id")
-    ).describe()
+    named = arguments.optional_text(session_id, "session_id", ID_BYTES)
+    return (await stored.delete_program(named, _program_id(program_id))).describe()
 
 
-def find_program(session_id: object, program_id: object, request: CallRequest) -> Program:
-    """Find the program that the arguments and options of a call name.
+async def find_program(session_id: object, program_id: object, request: CallRequest) -> Program:
+    """Find the program that the arguments and options of a call name; its budget and the session's pay for the call.
 
     The option ``session_id`` may also be the session of a user, through which a program of another session is called
     that keeps conversations.
@@ -95,23 +101,42 @@ def find_program(session_id: object, program_id: object, request: CallRequest) -
     Raises:
         OperationError: As :func:`named_program`.
     """
-    through, version = request.options.session_id, request.options.version
+    program, session = await _found_program(session_id, program_id, request)
+    budgets.include(program.budget)
+    budgets.include(session.budget)
+    history.session_id.set(session.id)
+    return program
+
+
+async def _found_program(session_id: object, program_id: object, request: CallRequest) -> tuple[Program, Session]:
+    """Return the program of a call, and the session through which it is called."""
+    options = request.options
+    through, version = options.session_id, options.version
+    named, name = arguments.optional_text(session_id, "session_id", ID_BYTES), _program_id(program_id)
+    told = options.conversation or through
+    await stored.refresh(named, through, program_id=name, conversation_id=told, left_s=request.left_s())
     if through is not None:
-        named = arguments.optional_text(session_id, "session_id")
-        shared = sessions.find_shared(None if named == through else named, _program_id(program_id), version)
+        shared = sessions.find_shared(None if named == through else named, name, version)
         if shared is not None:
-            sessions.find(through)
-            return shared
-    return named_program(session_id, program_id, through, version)
+            return shared, sessions.find(through)
+    program = _named_program(named, name, through, version)
+    return program, sessions.find(program.session_id)
 
 
-def named_program(session_id: object, program_id: object, opts_session_id: str | None, version: int | None) -> Program:
+async def named_program(
+    session_id: object, program_id: object, opts_session_id: str | None, version: int | None
+) -> Program:
     """Return a program; its session may be named in the arguments or in the options.
 
     Raises:
         OperationError: Of kind ``input``: two sessions are named. Otherwise as :meth:`Sessions.find_program`.
     """
-    named = arguments.optional_text(session_id, "session_id")
+    named, name = arguments.optional_text(session_id, "session_id", ID_BYTES), _program_id(program_id)
+    await stored.refresh(named, opts_session_id, program_id=name)
+    return _named_program(named, name, opts_session_id, version)
+
+
+def _named_program(named: str | None, name: str, opts_session_id: str | None, version: int | None) -> Program:
     if named is not None and opts_session_id not in (None, named):
         raise OperationError(
             "input",
@@ -119,7 +144,7 @@ def named_program(session_id: object, program_id: object, opts_session_id: str |
             f"and {quoted(opts_session_id or '')} at opts.session_id",
             path="opts.session_id",
         )
-    return sessions.find_program(named or opts_session_id, _program_id(program_id), version)
+    return sessions.find_program(named or opts_session_id, name, version)
 
 
 async def run_program(
@@ -129,6 +154,7 @@ async def run_program(
     events: EventStream | None = None,
     *,
     is_told: bool = True,
+    index: int = 0,
 ) -> dict[str, Any]:
     """Check the inputs of a program, run it, and add the turn to its conversation.
 
@@ -138,26 +164,44 @@ async def run_program(
         request: The call.
         events: The stream that is told of the call.
         is_told: The call becomes a turn of its conversation; otherwise it may name one to go on from, and adds nothing.
+        index: The place of the call among those of its request.
 
     Returns:
         The prediction, as a term.
     """
-    checked = execution.read_inputs(program.stages, program.asked, inputs)
-    told = _conversation(program, request, is_told=is_told) if program.keeps_history else None
-    values = program.with_history(checked, told.turns() if told else ())
-    account, version = ModelAccount(), with_given(program, request)
+    checked = await weight.aside(execution.read_inputs, program.stages, program.asked, inputs)
+    told = await _conversation(program, request, is_told=is_told) if program.keeps_history else None
+    key = _turn_key(request, inputs, index) if told is not None and is_told else None
+    if told is not None and (answered := await stored.conversations.answered(program, told, key)) is not None:
+        return answered
+    turns = told.turns if told else ()
+    weight.add(turns)
+    values = await weight.aside(program.with_history, checked, turns)
+    account, version = ModelAccount(), await with_given(program, request)
     usage: dict[str, Any] = {}
     if program.neighbours is not None:
         version, usage = await _learned_version(version, program.neighbours, values, request, account)
     prepared = program_run(version, values, request)
     prediction = await run(prepared, request, events, program_id=program.id, account=account)
     if usage:
-        prediction[META]["usage"] = execution.added_usage(prediction[META]["usage"], usage)
-    program.record(values, prediction, told if is_told else None)
+        prediction[META]["usage"] = models.added_usage(prediction[META]["usage"], usage)
+    weight.add(prediction)
+    if told is not None and is_told:
+        turn = await weight.aside(program.turn_of, values, prediction)
+        await stored.conversations.add_turn(program, told, turn, key, prediction)
+    program.count_call()
     return prediction
 
 
-def _conversation(program: Program, request: CallRequest, *, is_told: bool) -> Conversation | None:
+def _turn_key(request: CallRequest, inputs: object, index: int) -> str | None:
+    """Return what distinguishes a call from every other one, but not from its repetition; ``None``: it has no id."""
+    if stored.store is None or request.options.request_id is None:
+        return None
+    called = terms.dumps([request.options.request_id, index, inputs])
+    return hashlib.sha256(called.encode()).hexdigest()
+
+
+async def _conversation(program: Program, request: CallRequest, *, is_told: bool) -> Told | None:
     """Return the conversation of a call: the one that is named, or that of the session through which it comes.
 
     Raises:
@@ -165,18 +209,21 @@ def _conversation(program: Program, request: CallRequest, *, is_told: bool) -> C
     """
     options = request.options
     if not is_told:
-        return None if options.conversation is None else sessions.conversations.find(program.id, options.conversation)
+        if options.conversation is None:
+            return None
+        found = sessions.conversations.find(program.id, options.conversation)
+        return Told(found, tuple(found.turns()))
     conversation_id = options.conversation or options.session_id
     if conversation_id is None:
         message = "the program keeps conversations (history: true), and the call does not say whose this is; write "
         message += 'conversation: "user-42" among the options of the call, or session_id: the session of the user'
         raise OperationError("input", message, path="opts.conversation")
     through = None if options.session_id == program.session_id else options.session_id
-    return sessions.conversations.opened(program.id, conversation_id, through)
+    return await stored.conversations.open(program, conversation_id, through, request.left_s())
 
 
 def _program_id(program_id: object) -> str:
-    return arguments.text(program_id, "program_id")
+    return arguments.text(program_id, "program_id", ID_BYTES)
 
 
 async def _learned_version(

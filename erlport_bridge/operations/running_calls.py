@@ -1,18 +1,35 @@
-"""Control running calls: cancel one, acknowledge a stream's events, or deliver a piece of a model's answer."""
+"""List and control running calls: cancel one, acknowledge a stream's events, or deliver a piece of a model's answer."""
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 from erlport_bridge import request
+from erlport_bridge.limits import ID_BYTES
 from erlport_bridge.operations.operation import operation
 from erlport_bridge.programs.execution import streaming
 from erlport_bridge.programs.models import elixir_model
+from erlport_bridge.programs.options import IntegerOption, Vocabulary
 from erlport_bridge.programs.text import arguments
+
+_OPTIONS: Final = Vocabulary(
+    IntegerOption(name="n", default=100, minimum=1, maximum=10_000, description="how many, the oldest ones")
+)
+
+
+@operation
+def running_calls(opts: object = None) -> list[dict[str, Any]]:
+    """Answer the running calls, the oldest first: ``operation``, ``request_id``, ``caller``, ``age_ms``, ``stage``.
+
+    ``opts``: ``n`` (100), how many.
+    """
+    return request.running.describe(_OPTIONS.read_all(opts)["n"])
 
 
 @operation
 async def cancel(request_id: object) -> int:
     """Cancel the calls that have this ``request_id``; answer their number. Each of the calls is answered too."""
-    return request.cancel(arguments.text(request_id, "request_id"))
+    return request.cancel(arguments.text(request_id, "request_id", ID_BYTES))
 
 
 @operation
@@ -27,4 +44,4 @@ async def model_piece(token: object, text: object) -> bool:
 
     The answer comes when there is room for another piece (back-pressure).
     """
-    return await elixir_model.take_piece(arguments.text(token, "token"), arguments.text(text, "text"))
+    return await elixir_model.take_piece(arguments.text(token, "token", ID_BYTES), arguments.text(text, "text"))

@@ -1,29 +1,41 @@
-"""List, describe and close the sessions of the port."""
+"""Open, list, describe and close the sessions of the port."""
 
 from __future__ import annotations
 
 from typing import Any
 
+from erlport_bridge.limits import ID_BYTES
 from erlport_bridge.operations import port_state
 from erlport_bridge.operations.operation import operation
+from erlport_bridge.programs.models import BUDGET_OPTIONS, BudgetLimits
 from erlport_bridge.programs.text import arguments
 
 
 @operation
+async def open_session(session_id: object, opts: object = None) -> dict[str, Any]:
+    """Open a session, or set what a session may spend that is open; answer its description.
+
+    ``opts``: ``max_cost`` and ``max_tokens_total``; what is left out has no limit. What was spent stays.
+    """
+    limits = BudgetLimits.of(BUDGET_OPTIONS.read_all(opts))
+    return await port_state.stored.open(arguments.text(session_id, "session_id", ID_BYTES), limits)
+
+
+@operation
 async def list_sessions() -> list[dict[str, Any]]:
-    """Answer the sessions of this port."""
-    return [session.describe() for session in port_state.sessions.all()]
+    """Answer the sessions of this port, or of its store."""
+    return await port_state.stored.all()
 
 
 @operation
 async def session_info(session_id: object) -> dict[str, Any]:
     """Answer what ``list_sessions`` says about one session, and its programs; this does not count as a use of it."""
-    session = port_state.sessions.find(arguments.text(session_id, "session_id"), is_used=False)
-    programs = [program.describe() for program in session.programs.values()]
-    return {**session.describe(), "program_descriptions": programs}
+    name = arguments.text(session_id, "session_id", ID_BYTES)
+    described = await port_state.stored.describe(name)
+    return {**described, "program_descriptions": await port_state.stored.programs(name, is_used=False)}
 
 
 @operation
 async def close_session(session_id: object) -> dict[str, Any]:
     """Close a session and delete its programs; answer its description."""
-    return port_state.sessions.close(arguments.text(session_id, "session_id")).describe()
+    return await port_state.stored.close(arguments.text(session_id, "session_id", ID_BYTES))

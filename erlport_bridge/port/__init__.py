@@ -3,4 +3,17 @@
 Other packages may import the modules listed here; this package imports none of them itself.
 """
 
-__all__ = ["descriptors", "elixir", "event_loop", "importing", "leaving", "lifeline", "logs", "runtime", "stock"]
+__all__ = [
+    "answers",
+    "descriptors",
+    "elixir",
+    "event_loop",
+    "finalizers",
+    "importing",
+    "leaving",
+    "lifeline",
+    "logs",
+    "recycling",
+    "runtime",
+    "stock",
+]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
 import sys
 from typing import NamedTuple
 
@@ -17,6 +18,8 @@ from erlport_bridge.redaction import RedactedStream
 
 # Above every descriptor that a program uses by convention.
 _FIRST_PRIVATE_DESCRIPTOR = 64
+# Room for the private descriptors, DSPy's files, and some connections to a provider.
+_LEAST_LIMIT = 128
 
 
 class Descriptors(NamedTuple):
@@ -33,8 +36,10 @@ def take_descriptors(*, use_stdio: bool) -> Descriptors:
         use_stdio: The port uses descriptors 0 and 1 (``use_stdio``, ErlPort's default) rather than 3 and 4.
 
     Raises:
-        ProtocolError: The descriptors are not open, or lead to a terminal: no port has started this process.
+        ProtocolError: The descriptors are not open, or lead to a terminal: no port has started this process. Or the
+            process may open too few files.
     """
+    _ensure_room()
     sources = (0, 1) if use_stdio else (3, 4)
     for source in sources:
         try:
@@ -63,3 +68,16 @@ def take_descriptors(*, use_stdio: bool) -> Descriptors:
     sys.stdout = RedactedStream(1)
     sys.stderr = RedactedStream(2)
     return Descriptors(read, write)
+
+
+def _ensure_room() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= _LEAST_LIMIT:
+        return
+    if hard == resource.RLIM_INFINITY or hard >= _LEAST_LIMIT:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (_LEAST_LIMIT, hard))
+        return
+    raise ProtocolError(
+        f"this process may open {hard} files, and needs {_LEAST_LIMIT}; raise the limit with `ulimit -n` where "
+        "the BEAM is started"
+    )

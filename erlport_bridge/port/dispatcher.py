@@ -6,6 +6,7 @@ thread, which has read its call. Any other plain function runs in the thread poo
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import contextvars
 import threading
@@ -176,11 +177,14 @@ class Dispatcher:
         """Start a call: on the event loop if its function is a coroutine function, else in the thread pool."""
         event = pending.event
         try:
+            if isinstance(event, UnreadableCall):
+                # The function says in which form its failures are answered; there may be none of this name.
+                with contextlib.suppress(Exception):
+                    pending.function = self._targets.find(event.module, event.function).function
+                raise event.error
             if target is None:
                 target = self._targets.find(event.module, event.function)
             pending.function = target.function
-            if isinstance(event, UnreadableCall):
-                raise event.error
         except BaseException as error:  # noqa: BLE001 - becomes the answer
             self._fail(pending, error)
             return
@@ -227,8 +231,13 @@ class Dispatcher:
 
     async def _await(self, pending: PendingCall, event: Call, function: Callable[..., Any]) -> None:
         request.received_at.set(pending.received_at)
+        request.asking.call_id.set(event.id)
         try:
             value = await function(*event.arguments)
+            if request.weight.is_heavy(value):
+                # Shielded: a call that is cancelled while its answer is encoded gets this answer.
+                await asyncio.shield(request.weight.aside(self._return, pending, value, heavy=True))
+                return
         except BaseException as error:  # noqa: BLE001 - becomes the answer
             self._fail(pending, error)
         else:

@@ -14,7 +14,8 @@ from typing import Any, Final
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.port.protocol import ElixirAnswer, ElixirCall, ElixirMessage
-from erlport_bridge.term import OtpErlangPid, Term, shown
+from erlport_bridge.request import asking
+from erlport_bridge.term import OtpErlangPid, Term, shown, sort_maps
 
 __all__ = ["answered", "begin_call", "call", "cast", "connect", "is_connected", "waiting"]
 
@@ -52,27 +53,29 @@ def cast(pid: OtpErlangPid, term: Term) -> None:
     _connected()(ElixirMessage(pid, term))
 
 
-def begin_call(module: str, function: str, arguments: Sequence[Term]) -> Future[Term]:
+def begin_call(module: str, function: str, arguments: Sequence[Term], *, is_seen: bool = True) -> Future[Term]:
     """Call an Elixir function; the future gets its result, or an :class:`OperationError` of kind ``tool``.
+
+    ``is_seen``: whether the call does something that others see, so that it must not be made again.
 
     Raises:
         EncodeError: An argument cannot be encoded.
         OperationError: Kind ``transport``: there is no port.
     """
-    _, future = _begin(module, function, arguments)
+    _, future = _begin(module, function, arguments, is_seen)
     return future
 
 
-async def call(module: str, function: str, arguments: Sequence[Term]) -> Term:
+async def call(module: str, function: str, arguments: Sequence[Term], *, is_seen: bool = True) -> Term:
     """Call an Elixir function and await its result; block no thread, and end at once on cancellation.
 
-    The Elixir function does not notice the cancellation; its answer is dropped.
+    The Elixir function does not notice the cancellation; its answer is dropped. ``is_seen``: see :func:`begin_call`.
 
     Raises:
         EncodeError: An argument cannot be encoded.
         OperationError: Kind ``tool``: the Elixir function failed. Kind ``transport``: there is no port.
     """
-    call_id, future = _begin(module, function, arguments)
+    call_id, future = _begin(module, function, arguments, is_seen)
     try:
         return await asyncio.wrap_future(future)
     finally:
@@ -85,6 +88,8 @@ def answered(answer: ElixirAnswer) -> None:
         future = _calls.pop(answer.id, None)
     if future is None or not future.set_running_or_notify_cancel():
         return
+    # Before anybody else has the answer; models are shown the results of tools.
+    sort_maps([answer.value])
     if answer.failed:
         future.set_exception(_failure(answer.value))
     else:
@@ -97,8 +102,10 @@ def waiting() -> int:
         return len(_calls)
 
 
-def _begin(module: str, function: str, arguments: Sequence[Term]) -> tuple[int, Future[Term]]:
+def _begin(module: str, function: str, arguments: Sequence[Term], is_seen: bool) -> tuple[int, Future[Term]]:
     send = _connected()
+    if is_seen:
+        asking.note(is_seen=True)
     future: Future[Term] = Future()
     with _calls_lock:
         call_id = next(_ids) % _MAX_ID + 1

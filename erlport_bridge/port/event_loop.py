@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, Protocol
 
+from erlport_bridge import request
 from erlport_bridge.errors import message_of
 from erlport_bridge.threads import Threads
 
@@ -39,6 +40,7 @@ def start(threads: Threads) -> Loop:
     """Return a loop that runs in a daemon thread until the process ends; coroutines hand work to ``threads``."""
     loop = Loop()
     loop.set_default_executor(threads)
+    request.weight.use(Threads(max_threads=request.weight.MOST_AT_ONCE, is_reported=False))
     threading.Thread(target=_run, args=(loop,), name="loop", daemon=True).start()
     return loop
 
@@ -150,6 +152,9 @@ class Loop(asyncio.SelectorEventLoop):
         function = _handed_over(func) if executor is None and not args else None
         if function is None:
             return super().run_in_executor(executor, func, *args)
+        if request.weight.of_request():
+            # How long it takes for something heavy says nothing about the usual. Tools may hold all other threads.
+            return super().run_in_executor(request.weight.executor(), func)
         timed = functools.partial(self._timed, function, func)
         if self._quick_calls.get(function, 0) < _QUICK_CALLS:
             return super().run_in_executor(None, timed)

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import contextlib
 import gc
-from collections.abc import Iterator
+import importlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Final
+
+from erlport_bridge.port.leaving import leave
 
 # New objects per collection of the youngest generation. Without any collection, a megabyte in cycles would stay.
 _NEW_OBJECTS: Final = 2_000
@@ -30,3 +34,21 @@ def bulk_import() -> Iterator[None]:
         gc.freeze()
     finally:
         gc.set_threshold(*thresholds)
+
+
+def preload(names: Sequence[str], imported: Callable[[str], object] = lambda name: None) -> None:
+    """Import modules, and call ``imported`` with the name of each; end the process if one cannot be imported."""
+    for name in names:
+        try:
+            importlib.import_module(name)
+        except Exception as error:  # noqa: BLE001 - whatever a module of the application raises, its name must be said
+            sys.stderr.write(f"erlport_bridge: cannot preload {name!r}: {type(error).__name__}: {error}\n")
+            leave(1)
+        imported(name)
+
+
+def preload_if_possible(name: str, imported: Callable[[str], object] = lambda name: None) -> None:
+    """Import a module; an exception is left to its first call, which imports the module again."""
+    with contextlib.suppress(BaseException):
+        importlib.import_module(name)
+        imported(name)

@@ -15,7 +15,9 @@ def before_exit(function: Callable[[], object]) -> None:
 
     It must be quick and must not raise. A child process that it does not end may stay.
     """
-    _before_exit.append(function)
+    # A forked worker has the functions of its template process already.
+    if function not in _before_exit:
+        _before_exit.append(function)
 
 
 def leave(status: int) -> NoReturn:

@@ -24,7 +24,7 @@ from typing import Any, Final, TextIO
 
 from erlport_bridge.port.protocol import LogEntries, LogEntry
 from erlport_bridge.redaction import RedactedStream, redact
-from erlport_bridge.request import is_silent, request_id
+from erlport_bridge.request import caller_context, is_silent, request_id
 
 #: Largest number of queued entries; one more is dropped. At a few hundred bytes each, they take less than 1 MB.
 MAX_WAITING: Final = 2_000
@@ -76,7 +76,7 @@ class Logs:
             text = f"{text[:MAX_CHARACTERS]}… ({len(text) - MAX_CHARACTERS} more characters)"
         # Lone surrogates cannot be encoded.
         text = text.encode("utf-8", "backslashreplace").decode()
-        entry = LogEntry(level, redact(logger), request_id.get(), text)
+        entry = LogEntry(level, redact(logger), request_id.get(), text, caller_context.get())
         if self.is_closed:
             _write_plainly(entry)
         elif self._waiting.qsize() < MAX_WAITING:
@@ -84,6 +84,14 @@ class Logs:
         else:
             with self._lock:
                 self._dropped += 1
+
+    def taken(self) -> LogEntries:
+        """Take all entries out of the queue, in a process without the thread of :meth:`connect`."""
+        entries = []
+        while not self._waiting.empty():
+            entries.append(self._waiting.get())
+        dropped, self._dropped = self._dropped, 0
+        return LogEntries(dropped, entries)
 
     def close(self) -> None:
         """Write the entries that have not been sent to stderr, and all later entries too."""
@@ -108,13 +116,22 @@ class Logs:
                 time.sleep(_BUSY_S)
 
 
+_installed: Logs | None = None
+
+
 def install() -> Logs:
-    """Redirect what this process logs, warns of and prints to a new :class:`Logs`, and return it."""
-    logs = Logs()
-    sys.stdout, sys.stderr = (_Console(number, name, logs) for number, name in enumerate(_STREAMS, 1))
-    _install_handling()
-    _install_hooks(logs)
-    return logs
+    """Redirect what this process logs, warns of and prints to a :class:`Logs`, and return it.
+
+    It is the same one in a worker and in the template process from which the worker was forked, because handlers of
+    ``logging`` keep the stream that they were made with.
+    """
+    global _installed
+    if _installed is None:
+        _installed = Logs()
+        _install_handling()
+        _install_hooks(_installed)
+    sys.stdout, sys.stderr = (_Console(number, name, _installed) for number, name in enumerate(_STREAMS, 1))
+    return _installed
 
 
 def _install_handling() -> None:

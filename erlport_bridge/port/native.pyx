@@ -31,6 +31,7 @@ cdef extern from "sched.h" nogil:
 
 cdef extern from "Python.h":
     object PyContext_CopyCurrent()
+    object PyContext_New()
     int PyContext_Enter(object) except -1
     int PyContext_Exit(object) except -1
 
@@ -115,6 +116,23 @@ cdef Py_ssize_t _names_of_call(const uint8_t* frame, Py_ssize_t size) noexcept:
     if size - at > 5 and frame[at] == INTEGER:
         return at + 5 if frame[at + 1] | frame[at + 2] | frame[at + 3] | frame[at + 4] else -1
     return -1
+
+
+cdef object _context_of_finalizers = None
+
+
+def isolate_finalizers(str phase, dict info):
+    """Give the finalizers of a garbage collection a context of their own; for ``gc.callbacks``.
+
+    In C, since an exception that interrupts a thread must not be raised between the two phases.
+    """
+    global _context_of_finalizers
+    if phase == "start":
+        _context_of_finalizers = PyContext_New()
+        PyContext_Enter(_context_of_finalizers)
+    elif _context_of_finalizers is not None:
+        PyContext_Exit(_context_of_finalizers)
+        _context_of_finalizers = None
 
 
 cdef class QuickCalls:

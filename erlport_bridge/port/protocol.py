@@ -23,7 +23,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from erlport_bridge.errors import DecodeError, EncodeError, ProtocolError
+from erlport_bridge.errors import DecodeError, EncodeError, OperationError, ProtocolError
+from erlport_bridge.limits import REQUEST_BYTES
+from erlport_bridge.port.frames import HEAD_BYTES, SkippedFrame
 from erlport_bridge.term import Atom, Buffer, OtpErlangPid, decode, decode_elements, encode_frame, shown
 
 _RESULT: Final = Atom("r")
@@ -33,6 +35,8 @@ _CALL: Final = Atom("C")
 _MESSAGE: Final = Atom("M")
 _LOG: Final = Atom("L")
 _RECYCLING: Final = Atom("R")
+# The tag of a compressed term, which has no head that can be read without the rest.
+_COMPRESSED: Final = 80
 # ErlPort's Erlang half runs such a call in a new process, not in the port owner.
 _NEW_PROCESS: Final = Atom("N")
 
@@ -59,12 +63,12 @@ _make_call: Final[Callable[[tuple[Any, ...]], Call]] = partial(tuple.__new__, Ca
 
 
 class UnreadableCall(NamedTuple):
-    """A call whose arguments cannot be decoded; it gets an error answer."""
+    """A call whose arguments cannot be decoded, or are no list; it gets an error answer."""
 
     id: int
     module: str
     function: str
-    error: DecodeError
+    error: DecodeError | OperationError
 
 
 class Message(NamedTuple):
@@ -112,12 +116,13 @@ class ElixirMessage(NamedTuple):
 
 
 class LogEntry(NamedTuple):
-    """``{Level, Logger, RequestId, Text}``: one entry of the other side's log."""
+    """``{Level, Logger, RequestId, Text}``, or with ``Caller`` behind: one entry of the other side's log."""
 
     level: str
     logger: str
     request_id: str | None
     text: str
+    caller: str | None = None
 
 
 class LogEntries(NamedTuple):
@@ -128,8 +133,14 @@ class LogEntries(NamedTuple):
 
 
 class Recycling(NamedTuple):
-    """``{'R', Reason}``: this process still works, but should be replaced. Not in ErlPort's protocol."""
+    """``{'R', Kind, Reason}``: this process still works, but should be replaced. Not in ErlPort's protocol.
 
+    Attributes:
+        kind: Why, in one word: ``"threads"``, ``"memory"``, ``"calls"`` or ``"age"``.
+        reason: The same as a sentence.
+    """
+
+    kind: str
     reason: str
 
 
@@ -151,13 +162,17 @@ def parse_message(message: Buffer) -> Call | UnreadableCall | Message | Cancel |
     try:
         term = decode(message)
     except DecodeError as error:
-        return _unreadable_answer(message, error) or _unreadable_call(message, error)
+        return _unreadable(message, error)
+    except MemoryError:
+        return _unreadable(_head(message), _no_memory(len(message)))
     # Without a pattern of `match`, which takes 2 us: as long as all the rest of a small call.
     if type(term) is tuple and len(term) == 5 and term[0] is _CALL:
         _, call_id, module, function, arguments = term
         if type(call_id) is int and type(module) is type(function) is Atom and type(arguments) is list:
             return _make_call((call_id, module, function, arguments))
     match term:
+        case ("C", int(call_id), *rest):
+            return _malformed_call(call_id, rest)
         case ("M", ("$cancel", int(call_id))):
             return Cancel(call_id)
         case ("M", payload):
@@ -167,33 +182,65 @@ def parse_message(message: Buffer) -> Call | UnreadableCall | Message | Cancel |
     raise ProtocolError(f"expected a call or a message, got {shown(term)}")
 
 
-def _unreadable_answer(message: Buffer, error: DecodeError) -> ElixirAnswer | None:
-    """Return a failed answer if the message is an answer whose result cannot be decoded, so that its call ends."""
+def _malformed_call(call_id: int, rest: list[Any]) -> UnreadableCall:
+    """Return a call that has an id, so that its caller is told what is wrong with the rest."""
+    match rest:
+        case (Atom() as module, Atom() as function, arguments):
+            message = f"expected a list of arguments at arguments, got {shown(arguments)}"
+            return UnreadableCall(call_id, module, function, OperationError("input", message, path="arguments"))
+    message = f"expected a module, a function and a list of arguments in a call, got {shown(tuple(rest))}"
+    return UnreadableCall(call_id, "", "", OperationError("input", message, path="arguments"))
+
+
+def skipped_message(frame: SkippedFrame, max_bytes: int) -> UnreadableCall | ElixirAnswer:
+    """Return the failed call or answer of a frame that was not kept.
+
+    Raises:
+        DecodeError: Not even the head of a call or answer can be decoded.
+        OperationError: The frame is neither a call nor an answer.
+    """
+    if not frame.is_too_large:
+        return _unreadable(frame.head, _no_memory(frame.size))
+    return _unreadable(frame.head, REQUEST_BYTES.error("arguments", frame.size, most=max_bytes))
+
+
+def _no_memory(size: int) -> OperationError:
+    message = f"python has no memory for the {size} bytes at arguments; send less, or allow it more memory"
+    return OperationError("overloaded", message, path="arguments", retryable=False)
+
+
+def _head(message: Buffer) -> Buffer:
+    """Return the beginning of a message, which has the id of a call, without a copy of the rest."""
+    is_compressed = len(message) > 1 and message[1] == _COMPRESSED
+    return message if is_compressed else bytes(memoryview(message)[:HEAD_BYTES])
+
+
+def _unreadable(message: Buffer, error: DecodeError | OperationError) -> UnreadableCall | ElixirAnswer:
+    """Return the call or the answer whose head can be decoded, but not its rest; otherwise raise ``error``."""
     try:
         head = decode_elements(message, 2)
-    except DecodeError:
-        return None
-    match head:
-        case ("r" | "e", int(call_id)):
-            # The function's caller knows the result, but neither the envelope around it nor its bytes.
-            path = error.path.removeprefix("[2]")
-            reason = f"the result cannot be read: {error.reason}" + (f" at {path}" if path else "")
-            return ElixirAnswer(call_id, reason, failed=True)
-    return None
-
-
-def _unreadable_call(message: Buffer, error: DecodeError) -> UnreadableCall:
-    """Return the call whose arguments cannot be decoded; raise ``error`` if the message is no call."""
-    try:
-        head = decode_elements(message, 4)
-    except DecodeError:
+        if head[0] == _CALL:
+            head = decode_elements(message, 4)
+    except (DecodeError, MemoryError):
         raise error from None
     match head:
+        case ("r" | "e", int(call_id)):
+            return ElixirAnswer(call_id, f"the result cannot be read: {_of_result(error)}", failed=True)
         case ("C", int(call_id), str(module), str(function)):
-            # The caller knows the arguments, not the envelope around them.
-            path = error.path.replace("[4]", "arguments", 1)
-            return UnreadableCall(call_id, module, function, DecodeError(error.reason, error.offset, path))
+            if isinstance(error, DecodeError):
+                # The caller knows the arguments, not the envelope around them.
+                path = error.path.replace("[4]", "arguments", 1)
+                error = DecodeError(error.reason, error.offset, path)
+            return UnreadableCall(call_id, module, function, error)
     raise error
+
+
+def _of_result(error: DecodeError | OperationError) -> str:
+    if isinstance(error, OperationError):
+        return error.message.replace(" at arguments", "")
+    # The function's caller knows the result, but neither the envelope around it nor its bytes.
+    path = error.path.removeprefix("[2]")
+    return error.reason + (f" at {path}" if path else "")
 
 
 def encode_result(call_id: int, value: object, *, packet: int, compressed: int = 0) -> Frame:
@@ -235,7 +282,7 @@ def encode_message(
         case ElixirMessage():
             return encode_frame((_MESSAGE, message.pid, message.term), packet=packet, compressed=compressed)
         case LogEntries():
-            entries = [(Atom(entry.level), entry.logger, entry.request_id, entry.text) for entry in message.entries]
+            entries = [(Atom(entry.level), *entry[1 : 5 if entry.caller else 4]) for entry in message.entries]
             return encode_frame((_LOG, message.dropped, entries), packet=packet, compressed=compressed)
-        case Recycling(reason=reason):
-            return encode_frame((_RECYCLING, reason), packet=packet, compressed=compressed)
+        case Recycling(kind=kind, reason=reason):
+            return encode_frame((_RECYCLING, kind, reason), packet=packet, compressed=compressed)

@@ -11,16 +11,25 @@ import traceback
 from mmap import mmap
 from typing import Any
 
-from erlport_bridge.errors import DecodeError, ProtocolError
+from erlport_bridge.errors import DecodeError, OperationError, ProtocolError
 from erlport_bridge.port import busy_wait, elixir
 from erlport_bridge.port.answers import AnswerEncoder
 from erlport_bridge.port.dispatcher import Dispatcher
 from erlport_bridge.port.event_loop import Loop
-from erlport_bridge.port.frames import FrameReader
+from erlport_bridge.port.frames import FrameReader, SkippedFrame
 from erlport_bridge.port.leadership import Leadership
 from erlport_bridge.port.leaving import leave, report
 from erlport_bridge.port.pending_calls import PendingCalls
-from erlport_bridge.port.protocol import HEARTBEAT_ID, Call, Cancel, ElixirAnswer, Result, UnreadableCall, parse_message
+from erlport_bridge.port.protocol import (
+    HEARTBEAT_ID,
+    Call,
+    Cancel,
+    ElixirAnswer,
+    Result,
+    UnreadableCall,
+    parse_message,
+    skipped_message,
+)
 from erlport_bridge.port.targets import Targets
 from erlport_bridge.port.writer import FrameWriter
 
@@ -65,7 +74,7 @@ class Receiver:
         self._loop = loop
         self._quick_calls = quick_calls
         # A frame that the former leader has left to the next leader.
-        self._passed_on: bytes | mmap | None = None
+        self._passed_on: bytes | mmap | SkippedFrame | None = None
         # Whether the loop's thread should lead once all received frames are handled.
         self._is_for_loop = False
         self._running: list[Any] = []
@@ -165,12 +174,16 @@ class Receiver:
             return False
         return True
 
-    def _receive(self, frame: bytes | mmap) -> bool:
+    def _receive(self, frame: bytes | mmap | SkippedFrame) -> bool:
         try:
-            event = parse_message(frame)
-        except (DecodeError, ProtocolError) as error:
+            if isinstance(frame, SkippedFrame):
+                event: Any = skipped_message(frame, self._frames.max_bytes)
+            else:
+                event = parse_message(frame)
+        except (DecodeError, ProtocolError, OperationError) as error:
             # Such a frame names no call, so there is no call to answer.
-            report(f"dropped a frame of {len(frame)} bytes: {error}")
+            size = frame.size if isinstance(frame, SkippedFrame) else len(frame)
+            report(f"dropped a frame of {size} bytes: {error}")
             return True
         if type(event) is Call:
             if event.id == HEARTBEAT_ID:

@@ -13,7 +13,8 @@ import time
 from collections.abc import Collection
 from typing import Any, Final, NoReturn
 
-from erlport_bridge.port import busy_wait, elixir, event_loop
+from erlport_bridge.limits import ANSWER_BYTES, REQUEST_BYTES
+from erlport_bridge.port import busy_wait, elixir, event_loop, recycling
 from erlport_bridge.port.answers import AnswerEncoder
 from erlport_bridge.port.descriptors import Descriptors
 from erlport_bridge.port.dispatcher import Dispatcher
@@ -25,6 +26,7 @@ from erlport_bridge.port.logs import Logs
 from erlport_bridge.port.pending_calls import PendingCalls
 from erlport_bridge.port.protocol import ElixirCall, ElixirMessage, LogEntries, Recycling
 from erlport_bridge.port.receiver import Receiver
+from erlport_bridge.port.recycling import RecyclingLimits
 from erlport_bridge.port.targets import Targets
 from erlport_bridge.port.writer import FrameWriter
 from erlport_bridge.threads import Threads, uninterrupted
@@ -46,6 +48,8 @@ class Runtime:
         modules: The Python modules whose functions may be called; ``None`` allows every module, as ErlPort does.
         threads: The pool that runs plain functions, and blocking work of coroutines.
         max_calls: The most pending calls.
+        max_request_bytes: The largest call, and the largest answer of Elixir.
+        max_answer_bytes: The largest answer to a call, and the largest call or message for Elixir.
     """
 
     def __init__(
@@ -57,13 +61,17 @@ class Runtime:
         modules: Collection[str] | None = None,
         threads: Threads,
         max_calls: int = DEFAULT_MAX_CALLS,
+        max_request_bytes: int = REQUEST_BYTES.default,
+        max_answer_bytes: int = ANSWER_BYTES.default,
     ) -> None:
         for descriptor in descriptors:
             _enlarge_pipe(descriptor)
-        self._answers = AnswerEncoder(packet, compressed)
+        self._answers = AnswerEncoder(packet, compressed, max_answer_bytes)
         self._writer = FrameWriter(descriptors.write, _cannot_write)
         self._threads = threads
-        targets, pending_calls, frames = Targets(modules), PendingCalls(max_calls), FrameReader(packet)
+        targets, pending_calls = Targets(modules), PendingCalls(max_calls)
+        self._pending_calls = pending_calls
+        frames = FrameReader(packet, max_request_bytes)
         leadership = Leadership(lambda: self._receiver.lead(), self._is_overdue)
         quick_calls = None
         # The compiled part compresses nothing.
@@ -98,9 +106,13 @@ class Runtime:
         """Send the entries of ``logs`` to the port owner, which must know such messages."""
         logs.connect(self._send, self._writer.is_busy)
 
-    def ask_for_recycling(self) -> None:
-        """Ask the port owner for another process when too many threads are stuck; it must know such messages."""
-        self._threads.stuck.ask_for_recycling(lambda reason: self._send(Recycling(reason)))
+    def ask_for_recycling(self, limits: RecyclingLimits) -> None:
+        """Ask the port owner for another process beyond these limits, and when too many threads are stuck.
+
+        The port owner must know such messages.
+        """
+        self._threads.stuck.ask_for_recycling(lambda reason: self._send(Recycling("threads", reason)))
+        recycling.watch(limits, lambda: self._pending_calls.answered, lambda *why: self._send(Recycling(*why)))
 
     def serve(self) -> NoReturn:
         """Answer calls until the port is closed, then end the process."""

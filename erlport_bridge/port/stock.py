@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import select
 import sys
 import threading
 from collections.abc import Awaitable, Callable, Mapping
@@ -19,6 +18,7 @@ from typing import Any
 from erlport_bridge.errors import OperationError
 from erlport_bridge.port import event_loop
 from erlport_bridge.port.leaving import leave
+from erlport_bridge.port.watching import hang_up
 from erlport_bridge.redaction import RedactedStream
 from erlport_bridge.term import Atom, ImproperList, decode, encode
 from erlport_bridge.threads import Threads
@@ -46,11 +46,14 @@ def adapted(operations: Mapping[str, Callable[..., Any]]) -> dict[str, Callable[
 
 def _adapted(operation: Callable[..., Any], loop: asyncio.AbstractEventLoop) -> Callable[..., Any]:
     async def call(args: tuple[Any, ...]) -> Any:
+        result: Any = None
         try:
-            answer = operation(*_arguments(args))
-            return to_stock(await answer if isinstance(answer, Awaitable) else answer)
+            result = operation(*_arguments(args))
+            if isinstance(result, Awaitable):
+                result = await result
+            return to_stock(result)
         except Exception as error:  # noqa: BLE001 - an argument or result that is no term is answered as any failure
-            return to_stock(operation.failure_term(error))  # type: ignore[attr-defined]
+            return to_stock(operation.failure_term(error, result))  # type: ignore[attr-defined]
 
     @functools.wraps(operation)
     def called(*args: Any) -> Any:
@@ -73,10 +76,7 @@ def _leave_with_the_port() -> None:
     stopped port alive.
     """
     written_end = 4 if "--nouse_stdio" in sys.orig_argv else 1
-    poll = select.poll()
-    # No event is asked for: poll always reports that nobody reads any more.
-    poll.register(written_end, 0)
-    if any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll()):
+    if hang_up(written_end, is_written=True).wait():
         leave(0)
 
 

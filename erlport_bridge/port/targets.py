@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from types import ModuleType
 from typing import Any, Final
 
-from erlport_bridge.errors import ProtocolError
+from erlport_bridge.errors import ProtocolError, UnknownOperationError
 
 # A function that has returned within _QUICK_S for QUICK_CALLS calls in a row is quick. A call that takes longer than
 # NOT_QUICK_S resets the count.
@@ -101,7 +101,7 @@ class Targets:
         # A module with a list of operations offers nothing else: a function that it imports is no operation.
         offered = getattr(module, "OPERATIONS", None)
         if offered is not None and function_name not in offered:
-            raise ProtocolError(
+            raise UnknownOperationError(
                 f'{module_name} has no operation "{function_name}"; it has {", ".join(sorted(offered))}'
             )
         found: Any = module

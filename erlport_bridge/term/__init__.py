@@ -8,6 +8,7 @@ from erlport_bridge.term.decoding import Buffer
 from erlport_bridge.term.encoding import PACKET_SIZES
 from erlport_bridge.term.implementation import FALLBACK_REASON, IMPLEMENTATION, codec
 from erlport_bridge.term.inspecting import shown
+from erlport_bridge.term.ordering import OrderedMap, sort_maps, sorted_items, sorted_keys
 from erlport_bridge.term.pure import MAX_BYTES, MAX_DEPTH, decode_elements
 from erlport_bridge.term.structs import ElixirZone, PreciseDateTime, PreciseTime, set_elixir_version
 from erlport_bridge.term.types import (
@@ -41,6 +42,7 @@ __all__ = [
     "FrozenList",
     "FrozenMap",
     "ImproperList",
+    "OrderedMap",
     "OtpErlangBinary",
     "OtpErlangFunction",
     "OtpErlangPid",
@@ -55,4 +57,7 @@ __all__ = [
     "encode_frame",
     "set_elixir_version",
     "shown",
+    "sort_maps",
+    "sorted_items",
+    "sorted_keys",
 ]

@@ -322,11 +322,7 @@ def _map(items: list[Term]) -> Term:
             keys = [freeze(key) for key in keys]
         except ValueError as error:
             raise Malformed(str(error)) from None
-    try:
-        term = dict(zip(keys, items[1::2], strict=True))
-    except AttributeError:
-        # erlang-py's classes cannot be compared with other classes, which a dict does where hashes are equal.
-        raise Malformed("a map with a pid, port, reference, fun or bitstring as a key beside its own bytes") from None
+    term = dict(zip(keys, items[1::2], strict=True))
     if len(term) != len(keys):
         raise Malformed(_merged_keys(keys))
     return from_struct(term) if STRUCT in term else term

@@ -68,6 +68,8 @@ cdef PyObject* _decoded(source, const uint8_t* data, Py_ssize_t size, Py_ssize_t
     collects = PyGC_Disable()
     try:
         return _read(&reading, source, max_depth)
+    except MemoryError:  # the reference would need more memory, and run out of it after a longer time
+        raise
     except Exception:  # the reference raises it, worded
         return NULL
     finally:

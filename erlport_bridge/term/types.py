@@ -51,6 +51,15 @@ MAX_DEPTH: Final = 512
 #: would crash the process. No program is known to come near this limit.
 MAX_KEY_DEPTH: Final = 64
 
+
+def _is_same(self: Any, other: object) -> Any:
+    return self.binary() == other.binary() if isinstance(other, type(self)) else NotImplemented
+
+
+# Those of erlang-py raise AttributeError for an `other` of any other kind: `term == "text"`, `term in ["text"]`.
+for _kind in (OtpErlangBinary, OtpErlangFunction, OtpErlangPid, OtpErlangPort, OtpErlangReference):
+    _kind.__eq__ = _is_same
+
 # The BEAM's default limit of atoms. Atoms beyond the limit are still correct, but no longer one object per name, so
 # that a process that receives ever new names does not grow for ever.
 _MAX_INTERNED: Final = 1_048_576

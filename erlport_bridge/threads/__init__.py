@@ -9,9 +9,10 @@ from erlport_bridge.threads.pool import (
     Threads,
     report,
 )
-from erlport_bridge.threads.stuck import NoThreadError
+from erlport_bridge.threads.stuck import DEFAULT_LOST_AFTER_S, NoThreadError
 
 __all__ = [
+    "DEFAULT_LOST_AFTER_S",
     "DEFAULT_MAX_QUEUED",
     "DEFAULT_MAX_STUCK",
     "DEFAULT_MAX_THREADS",

@@ -1,11 +1,10 @@
 """Interrupt a function in another thread, by an exception that is raised in this function and nowhere else.
 
-CPython can set an asynchronous exception, which a thread raises as soon as it runs Python code again
-(``PyThreadState_SetAsyncExc``). This module sets it only while the thread runs one given function, and never
+How a thread raises the exception is in ``raising.py``. It does so only while it runs one given function, and never
 
 - after the function has returned: the thread then runs something else, perhaps the next call,
 - within :func:`uninterrupted`, where a half-done step would harm others, such as half a frame on the port,
-- in code that briefly holds a lock of the whole process without a ``with`` (``logging``, the import system).
+- where a lock or a resource would be left behind (``safe_points.py``).
 
 A blocking function in C (a socket, a long sleep) is not cut short: the exception is raised when it returns. Waiting for
 another thread by :func:`wait_for` ends at once.
@@ -14,34 +13,20 @@ another thread by :func:`wait_for` ends at once.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import functools
-import gc
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future
 from typing import Any, Final, TypeVar
 
+from erlport_bridge.threads.raising import Request, innermost, raiser
+
 _Result = TypeVar("_Result")
 
-# Prefixes of modules: while a thread runs their code, the exception is not set. Functions that they call may get it.
-_FRAGILE: Final = (
-    *("importlib._bootstrap", "subprocess"),
-    *("erlport_bridge.port.", "erlport_bridge.term.", "erlport_bridge.threads."),
-    # A half-done count would stay wrong for ever.
-    "erlport_bridge.counting.",
-)
-# Functions of `logging` that take a lock before the `try` that releases it; see also `protect_logging`.
-_FRAGILE_IN_LOGGING: Final = frozenset(
-    {"handle", "acquire", "release", "flush", "close", "isEnabledFor", "getLogger", "_acquireLock", "_releaseLock"}
-)
-
-_set_exception: Final = ctypes.pythonapi.PyThreadState_SetAsyncExc
-# Held to set an exception in a thread, and by a thread that must not get one any more. One lock for all threads, since
-# interrupts are rare. Reentrant, since a finalizer may run while a thread holds it, and may do anything.
+# Held to raise an exception in a thread, and by a thread that must not get one any more. One lock for all threads,
+# since interrupts are rare. Reentrant, since a finalizer may run while a thread holds it, and may do anything.
 _setting: Final = threading.RLock()
 # The work that the current thread runs.
 _here = threading.local()
@@ -62,7 +47,7 @@ class Work:
     """
 
     __slots__ = (
-        *("_began_at", "_is_leaving", "_sent", "_shields", "_thread_id", "_wake"),
+        *("_began_at", "_is_leaving", "_request", "_shields", "_thread_id", "_wake"),
         *("is_cancelled", "is_pooled", "name", "taken_s"),
     )
 
@@ -73,8 +58,9 @@ class Work:
         self.taken_s = 0.0
         self._began_at = 0.0
         self._thread_id: int | None = None
+        # Made by the first interrupt.
+        self._request: Request | None = None
         self._is_leaving = False
-        self._sent = 0
         self._shields = 0
         self._wake: Callable[[], object] | None = None
 
@@ -101,35 +87,42 @@ class Work:
             self._leave()
             raise
 
-    def interrupt(self) -> bool:
+    def interrupt(self, *, is_repeated: bool = True) -> bool:
         """Raise :class:`Interrupted` in the function; return whether that was possible at this moment.
 
         May be called again, if it was not possible or if the function has caught the exception and gone on.
+
+        Args:
+            is_repeated: Whether to raise another one if the function has got one already.
         """
-        is_set = self._set_exception()
+        is_asked = self._ask(is_repeated)
         wake = self._wake
         if wake is not None:
             wake()
-        return is_set
+        return is_asked
 
-    def _set_exception(self) -> bool:
+    def _ask(self, is_repeated: bool) -> bool:
         with _setting:
             self.is_cancelled = True
             if self._thread_id is None:
                 return False
-            if self._sent:
-                # Clear an exception that has not been raised yet, so that the function does not get two.
-                _set_exception(ctypes.c_ulong(self._thread_id), None)
-            if self._is_leaving or self._shields or _is_fragile(_innermost(self._thread_id)):
+            request = self._request = self._request or Request(
+                self._thread_id, Interrupted, _OUTERMOST, self._may_raise
+            )
+            if request.raised and not is_repeated:
                 return False
-            self._sent += 1
-            _set_exception(ctypes.c_ulong(self._thread_id), ctypes.py_object(Interrupted))
-            return True
+            if not self._may_raise():
+                _raiser.withdraw(request)
+                return False
+            return _raiser.ask(request)
+
+    def _may_raise(self) -> bool:
+        return not self._is_leaving and not self._shields
 
     @property
     def was_interrupted(self) -> bool:
-        """Return whether the exception has been set."""
-        return self._sent > 0
+        """Return whether the exception has been raised, or set."""
+        return self._request is not None and self._request.raised > 0
 
     @property
     def has_ended(self) -> bool:
@@ -138,7 +131,7 @@ class Work:
 
     def place(self) -> str | None:
         """Return where the function is now, as text for people, or ``None`` if that is unknown."""
-        frame = None if self._thread_id is None or self._is_leaving else _innermost(self._thread_id)
+        frame = None if self._thread_id is None or self._is_leaving else innermost(self._thread_id)
         if frame is None or frame.f_globals is globals():  # a function in C
             return None
         return f"{frame.f_code.co_name} ({frame.f_code.co_filename}:{frame.f_lineno})"
@@ -150,8 +143,10 @@ class Work:
         # one of the two threads sees the other's flag.
         if self.is_cancelled:
             with _setting:
-                if self._sent:
-                    _set_exception(ctypes.c_ulong(threading.get_ident()), None)
+                if self._request is not None:
+                    _raiser.withdraw(self._request)
+                    # Without the reference back to this object, which would need the garbage collector.
+                    self._request.is_possible = _never
         _here.work = None
 
     def wake_by(self, wake: Callable[[], object] | None) -> None:
@@ -177,8 +172,10 @@ class Work:
         """End :meth:`shield`; raise :class:`Interrupted` if the work was interrupted meanwhile."""
         with _setting:
             self._shields -= 1
-            is_next = self.is_cancelled and not self._sent and not self._shields
-            self._sent += is_next
+            request = self._request
+            is_next = self.is_cancelled and request is not None and not request.raised and not self._shields
+            if is_next and request is not None:
+                request.raised += 1
         if is_next:
             raise Interrupted
 
@@ -238,22 +235,14 @@ def _raise_pending() -> None:
     """Do nothing: an exception that has been set in a thread is raised at its next function call at the latest."""
 
 
-def _innermost(thread_id: int) -> Any:
-    # Before Python 3.12, the garbage collector may start while all threads are stopped for `_current_frames`. A
-    # finalizer may then wait for one of them for ever. So garbage collection is off meanwhile; all three functions run
-    # in one call of C, or another thread could turn it on in between.
-    steps = _WITHOUT_COLLECTOR if gc.isenabled() else _WITHOUT_COLLECTOR[:2]
-    _off, frames, *_on = map(functools.partial.__call__, steps)
-    return frames.get(thread_id)
+def _never() -> bool:
+    return False
 
 
-_WITHOUT_COLLECTOR: Final[tuple[functools.partial[Any], ...]] = tuple(
-    map(functools.partial, (gc.disable, sys._current_frames, gc.enable))
-)
+def _request_here() -> Request | None:
+    work: Work | None = getattr(_here, "work", None)
+    return None if work is None else work._request
 
 
-def _is_fragile(frame: Any) -> bool:
-    if frame is None:
-        return True
-    module = str(frame.f_globals.get("__name__"))
-    return module.startswith(_FRAGILE) or (module == "logging" and frame.f_code.co_name in _FRAGILE_IN_LOGGING)
+_OUTERMOST: Final = Work.run.__code__
+_raiser: Final = raiser(_request_here, _setting)

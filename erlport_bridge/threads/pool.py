@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import threading
-from collections import deque
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, TypeVar
 
 from erlport_bridge import request
+from erlport_bridge.request import FairQueue
+from erlport_bridge.threads.durations import Durations
 from erlport_bridge.threads.interruption import Interrupted, Work, protect_logging
-from erlport_bridge.threads.stuck import NoThreadError, StuckThreads
+from erlport_bridge.threads.stuck import DEFAULT_LOST_AFTER_S, NoThreadError, StuckThreads, name_of
 
 _Result = TypeVar("_Result")
 
@@ -23,13 +25,23 @@ DEFAULT_MAX_STUCK: Final = 32
 #: Largest number of queued tasks, which wait for a thread.
 DEFAULT_MAX_QUEUED: Final = 1_024
 
+# How often the queued tasks are compared with how long tasks take.
+_CHECK_S: Final = 0.25
+
 
 class Task(Future[_Result]):
     """A future of submitted work; its :meth:`cancel` also interrupts work that runs.
 
     Attributes:
         work: The function as interruptible work.
+        caller: Whose task it is, for a fair share of the threads.
+        ends_at: When the budget of its request ends; ``None``: never.
     """
+
+    @functools.cached_property
+    def name(self) -> str:
+        """The name of the function, without the wrappers around it."""
+        return name_of(self.work.name)
 
     def __init__(
         self, function: Callable[[], _Result], stuck: StuckThreads, unqueue: Callable[[Task[_Result]], None]
@@ -39,6 +51,8 @@ class Task(Future[_Result]):
         self._function = function
         self._stuck = stuck
         self._request_id = request.request_id.get()
+        self.caller = request.caller.get()
+        self.ends_at = request.ends_at.get()
         self._unqueue = unqueue
         # The set of queued tasks of the request that submitted this one.
         self._queued = request.queued.get()
@@ -49,16 +63,22 @@ class Task(Future[_Result]):
         """Cancel the task if it has not begun, else interrupt it; return ``False`` if it has begun."""
         if super().cancel():
             self._unqueue(self)
-            self._has_left_queue()
+            self.leave_queue()
             return True
         self._stuck.interrupt(self.work, self._request_id)
         return False
+
+    def refuse(self, error: NoThreadError) -> None:
+        """Raise an error where a task is awaited that has not begun, and never will."""
+        if self.set_running_or_notify_cancel():
+            self.leave_queue()
+            self.set_exception(error)
 
     def run(self) -> None:
         """Run the task in the calling thread."""
         if not self.set_running_or_notify_cancel():
             return
-        self._has_left_queue()
+        self.leave_queue()
         try:
             result = self.work.run(self._function)
         except BaseException as error:  # noqa: BLE001 - raised where the future is awaited
@@ -72,7 +92,8 @@ class Task(Future[_Result]):
         if self.work.is_cancelled:
             self._stuck.ended(self.work)
 
-    def _has_left_queue(self) -> None:
+    def leave_queue(self) -> None:
+        """Record that the task does not wait for a thread any more."""
         if self._queued is not None:
             self._queued.discard(self)
 
@@ -107,10 +128,15 @@ class Threads(ThreadPoolExecutor):
     From this base class it uses nothing but the type. When a coroutine is cancelled, for example at its deadline, the
     task that it awaits is interrupted.
 
+    Callers take turns: tasks that wait for a thread are served in a :class:`FairQueue`. A task that is likely to get
+    its thread too late, by how long such tasks have taken lately, is refused at once.
+
     Args:
         max_threads: Largest number of working threads.
         max_stuck: Largest number of stuck threads that are replaced; further stuck threads count as working.
         max_queued: Largest number of queued tasks.
+        lost_after_s: After how many seconds an interrupted thread that goes on is lost.
+        is_reported: Whether :func:`report` tells of this pool.
     """
 
     def __init__(
@@ -119,53 +145,100 @@ class Threads(ThreadPoolExecutor):
         *,
         max_stuck: int = DEFAULT_MAX_STUCK,
         max_queued: int = DEFAULT_MAX_QUEUED,
+        lost_after_s: float = DEFAULT_LOST_AFTER_S,
+        is_reported: bool = True,
     ) -> None:
         super().__init__(max_threads)
         protect_logging()
         self._max_threads = max_threads
         self._max_queued = max_queued
-        self.stuck = StuckThreads(max_stuck, self._start_missing)
+        self.stuck = StuckThreads(max_stuck, self._start_missing, self._none_free_s, lost_after_s)
         # Guards all fields below. Tasks are queued only while no thread is idle and no more threads may be started.
         self._lock = threading.Lock()
-        self._tasks: deque[Task[Any]] = deque()
+        self._tasks: FairQueue[Task[Any]] = FairQueue()
+        self._durations = Durations()
+        self._checked_at = 0.0
         self._idle: list[_Worker] = []
         self._running = 0
         self._started = 0
-        global _last_made
-        _last_made = self
+        # When a thread was free for the last time.
+        self._free_at = time.monotonic()
+        if is_reported:
+            global _last_made
+            _last_made = self
 
     def submit(self, function: Callable[..., _Result], /, *args: Any, **kwargs: Any) -> Task[_Result]:
         """Run a function as soon as a thread is free; return its task, whose :meth:`Task.cancel` interrupts it.
 
         Raises:
-            NoThreadError: The queue is full, or all threads are stuck.
+            NoThreadError: The queue is full, the task would begin too late, or all threads are lost in work that does
+                not end.
         """
         call = partial(function, *args, **kwargs)
-        if self.stuck.excess() >= self._max_threads:
+        if self.stuck.are_too_many_lost(self._max_threads):
             raise NoThreadError(
                 f"all threads are stuck in work that does not end: {self.stuck.count()}; "
                 "start python anew, and give that work a time limit of its own"
             )
         bound = self._bound()
-        worker = None
+        worker = left_out = None
         with self._lock:
             is_missing = not self._idle and self._running < bound
-            if not self._idle and not is_missing and len(self._tasks) >= self._max_queued:
-                raise NoThreadError(
-                    f"all threads are busy ({self._max_threads}), and as much waits for one as may ({self._max_queued})"
-                )
             task = Task(call, self.stuck, self._unqueue)
+            if not self._idle and not is_missing:
+                left_out = self._make_room(task)
             if self._idle:
                 worker = self._idle.pop()
             elif is_missing:
                 self._running += 1
             else:
-                self._tasks.append(task)
+                self._tasks.add(task.caller, task)
+            if worker is not None or is_missing:
+                self._free_at = time.monotonic()
         if worker is not None:
             worker.give(task)
         elif is_missing:
             self._start(task)
+        if left_out is not None:
+            left_out.refuse(self._no_room())
         return task
+
+    def _make_room(self, task: Task[Any]) -> Task[Any] | None:
+        """Make room in the queue for a task; return the task of another caller that must leave it, if any.
+
+        Raises:
+            NoThreadError: There is no room for the task, or it would begin too late.
+        """
+        try:
+            if task.ends_at is not None:
+                self._durations.check(task, self._tasks.ahead_of(task.caller), self._max_threads)
+            if len(self._tasks) < self._max_queued:
+                return None
+            left_out = self._tasks.make_room_for(task.caller)
+            if left_out is None:
+                raise self._no_room()
+        except NoThreadError:
+            task.leave_queue()
+            raise
+        return left_out
+
+    def _no_room(self) -> NoThreadError:
+        return NoThreadError(
+            f"all threads are busy ({self._max_threads}), and as much waits for one as may ({self._max_queued})"
+        )
+
+    def _refuse_late(self) -> None:
+        """Refuse the queued tasks that are likely to get their thread too late."""
+        now = time.monotonic()
+        if now - self._checked_at < _CHECK_S:
+            return
+        self._checked_at = now
+        with self._lock:
+            late = self._durations.late(self._tasks.in_order(), self._max_threads) if self._tasks else []
+            for task, _ in late:
+                self._tasks.remove(task.caller, task)
+        for task, error in late:
+            task.refuse(error)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Do nothing: the threads run until the end of the process."""
@@ -177,8 +250,8 @@ class Threads(ThreadPoolExecutor):
         return {**counts, "stuck": self.stuck.count(), "interrupted": self.stuck.interrupted}
 
     def _unqueue(self, task: Task[Any]) -> None:
-        with self._lock, contextlib.suppress(ValueError):
-            self._tasks.remove(task)
+        with self._lock:
+            self._tasks.remove(task.caller, task)
 
     def _start_missing(self) -> None:
         """Start threads for queued tasks, as far as the bound allows."""
@@ -189,7 +262,8 @@ class Threads(ThreadPoolExecutor):
                 if not self._tasks or self._running >= bound:
                     return
                 self._running += 1
-                task = self._tasks.popleft()
+                self._free_at = time.monotonic()
+                task = self._tasks.take()
             is_started = self._start(task)
 
     def _start(self, task: Task[Any]) -> bool:
@@ -205,7 +279,7 @@ class Threads(ThreadPoolExecutor):
                     raise
                 worker = self._idle.pop() if self._idle else None
                 if worker is None:
-                    self._tasks.appendleft(task)
+                    self._tasks.put_back(task.caller, task)
             if worker is not None:
                 worker.give(task)
             return False
@@ -216,6 +290,8 @@ class Threads(ThreadPoolExecutor):
         try:
             while task is not None:
                 task.run()
+                self._durations.note(task)
+                self._refuse_late()
                 # An idle thread must not keep its last result alive.
                 task = None
                 task = self._next(worker)
@@ -228,13 +304,20 @@ class Threads(ThreadPoolExecutor):
         """Wait for the next task; return ``None`` if this thread is one too many because stuck threads have ended."""
         bound = self._bound() if self._running > self._max_threads else self._max_threads
         with self._lock:
+            self._free_at = time.monotonic()
             if self._running > bound:
                 self._running -= 1
                 return None
             if self._tasks:
-                return self._tasks.popleft()
+                return self._tasks.take()
             self._idle.append(worker)
         return worker.taken()
+
+    def _none_free_s(self) -> float:
+        """Return for how many seconds all threads that may run have been busy, without one that ended its work."""
+        bound = self._bound()
+        with self._lock:
+            return 0.0 if self._idle or self._running < bound else time.monotonic() - self._free_at
 
     def _bound(self) -> int:
         """Return how many threads may run, stuck threads included."""

@@ -32,6 +32,17 @@ def test_nothing_counted_is_an_empty_report() -> None:
     assert report["peak_memory_bytes"] >= report["memory_bytes"] > 1 << 20
 
 
+def test_the_peak_of_memory_is_known_where_there_is_no_proc(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object, **_options: object) -> None:
+        raise FileNotFoundError
+
+    peak = Counters().report()["peak_memory_bytes"]
+    monkeypatch.setattr("builtins.open", refuse)
+    report = Counters().report()
+    assert report["memory_bytes"] is None
+    assert peak / 2 < report["peak_memory_bytes"] < 2 * peak
+
+
 def test_call_in_flight_has_no_duration_yet() -> None:
     metrics = Counters()
     metrics.begin("operations", "ping")

@@ -93,7 +93,7 @@ def check(row: Row, option: Option) -> None:
         shown = _SHOWN.get(option.default) if isinstance(option.default, bool) else str(option.default)
         assert str(shown) in re.findall(r"[\w.]+", row.default.replace(",", "")), option.name
     bounds = [described.get("maximum"), described.get("minimum") if described.get("maximum") is not None else None]
-    numbers = re.findall(r"\d+", row.meaning.replace(",", ""))
+    numbers = re.findall(r"-?\d+", row.meaning.replace(",", ""))
     for bound in bounds:
         # 0 and 1 are what anybody expects.
         assert bound in (None, 0, 1) or str(bound) in numbers, f"{option.name}: {bound}"

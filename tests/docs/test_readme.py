@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from erlport_bridge.optimizing import optimizers
-from erlport_bridge.port.frames import FrameReader
+from erlport_bridge.port.frames import FrameReader, SkippedFrame
 from erlport_bridge.term import Atom, decode
 
 ROOT = Path(__file__).parents[2]
@@ -121,6 +121,7 @@ class ErlPortPython:
             size = self.process.stdout.readinto1(self._frames.room())  # type: ignore[attr-defined]
             assert size, self.process.communicate()[1].decode()
             self._frames.received(size)
+        assert not isinstance(frame, SkippedFrame)
         return decode(frame)
 
 

@@ -64,6 +64,7 @@ def test_short_run_finds_nothing_and_ends_with_its_figures() -> None:
 
 
 @needs_atheris
+@pytest.mark.long
 @pytest.mark.parametrize("name", BROKEN_CODECS)
 def test_run_prints_the_input_that_a_codec_fails_at(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     source = f"from erlport_bridge.term.pure import decode as reference, encode\n{BROKEN_CODECS[name]}"

@@ -10,8 +10,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from erlport_bridge.errors import KINDS, EncodeError
-from erlport_bridge.term import Atom, ImproperList, encode
+from erlport_bridge.term import Atom, ImproperList, decode, encode
 from tests.port_process import PortProcess
+
+# A function, a pid and a bitstring: `&String.upcase/1`, `<0.1.0>` and `<<1::1>>`.
+OPAQUE = [
+    decode(b"\x83q" + b"w\x0dElixir.String" + b"w\x06upcase" + b"a\x01"),
+    decode(b"\x83Xw\x0dnonode@nohost" + bytes([0, 0, 0, 1]) + bytes(8)),
+    decode(b"\x83M\x00\x00\x00\x01\x01\x80"),
+]
 
 SCALARS = st.one_of(
     st.none(),
@@ -24,6 +31,7 @@ SCALARS = st.one_of(
     st.text(max_size=20),
     st.binary(max_size=20),
     st.text(max_size=10).map(Atom),
+    st.sampled_from(OPAQUE),
     st.sampled_from(["a/b", "::", "http://[", "-> a", "a ->", "\x00", "x" * 1_000, b"\xff", "{", "[[", "١"]),
 )
 
@@ -155,6 +163,7 @@ ARGUMENTS = {
     "stream_ack": [TERMS, TERMS],
     "execute_batch": [MODULES, SIGNATURES, st.one_of(st.lists(INPUTS, max_size=3), TERMS), CALL],
     "execute_program_batch": [TERMS, TERMS, st.one_of(st.lists(INPUTS, max_size=3), TERMS), CALL],
+    "stream_program_batch": [TERMS, TERMS, TERMS, TERMS, st.one_of(st.lists(INPUTS, max_size=3), TERMS), CALL],
     "stream_batch": [TERMS, TERMS, MODULES, SIGNATURES, st.one_of(st.lists(INPUTS, max_size=3), TERMS), CALL],
     "evaluate_program": [
         *(TERMS, TERMS, st.one_of(st.lists(INPUTS, max_size=3), TERMS)),
@@ -165,6 +174,13 @@ ARGUMENTS = {
         st.one_of(CALL, st.fixed_dictionaries({"metric": REWARDS, "failure_score": TERMS})),
     ],
     "model_piece": [TERMS, TERMS],
+    "open_session": [TERMS, options("max_cost", "max_tokens_total")],
+    "running_calls": [options("n")],
+    "history": [options("n", "request_id", "session_id")],
+    "provide_programs": [TERMS],
+    # This port has no store.
+    "export_store": [TERMS],
+    "import_store": [TERMS],
     "create_program": [SPEC, options("session_id")],
     "execute_program": [TERMS, TERMS, INPUTS, CALL],
     "list_programs": [TERMS],

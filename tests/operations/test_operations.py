@@ -123,7 +123,7 @@ def test_every_module_describes_itself(shared_port: PortProcess, name: str) -> N
         (("dspy.Predict", "question answer", {}), "signature", None, "->"),
         (("dspy.Predict", "question -> answer: Thing", {}), "signature", None, "Thing"),
         (("dspy.Predict", "lm -> answer", {}), "signature", None, "lm"),
-        (("dspy.ChainOfThought", "question -> reasoning", {}), "signature", None, "reasoning"),
+        (("dspy.ChainOfThought", "reasoning -> answer", {}), "signature", None, "reasoning"),
         (("dspy.Predict", b"\xff -> a", {}), "signature", None, "UTF-8"),
         (("dspy.Predict", QA, {}), "input", "inputs.question", "question"),
         (("dspy.Predict", QA, {"question": "x", "answr": "y"}), "input", "inputs.answr", "answr"),

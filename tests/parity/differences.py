@@ -39,6 +39,7 @@ INTENDED: Final = {
     "their meaning is clear, and other names are errors",
     "equal values": "DSPy's answer_exact_match compares text, here values are compared by their types",
     "scores of compilations": "GEPA and MIPROv2 tell scores of minibatches too, here a score is that of all examples",
+    "sets": "DSPy writes the elements of a set in the order of its process, here they are sorted",
     "references in schemas": "DSPy resolves $ref without end where a definition contains itself, here it is cut there",
 }
 

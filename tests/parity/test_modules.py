@@ -83,6 +83,9 @@ def tool_call(name: str, **arguments: Any) -> dict[str, Any]:
 
 ATTEMPTS = [{"reasoning": f"thought {number}", "answer": answer} for number, answer in enumerate("ABB")]
 TYPED = 'question, tags: list[str], k: int -> answer: str, scores: list[float], kind: Literal["a", "b"], sure: bool'
+# A signature with the field that modules add.
+OWN = "question -> answer: str, reasoning: list[str]"
+REASONED = {"reasoning": ["a", "b"], "answer": "42"}
 
 CASES = {
     "Predict": Case(lambda: dspy.Predict(QA), "dspy.Predict", [{"answer": "42"}]),
@@ -107,6 +110,16 @@ CASES = {
         lambda: dspy.Predict(QA), "dspy.Predict", ["no field at all", '{"answer": "42"}']
     ),
     "ChainOfThought": Case(lambda: dspy.ChainOfThought(QA), "dspy.ChainOfThought", PORTO_THEN_LISBON[:1]),
+    "ChainOfThought with its own reasoning": Case(
+        lambda: dspy.ChainOfThought(OWN), "dspy.ChainOfThought", [REASONED], signature=OWN
+    ),
+    "ReAct with its own reasoning": Case(
+        lambda: dspy.ReAct(OWN, tools=[double]),
+        "dspy.ReAct",
+        [next_tool("finish"), REASONED],
+        signature=OWN,
+        options={"tools": ["double"]},
+    ),
     "ReAct": Case(
         lambda: dspy.ReAct(QA, tools=[double], max_iters=4),
         "dspy.ReAct",
@@ -167,6 +180,19 @@ CASES = {
             {"generated_code": "print(double(n=5))", "finished": True},
             {"reasoning": "r", "answer": "10"},
         ],
+        options={"tools": ["double"]},
+    ),
+    "ProgramOfThought with its own reasoning": Case(
+        lambda: dspy.ProgramOfThought(OWN),
+        "dspy.ProgramOfThought",
+        [{"reasoning": "b", "generated_code": "SUBMIT({'answer': '4', 'reasoning': ['x']})"}, REASONED],
+        signature=OWN,
+    ),
+    "CodeAct with its own reasoning": Case(
+        lambda: dspy.CodeAct(OWN, tools=[double]),
+        "dspy.CodeAct",
+        [{"generated_code": "print(double(n=5))", "finished": True}, REASONED],
+        signature=OWN,
         options={"tools": ["double"]},
     ),
     "RLM": Case(

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from erlport_bridge.port.implementation import native
+from tests.port_process import PortProcess
+
+
+@pytest.fixture
+def port() -> Iterator[PortProcess]:
+    """Yield a new port without a language model, started as Elixir starts a single one: not forked."""
+    with PortProcess() as port:
+        yield port
 
 
 @pytest.fixture(params=["compiled", "pure"])

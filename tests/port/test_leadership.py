@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.port_process import PortProcess
+from tests.proc import NEEDS_PROC
 
 USER_MODULE = """
 import contextvars, os, threading
@@ -131,6 +132,7 @@ def test_signals_are_still_handled_when_the_main_thread_reads_no_more(port: Port
     assert isinstance(ask(port, "where"), str)
 
 
+@NEEDS_PROC
 def test_idle_process_watches_nothing(port: PortProcess) -> None:
     def ticks() -> int:
         used = ask(port, "cpu_ticks")

@@ -18,6 +18,7 @@ import pytest
 from erlport_bridge.term import Atom, encode
 from tests.model_server import ModelServer, openai
 from tests.port_process import PortProcess
+from tests.proc import cpu_ticks, members, proc
 
 T = TypeVar("T")
 
@@ -264,30 +265,13 @@ def wait_for(condition: Callable[[], T]) -> T:
     return value
 
 
-def members(group: int) -> list[int]:
-    """Return the processes of a group, without zombies."""
-    found = []
-    for folder in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if folder.name.isdigit():
-                state, _parent, its_group = stat_fields(int(folder.name))[:3]
-                if int(its_group) == group and state != "Z":
-                    found.append(int(folder.name))
-    return sorted(found)
-
-
-def stat_fields(pid: int) -> list[str]:
-    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-
-
 def name_of(pid: int) -> str:
     with contextlib.suppress(OSError):
-        return Path(f"/proc/{pid}/comm").read_text().strip()
+        return proc(f"{pid}/comm").read_text().strip()
     return ""
 
 
 def cpu_seconds(pid: int) -> float:
     with contextlib.suppress(OSError):
-        user, system = stat_fields(pid)[11:13]
-        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+        return cpu_ticks(pid) / os.sysconf("SC_CLK_TCK")
     return 0.0

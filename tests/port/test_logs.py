@@ -13,6 +13,7 @@ from erlport_bridge.port.logs import MAX_CHARACTERS, MAX_WAITING
 from erlport_bridge.term import Atom
 from tests.model_server import ModelServer
 from tests.port_process import PortProcess
+from tests.proc import cpu_ticks, is_runnable
 
 SPEAKING_MODULE = """
 import logging, os, subprocess, sys, threading, warnings
@@ -315,13 +316,8 @@ def read_all(port: LoggingPort) -> list[Entry]:
 
 
 def wait_until_idle(pid: int) -> None:
-    """Wait until a process is idle: its CPU time does not grow."""
+    """Wait until a process is idle: its CPU time does not grow, and none of its threads waits for a processor."""
     before = -1
-    while (used := cpu_ticks(pid)) != before or used < 10:
+    while (used := cpu_ticks(pid)) != before or used < 10 or is_runnable(pid):
         before = used
         time.sleep(0.2)
-
-
-def cpu_ticks(pid: int) -> int:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return int(fields[11]) + int(fields[12])

@@ -16,7 +16,7 @@ from erlport_bridge.port.protocol import (
     encode_message,
     parse_message,
 )
-from erlport_bridge.term import Atom, decode, encode
+from erlport_bridge.term import Atom, ImproperList, decode, encode
 
 CALL = (Atom("C"), 7, Atom("math"), Atom("sqrt"), [4])
 
@@ -42,10 +42,26 @@ def test_message_is_parsed() -> None:
     assert parse_message(encode((Atom("M"), "stray"))) == Message("stray")
 
 
-@pytest.mark.parametrize("term", [Atom("C"), (Atom("C"), 7), (Atom("C"), "x", Atom("m"), Atom("f"), []), [CALL], 5])
+@pytest.mark.parametrize("term", [Atom("C"), (Atom("C"),), (Atom("C"), "x", Atom("m"), Atom("f"), []), [CALL], 5])
 def test_term_that_is_no_message_is_refused(term: object) -> None:
     with pytest.raises(ProtocolError, match="expected a call or a message"):
         parse_message(encode(term))
+
+
+@pytest.mark.parametrize("arguments", [{}, None, "text", ("tuple",), 5, ImproperList([1], 2)])
+def test_call_whose_arguments_are_no_list_still_has_its_id(arguments: object) -> None:
+    event = parse_message(encode((Atom("C"), 7, Atom("math"), Atom("sqrt"), arguments)))
+    assert isinstance(event, UnreadableCall)
+    assert (event.id, event.module, event.function) == (7, "math", "sqrt")
+    assert str(event.error).startswith("expected a list of arguments at arguments, got ")
+
+
+@pytest.mark.parametrize("rest", [(), (Atom("math"),), ("math", "sqrt", [4]), (Atom("m"), Atom("f"), [], Atom("N"), 1)])
+def test_call_in_another_form_still_has_its_id(rest: tuple[object, ...]) -> None:
+    event = parse_message(encode((Atom("C"), 7, *rest)))
+    assert isinstance(event, UnreadableCall)
+    assert event.id == 7
+    assert str(event.error).startswith("expected a module, a function and a list of arguments in a call, got ")
 
 
 def test_call_with_unreadable_arguments_still_has_its_id_for_the_answer() -> None:

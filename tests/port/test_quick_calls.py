@@ -46,7 +46,7 @@ def unencodable():
 def told(text):
     raise ValueError(text)
 
-told.failure_term = lambda error: (str(error), 1)
+told.failure_term = lambda error, lost: (str(error), 1)
 
 variable = contextvars.ContextVar("variable", default="nothing")
 

@@ -14,6 +14,7 @@ import pytest
 
 from erlport_bridge.term import Atom, encode
 from tests.port_process import PortProcess
+from tests.proc import proc
 
 USER_MODULE = """
 import asyncio, os, subprocess, sys, threading
@@ -43,10 +44,10 @@ def large(count):
     return "x" * count
 
 def descriptors():
-    return sorted(int(name) for name in os.listdir("/proc/self/fd"))
+    return sorted(int(name) for name in os.listdir("/dev/fd/"))
 
 def inherited():
-    return subprocess.run(["ls", "/proc/self/fd"], check=True, capture_output=True, text=True).stdout.split()
+    return subprocess.run(["ls", "/dev/fd/"], check=True, capture_output=True, text=True).stdout.split()
 
 waiting = threading.Event()
 
@@ -90,7 +91,7 @@ def itself():
 def untold():
     raise ValueError("the call's own error")
 
-def _raises_too(error):
+def _raises_too(error, lost):
     raise SystemExit(1)
 
 untold.failure_term = _raises_too
@@ -355,8 +356,7 @@ def test_process_exits_when_the_reading_end_of_its_answers_is_closed(user_path: 
 def test_interrupt_of_the_terminal_is_not_for_this_process(user_path: dict[str, str]) -> None:
     with PortProcess(environment=user_path) as port:
         port.call("user_module", "pauses", 0)
-        pid = int((Path(f"/proc/{port.process.pid}/stat").read_text()).split()[0])
-        os.kill(pid, signal.SIGINT)
+        os.kill(port.process.pid, signal.SIGINT)
         assert port.call("user_module", "pauses", 0)[2] == "rested"
 
 
@@ -388,7 +388,7 @@ def test_threads_wait_less_than_usual_for_the_gil() -> None:
 
 def test_a_large_frame_is_not_kept(user_path: dict[str, str]) -> None:
     def memory(pid: int) -> int:
-        found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+        found = re.search(r"VmRSS:\s+(\d+) kB", proc(f"{pid}/status").read_text())
         assert found is not None
         return int(found[1]) // 1_024
 

@@ -111,7 +111,7 @@ def test_arguments_that_nest_too_deep_are_an_error_of_that_call(erlterms: None) 
     async def operation(*args: Any) -> Any:
         return args
 
-    operation.failure_term = lambda error: (Atom("error"), error.kind)  # type: ignore[attr-defined]
+    operation.failure_term = lambda error, lost: (Atom("error"), error.kind)  # type: ignore[attr-defined]
     loop = event_loop.start(Threads())
     called = stock._adapted(operation, loop)
     deep: list[Any] = []

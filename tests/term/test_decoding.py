@@ -95,11 +95,12 @@ def test_keys_that_python_would_merge_are_never_lost(codec: ModuleType, left: ob
     assert "one key in Python" in failure(codec, data)[0]
 
 
-def test_key_with_the_bytes_of_a_pid_is_an_error_of_that_term(codec: ModuleType) -> None:
-    """A dict once compared erlang-py's classes with other values, which raises AttributeError."""
+def test_pid_and_its_own_bytes_may_be_keys_of_one_map(codec: ModuleType) -> None:
+    """Both have one hash, so that a dict compares them; erlang-py's own classes raise an AttributeError then."""
     pid = b"X" + NODE_UTF8 + bytes(12)
     data = b"\x83t\x00\x00\x00\x02" + pid + b"a\x01m" + len(pid).to_bytes(4, "big") + pid + b"a\x02"
-    assert "as a key beside its own bytes" in failure(codec, data)[0]
+    assert codec.decode(data) == {codec.decode(b"\x83" + pid): 1, pid.decode(): 2}
+    assert codec.encode(codec.decode(data)) == data
 
 
 def test_very_long_integer_as_key_can_be_named(codec: ModuleType) -> None:
@@ -204,6 +205,28 @@ def test_forms_that_a_beam_reads_and_does_not_write(
 def test_float_that_no_beam_has_is_refused_whatever_its_payload(codec: ModuleType, bits: str, shown: str) -> None:
     data = b"\x83h\x02a\x01F" + bytes.fromhex(bits)
     assert failure(codec, data) == (f"a float that is {shown}", 5)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"X" + NODE_UTF8 + bytes(11) + b"\x02",
+        b"Y" + NODE_UTF8 + bytes(7) + b"\x02",
+        b"Z\x00\x01" + NODE_UTF8 + bytes(8),
+        b"qw\x01mw\x01fa\x01",
+        b"M\x00\x00\x00\x01\x01\x80",
+    ],
+    ids=["pid", "port", "reference", "function", "bitstring"],
+)
+def test_opaque_term_equals_itself_and_can_be_compared_with_anything(codec: ModuleType, data: bytes) -> None:
+    """To compare one with text once raised an AttributeError, which was an error of kind ``internal``."""
+    term = codec.decode(b"\x83" + data)
+    assert term == codec.decode(b"\x83" + data)
+    others: list[Any] = ["text", None, 1, [], {}, Atom("a"), codec.decode(b"\x83qw\x01mw\x01fa\x02")]
+    for other in others:
+        assert term != other
+        assert other != term
+    assert term not in ["text", None]
 
 
 def test_opaque_term_may_come_in_a_large_tuple(codec: ModuleType) -> None:

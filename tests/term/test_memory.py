@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from datetime import date, datetime, time, timezone
 from decimal import Decimal
 from functools import partial
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -20,6 +19,7 @@ import pytest
 from erlport_bridge.errors import DecodeError, EncodeError
 from erlport_bridge.term import Atom, ImproperList, OtpErlangBinary, pure
 from fuzzing.checks import ALLOWED_BESIDE, ALLOWED_PER_BYTE
+from tests.proc import proc
 
 MIB = 1024 * 1024
 FRAME_BYTES = 20
@@ -211,7 +211,7 @@ def jobs_of(codec: ModuleType) -> Iterator[tuple[str, float, Callable[[], object
 
 
 def rss_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    pages = int(proc("self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 

@@ -14,6 +14,7 @@ def test_public_interface_is_the_listed_names() -> None:
         *("Atom", "FrozenList", "FrozenMap", "ImproperList"),
         *("OtpErlangBinary", "OtpErlangFunction", "OtpErlangPid", "OtpErlangPort", "OtpErlangReference"),
         *("ElixirZone", "PreciseDateTime", "PreciseTime"),
+        *("OrderedMap", "sort_maps", "sorted_items", "sorted_keys"),
     }
 
 

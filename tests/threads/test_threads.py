@@ -76,8 +76,8 @@ def test_endless_loop_ends_and_its_thread_works_on() -> None:
         assert outcome(task) is Interrupted
         assert threads.submit(pow, 2, 3).result(LONG_S) == 8
     assert threads.report() == {"busy": 0, "queued": 0, "stuck": 0, "interrupted": 200}
-    # At most two threads ran at a time, besides the watching thread.
-    assert threading.active_count() <= before + 3
+    # On a busy machine a task may come before the thread of the last one is free. The fifth is the watching thread.
+    assert threading.active_count() <= before + 5
 
 
 def test_interruption_never_meets_other_work() -> None:
@@ -245,6 +245,7 @@ def test_stuck_thread_is_logged_counted_and_replaced_until_it_ends(caplog: pytes
     # The pool has only one thread, and it is blocked.
     assert waiting.result(LONG_S) == 8
     assert threads.report() == {"busy": 1, "queued": 0, "stuck": 1, "interrupted": 1}
+    eventually(lambda: bool(caplog.messages))
     (warning,) = caplog.messages
     assert warning.startswith(
         "a thread is stuck: tests.threads.test_threads.Blocked for request 'r-7' goes on although it was"
@@ -261,13 +262,17 @@ def test_stuck_thread_is_logged_counted_and_replaced_until_it_ends(caplog: pytes
 
 
 def test_more_stuck_threads_than_allowed_take_the_place_of_others_until_they_end() -> None:
-    threads = Threads(1, max_stuck=1)
+    threads = Threads(1, max_stuck=1, lost_after_s=1.5)
     blocked = [Blocked(), Blocked()]
     tasks = [threads.submit(each) for each in blocked]
     for number, (each, task) in enumerate(zip(blocked, tasks, strict=True), 1):
         each.has_begun.wait(LONG_S)
         task.cancel()
         eventually(lambda number=number: threads.report()["stuck"] == number)  # type: ignore[misc]
+    # Threads that are only slow may end at any moment, so work waits for them.
+    waiting = threads.submit(pow, 2, 3)
+    assert not waiting.done()
+    eventually(lambda: threads.stuck.count_lost() == 2)
     with pytest.raises(NoThreadError) as caught:
         threads.submit(pow, 2, 3)
     assert caught.value.message == (
@@ -278,24 +283,62 @@ def test_more_stuck_threads_than_allowed_take_the_place_of_others_until_they_end
     blocked[0].release()
     eventually(lambda: threads.report()["stuck"] == 1)
     assert threads.submit(pow, 2, 3).result(LONG_S) == 8
+    assert waiting.result(LONG_S) == 8
     blocked[1].release()
 
 
-def test_another_process_is_asked_for_once_and_no_work_is_refused() -> None:
-    threads = Threads(4, max_stuck=0)
+def stuck_work(threads: Threads, count: int) -> list[Blocked]:
+    """Interrupt some work that does not notice; return it when it counts as stuck."""
+    blocked = [Blocked() for _ in range(count)]
+    tasks = [threads.submit(each) for each in blocked]
+    for each in blocked:
+        assert each.has_begun.wait(LONG_S)
+    for task in tasks:
+        task.cancel()
+    eventually(lambda: threads.report()["stuck"] == count)
+    return blocked
+
+
+def test_another_process_is_asked_for_once_when_threads_are_lost_and_none_is_free() -> None:
+    threads = Threads(2, max_stuck=0, lost_after_s=1.2)
     asked: list[str] = []
     threads.stuck.ask_for_recycling(asked.append)
-    blocked = [Blocked(), Blocked()]
-    for each in blocked:
-        task = threads.submit(each)
-        each.has_begun.wait(LONG_S)
-        task.cancel()
-    eventually(lambda: threads.report()["stuck"] == 2)
+    blocked = stuck_work(threads, 1)
+    eventually(lambda: threads.stuck.count_lost() == 1)
+    # Long enough for a look of the watching thread.
+    time.sleep(0.5)
     assert threads.submit(pow, 2, 3).result(LONG_S) == 8
-    assert len(asked) == 1
-    assert "of its threads are stuck in work that does not end" in asked[0]
+    assert asked == []
+    other = Blocked()
+    threads.submit(other)
+    eventually(lambda: bool(asked))
+    assert asked == ["1 of its threads are stuck for more than 1.2 s, and none is free"]
+    # Until the other process is there, this one works off its calls.
+    assert threads.submit(pow, 2, 3).result(LONG_S) == 8
+    for each in [*blocked, other]:
+        each.release()
+
+
+@pytest.mark.parametrize("count", [2, 5])
+def test_slow_work_is_no_reason_for_another_process_and_a_burst_is_one_line(
+    count: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """33 tools that slept for 4 s, interrupted after 2, made a pool replace Python and lose every session."""
+    threads = Threads(count, max_stuck=0)
+    asked: list[str] = []
+    threads.stuck.ask_for_recycling(asked.append)
+    blocked = stuck_work(threads, count)
+    eventually(lambda: bool(caplog.messages))
+    waiting = threads.submit(pow, 2, 3)
     for each in blocked:
         each.release()
+    assert waiting.result(LONG_S) == 8
+    eventually(lambda: threads.report()["stuck"] == 0)
+    assert asked == []
+    (warning,) = caplog.messages
+    assert warning.startswith(
+        f"{count} threads are stuck: tests.threads.test_threads.Blocked ({count}) go on although they were interrupted,"
+    )
 
 
 def test_work_past_the_limit_of_the_queue_is_refused() -> None:
