@@ -14,12 +14,16 @@ defmodule DSPex.MixProject do
   end
 
   def application do
-    [mod: {DSPex.Application, []}, extra_applications: [:logger]]
+    [mod: {DSPex.Application, []}, extra_applications: extra_applications(Mix.env())]
   end
+
+  # The tests ask a browser's driver by HTTP.
+  defp extra_applications(:test), do: [:logger, :inets]
+  defp extra_applications(_environment), do: [:logger]
 
   # DSPex needs no dependency. It uses these when the application has them:
   #
-  #     {:telemetry, "~> 1.0"}   # events of every call, see DSPex.Python
+  #     {:telemetry, "~> 1.0"}   # events of every call, see DSPex.Telemetry
   #     {:erlport, "~> 0.11"}    # only to call :dspy_bridge by :python.call/4 yourself
   defp deps, do: []
 

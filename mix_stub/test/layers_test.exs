@@ -7,20 +7,32 @@ defmodule DSPex.LayersTest do
 
   # A file uses modules of its own layer and of the layers above it in this list. A layer is a folder, or files.
   @layers [
-    ["dspex/prediction.ex", "dspex/program.ex", "dspex/suggestion.ex"],
+    ["dspex/suggestion.ex", "dspex/json.ex"],
+    [
+      "dspex/prediction.ex",
+      "dspex/program.ex",
+      "dspex/trace.ex",
+      "dspex/trace/",
+      "dspex/telemetry.ex"
+    ],
     ["dspex/python/wire/"],
     ["dspex/python/functions/"],
     ["dspex/python/port/"],
     ["dspex/python/pool/"],
+    ["dspex/python/cluster/"],
     ["dspex/python/call/"],
     ["dspex/value.ex", "dspex/json_encoding.ex"],
     ["dspex/python.ex"],
+    ["dspex/live_dashboard.ex"],
     ["dspex/llm/"],
     ["dspex.ex", "dspex/application.ex", "mix/"]
   ]
 
-  # An adapter is named after what it adapts.
-  @same_last_name [[DSPex.LLM.Adapters.Python, DSPex.Python]]
+  # An adapter is named after what it adapts, and a task after what it shows.
+  @same_last_name [
+    [DSPex.LLM.Adapters.Python, DSPex.Python],
+    [DSPex.Trace, Mix.Tasks.Dspex.Trace]
+  ]
 
   setup_all do
     sources =

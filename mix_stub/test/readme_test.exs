@@ -7,9 +7,9 @@ defmodule DSPex.ReadmeTest do
 
   test "every Elixir block of the README runs" do
     blocks = Regex.scan(~r/```elixir\n(.*?)```/s, File.read!(@readme), capture: :all_but_first)
-    # The block with the configuration is for config.exs.
+    # The blocks with the configuration are for config.exs.
     {config, calls} = Enum.split_with(List.flatten(blocks), &(&1 =~ "config :dspex"))
-    assert [_one] = config
+    assert [_one, _with_workers] = config
     assert length(calls) >= 2
 
     [first | _others] =
@@ -26,14 +26,14 @@ defmodule DSPex.ReadmeTest do
   end
 
   test "a pool takes the configuration of the README" do
-    [block] =
-      Regex.run(~r/config :dspex, DSPex.Python,\n(.*?)```/s, File.read!(@readme),
+    blocks =
+      Regex.scan(~r/config :dspex, DSPex.Python,\n(.*?)```/s, File.read!(@readme),
         capture: :all_but_first
       )
 
-    {options, _bindings} = Code.eval_string("[" <> block <> "]")
-
-    for {name, pool} <- options[:pools] do
+    for [block] <- blocks,
+        {options, _bindings} = Code.eval_string("[" <> block <> "]"),
+        {name, pool} <- options[:pools] do
       assert %{id: {DSPex.Python.Pool, ^name}} =
                DSPex.Python.Pool.child_spec([name: name] ++ pool)
     end

@@ -1,2 +1,9 @@
-# Tests cause crashes on purpose; their logs are shown only for failing tests.
-ExUnit.start(capture_log: true)
+# Tests cause crashes on purpose; their logs are shown only for failing tests. A message or a test may take long on a
+# busy machine.
+# `make long` and `make chaos` run those with the tag `:long`, `make cluster` those with `:cluster`.
+ExUnit.start(
+  capture_log: true,
+  assert_receive_timeout: 5_000,
+  timeout: 240_000,
+  exclude: [:long, :cluster]
+)

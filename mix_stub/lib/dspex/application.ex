@@ -3,9 +3,12 @@ defmodule DSPex.Application do
 
   use Application
 
+  alias DSPex.Python.Call.OpenCalls
+  alias DSPex.Python.Cluster.{Loads, ModelFunctions}
   alias DSPex.Python.Functions.CallbackRegistry
   alias DSPex.Python.Pool
-  alias DSPex.Python.Pool.PoolSupervisor
+  alias DSPex.Python.Pool.{Membership, PoolSupervisor}
+  alias DSPex.Python.Port.RunStore
 
   @impl true
   def start(_type, _args) do
@@ -13,9 +16,16 @@ defmodule DSPex.Application do
 
     children = [
       {Registry, keys: :unique, name: DSPex.Python.Registry},
+      # Before the pools, so that it removes their files after they have ended.
+      RunStore,
       {PoolSupervisor, pools},
-      # After the pools, which need not start again with it: calls that use it get an error of their functions.
-      CallbackRegistry
+      # After the pools, which need not start again with these: calls that use the registry get an error of their functions.
+      CallbackRegistry,
+      OpenCalls,
+      # The last, so that other nodes send no calls any more when the pools end.
+      ModelFunctions,
+      Loads,
+      Membership.scope_spec()
     ]
 
     System.at_exit(fn _status ->

@@ -24,13 +24,14 @@ defmodule DSPex.Prediction do
     * `:duration_ms` - how long Python worked on the call
     * `:warnings` - what Python did not do as requested, such as options that the module does not take
     * `:model` - the language model that answered
+    * `:trace` - what happened in the call, a `DSPex.Trace`, if it was asked for by the option `trace: true`
     * `:meta` - everything that Python sent about the call, a map with string keys, such as `"cost"` (US dollars, `nil` if unknown),
       `"cache_hits"` and `"failed_models"`
   """
 
   @behaviour Access
 
-  alias DSPex.Suggestion
+  alias DSPex.{Suggestion, Trace}
 
   @meta_key "$meta"
   # Fields that modules add to explain their answer.
@@ -55,6 +56,7 @@ defmodule DSPex.Prediction do
     :usage,
     :duration_ms,
     :model,
+    :trace,
     names: [],
     completions: [],
     warnings: [],
@@ -71,6 +73,7 @@ defmodule DSPex.Prediction do
           duration_ms: number() | nil,
           warnings: [String.t()],
           model: String.t() | nil,
+          trace: Trace.t() | nil,
           meta: map()
         }
 
@@ -93,6 +96,7 @@ defmodule DSPex.Prediction do
   @spec from_term(map()) :: t()
   def from_term(term) when is_map(term) do
     {meta, fields} = Map.pop(term, @meta_key, %{})
+    {trace, meta} = Map.pop(meta, "trace")
 
     %__MODULE__{
       fields: fields,
@@ -103,6 +107,7 @@ defmodule DSPex.Prediction do
       duration_ms: meta["duration_ms"],
       warnings: meta["warnings"] || [],
       model: meta["model"],
+      trace: trace,
       meta: meta
     }
   end
@@ -125,7 +130,7 @@ defmodule DSPex.Prediction do
       iex> DSPex.Prediction.fetch!(prediction, :answer)
       "4"
       iex> DSPex.Prediction.fetch!(prediction, :answr)
-      ** (KeyError) no output field :answr in the prediction; did you mean :answer?
+      ** (KeyError) no output field :answr in the prediction (did you mean :answer?)
   """
   @spec fetch!(t(), name()) :: term()
   def fetch!(%__MODULE__{fields: fields} = prediction, name) do

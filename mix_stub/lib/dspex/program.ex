@@ -5,22 +5,31 @@ defmodule DSPex.Program do
   The program is lost when its session is closed or idle for too long, and when Python is restarted. A `%DSPex.Program{}` is
   executed in its own version; its `id` alone executes the newest version.
 
+  `trace` is the `DSPex.Trace` of the compilation, if it was asked for by the option `trace: true`.
+
   `compiled` is the optimizer's report from `DSPex.Python.compile_program/3`, or `nil` for a program that was written by hand.
   """
 
   @enforce_keys [:id, :session_id, :pool]
-  defstruct [:id, :session_id, :pool, :compiled, version: 1]
+  defstruct [:id, :session_id, :pool, :compiled, :trace, version: 1]
 
   @type t :: %__MODULE__{
           id: String.t(),
           session_id: String.t(),
-          pool: atom(),
+          pool: atom() | {:cluster, atom()},
           version: pos_integer(),
-          compiled: compiled() | nil
+          compiled: compiled() | nil,
+          trace: DSPex.Trace.t() | nil
         }
 
-  @typedoc "The optimizer's report. `score` is from 0 to 100, and `nil` if no candidate was scored as a whole."
+  @typedoc """
+  The optimizer's report. `score` is from 0 to 100, and `nil` if no candidate was scored as a whole.
+
+  There is `dump` only if the program was deleted while it was compiled: the version as text, which
+  `DSPex.Python.load_program/2` takes.
+  """
   @type compiled :: %{
+          optional(:dump) => String.t(),
           optimizer: String.t(),
           score: float() | nil,
           candidates: [float()],
@@ -36,17 +45,22 @@ defmodule DSPex.Program do
   @compiled ~w(optimizer score candidates metric_calls failures demos cost cache_hits duration_ms warnings)a
 
   @doc false
-  @spec from_term(map(), atom()) :: t()
+  @spec from_term(map(), atom() | {:cluster, atom()}) :: t()
   def from_term(%{"id" => id, "session_id" => session_id} = term, pool) do
     %__MODULE__{
       id: id,
       session_id: session_id,
       pool: pool,
       version: Map.get(term, "version", 1),
-      compiled: compiled(term["compiled"])
+      compiled: compiled(term["compiled"]),
+      trace: term["trace"]
     }
   end
 
   defp compiled(nil), do: nil
-  defp compiled(term), do: Map.new(@compiled, &{&1, term[Atom.to_string(&1)]})
+
+  defp compiled(term) do
+    report = Map.new(@compiled, &{&1, term[Atom.to_string(&1)]})
+    if dump = term["dump"], do: Map.put(report, :dump, dump), else: report
+  end
 end

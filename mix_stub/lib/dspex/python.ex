@@ -16,14 +16,21 @@ defmodule DSPex.Python do
 
   A keyword list or a map with atom keys.
 
-    * `:pool` - the name of the pool; `:general` by default. See `DSPex.Python.Pool`
+    * `:pool` - the name of the pool; `:general` by default. See `DSPex.Python.Pool`. `{:cluster, name}` stands for the pools of
+      that name on all nodes, see `DSPex.Python.Cluster`
     * `:timeout` - in ms, 1 or more, or `:infinity`; 30,000 by default. It is one budget for the whole call: at its end Python
       stops the work, and the caller has its answer at most about 50 ms later
     * `:serialization_format` - `:native` (the default) or `:json`, which returns the same results more slowly
+    * `:retry` - `:safe`: if the Python that works on the call dies, the call is made again, once, unless a tool or another function was
+      called for it or a piece of a stream was sent; otherwise the error has the kind `:worker_died`. The default is the pool's
+    * `:metadata` - a map of your own, such as `%{tenant: "acme"}`, which is in the events of the call and in its trace, unchanged; a pool may limit
+      what each tenant spends (`:budgets`)
     * `:strict` - `true`: an option that means nothing to the call is an error; by default what the pool says
 
-  The functions that execute something also take `:session_id`, `:request_id`, `:lm` (a model for this call, written as in
-  `DSPex.Python.Pool`), `:demos`, `:tools` (see `DSPex.Python.Tool`), and settings of the model (`:temperature`,
+  The functions that execute something also take `:trace` (`true`, or `:metadata` for one without texts), `:traceparent` (the caller's span, as
+  the header of W3C Trace Context), `:session_id`, `:request_id`, `:lm` (a model for this call, written as in
+  `DSPex.Python.Pool`), `:max_cost` (US dollars) and `:max_tokens_total`, which limit what the call spends on models, `:demos`, `:tools` (see
+  `DSPex.Python.Tool`), and settings of the model (`:temperature`,
   `:max_tokens`, …) and of the module (`:max_iters`, …). A misspelt option (`timout: 1`) is an error that says which was meant. Another
   option that neither takes does not fail the call unless it is `:strict`: it is named in `prediction.warnings`.
 
@@ -42,23 +49,35 @@ defmodule DSPex.Python do
   | | NaN, infinity, -infinity | `:nan`, `:infinity`, `:neg_infinity` |
   | | any other object | an error of kind `:encode` that names its path |
 
-  ## Telemetry
+  ## Telemetry and traces
 
-  When the application has `:telemetry`, each call ends with the event `[:dspex, :python, :call, :stop]`, the
-  measurement `duration` (native time units), and the metadata `pool`, `operation` and `result` (`:ok`, or the kind of
-  the error).
+  `DSPex.Telemetry` lists the events of calls, of what happens in them, and of pools. With the option `trace: true` a call that executes something
+  has the tree of its spans in its result; see `trace/1` and `DSPex.Trace`.
   """
 
   use DSPex.Python.Call.Bangs
 
-  alias DSPex.{Prediction, Program}
-  alias DSPex.Python.Call.{CallOptions, ModuleCalls, Operation, ProgramCalls, SessionCalls}
-  alias DSPex.Python.{Error, ModuleSpec}
-  alias DSPex.Python.Functions.Model
-  alias DSPex.Python.Pool.PoolSupervisor
+  alias DSPex.{Prediction, Program, Trace}
+
+  alias DSPex.Python.Call.{
+    CallOptions,
+    HistoryText,
+    ModuleCalls,
+    Operation,
+    Overview,
+    ProgramCalls,
+    SessionCalls,
+    Top
+  }
+
+  alias DSPex.Python.{Cluster, Error, ModuleSpec, Pool}
+  alias DSPex.Python.Functions.{Budgets, Model}
+  alias DSPex.Python.Pool.{Membership, PoolSupervisor}
 
   @type options :: keyword() | %{optional(atom()) => term()}
   @type signature :: String.t() | map()
+  @typedoc "A program, its id, or as an atom the name that the pool's option `:programs` gives it."
+  @type program :: Program.t() | String.t() | atom()
   @type inputs :: map() | keyword() | String.t()
   @type result(value) :: {:ok, value} | {:error, Error.t()}
 
@@ -86,14 +105,60 @@ defmodule DSPex.Python do
   defdelegate stop_pool(name), to: PoolSupervisor
 
   @doc """
+  Replaces the Pythons of the pool `name` by new ones, one after the other and without a gap: for a new version of your Python code, or of a package.
+
+  Returns `:ok` when calls go to the new Python. It is started first, and the old one takes calls until it is ready. Calls and
+  streams that are in flight end in the old one, within the pool's `:drain_timeout`. The new Python has the pool's options, and the
+  model that was configured last, whose `{:system, variable}` are read again; sessions and programs are lost without a `:store` of the
+  pool, as with any replacement.
+
+  If the new Python cannot be started, its error is returned, and the old one stays.
+
+      iex> DSPex.Python.restart_pool(:no_such_pool)
+      {:error, :not_found}
+  """
+  @spec restart_pool(atom()) :: :ok | {:error, :not_found | Error.t()}
+  defdelegate restart_pool(name), to: Pool, as: :restart
+
+  @doc """
+  Waits until all workers of these pools are ready, by default those of all pools: for releases and tests. Calls need no such
+  wait, since they wait themselves.
+
+  Returns the error of the first pool whose Python cannot be started, or is not ready within `timeout` ms.
+
+      iex> DSPex.Python.await_pools([:general])
+      :ok
+  """
+  @spec await_pools([Cluster.pool()] | :all, timeout()) :: :ok | {:error, Error.t()}
+  defdelegate await_pools(pools \\ :all, timeout \\ 60_000), to: Cluster, as: :await_all
+
+  @doc """
+  Takes the pool `name` of this node out of its cluster, before it is stopped: calls of other nodes go elsewhere from now on.
+
+  Waits until its calls have ended, at most `timeout` ms, and returns how many are still in flight. The pool still takes calls of
+  this node that name it. It is out until it is stopped and started again.
+
+      iex> DSPex.Python.drain_pool(:no_such_pool)
+      {:error, :not_found}
+  """
+  @spec drain_pool(atom(), timeout()) :: {:ok, non_neg_integer()} | {:error, :not_found}
+  defdelegate drain_pool(name, timeout \\ 30_000), to: Membership, as: :drain
+
+  @doc """
   Checks that the pool's Python answers; returns its versions and state, with `payload` among them.
 
       iex> {:ok, pong} = DSPex.Python.ping({:any, ["term"]})
       iex> pong["payload"]
       {:any, ["term"]}
+
+  The options come second: `ping(nil, pool: :reports)`. Options alone, `ping(pool: :reports)`, raise `ArgumentError`; they would be
+  the payload of a call to the default pool.
   """
   @spec ping(term(), options()) :: result(map())
-  def ping(payload \\ nil, options \\ []), do: call(:ping, [payload], options)
+  def ping(payload \\ nil, options \\ []) do
+    if options == [], do: CallOptions.refuse_payload!(payload)
+    call(:ping, [payload], options)
+  end
 
   @doc """
   Sets the language model of the pool, or of one session with the option `:session_id`; returns its description.
@@ -110,6 +175,29 @@ defmodule DSPex.Python do
   @spec configure_lm(Model.provider(), keyword() | map(), options()) :: result(map())
   def configure_lm(provider, config \\ %{}, options \\ []),
     do: SessionCalls.configure_model(provider, config, CallOptions.new!(options))
+
+  @doc """
+  Returns the trace of a result of any function that executes something with the option `trace: true`: of `{:ok, value}` and `{:error, error}`,
+  of the value or error itself, of an element of a stream, and of the results of a batch together. `nil` without a trace.
+
+      iex> result = DSPex.Python.execute_batch("dspy.Predict", "question -> answer", ["What is ETF?", "Why?"], trace: true)
+      iex> trace = DSPex.Python.trace(result)
+      iex> Enum.count(trace.spans, & &1["kind"] == "item")
+      2
+  """
+  @spec trace(term()) :: Trace.t() | nil
+  def trace(%Trace{} = trace), do: trace
+  def trace(%struct{trace: trace}) when struct in [Prediction, Program, Error], do: trace
+  def trace({status, value}) when status in [:ok, :error, :prediction, :program], do: trace(value)
+  def trace({index, result}) when is_integer(index), do: trace(result)
+  def trace(%{trace: %Trace{} = trace}), do: trace
+  # Of an evaluation.
+  def trace(%{prediction: %Prediction{trace: trace}, score: _score}), do: trace
+
+  def trace(results) when is_list(results),
+    do: results |> Enum.map(&trace/1) |> Enum.filter(& &1) |> Trace.join()
+
+  def trace(_other), do: nil
 
   @doc """
   Lists the names of the DSPy modules that can be executed.
@@ -207,7 +295,7 @@ defmodule DSPex.Python do
       iex> is_binary(prediction[:answer])
       true
   """
-  @spec stream_program(Program.t() | String.t(), inputs(), options()) :: Enumerable.t()
+  @spec stream_program(program(), inputs(), options()) :: Enumerable.t()
   def stream_program(program, inputs, options \\ []),
     do: ProgramCalls.stream(program, inputs, CallOptions.new!(options))
 
@@ -241,7 +329,7 @@ defmodule DSPex.Python do
       iex> Enum.all?(results, &match?({:ok, _prediction}, &1))
       true
   """
-  @spec execute_program_batch(Program.t() | String.t(), [inputs()], options()) ::
+  @spec execute_program_batch(program(), [inputs()], options()) ::
           result([result(Prediction.t())])
   def execute_program_batch(program, inputs_list, options \\ []),
     do: ProgramCalls.execute_batch(program, inputs_list, CallOptions.new!(options))
@@ -258,8 +346,8 @@ defmodule DSPex.Python do
     * `"exact_match"`, `"f1"`, `"contains"`, `"equals"` or `"semantic_f1"`, which compare the program's first output with the
       example's field of that name; for `"semantic_f1"` the model of the call is the judge
 
-  Returns a map with `:score` (0 to 100), `:count`, `:failed`, `:total_tokens`, `:duration_ms`, and `:results` in the order of
-  the examples: `{:ok, %{prediction: prediction, score: score, feedback: text | nil}}`, or `{:error, error}` if the call or the
+  Returns a map with `:score` (0 to 100), `:count`, `:failed`, `:total_tokens`, `:metric_tokens` (those of the metric's own
+  requests), `:duration_ms`, and `:results` in the order of the examples: `{:ok, %{prediction: prediction, score: score, feedback: text | nil}}`, or `{:error, error}` if the call or the
   metric failed. A failed example counts as `:failure_score`, 0.0 by default. `progress: true` draws a progress line on
   standard error; `progress: function` calls a function with each element of `stream_evaluate/4`. Other options are those of
   `execute_batch/4`.
@@ -275,7 +363,7 @@ defmodule DSPex.Python do
       iex> {evaluation.score, evaluation.count, evaluation.failed}
       {50.0, 2, 0}
   """
-  @spec evaluate_program(Program.t() | String.t(), [inputs()], metric, options()) :: result(map())
+  @spec evaluate_program(program(), [inputs()], metric, options()) :: result(map())
         when metric: (map(), Prediction.t() -> number() | boolean() | map()) | map() | String.t()
   def evaluate_program(program, examples, metric, options \\ []),
     do: ProgramCalls.evaluate(program, examples, metric, CallOptions.new!(options))
@@ -293,7 +381,7 @@ defmodule DSPex.Python do
       iex> {scored.score == 0, evaluation.count}
       {true, 1}
   """
-  @spec stream_evaluate(Program.t() | String.t(), [inputs()], term(), options()) :: Enumerable.t()
+  @spec stream_evaluate(program(), [inputs()], term(), options()) :: Enumerable.t()
   def stream_evaluate(program, examples, metric, options \\ []),
     do: ProgramCalls.stream_evaluate(program, examples, metric, CallOptions.new!(options))
 
@@ -326,7 +414,7 @@ defmodule DSPex.Python do
       iex> {program.version, better.version, better.compiled.metric_calls}
       {1, 2, 2}
   """
-  @spec compile_program(Program.t() | String.t(), [map()], options()) :: result(Program.t())
+  @spec compile_program(program(), [map()], options()) :: result(Program.t())
   def compile_program(program, trainset, options \\ []),
     do: ProgramCalls.compile(program, trainset, CallOptions.new!(options, :infinity))
 
@@ -345,7 +433,7 @@ defmodule DSPex.Python do
       iex> compiled.compiled.demos |> Map.values() |> Enum.sum()
       1
   """
-  @spec stream_compile(Program.t() | String.t(), [map()], options()) :: Enumerable.t()
+  @spec stream_compile(program(), [map()], options()) :: Enumerable.t()
   def stream_compile(program, trainset, options \\ []),
     do: ProgramCalls.stream_compile(program, trainset, CallOptions.new!(options, :infinity))
 
@@ -372,7 +460,7 @@ defmodule DSPex.Python do
   @doc """
   Returns a program as JSON text, with what it has learned. Keep the text in a file or a database; `load_program/2` loads it.
 
-  The text holds neither the program's model and keys nor its conversation and session.
+  The text holds neither models and keys nor its conversation and session.
 
       iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer", modules: ["dspy.Predict"])
       iex> {:ok, json} = DSPex.Python.dump_program(program)
@@ -381,13 +469,14 @@ defmodule DSPex.Python do
       iex> again.id == program.id
       false
   """
-  @spec dump_program(Program.t() | String.t(), options()) :: result(String.t())
+  @spec dump_program(program(), options()) :: result(String.t())
   def dump_program(program, options \\ []),
     do: ProgramCalls.dump(program, CallOptions.new!(options))
 
   @doc """
-  Creates a program from the text of `dump_program/2`. Options are `:session_id`; `:lm`, its model; and `:allow_urls`, whether
-  images of its examples may be URLs.
+  Creates a program from the text of `dump_program/2`. Options are `:session_id`; `:lm`, its model; `:lms`, the
+  models that stages and modules of the program have of their own, by the names of the stages (`%{reply: …}`) or of the options
+  (`%{sub_lm: …}`); and `:allow_urls`, whether images of its examples may be URLs.
 
   The text is checked like the spec of `create_program/2`: it runs no code, and names no model, no URL and no key. A mistake in
   it is an error of kind `:store`, or of a kind that `create_program/2` returns.
@@ -418,6 +507,20 @@ defmodule DSPex.Python do
   def stream_batch(module, signature, inputs, options \\ []),
     do:
       ModuleCalls.stream_batch(module, signature, inputs, @batch_chunk, CallOptions.new!(options))
+
+  @doc """
+  Executes a program once for each of `inputs`, and returns a stream of the results as they come, as `stream_batch/4` does
+  with a module.
+
+      iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer")
+      iex> results = program |> DSPex.Python.stream_program_batch(["What is ETF?", "What is a port?"]) |> Enum.sort()
+      iex> for {index, {:ok, prediction}} <- results, do: {index, is_binary(prediction[:answer])}
+      [{0, true}, {1, true}]
+  """
+  @spec stream_program_batch(Program.t() | String.t(), Enumerable.t(), options()) ::
+          Enumerable.t()
+  def stream_program_batch(program, inputs, options \\ []),
+    do: ProgramCalls.stream_batch(program, inputs, @batch_chunk, CallOptions.new!(options))
 
   @doc """
   Creates a program in the session of the option `:session_id`, or in a new session.
@@ -457,7 +560,7 @@ defmodule DSPex.Python do
       iex> is_binary(prediction[:answer])
       true
   """
-  @spec execute_program(Program.t() | String.t(), inputs(), options()) :: result(Prediction.t())
+  @spec execute_program(program(), inputs(), options()) :: result(Prediction.t())
   def execute_program(program, inputs, options \\ []),
     do: ProgramCalls.execute(program, inputs, CallOptions.new!(options))
 
@@ -483,7 +586,7 @@ defmodule DSPex.Python do
       iex> {description["signature"], description["calls"]}
       {"question: str -> answer: str", 0}
   """
-  @spec describe_program(Program.t() | String.t(), options()) :: result(map())
+  @spec describe_program(program(), options()) :: result(map())
   def describe_program(program, options \\ []),
     do: ProgramCalls.describe(program, CallOptions.new!(options))
 
@@ -496,7 +599,7 @@ defmodule DSPex.Python do
       iex> error.kind
       :program_not_found
   """
-  @spec delete_program(Program.t() | String.t(), options()) :: result(map())
+  @spec delete_program(program(), options()) :: result(map())
   def delete_program(program, options \\ []),
     do: ProgramCalls.delete(program, CallOptions.new!(options))
 
@@ -517,7 +620,7 @@ defmodule DSPex.Python do
       iex> {error.kind, error.path}
       {:input, "opts.conversation"}
   """
-  @spec list_conversations(Program.t() | String.t(), options()) :: result([map()])
+  @spec list_conversations(program(), options()) :: result([map()])
   def list_conversations(program, options \\ []),
     do: ProgramCalls.conversation(:list_conversations, program, [], CallOptions.new!(options))
 
@@ -531,7 +634,7 @@ defmodule DSPex.Python do
       iex> conversation["turns"]
       [%{"question" => "What is ETF?", "answer" => "A format."}]
   """
-  @spec conversation(Program.t() | String.t(), String.t(), options()) :: result(map())
+  @spec conversation(program(), String.t(), options()) :: result(map())
   def conversation(program, id, options \\ []),
     do: ProgramCalls.conversation(:conversation, program, [id], CallOptions.new!(options))
 
@@ -547,7 +650,7 @@ defmodule DSPex.Python do
       iex> seeded["turn_count"]
       1
   """
-  @spec seed_conversation(Program.t() | String.t(), String.t(), [map()], options()) ::
+  @spec seed_conversation(program(), String.t(), [map()], options()) ::
           result(map())
   def seed_conversation(program, id, turns, options \\ []) do
     options = CallOptions.new!(options)
@@ -564,7 +667,7 @@ defmodule DSPex.Python do
       iex> cut["turn_count"]
       1
   """
-  @spec cut_conversation(Program.t() | String.t(), String.t(), non_neg_integer(), options()) ::
+  @spec cut_conversation(program(), String.t(), non_neg_integer(), options()) ::
           result(map())
   def cut_conversation(program, id, keep, options \\ []) do
     options = CallOptions.new!(options)
@@ -580,9 +683,45 @@ defmodule DSPex.Python do
       iex> deleted["id"]
       "user-42"
   """
-  @spec delete_conversation(Program.t() | String.t(), String.t(), options()) :: result(map())
+  @spec delete_conversation(program(), String.t(), options()) :: result(map())
   def delete_conversation(program, id, options \\ []),
     do: ProgramCalls.conversation(:delete_conversation, program, [id], CallOptions.new!(options))
+
+  @doc """
+  Opens a session that may spend no more than this on models, or sets what one may spend that is open; returns its description.
+
+  `limits` are `:max_cost` (US dollars) and `:max_tokens_total`; what is left out has no limit. At the limit, calls of the session end with
+  kind `:budget`. What was spent is under `"budget"`, here and in `list_sessions/1`; setting other limits does not forget it.
+  A session need not be opened otherwise: the first program or model in it opens it.
+
+      iex> {:ok, session} = DSPex.Python.open_session("user-43", max_cost: 0.5)
+      iex> session["budget"]
+      %{"max_cost" => 0.5, "max_tokens_total" => nil, "cost" => 0.0, "total_tokens" => 0}
+  """
+  @spec open_session(String.t(), keyword() | map(), options()) :: result(map())
+  def open_session(session_id, limits \\ [], options \\ []),
+    do: call(:open_session, [session_id, Map.new(limits)], options)
+
+  @doc """
+  Lists what the tenants of a pool have spent, see its option `:budgets` in `DSPex.Python.Pool`: a map for each value of `metadata:` that
+  calls have named, with `"key"`, `"value"`, `"cost"`, `"total_tokens"` and the limits.
+
+      iex> DSPex.Python.list_budgets()
+      {:ok, []}
+  """
+  @spec list_budgets(options()) :: result([map()])
+  def list_budgets(options \\ []),
+    do: Pool.with_budgets(CallOptions.new!(options).pool, &Budgets.report/1)
+
+  @doc """
+  Forgets what a tenant has spent, such as at the begin of a month; tells whether it has spent anything.
+
+      iex> DSPex.Python.reset_budget(:tenant, "acme")
+      {:ok, false}
+  """
+  @spec reset_budget(atom(), term(), options()) :: result(boolean())
+  def reset_budget(key, value, options \\ []),
+    do: Pool.with_budgets(CallOptions.new!(options).pool, &Budgets.reset(&1, key, value))
 
   @doc """
   Lists the sessions of the pool, each a map with `"id"` and `"programs"`, their ids.
@@ -611,6 +750,30 @@ defmodule DSPex.Python do
   def session_info(session_id, options \\ []), do: call(:session_info, [session_id], options)
 
   @doc """
+  Writes the pool's whole store to a new file of JSON lines, for a backup or to move to another database; returns how many rows of each
+  table it has. The file is private to its user, holds no key, and is the store at one moment; calls go on meanwhile.
+
+  `import_store/2` reads it. `python -m erlport_bridge.store` does both without a pool, see "The store" in `docs/operations.md`.
+
+      iex> {:error, error} = DSPex.Python.export_store("store.jsonl")
+      iex> error.message =~ "this port has no store"
+      true
+  """
+  @spec export_store(Path.t(), options()) :: result(%{String.t() => non_neg_integer()})
+  def export_store(path, options \\ []), do: call(:export_store, [Path.expand(path)], options)
+
+  @doc """
+  Reads a file of `export_store/2` into the pool's store, as a whole or not at all: a line that is wrong, or whose row is there already, is
+  an error with its number. Returns how many rows of each table it has. Functions of Elixir and keys are given again.
+
+      iex> {:error, error} = DSPex.Python.import_store("store.jsonl")
+      iex> error.message =~ "this port has no store"
+      true
+  """
+  @spec import_store(Path.t(), options()) :: result(%{String.t() => non_neg_integer()})
+  def import_store(path, options \\ []), do: call(:import_store, [Path.expand(path)], options)
+
+  @doc """
   Closes a session and deletes its programs; returns its description. Its model is gone with it.
 
       iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer")
@@ -635,13 +798,15 @@ defmodule DSPex.Python do
   def cancel(request_id, options \\ []), do: call(:cancel, [request_id], options)
 
   @doc """
-  Returns the counts and durations of the pool's Python since its start, or since `reset_metrics/1`.
+  Returns the counts and durations of the pool's workers together, since their start or since `reset_metrics/1`.
 
   A map with `"operations"`, `"modules"`, `"programs"` and `"models"`, each a map of names and their counts:
   `"calls"`, `"in_flight"`, `"errors"` by kind, `"duration_ms"` and `"queue_ms"` (each with `"mean"`, `"p50"`, `"p95"`,
   `"p99"` and `"max"`, or `nil`), `"total_tokens"`, `"cost"`, `"unpriced"` and `"cache_hits"`. For the process: `"uptime_ms"`,
   `"counted_ms"`, `"memory_bytes"`, `"peak_memory_bytes"`, `"held"` (`"sessions"` and `"programs"`), `"threads"` and
-  `"sandboxes"`. `docs/operations.md` explains each of them.
+  `"sandboxes"`. `"workers"` has the same for each worker, with its `"worker"` and `"pid"`; `"pool"` says how many were `"started"`,
+  `"died"` and were `"recycled"`, by reason, and how many calls are `"queued"`, were `"retried"` and `"overloaded"`.
+  `docs/operations.md` explains each of them.
 
       iex> {:ok, _prediction} = DSPex.Python.execute_module("dspy.Predict", "question -> answer", "What is ETF?")
       iex> {:ok, metrics} = DSPex.Python.metrics()
@@ -651,6 +816,65 @@ defmodule DSPex.Python do
   """
   @spec metrics(options()) :: result(map())
   def metrics(options \\ []), do: call(:metrics, [], options)
+
+  @doc """
+  Returns the state of all pools, which IEx shows as a table and `to_string/1` as text: each worker with its state (`ready`, `starting`,
+  `spare`, `draining`, or `silent` if it does not answer within 2 s), calls in flight, queue, memory, sessions and programs.
+
+      iex> status = DSPex.Python.status()
+      iex> to_string(status) =~ "POOL"
+      true
+  """
+  @spec status([atom()] | :all) :: Overview.t()
+  defdelegate status(pools \\ :all), to: Overview, as: :take
+
+  @doc """
+  Shows in a terminal what the pools do, each second anew, until Enter (or `q` and Enter) is typed: workers, tokens a second, US dollars an hour,
+  errors a minute, and the running calls with their age and stage, the oldest first.
+
+  Options: `:interval` in ms, 1,000 by default; `:pools`, a list of names; `:frames`, after how many it ends by itself, without reading
+  the input.
+
+      iex> DSPex.Python.top(frames: 0)
+      :ok
+  """
+  @spec top(keyword()) :: :ok
+  defdelegate top(options \\ []), to: Top, as: :run
+
+  @doc """
+  Returns the last requests to language models that the pool's workers have made, the oldest first: what was asked, and what came of it.
+
+  Options: `:n` - how many, 20 by default and 1,000 at most; `:request_id` and `:session_id` - only those of one call or session.
+
+  Each is a map with `"at_ms"` (Unix time), `"duration_ms"`, `"request_id"`, `"session_id"`, `"model"` and `"asked"` (another one if a fallback
+  model was asked), `"attempts"`, `"cache_hit"`, `"usage"`, `"cost"`, `"error"` (`"kind"` and `"message"`, or `nil`) and `"worker"`. With `history: :full` of the
+  pool also `"messages"` and `"reply"`, a list of completions; otherwise they are `nil`. API keys are redacted.
+
+      iex> {:ok, _prediction} = DSPex.Python.execute_module("dspy.Predict", "question -> answer", "What is ETF?", request_id: "shown")
+      iex> {:ok, [request]} = DSPex.Python.history(request_id: "shown")
+      iex> {request["model"], request["attempts"], request["error"]}
+      {"embedded/extractive", 1, nil}
+  """
+  @spec history(options()) :: result([map()])
+  def history(options \\ []) do
+    options = CallOptions.new!(options)
+    names = [:n, :request_id, :session_id]
+    Operation.look_up(:history, [Map.take(options.python, names)], options, names)
+  end
+
+  @doc """
+  Prints the last requests to language models, as DSPy's `inspect_history` does; options as those of `history/1`, by default one.
+
+      iex> DSPex.Python.inspect_history(request_id: "a request that was not made")
+      :ok
+  """
+  @spec inspect_history(options()) :: :ok | {:error, Error.t()}
+  def inspect_history(options \\ []) do
+    options = options |> CallOptions.to_map!() |> Map.put_new(:n, 1)
+
+    with {:ok, requests} <- history(options),
+         do: requests |> HistoryText.write(IO.ANSI.enabled?()) |> IO.write()
+  end
 
   @doc """
   Resets the metrics of the pool's Python, and returns their last values as `metrics/1` does.

@@ -39,10 +39,10 @@ defmodule DSPex.Suggestion do
   end
 
   @doc """
-  Returns `; did you mean …?` with the known name that is most similar to `name`, or `""`. More lenient than `misspelt/2`.
+  Returns ` (did you mean …?)` with the known name that is most similar to `name`, or `""`. More lenient than `misspelt/2`.
 
       iex> DSPex.Suggestion.hint("answr", ["answer", "score"])
-      ~S|; did you mean "answer"?|
+      ~S| (did you mean "answer"?)|
       iex> DSPex.Suggestion.hint(:timeout, [:pool])
       ""
   """
@@ -61,7 +61,7 @@ defmodule DSPex.Suggestion do
 
       nearest ->
         if similar.(nearest) >= @min_similarity,
-          do: "; did you mean #{inspect(nearest)}?",
+          do: " (did you mean #{inspect(nearest)}?)",
           else: ""
     end
   end

@@ -42,12 +42,12 @@ defmodule DSPex.ApplicationTest do
     end)
 
     {:ok, _pong} = DSPex.Python.ping()
-    assert_received {[:dspex, :python, :call, :stop], %{duration: duration}, metadata}
+    assert_received {[:dspex, :call, :stop], %{duration: duration}, metadata}
     assert duration > 0
-    assert metadata == %{pool: :general, operation: :ping, result: :ok}
+    assert %{pool: :general, operation: :ping, result: :ok} = metadata
 
     {:error, _error} = DSPex.Python.describe_module("dspy.No")
-    assert_received {[:dspex, :python, :call, :stop], _measurements, %{result: :module_not_found}}
+    assert_received {[:dspex, :call, :stop], _measurements, %{result: :module_not_found}}
   end
 
   test "returns an error of every call when it is stopped, and starts its pools again" do
@@ -57,6 +57,20 @@ defmodule DSPex.ApplicationTest do
     assert {:error, %DSPex.Python.Error{kind: :pool_not_found} = error} = DSPex.Python.ping()
     assert error.message =~ "start the application :dspex"
     assert {:error, :not_started} = DSPex.Python.start_pool(:late, model: :embedded)
+    assert DSPex.Python.restart_pool(:general) == {:error, :not_found}
+
+    # A pool under a supervisor of the application's own.
+    message =
+      ~r/pool :late needs the application :dspex, which is not started; .*ensure_all_started/
+
+    options = [name: :late, model: :embedded]
+    assert_raise RuntimeError, message, fn -> DSPex.Python.Pool.start_link(options) end
+    Process.flag(:trap_exit, true)
+
+    assert {:error, {:shutdown, {:failed_to_start_child, _id, reason}}} =
+             Supervisor.start_link([{DSPex.Python.Pool, options}], strategy: :one_for_one)
+
+    assert Exception.format_exit(reason) =~ message
     assert {:error, :not_found} = DSPex.Python.stop_pool(:general)
 
     {:ok, _started} = Application.ensure_all_started(:dspex)

@@ -122,8 +122,8 @@ defmodule DSPex.PredictionTest do
     assert Prediction.fetch!(prediction, :score) == 1
 
     for {name, message} <- [
-          {:answr, "no output field :answr in the prediction; did you mean :answer?"},
-          {"Score", ~S|no output field "Score" in the prediction; did you mean "score"?|},
+          {:answr, "no output field :answr in the prediction (did you mean :answer?)"},
+          {"Score", ~S|no output field "Score" in the prediction (did you mean "score"?)|},
           {:reasoning, "no output field :reasoning in the prediction"}
         ] do
       error = assert_raise KeyError, fn -> Prediction.fetch!(prediction, name) end

@@ -140,6 +140,7 @@ defmodule DSPex.PythonTest do
     assert {:ok, ^described} = Python.describe_program(program.id)
     {%{}, described} = Map.pop!(described, "learned")
     {nil, described} = Map.pop!(described, "neighbours")
+    {false, described} = Map.pop!(described, "portable")
 
     for format <- [:native, :json] do
       assert {:ok, %{"programs" => [^id], "program_descriptions" => [^described]}} =
@@ -230,7 +231,8 @@ defmodule DSPex.PythonTest do
           {[timeout: -1], "expected :timeout in ms, from 1 to 4294967295, or :infinity, got -1"},
           {[serialization_format: :xml],
            "expected :serialization_format to be :native or :json, got :xml"},
-          {[pool: "general"], ~s|expected :pool to be a pool's name, an atom, got "general"|}
+          {[pool: "general"],
+           ~s|expected :pool to be a pool's name, an atom, or {:cluster, name}, got "general"|}
         ] do
       assert_raise ArgumentError, message, fn -> Python.ping(nil, options) end
     end
@@ -353,7 +355,7 @@ defmodule DSPex.PythonTest do
           name
         end
 
-      assert length(with_result) == 31
+      assert length(with_result) == 37
 
       for name <- [:stream, :start_pool, :stop_pool],
           do: refute(:"#{name}!" in Keyword.keys(Python.__info__(:functions)))
@@ -377,4 +379,31 @@ defmodule DSPex.PythonTest do
   end
 
   defp arities(name), do: for({^name, arity} <- Python.__info__(:functions), do: arity)
+
+  test "ping raises for options in the place of its payload" do
+    for options <- [[pool: :b2], [timeout: 500, strict: true]] do
+      given = options |> inspect() |> String.slice(1..-2//1)
+
+      for ping <- [&Python.ping/1, &Python.ping!/1] do
+        error = assert_raise ArgumentError, fn -> ping.(options) end
+
+        assert error.message ==
+                 "expected a payload before the options of ping/2, got options alone; write ping(nil, #{given})"
+      end
+    end
+
+    for payload <- [[], [pool: :b2, any: 1], ["pool"], [{"pool", 1}]] do
+      assert {:ok, %{"payload" => ^payload}} = Python.ping(payload)
+    end
+
+    assert {:ok, %{"payload" => [timeout: 1]}} = Python.ping([timeout: 1], pool: :general)
+  end
+
+  test "an unknown operation is an error of the caller's input, with the known ones" do
+    assert {:error, %DSPex.Python.Error{kind: :input, path: "operation"} = error} =
+             DSPex.Python.call(:nope, [])
+
+    assert error.message =~ ~s(no operation "nope"; it has )
+    assert error.message =~ "execute_module"
+  end
 end

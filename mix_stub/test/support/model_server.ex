@@ -1,14 +1,14 @@
 defmodule DSPex.ModelServer do
   @moduledoc """
-  Runs the OpenAI-compatible server on loopback that pytest uses too: `tests/model_server.py`.
+  Runs the OpenAI-compatible server on loopback that pytest uses too: `tests/model_server`.
 
-  The server is a process of its own that ends with the test. The name of the model selects its behaviour, see the Python
-  file.
+  The server is a process of its own that ends with the test. The name of the model selects its behaviour, see its
+  docstring.
   """
 
   use GenServer, restart: :temporary
 
-  @script Path.expand("../../../tests/model_server.py", __DIR__)
+  @script Path.expand("../../../tests/model_server", __DIR__)
 
   @doc """
   Starts the server under the test's supervisor and returns its address.

@@ -11,6 +11,21 @@ defmodule DSPex.TestPython do
   end
 
   @doc """
+  Returns the interpreter, and the other Python 3.10 to 3.14 that are found on this machine.
+  """
+  def interpreters do
+    others =
+      for minor <- 10..14,
+          name = "python3.#{minor}",
+          places = Path.wildcard(Path.expand("~/.pyenv/versions/*/bin/#{name}")),
+          path <- Enum.take([System.find_executable(name) | places], 2),
+          path != nil and not String.contains?(path, "/shims/"),
+          do: path
+
+    [interpreter() | Enum.uniq(others)]
+  end
+
+  @doc """
   Starts a pool that ends with the test, and returns its name.
   """
   def start_pool!(options \\ []) do
@@ -18,10 +33,12 @@ defmodule DSPex.TestPython do
       Keyword.get_lazy(options, :name, fn -> :"pool_#{System.unique_integer([:positive])}" end)
 
     ExUnit.Callbacks.start_supervised!(
-      {DSPex.Python.Pool,
-       [python: interpreter(), model: :embedded]
-       |> Keyword.merge(options)
-       |> Keyword.put(:name, name)},
+      {
+        DSPex.Python.Pool,
+        [python: interpreter(), model: :embedded]
+        |> Keyword.merge(options)
+        |> Keyword.put(:name, name)
+      },
       id: name
     )
 
@@ -32,16 +49,27 @@ defmodule DSPex.TestPython do
   Returns the process that owns the pool's port. Waits while one owner replaces another.
   """
   def client(pool) do
-    find = fn -> List.first(Registry.lookup(DSPex.Python.Registry, {:port, pool})) end
+    find = fn -> List.first(Registry.lookup(DSPex.Python.Registry, {:slot, {pool, 1}})) end
     {client, _state} = eventually(find)
     client
   end
 
   @doc """
-  Counts the pending calls of the pool.
+  Counts the owners of the pool's ports: one for each Python, ready or not.
   """
-  def waiting(pool),
-    do: DSPex.Python.Port.PendingCalls.count(:sys.get_state(client(pool)).pending_calls)
+  def owners(pool) do
+    [{workers, _needed}] = Registry.lookup(DSPex.Python.Registry, {:workers, pool})
+    workers |> Supervisor.which_children() |> length()
+  end
+
+  @doc """
+  Counts the pending calls of the pool; `nil` if the owner of its port ends meanwhile.
+  """
+  def waiting(pool) do
+    DSPex.Python.Port.PendingCalls.count(:sys.get_state(client(pool)).pending_calls)
+  catch
+    :exit, _ended -> nil
+  end
 
   @doc """
   Returns the operating system's process id of the pool's Python.
@@ -52,10 +80,48 @@ defmodule DSPex.TestPython do
   end
 
   @doc """
+  Returns the processes that the template process of a pool has forked and that are alive.
+  """
+  def workers(pool) do
+    with %{template: template} <- processes(pool) do
+      {:ok, children} = File.read("/proc/#{template}/task/#{template}/children")
+      for child <- String.split(children), alive?(child), do: String.to_integer(child)
+    else
+      nil -> []
+    end
+  end
+
+  @doc """
+  Returns the process ids of a pool's template process, launcher and worker; `nil` without a template process.
+  """
+  def processes(pool) do
+    with [{template, _socket}] <- Registry.lookup(DSPex.Python.Registry, {:template, pool}),
+         port when port != nil <- :sys.get_state(template).port,
+         {:os_pid, template} <- Port.info(port, :os_pid) do
+      {:ok, children} = File.read("/proc/#{template}/task/#{template}/children")
+      worker = children |> String.split() |> Enum.find(&alive?/1)
+
+      %{
+        template: template,
+        launcher: os_pid(pool),
+        worker: worker && String.to_integer(worker)
+      }
+    else
+      _none -> nil
+    end
+  end
+
+  @doc """
   Sends a signal such as `"KILL"`, `"STOP"` or `"CONT"` to the pool's Python.
   """
-  def signal(pool, name) do
-    {"", 0} = System.cmd("kill", ["-#{name}", to_string(os_pid(pool))])
+  def signal(pool, name), do: signal_process(os_pid(pool), name)
+
+  @doc """
+  Sends a signal to a process of the operating system.
+  """
+  def signal_process(os_pid, name) do
+    # The shell's own command: there may be no program `kill`.
+    {"", 0} = System.cmd("/bin/sh", ["-c", "kill -#{name} #{os_pid}"])
     :ok
   end
 
@@ -63,20 +129,35 @@ defmodule DSPex.TestPython do
   Tells whether a process of the operating system is alive; a zombie is not.
   """
   def alive?(os_pid) do
-    case System.cmd("ps", ["-o", "stat=", "-p", to_string(os_pid)]) do
-      {state, 0} -> not String.starts_with?(state, "Z")
-      {_nothing, _status} -> false
+    if File.exists?("/proc/self/stat"),
+      do: alive_in_proc?(os_pid),
+      else: match?({<<state, _rest::binary>>, 0} when state != ?Z, ps(os_pid))
+  end
+
+  defp alive_in_proc?(os_pid) do
+    case File.read("/proc/#{os_pid}/stat") do
+      # The name in parentheses may hold any character.
+      {:ok, stat} -> not (stat |> String.split(")") |> List.last() |> String.starts_with?(" Z"))
+      {:error, _reason} -> false
     end
   end
+
+  defp ps(os_pid), do: System.cmd("ps", ["-o", "stat=", "-p", to_string(os_pid)])
 
   @doc """
   Waits until `condition` returns a truthy value, and returns that value. For events that send no message.
   """
   def eventually(condition, attempts \\ 3_000) do
     cond do
-      value = condition.() -> value
-      attempts == 0 -> ExUnit.Assertions.flunk("waited in vain")
-      true -> Process.sleep(10) && eventually(condition, attempts - 1)
+      value = condition.() ->
+        value
+
+      attempts == 0 ->
+        ExUnit.Assertions.flunk("waited in vain")
+
+      true ->
+        Process.sleep(10)
+        eventually(condition, attempts - 1)
     end
   end
 

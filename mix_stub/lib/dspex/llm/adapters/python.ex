@@ -19,7 +19,7 @@ defmodule DSPex.LLM.Adapters.Python do
 
   ## Fields
 
-    * `:pool` - the name of the pool, see `DSPex.Python.Pool`; `:general` by default
+    * `:pool` - the name of the pool, see `DSPex.Python.Pool`, or `{:cluster, name}`, see `DSPex.Python.Cluster`; `:general` by default
     * `:timeout` - of each call in ms; 30,000 by default
     * `:serialization_format` - `:native` (the default) or `:json`, with the same results
     * `:strict` - `true`: an option that means nothing to a call is an error; without it only a misspelt one is, and another is
@@ -47,9 +47,9 @@ defmodule DSPex.LLM.Adapters.Python do
 
   alias DSPex.{Prediction, Program, Suggestion}
   alias DSPex.Python.Call.CallOptions
-  alias DSPex.Python.{Error, Pool}
+  alias DSPex.Python.{Cluster, Error}
   alias DSPex.Python.Functions.Model
-  alias DSPex.Python.Wire.Timeout
+  alias DSPex.Python.Wire.{Keywords, Timeout}
 
   @formats [:native, :json]
   # The options of create_program/3 that belong to the call and not to the program.
@@ -64,7 +64,7 @@ defmodule DSPex.LLM.Adapters.Python do
             module_config: %{}
 
   @type t :: %__MODULE__{
-          pool: atom(),
+          pool: Cluster.pool(),
           timeout: timeout(),
           serialization_format: :native | :json,
           strict: boolean(),
@@ -107,7 +107,8 @@ defmodule DSPex.LLM.Adapters.Python do
   @spec create_program(t(), DSPex.Python.signature(), keyword() | map()) ::
           {:ok, Program.t()} | {:error, reason()}
   def create_program(%__MODULE__{} = adapter, signature, options \\ []) do
-    with :ok <- check_fields(adapter) do
+    with :ok <- check_fields(adapter),
+         :ok <- check_once(options) do
       {call, spec} = adapter |> merged(options) |> Map.split(@call_options)
       spec = spec |> Map.put_new(:modules, ["dspy.Predict"]) |> Map.put(:signature, signature)
 
@@ -120,10 +121,11 @@ defmodule DSPex.LLM.Adapters.Python do
   @doc """
   Executes a program, which is a `%DSPex.Program{}` or its id.
   """
-  @spec execute_program(t(), Program.t() | String.t(), DSPex.Python.inputs(), keyword() | map()) ::
+  @spec execute_program(t(), DSPex.Python.program(), DSPex.Python.inputs(), keyword() | map()) ::
           {:ok, Prediction.t()} | {:error, reason()}
   def execute_program(%__MODULE__{} = adapter, program, inputs, options \\ []) do
-    with :ok <- check_fields(adapter) do
+    with :ok <- check_fields(adapter),
+         :ok <- check_once(options) do
       program
       |> DSPex.Python.execute_program(inputs, call_options(adapter, CallOptions.to_map!(options)))
       |> mapped()
@@ -175,9 +177,9 @@ defmodule DSPex.LLM.Adapters.Python do
   @doc false
   def validate_config(%__MODULE__{pool: pool} = adapter) do
     with :ok <- check_fields(adapter) do
-      case Pool.model_state(pool) do
+      case Cluster.model_state(pool) do
         {:ok, :configured} -> :ok
-        {:ok, :none} -> invalid({:error, Pool.model_missing_message(pool)})
+        {:ok, :none} -> invalid({:error, Cluster.model_missing(pool)})
         {:ok, {:failed, error}} -> invalid({:error, error.message})
         {:error, error} -> invalid({:error, error.message})
       end
@@ -220,13 +222,21 @@ defmodule DSPex.LLM.Adapters.Python do
   end
 
   # Returns the module, signature and options of a request, from the options of the adapter and of the call.
-  defp request(adapter, options) do
-    {own, options} = adapter |> merged(options) |> Map.split(@arguments)
+  defp request(adapter, given) do
+    {own, options} = adapter |> merged(given) |> Map.split(@arguments)
 
-    with :ok <- check_names(Map.keys(options)) do
+    with :ok <- check_once(given),
+         :ok <- check_names(Map.keys(options)) do
       module = Map.get(own, :module, "dspy.Predict")
       signature = if asked?(own) or not signature?(module), do: signature(own)
       {:ok, {module, signature, call_options(adapter, options)}}
+    end
+  end
+
+  defp check_once(options) do
+    case Keywords.repeated(options, "options") do
+      nil -> :ok
+      message -> {:error, {:invalid_input, message}}
     end
   end
 
@@ -235,7 +245,7 @@ defmodule DSPex.LLM.Adapters.Python do
     wrong =
       for name <- names -- [:model],
           meant = Suggestion.misspelt(name, @arguments),
-          do: "unknown option #{inspect(name)} at options; did you mean #{inspect(meant)}?"
+          do: "unknown option #{inspect(name)} at options (did you mean #{inspect(meant)}?)"
 
     case wrong do
       [] -> :ok
@@ -369,8 +379,9 @@ defmodule DSPex.LLM.Adapters.Python do
   defp check_fields(%__MODULE__{} = adapter) do
     invalid(
       cond do
-        not is_atom(adapter.pool) or adapter.pool == nil ->
-          {:error, "expected the name of a pool at pool, got #{inspect(adapter.pool)}"}
+        not Cluster.pool?(adapter.pool) ->
+          {:error,
+           "expected the name of a pool at pool, got #{inspect(adapter.pool)}; {:cluster, name} stands for those of all nodes"}
 
         not Timeout.valid?(adapter.timeout) ->
           {:error,
@@ -386,6 +397,9 @@ defmodule DSPex.LLM.Adapters.Python do
         not is_map(adapter.module_config) and not Keyword.keyword?(adapter.module_config) ->
           {:error,
            "expected a map or a keyword list at module_config, got #{inspect(adapter.module_config)}"}
+
+        message = Keywords.repeated(adapter.module_config, "module_config") ->
+          {:error, message}
 
         true ->
           :ok

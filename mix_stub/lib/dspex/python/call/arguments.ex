@@ -5,12 +5,12 @@ defmodule DSPex.Python.Call.Arguments do
 
   alias DSPex.Program
   alias DSPex.Python.Call.CallOptions
-  alias DSPex.Python.{Error, Pool}
+  alias DSPex.Python.Wire.Keywords
 
   @doc """
   Returns the session, the id and the options of a call of a program.
   """
-  @spec program_target(Program.t() | String.t(), CallOptions.t()) ::
+  @spec program_target(Program.t() | String.t() | atom(), CallOptions.t()) ::
           {String.t() | nil, term(), CallOptions.t()}
   def program_target(%Program{} = program, options) do
     options = CallOptions.put_new(%{options | pool: program.pool}, :version, program.version)
@@ -24,10 +24,15 @@ defmodule DSPex.Python.Call.Arguments do
   end
 
   @doc """
-  Converts inputs to a map.
+  Converts inputs to a map. Python refuses the pairs of a keyword list that has a key twice.
   """
   @spec python_inputs(term()) :: term()
-  def python_inputs([{name, _value} | _rest] = inputs) when is_atom(name), do: Map.new(inputs)
+  def python_inputs([{name, _value} | _rest] = inputs) when is_atom(name) do
+    if Keyword.keyword?(inputs) and Keywords.repeated(inputs, "inputs"),
+      do: inputs,
+      else: Map.new(inputs)
+  end
+
   def python_inputs(inputs), do: inputs
 
   @doc """
@@ -36,30 +41,4 @@ defmodule DSPex.Python.Call.Arguments do
   @spec python_inputs_list(term()) :: term()
   def python_inputs_list(inputs) when is_list(inputs), do: Enum.map(inputs, &python_inputs/1)
   def python_inputs_list(other), do: other
-
-  @doc """
-  Converts the spec of a program, with its model in Python's form.
-  """
-  @spec python_spec(term(), atom()) :: {:ok, term()} | {:error, Error.t()}
-  def python_spec(spec, pool) do
-    spec = if spec != [] and Keyword.keyword?(spec), do: Map.new(spec), else: spec
-
-    case is_map(spec) and CallOptions.with_models(spec, Pool.caller(pool)) do
-      false ->
-        {:ok, spec}
-
-      {:ok, spec, []} ->
-        {:ok, spec}
-
-      {:ok, _spec, _callbacks} ->
-        message =
-          "expected no function of Elixir at spec.lm, which would have to outlive the call; configure it for the " <>
-            "program's session: DSPex.Python.configure_lm(:elixir, function, session_id: …)"
-
-        {:error, Error.new(:input, message, %{"path" => "spec.lm"})}
-
-      {:error, _error} = error ->
-        error
-    end
-  end
 end

@@ -4,25 +4,59 @@ defmodule DSPex.Python.Call.CallOptions do
   # The options of one call. They are read once, in the facade, and go down unchanged:
   #
   #     pool, timeout, serialization_format   the options that Elixir uses
+  #     retry                                 the option `:retry`; `nil`: as the pool says
   #     python                                all other options, which are sent to Python
+  #     once                                  :ok, or the error of the call for an option that is given twice
+  #     route                                 the worker that gets the call, if it is known
+  #     counted?                              whether the call has telemetry events of its own
+  #     on_worker                             a function that is told the number of the worker
+  #     metadata                              the option `:metadata`, a map of the caller's own for events and traces
+  #     within                                the call of which this one is a part, if it is observed
+  #     budgets                               budgets that the call shares with other calls
+  #     functions                             those of the call that Python may call, registered on this node
+  #     resolves?                             whether Python may call exported functions, which a stored program names
 
   alias DSPex.Suggestion
-  alias DSPex.Python.{Error, ModelFunction, Pool}
-  alias DSPex.Python.Functions.{Callback, Model}
-  alias DSPex.Python.Wire.Timeout
+  alias DSPex.Python.{Cluster, Error, ModelFunction, Pool}
+  alias DSPex.Python.Cluster.Placement
+  alias DSPex.Python.Functions.{Budgets, Callback, CallerContext, Exported, Model}
+  alias DSPex.Python.Wire.{Keywords, Timeout}
 
-  defstruct pool: :general, timeout: 30_000, serialization_format: :native, python: %{}
+  defstruct pool: :general,
+            timeout: 30_000,
+            serialization_format: :native,
+            python: %{},
+            once: :ok,
+            route: nil,
+            retry: nil,
+            on_worker: nil,
+            functions: [],
+            counted?: true,
+            metadata: %{},
+            within: nil,
+            budgets: [],
+            resolves?: false
 
   @type t :: %__MODULE__{
-          pool: atom(),
+          pool: Cluster.pool(),
           timeout: timeout(),
           serialization_format: term(),
-          python: python()
+          python: python(),
+          once: :ok | {:error, Error.t()},
+          route: Placement.t() | nil,
+          retry: :safe | false | nil,
+          on_worker: (Cluster.worker() -> term()) | nil,
+          functions: [Callback.t()],
+          counted?: boolean(),
+          metadata: map(),
+          within: struct() | nil,
+          budgets: [Budgets.t()],
+          resolves?: boolean()
         }
   @type python :: %{optional(atom()) => term()}
 
   # The options that every function takes. Python knows the first three only by name, so that it can suggest them.
-  @every [:pool, :timeout, :serialization_format, :strict]
+  @every [:pool, :timeout, :serialization_format, :strict, :retry, :metadata]
 
   @doc """
   Reads the options of a call; raises `ArgumentError` for a wrong form, pool or timeout.
@@ -39,12 +73,17 @@ defmodule DSPex.Python.Call.CallOptions do
     {pool, python} = options |> to_map!() |> Map.pop(:pool, :general)
     {timeout, python} = Map.pop(python, :timeout, default_timeout)
     {format, python} = Map.pop(python, :serialization_format, :native)
+    {retry, python} = Map.pop(python, :retry)
+    {metadata, python} = Map.pop(python, :metadata, %{})
 
     %__MODULE__{
       pool: pool!(pool),
       timeout: timeout!(timeout),
       serialization_format: format,
-      python: python
+      python: python,
+      retry: retry!(retry),
+      metadata: metadata!(metadata),
+      once: Keywords.check(options, "opts")
     }
   end
 
@@ -65,6 +104,24 @@ defmodule DSPex.Python.Call.CallOptions do
   end
 
   def to_map!(other), do: raise(ArgumentError, expected() <> inspect(other, limit: 5))
+
+  @doc """
+  Raises `ArgumentError` if the payload of `ping/2`, which may be any other term, is a list of options of every function.
+  """
+  @spec refuse_payload!(term()) :: :ok
+  def refuse_payload!([_first | _rest] = payload) do
+    if Keyword.keyword?(payload) and Enum.all?(payload, &(elem(&1, 0) in @every)) do
+      # Without the brackets.
+      given = payload |> inspect() |> String.slice(1..-2//1)
+
+      raise ArgumentError,
+            "expected a payload before the options of ping/2, got options alone; write ping(nil, #{given})"
+    end
+
+    :ok
+  end
+
+  def refuse_payload!(_payload), do: :ok
 
   @doc """
   Sets an option for Python.
@@ -89,6 +146,15 @@ defmodule DSPex.Python.Call.CallOptions do
   end
 
   @doc """
+  Has several calls, which are made with these options, share what one of them may spend.
+  """
+  @spec share_budget(t()) :: t()
+  def share_budget(%__MODULE__{} = options) do
+    {budget, python} = Budgets.take(options.python)
+    %{options | python: python, budgets: List.wrap(budget) ++ options.budgets}
+  end
+
+  @doc """
   Checks the names of options that Python does not see, because the operation takes no others than `taken`.
 
   A misspelt name is an error; another name is one if the call or its pool is strict, and is ignored otherwise.
@@ -102,11 +168,13 @@ defmodule DSPex.Python.Call.CallOptions do
 
     case {misspelt, unknown} do
       {[{name, meant} | _rest], _unknown} ->
-        {:error, unknown_option(name, "did you mean #{inspect(meant)}?")}
+        {:error, unknown_option(name, " (did you mean #{inspect(meant)}?)")}
 
       {[], [name | _rest]} ->
         if strict?(python, pool) do
-          remedy = "the call is strict, and takes only #{Enum.map_join(known, ", ", &inspect/1)}"
+          remedy =
+            "; the call is strict, and takes only #{Enum.map_join(known, ", ", &inspect/1)}"
+
           {:error, unknown_option(name, remedy)}
         else
           :ok
@@ -118,14 +186,59 @@ defmodule DSPex.Python.Call.CallOptions do
   end
 
   @doc """
-  Returns the options for Python of an operation that executes something, with its deadline, with the models in Python's
-  form, and with the functions that Python must be able to call during the call.
+  Returns the options for Python of an operation that executes something on behalf of a process, with its deadline, with the
+  models in Python's form, and with the functions that Python must be able to call during the call.
   """
-  @spec for_execution(t()) :: {:ok, python(), [Callback.t()]} | {:error, Error.t()}
-  def for_execution(%__MODULE__{timeout: timeout, python: python} = options) do
+  @spec for_execution(t(), CallerContext.t()) ::
+          {:ok, python(), [Callback.t()]} | {:error, Error.t()}
+  def for_execution(%__MODULE__{timeout: timeout, python: python} = options, context) do
     python = if timeout == :infinity, do: python, else: Map.put(python, :timeout, timeout)
-    python = if Pool.strict?(options.pool), do: Map.put_new(python, :strict, true), else: python
-    with_models(python, Pool.caller(options.pool))
+
+    # What the application has configured for its own calls.
+    name = Cluster.name(options.pool)
+
+    python =
+      if Cluster.strict?(options.pool), do: Map.put_new(python, :strict, true), else: python
+
+    python =
+      if names_caller?(python), do: python, else: Map.put(python, :caller, caller(options.pool))
+
+    text = CallerContext.to_text(context, Pool.log_metadata(name))
+    python = Map.put(python, :caller_context, text)
+    {python, of_budgets} = with_budgets(python, name, options)
+    {python, redacting} = with_redactor(python, Pool.redact(name))
+
+    with {:ok, python, callbacks} <- with_models(python, Cluster.caller(options.pool)),
+         do: with_resolver(python, redacting ++ of_budgets ++ callbacks, options.resolves?)
+  end
+
+  # Longer than any text should need.
+  @redact_timeout 5_000
+
+  defp with_redactor(python, nil), do: {python, []}
+
+  defp with_redactor(python, {module, function}) do
+    redact = Function.capture(module, function, 1)
+    callback = Callback.new("the function that redacts texts", redact, @redact_timeout)
+    {Map.put(python, :redact, callback.id), [callback]}
+  end
+
+  defp with_budgets(python, name, options) do
+    case options.budgets ++ Pool.budgets(name, options.metadata) do
+      [] ->
+        {python, []}
+
+      budgets ->
+        {budgets, callbacks} = budgets |> Enum.map(&Budgets.for_call/1) |> Enum.unzip()
+        {Map.put(python, :budgets, budgets), callbacks}
+    end
+  end
+
+  defp with_resolver(python, callbacks, false), do: {:ok, python, callbacks}
+
+  defp with_resolver(python, callbacks, true) do
+    resolver = Exported.resolver()
+    {:ok, Map.put(python, :resolver, resolver.id), [resolver | callbacks]}
   end
 
   @doc """
@@ -134,7 +247,7 @@ defmodule DSPex.Python.Call.CallOptions do
   @spec with_models(map(), ModelFunction.pool_call()) ::
           {:ok, map(), [Callback.t()]} | {:error, Error.t()}
   def with_models(options, pool_call) do
-    with {:ok, options, callbacks} <- with_model_at(options, :lm, pool_call),
+    with {:ok, options, callbacks} <- with_model_at(options, :lm, pool_call, "opts.lm"),
          {:ok, options, more} <- with_extraction_model(options, pool_call),
          do: {:ok, options, callbacks ++ more}
   end
@@ -142,8 +255,14 @@ defmodule DSPex.Python.Call.CallOptions do
   defp with_extraction_model(%{adapter: adapter} = options, pool_call)
        when (is_map(adapter) and not is_struct(adapter)) or is_list(adapter) do
     if is_map(adapter) or Keyword.keyword?(adapter) do
-      with {:ok, adapter, callbacks} <-
-             with_model_at(Map.new(adapter), :extraction_model, pool_call),
+      with :ok <- Keywords.check(adapter, "opts.adapter"),
+           {:ok, adapter, callbacks} <-
+             with_model_at(
+               Map.new(adapter),
+               :extraction_model,
+               pool_call,
+               "opts.adapter.extraction_model"
+             ),
            do: {:ok, %{options | adapter: adapter}, callbacks}
     else
       {:ok, options, []}
@@ -152,10 +271,10 @@ defmodule DSPex.Python.Call.CallOptions do
 
   defp with_extraction_model(options, _pool_call), do: {:ok, options, []}
 
-  defp with_model_at(options, key, pool_call) do
+  defp with_model_at(options, key, pool_call, path) do
     case options do
       %{^key => model} when model != nil ->
-        with {:ok, model, callbacks} <- Model.for_call(model, pool_call),
+        with {:ok, model, callbacks} <- Model.for_call(model, pool_call, path),
              do: {:ok, %{options | key => model}, callbacks}
 
       _none ->
@@ -163,19 +282,46 @@ defmodule DSPex.Python.Call.CallOptions do
     end
   end
 
+  # For Python, a session is a caller too.
+  defp names_caller?(python), do: python[:caller] != nil or python[:session_id] != nil
+
+  # The process that the work is done for: many tasks of one process share what it may have.
+  defp caller({:cluster, _name}), do: "#{node()} #{caller(nil)}"
+
+  defp caller(_pool) do
+    case Process.get(:"$callers") do
+      [_first | _rest] = callers -> callers |> List.last() |> inspect()
+      _none -> inspect(self())
+    end
+  end
+
   defp strict?(%{strict: strict}, _pool), do: strict == true
-  defp strict?(_python, pool), do: Pool.strict?(pool)
+  defp strict?(_python, pool), do: Cluster.strict?(pool)
 
   defp unknown_option(name, remedy) do
     facts = %{"path" => "opts.#{name}"}
-    Error.new(:input, "unknown option #{inspect(name)} at opts; #{remedy}", facts)
+    Error.new(:input, "unknown option #{inspect(name)} at opts#{remedy}", facts)
   end
 
-  defp pool!(pool) when is_atom(pool) and pool != nil, do: pool
-
-  defp pool!(other) do
-    raise ArgumentError, "expected :pool to be a pool's name, an atom, got #{inspect(other)}"
+  defp pool!(pool) do
+    if Cluster.pool?(pool) do
+      pool
+    else
+      raise ArgumentError,
+            "expected :pool to be a pool's name, an atom, or {:cluster, name}, got #{inspect(pool)}"
+    end
   end
+
+  defp retry!(retry) when retry in [nil, false, :safe], do: retry
+
+  defp retry!(other),
+    do: raise(ArgumentError, "expected :retry to be :safe or false, got #{inspect(other)}")
+
+  defp metadata!(nil), do: %{}
+  defp metadata!(metadata) when is_map(metadata) and not is_struct(metadata), do: metadata
+
+  # The value may be anything, also a secret.
+  defp metadata!(_other), do: raise(ArgumentError, "expected :metadata to be a map")
 
   defp timeout!(timeout) do
     if Timeout.valid?(timeout), do: timeout, else: raise(ArgumentError, timeout_expected(timeout))

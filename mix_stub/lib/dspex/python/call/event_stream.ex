@@ -9,29 +9,38 @@ defmodule DSPex.Python.Call.EventStream do
   #
   # The relay keeps the reader's mailbox clean: when a stream is halted, the relay ends first, and then all that it has
   # sent can be removed. No link leads to the reader, which may trap exits.
+  #
+  # The call is the reader's: the functions that it brings run on the reader's behalf, and the reader emits its telemetry
+  # events, whether it takes the result or halts the stream.
 
-  alias DSPex.Python.{Error, Pool}
+  alias DSPex.Python.Call.{CallOptions, Observation}
+  alias DSPex.Python.{Cluster, Error}
+  alias DSPex.Python.Functions.CallerContext
 
   @default_buffer 64
   @max_buffer 10_000
   # An acknowledgement takes a millisecond. A Python that does not answer it ends the call anyway.
   @ack_timeout 5_000
 
-  @enforce_keys [:relay, :monitor, :ref, :pool, :ack_every]
-  defstruct [:relay, :monitor, :ref, :pool, :ack_every, taken: 0]
+  @enforce_keys [:relay, :monitor, :ref, :pool, :observed, :ack_every]
+  defstruct [:relay, :monitor, :ref, :pool, :observed, :ack_every, :worker, taken: 0]
 
-  @typedoc "Makes the call. Takes the pid and the reference for Python's events."
-  @type call :: (pid(), reference() -> {:ok, term()} | {:error, Error.t()})
+  @typedoc "Begins the call for its events and its trace, in the reader; returns its options."
+  @type observe :: (... -> {Observation.t(), CallOptions.t()})
+
+  @typedoc "Makes the call. Takes its options, the pid and the reference for Python's events, and the reader's context."
+  @type call ::
+          (CallOptions.t(), pid(), reference(), CallerContext.t() ->
+             {:ok, term()} | {:error, Error.t()})
 
   @doc """
   Returns the stream of a call: `{:event, map}` for each event, at last the call's result.
 
-  `call` runs in a process of its own. It begins when the first element is requested, and is killed when the stream is
-  halted.
+  `call` runs in a process of its own. It begins when the first element is requested, and is killed when the stream is halted.
   """
-  @spec new(atom(), pos_integer(), call()) :: Enumerable.t()
-  def new(pool, buffer, call) do
-    Stream.resource(fn -> start(pool, buffer, call) end, &next/1, &stop/1)
+  @spec new(Cluster.pool(), observe(), pos_integer(), call()) :: Enumerable.t()
+  def new(pool, observe, buffer, call) do
+    Stream.resource(fn -> start(pool, observe, buffer, call) end, &next/1, &halt/1)
   end
 
   @doc """
@@ -48,30 +57,39 @@ defmodule DSPex.Python.Call.EventStream do
     end
   end
 
-  defp start(pool, buffer, call) do
+  @doc """
+  Tells the stream which worker runs its call, and gets the acknowledgements.
+  """
+  @spec runs_in(pid(), reference(), Cluster.worker()) :: term()
+  def runs_in(relay, ref, worker), do: send(relay, {ref, :worker, worker})
+
+  defp start(pool, observe, buffer, call) do
     reader = self()
     ref = make_ref()
-    # As in Task: libraries find the process that started the work, such as a test, by `$callers`.
-    callers = [reader | Process.get(:"$callers", [])]
+    context = CallerContext.current()
+    {observed, options} = observe.()
+    call = &call.(options, &1, &2, &3)
+    {relay, monitor} = spawn_monitor(fn -> relay(reader, ref, context, call) end)
 
-    {relay, monitor} =
-      spawn_monitor(fn ->
-        Process.put(:"$callers", callers)
-        relay(reader, ref, callers, call)
-      end)
-
-    # Half of the buffer, so that the next events come while these are acknowledged.
-    ack_every = div(buffer + 1, 2)
-    %__MODULE__{relay: relay, monitor: monitor, ref: ref, pool: pool, ack_every: ack_every}
+    %__MODULE__{
+      relay: relay,
+      monitor: monitor,
+      ref: ref,
+      pool: pool,
+      observed: observed,
+      # Half of the buffer, so that the next events come while these are acknowledged.
+      ack_every: div(buffer + 1, 2)
+    }
   end
 
-  defp relay(reader, ref, callers, call) do
+  defp relay(reader, ref, context, call) do
+    CallerContext.adopt(context)
     Process.monitor(reader)
     relay = self()
 
     spawn_link(fn ->
-      Process.put(:"$callers", callers)
-      send(relay, {ref, :result, call.(relay, ref)})
+      CallerContext.adopt(context)
+      send(relay, {ref, :result, call.(relay, ref, context)})
     end)
 
     relay_on(reader, ref)
@@ -81,6 +99,10 @@ defmodule DSPex.Python.Call.EventStream do
     receive do
       {:dspex_stream, ^ref, event} ->
         send(reader, {ref, {:event, event}})
+        relay_on(reader, ref)
+
+      {^ref, :worker, worker} ->
+        send(reader, {ref, {:worker, worker}})
         relay_on(reader, ref)
 
       # All events have come already: the owner of the port sends them before the answer.
@@ -98,15 +120,19 @@ defmodule DSPex.Python.Call.EventStream do
   defp next(%{ref: ref, monitor: monitor} = state) do
     receive do
       {^ref, {:event, event}} ->
-        {[{:event, event}], taken(state)}
+        {event, observed} = Observation.event(state.observed, event)
+        {[{:event, event}], taken(%{state | observed: observed})}
+
+      {^ref, {:worker, worker}} ->
+        next(%{state | worker: worker})
 
       {^ref, {:result, result}} ->
-        stop(state)
-        {[result], :ended}
+        end_relay(state)
+        {[Observation.finish(state.observed, result)], :ended}
 
       {:DOWN, ^monitor, :process, _relay, reason} ->
         error = Error.new(:internal, "the stream has ended: #{Exception.format_exit(reason)}")
-        {[{:error, error}], :ended}
+        {[Observation.finish(state.observed, {:error, error})], :ended}
     end
   end
 
@@ -115,13 +141,22 @@ defmodule DSPex.Python.Call.EventStream do
 
   defp taken(state) do
     # An error here is ignored: the call itself returns an error then.
-    _answer = Pool.call(state.pool, :stream_ack, [state.ref, state.taken + 1], @ack_timeout)
+    args = [state.ref, state.taken + 1]
+
+    _answer =
+      Cluster.call(state.pool, :stream_ack, args, @ack_timeout, route: {:worker, state.worker})
+
     %{state | taken: 0}
   end
 
-  defp stop(:ended), do: :ok
+  defp halt(:ended), do: :ok
 
-  defp stop(%{relay: relay, monitor: monitor, ref: ref}) do
+  defp halt(state) do
+    end_relay(state)
+    Observation.cancelled(state.observed)
+  end
+
+  defp end_relay(%{relay: relay, monitor: monitor, ref: ref}) do
     Process.exit(relay, :kill)
 
     receive do

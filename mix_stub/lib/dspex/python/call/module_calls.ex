@@ -6,7 +6,7 @@ defmodule DSPex.Python.Call.ModuleCalls do
   import DSPex.Python.Call.Arguments
 
   alias DSPex.Prediction
-  alias DSPex.Python.Call.{CallOptions, Operation, Results}
+  alias DSPex.Python.Call.{CallOptions, Observation, Operation, Results, SpreadBatch}
   alias DSPex.Python.{Error, ModuleSpec}
 
   @typep signature :: String.t() | map() | nil
@@ -49,10 +49,23 @@ defmodule DSPex.Python.Call.ModuleCalls do
           result([result(Prediction.t())])
   def execute_batch(module, signature, inputs_list, options) do
     inputs_list = python_inputs_list(inputs_list)
-    args = [signature, inputs_list]
+    workers = SpreadBatch.workers(inputs_list, options)
 
-    with {:ok, terms} <- Operation.execute(:execute_batch, module, args, options),
-         do: {:ok, Results.batch_results(terms, inputs_list)}
+    if workers == 1 do
+      args = [signature, inputs_list]
+
+      with {:ok, terms} <- Operation.execute(:execute_batch, module, args, options),
+           do: {:ok, Results.batch_results(terms, inputs_list)}
+    else
+      about = Operation.about(:execute_batch, module, [])
+      options = CallOptions.share_budget(options)
+
+      Observation.run(:execute_batch, options, about, fn options, call ->
+        module
+        |> spread(signature, inputs_list, 0, workers, %{options | within: call})
+        |> SpreadBatch.collected()
+      end)
+    end
   end
 
   @doc """
@@ -62,17 +75,43 @@ defmodule DSPex.Python.Call.ModuleCalls do
   @spec stream_batch(ModuleSpec.t(), signature(), Enumerable.t(), pos_integer(), CallOptions.t()) ::
           Enumerable.t()
   def stream_batch(module, signature, inputs, chunk_size, options) do
+    begin = fn -> {0, CallOptions.share_budget(options)} end
+
     inputs
     |> Stream.chunk_every(chunk_size)
-    |> Stream.transform(0, fn chunk, offset ->
-      inputs_list = python_inputs_list(chunk)
+    |> Stream.transform(
+      begin,
+      fn chunk, {offset, options} ->
+        results = chunk(module, signature, python_inputs_list(chunk), offset, options)
+        {results, {offset + length(chunk), options}}
+      end,
+      fn _end -> :ok end
+    )
+  end
 
-      results =
-        :stream_batch
-        |> Operation.stream(module, [signature, inputs_list], options)
-        |> Stream.flat_map(&Results.batch_elements(&1, inputs_list, offset))
+  defp chunk(module, signature, inputs_list, offset, options) do
+    workers = SpreadBatch.workers(inputs_list, options)
 
-      {results, offset + length(chunk)}
+    if workers == 1,
+      do: part(module, signature, inputs_list, offset, options),
+      else:
+        Observation.stream(
+          :stream_batch,
+          options,
+          Operation.about(:stream_batch, module, []),
+          &spread(module, signature, inputs_list, offset, workers, &1)
+        )
+  end
+
+  defp part(module, signature, inputs_list, offset, options) do
+    :stream_batch
+    |> Operation.stream(module, [signature, inputs_list], options)
+    |> Stream.flat_map(&Results.batch_elements(&1, inputs_list, offset))
+  end
+
+  defp spread(module, signature, inputs_list, offset, workers, options) do
+    SpreadBatch.stream(inputs_list, offset, workers, options, fn inputs_list, options ->
+      part(module, signature, inputs_list, 0, options)
     end)
   end
 end

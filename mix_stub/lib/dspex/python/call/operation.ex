@@ -4,8 +4,13 @@ defmodule DSPex.Python.Call.Operation do
   # Calls an operation of Python: as terms or as JSON, with the functions that Python may call during the call, or as a
   # stream of events.
 
-  alias DSPex.Python.Call.{CallOptions, EventStream, StructHints}
-  alias DSPex.Python.{Callbacks, Error, JSON, ModuleSpec, Pool}
+  alias DSPex.Python.Call.{CallOptions, EveryWorker, EventStream, Observation, StructHints}
+  alias DSPex.Python.{Callbacks, Cluster, Error, JSON, ModuleSpec}
+  alias DSPex.Python.Functions.{Callback, CallerContext}
+  alias DSPex.Python.Pool.Routing
+
+  # The operations that execute a module by its spec; the others execute a program of a session.
+  @of_modules [:validate_module, :execute_module, :stream_module, :execute_batch, :stream_batch]
 
   @typep result :: {:ok, term()} | {:error, Error.t()}
 
@@ -13,27 +18,19 @@ defmodule DSPex.Python.Call.Operation do
   Calls an operation by its name with its positional arguments.
   """
   @spec call(atom(), [term()], CallOptions.t()) :: result()
-  def call(operation, args, %CallOptions{pool: pool} = options)
+  def call(operation, args, %CallOptions{} = options)
       when is_atom(operation) and is_list(args) do
-    # Not Code.ensure_loaded?/1: without the module it searches the disk for a millisecond in each call. A module that
-    # is not loaded has no handlers either.
-    started = if function_exported?(:telemetry, :execute, 3), do: System.monotonic_time()
-
-    result =
-      options.serialization_format
-      |> call_as(pool, operation, args, options.timeout)
-      |> explain_missing_model(pool)
-
-    if started, do: emit_stop(System.monotonic_time() - started, pool, operation, result)
-    result
+    Observation.span(operation, options, fn -> request(operation, args, options) end)
   end
 
   @doc """
   Calls an operation as `call/3` does, after a check of the names of its options: it takes those of every function, and `taken`.
   """
   @spec look_up(atom(), [term()], CallOptions.t(), [atom()]) :: result()
-  def look_up(operation, args, options, taken \\ []) do
-    with :ok <- CallOptions.check_names(options, taken), do: call(operation, args, options)
+  def look_up(operation, args, options, taken \\ []) when is_atom(operation) and is_list(args) do
+    Observation.span(operation, options, fn ->
+      with :ok <- CallOptions.check_names(options, taken), do: request(operation, args, options)
+    end)
   end
 
   @doc """
@@ -43,8 +40,29 @@ defmodule DSPex.Python.Call.Operation do
   call.
   """
   @spec execute(atom(), term(), [term()], CallOptions.t()) :: result()
-  def execute(operation, executed, args, options),
-    do: call_with_functions(operation, [], executed, args, options)
+  def execute(operation, executed, args, options) do
+    Observation.run(operation, options, about(operation, executed, args), fn options, _call ->
+      request_with_functions(operation, [], executed, args, options, CallerContext.current())
+    end)
+  end
+
+  @doc """
+  Returns what a call is about, for its events.
+  """
+  @spec about(atom(), term(), [term()]) :: Observation.about()
+  def about(operation, module, _args) when operation in @of_modules,
+    do: %{module: module_name(module)}
+
+  def about(_operation, session_id, [program_id | _rest]) do
+    session = if session_id, do: %{session: session_id}, else: %{}
+    Map.put(session, :program, program_id)
+  end
+
+  defp module_name(%{module: module}), do: module_name(module)
+  defp module_name(%{"module" => module}), do: module_name(module)
+  defp module_name(name) when is_binary(name), do: name
+  defp module_name(name) when is_atom(name), do: inspect(name)
+  defp module_name(_other), do: nil
 
   @doc """
   Returns the lazy stream of the events of an operation, `{:event, map}`, which ends with its result. Arguments as in
@@ -56,41 +74,94 @@ defmodule DSPex.Python.Call.Operation do
     # Events are messages of terms; JSON is a format of calls only, with the same results.
     options = CallOptions.put(%{options | serialization_format: :native}, :buffer, buffer)
 
-    EventStream.new(options.pool, buffer, fn reply_to, ref ->
-      call_with_functions(operation, [reply_to, ref], executed, args, options)
+    about = about(operation, executed, args)
+    observe = fn -> Observation.start(operation, options, about) end
+
+    EventStream.new(options.pool, observe, buffer, fn options, reply_to, ref, context ->
+      options = %{options | on_worker: &EventStream.runs_in(reply_to, ref, &1)}
+      request_with_functions(operation, [reply_to, ref], executed, args, options, context)
     end)
   end
 
-  defp call_with_functions(operation, first_args, executed, args, options) do
-    with {:ok, python_options, of_model} <- CallOptions.for_execution(options),
+  # The functions run on behalf of `context`.
+  defp request_with_functions(operation, first_args, executed, args, options, context) do
+    with {:ok, python_options, of_model} <- CallOptions.for_execution(options, context),
          {:ok, executed, python_options, callbacks} <-
-           ModuleSpec.read(executed, python_options, Pool.caller(options.pool)) do
-      Callbacks.during(of_model ++ callbacks, fn ->
+           ModuleSpec.read(executed, python_options, Cluster.caller(options.pool)) do
+      callbacks = of_model ++ callbacks
+
+      callbacks
+      |> Callback.on_behalf(context)
+      |> Callbacks.during(fn ->
         operation
-        |> call(first_args ++ [executed | args] ++ [python_options], options)
+        |> request(first_args ++ [executed | args] ++ [python_options], %{
+          options
+          | functions: callbacks
+        })
         |> StructHints.explain(List.last(args))
       end)
     end
   end
 
-  defp call_as(:native, pool, operation, args, timeout) do
-    with {:ok, answer} <- Pool.call(pool, operation, args, timeout), do: answer(answer)
+  defp request(operation, args, %CallOptions{pool: pool} = options) do
+    args = Routing.with_session(operation, args)
+
+    with :ok <- options.once do
+      EveryWorker.call(pool, operation, args, fn args, route ->
+        options = %{options | route: route || options.route}
+
+        options.serialization_format
+        |> call_as(operation, args, options)
+        |> explain_missing_model(pool)
+      end)
+    end
   end
 
-  defp call_as(:json, pool, operation, args, timeout) do
-    with {:ok, text} <- encode_json(args),
+  defp call_as(:native, operation, args, options) do
+    with {:ok, answer} <-
+           Cluster.call(options.pool, operation, args, options.timeout, pool_options(options)),
+         do: answer(answer)
+  end
+
+  defp call_as(:json, operation, args, options) do
+    pool_options = [named: {operation, args}] ++ pool_options(options)
+
+    with :ok <- Cluster.check_request(options.pool, args),
+         {:ok, text} <- encode_json(args),
          {:ok, answer} <-
-           Pool.call(pool, :handle_json, [Atom.to_string(operation), text], timeout) do
+           Cluster.call(
+             options.pool,
+             :handle_json,
+             [Atom.to_string(operation), text],
+             options.timeout,
+             pool_options
+           ) do
       json_answer(answer)
     end
   end
 
-  defp call_as(format, _pool, _operation, _args, _timeout) do
+  defp call_as(format, _operation, _args, _options) do
     raise ArgumentError,
           "expected :serialization_format to be :native or :json, got #{inspect(format)}"
   end
 
+  # The most frequent call.
+  defp pool_options(%{route: nil, retry: nil, on_worker: nil, functions: []}), do: []
+
+  defp pool_options(options) do
+    [
+      route: options.route,
+      retry: options.retry,
+      on_worker: options.on_worker,
+      functions: options.functions
+    ]
+  end
+
   defp answer({:ok, _value} = ok), do: ok
+  defp answer({:ok, value, spans}), do: {:ok, {:traced, value, spans}}
+
+  defp answer({:error, {:python_exception, details}, spans}) when is_map(details),
+    do: {:error, %{Error.from_details(details) | trace: spans}}
 
   defp answer({:error, {:python_exception, details}}) when is_map(details),
     do: {:error, Error.from_details(details)}
@@ -111,6 +182,13 @@ defmodule DSPex.Python.Call.Operation do
     end
   end
 
+  defp json_answer({status, text, spans}) do
+    case json_answer({status, text}) do
+      {:ok, value} -> {:ok, {:traced, value, spans}}
+      {:error, error} -> {:error, %{error | trace: spans}}
+    end
+  end
+
   defp json_answer(other), do: answer(other)
 
   defp encode_json(args) do
@@ -124,25 +202,12 @@ defmodule DSPex.Python.Call.Operation do
 
   # Adds what Python does not know: where the pool's model is configured, or why that failed.
   defp explain_missing_model({:error, %Error{kind: :lm_not_configured} = error}, pool) do
-    case Pool.model_state(pool) do
-      {:ok, :none} -> {:error, %{error | message: Pool.model_missing_message(pool)}}
+    case Cluster.model_state(pool) do
+      {:ok, :none} -> {:error, %{error | message: Cluster.model_missing(pool)}}
       {:ok, {:failed, cause}} -> {:error, cause}
       _configured -> {:error, error}
     end
   end
 
   defp explain_missing_model(result, _pool), do: result
-
-  defp emit_stop(duration, pool, operation, result) do
-    metadata = %{pool: pool, operation: operation, result: outcome(result)}
-    # By apply/3, because the module may not exist when this one is compiled.
-    apply(:telemetry, :execute, [
-      [:dspex, :python, :call, :stop],
-      %{duration: duration},
-      metadata
-    ])
-  end
-
-  defp outcome({:ok, _value}), do: :ok
-  defp outcome({:error, error}), do: error.kind
 end

@@ -6,13 +6,23 @@ defmodule DSPex.Python.Call.ProgramCalls do
   import DSPex.Python.Call.Arguments
 
   alias DSPex.{Prediction, Program}
-  alias DSPex.Python.Call.{CallOptions, Operation, ProgressLine, Results}
+
+  alias DSPex.Python.Call.{
+    CallOptions,
+    Operation,
+    ProgramSpec,
+    ProgressLine,
+    Results,
+    SpreadBatch,
+    SpreadProgram
+  }
+
   alias DSPex.Python.Error
 
   # A session names the program together with its id; a program that was compiled has versions.
   @of_program [:session_id, :version]
 
-  @typep program :: Program.t() | String.t()
+  @typep program :: Program.t() | String.t() | atom()
   @typep result(value) :: {:ok, value} | {:error, Error.t()}
 
   @doc """
@@ -23,7 +33,7 @@ defmodule DSPex.Python.Call.ProgramCalls do
     # Python refuses every unknown option here, strict or not.
     {_strict, options} = CallOptions.pop(options, :strict)
 
-    with {:ok, spec} <- python_spec(spec, options.pool),
+    with {:ok, spec} <- ProgramSpec.to_python(spec, options.pool),
          {:ok, term} <- Operation.call(:create_program, [spec, options.python], options),
          do: {:ok, Program.from_term(term, options.pool)}
   end
@@ -55,8 +65,47 @@ defmodule DSPex.Python.Call.ProgramCalls do
   def execute_batch(program, inputs_list, options) do
     inputs_list = python_inputs_list(inputs_list)
 
-    with {:ok, terms} <- execute_operation(:execute_program_batch, program, inputs_list, options),
-         do: {:ok, Results.batch_results(terms, inputs_list)}
+    case SpreadProgram.plan(program, inputs_list, options) do
+      nil ->
+        with {:ok, terms} <-
+               execute_operation(:execute_program_batch, program, inputs_list, options),
+             do: {:ok, Results.batch_results(terms, inputs_list)}
+
+      plan ->
+        SpreadProgram.run(plan, :execute_program_batch, fn plan ->
+          plan |> SpreadProgram.batch(inputs_list, 0) |> SpreadBatch.collected()
+        end)
+    end
+  end
+
+  @doc """
+  Executes a program once for each element of an enumerable, `chunk_size` elements in each call; returns a lazy stream of the
+  results.
+  """
+  @spec stream_batch(program(), Enumerable.t(), pos_integer(), CallOptions.t()) :: Enumerable.t()
+  def stream_batch(program, inputs, chunk_size, options) do
+    inputs
+    |> Stream.chunk_every(chunk_size)
+    |> Stream.transform(0, fn chunk, offset ->
+      inputs_list = python_inputs_list(chunk)
+
+      results =
+        case SpreadProgram.plan(program, inputs_list, options) do
+          nil ->
+            :stream_program_batch
+            |> stream_operation(program, inputs_list, options)
+            |> Stream.flat_map(&Results.batch_elements(&1, inputs_list, offset))
+
+          plan ->
+            SpreadProgram.stream(
+              plan,
+              :stream_program_batch,
+              &SpreadProgram.batch(&1, inputs_list, offset)
+            )
+        end
+
+      {results, offset + length(chunk)}
+    end)
   end
 
   @doc """
@@ -70,8 +119,16 @@ defmodule DSPex.Python.Call.ProgramCalls do
       options = CallOptions.put(options, :metric, metric)
       examples = python_inputs_list(examples)
 
-      with {:ok, report} <- execute_operation(:evaluate_program, program, examples, options),
-           do: {:ok, Results.evaluation(report, examples)}
+      case SpreadProgram.plan(program, examples, options) do
+        nil ->
+          with {:ok, report} <- execute_operation(:evaluate_program, program, examples, options),
+               do: {:ok, Results.evaluation(report, examples)}
+
+        plan ->
+          SpreadProgram.run(plan, :evaluate_program, fn plan ->
+            plan |> SpreadProgram.evaluation(examples) |> Enum.reduce(nil, fn last, _ -> last end)
+          end)
+      end
     else
       program |> stream_evaluate(examples, metric, options) |> ProgressLine.follow(progress)
     end
@@ -85,9 +142,21 @@ defmodule DSPex.Python.Call.ProgramCalls do
     options = CallOptions.put(options, :metric, metric)
     examples = python_inputs_list(examples)
 
-    :stream_evaluate
-    |> stream_operation(program, examples, options)
-    |> Stream.map(&Results.evaluation_element(&1, examples))
+    one_call =
+      :stream_evaluate
+      |> stream_operation(program, examples, options)
+      |> Stream.map(&Results.evaluation_element(&1, examples))
+
+    # Only when the stream is read is the program there, and how many workers the pool has is known.
+    Stream.flat_map([:read], fn :read ->
+      case SpreadProgram.plan(program, examples, options) do
+        nil ->
+          one_call
+
+        plan ->
+          SpreadProgram.stream(plan, :stream_evaluate, &SpreadProgram.evaluation(&1, examples))
+      end
+    end)
   end
 
   @doc """
@@ -131,10 +200,10 @@ defmodule DSPex.Python.Call.ProgramCalls do
   """
   @spec load(String.t(), CallOptions.t()) :: result(Program.t())
   def load(text, options) do
-    taken = [:session_id, :lm, :allow_urls]
-    spec = Map.take(options.python, taken)
+    taken = [:session_id, :lm, :lms, :allow_urls]
 
-    with {:ok, python_options} <- python_spec(spec, options.pool),
+    with {:ok, python_options} <-
+           ProgramSpec.load_options(Map.take(options.python, taken), options.pool),
          {:ok, term} <- Operation.look_up(:load_program, [text, python_options], options, taken),
          do: {:ok, Program.from_term(term, options.pool)}
   end
@@ -165,11 +234,13 @@ defmodule DSPex.Python.Call.ProgramCalls do
 
   defp execute_operation(operation, program, argument, options) do
     {session_id, program_id, options} = program_target(program, options)
+    options = %{options | resolves?: true}
     Operation.execute(operation, session_id, [program_id, argument], options)
   end
 
   defp stream_operation(operation, program, argument, options) do
     {session_id, program_id, options} = program_target(program, options)
+    options = %{options | resolves?: true}
     Operation.stream(operation, session_id, [program_id, argument], options)
   end
 

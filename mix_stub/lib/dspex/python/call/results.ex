@@ -5,7 +5,7 @@ defmodule DSPex.Python.Call.Results do
 
   alias DSPex.{Prediction, Program}
   alias DSPex.Python.Call.StructHints
-  alias DSPex.Python.Error
+  alias DSPex.Python.{Cluster, Error}
 
   @doc """
   Returns the elements of `DSPex.Python.stream_batch/4` for one event of the call with these inputs; `offset` is the number of
@@ -56,10 +56,15 @@ defmodule DSPex.Python.Call.Results do
       count: report["count"],
       failed: report["failed"],
       total_tokens: report["total_tokens"],
+      metric_tokens: report["metric_tokens"],
       duration_ms: report["duration_ms"],
       results: Enum.with_index(report["results"], &scored(&1, examples, &2))
     }
+    |> with_trace(report["trace"])
   end
+
+  defp with_trace(evaluation, nil), do: evaluation
+  defp with_trace(evaluation, trace), do: Map.put(evaluation, :trace, trace)
 
   @doc """
   Returns the element of `DSPex.Python.stream_evaluate/4`.
@@ -74,7 +79,7 @@ defmodule DSPex.Python.Call.Results do
   @doc """
   Returns the element of `DSPex.Python.stream_compile/3`.
   """
-  @spec compile_element(tuple(), atom()) :: tuple()
+  @spec compile_element(tuple(), Cluster.pool()) :: tuple()
   def compile_element({:event, %{"type" => "scored"} = event}, _pool) do
     {:scored,
      %{

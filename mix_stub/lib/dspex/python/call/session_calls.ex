@@ -3,8 +3,8 @@ defmodule DSPex.Python.Call.SessionCalls do
 
   # Configures the language model of a pool or of a session, and closes sessions. DSPex.Python documents each function.
 
-  alias DSPex.Python.Call.{CallOptions, Operation}
-  alias DSPex.Python.{Error, Pool}
+  alias DSPex.Python.Call.{CallOptions, Observation, Operation}
+  alias DSPex.Python.{Cluster, Error, Pool}
   alias DSPex.Python.Functions.Model
 
   @typep result :: {:ok, map()} | {:error, Error.t()}
@@ -13,13 +13,23 @@ defmodule DSPex.Python.Call.SessionCalls do
   Configures the model of the pool, or of the session in the options.
   """
   @spec configure_model(Model.provider(), keyword() | map(), CallOptions.t()) :: result()
+  def configure_model(provider, config, %CallOptions{pool: {:cluster, name}} = options) do
+    with :ok <- options.once,
+         {:ok, model} <- Model.checked(provider, config) do
+      Observation.span(:configure_lm, options, fn ->
+        python = Map.delete(options.python, :strict)
+        Cluster.configure_model(name, python[:session_id], model, python, options.timeout)
+      end)
+    end
+  end
+
   def configure_model(provider, config, %CallOptions{pool: pool, python: python} = options) do
     with {:ok, model} <- Model.checked(provider, config),
          {:ok, {provider, config}, callbacks} <- Model.resolve(model, Pool.caller(pool)) do
-      Pool.configure_model(pool, python[:session_id], model, callbacks, fn ->
+      Pool.configure_model(pool, python[:session_id], model, callbacks, fn route ->
         # Python refuses every unknown option here, strict or not.
         python = Map.delete(python, :strict)
-        Operation.call(:configure_lm, [provider, config, python], options)
+        Operation.call(:configure_lm, [provider, config, python], %{options | route: route})
       end)
     end
   end
@@ -30,7 +40,7 @@ defmodule DSPex.Python.Call.SessionCalls do
   @spec close(String.t(), CallOptions.t()) :: result()
   def close(session_id, options) do
     with {:ok, closed} <- Operation.look_up(:close_session, [session_id], options) do
-      Pool.forget_model(options.pool, session_id)
+      Cluster.forget_model(options.pool, session_id)
       {:ok, closed}
     end
   end

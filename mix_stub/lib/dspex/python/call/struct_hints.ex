@@ -13,8 +13,13 @@ defmodule DSPex.Python.Call.StructHints do
   Adds to an error about a part of `inputs` which struct is at its path.
   """
   @spec explain(result, term()) :: result when result: {:ok, term()} | {:error, Error.t()}
-  def explain({:error, %Error{kind: :input, path: "inputs" <> path} = error}, inputs) do
-    case struct_at(inputs, steps(path), "inputs", nil) do
+  def explain({:error, %Error{kind: :input, path: "inputs" <> path} = error}, inputs),
+    do: explain_part(error, inputs, "inputs", path)
+
+  def explain(result, _inputs), do: result
+
+  defp explain_part(error, value, place, path) do
+    case struct_at(value, steps(path), place, nil) do
       nil ->
         {:error, error}
 
@@ -26,15 +31,20 @@ defmodule DSPex.Python.Call.StructHints do
     end
   end
 
-  def explain(result, _inputs), do: result
-
   @doc """
   Does the same for the result with this index, of a list of inputs.
   """
   @spec explain_at(result, term(), non_neg_integer()) :: result
         when result: {:ok, term()} | {:error, Error.t()}
-  def explain_at({:error, _error} = result, inputs_list, index) when is_list(inputs_list),
-    do: explain(result, Enum.at(inputs_list, index))
+  def explain_at({:error, %Error{} = error} = result, inputs_list, index)
+      when is_list(inputs_list) do
+    place = "examples[#{index}]"
+    value = Enum.at(inputs_list, index)
+
+    if error.kind == :input and is_binary(error.path) and String.starts_with?(error.path, place),
+      do: explain_part(error, value, place, String.replace_prefix(error.path, place, "")),
+      else: explain(result, value)
+  end
 
   def explain_at(result, _inputs_list, _index), do: result
 

@@ -5,18 +5,32 @@ defmodule DSPex.Python.Functions.Callback do
   #
   #     id        the name by which Python calls it; nobody can guess it
   #     name      its name in the log
-  #     owner     the process that registered it
+  #     context   what its processes have from the process that brought it
   #     timeout   the longest time of an invocation in ms
+  #     resolver? whether Python may call exported functions by it (DSPex.Python.Functions.Exported)
+  #     proxy?    whether the function is on another node: it takes the reference behind the id, and the arguments
+
+  alias DSPex.Python.Functions.CallerContext
 
   @enforce_keys [:id, :name, :function]
-  defstruct [:id, :name, :function, :owner, timeout: :infinity]
+  defstruct [
+    :id,
+    :name,
+    :function,
+    :context,
+    timeout: :infinity,
+    resolver?: false,
+    proxy?: false
+  ]
 
   @type t :: %__MODULE__{
           id: String.t(),
           name: String.t(),
           function: (map() -> term()),
-          owner: pid() | nil,
-          timeout: timeout()
+          context: CallerContext.t() | nil,
+          timeout: timeout(),
+          resolver?: boolean(),
+          proxy?: boolean()
         }
 
   @doc """
@@ -27,4 +41,11 @@ defmodule DSPex.Python.Functions.Callback do
     id = Base.encode16(:rand.bytes(16))
     %__MODULE__{id: id, name: name, function: function, timeout: timeout}
   end
+
+  @doc """
+  Sets on whose behalf the functions run, unless that is known.
+  """
+  @spec on_behalf([t()], CallerContext.t()) :: [t()]
+  def on_behalf(callbacks, %CallerContext{} = context),
+    do: Enum.map(callbacks, &%{&1 | context: &1.context || context})
 end

@@ -6,12 +6,12 @@ defmodule DSPex.Python.Functions.CallbackRegistry do
 
   use GenServer
 
-  alias DSPex.Python.Functions.Callback
+  alias DSPex.Python.Functions.{Callback, CallerContext}
 
   @typedoc "Ends a registration. It is also the monitor of the process that owns the registration."
   @type registration :: reference()
 
-  # callbacks: id => {registration, callback}
+  # callbacks: id => {registration, callback, whether it was invoked}
   # registrations: a monitor of the process that owns the registration => ids
   # running: a monitor of the process that waits for an invocation => {registration, that process}
   defstruct callbacks: %{}, registrations: %{}, running: %{}
@@ -21,9 +21,14 @@ defmodule DSPex.Python.Functions.CallbackRegistry do
 
   @doc """
   Registers `callbacks` until `unregister/1`, or until `owner` ends; `nil` if the registry is not running.
+
+  They run on behalf of the calling process, unless they have a context already.
   """
   @spec register([Callback.t()], pid()) :: registration() | nil
-  def register(callbacks, owner \\ self()), do: ask({:register, callbacks, owner}, nil)
+  def register(callbacks, owner \\ self()) do
+    callbacks = Callback.on_behalf(callbacks, CallerContext.current())
+    ask({:register, callbacks, owner}, nil)
+  end
 
   @doc """
   Ends a registration. Invocations that still run are killed.
@@ -47,6 +52,19 @@ defmodule DSPex.Python.Functions.CallbackRegistry do
   def begin(id), do: ask({:begin, id}, :error)
 
   @doc """
+  Ends the invocation for which the process `waiting` waits, as the end of its registration would.
+  """
+  @spec give_up(pid()) :: :ok
+  def give_up(waiting), do: ask({:give_up, waiting}, :ok)
+
+  @doc """
+  Tells whether one of these callbacks was invoked; `true` also if that is not known any more.
+  """
+  @spec invoked?([Callback.t()]) :: boolean()
+  def invoked?([]), do: false
+  def invoked?(callbacks), do: ask({:invoked?, Enum.map(callbacks, & &1.id)}, true)
+
+  @doc """
   Ends an invocation. No message about it comes afterwards.
   """
   @spec finished(reference()) :: :ok
@@ -66,7 +84,7 @@ defmodule DSPex.Python.Functions.CallbackRegistry do
   @impl true
   def handle_call({:register, callbacks, owner}, _from, state) do
     registration = Process.monitor(owner)
-    registered = Map.new(callbacks, &{&1.id, {registration, %{&1 | owner: owner}}})
+    registered = Map.new(callbacks, &{&1.id, {registration, &1, false}})
 
     state = %{
       state
@@ -82,9 +100,15 @@ defmodule DSPex.Python.Functions.CallbackRegistry do
 
   def handle_call({:begin, id}, {waiting, _tag}, state) do
     case state.callbacks do
-      %{^id => {registration, callback}} ->
+      %{^id => {registration, callback, _invoked?}} ->
         running = Process.monitor(waiting)
-        state = put_in(state.running[running], {registration, waiting})
+
+        state = %{
+          state
+          | running: Map.put(state.running, running, {registration, waiting}),
+            callbacks: Map.put(state.callbacks, id, {registration, callback, true})
+        }
+
         {:reply, {:ok, running, callback}, state}
 
       _no_such_callback ->
@@ -95,6 +119,18 @@ defmodule DSPex.Python.Functions.CallbackRegistry do
   def handle_call({:finished, running}, _from, state) do
     Process.demonitor(running, [:flush])
     {:reply, :ok, %{state | running: Map.delete(state.running, running)}}
+  end
+
+  def handle_call({:give_up, waiting}, _from, state) do
+    for {running, {_registration, ^waiting}} <- state.running,
+        do: send(waiting, {:ended, running})
+
+    {:reply, :ok, state}
+  end
+
+  def handle_call({:invoked?, ids}, _from, state) do
+    {:reply, Enum.any?(ids, &match?({_registration, _callback, true}, state.callbacks[&1])),
+     state}
   end
 
   def handle_call(:count, _from, state) do

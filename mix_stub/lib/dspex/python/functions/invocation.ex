@@ -6,7 +6,7 @@ defmodule DSPex.Python.Functions.Invocation do
 
   require Logger
 
-  alias DSPex.Python.Functions.CallbackRegistry
+  alias DSPex.Python.Functions.{CallbackRegistry, CallerContext, Exported}
 
   # A language model reads the sentence, and each word of it costs tokens.
   @max_characters 200
@@ -15,14 +15,22 @@ defmodule DSPex.Python.Functions.Invocation do
   Calls a registered function and returns `{:ok, finish.(result)}`, or one sentence about what went wrong. `finish` is
   called in the process of the function.
 
-  `{:ok, value}` from the function counts as `value`; `{:error, reason}` is a failure.
+  `{:ok, value}` from the function counts as `value`; `{:error, reason}` is a failure. `log` is the metadata of the log entry
+  about an exception; `caller` what Python has of the process that made the call (`CallerContext.to_text/2`).
   """
-  @spec run(term(), term(), (term() -> finished)) :: {:ok, finished} | {:error, String.t()}
+  @spec run(term(), term(), (term() -> finished), keyword(), term()) ::
+          {:ok, finished} | {:error, String.t()}
         when finished: term()
-  def run(id, arguments, finish) do
+  def run(id, arguments, finish, log \\ [], caller \\ nil) do
     with true <- is_binary(id) and is_map(arguments),
+         {id, reference} = Exported.split(id),
          {:ok, running, callback} <- CallbackRegistry.begin(id) do
-      answer = run_within_limits(callback, arguments, finish, running)
+      answer =
+        with {:ok, callback} <- Exported.callback(callback, reference) do
+          context = CallerContext.add(callback.context, CallerContext.from_text(caller))
+          run_within_limits(%{callback | context: context}, arguments, finish, log, running)
+        end
+
       CallbackRegistry.finished(running)
       answer
     else
@@ -30,10 +38,10 @@ defmodule DSPex.Python.Functions.Invocation do
     end
   end
 
-  defp run_within_limits(callback, arguments, finish, running) do
+  defp run_within_limits(callback, arguments, finish, log, running) do
     waiting = self()
     answered = make_ref()
-    work = fn -> send(waiting, {answered, result(callback, arguments, finish)}) end
+    work = fn -> send(waiting, {answered, result(callback, arguments, finish, log)}) end
     {pid, monitor} = spawn_monitor(work)
 
     # A function is killed when the registry ends: without the registry, the end of the call would go unnoticed.
@@ -83,8 +91,8 @@ defmodule DSPex.Python.Functions.Invocation do
     end
   end
 
-  defp result(callback, arguments, finish) do
-    Process.put(:"$callers", [callback.owner])
+  defp result(callback, arguments, finish, log) do
+    CallerContext.adopt(callback.context)
 
     try do
       case callback.function.(arguments) do
@@ -96,7 +104,8 @@ defmodule DSPex.Python.Functions.Invocation do
       kind, reason ->
         Logger.error(
           "the function #{inspect(callback.name)}, called by python, failed: " <>
-            Exception.format(kind, reason, __STACKTRACE__)
+            Exception.format(kind, reason, __STACKTRACE__),
+          log
         )
 
         {:error, kind |> failure(reason, __STACKTRACE__) |> sentence()}

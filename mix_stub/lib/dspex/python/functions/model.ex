@@ -5,8 +5,14 @@ defmodule DSPex.Python.Functions.Model do
 
   alias DSPex.Python.{Error, ModelFunction}
   alias DSPex.Python.Functions.Callback
+  alias DSPex.Python.Wire.Keywords
 
-  @type t :: nil | provider() | {provider(), keyword() | map()} | {:elixir, ModelFunction.t()}
+  @type t ::
+          nil
+          | provider()
+          | {provider(), keyword() | map()}
+          | {:elixir, ModelFunction.t()}
+          | {:resolved, {provider(), map()}, [Callback.t()]}
   @type provider :: atom() | String.t()
 
   @doc """
@@ -21,10 +27,16 @@ defmodule DSPex.Python.Functions.Model do
       when elixir in [:elixir, "elixir"] and is_atom(module) and is_atom(name),
       do: :ok
 
+  def validate({elixir, function}) when elixir in [:elixir, "elixir"] and is_function(function) do
+    {:error,
+     "expected a function of one argument, the request, as the model :elixir, got #{inspect(function)}"}
+  end
+
   def validate({provider, options})
       when not is_nil(provider) and (is_atom(provider) or is_binary(provider)) do
     if is_map(options) or Keyword.keyword?(options) do
-      :ok
+      message = Keywords.repeated(options, "the options of the model #{inspect(provider)}")
+      if message, do: {:error, message}, else: :ok
     else
       {:error,
        "expected the options of the model #{inspect(provider)} as a keyword list or a map"}
@@ -44,6 +56,10 @@ defmodule DSPex.Python.Functions.Model do
   """
   @spec resolve(t(), ModelFunction.pool_call() | nil) ::
           {:ok, {provider(), map()}, [Callback.t()]} | {:error, Error.t()}
+  # Was resolved on another node, whose functions the callbacks ask (DSPex.Python.Cluster.Proxies).
+  def resolve({:resolved, {provider, options}, callbacks}, _pool_call),
+    do: {:ok, {provider, options}, callbacks}
+
   def resolve({elixir, options}, pool_call) when elixir in [:elixir, "elixir"] do
     with {:ok, options, callback} <- ModelFunction.read(options, pool_call),
          {:ok, options, callbacks} <- with_fallbacks(options, pool_call),
@@ -65,7 +81,7 @@ defmodule DSPex.Python.Functions.Model do
     key = Enum.find([:fallbacks, "fallbacks"], &is_list(options[&1]))
 
     if key do
-      with {:ok, models, callbacks} <- all_for_call(options[key], pool_call),
+      with {:ok, models, callbacks} <- all_for_call(options[key], pool_call, to_string(key)),
            do: {:ok, Map.put(options, key, models), callbacks}
     else
       {:ok, options, []}
@@ -95,17 +111,40 @@ defmodule DSPex.Python.Functions.Model do
   Checks the model that was given to `DSPex.Python.configure_lm/3`.
   """
   @spec checked(term(), term()) :: {:ok, t()} | {:error, Error.t()}
-  def checked({_provider, _options} = model, none) when none in [[], %{}], do: checked(model)
-  def checked(provider, options), do: checked({provider, options})
+  def checked({_provider, _options} = model, none) when none in [[], %{}],
+    do: at(checked(model), "provider")
+
+  def checked(provider, options) do
+    provider? = provider != nil and (is_atom(provider) or is_binary(provider))
+    at(checked({provider, options}), if(provider?, do: "config", else: "provider"))
+  end
+
+  defp at({:error, error}, path), do: {:error, below(error, path)}
+  defp at(checked, _path), do: checked
 
   @doc """
   Returns the model of one call in Python's form, and the functions that Python must be able to call during the call.
 
-  Python's form is a name, a map with `:provider`, or a list of these. Python refuses what is not a model.
+  Python's form is a name, a map with `:provider`, or a list of these. Python refuses what is not a model. `path` is where
+  the caller wrote the model, for errors.
   """
-  @spec for_call(term(), ModelFunction.pool_call() | nil) ::
+  @spec for_call(term(), ModelFunction.pool_call() | nil, String.t()) ::
           {:ok, term(), [Callback.t()]} | {:error, Error.t()}
-  def for_call({_provider, _options} = model, pool_call) do
+  def for_call(model, pool_call, path) do
+    with {:error, error} <- read_for_call(model, pool_call, path),
+         do: {:error, below(error, path)}
+  end
+
+  # Errors of one model have the path inside of it, or none if the whole model is wrong.
+  defp below(%Error{kind: :input, path: inner} = error, path) do
+    inside? = is_binary(inner) and String.starts_with?(inner, path)
+    path = if inside?, do: inner, else: Enum.join([path | List.wrap(inner)], ".")
+    Error.new(:input, error.message, Map.put(error.details, "path", path))
+  end
+
+  defp below(error, _path), do: error
+
+  defp read_for_call({_provider, _options} = model, pool_call, _path) do
     with {:ok, model} <- checked(model),
          {:ok, {provider, options}, callbacks} <- resolve(model, pool_call),
          do: {:ok, Map.put(options, :provider, provider), callbacks}
@@ -113,31 +152,39 @@ defmodule DSPex.Python.Functions.Model do
 
   # A list of models: each is the fallback model of the one before. `[openai: …, anthropic: …]` is such a list; a keyword
   # list with a `:provider` is one model.
-  def for_call([_one | _more] = models, pool_call) do
+  defp read_for_call([_one | _more] = models, pool_call, path) do
     cond do
-      List.improper?(models) -> {:ok, models, []}
-      Keyword.keyword?(models) and models[:provider] != nil -> one_for_call(models, pool_call)
-      true -> all_for_call(models, pool_call)
+      List.improper?(models) ->
+        {:ok, models, []}
+
+      Keyword.keyword?(models) and models[:provider] != nil ->
+        one_for_call(models, pool_call, path)
+
+      true ->
+        all_for_call(models, pool_call, path)
     end
   end
 
-  def for_call(lm, pool_call), do: one_for_call(lm, pool_call)
+  defp read_for_call(lm, pool_call, path), do: one_for_call(lm, pool_call, path)
 
-  defp one_for_call(lm, pool_call) do
+  defp one_for_call(lm, pool_call, path) do
     if (is_map(lm) and not is_struct(lm)) or (lm != [] and Keyword.keyword?(lm)) do
       options = Map.new(lm)
       provider = options[:provider] || options["provider"]
 
-      with {:ok, {_provider, options}, callbacks} <- resolve({provider, options}, pool_call),
+      with :ok <- Keywords.check(lm, path),
+           {:ok, {_provider, options}, callbacks} <- resolve({provider, options}, pool_call),
            do: {:ok, options, callbacks}
     else
       {:ok, lm, []}
     end
   end
 
-  defp all_for_call(models, pool_call) do
-    Enum.reduce_while(models, {:ok, [], []}, fn model, {:ok, found, callbacks} ->
-      case for_call(model, pool_call) do
+  defp all_for_call(models, pool_call, path) do
+    models
+    |> Enum.with_index()
+    |> Enum.reduce_while({:ok, [], []}, fn {model, index}, {:ok, found, callbacks} ->
+      case for_call(model, pool_call, "#{path}[#{index}]") do
         {:ok, model, more} -> {:cont, {:ok, [model | found], callbacks ++ more}}
         error -> {:halt, error}
       end
@@ -156,13 +203,13 @@ defmodule DSPex.Python.Functions.Model do
 
   defp checked({nil, _options}) do
     message = "expected a provider such as :openai, or #{example()}, got nil"
-    {:error, Error.new(:input, message, %{"path" => "provider"})}
+    {:error, Error.new(:input, message)}
   end
 
   defp checked(model) do
     case validate(model) do
       :ok -> {:ok, model}
-      {:error, message} -> {:error, Error.new(:input, message, %{"path" => "provider"})}
+      {:error, message} -> {:error, Error.new(:input, message)}
     end
   end
 
@@ -194,6 +241,7 @@ defmodule DSPex.Python.Functions.Model do
   # The key is an answer to Python, so no log and no message of a process shows it.
   defp key_function(function, provider) do
     name = "the API key of the model #{inspect(provider)}"
+
     callback = Callback.new(name, fn _no_arguments -> function.() end, :infinity)
     {:ok, %{callback: callback.id}, callback}
   end

@@ -58,7 +58,7 @@ defmodule DSPex.Python.ModelFunction do
   alias DSPex.Suggestion
   alias DSPex.Python.Error
   alias DSPex.Python.Functions.{Callback, ModelRequests}
-  alias DSPex.Python.Wire.Timeout
+  alias DSPex.Python.Wire.{Keywords, Timeout}
 
   @finish_reasons ~w(stop length tool_call content_filter)a
   @answer_keys ~w(text reasoning tool_calls usage finish_reason)a
@@ -83,12 +83,14 @@ defmodule DSPex.Python.ModelFunction do
   """
   @spec read(t(), pool_call() | nil) :: {:ok, map(), Callback.t()} | {:error, Error.t()}
   def read(options, pool_call \\ nil) do
+    given = options
     options = options(options)
     function = option(options, :function)
     timeout = option(options, :timeout, :infinity)
     name = option(options, :model, "function")
 
-    with :ok <- checked_names(options),
+    with :ok <- checked_once(given),
+         :ok <- checked_names(options),
          {:ok, function} <- checked_function(function),
          :ok <- checked_timeout(timeout) do
       rest = Map.drop(options, [:function, "function", :timeout, "timeout", "model"])
@@ -111,6 +113,11 @@ defmodule DSPex.Python.ModelFunction do
   defp option(options, key, default \\ nil),
     do: Map.get(options, key, Map.get(options, Atom.to_string(key), default))
 
+  defp checked_once([_one | _more] = options),
+    do: Keywords.check(options, "the options of the model :elixir")
+
+  defp checked_once(_options), do: :ok
+
   # Python checks the other options, and does not know these.
   defp checked_names(options) do
     known = [:function, :timeout]
@@ -127,7 +134,7 @@ defmodule DSPex.Python.ModelFunction do
 
       [{name, meant} | _rest] ->
         message =
-          "unknown option #{inspect(name)} of the model :elixir; did you mean #{inspect(meant)}?"
+          "unknown option #{inspect(name)} of the model :elixir (did you mean #{inspect(meant)}?)"
 
         {:error, Error.new(:input, message, %{"path" => name})}
     end

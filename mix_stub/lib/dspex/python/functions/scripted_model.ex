@@ -18,21 +18,34 @@ defmodule DSPex.Python.ScriptedModel do
   ## Replies
 
   A list of replies, one for each request in the order of the requests; or a function that takes each request and returns
-  an answer as in `DSPex.Python.ModelFunction`. A reply is
+  an answer as in `DSPex.Python.ModelFunction`, or a map of fields. A reply is
 
-    * a map of fields, written in the form of DSPy's `adapter: "chat"`. It must have every output field, including fields
-      that the module adds, such as `reasoning`. Values other than text are written as JSON
+    * a map of fields, written in the form of DSPy's `adapter: "chat"`, or as JSON if the prompt asks for it. It must have
+      every output field, including fields that the module adds, such as `reasoning`. Values other than text are written as
+      JSON. A field for which the prompt does not ask is an error that names it
     * text, as the model writes it
     * a list of texts: pieces of a stream
     * `{:error, reason}`
-    * a function that takes the request
+    * a function that takes the request, and returns one of these or an answer. A map that it returns is one of fields, unless it
+      has the key `:text` or `:tool_calls` of an answer
 
-  A request beyond the last reply is an error of kind `:provider`.
+  A request beyond the last reply is an error of kind `:provider`. An answer that cannot be read, for instance because
+  a field is missing, is asked for again as JSON: that is a request too.
   """
 
   use GenServer
 
   alias DSPex.Python.JSON
+  alias DSPex.Suggestion
+
+  # Of a field in a prompt of the chat adapter.
+  @marker ~r/\[\[ ## (\w+) ## \]\]/u
+
+  # In the last message of a prompt of the JSON adapter.
+  @json_asked "Respond with a JSON object"
+
+  # Of a model function's answer that is a map; a map without them is one of fields.
+  @answer_keys [:text, :tool_calls, "text", "tool_calls"]
 
   @type reply :: map() | String.t() | [String.t()] | {:error, term()} | (map() -> term())
 
@@ -42,6 +55,11 @@ defmodule DSPex.Python.ScriptedModel do
   @spec start_link([reply()] | (map() -> term())) :: GenServer.on_start()
   def start_link(replies) when is_list(replies) or is_function(replies, 1),
     do: GenServer.start_link(__MODULE__, replies)
+
+  def start_link(other) do
+    raise ArgumentError,
+          "expected a list of replies or a function of one argument, got #{inspect(other)}"
+  end
 
   @doc """
   Returns the model for the option `:lm` of a call, for the `:model` of a pool, or for `DSPex.Python.configure_lm/1`.
@@ -69,6 +87,8 @@ defmodule DSPex.Python.ScriptedModel do
   """
   @spec written(map() | keyword()) :: String.t()
   def written(fields) do
+    fields = if is_map(fields), do: Enum.sort_by(fields, &to_string(elem(&1, 0))), else: fields
+
     Enum.map_join(fields, fn {name, value} -> "[[ ## #{name} ## ]]\n#{value(value)}\n\n" end) <>
       "[[ ## completed ## ]]"
   end
@@ -88,8 +108,7 @@ defmodule DSPex.Python.ScriptedModel do
         {:reply, reply, %{state | replies: replies}}
 
       [] ->
-        message = "the scripted model has no reply to request #{length(state.requests)}"
-        {:reply, {:error, message}, state}
+        {:reply, {:error, no_reply(request, length(state.requests))}, state}
 
       function ->
         {:reply, function, state}
@@ -99,9 +118,58 @@ defmodule DSPex.Python.ScriptedModel do
   # A function runs in the process of its request, so that a slow one delays no other request.
   defp reply(model, request) do
     case GenServer.call(model, {:next, request}) do
-      function when is_function(function, 1) -> function.(request)
-      fields when is_map(fields) -> written(fields)
+      function when is_function(function, 1) -> request |> function.() |> answered(request)
+      fields when is_map(fields) -> written_for(request, fields)
       reply -> reply
+    end
+  end
+
+  defp answered({:ok, answer}, request) when is_map(answer), do: answered(answer, request)
+
+  defp answered(answer, request) when is_map(answer) and not is_struct(answer) do
+    if Enum.any?(@answer_keys, &is_map_key(answer, &1)),
+      do: answer,
+      else: written_for(request, answer)
+  end
+
+  defp answered(answer, _request), do: answer
+
+  # DSPy's chat adapter asks again in the form of its JSON adapter, and tells nobody why.
+  defp no_reply(%{messages: messages}, number) do
+    message = "the scripted model has no reply to request #{number}"
+
+    case {json?(messages), number} do
+      {false, _number} ->
+        message
+
+      {true, 1} ->
+        message <> ", which asks for JSON"
+
+      {true, _number} ->
+        message <>
+          ", which asks for JSON; an answer that cannot be read is asked for again as JSON: check the fields of the reply before"
+    end
+  end
+
+  # An answer in JSON that has other fields is an error of DSPy that names them.
+  defp written_for(%{messages: messages} = request, fields),
+    do: if(json?(messages), do: value(fields), else: checked(fields, text(request)))
+
+  defp json?(messages), do: content(List.last(messages).content) =~ @json_asked
+
+  # A misspelt field would be an answer that cannot be read, which does not tell that the script is wrong.
+  defp checked(fields, prompt) do
+    asked = @marker |> Regex.scan(prompt) |> Enum.map(&List.last/1) |> Enum.uniq()
+    asked = asked -- ["completed"]
+
+    case Enum.find(Map.keys(fields), &(asked != [] and to_string(&1) not in asked)) do
+      nil ->
+        written(fields)
+
+      name ->
+        {:error,
+         "the reply of the scripted model has the field #{inspect(name)}, for which the prompt does not ask" <>
+           Suggestion.hint(to_string(name), asked) <> "; its fields: #{Enum.join(asked, ", ")}"}
     end
   end
 

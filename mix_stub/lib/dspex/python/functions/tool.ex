@@ -11,6 +11,7 @@ defmodule DSPex.Python.Tool do
             parameters: %{article: {:string, "its name, in the singular"}},
             function: fn %{"article" => article} -> Warehouse.count(article) end
           },
+          {MyApp.Tools, :lookup},
           "calculator"
         ]
       )
@@ -42,13 +43,14 @@ defmodule DSPex.Python.Tool do
 
   The function runs in a process of its own, several at the same time for concurrent calls (see
   `DSPex.Python.Callbacks`). It may call `DSPex.Python` itself, also for the same pool. It can be called only during the
-  call, so each call of a stored program brings its tools again.
+  call, so each call of a stored program brings its tools again; except `{module, name}`, a function that a module exports
+  (`DSPex.Python.Exports`) and every process finds.
   """
 
-  alias DSPex.Python.Error
+  alias DSPex.Python.{Error, Exports}
   alias DSPex.Suggestion
   alias DSPex.Python.Functions.Callback
-  alias DSPex.Python.Wire.Timeout
+  alias DSPex.Python.Wire.{Keywords, Limits, Timeout}
 
   @keys [:name, :description, :parameters, :function, :timeout]
   @types [:string, :integer, :number, :boolean, :object, :array]
@@ -67,7 +69,7 @@ defmodule DSPex.Python.Tool do
           | {:object, parameters()}
   @type parameter :: type() | {type(), String.t()} | {type(), keyword()}
   @type parameters :: %{(atom() | String.t()) => parameter()} | keyword(parameter()) | map()
-  @type t :: String.t() | atom() | map() | keyword()
+  @type t :: String.t() | atom() | map() | keyword() | {module(), atom()}
 
   @doc """
   Reads the tools at `path` of a call: returns them in Python's form, and the Elixir functions among them.
@@ -100,12 +102,29 @@ defmodule DSPex.Python.Tool do
   def read(other, _path), do: {:ok, other, []}
 
   @doc false
+  # Describes an exported function as a tool, for Python; or returns one sentence.
+  @spec exported(module(), atom()) :: {:ok, map()} | {:error, String.t()}
+  def exported(module, name) do
+    with {:ok, options} <- Exports.fetch(module, name) do
+      path = Exports.text(module, name)
+      {described, _callback} = read_exported({module, name}, options, path)
+      {:ok, Map.take(described, [:name, :description, :parameters])}
+    end
+  catch
+    {:tool, _path, _expected, _got} = wrong -> {:error, message(wrong)}
+  end
+
+  @doc false
   # Returns the JSON schema of parameters; raises `ArgumentError` for a wrong one.
   def json_schema!(parameters) do
+    check_depth!(parameters, "parameters")
     schema(parameters, "parameters")
   catch
     {:tool, _path, _expected, _got} = wrong -> raise ArgumentError, message(wrong)
   end
+
+  defp message({:tool, path, :exported, sentence}), do: "#{sentence}, at #{path}"
+  defp message({:tool, path, :once, pairs}), do: Keywords.repeated(pairs, path)
 
   defp message({:tool, path, {:only, known}, key}) do
     keys = Enum.map_join(known, ", ", &inspect/1)
@@ -113,12 +132,16 @@ defmodule DSPex.Python.Tool do
     message({:tool, path, "only the keys #{keys}", key}) <> "#{hint}"
   end
 
+  defp message({:tool, path, expected, :deeper}), do: "expected #{expected} at #{path}"
+
   defp message({:tool, path, expected, got}),
     do: "expected #{expected} at #{path}, got #{inspect(got, limit: 5)}"
 
   defp read_tool([_first | _rest] = tool, path) do
     # A charlist is a name.
-    if Keyword.keyword?(tool), do: tool |> Map.new() |> read_tool(path), else: {tool, nil}
+    if Keyword.keyword?(tool),
+      do: tool |> once!(path) |> Map.new() |> read_tool(path),
+      else: {tool, nil}
   end
 
   defp read_tool(tool, path) when is_map(tool) and not is_struct(tool) do
@@ -134,22 +157,65 @@ defmodule DSPex.Python.Tool do
       do: throw({:tool, "#{path}.timeout", "a time limit in ms or :infinity", timeout})
 
     callback = Callback.new(tool[:name], function, timeout)
+    parameters = Map.get(tool, :parameters, %{})
+    check_depth!(parameters, "#{path}.parameters")
 
     described = %{
       name: tool[:name],
       description: tool[:description],
-      parameters: schema(Map.get(tool, :parameters, %{}), "#{path}.parameters"),
+      parameters: schema(parameters, "#{path}.parameters"),
       callback: callback.id
     }
 
     {described, callback}
   end
 
+  defp read_tool({module, name}, path) when is_atom(module) and is_atom(name) do
+    case Exports.fetch(module, name) do
+      {:ok, options} -> read_exported({module, name}, options, path)
+      {:error, sentence} -> throw({:tool, path, :exported, sentence})
+    end
+  end
+
   defp read_tool(name, _path), do: {name, nil}
+
+  defp read_exported({module, name}, options, path) do
+    text = Exports.text(module, name)
+
+    if not is_binary(options[:description]),
+      do: throw({:tool, path, "a description of #{text} in exports/0", options[:description]})
+
+    if not function_exported?(module, name, 1),
+      do:
+        throw(
+          {:tool, path, :exported, "there is no public function #{text}/1, as a tool must be"}
+        )
+
+    tool = Map.new(options)
+
+    tool =
+      Map.merge(tool, %{name: Atom.to_string(name), function: Function.capture(module, name, 1)})
+
+    {described, callback} = read_tool(tool, path)
+    {Map.put(described, :elixir, text), callback}
+  end
+
+  defp once!(pairs, path) do
+    if Keywords.repeated(pairs, path), do: throw({:tool, path, :once, pairs})
+    pairs
+  end
 
   defp known_key!(key, known, path) do
     Enum.find(known, &(&1 == key or Atom.to_string(&1) == key)) ||
       throw({:tool, path, {:only, known}, key})
+  end
+
+  # Checked before any path is built: the paths of a deep term would need memory that grows with the square of its depth.
+  defp check_depth!(parameters, path) do
+    max = Limits.max_depth()
+
+    if Limits.deeper?(parameters, max),
+      do: throw({:tool, path, "parameters that nest at most #{max} levels", :deeper})
   end
 
   # Returns a JSON schema unchanged, or makes one from the short form.
@@ -161,17 +227,19 @@ defmodule DSPex.Python.Tool do
       do: throw({:tool, path, "a map of parameters", parameters})
 
     read =
-      for {name, parameter} <- parameters do
+      for {name, parameter} <- once!(parameters, path) do
         name = if is_atom(name), do: Atom.to_string(name), else: name
         {property, optional?} = property(parameter, "#{path}.#{shown_name(name)}")
         {name, property, optional?}
       end
 
+    # A map has no order of its own; that of a keyword list is meant.
+    read = if is_map(parameters), do: Enum.sort(read), else: read
+
     %{
       "type" => "object",
       "properties" => Map.new(read, fn {name, property, _optional?} -> {name, property} end),
       "required" => for({name, _property, false} <- read, do: name),
-      # A map has no order of its own.
       "propertyOrdering" => for({name, _property, _optional?} <- read, do: name)
     }
   end
@@ -198,7 +266,7 @@ defmodule DSPex.Python.Tool do
     if not Keyword.keyword?(options),
       do: throw({:tool, path, "a description or a keyword list in {type, …}", options})
 
-    for {key, _value} <- options, do: known_key!(key, @options, path)
+    for {key, _value} <- once!(options, path), do: known_key!(key, @options, path)
     {Map.merge(type_schema(type, path), described(options)), optional?(options)}
   end
 

@@ -1,6 +1,6 @@
 defmodule DSPex.Python.Pool do
   @moduledoc """
-  Supervises a named Python process with its language model.
+  Supervises a named pool of Python processes, its workers, with their language model.
 
   Pools are started by the application from its configuration:
 
@@ -29,7 +29,28 @@ defmodule DSPex.Python.Pool do
           request, so that keys can rotate: `api_key: {MyApp.Vault, :key, ["openai"]}`
         * `{:elixir, function}` - a function of this node, see `DSPex.Python.ModelFunction`
         * `nil` (the default) - no model: the pool starts, and calls that need a model return an error
-    * `:python_path` - a list of folders that are put before `PYTHONPATH`
+    * `:python_path` - a list of folders that are put before `PYTHONPATH`; relative ones begin at the folder in which this
+      node was started. Python imports nothing from that folder unless it is one of them (`["."]`)
+    * `:env` - variables of Python's environment beside those of the BEAM, a map or a keyword list: `[HF_HOME: "/srv/models",
+      HTTP_PROXY: nil]`; `nil` unsets a variable. No log and no `inspect` shows the values
+    * `:store` - where sessions, programs and conversations are kept, so that they outlive their Python:
+        * `false` (the default) - nowhere: they end with their Python
+        * `:run` - a file of this pool that lives as long as this BEAM, private to its user (0600 in a folder of
+          0700, in the folder for temporary files), made when the first session is, and removed when the pool stops. Text
+          of sessions is on the disk meanwhile
+        * `"sqlite:////srv/app/dspex.db"` - a file that outlives the BEAM too; `"postgresql+psycopg://user:password@host/name"` -
+          a database, also for several machines; see "The store" in `docs/operations.md`
+        * `{:system, variable}` - an address in the environment, read when Python starts
+
+      All workers of a pool have its store, so a session is also found when another worker takes the place of its own
+    * `:session_ttl` - how long a session or a conversation that nobody uses stays in the store, in ms; 30 days by default
+    * `:programs` - programs that each worker has from its start on, by the names that calls give them:
+      `programs: [triage: "priv/triage.json", chat: {:my_app, "priv/chat.json"}]`, then
+      `DSPex.Python.execute_program(:triage, inputs)`. The files are what `DSPex.Python.dump_program/2` returned; a path is relative to the folder of the
+      BEAM, or to that of an application. A file that is missing or no program is an error at once, as any wrong option. They are read
+      again for each Python, so `DSPex.Python.restart_pool/1` takes what has changed
+    * `:cd` - the folder in which Python works; by default that of the BEAM, to which `:python` and `:python_path` are relative
+      in any case
     * `:modules` - your own subclasses of `dspy.Module`, such as `["my_app.programs.Support"]`, so that calls may name them;
       see `docs/operations.md`
     * `:preload` - names of Python modules that are imported at the start, such as a module that offers tools
@@ -39,15 +60,69 @@ defmodule DSPex.Python.Pool do
     * `:heartbeat` - how to notice a Python that is alive and silent, such as a stopped process, or C code that holds the
       GIL: `[interval: 5_000, limit: 30_000]`, the default, sends a ping every 5 s, and kills a Python that has not answered
       for 30 s. `false` sends no pings
-    * `:max_stuck` - how many threads of Python may be stuck, 32 by default; see below
+    * `:max_threads` - how many threads run Python's tools and other blocking work, 64 by default
+    * `:max_stuck` - how many threads of Python may be stuck, 32 by default, and `:lost_after` - after which time a stuck thread
+      is lost, in ms; 30,000 by default; see below
+    * `:max_request_bytes` - the largest call, and the largest result of a function, as a term; 256 MiB by default. A larger
+      call is an error of kind `:input` before it is sent
+    * `:max_answer_bytes` - the largest answer of Python, 256 MiB by default; instead of a larger one comes an error of kind
+      `:encode`
+    * `:template` - whether workers are forked from a process that has imported DSPy, `modules:` and `preload:` already; `true` by
+      default if the pool has several workers or a standby. Such a worker is ready in about a tenth of a second, and shares the memory of what was imported. On Linux
+      only; elsewhere, and where a module starts a thread or opens a connection when it is imported, each worker is started
+      by itself, with a warning in the second case
     * `:drain_timeout` - how long pending calls may still take in a Python that is replaced, in ms; 30,000 by default
+    * `:size` - how many workers the pool has, 1 by default; `:schedulers` for as many as this node has schedulers
+    * `:standby` - how many more wait, ready, to take the place of one that dies or is replaced; 1 by default if the pool has
+      several workers, otherwise 0
+    * `:max_in_flight` - how many calls that may ask a model each worker has at the same time, 1,024 by default; further calls wait
+    * `:max_queue` - how many calls of the pool may wait, 4,096 by default; a further one is an error of kind `:overloaded`
+    * `:max_memory` - the resident memory of a worker with its sandboxes from which on it is replaced, `{:mb, 800}` or bytes; no limit
+      by default
+    * `:max_calls` - after how many calls a worker is replaced, and `:max_age` - after which time, in ms; never by default
+    * `:budgets` - what each tenant may spend on models: `[tenant: [max_cost: 5.0, max_tokens_total: 1_000_000]]`. The key is one of the map
+      `metadata:` of calls (`metadata: %{tenant: "acme"}`), and each of its values has these limits, in all workers together. At the limit
+      calls end with kind `:budget`. What was spent is forgotten with the pool, not with a Python, and by `DSPex.Python.reset_budget/3`;
+      a call whose metadata has no such key is not limited
+    * `:log_metadata` - which metadata of Logger of the calling process Python's log entries have, a list of keys; `[:request_id]` by default.
+      More than 4 kB of it are left out
+    * `:history` - what each Python keeps of the last 1,000 requests to models, for `DSPex.Python.history/1`: `:metadata` (the default) no
+      texts, `:full` messages and replies too (at most 16 million characters), `false` nothing. API keys are redacted always
+    * `:redact` - `{module, function}`, with `history: :full`: the function takes a map with `"messages"` and `"reply"` of one request, and returns
+      it as it may be kept. It is called before the request returns, so that Python never keeps what the function removes; if it fails, no
+      text of that request is kept
+    * `:retry` - `:safe`: a call whose worker dies is made again, once, if no tool or other function was called for it and no piece of a
+      stream was sent. `false` by default; a call may say otherwise with its own `:retry`
+
+  ## Several workers
+
+  A Python has one GIL: it computes on one core, and its end is the end of all its calls and sessions. A pool of several
+  workers is called as one:
+
+    * A call goes to the worker with the fewest calls in flight. Calls with a `:session_id`, and calls of stored programs, always
+      go to the same worker, which has the session.
+    * `DSPex.Python.execute_batch/4` and `DSPex.Python.stream_batch/4` run their items in all workers. Items of a worker that dies are
+      run in another one, unless a function was called for them. With a `:store`, so do batches and evaluations of stored programs, unless
+      they keep conversations or have a model with a key or a function that only their own worker knows.
+    * `DSPex.Python.configure_lm/3` configures all workers, and those that are started later. `DSPex.Python.cancel/2`, `DSPex.Python.metrics/1`,
+      `DSPex.Python.list_sessions/1` and `DSPex.Python.list_programs/2` are about all of them; `metrics["workers"]` has those of each.
+    * `prediction.meta` and `DSPex.Python.ping/2` say which `"worker"` has answered, by a number that no other worker of the pool gets, and
+      its `"pid"`.
+
+  When no worker has room, a call waits for its turn: callers take turns, so thousands of calls of one process delay another's by
+  one. A call that would wait longer than its timeout, as far as the pool knows, is refused at once. The error of kind
+  `:overloaded` has `error.details["retry_after"]` in seconds.
 
   ## What happens when Python ends
 
   A Python that ends after it has been ready is started again at once, with the model that was configured last, in the options or
-  by `DSPex.Python.configure_lm/3`. Its sessions and programs are lost, and with a session its model. Its pending
-  calls return an error of kind `:port_closed`, which is `retryable`. Calls that are made while Python is being started
-  wait for it.
+  by `DSPex.Python.configure_lm/3`. Its sessions and programs are lost, and with a session its model, unless the pool
+  has a `:store`, where the new Python finds them. Its pending calls return an error of kind `:worker_died`, which is `retryable`. `error.details["sent"]` says whether Python had the call,
+  `"asked"` whether a model had been asked for it or a function called, and `"called"` whether others have seen something of it: a tool
+  or another function was called, or a piece of a stream sent; `nil`: that is not known. A
+  call that was in flight at two deaths in a row (the same `request_id`, or the same arguments) is not `retryable`: it may
+  be what ends Python, and the log names it. Calls that are made while Python is being started wait for it, or go to another
+  worker. With a `:standby` that is ready, they wait for no start, but for less than half a second.
 
   If Python cannot be started, the pool tries again after 1 s, 2 s, 4 s and so on, up to every 30 s. In the meantime each
   call returns at once with an error that names the cause and the remedy.
@@ -59,44 +134,58 @@ defmodule DSPex.Python.Pool do
   stuck thread is logged with its function and `request_id`, counted in `DSPex.Python.metrics/1`, and replaced by another
   thread.
 
-  When more than `:max_stuck` threads are stuck, the pool starts another Python, and uses it as soon as it is ready. No
-  call fails or waits because of that, except calls that take longer than `:drain_timeout`: they return an error of kind
-  `:port_closed`. The new Python has the model that was configured last; sessions and programs are lost.
+  Most of them are only slow, and end some seconds later. A thread that is stuck for longer than `:lost_after` is lost. When
+  more than `:max_stuck` threads are lost and no thread is free, the pool starts another Python, and uses it as soon as it is
+  ready. No call fails or waits because of that, except calls that take longer than `:drain_timeout`: they return an error
+  of kind `:port_closed`. The new Python has the model that was configured last; sessions and programs are lost without a `:store`.
+
+  The same happens at the limits `:max_memory`, `:max_calls` and `:max_age`. Workers are replaced one at a time, and the log says why;
+  `DSPex.Python.metrics/1` counts it under `["pool"]["recycled"]`.
 
   ## What Python logs and prints
 
   Python's log entries and printed lines go to `Logger`, with the metadata `:pool`, `:python_logger` (the name of the
-  logger; `"stdout"` or `"stderr"` for printed lines, `"py.warnings"` for warnings) and, if known, `:request_id`. Python
+  logger; `"stdout"` or `"stderr"` for printed lines, `"py.warnings"` for warnings), with the metadata of the calling process under
+  the keys `:log_metadata`, and with the `:request_id` of the call's options, if it has one. Python
   decides what it logs; a logger without a configuration logs warnings and errors. C code and child processes write to
   standard error. If Python logs more than can be written, entries are dropped, and their number is logged.
 
-  ## When not to use more than one
+  ## When one worker is enough
 
-  One pool serves many calls at the same time. A second pool costs 60 MB and a start of DSPy (about a second). It is worth
-  that for another interpreter, for other Python packages, or to isolate crashes.
+  One worker serves many calls at the same time: while models are asked, Python waits. Several are worth their memory (60 MB
+  each) where Python computes: more than some hundred predictions a second, large inputs and answers, code in sandboxes. A
+  second pool is worth it for another interpreter, or for other Python packages.
   """
 
   use Supervisor, restart: :permanent
 
   alias DSPex.Python.{Callbacks, Error, ModelFunction}
-  alias DSPex.Python.Functions.{Callback, Model}
+  alias DSPex.Python.Functions.{Budgets, Callback, CallerContext, Model}
 
   alias DSPex.Python.Port.{
     ConfiguredModel,
-    Connection,
     Interpreter,
     Log,
     Names,
     Owner,
     PoolOptions,
-    Recycling
+    PoolTally,
+    Quarantine,
+    Recycling,
+    Template,
+    Workers
   }
 
-  alias DSPex.Python.Wire.Timeout
+  alias DSPex.Python.Pool.{Dispatch, Membership, Messages, Queue, Routing}
+  alias DSPex.Python.Wire.{Limits, Timeout}
 
   # How long a caller sleeps before it looks again for an owner that is being restarted. A restart of the owner (not of
   # Python) takes well under a millisecond.
   @restart_poll_ms 2
+  # How many faults of its own processes, in ten seconds, end a pool. Those of Pythons do not count (DSPex.Python.Port.Workers).
+  @max_restarts 100
+  # How long restart/1 waits for a successor that was asked for before.
+  @restart_timeout_ms 120_000
 
   @doc false
   def child_spec(options) do
@@ -113,39 +202,87 @@ defmodule DSPex.Python.Pool do
 
   @doc """
   Starts a pool linked to the calling process. Options as above; an unknown option raises `ArgumentError`.
+
+  Raises if the application `:dspex` has not been started, which has the names of all pools.
   """
   @spec start_link(keyword() | PoolOptions.t()) :: Supervisor.on_start()
-  def start_link(%PoolOptions{} = options),
-    do:
-      Supervisor.start_link(__MODULE__, options,
-        name: Names.via(:pool, options.name, %{strict: options.strict})
-      )
+  def start_link(%PoolOptions{name: pool} = options) do
+    if not Names.available?() do
+      raise "pool #{inspect(pool)} needs the application :dspex, which is not started; list it under :extra_applications or " <>
+              "the dependencies of your application, or call Application.ensure_all_started(:dspex) before"
+    end
+
+    Supervisor.start_link(__MODULE__, options,
+      name: Names.via(:pool, pool, Map.take(options, [:strict, :log_metadata]))
+    )
+  end
 
   def start_link(options) when is_list(options), do: options |> PoolOptions.new!() |> start_link()
 
   @impl true
   def init(options) do
+    waiting = Queue.counters()
+
+    Names.set_value(:pool, options.name, %{
+      strict: options.strict,
+      log_metadata: options.log_metadata,
+      redact: if(options.history == :full, do: options.redact),
+      retry: options.retry,
+      size: options.size,
+      store?: options.store != false,
+      quarantine: Quarantine.new(),
+      tally: PoolTally.new(),
+      budgets: {Budgets.table(), options.budgets},
+      waiting: waiting
+    })
+
     log = %{id: Log, start: {Log, :start_link, [options.name]}}
     model = %{id: ConfiguredModel, start: {ConfiguredModel, :start_link, [options]}}
-    owner = options |> ConfiguredModel.in_options() |> Owner.child_spec(caller(options.name))
+    queue = %{id: Queue, start: {Queue, :start_link, [{options, waiting}]}}
+    options = ConfiguredModel.in_options(options)
 
-    # A restart only follows a start of Python that worked, which takes some tenths of a second. So not even a Python
-    # that ends at every call reaches this limit, and the pool never disappears while it is in use.
-    Supervisor.init([log, model, owner],
+    owners =
+      for index <- 1..(options.size + options.standby),
+          do: Owner.child_spec(options, caller(options.name), {Owner, index})
+
+    workers = %{
+      id: Workers,
+      start: {Workers, :start_link, [{options, owners}]},
+      type: :supervisor
+    }
+
+    membership = %{id: Membership, start: {Membership, :start_link, [options]}}
+
+    # In this order: the last one ends first, so that the pool leaves its group before its workers end.
+    children =
+      [log, model, queue] ++
+        Template.children(options) ++ [workers, membership]
+
+    Supervisor.init(children,
       strategy: :one_for_one,
-      max_restarts: 100,
+      max_restarts: @max_restarts,
       max_seconds: 10
     )
   end
 
   @doc """
-  Calls an operation in the pool's Python; returns the operation's own answer, undecorated.
+  Calls an operation in a worker of the pool; returns the operation's own answer, undecorated.
 
-  Waits for a Python that is being started or restarted, within `timeout`.
+  Waits for a Python that is being started or restarted, and for a worker that has room, within `timeout`.
   """
-  @spec call(atom(), atom(), [term()], timeout()) :: {:ok, term()} | {:error, Error.t()}
-  def call(pool, operation, args, timeout),
-    do: call_until(pool, operation, args, timeout, Timeout.deadline(timeout))
+  @spec call(atom(), atom(), [term()], timeout(), [Dispatch.option()]) ::
+          {:ok, term()} | {:error, Error.t()}
+  defdelegate call(pool, operation, args, timeout, options \\ []), to: Dispatch
+
+  @doc false
+  # Checks the size of what becomes a call only later, such as arguments that are written as JSON first.
+  @spec check_request(atom(), term()) :: :ok | {:error, Error.t()}
+  def check_request(pool, args) do
+    case Routing.connection(pool, :any) do
+      nil -> :ok
+      connection -> Limits.check_request(args, connection.max_request_bytes)
+    end
+  end
 
   @doc false
   # Returns `call/4` for one pool, as model functions take it.
@@ -158,16 +295,111 @@ defmodule DSPex.Python.Pool do
   @spec model_state(atom()) ::
           {:ok, :none | :configured | {:failed, Error.t()}} | {:error, Error.t()}
   def model_state(pool) do
-    case {Names.lookup(:pool, pool), Names.lookup(:port, pool)} do
-      {nil, _owner} ->
-        {:error, not_found(pool)}
+    with {:ok, {_owner, state}} <- owner(pool, 1), do: {:ok, state}
+  end
 
-      {_supervisor, {_owner, state}} when state != nil ->
-        {:ok, state}
+  # Returns the owner of a slot and the state of its model; waits for one that is being restarted.
+  defp owner(pool, slot) do
+    case {Names.lookup(:pool, pool), Names.lookup(:slot, {pool, slot})} do
+      {nil, _owner} ->
+        {:error, Messages.not_found(pool)}
+
+      {_supervisor, {_owner, state} = found} when state != nil ->
+        {:ok, found}
 
       _restarting ->
         Process.sleep(@restart_poll_ms)
-        model_state(pool)
+        owner(pool, slot)
+    end
+  end
+
+  @doc """
+  Waits until each worker of the pools is ready, see `DSPex.Python.await_pools/2`.
+  """
+  @spec await_all([atom()] | :all, timeout()) :: :ok | {:error, Error.t()}
+  def await_all(:all, timeout), do: await_all(Names.pools(), timeout)
+
+  def await_all(pools, timeout) do
+    deadline = Timeout.deadline(timeout)
+
+    # A failure of one worker lets the next ones be asked no more.
+    Enum.find_value(pools, :ok, fn pool ->
+      with :ok <- await_ready(pool, deadline), do: nil
+    end)
+  end
+
+  defp await_ready(pool, deadline) do
+    case Routing.size(pool) do
+      0 -> {:error, Messages.not_found(pool)}
+      size -> Enum.find_value(1..size, :ok, &not_ready(pool, &1, deadline))
+    end
+  end
+
+  defp not_ready(pool, slot, deadline) do
+    timeout = Timeout.remaining(deadline, 0)
+
+    case call(pool, :ping, [nil], max(timeout, 1), route: {:slot, slot}) do
+      {:ok, _pong} -> nil
+      # Python has ended just now, and is started again.
+      {:error, %Error{kind: :worker_died}} -> not_ready(pool, slot, deadline)
+      {:error, _error} = error -> error
+    end
+  end
+
+  @doc """
+  Replaces the pool's Pythons by new ones, one after the other, see `DSPex.Python.restart_pool/1`.
+  """
+  @spec restart(atom()) :: :ok | {:error, :not_found | Error.t()}
+  def restart(pool) do
+    case Routing.size(pool) do
+      0 ->
+        {:error, :not_found}
+
+      size ->
+        # What it has imported is to be replaced too.
+        Template.restart(pool)
+        restart(pool, 1..size, Timeout.deadline(@restart_timeout_ms * size))
+    end
+  end
+
+  defp restart(pool, slots, deadline) do
+    with nil <- Enum.find_value(slots, &not_replaced(pool, &1, deadline)) do
+      # They were started with the old code too.
+      for {_number, owner, %{spare?: true}} <- Names.workers(pool), do: Owner.renew_spare(owner)
+      :ok
+    end
+  end
+
+  defp not_replaced(pool, slot, deadline) do
+    with {:ok, {owner, _state}} <- owner(pool, slot),
+         {:ok, successor} <- Owner.successor(owner),
+         :ok <- Recycling.replace(owner, pool, successor) do
+      nil
+    else
+      :replacing -> wait_for_successor(pool, slot, deadline)
+      {:error, %Error{kind: :pool_not_found}} -> {:error, :not_found}
+      {:error, _error} = error -> error
+    end
+  end
+
+  # Another process restarts the pool, or Python has asked for it. If that fails, this process tries.
+  defp wait_for_successor(pool, slot, deadline) do
+    {replaced, _state} = Names.lookup(:slot, {pool, slot}) || {nil, nil}
+    Process.sleep(@restart_poll_ms)
+
+    case owner(pool, slot) do
+      {:ok, {^replaced, _state}} ->
+        if Timeout.over?(deadline),
+          do:
+            {:error,
+             Error.timeout(@restart_timeout_ms, "start", "another python is being started")},
+          else: not_replaced(pool, slot, deadline)
+
+      {:ok, _successor} ->
+        nil
+
+      {:error, _pool_not_found} ->
+        {:error, :not_found}
     end
   end
 
@@ -177,30 +409,86 @@ defmodule DSPex.Python.Pool do
   def strict?(pool), do: match?({_supervisor, %{strict: true}}, Names.lookup(:pool, pool))
 
   @doc false
-  # Runs `configure`, which configures `model` for the pool or for its session `session_id`. Python may call `callbacks`
-  # until another model is configured there, or until another Python is started.
-  @spec configure_model(atom(), String.t() | nil, Model.t(), [Callback.t()], (... -> answer)) ::
+  # Runs `configure`, which configures `model` for the pool or for its session `session_id` by a call of the route that it gets.
+  # Python may call `callbacks` until another model is configured there, or until another Python is started.
+  @spec configure_model(
+          atom(),
+          String.t() | nil,
+          Model.t(),
+          [Callback.t()],
+          (Routing.t() -> answer)
+        ) ::
           answer
         when answer: {:ok, term()} | {:error, Error.t()}
   def configure_model(pool, session_id, model, callbacks, configure) do
+    slot = if session_id, do: Routing.slot_of(session_id, max(Routing.size(pool), 1)), else: 1
+
     # Waits for an owner that is being restarted: the owner of the port owns the functions too.
-    with {:ok, _state} <- model_state(pool),
-         {owner, _state} <- Names.lookup(:port, pool) do
+    with {:ok, {owner, _state}} <- owner(pool, slot) do
+      callbacks = Callback.on_behalf(callbacks, CallerContext.current())
       registration = if callbacks != [], do: Callbacks.register(callbacks, owner)
 
-      case configure.() do
+      case configure.({:slot, slot}) do
         {:ok, _configured} = ok ->
           if session_id == nil, do: ConfiguredModel.put(pool, model)
           Owner.model_configured(owner, session_id, {registration, callbacks})
+          if session_id == nil, do: configure_others(pool, owner)
           ok
 
         error ->
           Callbacks.unregister(registration)
           error
       end
-    else
-      nil -> configure_model(pool, session_id, model, callbacks, configure)
-      error -> error
+    end
+  end
+
+  # The other workers take the model from where it is kept, as those that are started later.
+  defp configure_others(pool, owner) do
+    others = for {_number, other, _worker} <- Names.workers(pool), other != owner, do: other
+
+    others
+    |> Task.async_stream(&Owner.configure_model/1, timeout: :infinity, ordered: false)
+    |> Stream.run()
+  end
+
+  @doc false
+  # Returns the keys of the metadata of Logger that Python's log entries have from the caller.
+  @spec log_metadata(atom()) :: [atom()]
+  def log_metadata(pool) do
+    case Names.lookup(:pool, pool) do
+      {_supervisor, %{log_metadata: keys}} -> keys
+      nil -> []
+    end
+  end
+
+  @doc false
+  # Returns the function that redacts the texts of requests before the pool's Pythons keep them; `nil` if there is none.
+  @spec redact(atom()) :: {module(), atom()} | nil
+  def redact(pool) do
+    with {_supervisor, value} <- Names.lookup(:pool, pool), do: value[:redact]
+  end
+
+  @doc false
+  # Returns the budgets that pay for a call with this metadata.
+  @spec budgets(atom(), map()) :: [Budgets.t()]
+  def budgets(_pool, metadata) when map_size(metadata) == 0, do: []
+
+  def budgets(pool, metadata) do
+    case Names.lookup(:pool, pool) do
+      {_supervisor, %{budgets: budgets}} -> Budgets.of_tenants(budgets, metadata)
+      nil -> []
+    end
+  end
+
+  @doc false
+  # Returns what `work` makes of the budgets of a pool.
+  @spec with_budgets(atom(), ({Budgets.table(), keyword()} -> result)) ::
+          {:ok, result} | {:error, Error.t()}
+        when result: term()
+  def with_budgets(pool, work) do
+    case Names.lookup(:pool, pool) do
+      {_supervisor, %{budgets: budgets}} -> {:ok, work.(budgets)}
+      nil -> {:error, Messages.not_found(pool)}
     end
   end
 
@@ -208,79 +496,46 @@ defmodule DSPex.Python.Pool do
   # Ends the registration of the model functions of a session that was closed.
   @spec forget_model(atom(), String.t()) :: :ok
   def forget_model(pool, session_id) do
-    with {owner, _state} <- Names.lookup(:port, pool),
+    slot = Routing.slot_of(session_id, max(Routing.size(pool), 1))
+
+    with {owner, _state} <- Names.lookup(:slot, {pool, slot}),
          do: Owner.model_configured(owner, session_id, {nil, []})
 
     :ok
   end
 
   @doc false
+  # Returns the numbers of the workers to which a call about all of them goes: those that take calls, and those that are being
+  # replaced and still work on some.
+  @spec workers(atom()) :: [pos_integer()]
+  def workers(pool),
+    do: for({number, _owner, %{spare?: false}} <- Names.workers(pool), do: number)
+
+  @doc false
+  # Returns what has happened to the workers of a pool, as `DSPex.Python.metrics/1` shows it.
+  @spec report(atom()) :: map()
+  def report(pool) do
+    case Names.lookup(:pool, pool) do
+      {_supervisor, value} ->
+        Map.merge(PoolTally.report(value.tally), %{
+          "size" => value.size,
+          "spares" => Enum.count(Names.workers(pool), fn {_, _, worker} -> worker.spare? end),
+          "queued" => Queue.waiting(value.waiting)
+        })
+
+      nil ->
+        %{}
+    end
+  end
+
+  @doc false
   # Kills every Python that does not read. The BEAM could not halt while a port cannot be written to.
   @spec kill_deaf() :: :ok
   def kill_deaf do
-    for pool <- Names.pools(), connection = Connection.of(pool) do
-      Interpreter.kill_if_deaf(connection.port)
+    for pool <- Names.pools(), {_number, _owner, worker} <- Names.workers(pool) do
+      Interpreter.kill_if_deaf(worker.connection.port)
     end
 
     :ok
   end
-
-  @doc false
-  @spec model_missing_message(atom()) :: String.t()
-  def model_missing_message(pool) do
-    "pool #{inspect(pool)} has no language model; write config :dspex, DSPex.Python, " <>
-      "pools: [#{key(pool)}: [model: #{Model.example()}]] or call DSPex.Python.configure_lm"
-  end
-
-  defp call_until(pool, operation, args, timeout, deadline) do
-    with %Connection{} = connection <- Connection.of(pool),
-         answer when answer != :restarting <-
-           Connection.call(connection, operation, args, timeout, deadline) do
-      if operation in [:stream_ack, :cancel] and connection.predecessors != [] do
-        # The call that it is about may run in a Python that is being replaced.
-        again = &Connection.call(&1, operation, args, timeout, deadline)
-        Recycling.call_predecessors(answer, connection, again)
-      else
-        answer
-      end
-    else
-      _restarting -> wait_for_restart(pool, operation, args, timeout, deadline)
-    end
-  end
-
-  defp wait_for_restart(pool, operation, args, timeout, deadline) do
-    cond do
-      Names.lookup(:pool, pool) == nil ->
-        {:error, not_found(pool)}
-
-      Timeout.over?(deadline) ->
-        {:error, Error.timeout(timeout, "start", "pool #{inspect(pool)} is being restarted")}
-
-      true ->
-        Process.sleep(@restart_poll_ms)
-        call_until(pool, operation, args, timeout, deadline)
-    end
-  end
-
-  defp not_found(pool) do
-    Error.new(
-      :pool_not_found,
-      "there is no pool #{inspect(pool)}; write config :dspex, DSPex.Python, " <>
-        "pools: [#{key(pool)}: [python: \"/path/to/python\", model: :embedded]]#{running()}"
-    )
-  end
-
-  defp running do
-    case Enum.map_join(Names.pools(), ", ", &inspect/1) do
-      "" -> ""
-      names -> " or use one of: #{names}"
-    end
-  rescue
-    # The registry is not running: the application :dspex has not been started.
-    ArgumentError -> " and start the application :dspex"
-  end
-
-  # Returns the name as a keyword list writes it, without its colon.
-  defp key(pool) when is_atom(pool), do: pool |> inspect() |> String.trim_leading(":")
-  defp key(pool), do: inspect(pool)
 end

@@ -6,6 +6,7 @@ defmodule DSPex.Python.Pool.PoolSupervisor do
   use Supervisor
 
   alias DSPex.Python.Pool
+  alias DSPex.Python.Wire.Keywords
 
   @spec start_link(keyword()) :: Supervisor.on_start()
   def start_link(pools), do: Supervisor.start_link(__MODULE__, pools, name: __MODULE__)
@@ -37,6 +38,10 @@ defmodule DSPex.Python.Pool.PoolSupervisor do
 
   @impl true
   def init(pools) do
+    with message when message != nil <-
+           Keywords.repeated(pools, "config :dspex, DSPex.Python, :pools"),
+         do: raise(ArgumentError, message)
+
     children = for {name, options} <- pools, do: child_spec_of_pool(name, options)
 
     # A pool ends only by a repeated fault in its own code; the other pools and the application continue.

@@ -8,8 +8,8 @@ defmodule DSPex.Python.Port.Connection do
   # The owner sends a call later that the port does not take at once, or not yet because Python is being started.
 
   alias DSPex.Python.Error
-  alias DSPex.Python.Port.{PendingCall, PendingCalls}
-  alias DSPex.Python.Wire.{Protocol, Timeout}
+  alias DSPex.Python.Port.{PendingCall, PendingCalls, Quarantine}
+  alias DSPex.Python.Wire.{Limits, Protocol, Timeout}
 
   # Python ends the work at the caller's timeout and says where the time went. Elixir waits this much longer, so that
   # Python's answer normally arrives.
@@ -18,55 +18,113 @@ defmodule DSPex.Python.Port.Connection do
   @unmonitored_ms 20
 
   @enforce_keys [:owner, :port, :pending_calls]
-  defstruct [:owner, :port, :pending_calls, predecessors: []]
+  defstruct [
+    :owner,
+    :port,
+    :pending_calls,
+    :quarantine,
+    :worker,
+    :waiting,
+    size: 1,
+    max_in_flight: :infinity,
+    max_queue: 0,
+    max_request_bytes: Limits.defaults().max_request_bytes
+  ]
 
   @typedoc """
-  The port is `nil` while no call may be written to it. The predecessors are connections to Pythons that this one
-  replaces and that still work.
+  The port is `nil` while no call may be written to it. `worker` is the number of the worker, `size` how many workers the
+  pool has, `max_in_flight` how many calls the worker may have at the same time, `waiting` counts the calls that wait for
+  the pool (DSPex.Python.Pool.Queue), and `max_queue` is how many may.
   """
   @type t :: %__MODULE__{
           owner: pid(),
           port: port() | nil,
           pending_calls: PendingCalls.t(),
-          predecessors: [t()]
+          quarantine: Quarantine.t() | nil,
+          worker: pos_integer() | nil,
+          size: pos_integer(),
+          max_in_flight: pos_integer() | :infinity,
+          waiting: :atomics.atomics_ref() | nil,
+          max_queue: non_neg_integer(),
+          max_request_bytes: pos_integer()
         }
 
   @doc """
-  Publishes the connection of a pool, so that callers find it by `of/1`.
+  Publishes the connection of a slot of a pool, so that callers find it by `of/2`.
 
   A persistent term is read without a copy. A row of a table would be copied for each call, and the reference counters
   in it would move from core to core. Replacing a persistent term scans all processes, but that happens only when a
   Python starts or ends.
   """
-  @spec publish(atom(), t()) :: :ok
-  def publish(pool, connection), do: :persistent_term.put({__MODULE__, pool}, connection)
+  @spec publish(atom(), pos_integer(), t()) :: :ok
+  def publish(pool, slot, connection),
+    do: :persistent_term.put({__MODULE__, pool, slot}, connection)
 
   @doc """
-  Removes the connection of a pool.
+  Removes the connection of a slot of a pool.
   """
-  @spec withdraw(atom()) :: :ok
-  def withdraw(pool) do
-    :persistent_term.erase({__MODULE__, pool})
+  @spec withdraw(atom(), pos_integer()) :: :ok
+  def withdraw(pool, slot) do
+    :persistent_term.erase({__MODULE__, pool, slot})
     :ok
   end
 
   @doc """
-  Returns the connection of a pool, or `nil`. Its owner may have ended; `call/5` notices that.
+  Returns the connection of a slot of a pool, or `nil`. Its owner may have ended; `call/5` notices that.
   """
-  @spec of(atom()) :: t() | nil
-  def of(pool), do: :persistent_term.get({__MODULE__, pool}, nil)
+  @spec of(atom(), pos_integer()) :: t() | nil
+  def of(pool, slot), do: :persistent_term.get({__MODULE__, pool, slot}, nil)
+
+  @doc """
+  Counts the calls in flight of a connection; `nil` if its owner has ended.
+  """
+  @spec in_flight(t()) :: non_neg_integer() | nil
+  def in_flight(connection), do: PendingCalls.count(connection.pending_calls)
 
   @doc """
   Calls an operation and waits for its answer until `deadline`.
 
   Returns `:restarting` if the owner of the port ended before the call was sent. Python has not seen the call then, so it
-  may be made again.
+  may be made again. Returns `{:died, number, error}` if Python had the call when it died, with the number of that death.
   """
   @spec call(t(), atom(), [term()], timeout(), Timeout.deadline()) ::
-          {:ok, term()} | {:error, Error.t()} | :restarting
+          {:ok, term()}
+          | {:error, Error.t()}
+          | {:died, pos_integer() | nil, Error.t()}
+          | :restarting
   def call(%__MODULE__{} = connection, operation, args, timeout, deadline) do
-    request = Protocol.encode_request(operation, args)
+    case Protocol.encode_request(operation, args, connection.max_request_bytes) do
+      {:error, _too_large} = error -> error
+      request -> send_and_wait(connection, request, timeout, deadline)
+    end
+  end
 
+  @doc """
+  Writes a frame to a port, from any process. `:busy` means that the port has not taken it.
+  """
+  @spec write_frame(port() | nil, iodata()) :: :written | :busy | :closed
+  def write_frame(port, frame) do
+    if Port.command(port, frame, [:nosuspend]), do: :written, else: :busy
+  rescue
+    # The port is closed, or `nil`. A port can close at any moment, so this cannot be checked before.
+    ArgumentError -> :closed
+  end
+
+  @doc """
+  Answers a call, which must have been taken out of the table.
+  """
+  @spec answer(
+          PendingCall.t(),
+          {:frame, binary()} | {:error, Error.t()} | {:died, pos_integer() | nil, Error.t()}
+        ) :: :ok
+  def answer(%PendingCall{tag: {:startup, _operation}}, _answer), do: :ok
+
+  def answer(%PendingCall{tag: tag, caller: caller}, answer) do
+    send(caller, {tag, answer})
+    :ok
+  end
+
+  defp send_and_wait(connection, request, timeout, deadline) do
     # Not an alias, which costs as much as sending both messages: only the process that takes the call out of the table
     # answers it, so no answer comes after the caller has taken it out.
     tag = make_ref()
@@ -87,28 +145,6 @@ defmodule DSPex.Python.Port.Connection do
       :closed ->
         :restarting
     end
-  end
-
-  @doc """
-  Writes a frame to a port, from any process. `:busy` means that the port has not taken it.
-  """
-  @spec write_frame(port() | nil, iodata()) :: :written | :busy | :closed
-  def write_frame(port, frame) do
-    if Port.command(port, frame, [:nosuspend]), do: :written, else: :busy
-  rescue
-    # The port is closed, or `nil`. A port can close at any moment, so this cannot be checked before.
-    ArgumentError -> :closed
-  end
-
-  @doc """
-  Answers a call, which must have been taken out of the table.
-  """
-  @spec answer(PendingCall.t(), {:frame, binary()} | {:error, Error.t()}) :: :ok
-  def answer(%PendingCall{tag: {:startup, _operation}}, _answer), do: :ok
-
-  def answer(%PendingCall{tag: tag, caller: caller}, answer) do
-    send(caller, {tag, answer})
-    :ok
   end
 
   defp send_call(%{pending_calls: calls} = connection, tag, request) do
@@ -199,6 +235,7 @@ defmodule DSPex.Python.Port.Connection do
 
   defp read({:frame, frame}), do: Protocol.decode_answer(frame)
   defp read({:error, _error} = error), do: error
+  defp read({:died, _number, _error} = died), do: died
 
   # The owner answers all calls before it ends, so a call without an answer came after that. But a process that monitors
   # a killed owner later gets `:noproc` too, and its call may have been sent.
@@ -207,8 +244,14 @@ defmodule DSPex.Python.Port.Connection do
       {:noproc, :handed_over} -> :restarting
       {orderly, _way} when orderly in [:normal, :shutdown] -> :restarting
       {{:shutdown, _reason}, _way} -> :restarting
-      _crash -> {:error, Error.new(:port_closed, "the port's owner crashed")}
+      _crash -> {:error, crashed(way)}
     end
+  end
+
+  # Whether a call that was handed over was sent, and what Python has done for one that was, nobody knows any more.
+  defp crashed(way) do
+    sent = if way == :written, do: true
+    Error.new(:port_closed, "the port's owner crashed", %{"sent" => sent, "asked" => nil})
   end
 
   defp cancel(%{port: port} = connection, id) do

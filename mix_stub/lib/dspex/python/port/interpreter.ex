@@ -1,49 +1,102 @@
 defmodule DSPex.Python.Port.Interpreter do
   @moduledoc false
 
-  # Finds, starts and kills the Python that a pool names, and finds out why it does not start.
+  # Finds, starts and kills the Python that a pool names.
 
   alias DSPex.Python.Error
-  alias DSPex.Python.Port.PoolOptions
+  alias DSPex.Python.Port.{Environment, PoolOptions, StoreOption}
 
   # How many bytes the driver of the port may hold before it is busy. With the default (8 KiB), every larger call would
   # wait for the next attempt.
   @busy_limits {512 * 1024, 2 * 1024 * 1024}
+  @calls_about_calls 1_024
 
-  # Checks what the runtime needs; the last line that it prints names what is missing.
-  @probe """
+  # Python searches the current folder first for every module that it imports. `PYTHONSAFEPATH` prevents it from 3.11 on,
+  # also while Python prepares to run this. With 3.10 the current folder is taken out before anything is imported.
+  # The child processes of Python must not inherit the variable.
+  @without_current_folder """
   import sys
-  if sys.version_info < (3, 10):
-      sys.exit("python 3.10 or newer is needed, this is " + sys.version.split()[0])
-  import erlport_bridge.__main__, dspy_bridge, dspy
-  for name in sys.argv[1:]:
-      __import__(name)
+  sys.path[:] = [folder for folder in sys.path if folder]
+  import os
+  os.environ.pop("PYTHONSAFEPATH", None)
   """
+
+  # Some packages take a program without a file for an interactive one, and read the `.env` of the current folder then.
+  @runtime """
+  import erlport_bridge.__main__ as program
+  __file__ = program.__file__
+  program.main()
+  """
+
+  # Has a worker forked by the template process, or becomes a directly started one.
+  @external_resource Path.join(__DIR__, "launcher.py")
+  @launcher File.read!(@external_resource)
+  # The names of that program and of its status, which it has given itself.
+  @launcher_name "dspex-launcher"
+  @unknown_status 125
 
   @doc """
   Returns the path of the pool's interpreter.
   """
-  @spec find(PoolOptions.t()) :: {:ok, String.t()} | {:error, Error.t()}
-  def find(%PoolOptions{python: python} = options) do
+  @spec find(PoolOptions.t()) :: {:ok, String.t()} | {:not_found, String.t()}
+  def find(%PoolOptions{python: python}) do
     # A path is relative to the working directory, a plain name is looked up in PATH.
     name = if String.contains?(python, "/"), do: Path.expand(python), else: python
 
     case System.find_executable(name) do
-      nil ->
-        {:error,
-         missing("there is no executable python at #{inspect(name)}; #{set_up(name, options)}")}
-
-      path ->
-        {:ok, path}
+      nil -> {:not_found, name}
+      path -> {:ok, path}
     end
   end
 
-  @doc """
-  Starts the runtime, as a port of the calling process.
+  @typedoc """
+  `number` is the number of the worker, `asked_notes` the file in which it notes which calls ask a model, `socket` that of a
+  template process, which forks the worker, if possible within half of the time for the start. `warm_up?`: whether the
+  worker runs a prediction before it answers its first call; for workers that nobody waits for.
   """
-  @spec open(String.t(), PoolOptions.t()) :: {:ok, port()} | {:error, Error.t()}
-  def open(path, %PoolOptions{} = options) do
-    {:ok, Port.open({:spawn_executable, path}, port_settings(options))}
+  @type worker :: %{
+          number: pos_integer(),
+          asked_notes: Path.t() | nil,
+          socket: Path.t() | nil,
+          warm_up?: boolean()
+        }
+
+  @doc """
+  Starts the runtime of a worker, as a port of the calling process.
+  """
+  @spec open(String.t(), PoolOptions.t(), worker()) :: {:ok, port()} | {:error, Error.t()}
+  def open(path, %PoolOptions{} = options, %{socket: socket} = worker) do
+    program = program(@runtime) ++ worker_flags(options, worker)
+    timeout_ms = to_string(div(options.start_timeout, 2))
+
+    if socket,
+      do: start(path, ["-I", "-S", "-c", @launcher, socket, timeout_ms, path | program], options),
+      else: start(path, program, options)
+  end
+
+  @doc """
+  Starts a template process with its socket in `folder`, as a port of the calling process.
+  """
+  @spec open_template(String.t(), PoolOptions.t(), Path.t()) ::
+          {:ok, port()} | {:error, Error.t()}
+  def open_template(path, %PoolOptions{} = options, folder),
+    do: start(path, program(@runtime) ++ flags(options) ++ ["--template=" <> folder], options)
+
+  defp start(path, args, options) do
+    # The folder was there when the options were checked. Without it the child would end with a status that says nothing.
+    with true <- options.cd == nil or File.dir?(options.cd),
+         {:ok, store} <- StoreOption.variables(options) do
+      {:ok, Port.open({:spawn_executable, path}, port_settings(args, options, store))}
+    else
+      false ->
+        {:error,
+         missing(
+           "the folder #{inspect(options.cd)} of the option :cd of pool #{inspect(options.name)} does not exist"
+         )}
+
+      {:error, message} ->
+        {:error, missing(message)}
+    end
   catch
     # Such as :emfile or :eacces. The owner of the port tries again later, so the error must not end it.
     :error, reason ->
@@ -90,23 +143,30 @@ defmodule DSPex.Python.Port.Interpreter do
   end
 
   @doc """
-  Finds out why Python ended with `status` before it was ready, by starting it once more. Waits for its end.
+  Returns the arguments with which Python runs `code`, without the current folder in its search path.
   """
-  @spec diagnose(String.t(), PoolOptions.t(), term()) :: Error.t()
-  def diagnose(path, %PoolOptions{} = options, status) do
-    ended = "python at #{inspect(path)} #{ending(status)} before it was ready"
+  @spec program(String.t()) :: [String.t()]
+  def program(code), do: ["-c", @without_current_folder <> code]
 
-    case probe(path, options) do
-      {:ok, cause} ->
-        missing("#{ended}: #{cause}; #{remedy(path, cause, options)}")
+  @doc """
+  Returns the environment variables of the pool's Python that differ from those of this node; `nil` unsets one.
+  """
+  @spec environment(PoolOptions.t()) :: Environment.variables()
+  def environment(%PoolOptions{env: variables, python_path: folders, history: history}),
+    do:
+      variables.()
+      |> Map.put("DSPEX_HISTORY", mode(history))
+      |> Environment.with_python_path(folders)
 
-      :error ->
-        missing(
-          "#{ended}; see standard error for what it said, and check that the option :python of pool " <>
-            "#{inspect(options.name)} names a python"
-        )
-    end
-  end
+  defp mode(false), do: "off"
+  defp mode(kept), do: Atom.to_string(kept)
+
+  @doc """
+  Returns the option of a port or command for the folder in which the pool's Python works; none for that of this node.
+  """
+  @spec folder(PoolOptions.t()) :: [cd: String.t()]
+  def folder(%PoolOptions{cd: nil}), do: []
+  def folder(%PoolOptions{cd: folder}), do: [cd: Path.expand(folder)]
 
   @doc """
   Describes how Python ended, from its exit status or from the reason why the port broke.
@@ -115,27 +175,41 @@ defmodule DSPex.Python.Port.Interpreter do
   # The driver of the port adds 128 to signals, as a shell does.
   def ending(status) when status in 129..192, do: "was killed by signal #{status - 128}"
   def ending({:silent, ms}), do: "was silent for #{ms} ms and was killed"
+
+  def ending(@unknown_status),
+    do: "ended with an unknown status, after the template process that had forked it"
+
   def ending(status) when is_integer(status), do: "ended with status #{status}"
   def ending(reason), do: "broke the pipe (#{inspect(reason)})"
 
-  # Returns the last line that a failing Python prints.
-  defp probe(path, options) do
-    {output, status} =
-      System.cmd(path, ["-c", @probe | options.preload],
-        stderr_to_stdout: true,
-        env: [{"DSPEX_PROGRAM_MODULES", Enum.join(options.modules, ",")} | environment(options)]
-      )
-
-    case output |> String.split("\n", trim: true) |> List.last() do
-      cause when status != 0 and is_binary(cause) -> {:ok, String.trim(cause)}
-      _nothing_said -> :error
-    end
-  catch
-    # The path names a script whose own interpreter does not exist.
-    :error, reason -> {:ok, "it cannot be executed (#{inspect(reason)})"}
+  defp port_settings(args, options, store) do
+    [:binary, {:packet, 4}, :nouse_stdio, :exit_status, :hide] ++
+      [
+        busy_limits_port: @busy_limits,
+        busy_limits_msgq: @busy_limits,
+        args: args,
+        env:
+          for {name, value} <- Map.merge(environment(options), store) do
+            {to_charlist(name), if(value, do: to_charlist(value), else: false)}
+          end
+      ] ++ folder(options)
   end
 
-  defp port_settings(options) do
+  # Calls about other calls, such as `cancel`, have room beside those that `max_in_flight` counts.
+  defp limits(options) do
+    recycling =
+      for {flag, value} when value != nil <- [
+            {"--recycle-bytes=", options.max_memory},
+            {"--recycle-calls=", options.max_calls},
+            {"--recycle-ms=", options.max_age}
+          ],
+          do: flag <> to_string(value)
+
+    ["--max-calls=#{options.max_in_flight + @calls_about_calls}" | recycling]
+  end
+
+  # The flags that decide what is imported, which a template process has too.
+  defp flags(options) do
     named =
       for {flag, [_first | _rest] = names} <- [
             {"--preload=", options.preload},
@@ -143,62 +217,49 @@ defmodule DSPex.Python.Port.Interpreter do
           ],
           do: flag <> Enum.join(names, ",")
 
-    [:binary, {:packet, 4}, :nouse_stdio, :exit_status, :hide] ++
-      [
-        busy_limits_port: @busy_limits,
-        busy_limits_msgq: @busy_limits,
-        args:
-          ~w(-m erlport_bridge --packet=4 --nouse_stdio --modules=dspy_bridge --log-to-elixir) ++
-            ["--elixir-version=" <> System.version()] ++
-            ["--max-stuck=#{options.max_stuck}", "--ask-for-recycling"] ++ named,
-        env:
-          for({name, value} <- environment(options), do: {to_charlist(name), to_charlist(value)})
-      ]
+    ~w(--packet=4 --nouse_stdio --modules=dspy_bridge --log-to-elixir) ++ named
   end
 
-  # The repository of this project, before its virtual environment has been made.
-  defp set_up(name, options) do
-    root = String.replace_suffix(name, "/.venv/bin/python", "")
+  defp worker_flags(options, %{number: number, asked_notes: path} = worker) do
+    notes = if path, do: ["--asked-notes=" <> path], else: []
+    warm_up = if worker.warm_up?, do: ["--warm-up"], else: []
 
-    if root != name and File.exists?(Path.join(root, "erlport_bridge/__main__.py")) and
-         File.exists?(Path.join(root, "Makefile")),
-       do: "run `make demo` in #{root}, which makes it",
-       else:
-         "set the option :python of pool #{inspect(options.name)} to a python with erlport_bridge installed"
+    flags(options) ++
+      ["--elixir-version=" <> System.version(), "--worker=#{number}"] ++
+      ["--max-threads=#{options.max_threads}", "--max-stuck=#{options.max_stuck}"] ++
+      ["--lost-after=#{options.lost_after}", "--ask-for-recycling"] ++
+      ["--max-request-bytes=#{options.max_request_bytes}"] ++
+      ["--max-answer-bytes=#{options.max_answer_bytes}"] ++
+      limits(options) ++ notes ++ warm_up ++ node_name()
   end
 
-  defp remedy(path, cause, options) do
-    cond do
-      cause =~ "python 3.10" ->
-        "set the option :python of pool #{inspect(options.name)} to a newer one"
+  # As it is now: a node may get its name later.
+  defp node_name, do: if(Node.alive?(), do: ["--node=#{node()}"], else: [])
 
-      cause =~ "cannot be executed" ->
-        "set the option :python of pool #{inspect(options.name)} to a python"
+  # While the port is open its process has not been reaped, so the number cannot belong to another process. The shell has
+  # `kill` built in: small images have no program of this name.
+  defp kill_process(port) do
+    with {:os_pid, os_pid} <- Port.info(port, :os_pid) do
+      # The worker first: as long as its launcher is there, its number stays its own.
+      commands = for pid <- forked(os_pid), do: "kill -KILL -#{pid} #{pid}; "
 
-      cause =~ ~r/No module named '(erlport_bridge|dspy|erlang)/ ->
-        "install it with: #{path} -m pip install /path/to/erlport_bridge"
-
-      options.preload ++ options.modules != [] ->
-        "check the options :preload, :modules and :python_path of pool #{inspect(options.name)}"
-
-      true ->
-        "install erlport_bridge anew with: #{path} -m pip install /path/to/erlport_bridge"
+      System.cmd("/bin/sh", ["-c", "#{commands}kill -KILL #{os_pid}"], stderr_to_stdout: true)
     end
   end
 
-  # While the port is open its process has not been reaped, so the number cannot belong to another process.
-  defp kill_process(port) do
-    with {:os_pid, os_pid} <- Port.info(port, :os_pid),
-         do: System.cmd("kill", ["-KILL", Integer.to_string(os_pid)], stderr_to_stdout: true)
+  # The worker of a launcher, for which the launcher has a descriptor. It is killed here too, because the launcher and the
+  # template process may both be stopped or gone.
+  defp forked(os_pid) do
+    with {:ok, @launcher_name <> _newline} <- File.read("/proc/#{os_pid}/comm"),
+         {:ok, descriptors} <- File.ls("/proc/#{os_pid}/fdinfo") do
+      for descriptor <- descriptors,
+          {:ok, info} <- [File.read("/proc/#{os_pid}/fdinfo/#{descriptor}")],
+          [_line, pid] <- [Regex.run(~r/^Pid:\s*([1-9]\d*)$/m, info)],
+          do: pid
+    else
+      _python_itself -> []
+    end
   end
 
   defp missing(message), do: Error.new(:missing_dependency, message)
-
-  defp environment(%PoolOptions{python_path: []}), do: []
-
-  defp environment(%PoolOptions{python_path: folders}) do
-    inherited = System.get_env("PYTHONPATH", "")
-    folders = Enum.map(folders, &Path.expand/1) ++ if(inherited == "", do: [], else: [inherited])
-    [{"PYTHONPATH", Enum.join(folders, ":")}]
-  end
 end

@@ -3,7 +3,9 @@ defmodule DSPex.Python.Port.Log do
 
   # Writes to Elixir's Logger what a pool's Python logs and prints:
   #
-  #     {:L, dropped, [{level, python_logger, request_id | nil, text}]}
+  #     {:L, dropped, [{level, python_logger, request_id | nil, text} | {level, python_logger, request_id | nil, text, caller}]}
+  #
+  # `caller` is what the call has brought of the metadata of Logger (DSPex.Python.Functions.CallerContext).
   #
   # This is a process of its own, because Logger blocks processes that log more than its backends can write, and the owner
   # of the port must not block. Frames that this process has no time for are dropped and counted.
@@ -12,6 +14,7 @@ defmodule DSPex.Python.Port.Log do
 
   require Logger
 
+  alias DSPex.Python.Functions.CallerContext
   alias DSPex.Python.Port.Names
 
   # The most frames in the mailbox. A frame has at most about 70 kB, so they take a few MB.
@@ -78,12 +81,16 @@ defmodule DSPex.Python.Port.Log do
     ArgumentError -> warn(pool, "dropped log entries of python that are no term")
   end
 
-  defp write_entry({level, logger, request_id, text}, pool)
+  defp write_entry({level, logger, request_id, text}, pool),
+    do: write_entry({level, logger, request_id, text, nil}, pool)
+
+  defp write_entry({level, logger, request_id, text, caller}, pool)
        when level in @levels and is_binary(logger) and is_binary(text) do
-    metadata = [pool: pool, python_logger: logger]
+    {_callers, metadata} = CallerContext.from_text(caller)
+    metadata = Map.merge(metadata, %{pool: pool, python_logger: logger})
 
     metadata =
-      if is_binary(request_id), do: [{:request_id, request_id} | metadata], else: metadata
+      if is_binary(request_id), do: Map.put(metadata, :request_id, request_id), else: metadata
 
     Logger.bare_log(level, text, metadata)
   end

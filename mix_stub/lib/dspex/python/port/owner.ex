@@ -9,8 +9,8 @@ defmodule DSPex.Python.Port.Owner do
   # deadlines. So a caller has its answer in time even when Python does not read or the machine is busy.
   #
   # Phases: :starting (DSPex.Python.Port.Startup; calls wait in the send queue) -> :ready, or {:down, error} until the next
-  # attempt. When Python ends in the phase :ready, this process ends, and the supervisor starts both again. A Python that
-  # asks for it is replaced by another one with an owner of its own (DSPex.Python.Port.Recycling).
+  # attempt. When Python ends in the phase :ready, this process ends, and the supervisor starts both again. Which calls come
+  # here, and which other owner replaces this one, is decided by its role (DSPex.Python.Port.WorkerRole).
 
   use GenServer
 
@@ -20,68 +20,68 @@ defmodule DSPex.Python.Port.Owner do
   alias DSPex.Python.Functions.{Callback, ModelRegistrations}
 
   alias DSPex.Python.Port.{
+    AskedNotes,
     CallerMonitors,
     Connection,
     Heartbeat,
     Interpreter,
+    LastAnswers,
     Log,
     Names,
     PendingCall,
     PendingCalls,
     PoolOptions,
+    PoolTally,
     Recycling,
     SendQueue,
-    Startup
+    Startup,
+    WorkerRole
   }
 
   alias DSPex.Python.Wire.Protocol
+  alias DSPex.Telemetry
 
   # After an answer of this size the owner collects its garbage; otherwise it would keep the answer until the next one.
   @large_bytes 1024 * 1024
   # The id of no call; Python's runtime answers it as soon as it has read it.
   @heartbeat_id 0
+  # A spare starts this long after its owner, and only when the Pythons that take calls are ready: most often another one has
+  # just died, and the start would take a core from those who have been its callers.
+  @spare_wait_ms 200
 
-  @enforce_keys [:options, :pool_call, :id, :startup]
+  @enforce_keys [:options, :pool_call, :role, :startup]
   defstruct [
     :options,
     :pool_call,
-    :id,
+    :role,
     :startup,
-    :recycling,
     :port,
     :heartbeat,
     :model_state,
     :pending_calls,
+    :awaiting,
+    :pool,
+    :began_at,
     phase: :starting,
     send_queue: %SendQueue{},
     caller_monitors: %CallerMonitors{},
     model_registrations: %ModelRegistrations{},
-    predecessors: %{}
+    configuring: []
   ]
 
   @doc """
-  Returns the specification of the child `id` of a pool's supervisor.
+  Returns the specification of the child `id` of a pool's workers.
 
-  `pool_call` calls an operation of the pool, for model functions.
+  `pool_call` calls an operation of the pool, for model functions. `predecessor` is the owner that it replaces.
   """
-  @spec child_spec(PoolOptions.t(), ModelFunction.pool_call(), term()) :: Supervisor.child_spec()
-  def child_spec(%PoolOptions{} = options, pool_call, id \\ __MODULE__),
-    do: %{id: id, start: {__MODULE__, :start_link, [options, pool_call, id]}}
+  @spec child_spec(PoolOptions.t(), ModelFunction.pool_call(), term(), pid() | nil) ::
+          Supervisor.child_spec()
+  def child_spec(%PoolOptions{} = options, pool_call, id \\ {__MODULE__, 1}, predecessor \\ nil),
+    do: %{id: id, start: {__MODULE__, :start_link, [options, pool_call, predecessor]}}
 
   @doc false
-  # While another owner has the pool's port, this one becomes its successor.
-  def start_link(%PoolOptions{} = options, pool_call, id) do
-    # An owner that has just ended may still be registered.
-    with {predecessor, _value} <- Names.lookup(:port, options.name),
-         true <- Process.alive?(predecessor) do
-      GenServer.start_link(__MODULE__, {options, pool_call, id, {:standby, predecessor}})
-    else
-      _nobody ->
-        GenServer.start_link(__MODULE__, {options, pool_call, id, nil},
-          name: Names.via(:port, options.name)
-        )
-    end
-  end
+  def start_link(%PoolOptions{} = options, pool_call, predecessor),
+    do: GenServer.start_link(__MODULE__, {options, pool_call, predecessor})
 
   @doc """
   Tells the owner that the pool or its session `session_id` has a model, and which functions are registered for it.
@@ -98,29 +98,65 @@ defmodule DSPex.Python.Port.Owner do
     :exit, _reason -> :ok
   end
 
+  @doc """
+  Configures the pool's model in the owner's Python, after it was changed for the pool.
+  """
+  @spec configure_model(pid()) :: :ok | {:error, Error.t()}
+  def configure_model(owner) do
+    GenServer.call(owner, :configure_model, :infinity)
+  catch
+    # Python has just ended. The next one gets the new model when it starts.
+    :exit, _reason -> :ok
+  end
+
+  @doc """
+  Returns the successor that shall replace the owner (`Recycling.replace/3`); `:replacing` if it has one already.
+  """
+  @spec successor(pid()) :: {:ok, Supervisor.child_spec()} | :replacing
+  def successor(owner) do
+    GenServer.call(owner, :successor, :infinity)
+  catch
+    # Python has just ended, and is started again.
+    :exit, _reason -> :replacing
+  end
+
+  @doc """
+  Has a spare end its Python and start another one.
+  """
+  @spec renew_spare(pid()) :: :ok
+  def renew_spare(owner), do: GenServer.cast(owner, :renew_spare)
+
   @impl true
-  def init({options, pool_call, id, recycling}) do
+  def init({options, pool_call, predecessor}) do
     # When the port breaks, this process has to answer all callers before it ends.
     Process.flag(:trap_exit, true)
     # Makes the atoms of answers exist, see Protocol.decode_answer/1.
     Protocol.known_atoms()
     pending_calls = PendingCalls.new()
+    pool = pool_value(options.name)
+    worker = if pool, do: PoolTally.next_worker(pool.tally), else: 1
+    role = WorkerRole.begin(options, worker, predecessor)
 
     state = %__MODULE__{
       options: options,
       pool_call: pool_call,
-      id: id,
-      startup: Startup.new(options, pool_call, pending_calls),
-      recycling: recycling,
+      role: role,
+      startup: Startup.new(options, pool_call, pending_calls, worker, role.slot == nil),
       model_state: if(options.model.() == nil, do: :none, else: :configured),
-      pending_calls: pending_calls
+      pending_calls: pending_calls,
+      pool: pool
     }
 
+    Names.register(:worker, {options.name, worker}, shown(state))
     {:ok, published(state), {:continue, :start_python}}
   end
 
   @impl true
-  def handle_continue(:start_python, state), do: {:noreply, start_python(state)}
+  def handle_continue(:start_python, state) do
+    if WorkerRole.spare?(state.role),
+      do: {:noreply, start_later(state)},
+      else: {:noreply, start_python(state)}
+  end
 
   @impl true
   def handle_call({:model_configured, session_id, configured}, _from, state) do
@@ -132,8 +168,64 @@ defmodule DSPex.Python.Port.Owner do
       else: {:reply, :ok, state}
   end
 
-  def handle_call(:drain, _successor, state),
-    do: {:reply, connection(state), %{state | recycling: Recycling.drain(state.options)}}
+  def handle_call(:configure_model, _from, %{phase: {:down, _error}} = state),
+    do: {:reply, :ok, state}
+
+  def handle_call(:configure_model, from, %{configuring: waiting} = state) do
+    state = %{state | configuring: [from | waiting]}
+    {:noreply, if(state.phase == :ready and waiting == [], do: configure(state), else: state)}
+  end
+
+  def handle_call(:successor, _from, %{role: %{recycling: nil} = role} = state),
+    do: {:reply, {:ok, successor_of(state)}, %{state | role: %{role | recycling: :asked}}}
+
+  def handle_call(:successor, _from, state), do: {:reply, :replacing, state}
+
+  # A successor replies when it is ready, or when its start has failed.
+  def handle_call(:await_ready, _from, %{phase: {:down, error}} = state),
+    do: {:reply, {:error, error}, state}
+
+  def handle_call(:await_ready, _from, %{phase: :ready} = state), do: {:reply, :ok, state}
+  def handle_call(:await_ready, from, state), do: {:noreply, %{state | awaiting: from}}
+
+  # Another one has replaced it already.
+  def handle_call(:drain, _successor, %{role: %{slot: nil}} = state), do: {:reply, nil, state}
+
+  def handle_call(:drain, _successor, %{role: %{slot: slot} = role} = state),
+    do: {:reply, slot, shown_as(%{state | role: WorkerRole.drain(role)})}
+
+  def handle_call({:take_slot, slot}, _from, state) do
+    {result, state} = take_slot(slot, state)
+    {:reply, result, state}
+  end
+
+  def handle_call({:replace, owner}, _from, state) do
+    if ready_spare?(state) do
+      {result, role} = WorkerRole.replace(state.role, owner)
+      {:reply, result, published(%{state | role: role})}
+    else
+      {:reply, :not_ready, state}
+    end
+  end
+
+  @impl true
+  def handle_cast({:take_slot, slot}, state) do
+    {_result, state} = take_slot(slot, state)
+    {:noreply, state}
+  end
+
+  def handle_cast(:not_replaced, %{role: %{recycling: :asked} = role} = state) do
+    Names.unregister(:recycling, state.options.name)
+    {:noreply, %{state | role: %{role | recycling: nil}}}
+  end
+
+  def handle_cast(:renew_spare, state) do
+    if WorkerRole.spare?(state.role),
+      do: {:stop, {:shutdown, :renewed}, state},
+      else: {:noreply, state}
+  end
+
+  def handle_cast(_late, state), do: {:noreply, state}
 
   @impl true
   def handle_info({port, {:data, frame}}, %{port: port} = state) do
@@ -151,7 +243,7 @@ defmodule DSPex.Python.Port.Owner do
 
   # A call that its caller could not write to the port.
   def handle_info({:send_call, id, _request}, %{phase: {:down, error}} = state),
-    do: {:noreply, answer(id, {:error, error}, state)}
+    do: {:noreply, answer(id, {:error, LastAnswers.unsent(error)}, state)}
 
   def handle_info({:send_call, id, request}, state),
     do: {:noreply, send_entry({:call, id, request}, state)}
@@ -174,10 +266,6 @@ defmodule DSPex.Python.Port.Owner do
 
   def handle_info(:register_functions, state), do: {:noreply, register_again(state)}
 
-  def handle_info({:DOWN, monitor, :process, _owner, _reason}, %{predecessors: known} = state)
-      when is_map_key(known, monitor),
-      do: {:noreply, published(%{state | predecessors: Map.delete(known, monitor)})}
-
   def handle_info({:DOWN, monitor, :process, _caller, _reason}, state) do
     {id, monitors} = CallerMonitors.pop(state.caller_monitors, monitor)
     state = %{state | caller_monitors: monitors}
@@ -191,14 +279,16 @@ defmodule DSPex.Python.Port.Owner do
 
   def handle_info(:heartbeat, state), do: heartbeat(Heartbeat.tick(state.heartbeat), state)
 
-  def handle_info(:start_again, %{recycling: {:standby, predecessor}} = state) do
-    # When the predecessor has ended, the supervisor has started it again, and there is nothing left to replace.
-    if Process.alive?(predecessor),
-      do: {:noreply, start_python(state)},
-      else: {:noreply, tap(state, &leave/1)}
+  def handle_info(:start_again, state) do
+    case WorkerRole.next_start(state.role) do
+      {:start, role} -> {:noreply, start_python(published(%{state | role: role}))}
+      :wait -> {:noreply, start_later(state)}
+      :leave -> {:noreply, left(state)}
+    end
   end
 
-  def handle_info(:start_again, state), do: {:noreply, start_python(state)}
+  def handle_info({:recycle, kind, reason}, %{role: %{recycling: :waiting} = role} = state),
+    do: {:noreply, recycle(kind, reason, %{state | role: %{role | recycling: nil}})}
 
   def handle_info(:start_timeout, %{phase: :starting} = state),
     do: {:noreply, started(Startup.timed_out(state.startup), state)}
@@ -206,9 +296,11 @@ defmodule DSPex.Python.Port.Owner do
   def handle_info({probe, %Error{} = error}, %{startup: %{probe: %Task{ref: probe}}} = state),
     do: {:noreply, started(Startup.diagnosed(state.startup, error), state)}
 
-  def handle_info(:check_drained, state) do
-    if Recycling.check(state.recycling, state.pending_calls) == :leave, do: leave(state)
-    {:noreply, state}
+  def handle_info(:check_drained, %{role: %{recycling: {:draining, _ends_at}}} = state) do
+    case Recycling.check(state.role.recycling, state.pending_calls) do
+      :leave -> {:noreply, left(state)}
+      :stay -> {:noreply, state}
+    end
   end
 
   # A late message: of a port that was given up, of a probe, of a timer that fired while it was cancelled, or an answer
@@ -217,23 +309,35 @@ defmodule DSPex.Python.Port.Owner do
 
   @impl true
   def terminate(reason, state) do
-    error =
-      case reason do
-        {:shutdown, {:python_exited, status}} ->
-          "python #{Interpreter.ending(status)} while the call was being made; it is started again"
-
-        _stopped when is_tuple(state.recycling) ->
-          "python was replaced while the call was being made; it was given #{state.options.drain_timeout} ms to end"
-
-        _stopped ->
-          "pool #{inspect(state.options.name)} was stopped while the call was being made"
-      end
-
-    if published?(state), do: Connection.withdraw(state.options.name)
     # From now on the port refuses calls, so that no call reaches a Python that is given up.
+    if state.role.slot, do: Connection.withdraw(state.options.name, state.role.slot)
     Interpreter.close(state.port)
-    answer_all(state, Error.new(:port_closed, error))
+
+    case reason do
+      {:shutdown, {:python_exited, status}} ->
+        # Before the calls are answered: their callers may make them again at once.
+        WorkerRole.hand_over(state.role)
+
+        answer_dead(
+          state,
+          Interpreter.ending(status),
+          "while the call was being made; it is started again"
+        )
+
+      _stopped when state.role.recycling == :leaving ->
+        answer_all(state, Error.new(:port_closed, replaced_too_late(state)))
+
+      _stopped ->
+        stopped = "pool #{inspect(state.options.name)} was stopped while the call was being made"
+        answer_all(state, Error.new(:port_closed, stopped))
+    end
+
+    AskedNotes.close(state.startup.asked_notes)
   end
+
+  defp replaced_too_late(state),
+    do:
+      "python was replaced while the call was being made; it was given #{state.options.drain_timeout} ms to end"
 
   # Crash reports and :sys.get_status/1 must not show requests, which may hold the key of a model; and of hundreds of
   # calls their number is enough.
@@ -258,63 +362,107 @@ defmodule DSPex.Python.Port.Owner do
 
   # Starting ---------------------------------------------------------------------------------------------------------
 
-  defp start_python(state),
-    do: started(Startup.begin(state.startup), %{state | phase: :starting})
+  defp start_later(state) do
+    Process.send_after(self(), :start_again, @spare_wait_ms)
+    state
+  end
+
+  defp start_python(state) do
+    Telemetry.pool(:worker_started, of_worker(state))
+    state = %{state | phase: :starting, began_at: System.monotonic_time()}
+    started(Startup.begin(state.startup), state)
+  end
+
+  defp of_worker(state), do: %{pool: state.options.name, worker: state.role.worker}
 
   defp started({:wait, startup}, state), do: %{state | startup: startup, port: startup.port}
 
   defp started({:register, startup, registration, callbacks}, state),
     do: keep_registered(%{state | startup: startup}, nil, registration, callbacks)
 
+  defp started({:ready, startup, model}, %{phase: :ready} = state),
+    do: configured(%{state | startup: startup}, model)
+
   defp started({:ready, startup, model}, state) do
     heartbeat = Heartbeat.start(state.options.heartbeat)
-    state = %{state | startup: startup, phase: :ready, heartbeat: heartbeat}
+    duration = System.monotonic_time() - state.began_at
+    Telemetry.pool(:worker_ready, %{duration: duration}, of_worker(state))
 
-    case model do
-      :ok -> state
-      {:error, error} -> %{state | model_state: {:failed, error}}
-    end
-    |> taken_over()
+    %{state | startup: startup, phase: :ready, heartbeat: heartbeat}
+    |> with_model(model)
+    |> Map.update!(:role, &WorkerRole.take_over/1)
     |> published()
     |> flush()
+    |> awaited(:ok)
+    |> configure()
   end
 
   defp started({:failed, startup, error}, state) do
     state = answer_all(state, error)
     send_queue = SendQueue.clear(state.send_queue)
-    %{state | startup: startup, phase: {:down, error}, port: nil, send_queue: send_queue}
+    state = %{state | startup: startup, phase: {:down, error}, port: nil, send_queue: send_queue}
+    for from <- state.configuring, do: GenServer.reply(from, :ok)
+    awaited(%{state | configuring: []}, {:error, error})
   end
 
-  defp taken_over(%{recycling: {:standby, predecessor}} = state) do
-    case Recycling.take_over(predecessor, state.options.name) do
-      {:ok, connection} -> %{state | recycling: nil, predecessors: monitored(connection)}
-      :gone -> tap(state, &leave/1)
+  defp awaited(%{awaiting: nil} = state, _result), do: state
+
+  defp awaited(%{awaiting: from} = state, result) do
+    GenServer.reply(from, result)
+    %{state | awaiting: nil}
+  end
+
+  defp with_model(state, :ok), do: state
+  defp with_model(state, {:error, error}), do: %{state | model_state: {:failed, error}}
+
+  # The model of the pool was changed meanwhile.
+  defp configure(%{configuring: []} = state), do: state
+  defp configure(state), do: started(Startup.configure(state.startup), state)
+
+  defp configured(state, result) do
+    state =
+      if result == :ok, do: %{state | model_state: :configured}, else: with_model(state, result)
+
+    for from <- state.configuring, do: GenServer.reply(from, result)
+    published(%{state | configuring: []})
+  end
+
+  # Published, so that nobody gives it a slot any more.
+  defp left(state), do: shown_as(%{state | role: WorkerRole.leave(state.role)})
+
+  defp take_slot(slot, state) do
+    if ready_spare?(state) do
+      {result, role} = WorkerRole.take_slot(state.role, slot)
+      {result, published(%{state | role: role})}
+    else
+      {:not_ready, state}
     end
   end
 
-  defp taken_over(state), do: state
-
-  # The predecessor may have predecessors of its own that have not left yet.
-  defp monitored(connection) do
-    for connection <- [%{connection | predecessors: []} | connection.predecessors],
-        into: %{},
-        do: {Process.monitor(connection.owner), connection}
-  end
-
-  defp leave(state), do: Recycling.leave(state.options.name, state.id)
+  defp ready_spare?(state), do: state.phase == :ready and WorkerRole.spare?(state.role)
 
   # The end of Python ------------------------------------------------------------------------------------------------
 
-  defp python_ended(status, %{recycling: {:draining, _ends_at}} = state) do
-    leave(state)
-    message = "python #{Interpreter.ending(status)} while it was being replaced"
-    {:noreply, answer_all(%{state | port: nil}, Error.new(:port_closed, message))}
+  defp python_ended(status, %{role: %{recycling: recycling}} = state)
+       when recycling == :leaving or elem(recycling, 0) == :draining do
+    state = answer_dead(state, Interpreter.ending(status), "while it was being replaced")
+    {:noreply, left(%{state | port: nil})}
   end
 
   defp python_ended(status, %{phase: :ready} = state) do
+    if state.pool, do: PoolTally.add(state.pool.tally, :died)
+
+    Telemetry.pool(
+      :worker_died,
+      %{calls: PendingCalls.count(state.pending_calls)},
+      Map.put(of_worker(state), :reason, Interpreter.ending(status))
+    )
+
     Logger.error(
       "python of pool #{inspect(state.options.name)} #{Interpreter.ending(status)}; it is started again, " <>
-        "calls in flight are answered with an error: #{PendingCalls.count(state.pending_calls)}"
+        "calls in flight are answered with an error: #{PendingCalls.count(state.pending_calls)}",
+      pool: state.options.name,
+      worker: state.role.worker
     )
 
     # Not an error of this process, so there is no crash report.
@@ -388,17 +536,18 @@ defmodule DSPex.Python.Port.Owner do
     end
   end
 
-  defp handle_frame({:message, "R"}, frame, %{recycling: nil} = state) do
-    %{options: options, pool_call: pool_call} = state
-    successor = child_spec(options, pool_call, {__MODULE__, make_ref()})
-    %{state | recycling: Recycling.begin(frame, options.name, successor)}
+  defp handle_frame({:message, "R"}, frame, %{role: %{recycling: nil}} = state) do
+    {kind, reason} = Protocol.decode_recycling(frame)
+    recycle(kind, reason, state)
   end
 
   # It has a successor already, or is about to leave.
   defp handle_frame({:message, "R"}, _frame, state), do: state
 
   defp handle_frame({:call, id}, frame, state) do
-    tap(state, fn state -> Callbacks.answer(frame, id, state.port) end)
+    %{name: pool, max_request_bytes: max_bytes} = state.options
+    Callbacks.answer(frame, id, state.port, pool, max_bytes)
+    state
   end
 
   defp handle_frame({:message, name}, _frame, state) do
@@ -417,6 +566,15 @@ defmodule DSPex.Python.Port.Owner do
     state
   end
 
+  defp recycle(kind, reason, state) do
+    tally = state.pool && state.pool.tally
+    role = WorkerRole.recycle(state.role, kind, reason, tally, successor_of(state))
+    shown_as(%{state | role: role})
+  end
+
+  defp successor_of(%{options: options, pool_call: pool_call}),
+    do: child_spec(options, pool_call, {__MODULE__, make_ref()}, self())
+
   defp answer(id, answer, state) do
     with %PendingCall{} = call <- PendingCalls.take(state.pending_calls, id),
          do: Connection.answer(call, answer)
@@ -431,12 +589,25 @@ defmodule DSPex.Python.Port.Owner do
       else: state
   end
 
-  defp answer_all(state, error) do
-    state.pending_calls
-    |> PendingCalls.take_all()
-    |> Enum.each(&Connection.answer(&1, {:error, error}))
-
+  defp answer_dead(state, ending, meanwhile) do
+    error = Error.new(:worker_died, "python #{ending} #{meanwhile}")
+    LastAnswers.of_dead(state.pending_calls, error, notes(state), quarantine(state))
     state
+  end
+
+  defp answer_all(state, error) do
+    LastAnswers.all(state.pending_calls, error, notes(state))
+    state
+  end
+
+  defp notes(%{phase: :ready, startup: startup}), do: {:ready, startup.asked_notes}
+  defp notes(_starting), do: nil
+
+  defp quarantine(%{pool: pool}), do: pool && pool.quarantine
+
+  # What the supervisor of the pool has made for all its owners; `nil` without one.
+  defp pool_value(pool) do
+    with {_supervisor, value} <- Names.lookup(:pool, pool), do: value
   end
 
   # Model functions --------------------------------------------------------------------------------------------------
@@ -454,25 +625,36 @@ defmodule DSPex.Python.Port.Owner do
 
   # What callers look up ---------------------------------------------------------------------------------------------
 
-  # Publishes the connection, and the state of the model.
-  defp published(state) do
-    if published?(state) do
-      Connection.publish(state.options.name, connection(state))
-      Names.set_value(:port, state.options.name, state.model_state)
+  # Publishes the connection and the state of the model: to the callers of the slot, and to those who ask for all workers.
+  defp published(%{role: %{slot: slot}, options: %{name: pool}} = state) do
+    if slot do
+      Connection.publish(pool, slot, connection(state))
+      Names.set_value(:slot, {pool, slot}, state.model_state)
     end
 
+    shown_as(state)
+  end
+
+  defp shown_as(state) do
+    Names.set_value(:worker, {state.options.name, state.role.worker}, shown(state))
     state
   end
 
-  # Callers do not find a successor yet that is on standby, and no more an owner that is draining.
-  defp published?(state), do: not is_tuple(state.recycling)
+  defp shown(%{role: role} = state),
+    do: %{connection: connection(state), slot: role.slot, spare?: WorkerRole.spare?(role)}
 
-  defp connection(state) do
+  defp connection(%{options: options} = state) do
     %Connection{
       owner: self(),
       port: if(state.phase == :ready, do: state.port),
       pending_calls: state.pending_calls,
-      predecessors: Map.values(state.predecessors)
+      quarantine: quarantine(state),
+      worker: state.role.worker,
+      size: options.size,
+      max_in_flight: options.max_in_flight,
+      max_queue: options.max_queue,
+      waiting: state.pool && state.pool.waiting,
+      max_request_bytes: options.max_request_bytes
     }
   end
 end

@@ -61,7 +61,7 @@ defmodule DSPex.Python.Port.PendingCalls do
   def take(calls, id) do
     case :ets.take(calls.table, id) do
       [{_id, tag, caller, sent?}] ->
-        %PendingCall{tag: tag, caller: caller, sent?: sent?}
+        %PendingCall{id: id, tag: tag, caller: caller, sent?: sent?}
 
       [] ->
         nil
@@ -104,10 +104,12 @@ defmodule DSPex.Python.Port.PendingCalls do
   def sent(calls, id), do: set_sent(calls, id, true)
 
   @doc """
-  Counts the pending calls.
+  Counts the pending calls; `nil` if the table has ended.
   """
-  @spec count(t()) :: non_neg_integer()
-  def count(calls), do: :ets.info(calls.table, :size)
+  @spec count(t()) :: non_neg_integer() | nil
+  def count(calls) do
+    with :undefined <- :ets.info(calls.table, :size), do: nil
+  end
 
   @doc """
   Requests that callers are monitored from now on; `true` for the first request after `stop_monitoring/1`.

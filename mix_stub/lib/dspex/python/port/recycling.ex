@@ -1,55 +1,107 @@
 defmodule DSPex.Python.Port.Recycling do
   @moduledoc false
 
-  # Replaces a Python that asks for it, `{:R, reason}`, because too many of its threads are stuck.
+  # Replaces a Python that asks for it, `{:R, kind, reason}`, because too many of its threads are lost and none is free, or it
+  # takes too much memory, has served its calls or its time; or for which DSPex.Python.restart_pool/1 asks.
   #
-  # The owner of its port (DSPex.Python.Port.Owner) has the pool's supervisor start a successor, which gets a Python of its
+  # The owner of its port (DSPex.Python.Port.Owner) has the supervisor of the workers start a successor, which gets a Python of its
   # own ready while the first one works on. Then callers find the connection of the successor, and the first owner is
-  # draining: it passes on the answers of its pending calls, and leaves. So no caller waits for the start.
+  # draining: it passes on the answers of its pending calls, and leaves. So no caller waits for the start. A spare that is
+  # ready is the successor of a Python that asks; one that is replaced becomes the next spare.
+  #
+  # A Python that asks is replaced sooner or later: its successor tries to start until it is ready. If restart_pool/1 asks and the
+  # successor cannot start, that is its error, and the first Python stays.
   #
   # The owner's state has under :recycling:
   #
   #     nil                   the normal case
+  #     :waiting              another Python of the pool is being replaced; it is this one's turn afterwards
   #     :asked                its successor is being started
   #     {:standby, owner}     it is a successor that is not ready yet
   #     {:draining, ends_at}  it takes no further calls, and leaves when none is pending, or at `ends_at` (monotonic ms)
+  #     :leaving              it waits for its end
 
   require Logger
 
   alias DSPex.Python.Error
-  alias DSPex.Python.Port.{Connection, Names, PendingCalls, PoolOptions}
-  alias DSPex.Python.Wire.Protocol
+  alias DSPex.Python.Port.{PendingCalls, PoolOptions, Slots, Workers}
 
-  @type state :: nil | :asked | {:standby, pid()} | {:draining, integer()}
+  @type state :: nil | :waiting | :asked | {:standby, pid()} | {:draining, integer()} | :leaving
 
   # A caller that has just looked up the connection writes its call within this time.
   @least_ms 200
   @interval_ms 50
 
   @doc """
-  Has the supervisor of `pool` start `successor`, because Python has sent `frame`; returns the new state.
+  Has a spare of `pool` replace the calling process, or the supervisor start `successor`.
   """
-  @spec begin(binary(), atom(), Supervisor.child_spec()) :: state()
-  def begin(frame, pool, successor) do
-    Logger.warning(
-      "python of pool #{inspect(pool)} is replaced by a new one: #{Protocol.decode_reason(frame)}"
+  @spec begin(String.t(), atom(), Supervisor.child_spec()) :: :ok
+  def begin(reason, pool, successor) do
+    Logger.warning("a new python is being started for pool #{inspect(pool)}: #{reason}",
+      pool: pool
     )
 
+    owner = self()
+
     # In a process of its own: the supervisor may be waiting for the end of the calling process.
-    spawn(fn -> supervisor(pool, &Supervisor.start_child(&1, successor)) end)
-    :asked
+    spawn(fn ->
+      if not spare_replaces?(Slots.ready_spare(pool), owner),
+        do: Workers.add(pool, successor)
+    end)
+
+    :ok
+  end
+
+  defp spare_replaces?(nil, _owner), do: false
+
+  defp spare_replaces?(spare, owner) do
+    # `:gone`: the owner has ended meanwhile, and has left its slot to the spare.
+    GenServer.call(spare, {:replace, owner}) in [:ok, :gone]
+  catch
+    # The spare has ended.
+    :exit, _reason -> false
+  end
+
+  @doc """
+  Replaces the Python of `owner` by that of `successor`, and waits until callers find the new one.
+
+  Returns the error if the new Python cannot be started; then the first one stays.
+  """
+  @spec replace(pid(), atom(), Supervisor.child_spec()) :: :ok | {:error, Error.t()}
+  def replace(owner, pool, successor) do
+    Logger.info(
+      "a new python is being started for pool #{inspect(pool)}: restart_pool/1 was called"
+    )
+
+    with {:ok, pid} <- Workers.add(pool, successor),
+         {:error, error} <- GenServer.call(pid, :await_ready, :infinity) do
+      Workers.leave(pool, pid)
+      GenServer.cast(owner, :not_replaced)
+      {:error, error}
+    else
+      _replaced_or_stopped -> :ok
+    end
+  catch
+    # Meanwhile the first Python has ended, and its supervisor has started another one; or the pool is being stopped.
+    :exit, _reason -> :ok
   end
 
   @doc """
   Makes the calling process, a successor that is ready, the owner that callers find.
 
-  Returns the connection of its predecessor; `:gone` if that has ended, and its supervisor has started another one.
+  Returns the slot of its predecessor; `:gone` if that has ended or has no slot any more, or if another process has taken
+  the slot.
   """
-  @spec take_over(pid(), atom()) :: {:ok, Connection.t()} | :gone
+  @spec take_over(pid(), atom()) :: {:ok, Slots.slot()} | :gone
   def take_over(predecessor, pool) do
-    connection = GenServer.call(predecessor, :drain, :infinity)
-    Names.register(:port, pool)
-    {:ok, connection}
+    slot = GenServer.call(predecessor, :drain, :infinity)
+
+    if slot != nil and Slots.take(pool, slot) do
+      Logger.info("python of pool #{inspect(pool)} is replaced by a new one")
+      {:ok, slot}
+    else
+      :gone
+    end
   catch
     :exit, _reason -> :gone
   end
@@ -59,7 +111,6 @@ defmodule DSPex.Python.Port.Recycling do
   """
   @spec drain(PoolOptions.t()) :: state()
   def drain(options) do
-    Names.unregister(:port, options.name)
     Process.send_after(self(), :check_drained, @least_ms)
     {:draining, System.monotonic_time(:millisecond) + options.drain_timeout}
   end
@@ -78,43 +129,12 @@ defmodule DSPex.Python.Port.Recycling do
   end
 
   @doc """
-  Has the supervisor end the calling process, its child `id`, for good.
+  Has the supervisor end the calling process, and start it again if the pool needs it.
   """
-  @spec leave(atom(), term()) :: :ok
-  def leave(pool, id) do
-    spawn(fn ->
-      supervisor(pool, fn supervisor ->
-        Supervisor.terminate_child(supervisor, id)
-        Supervisor.delete_child(supervisor, id)
-      end)
-    end)
-
+  @spec leave(atom()) :: :ok
+  def leave(pool) do
+    owner = self()
+    spawn(fn -> Workers.leave(pool, owner) end)
     :ok
-  end
-
-  @doc """
-  Makes a call about another call, `stream_ack` or `cancel`, also in the Pythons that are being replaced, where the other
-  call may run.
-
-  `answer` is the answer of the new Python; returns the answer of all of them together.
-  """
-  @spec call_predecessors(answer, Connection.t(), (Connection.t() -> answer | :restarting)) ::
-          answer
-        when answer: {:ok, term()} | {:error, Error.t()}
-  def call_predecessors(answer, %Connection{predecessors: predecessors}, call) do
-    Enum.reduce(predecessors, answer, &together(&2, call.(&1)))
-  end
-
-  defp together({:ok, {:ok, count}}, {:ok, {:ok, more}}) when is_integer(count),
-    do: {:ok, {:ok, count + more}}
-
-  defp together({:ok, {:ok, found?}}, {:ok, {:ok, too?}}), do: {:ok, {:ok, found? or too?}}
-  defp together(answer, _error_or_restarting), do: answer
-
-  defp supervisor(pool, function) do
-    with {supervisor, _value} <- Names.lookup(:pool, pool), do: function.(supervisor)
-  catch
-    # The pool is being stopped.
-    :exit, _reason -> :ok
   end
 end

@@ -1,8 +1,9 @@
 defmodule DSPex.Python.Port.Startup do
   @moduledoc false
 
-  # Starts a Python for the owner of a port, in three steps: the interpreter is opened, `ping` tells that the runtime
-  # works, `configure_lm` sets the pool's model. Each step returns what the owner has to do next:
+  # Starts a Python for the owner of a port, in steps: the interpreter is opened, `ping` tells that the runtime works,
+  # `provide_programs` gives it the programs of the pool, if there are any, and `configure_lm` sets the pool's model. Each
+  # step returns what the owner has to do next:
   #
   #     {:wait, startup}                               wait for a message, and pass it to this module
   #     {:register, startup, registration, callbacks}  keep the functions of the model registered, and wait
@@ -14,38 +15,56 @@ defmodule DSPex.Python.Port.Startup do
   alias DSPex.Python.{Callbacks, Error}
   alias DSPex.Python.Functions.{Callback, CallbackRegistry, Model}
   alias DSPex.Python.ModelFunction
-  alias DSPex.Python.Port.{Connection, Interpreter, PendingCalls, PoolOptions}
+
+  alias DSPex.Python.Port.{
+    AskedNotes,
+    Connection,
+    Diagnosis,
+    Interpreter,
+    PendingCalls,
+    PoolOptions,
+    ProgramFiles,
+    Template
+  }
+
   alias DSPex.Python.Wire.Protocol
 
   @first_retry_ms 1_000
   @last_retry_ms 30_000
 
-  @enforce_keys [:options, :pool_call, :pending_calls]
+  @enforce_keys [:options, :pool_call, :pending_calls, :worker, :successor?]
   defstruct [
     :options,
     :pool_call,
     :pending_calls,
+    :worker,
+    :successor?,
     :port,
     :python,
     :timer,
     :probe,
     :logged,
+    :asked_notes,
     failures: 0
   ]
 
   @typedoc """
+  `worker` is the number of the Python, `successor?` tells whether other Pythons take the calls until this one is ready,
   `port` is the port of the Python that is being started, `python` the path of its interpreter, `probe` the task that finds
-  out why it has ended, `logged` the cause of the last failure.
+  out why it has ended, `logged` the cause of the last failure, `asked_notes` where Python notes which calls ask a model.
   """
   @type t :: %__MODULE__{
           options: PoolOptions.t(),
           pool_call: ModelFunction.pool_call(),
           pending_calls: PendingCalls.t(),
+          worker: pos_integer(),
+          successor?: boolean(),
           port: port() | nil,
           python: String.t() | nil,
           timer: reference() | nil,
           probe: Task.t() | nil,
           logged: String.t() | nil,
+          asked_notes: AskedNotes.t() | nil,
           failures: non_neg_integer()
         }
 
@@ -58,9 +77,22 @@ defmodule DSPex.Python.Port.Startup do
   @doc """
   Prepares the starts of one owner.
   """
-  @spec new(PoolOptions.t(), ModelFunction.pool_call(), PendingCalls.t()) :: t()
-  def new(options, pool_call, pending_calls),
-    do: %__MODULE__{options: options, pool_call: pool_call, pending_calls: pending_calls}
+  @spec new(
+          PoolOptions.t(),
+          ModelFunction.pool_call(),
+          PendingCalls.t(),
+          pos_integer(),
+          boolean()
+        ) :: t()
+  def new(options, pool_call, pending_calls, worker, successor?) do
+    %__MODULE__{
+      options: options,
+      pool_call: pool_call,
+      pending_calls: pending_calls,
+      worker: worker,
+      successor?: successor?
+    }
+  end
 
   @doc """
   Begins a start. The calling process becomes the owner of the port, and gets the message `:start_timeout` if the start
@@ -72,20 +104,68 @@ defmodule DSPex.Python.Port.Startup do
     startup = %{startup | timer: timer}
 
     with {:ok, python} <- Interpreter.find(options),
-         {:ok, port} <- Interpreter.open(python, options) do
+         notes = AskedNotes.open(),
+         startup = %{startup | asked_notes: notes},
+         {:ok, port} <- Interpreter.open(python, options, worker(startup)) do
       {:wait, call(%{startup | port: port, python: python}, :ping, [])}
     else
+      {:not_found, path} -> failed(startup, Diagnosis.not_found(path, options))
       {:error, error} -> failed(startup, error)
     end
+  end
+
+  defp worker(startup) do
+    %{
+      number: startup.worker,
+      asked_notes: startup.asked_notes && startup.asked_notes.path,
+      socket: Template.socket(startup.options.name),
+      warm_up?: startup.successor?
+    }
   end
 
   @doc """
   Continues with the answer to a call `{:startup, operation}`.
   """
   @spec answered(t(), atom(), {:ok, term()} | {:error, Error.t()}) :: step()
-  def answered(startup, :ping, {:ok, {:ok, _pong}}) do
+  def answered(startup, :ping, {:ok, {:ok, _pong}}), do: provide(startup)
+
+  def answered(startup, :ping, {:ok, {:error, {:python_exception, details}}}),
+    do: failed(startup, Error.from_details(details))
+
+  # What the environment says is wrong; the message names the variable.
+  def answered(
+        startup,
+        :ping,
+        {:error, %Error{type: "erlport_bridge.errors.OperationError"} = error}
+      ),
+      do: failed(startup, Error.new(:input, error.message))
+
+  def answered(startup, :ping, {:error, error}) do
+    Interpreter.close(startup.port)
+    python_ended(startup, {:cannot_load, error.message})
+  end
+
+  def answered(startup, :provide_programs, {:ok, {:ok, _described}}), do: configure(startup)
+
+  def answered(startup, :provide_programs, {:ok, {:error, {:python_exception, details}}}),
+    do: programs_failed(startup, Error.from_details(details))
+
+  def answered(startup, :provide_programs, {:error, error}), do: programs_failed(startup, error)
+
+  def answered(startup, :configure_lm, {:ok, {:error, {:python_exception, details}}}),
+    do: model_failed(startup, Error.from_details(details))
+
+  def answered(startup, :configure_lm, {:error, error}), do: model_failed(startup, error)
+  def answered(startup, :configure_lm, {:ok, _configured}), do: ready(startup, :ok)
+
+  @doc """
+  Begins to configure the pool's model: at the start, and when it was changed.
+  """
+  @spec configure(t()) :: step()
+  def configure(startup) do
     with model when model != nil <- startup.options.model.(),
          {:ok, {provider, config}, callbacks} <- Model.resolve(model, startup.pool_call) do
+      callbacks = Callback.on_behalf(callbacks, startup.options.configured_by.())
       registration = if callbacks != [], do: Callbacks.register(callbacks)
       startup = call(startup, :configure_lm, [provider, config, %{}])
       {:register, startup, registration, callbacks}
@@ -94,21 +174,6 @@ defmodule DSPex.Python.Port.Startup do
       {:error, error} -> model_failed(startup, error)
     end
   end
-
-  def answered(startup, :ping, {:ok, {:error, {:python_exception, details}}}),
-    do: failed(startup, Error.from_details(details))
-
-  def answered(startup, :ping, {:error, error}) do
-    message = "python at #{inspect(startup.python)} cannot load dspy_bridge: #{error.message}"
-    facts = %{"traceback" => error.traceback}
-    failed(startup, Error.new(:missing_dependency, message, facts))
-  end
-
-  def answered(startup, :configure_lm, {:ok, {:error, {:python_exception, details}}}),
-    do: model_failed(startup, Error.from_details(details))
-
-  def answered(startup, :configure_lm, {:error, error}), do: model_failed(startup, error)
-  def answered(startup, :configure_lm, {:ok, _configured}), do: ready(startup, :ok)
 
   @doc """
   Ends a start that takes too long.
@@ -124,13 +189,20 @@ defmodule DSPex.Python.Port.Startup do
   end
 
   @doc """
-  Begins to find out why Python has ended before it was ready.
+  Begins to find out why Python has ended before it was ready, or cannot load the operations.
 
   This takes as long as an import of DSPy, so it runs in a task, whose result `{ref, error}` is for `diagnosed/2`.
   """
   @spec python_ended(t(), term()) :: step()
   def python_ended(%{python: python, options: options} = startup, status) do
-    probe = Task.async(fn -> Interpreter.diagnose(python, options, status) end)
+    probe =
+      Task.async(fn ->
+        # A process that ends while it opens a port makes Erlang print `erl_child_setup: failed with error 32`. So the
+        # end of the owner, such as when the pool is stopped, waits for the end of the probe and not the other way round.
+        Process.flag(:trap_exit, true)
+        Diagnosis.diagnose(python, options, status)
+      end)
+
     {:wait, %{startup | port: nil, probe: probe}}
   end
 
@@ -142,6 +214,19 @@ defmodule DSPex.Python.Port.Startup do
     Process.demonitor(startup.probe.ref, [:flush])
     failed(startup, error)
   end
+
+  defp provide(%{options: %{programs: []}} = startup), do: configure(startup)
+
+  defp provide(%{options: options} = startup) do
+    case ProgramFiles.read(options.programs) do
+      {:ok, texts} -> {:wait, call(startup, :provide_programs, [texts])}
+      {:error, error} -> failed(startup, error)
+    end
+  end
+
+  # A pool without its programs is not what its callers expect: it has no Python until the file is mended.
+  defp programs_failed(startup, error),
+    do: failed(startup, ProgramFiles.explain(error, startup.options.programs))
 
   defp call(startup, operation, args) do
     id = PendingCalls.add(startup.pending_calls, {:startup, operation})
@@ -172,6 +257,7 @@ defmodule DSPex.Python.Port.Startup do
     cancel(startup.timer)
     if startup.probe, do: Task.shutdown(startup.probe, :brutal_kill)
     Interpreter.close(startup.port)
+    AskedNotes.close(startup.asked_notes)
 
     retry_ms = min(@first_retry_ms * Integer.pow(2, min(startup.failures, 10)), @last_retry_ms)
     Process.send_after(self(), :start_again, retry_ms)
@@ -183,6 +269,7 @@ defmodule DSPex.Python.Port.Startup do
        | port: nil,
          timer: nil,
          probe: nil,
+         asked_notes: nil,
          failures: startup.failures + 1,
          logged: error.message
      }, error}
@@ -190,6 +277,13 @@ defmodule DSPex.Python.Port.Startup do
 
   # Each cause once: an entry for each attempt would be written over the prompt of IEx, and fill a log.
   defp log_failure(%{logged: cause}, %{message: cause}), do: :ok
+
+  # Whether it is tried again depends on who has asked for it, see Recycling.
+  defp log_failure(%{successor?: true} = startup, error) do
+    Logger.error(
+      "the new python of pool #{inspect(startup.options.name)} cannot be started, and the old one stays: #{error.message}"
+    )
+  end
 
   defp log_failure(startup, error) do
     Logger.error(

@@ -15,15 +15,16 @@ defmodule DSPex.Python.Error do
     * `:stage` - where the time of a timeout went, or `nil`
     * `:retryable` - whether the same call may succeed later
     * `:traceback` - Python's own lines, oldest first
+    * `:trace` - what happened in the call, a `DSPex.Trace`, if it was asked for by the option `trace: true`
     * `:details` - everything that Python sent, as a map with string keys (`"status"`, `"retry_after"`, `"provider"`, …)
   """
 
   # The kinds of Python's details map (conformance/errors.tsv) ...
   @python_kinds ~w(module_not_found signature input session_not_found program_not_found lm_not_configured provider
-                   auth billing rate_limit timeout transport server context_window unsupported_model parse tool
-                   sandbox missing_dependency overloaded cancelled store encode internal)a
+                   auth billing budget rate_limit timeout transport server context_window unsupported_model parse tool
+                   sandbox missing_dependency overloaded cancelled store conflict encode internal)a
   # ... and the kinds that only Elixir can see.
-  @port_kinds ~w(pool_not_found port_closed)a
+  @port_kinds ~w(pool_not_found port_closed worker_died)a
   @kinds @python_kinds ++ @port_kinds
   @kind_of_name Map.new(@kinds, &{Atom.to_string(&1), &1})
 
@@ -35,7 +36,10 @@ defmodule DSPex.Python.Error do
     missing_dependency: {"MissingDependencyError", false},
     internal: {"InternalError", false},
     pool_not_found: {"PoolNotFoundError", false},
-    port_closed: {"PortClosedError", true}
+    port_closed: {"PortClosedError", true},
+    worker_died: {"WorkerDiedError", true},
+    overloaded: {"OverloadedError", true},
+    cancelled: {"CancelledError", true}
   }
 
   defexception [
@@ -44,6 +48,7 @@ defmodule DSPex.Python.Error do
     :message,
     :path,
     :stage,
+    :trace,
     retryable: false,
     traceback: [],
     details: %{}
@@ -57,6 +62,7 @@ defmodule DSPex.Python.Error do
           stage: String.t() | nil,
           retryable: boolean(),
           traceback: [String.t()],
+          trace: DSPex.Trace.t() | nil,
           details: %{optional(String.t()) => term()}
         }
 
@@ -80,8 +86,11 @@ defmodule DSPex.Python.Error do
   """
   @spec from_details(map()) :: t()
   def from_details(details) when is_map(details) do
+    {trace, details} = Map.pop(details, "trace")
+
     %__MODULE__{
-      kind: Map.get(@kind_of_name, details["kind"], :internal),
+      kind: kind(details["kind"]),
+      trace: trace,
       type: text(details["type"], "InternalError"),
       message: text(details["message"], "python gave no message"),
       path: details["path"],
@@ -91,6 +100,11 @@ defmodule DSPex.Python.Error do
       details: details
     }
   end
+
+  @doc false
+  # Returns the kind of a name; `:internal` for one that this version does not know.
+  @spec kind(term()) :: atom()
+  def kind(name), do: Map.get(@kind_of_name, name, :internal)
 
   @doc false
   @spec new(atom(), String.t(), map()) :: t()
@@ -115,12 +129,19 @@ defmodule DSPex.Python.Error do
     new(:timeout, "no answer within #{timeout} ms: #{cause}", %{"stage" => stage})
   end
 
+  # The class of Python's exception about a call of a function that is not an operation.
+  @unknown_operation "erlport_bridge.errors.UnknownOperationError"
+
   @doc false
   # Makes an error from an exception of Python's runtime itself, such as for a function that is not an operation.
   @spec from_exception(term()) :: t()
   def from_exception({:python, class, message, traceback}) do
-    new(:internal, text(message, "python gave no message"), %{
-      "type" => name(class),
+    type = name(class)
+    kind = if type == @unknown_operation, do: :input, else: :internal
+
+    new(kind, text(message, "python gave no message"), %{
+      "type" => type,
+      "path" => if(kind == :input, do: "operation"),
       "traceback" => traceback |> List.wrap() |> Enum.filter(&is_binary/1)
     })
   end

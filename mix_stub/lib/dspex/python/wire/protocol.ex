@@ -21,6 +21,7 @@ defmodule DSPex.Python.Wire.Protocol do
   # Source: https://www.erlang.org/doc/apps/erts/erl_ext_dist.html
 
   alias DSPex.Python.Error
+  alias DSPex.Python.Wire.Limits
 
   @version 131
   @small_tuple 104
@@ -54,20 +55,30 @@ defmodule DSPex.Python.Wire.Protocol do
   def max_id, do: @max_id
 
   @doc """
-  Encodes a call without its id. Large binaries are referred to, not copied.
+  Encodes a call without its id. Large binaries are referred to, not copied. Returns an error for a call of more than
+  `max_bytes`.
   """
-  @spec encode_request(atom(), [term()]) :: request()
-  def encode_request(operation, args) when is_atom(operation) and is_list(args) do
+  @spec encode_request(atom(), [term()], pos_integer()) :: request() | {:error, Error.t()}
+  def encode_request(operation, args, max_bytes \\ Limits.defaults().max_request_bytes)
+      when is_atom(operation) and is_list(args) do
     # Encoding the parts one by one takes longer.
     call = {:C, @max_id, :dspy_bridge, operation, args}
+    size = :erlang.external_size(call)
 
-    if :erlang.external_size(call) < @small_bytes do
-      # term_to_binary takes a third of the time of term_to_iovec here.
-      <<@call_head, @max_id::32, start::binary>> = :erlang.term_to_binary(call, @encoding)
-      [start]
-    else
-      [<<@call_head, @max_id::32, start::binary>> | rest] = :erlang.term_to_iovec(call, @encoding)
-      [start | rest]
+    cond do
+      size < @small_bytes ->
+        # term_to_binary takes a third of the time of term_to_iovec here.
+        <<@call_head, @max_id::32, start::binary>> = :erlang.term_to_binary(call, @encoding)
+        [start]
+
+      size <= max_bytes ->
+        [<<@call_head, @max_id::32, start::binary>> | rest] =
+          :erlang.term_to_iovec(call, @encoding)
+
+        [start | rest]
+
+      true ->
+        {:error, Limits.too_large(size, max_bytes)}
     end
   end
 
@@ -150,16 +161,16 @@ defmodule DSPex.Python.Wire.Protocol do
   end
 
   @doc """
-  Decodes the reason for which Python asks to be replaced, `{:R, reason}`.
+  Decodes why Python asks to be replaced, `{:R, kind, reason}`: in one word, and in a sentence.
   """
-  @spec decode_reason(binary()) :: String.t()
-  def decode_reason(frame) do
+  @spec decode_recycling(binary()) :: {String.t(), String.t()}
+  def decode_recycling(frame) do
     case :erlang.binary_to_term(frame, [:safe]) do
-      {:R, reason} when is_binary(reason) -> reason
-      _other -> "it gave no reason"
+      {:R, kind, reason} when is_binary(kind) and is_binary(reason) -> {kind, reason}
+      _other -> {"unknown", "it gave no reason"}
     end
   rescue
-    ArgumentError -> "it gave no reason"
+    ArgumentError -> {"unknown", "it gave no reason"}
   end
 
   @doc """

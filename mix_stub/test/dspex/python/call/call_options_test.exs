@@ -2,6 +2,7 @@ defmodule DSPex.Python.Call.CallOptionsTest do
   use ExUnit.Case, async: true
 
   alias DSPex.Python.Call.CallOptions
+  alias DSPex.Python.Functions.CallerContext
   alias DSPex.Python.Wire.Timeout
 
   test "are a keyword list or a map with atom keys" do
@@ -57,9 +58,27 @@ defmodule DSPex.Python.Call.CallOptionsTest do
 
   test "are sent to Python without those that Elixir uses" do
     options = CallOptions.new!(%{pool: :p, serialization_format: :json, timeout: 5, n: 2})
-    assert CallOptions.for_execution(options) == {:ok, %{timeout: 5, n: 2}, []}
-    assert CallOptions.for_execution(%{options | timeout: :infinity}) == {:ok, %{n: 2}, []}
+    # Callers take turns in Python: without the option, each process is a caller.
+    caller = inspect(self())
+
+    assert for_execution(options) == {:ok, %{timeout: 5, n: 2, caller: caller}, []}
+
+    assert for_execution(%{options | timeout: :infinity}) == {:ok, %{n: 2, caller: caller}, []}
+
+    named = CallOptions.new!(pool: :p, timeout: :infinity, caller: "user-42")
+    assert for_execution(named) == {:ok, %{caller: "user-42"}, []}
     assert options.python == %{n: 2}
+  end
+
+  # Without what tells Elixir for whom Python works.
+  defp for_execution(options) do
+    context = CallerContext.current()
+
+    with {:ok, python, callbacks} <- CallOptions.for_execution(options, context) do
+      {text, python} = Map.pop!(python, :caller_context)
+      assert CallerContext.from_text(text) == {context.callers, %{}}
+      {:ok, python, callbacks}
+    end
   end
 
   test "that Python does not see are checked by name" do
@@ -72,13 +91,13 @@ defmodule DSPex.Python.Call.CallOptionsTest do
     assert check.([request_id: "r", lm: :embedded], []) == :ok
 
     for {options, message} <- [
-          {[timout: 5], "unknown option :timout at opts; did you mean :timeout?"},
-          {[pol: :p], "unknown option :pol at opts; did you mean :pool?"},
-          {[strct: true], "unknown option :strct at opts; did you mean :strict?"},
-          {[verson: 1], "unknown option :verson at opts; did you mean :version?"},
+          {[timout: 5], "unknown option :timout at opts (did you mean :timeout?)"},
+          {[pol: :p], "unknown option :pol at opts (did you mean :pool?)"},
+          {[strct: true], "unknown option :strct at opts (did you mean :strict?)"},
+          {[verson: 1], "unknown option :verson at opts (did you mean :version?)"},
           {[request_id: "r", strict: true],
            "unknown option :request_id at opts; the call is strict, and takes only " <>
-             ":pool, :timeout, :serialization_format, :strict, :version"}
+             ":pool, :timeout, :serialization_format, :strict, :retry, :metadata, :version"}
         ] do
       assert {:error, error} = check.(options, [:version])
       assert {error.kind, error.message} == {:input, message}
@@ -93,8 +112,8 @@ defmodule DSPex.Python.Call.CallOptionsTest do
       [pool: pool, timeout: :infinity] |> Keyword.merge(options) |> CallOptions.new!()
     end
 
-    assert CallOptions.for_execution(strict.([])) == {:ok, %{strict: true}, []}
-    assert CallOptions.for_execution(strict.(strict: false)) == {:ok, %{strict: false}, []}
+    assert {:ok, %{strict: true}, []} = for_execution(strict.([]))
+    assert {:ok, %{strict: false}, []} = for_execution(strict.(strict: false))
     assert {:error, %{kind: :input}} = CallOptions.check_names(strict.(lm: :embedded), [])
     assert CallOptions.check_names(strict.(lm: :embedded, strict: false), []) == :ok
   end

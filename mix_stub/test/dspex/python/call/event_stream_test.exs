@@ -260,7 +260,7 @@ defmodule DSPex.Python.Call.EventStreamTest do
             element
           end)
 
-        assert {:error, %Error{kind: :port_closed}} = List.last(elements)
+        assert {:error, %Error{kind: :worker_died}} = List.last(elements)
       end)
 
     assert log =~ "started again"

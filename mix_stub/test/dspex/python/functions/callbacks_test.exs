@@ -66,7 +66,10 @@ defmodule DSPex.Python.Functions.CallbacksTest do
     test = self()
 
     for format <- [:native, :json] do
-      function = fn arguments -> send(test, {:arguments, arguments}) && "17 pieces" end
+      function = fn arguments ->
+        send(test, {:arguments, arguments})
+        "17 pieces"
+      end
 
       assert {:ok, prediction} =
                ask(["calculator", stock(function)], serialization_format: format)
@@ -144,8 +147,10 @@ defmodule DSPex.Python.Functions.CallbacksTest do
           {fn _arguments -> throw(:ball) end, "it threw :ball"},
           {fn _arguments -> exit({:no, :way}) end, "it exited: {:no, :way}"},
           {fn _arguments -> Process.exit(self(), :kill) end, "it was killed"},
-          {fn _arguments -> spawn_link(fn -> exit(:child) end) && Process.sleep(:infinity) end,
-           "it exited: :child"},
+          {fn _arguments ->
+             spawn_link(fn -> exit(:child) end)
+             Process.sleep(:infinity)
+           end, "it exited: :child"},
           {fn _arguments -> raise String.duplicate("long ", 1_000) end, nil}
         ] do
       capture_log(fn ->
@@ -219,7 +224,7 @@ defmodule DSPex.Python.Functions.CallbacksTest do
 
     capture_log(fn ->
       signal(pool, "KILL")
-      assert {:error, %Error{kind: :port_closed}} = Task.await(call)
+      assert {:error, %Error{kind: :worker_died}} = Task.await(call, 30_000)
     end)
 
     assert_receive {:DOWN, ^monitor, :process, ^pid, :killed}, 5_000
@@ -236,7 +241,7 @@ defmodule DSPex.Python.Functions.CallbacksTest do
     call = Task.async(fn -> ask([tool]) end)
     receive_asked()
     Process.exit(Process.whereis(CallbackRegistry), :kill)
-    assert {:ok, prediction} = Task.await(call)
+    assert {:ok, prediction} = Task.await(call, 30_000)
     assert prediction[:answer] =~ "Error in stock: the registry of functions has ended"
     assert client(:general) == pool_before
     assert observed(fn _arguments -> "served" end) == "served"
@@ -375,7 +380,7 @@ defmodule DSPex.Python.Functions.CallbacksTest do
 
       receive_asked()
       Callbacks.unregister(registration)
-      assert Task.await(waiting) == "the call that it was made for has ended"
+      assert Task.await(waiting, 30_000) == "the call that it was made for has ended"
     end
   end
 

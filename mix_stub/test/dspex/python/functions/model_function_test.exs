@@ -223,9 +223,9 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
 
       for {options, message} <- [
             {[functon: answering("a")],
-             ~s|unknown option "functon" of the model :elixir; did you mean :function?|},
+             ~s|unknown option "functon" of the model :elixir (did you mean :function?)|},
             {[function: answering("a"), timeot: 1],
-             ~s|unknown option "timeot" of the model :elixir; did you mean :timeout?|}
+             ~s|unknown option "timeot" of the model :elixir (did you mean :timeout?)|}
           ] do
         assert {:error, %Error{kind: :input, message: ^message}} = ask(options)
       end
@@ -263,7 +263,7 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
       call = Task.async(fn -> ask(endless, request_id: id) end)
       assert_receive {:running, function}, 5_000
       assert {:ok, 1} = Python.cancel(id)
-      assert {:error, %Error{kind: :cancelled}} = Task.await(call)
+      assert {:error, %Error{kind: :cancelled}} = Task.await(call, 30_000)
       assert_ended(function)
     end
 
@@ -327,7 +327,7 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
           fn -> 0 end,
           fn
             0 -> {["[[ ## answer ## ]]\n"], 1}
-            n -> {[send(test, {:made, n}) && "word#{n} "], n + 1}
+            n -> {[made(test, n)], n + 1}
           end,
           fn _n -> send(test, :closed) end
         )
@@ -408,11 +408,9 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
     test "outlives the process that configured it" do
       pool = start_pool!(model: nil)
 
-      Task.await(
-        Task.async(fn ->
-          Python.configure_lm(:elixir, [function: answering("still here")], pool: pool)
-        end)
-      )
+      fn -> Python.configure_lm(:elixir, [function: answering("still here")], pool: pool) end
+      |> Task.async()
+      |> Task.await(30_000)
 
       assert answer(pool) == "still here"
     end
@@ -461,8 +459,13 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
     end
   end
 
+  defp made(test, number) do
+    send(test, {:made, number})
+    "word#{number} "
+  end
+
   defp assert_ended(pid) do
     monitor = Process.monitor(pid)
-    assert_receive {:DOWN, ^monitor, :process, ^pid, _reason}, 5_000
+    assert_receive {:DOWN, ^monitor, :process, ^pid, _reason}, 30_000
   end
 end

@@ -16,6 +16,13 @@ defmodule DSPex.Python.Functions.ModelTest do
              {:ok, {"openai", %{"model" => "m"}}, []}
   end
 
+  test "a model function of another number of arguments is named as such" do
+    for function <- [fn -> 1 end, fn _request, _other -> 1 end] do
+      assert {:error, message} = Model.validate({:elixir, function})
+      assert message =~ "expected a function of one argument, the request, as the model :elixir"
+    end
+  end
+
   test "reads keys from the environment when the model is resolved" do
     variable = "DSPEX_TEST_KEY_#{System.unique_integer([:positive])}"
     model = {:openai, model: "m", api_key: {:system, variable}}
@@ -151,5 +158,40 @@ defmodule DSPex.Python.Functions.ModelTest do
 
       assert ModelServer.keys(url) == ["sk-secret-1", "tenant-1", "tenant-2"]
     end
+  end
+
+  describe "the path of an error names what was written" do
+    @wrong {:openai, "x"}
+    for {name, path, call} <- [
+          {"model", "opts.lm", quote(do: execute(lm: @wrong))},
+          {"function without arguments", "opts.lm",
+           quote(do: execute(lm: {:elixir, fn -> 1 end}))},
+          {"no function", "opts.lm.function", quote(do: execute(lm: {:elixir, function: 1}))},
+          {"fallback model", "opts.lm[1]", quote(do: execute(lm: [:embedded, @wrong]))},
+          {"fallback model of options", "opts.lm.fallbacks[0]",
+           quote(do: execute(lm: {:openai, model: "m", fallbacks: [@wrong]}))},
+          {"key", "opts.lm.api_key",
+           quote(do: execute(lm: {:openai, model: "m", api_key: fn _ -> 1 end}))},
+          {"model of an adapter", "opts.adapter.extraction_model",
+           quote(do: execute(adapter: [name: "two_step", extraction_model: @wrong]))},
+          {"model of a program", "spec.lm",
+           quote(do: Python.create_program(%{signature: "q -> a", lm: @wrong}))},
+          {"model of a stage", "spec.modules[0].lm",
+           quote(
+             do:
+               Python.create_program(%{
+                 signature: "q -> a",
+                 modules: [%{module: "dspy.Predict", name: "s", lm: @wrong}]
+               })
+           )},
+          {"configured options", "config", quote(do: Python.configure_lm(:openai, "x"))},
+          {"configured provider", "provider", quote(do: Python.configure_lm(7, model: "x"))}
+        ] do
+      test name do
+        assert {:error, %Error{kind: :input, path: unquote(path)}} = unquote(call)
+      end
+    end
+
+    defp execute(options), do: Python.execute_module("dspy.Predict", "q -> a", %{q: "x"}, options)
   end
 end

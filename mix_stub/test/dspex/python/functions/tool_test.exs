@@ -117,7 +117,7 @@ defmodule DSPex.Python.Functions.ToolTest do
           {[function: fn -> 1 end], "opts.tools[0].function", "a function of one argument"},
           {[function: nil], "opts.tools[0].function", "got nil"},
           {[timeout: 0], "opts.tools[0].timeout", "a time limit in ms or :infinity"},
-          {[descripton: "x"], "opts.tools[0]", "got :descripton; did you mean :description?"},
+          {[descripton: "x"], "opts.tools[0]", "got :descripton (did you mean :description?)"},
           {[desc: "x"], "opts.tools[0]", "only the keys :name, :description"},
           {[parameters: "n"], "opts.tools[0].parameters", "a map of parameters"},
           {[parameters: %{n: :int}], "opts.tools[0].parameters.n", "a type (:string"},

@@ -8,8 +8,8 @@ defmodule DSPex.Python.Pool.PoolTest do
   alias DSPex.Python.{Error, Pool}
   alias DSPex.Python.Port.{Connection, SendQueue}
 
-  # How long a caller may have to wait after its timeout.
-  @tolerance_ms 1_000
+  # How long a caller may have to wait after its timeout on a busy machine, where it takes milliseconds otherwise.
+  @tolerance_ms 5_000
 
   describe "a running pool" do
     test "answers a thousand calls of a hundred callers, each with its own answer" do
@@ -80,13 +80,13 @@ defmodule DSPex.Python.Pool.PoolTest do
       eventually(fn -> waiting(:to_be_stopped) == 1 end)
 
       assert :ok = Python.stop_pool(:to_be_stopped)
-      assert {:error, %Error{kind: :port_closed, message: message}} = Task.await(call)
+      assert {:error, %Error{kind: :port_closed, message: message}} = Task.await(call, 30_000)
       assert message == "pool :to_be_stopped was stopped while the call was being made"
-      {"", 0} = System.cmd("kill", ["-CONT", to_string(python)])
+      :ok = signal_process(python, "CONT")
       eventually(fn -> not alive?(python) end)
       assert {:error, %Error{kind: :pool_not_found}} = Python.ping(nil, pool: :to_be_stopped)
       assert {:error, :not_found} = Python.stop_pool(:to_be_stopped)
-      assert Connection.of(:to_be_stopped) == nil
+      assert Connection.of(:to_be_stopped, 1) == nil
     end
 
     test "cannot be started twice under one name" do
@@ -146,7 +146,7 @@ defmodule DSPex.Python.Pool.PoolTest do
           Task.async(fn -> timed(fn -> Python.ping(payload, pool: pool, timeout: 500) end) end)
         end
 
-      results = Task.await_many(calls, 10_000)
+      results = Task.await_many(calls, 30_000)
       for {_result, duration_ms} <- results, do: assert(duration_ms <= 500 + @tolerance_ms)
 
       stages =
@@ -278,7 +278,7 @@ defmodule DSPex.Python.Pool.PoolTest do
           call = Task.async(fn -> Python.configure_lm(:openai, elem(model, 1), pool: pool) end)
           eventually(fn -> waiting(pool) == 1 end)
           signal(pool, "KILL")
-          assert {:error, %Error{kind: :port_closed} = error} = Task.await(call)
+          assert {:error, %Error{kind: :worker_died} = error} = Task.await(call, 30_000)
           refute inspect(error, structs: false) =~ key
           {:ok, _pong} = Python.ping(nil, pool: pool)
         end)

@@ -67,7 +67,9 @@ defmodule DSPex.Python.Port.ConnectionTest do
       Process.sleep(unquote(wait_ms))
       Process.exit(owner, :kill)
 
-      assert {{:error, %Error{kind: :port_closed, retryable: true}}, left} = Task.await(task)
+      assert {{:error, %Error{kind: :port_closed, retryable: true}}, left} =
+               Task.await(task, 30_000)
+
       assert left == [messages: [], monitors: []]
     end
   end
@@ -76,7 +78,7 @@ defmodule DSPex.Python.Port.ConnectionTest do
     {owner, connection} = start_owner(written: false)
     task = call_in_process(connection)
     send(owner, {:end, {:shutdown, :over}})
-    assert {:restarting, [messages: [], monitors: []]} = Task.await(task)
+    assert {:restarting, [messages: [], monitors: []]} = Task.await(task, 30_000)
   end
 
   test "a call whose owner had ended may be made again" do
@@ -148,7 +150,7 @@ defmodule DSPex.Python.Port.ConnectionTest do
       Process.sleep(wait_ms)
       [call] = PendingCalls.take_all(connection.pending_calls)
       :ok = Connection.answer(call, {:frame, :erlang.term_to_binary({:r, 1, {:ok, "done"}})})
-      assert {{:ok, {:ok, "done"}}, [messages: [], monitors: []]} = Task.await(task)
+      assert {{:ok, {:ok, "done"}}, [messages: [], monitors: []]} = Task.await(task, 30_000)
     end
   end
 
@@ -173,7 +175,7 @@ defmodule DSPex.Python.Port.ConnectionTest do
       send(caller, :look)
 
       assert {{:error, %Error{kind: :timeout, stage: "python"}}, [messages: [], monitors: []]} =
-               Task.await(task)
+               Task.await(task, 30_000)
     end
   end
 end

@@ -20,7 +20,7 @@ defmodule DSPex.Python.Port.HeartbeatTest do
           calls = for _ <- 1..20, do: Task.async(fn -> Python.ping(nil, pool: pool) end)
 
           for result <- Task.await_many(calls, 30_000) do
-            assert {:error, %Error{kind: :port_closed, retryable: true, message: message}} =
+            assert {:error, %Error{kind: :worker_died, retryable: true, message: message}} =
                      result
 
             assert message ==
@@ -42,7 +42,7 @@ defmodule DSPex.Python.Port.HeartbeatTest do
 
       pool =
         start_pool!(
-          heartbeat: [interval: 50, limit: 500],
+          heartbeat: [interval: 50, limit: 2_000],
           python_path: [folder],
           preload: ["holds_the_gil"]
         )
@@ -55,10 +55,11 @@ defmodule DSPex.Python.Port.HeartbeatTest do
           File.write!(go, "")
           eventually(fn -> not alive?(first) end)
           File.rm!(go)
-          assert {:ok, _pong} = Python.ping(nil, pool: pool)
+          # The next Python may have started before the file was gone.
+          eventually(fn -> match?({:ok, _pong}, Python.ping(nil, pool: pool)) end)
         end)
 
-      assert log =~ "python of pool #{inspect(pool)} was silent for 500 ms and was killed"
+      assert log =~ "python of pool #{inspect(pool)} was silent for 2000 ms and was killed"
     end
   end
 

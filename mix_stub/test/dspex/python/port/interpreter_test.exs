@@ -47,26 +47,131 @@ defmodule DSPex.Python.Port.InterpreterTest do
     eventually(fn -> Port.info(port) == nil and not alive?(python) end)
   end
 
-  @tag :tmp_dir
-  test "a halting BEAM ends a Python that does not read", %{tmp_dir: folder} do
-    script = Path.join(folder, "ends.exs")
+  for {title, has_kill} <- [{"", true}, {", also without a program `kill`", false}] do
+    @tag :tmp_dir
+    test "a halting BEAM ends a Python that does not read#{title}", %{tmp_dir: folder} do
+      script = Path.join(folder, "ends.exs")
 
-    File.write!(script, """
-    {:ok, _pong} = DSPex.Python.ping()
-    [{client, _model}] = Registry.lookup(DSPex.Python.Registry, {:port, :general})
-    {:os_pid, python} = Port.info(:sys.get_state(client).port, :os_pid)
-    {"", 0} = System.cmd("kill", ["-STOP", to_string(python)])
-    {:error, error} = DSPex.Python.ping(:binary.copy("x", 8_388_608), timeout: 500)
-    IO.puts("\#{error.kind} \#{python}")
-    """)
+      File.write!(script, """
+      {:ok, _pong} = DSPex.Python.ping()
+      python = DSPex.TestPython.os_pid(:general)
+      DSPex.TestPython.signal(:general, "STOP")
+      {:error, error} = DSPex.Python.ping(:binary.copy("x", 8_388_608), timeout: 500)
+      IO.puts("\#{error.kind} \#{python}")
+      """)
 
-    running =
-      Task.async(fn ->
-        System.cmd("mix", ["run", "--no-compile", script], env: [{"MIX_ENV", "test"}])
-      end)
+      path = if unquote(has_kill), do: System.get_env("PATH"), else: path_without_kill!(folder)
+      environment = [{"MIX_ENV", "test"}, {"PATH", path}]
 
-    assert {"timeout " <> python, 0} = Task.await(running, 30_000)
-    eventually(fn -> not alive?(String.trim(python)) end)
+      running =
+        Task.async(fn ->
+          System.cmd("mix", ["run", "--no-compile", script], env: environment)
+        end)
+
+      assert {"timeout " <> python, 0} = Task.await(running, 120_000)
+      eventually(fn -> not alive?(String.trim(python)) end)
+    end
+  end
+
+  # A folder that leads to all programs but `kill`, as in an image without the package procps.
+  defp path_without_kill!(folder) do
+    bin = Path.join(folder, "bin")
+    File.mkdir!(bin)
+
+    for place <- String.split(System.get_env("PATH"), ":"),
+        program <- Path.wildcard(Path.join(place, "*")),
+        Path.basename(program) != "kill",
+        do: File.ln_s(program, Path.join(bin, Path.basename(program)))
+
+    bin
+  end
+
+  describe "files in the folder in which the node was started" do
+    @describetag :tmp_dir
+
+    # A `random.py` there was once imported, and run, in place of Python's own.
+    test "are not imported by a pool", %{tmp_dir: folder} do
+      shadow!(folder)
+
+      output =
+        in_folder!(folder, """
+        options = [name: :here, python: #{inspect(interpreter())}, model: :embedded]
+        {:ok, _pool} = DSPex.Python.Pool.start_link(options)
+        IO.inspect(DSPex.Python.execute_module("dspy.Predict", "question -> answer", "Who?", pool: :here))
+        """)
+
+      assert output =~ "#DSPex.Prediction<"
+      assert imported(folder) == []
+    end
+
+    test "are imported by a pool whose :python_path names the folder", %{tmp_dir: folder} do
+      marker!(folder, "tools_here")
+
+      output =
+        in_folder!(folder, """
+        options = [name: :here, python: #{inspect(interpreter())}, python_path: ["."], preload: ["tools_here"]]
+        {:ok, _pool} = DSPex.Python.Pool.start_link(options)
+        IO.inspect(DSPex.Python.ping(nil, pool: :here))
+        """)
+
+      assert output =~ "{:ok,"
+      assert imported(folder) == ["tools_here"]
+    end
+
+    test "are not imported by a Python that cannot start, nor by the search for the cause", %{
+      tmp_dir: folder
+    } do
+      shadow!(folder)
+
+      for python <- interpreters() do
+        output =
+          in_folder!(folder, """
+          options = [name: :here, python: #{inspect(python)}, preload: ["no_such_tools"]]
+          {:ok, _pool} = DSPex.Python.Pool.start_link(options)
+          IO.inspect(DSPex.Python.ping(nil, pool: :here))
+          """)
+
+        assert output =~ "No module named"
+        assert {python, imported(folder)} == {python, []}
+      end
+    end
+  end
+
+  # Fills a folder with a file for each module that Python imports at its start, or searches for.
+  defp shadow!(folder) do
+    code = "import sys, erlport_bridge.__main__, dspy_bridge; print(*sys.modules)"
+    {output, 0} = System.cmd(interpreter(), ["-c", code])
+
+    names =
+      for name <- String.split(output), not String.contains?(name, "."), uniq: true, do: name
+
+    assert Enum.all?(["random", "json", "dspy", "erlport_bridge", "orjson"], &(&1 in names))
+
+    for name <- names ++ ["sitecustomize", "usercustomize", "runpy", "linecache"],
+        do: marker!(folder, name)
+  end
+
+  # A module that leaves a file when it is imported.
+  defp marker!(folder, name) do
+    marker = Path.join(folder, name <> ".imported")
+    File.write!(Path.join(folder, name <> ".py"), "open(#{inspect(marker)}, 'w').close()\n")
+  end
+
+  defp imported(folder),
+    do:
+      folder
+      |> Path.join("*.imported")
+      |> Path.wildcard()
+      |> Enum.map(&Path.basename(&1, ".imported"))
+
+  # Runs code in a node that is started in a folder, with an empty entry in its PYTHONPATH.
+  defp in_folder!(folder, code) do
+    script = Path.join(folder, "script.exs")
+    File.write!(script, "{:ok, _apps} = Application.ensure_all_started(:dspex)\n" <> code)
+    python_path = ":" <> System.get_env("PYTHONPATH", "")
+    arguments = ["-pa", Application.app_dir(:dspex, "ebin"), script]
+    {output, 0} = System.cmd("elixir", arguments, cd: folder, env: [{"PYTHONPATH", python_path}])
+    output
   end
 
   defp child_in(folder) do

@@ -45,6 +45,107 @@ defmodule DSPex.Python.Port.LogTest do
     end
 
     @tag :tmp_dir
+    test "has the metadata of the process that made the call", %{pool: pool, tmp_dir: folder} do
+      start_pool!(
+        name: pool,
+        python_path: [tools(folder)],
+        preload: ["logging_tools"],
+        log_metadata: [:request_id, :tenant, :at]
+      )
+
+      at = ~U[2026-01-02 03:04:05.678Z]
+      Logger.metadata(request_id: "web-1", tenant: {:acme, self()}, at: at, other: "x")
+      expected = %{request_id: "web-1", tenant: {:acme, self()}, at: at}
+
+      for call <- calls(pool), do: assert_logged(call, expected)
+      # The id of the call itself goes first.
+      {:ok, _prediction} = ask(pool, request_id: "r-7")
+      assert_metadata(%{expected | request_id: "r-7"})
+      # A task has no metadata of its caller's, and more than a log should hold is left out.
+      Task.await(Task.async(fn -> ask(pool, []) end), 60_000)
+      assert_metadata(%{})
+      Logger.metadata(tenant: String.duplicate("x", 10_000))
+      {:ok, _prediction} = ask(pool, [])
+      assert_metadata(%{})
+    end
+
+    @tag :tmp_dir
+    test "has the id of the request alone if the pool says no more", %{
+      pool: pool,
+      tmp_dir: folder
+    } do
+      start_pool!(name: pool, python_path: [tools(folder)], preload: ["logging_tools"])
+      Logger.metadata(request_id: "web-1", tenant: "acme")
+      {:ok, _prediction} = ask(pool, serialization_format: :json)
+      assert_metadata(%{request_id: "web-1"})
+    end
+
+    # A tool that logs where it is called, and in a thread of its own.
+    defp tools(folder) do
+      File.write!(Path.join(folder, "logging_tools.py"), """
+      import asyncio, logging
+      from erlport_bridge.programs.tools import offer
+
+      @offer
+      async def look_up(article: str) -> str:
+          \"\"\"Look up an article.\"\"\"
+          await asyncio.to_thread(logging.getLogger("app").warning, "looked up")
+          return "3"
+      """)
+
+      folder
+    end
+
+    @inputs %{question: ~s|How many pieces of the article "bolt" are in stock?|}
+
+    defp ask(pool, options) do
+      options = [pool: pool, tools: ["look_up"], max_iters: 1] ++ options
+      Python.execute_module("dspy.ReAct", "question -> answer", @inputs, options)
+    end
+
+    defp calls(pool) do
+      options = [pool: pool, tools: ["look_up"]]
+      react = %{module: "dspy.ReAct", tools: ["look_up"]}
+      spec = [signature: "question -> answer", modules: [react]]
+      {:ok, program} = Python.create_program(spec, pool: pool)
+      in_program = [pool: pool]
+      module = {"dspy.ReAct", "question -> answer"}
+
+      [
+        fn -> ask(pool, []) end,
+        fn -> Python.execute_batch(elem(module, 0), elem(module, 1), [@inputs], options) end,
+        fn -> Enum.to_list(Python.stream(elem(module, 0), elem(module, 1), @inputs, options)) end,
+        fn ->
+          elem(module, 0)
+          |> Python.stream_batch(elem(module, 1), [@inputs], options)
+          |> Enum.to_list()
+        end,
+        fn -> Python.execute_program(program, @inputs, in_program) end,
+        fn -> Enum.to_list(Python.stream_program(program, @inputs, in_program)) end
+      ]
+    end
+
+    defp assert_logged(call, expected) do
+      call.()
+      assert_metadata(expected)
+    end
+
+    # Of all entries of a call.
+    defp assert_metadata(expected) do
+      assert {:warning, "looked up", metadata} = logged()
+      assert Map.take(metadata, [:request_id, :tenant, :at, :other]) == expected
+      flush()
+    end
+
+    defp flush do
+      receive do
+        {:logged, %{msg: {:string, "looked up"}}} -> flush()
+      after
+        200 -> :ok
+      end
+    end
+
+    @tag :tmp_dir
     test "delays no call in a flood, and lost entries are counted", context do
       %{pool: pool, tmp_dir: folder} = context
 
@@ -99,7 +200,7 @@ defmodule DSPex.Python.Port.LogTest do
       take(pool, [
         {:emerg, "app", nil, "x"},
         {:info, "app", nil, ~c"x"},
-        {:error, "app", "r-1", "y"}
+        {:error, "app", "r-1", "y", "no context"}
       ])
 
       assert {:warning, _first_is_no_entry, _metadata} = logged()

@@ -27,7 +27,10 @@ defmodule DSPex.Python.Port.PendingCallsTest do
       |> Enum.map(fn _taker -> Task.async(fn -> PendingCalls.take(calls, id) end) end)
       |> Task.await_many()
 
-    assert Enum.filter(taken, & &1) == [%PendingCall{tag: tag, caller: self(), sent?: true}]
+    assert Enum.filter(taken, & &1) == [
+             %PendingCall{id: id, tag: tag, caller: self(), sent?: true}
+           ]
+
     refute PendingCalls.pending?(calls, id)
   end
 

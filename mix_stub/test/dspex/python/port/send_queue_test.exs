@@ -58,7 +58,7 @@ defmodule DSPex.Python.Port.SendQueueTest do
     # The port breaks when its program is killed.
     Process.unlink(port)
     {:os_pid, os_pid} = Port.info(port, :os_pid)
-    {"", 0} = System.cmd("kill", ["-KILL", to_string(os_pid)])
+    :ok = DSPex.TestPython.signal_process(os_pid, "KILL")
   end
 
   test "a closed port takes everything", context do

@@ -67,6 +67,17 @@ defmodule DSPex.Python.Port.StartupTest do
       assert error.message =~ "install it with: #{python} -m pip install /path/to/erlport_bridge"
     end
 
+    test "is an error that names the wrong limit of the environment", %{tmp_dir: folder} do
+      # It was of the kind missing_dependency.
+      for {variable, value} <- [{"DSPEX_MAX_PROGRAMS", "many"}, {"DSPEX_WARM_SANDBOXES", "99"}] do
+        python = script!(folder, ~s|#!/bin/sh\n#{variable}=#{value} exec #{interpreter()} "$@"\n|)
+
+        pool = start_pool!(python: python)
+        assert {:error, %Error{kind: :input} = error} = Python.ping(nil, pool: pool)
+        assert error.message =~ ~s|in the environment at #{variable}, got "#{value}"|
+      end
+    end
+
     test "is an error that names the missing module of :preload" do
       pool = start_pool!(preload: ["no_such_tools"])
       assert {:error, %Error{} = error} = Python.ping(nil, pool: pool)

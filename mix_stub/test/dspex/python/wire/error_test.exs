@@ -17,7 +17,9 @@ defmodule DSPex.Python.Wire.ErrorTest do
 
     assert rows != []
     kinds = for [kind | _rest] <- rows, do: String.to_existing_atom(kind)
-    assert Enum.sort(Error.kinds()) == Enum.sort(kinds ++ [:pool_not_found, :port_closed])
+
+    assert Enum.sort(Error.kinds()) ==
+             Enum.sort(kinds ++ [:pool_not_found, :port_closed, :worker_died])
   end
 
   test "keeps everything that Python sends" do

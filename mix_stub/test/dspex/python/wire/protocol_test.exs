@@ -37,10 +37,16 @@ defmodule DSPex.Python.Wire.ProtocolTest do
   end
 
   test "the reason for which Python asks to be replaced is decoded, whatever comes" do
-    assert Protocol.decode_reason(:erlang.term_to_binary({:R, "a reason"})) == "a reason"
+    frame = :erlang.term_to_binary({:R, "memory", "a reason"})
+    assert Protocol.decode_recycling(frame) == {"memory", "a reason"}
 
-    for frame <- [:erlang.term_to_binary({:R, 1}), :erlang.term_to_binary({:R}), "", <<131, 1>>],
-        do: assert(Protocol.decode_reason(frame) == "it gave no reason")
+    for term <- [{:R, "memory", 1}, {:R, 1, "a reason"}, {:R, "a reason"}, {:R}] do
+      frame = :erlang.term_to_binary(term)
+      assert Protocol.decode_recycling(frame) == {"unknown", "it gave no reason"}
+    end
+
+    for frame <- ["", <<131, 1>>],
+        do: assert(Protocol.decode_recycling(frame) == {"unknown", "it gave no reason"})
   end
 
   describe "peek/1" do

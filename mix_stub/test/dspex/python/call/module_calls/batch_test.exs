@@ -53,7 +53,7 @@ defmodule DSPex.Python.Call.ModuleCalls.BatchTest do
              Python.execute_batch("dspy.Predict", @signature, items(1..5),
                lm: echo(endless),
                max_concurrency: 2,
-               timeout: 400
+               timeout: 12_000
              )
 
     stages = for {:error, %Error{kind: :timeout} = error} <- results, do: error.details["stage"]
@@ -128,9 +128,12 @@ defmodule DSPex.Python.Call.ModuleCalls.BatchTest do
       test = self()
 
       waits = fn question ->
-        if question == "1",
-          do: send(test, {:waiting, self()}) && receive(do: (:go_on -> :ok)),
-          else: :ok
+        if question == "1" do
+          send(test, {:waiting, self()})
+          receive(do: (:go_on -> :ok))
+        else
+          :ok
+        end
       end
 
       stream = Python.stream_batch("dspy.Predict", @signature, items(1..5), lm: echo(waits))

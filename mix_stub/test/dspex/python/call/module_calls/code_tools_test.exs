@@ -37,7 +37,8 @@ defmodule DSPex.Python.Call.ModuleCalls.CodeToolsTest do
 
     assert {:ok, prediction} =
              Python.execute_module(spec, "question -> answer: int", "How many?",
-               lm: ScriptedModel.lm(model)
+               lm: ScriptedModel.lm(model),
+               timeout: 120_000
              )
 
     assert prediction[:answer] == 24

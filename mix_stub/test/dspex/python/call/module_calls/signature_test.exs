@@ -32,6 +32,59 @@ defmodule DSPex.Python.Call.ModuleCalls.SignatureTest do
     people: [%{name: "Ada", age: 36}]
   }
 
+  describe "the order of fields" do
+    test "is that of their names in a map, and that of the list in a keyword list, in every format" do
+      for format <- [:native, :json] do
+        text = fn inputs, outputs ->
+          signature = %{inputs: inputs, outputs: outputs}
+
+          {:ok, %{"signature" => text}} =
+            Python.validate_module("dspy.Predict", signature, serialization_format: format)
+
+          text
+        end
+
+        fields = [zoo: :string, about: :integer]
+        assert text.(fields, b: :string, a: :string) == "zoo: str, about: int -> b: str, a: str"
+
+        assert text.(Map.new(fields), %{b: "str", a: "str"}) ==
+                 "about: int, zoo: str -> a: str, b: str"
+
+        assert text.("zoo, about", ["b", "a"]) == "zoo: str, about: str -> b: str, a: str"
+
+        assert text.("q", x: %{zip: :string, city: [:string, [max_length: 9, desc: "d"]]}) =~
+                 "x: {city: str(max_length=9, desc=\"d\"), zip: str}"
+
+        assert text.("q", x: %{type: :integer, le: 9, ge: 1}) =~ "x: int(ge=1, le=9)"
+      end
+    end
+
+    test "is that of a keyword list also where it is written as an object" do
+      signature = %{inputs: [q: :string], outputs: [x: {:object, [zip: :string, city: :string]}]}
+      assert {:ok, %{"signature" => text}} = Python.validate_module("dspy.Predict", signature)
+      assert text =~ "x: {zip: str, city: str}"
+    end
+
+    test "stays in a stored program that is loaded again" do
+      for {fields, text} <- [
+            {[zoo: :string, about: :integer], "zoo: str, about: int -> b: str"},
+            {%{zoo: :string, about: :integer}, "about: int, zoo: str -> b: str"}
+          ] do
+        signature = %{inputs: fields, outputs: [b: :string]}
+
+        {:ok, program} =
+          Python.create_program(%{modules: [[module: "dspy.Predict", signature: signature]]})
+
+        {:ok, dumped} = Python.dump_program(program)
+        {:ok, loaded} = Python.load_program(dumped)
+
+        for known <- [program, loaded] do
+          assert {:ok, %{"signature" => ^text}} = Python.describe_program(known)
+        end
+      end
+    end
+  end
+
   test "types may be Elixir terms" do
     assert {{:ok, prediction}, model} = run(@extraction, "some text", [@found])
     assert prediction[:people] == [%{"name" => "Ada", "age" => 36}]
@@ -49,9 +102,8 @@ defmodule DSPex.Python.Call.ModuleCalls.SignatureTest do
   test "a signature is shown as text, which is a signature too" do
     assert {:ok, %{"signature" => text}} = Python.validate_module("dspy.Predict", @extraction)
     assert text =~ "score: float(ge=0, le=1)"
-    # In the order in which this VM has the keys of the map.
-    members = %{name: "name: str", age: "age: int(ge=0)"} |> Map.values() |> Enum.join(", ")
-    assert text =~ "people: list[{#{members}}]"
+    # The keys of a map are sorted, in whatever order the VM has them.
+    assert text =~ "people: list[{age: int(ge=0), name: str}]"
     assert {:ok, %{"signature" => ^text}} = Python.validate_module("dspy.Predict", text)
   end
 

@@ -206,9 +206,12 @@ defmodule DSPex.Python.Call.ProgramCalls.CompileTest do
     assert_receive {:DOWN, ^monitor, :process, ^model, _reason}, 10_000
 
     assert {:error, %Error{kind: :timeout} = error} =
-             Python.compile_program(program, @examples, [timeout: 300] ++ options)
+             Python.compile_program(program, @examples, [timeout: 3_000] ++ options)
 
-    assert error.message =~ "not compiled within 300 ms; 0 answers were scored"
+    # The second one is said if Python is late itself, on a busy machine.
+    assert error.message =~ "not compiled within 3000 ms; 0 answers were scored" or
+             error.message =~ "no answer within 3000 ms: python has not answered"
+
     request = "compile-#{System.unique_integer([:positive])}"
 
     task =
@@ -217,7 +220,7 @@ defmodule DSPex.Python.Call.ProgramCalls.CompileTest do
       end)
 
     eventually(fn -> match?({:ok, 1}, Python.cancel(request)) end)
-    assert {:error, %Error{kind: :cancelled}} = Task.await(task)
+    assert {:error, %Error{kind: :cancelled}} = Task.await(task, 30_000)
     {:ok, [%{"version" => 1}]} = Python.list_programs(program.session_id)
     assert Callbacks.count().running >= 0
   end

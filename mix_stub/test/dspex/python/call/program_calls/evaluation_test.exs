@@ -164,7 +164,7 @@ defmodule DSPex.Python.Call.ProgramCalls.EvaluationTest do
     assert {:ok, evaluation} =
              Python.evaluate_program(program, @examples, fn _, _ -> 1 end,
                lm: endless,
-               item_timeout: 200
+               item_timeout: 2_000
              )
 
     assert Enum.all?(evaluation.results, &match?({:error, %Error{kind: :timeout}}, &1))

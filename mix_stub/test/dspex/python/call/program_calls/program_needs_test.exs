@@ -72,4 +72,34 @@ defmodule DSPex.Python.Call.ProgramCalls.ProgramNeedsTest do
     assert {:error, %Error{kind: :input, path: "opts.reward"}} =
              Python.execute_program(program, "Why?")
   end
+
+  test "a stage has its own model, which is given anew to a loaded program" do
+    model = &[provider: :openai, model: &1, api_key: {:system, "PATH"}]
+
+    spec = [
+      signature: "question -> answer",
+      modules: [
+        [
+          module: "dspy.Predict",
+          name: "reply",
+          lm: {:openai, Keyword.delete(model.("a"), :provider)}
+        ]
+      ]
+    ]
+
+    assert {:ok, program} = Python.create_program(spec)
+    assert {:ok, json} = Python.dump_program(program)
+    refute json =~ System.fetch_env!("PATH")
+
+    assert {:error, %Error{kind: :input, path: "opts.lms.reply"}} = Python.load_program(json)
+    assert {:ok, loaded} = Python.load_program(json, lms: %{reply: model.("b")})
+    assert {:ok, %{"stages" => [%{"lm" => "openai/b"}]}} = Python.describe_program(loaded)
+  end
+
+  test "a function of Elixir is no model of a stage, as it would have to outlive the call" do
+    stage = %{module: "dspy.Predict", name: "reply", lm: {:elixir, function: agent()}}
+
+    assert {:error, %Error{kind: :input, path: "spec.modules[0].lm"}} =
+             Python.create_program(signature: "question -> answer", modules: [stage])
+  end
 end

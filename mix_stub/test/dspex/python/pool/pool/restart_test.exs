@@ -25,7 +25,7 @@ defmodule DSPex.Python.Pool.Pool.RestartTest do
         end)
 
       for result <- results do
-        assert {:error, %Error{kind: :port_closed, retryable: true, message: message}} = result
+        assert {:error, %Error{kind: :worker_died, retryable: true, message: message}} = result
 
         assert message ==
                  "python was killed by signal 9 while the call was being made; it is started again"
@@ -53,7 +53,7 @@ defmodule DSPex.Python.Pool.Pool.RestartTest do
 
         for result <- Task.await_many(calls, 30_000) do
           assert match?({:ok, _pong}, result) or
-                   match?({:error, %Error{kind: :port_closed}}, result)
+                   match?({:error, %Error{kind: :worker_died}}, result)
         end
 
         assert {:ok, _pong} = Python.ping(nil, pool: pool)
@@ -82,7 +82,7 @@ defmodule DSPex.Python.Pool.Pool.RestartTest do
 
         for result <- results do
           assert match?({:ok, _pong}, result) or
-                   match?({:error, %Error{kind: :port_closed, retryable: true}}, result)
+                   match?({:error, %Error{kind: :worker_died, retryable: true}}, result)
         end
 
         assert Enum.any?(results, &match?({:error, _error}, &1))
@@ -133,9 +133,10 @@ defmodule DSPex.Python.Pool.Pool.RestartTest do
       restart(pool)
       {:ok, pong} = Python.ping(nil, pool: pool)
       assert pong["model"]["model"] == "openai/m"
-      [{supervisor, _value}] = Registry.lookup(DSPex.Python.Registry, {:pool, pool})
 
-      for {_id, pid, _type, _modules} <- Supervisor.which_children(supervisor),
+      for kind <- [:pool, :workers],
+          [{supervisor, _value}] = Registry.lookup(DSPex.Python.Registry, {kind, pool}),
+          {_id, pid, _type, _modules} <- Supervisor.which_children(supervisor),
           read <- [&:sys.get_state/1, &:sys.get_status/1] do
         refute inspect(read.(pid), limit: :infinity, structs: false) =~ "secret"
       end
@@ -207,7 +208,7 @@ defmodule DSPex.Python.Pool.Pool.RestartTest do
 
   # Tells whether Python has answered once.
   defp ready?(pool) do
-    case Registry.lookup(DSPex.Python.Registry, {:port, pool}) do
+    case Registry.lookup(DSPex.Python.Registry, {:slot, {pool, 1}}) do
       [{client, _state}] -> :sys.get_state(client).phase == :ready
       [] -> false
     end

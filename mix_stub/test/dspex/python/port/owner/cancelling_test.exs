@@ -45,7 +45,7 @@ defmodule DSPex.Python.Port.Owner.CancellingTest do
       Task.async(fn -> Python.call(:execute_module, arguments(), pool: pool, timeout: 3_000) end)
 
     request = accepted(listener)
-    assert {:error, %Python.Error{kind: :timeout}} = Task.await(task)
+    assert {:error, %Python.Error{kind: :timeout}} = Task.await(task, 30_000)
     assert read_to_the_end(request) == :closed
   end
 
@@ -54,7 +54,7 @@ defmodule DSPex.Python.Port.Owner.CancellingTest do
     request = accepted(listener)
     assert Python.cancel("r-2", pool: pool) == {:ok, 0}
     assert Python.cancel("r-1", pool: pool) == {:ok, 1}
-    assert {:error, %Python.Error{kind: :cancelled} = error} = Task.await(task)
+    assert {:error, %Python.Error{kind: :cancelled} = error} = Task.await(task, 30_000)
     assert error.details["request_id"] == "r-1"
     assert read_to_the_end(request) == :closed
     assert Python.cancel("r-1", pool: pool) == {:ok, 0}

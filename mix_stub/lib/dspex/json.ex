@@ -11,7 +11,8 @@ defmodule DSPex.Python.JSON do
   | other atom, UTF-8 binary | string |
   | integer, float | number |
   | list | array |
-  | map with binary or atom keys | object |
+  | map with binary or atom keys | object, its keys sorted |
+  | keyword list | object, in the order of the list |
   | anything else: tuple, pid, struct, other binary, … | an error that names its path |
   """
 
@@ -22,6 +23,9 @@ defmodule DSPex.Python.JSON do
 
       iex> DSPex.Python.JSON.encode(%{"k" => [1, 2.5, nil, "é\n"]})
       {:ok, ~S({"k":[1,2.5,null,"é\n"]})}
+
+      iex> DSPex.Python.JSON.encode(question: :string, context: :string)
+      {:ok, ~S({"question":"string","context":"string"})}
 
       iex> DSPex.Python.JSON.encode(%{"k" => [1, {2, 3}]})
       {:error, "JSON cannot carry {2, 3}", "k[1]"}
@@ -74,7 +78,20 @@ defmodule DSPex.Python.JSON do
 
   defp encode_value([], _path), do: "[]"
 
-  defp encode_value(list, path) when is_list(list) do
+  defp encode_value([{name, _value} | _rest] = list, path) when is_atom(name) do
+    if Keyword.keyword?(list), do: encode_members(list, path), else: encode_list(list, path)
+  end
+
+  defp encode_value(list, path) when is_list(list), do: encode_list(list, path)
+  defp encode_value(%name{}, path), do: cannot("the struct #{inspect(name)}", path)
+
+  # A map has no order, and from OTP 26 on another one after each start of the node.
+  defp encode_value(map, path) when is_map(map),
+    do: map |> Enum.sort_by(fn {key, _value} -> name!(key, path) end) |> encode_members(path)
+
+  defp encode_value(other, path), do: cannot(inspect(other, limit: 5, printable_limit: 50), path)
+
+  defp encode_list(list, path) do
     if List.improper?(list), do: cannot("an improper list", path)
 
     elements =
@@ -85,14 +102,13 @@ defmodule DSPex.Python.JSON do
     [?[, elements, ?]]
   end
 
-  defp encode_value(%name{}, path), do: cannot("the struct #{inspect(name)}", path)
+  defp encode_members(pairs, path) do
+    names = Enum.map(pairs, fn {key, value} -> {name!(key, path), value} end)
 
-  defp encode_value(map, path) when is_map(map) do
-    names = Enum.map(map, fn {key, value} -> {name!(key, path), value} end)
-
-    # An Elixir map may have both :a and "a"; a JSON object may not.
-    if names |> Enum.uniq_by(&elem(&1, 0)) |> length() != map_size(map) do
-      cannot("a map with an atom and a string key of the same name", path)
+    # A map may have both :a and "a", and a keyword list :a twice; a JSON object may not.
+    case names -- Enum.uniq_by(names, &elem(&1, 0)) do
+      [] -> :ok
+      [{name, _value} | _others] -> cannot("the key #{inspect(name)} twice", path)
     end
 
     members =
@@ -102,8 +118,6 @@ defmodule DSPex.Python.JSON do
 
     [?{, members, ?}]
   end
-
-  defp encode_value(other, path), do: cannot(inspect(other, limit: 5, printable_limit: 50), path)
 
   defp name!(key, _path) when is_atom(key), do: Atom.to_string(key)
 
@@ -116,13 +130,16 @@ defmodule DSPex.Python.JSON do
 
   # Most text has nothing to escape and is returned unchanged.
   defp escape(text) do
-    case :binary.match(text, escaped_characters()) do
-      :nomatch -> text
-      _found -> for <<character <- text>>, into: "", do: escape_character(character)
-    end
+    if plain?(text),
+      do: text,
+      else: for(<<character <- text>>, into: "", do: escape_character(character))
   end
 
-  defp escaped_characters, do: [<<?">>, <<?\\>> | Enum.map(0..0x1F, &<<&1>>)]
+  # `:binary.match/2` with many patterns compiles them each time, which takes longer than a short text.
+  defp plain?(<<byte, rest::binary>>) when byte >= 0x20 and byte != ?" and byte != ?\\,
+    do: plain?(rest)
+
+  defp plain?(rest), do: rest == ""
 
   defp escape_character(?"), do: ~S(\")
   defp escape_character(?\\), do: ~S(\\)

@@ -1,0 +1,310 @@
+defmodule DSPex.Python.Call.SpreadBatch do
+  @moduledoc false
+
+  # Runs a batch in all workers of a pool: in parts, a few for each worker at the same time, so that a worker that is slower
+  # gets fewer. The results come one by one, as they are there.
+  #
+  # A part whose worker dies is begun again for the items that have no result yet, unless a function was called for them: a
+  # tool must not act twice. What dies a second time is run item by item, so that an item that kills Python is the only one
+  # that fails.
+  #
+  # Each part has a process of its own, which enumerates the part's stream of events on behalf of the reader, and hands over
+  # one result at a time. It ends with the reader.
+
+  alias DSPex.Python.Call.CallOptions
+  alias DSPex.Python.{Cluster, Error}
+  alias DSPex.Python.Functions.CallerContext
+  alias DSPex.Python.Wire.Timeout
+
+  # As in Python, for one worker.
+  @default_concurrency 16
+  # A worker has two parts at the same time, so that it is not idle at the end of one.
+  @lanes_each 2
+  # Items of a part for each that runs at the same time. More would be begun again when a worker dies.
+  @rounds 4
+
+  @typedoc """
+  Runs a list of inputs in one worker, with options that have its share of the time and of the concurrency.
+
+  Returns the stream of `{position, result}`, the position counted from 0 in the list, and at last `{:error, error}` if they
+  have failed as a whole. `{:ended, value}` may come before the end, and is handed on.
+  """
+  @type run :: ([term()], CallOptions.t() -> Enumerable.t())
+
+  defstruct [
+    :ref,
+    :run,
+    :context,
+    :concurrency,
+    parts: [],
+    running: %{},
+    fail_fast?: false,
+    failed: nil
+  ]
+
+  @doc """
+  Returns how many workers a batch of a module is spread over; 1: it is one call.
+  """
+  @spec workers(term(), CallOptions.t()) :: pos_integer()
+  def workers(inputs_list, %CallOptions{pool: pool, python: python}) do
+    cond do
+      not is_list(inputs_list) or inputs_list == [] -> 1
+      # The batch of a session stays where the session is.
+      python[:session_id] != nil -> 1
+      true -> max(Cluster.size(pool), 1)
+    end
+  end
+
+  @doc """
+  Returns the stream of `{index, result}`, the index counted from `offset`, and `{:error, error}` if the batch has failed as a
+  whole.
+  """
+  @spec stream([term()], non_neg_integer(), pos_integer(), CallOptions.t(), run()) ::
+          Enumerable.t()
+  def stream(inputs_list, offset, workers, options, run) do
+    # The budget is that of the whole batch.
+    deadline = Timeout.deadline(options.timeout)
+
+    run = fn items, concurrency ->
+      left = with ms when is_integer(ms) <- Timeout.remaining(deadline, 0), do: max(ms, 1)
+      route = Cluster.route_of_part(options.pool) || options.route
+
+      options =
+        CallOptions.put(%{options | timeout: left, route: route}, :max_concurrency, concurrency)
+
+      items |> Enum.map(&elem(&1, 1)) |> run.(%{options | counted?: false})
+    end
+
+    items =
+      inputs_list |> Enum.with_index(offset) |> Enum.map(fn {inputs, at} -> {at, inputs} end)
+
+    Stream.resource(fn -> start(items, workers, options.python, run) end, &next/1, &halt/1)
+  end
+
+  @doc """
+  Returns the results in the order of the inputs, or the error of the whole batch.
+  """
+  @spec collected(Enumerable.t()) :: {:ok, [term()]} | {:error, Error.t()}
+  def collected(elements) do
+    elements
+    |> Enum.reduce_while({:ok, []}, fn
+      {:error, error}, _results -> {:halt, {:error, error}}
+      element, {:ok, results} -> {:cont, {:ok, [element | results]}}
+    end)
+    |> case do
+      {:ok, results} -> {:ok, results |> List.keysort(0) |> Enum.map(&elem(&1, 1))}
+      error -> error
+    end
+  end
+
+  defp start(items, workers, options, run) do
+    lanes = workers * @lanes_each
+    together = Map.get(options, :max_concurrency, workers * @default_concurrency)
+    # Python refuses a wrong one.
+    concurrency = if right?(together), do: div(together + lanes - 1, lanes), else: together
+    size = if right?(together), do: part_size(length(items), lanes, concurrency), else: 1
+
+    %__MODULE__{
+      ref: make_ref(),
+      run: run,
+      context: CallerContext.current(),
+      concurrency: concurrency,
+      parts: Enum.chunk_every(items, size),
+      fail_fast?: to_string(options[:on_error]) == "fail_fast"
+    }
+    |> begin_parts(lanes)
+  end
+
+  defp right?(concurrency), do: is_integer(concurrency) and concurrency > 0
+
+  defp part_size(count, lanes, concurrency),
+    do: min(div(count + lanes - 1, lanes), concurrency * @rounds)
+
+  defp begin_parts(%{parts: []} = state, _lanes), do: state
+
+  defp begin_parts(%{parts: [items | parts]} = state, lanes) do
+    if map_size(state.running) < lanes,
+      do: begin_parts(begin(%{state | parts: parts}, items), lanes),
+      else: state
+  end
+
+  defp begin(%{ref: ref, run: run, context: context, concurrency: concurrency} = state, items) do
+    reader = self()
+
+    {pid, monitor} =
+      spawn_monitor(fn ->
+        CallerContext.adopt(context)
+        watch(reader)
+        hand_over = &hand_over(reader, ref, &1)
+        run_part(items, concurrency, run, hand_over, 1)
+      end)
+
+    %{state | running: Map.put(state.running, monitor, {pid, items})}
+  end
+
+  # A process that has no other messages to receive than those it waits for cannot see the end of the reader. So another one
+  # does, and ends it.
+  defp watch(reader) do
+    part = self()
+
+    spawn(fn ->
+      monitors = {Process.monitor(reader), Process.monitor(part)}
+
+      receive do
+        {:DOWN, monitor, :process, _pid, _reason} when monitor == elem(monitors, 0) ->
+          Process.exit(part, :kill)
+
+        {:DOWN, _part, :process, _pid, _reason} ->
+          :ok
+      end
+    end)
+  end
+
+  defp hand_over(reader, ref, element) do
+    send(reader, {ref, self(), element})
+
+    receive do
+      {^ref, :go_on} -> :ok
+    end
+  end
+
+  defp run_part(items, concurrency, run, hand_over, attempt) do
+    {left, failure} =
+      items
+      |> run.(concurrency)
+      |> Enum.reduce({Map.new(Enum.with_index(items), fn {item, at} -> {at, item} end), nil}, fn
+        {:error, error}, {left, _none} ->
+          {left, error}
+
+        {:ended, _value} = ended, state ->
+          hand_over.(ended)
+          state
+
+        {position, result}, {left, failure} ->
+          {{index, _inputs}, left} = Map.pop!(left, position)
+          hand_over.({index, renumbered(result, position, index)})
+          {left, failure}
+      end)
+
+    unfinished = left |> Enum.sort() |> Enum.map(&elem(&1, 1))
+    if failure, do: after_failure(failure, unfinished, concurrency, run, hand_over, attempt)
+  end
+
+  # An error that names its example by its place in the part.
+  defp renumbered({:error, %Error{path: "examples[" <> _rest} = error}, position, index) do
+    {there, here} = {"examples[#{position}]", "examples[#{index}]"}
+    own = &String.replace(&1, there, here)
+    details = for name <- ["path", "message"], text = error.details[name], do: {name, own.(text)}
+
+    {:error,
+     %{
+       error
+       | path: own.(error.path),
+         message: own.(error.message),
+         details: Map.merge(error.details, Map.new(details))
+     }}
+  end
+
+  defp renumbered(result, _position, _index), do: result
+
+  defp after_failure(
+         %Error{kind: :worker_died} = error,
+         items,
+         concurrency,
+         run,
+         hand_over,
+         attempt
+       ) do
+    cond do
+      error.details["called"] != false or attempt > 2 ->
+        for {index, _inputs} <- items, do: hand_over.({index, {:error, error}})
+
+      attempt == 1 ->
+        run_part(items, concurrency, run, hand_over, 2)
+
+      # One of them may be what kills Python.
+      true ->
+        for item <- items,
+            do: run_part([item], 1, run, hand_over, if(length(items) == 1, do: 3, else: 1))
+    end
+  end
+
+  defp after_failure(error, _items, _concurrency, _run, hand_over, _attempt),
+    do: hand_over.({:error, error})
+
+  defp next(%{running: running, parts: []} = state) when map_size(running) == 0,
+    do: {:halt, state}
+
+  defp next(%{ref: ref} = state) do
+    receive do
+      {^ref, pid, {:error, error}} ->
+        # The batch as a whole is wrong: its module, an option.
+        {[{:error, error}], %{stopped(state) | parts: [], running: %{}, failed: pid}}
+
+      {^ref, pid, {:ended, _value} = ended} ->
+        send(pid, {ref, :go_on})
+        {[ended], state}
+
+      {^ref, pid, {index, result}} ->
+        send(pid, {ref, :go_on})
+        state = finished(state, pid, index)
+
+        if state.fail_fast? and match?({:error, _error}, result),
+          do:
+            {[{index, result} | cancelled(state, index)],
+             %{stopped(state) | parts: [], running: %{}}},
+          else: {[{index, result}], state}
+
+      {:DOWN, monitor, :process, _pid, reason} when is_map_key(state.running, monitor) ->
+        {{_pid, items}, running} = Map.pop!(state.running, monitor)
+        lanes = map_size(state.running)
+        {ended(items, reason), begin_parts(%{state | running: running}, lanes)}
+    end
+  end
+
+  defp finished(state, pid, index) do
+    running =
+      Map.new(state.running, fn
+        {monitor, {^pid, items}} -> {monitor, {pid, List.keydelete(items, index, 0)}}
+        other -> other
+      end)
+
+    %{state | running: running}
+  end
+
+  defp cancelled(state, failed) do
+    message = "not done, since item #{failed} failed and on_error is fail_fast"
+    error = Error.new(:cancelled, message)
+    left = Enum.flat_map(state.running, fn {_monitor, {_pid, items}} -> items end)
+    for {index, _inputs} <- left ++ Enum.concat(state.parts), do: {index, {:error, error}}
+  end
+
+  # A part that has ended by a fault of its process leaves no item without a result.
+  defp ended(items, reason) do
+    error = Error.new(:internal, "the batch has ended: #{Exception.format_exit(reason)}")
+    for {index, _inputs} <- items, do: {index, {:error, error}}
+  end
+
+  defp halt(state), do: stopped(state)
+
+  defp stopped(%{ref: ref} = state) do
+    for {monitor, {pid, _items}} <- state.running do
+      Process.exit(pid, :kill)
+
+      receive do
+        {:DOWN, ^monitor, :process, _pid, _reason} -> :ok
+      end
+    end
+
+    flush(ref)
+    state
+  end
+
+  defp flush(ref) do
+    receive do
+      {^ref, _pid, _element} -> flush(ref)
+    after
+      0 -> :ok
+    end
+  end
+end

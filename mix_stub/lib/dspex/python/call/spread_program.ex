@@ -1,0 +1,135 @@
+defmodule DSPex.Python.Call.SpreadProgram do
+  @moduledoc false
+
+  # Runs the batches and evaluations of a stored program in all workers of a pool, as DSPex.Python.Call.SpreadBatch does for
+  # modules. Each worker must find the program, so the pool has a store, and Python says that the program is portable: that
+  # no model of it has a key or a function which only its own worker knows. All parts run the same version.
+
+  import DSPex.Python.Call.Arguments
+
+  alias DSPex.{Prediction, Program}
+  alias DSPex.Python.Call.{CallOptions, Observation, Operation, Results, SpreadBatch}
+  alias DSPex.Python.Pool.Routing
+
+  @enforce_keys [:workers, :session_id, :program_id, :options]
+  defstruct @enforce_keys
+
+  @typedoc "How a program is called: in how many workers, and with which options."
+  @type t :: %__MODULE__{
+          workers: pos_integer(),
+          session_id: String.t() | nil,
+          program_id: String.t(),
+          options: CallOptions.t()
+        }
+
+  @doc """
+  Asks Python about the program; `nil`: it is called once with all inputs, in the worker of its session.
+  """
+  @spec plan(Program.t() | String.t(), term(), CallOptions.t()) :: t() | nil
+  def plan(program, inputs_list, options) do
+    {session_id, program_id, options} = program_target(program, options)
+
+    with pool when is_atom(pool) <- options.pool,
+         workers = Routing.size(pool),
+         true <- workers > 1 and match?([_first | _rest], inputs_list),
+         true <- Routing.shares_sessions?(pool),
+         asked = [session_id, program_id, Map.take(options.python, [:version])],
+         uncounted = %{options | counted?: false},
+         {:ok, %{"portable" => true, "history" => false} = described} <-
+           Operation.call(:describe_program, asked, uncounted) do
+      options = CallOptions.put(options, :version, described["version"])
+
+      %__MODULE__{
+        workers: workers,
+        session_id: session_id,
+        program_id: program_id,
+        options: CallOptions.share_budget(%{options | resolves?: true, route: :any})
+      }
+    else
+      _one_call -> nil
+    end
+  end
+
+  @doc """
+  Runs `work`, which is a call of the program, as one call with one pair of events and one trace.
+  """
+  @spec run(t(), atom(), (t() -> result)) :: result when result: term()
+  def run(plan, operation, work) do
+    Observation.run(operation, plan.options, about(plan), fn options, call ->
+      work.(%{plan | options: %{options | within: call}})
+    end)
+  end
+
+  @doc """
+  Returns the stream of `make`, which is a call of the program, as `run/3` does.
+  """
+  @spec stream(t(), atom(), (t() -> Enumerable.t())) :: Enumerable.t()
+  def stream(plan, operation, make),
+    do: Observation.stream(operation, plan.options, about(plan), &make.(%{plan | options: &1}))
+
+  defp about(plan), do: Operation.about(:execute_program, plan.session_id, [plan.program_id])
+
+  @doc """
+  Runs a batch; returns the stream of `{index, result}`, and `{:error, error}` if the batch has failed as a whole.
+  """
+  @spec batch(t(), [term()], non_neg_integer()) :: Enumerable.t()
+  def batch(plan, inputs_list, offset) do
+    spread(plan, inputs_list, offset, fn inputs_list, options ->
+      plan
+      |> call(:stream_program_batch, inputs_list, options)
+      |> Stream.flat_map(&Results.batch_elements(&1, inputs_list, 0))
+    end)
+  end
+
+  @doc """
+  Evaluates; returns the stream of `DSPex.Python.stream_evaluate/4`.
+  """
+  @spec evaluation(t(), [term()]) :: Enumerable.t()
+  def evaluation(plan, examples) do
+    failure_score = plan.options.python[:failure_score] || 0.0
+
+    plan
+    |> spread(examples, 0, fn examples, options ->
+      plan
+      |> call(:stream_evaluate, examples, options)
+      |> Stream.map(&Results.evaluation_element(&1, examples))
+      |> Stream.map(&with({:ok, evaluation} <- &1, do: {:ended, evaluation.metric_tokens}))
+    end)
+    |> Stream.transform(
+      fn -> %{began: System.monotonic_time(), scored: [], metric_tokens: 0, failed?: false} end,
+      fn
+        {:ended, tokens}, seen -> {[], %{seen | metric_tokens: seen.metric_tokens + tokens}}
+        {:error, _error} = failed, seen -> {[failed], %{seen | failed?: true}}
+        element, seen -> {[element], %{seen | scored: [element | seen.scored]}}
+      end,
+      fn seen -> {if(seen.failed?, do: [], else: [{:ok, whole(seen, failure_score)}]), seen} end,
+      fn _seen -> :ok end
+    )
+  end
+
+  # As Python's report of an evaluation in one call.
+  defp whole(seen, failure_score) do
+    results = seen.scored |> List.keysort(0) |> Enum.map(&elem(&1, 1))
+    done = for {:ok, scored} <- results, do: scored
+    failed = length(results) - length(done)
+    total = Enum.sum(Enum.map(done, & &1.score)) + failed * failure_score
+    tokens = done |> Enum.map(&Prediction.total_tokens(&1.prediction)) |> Enum.sum()
+    took = System.monotonic_time() - seen.began
+
+    %{
+      score: 100 * total / length(results),
+      count: length(results),
+      failed: failed,
+      total_tokens: tokens + seen.metric_tokens,
+      metric_tokens: seen.metric_tokens,
+      duration_ms: System.convert_time_unit(took, :native, :microsecond) / 1000,
+      results: results
+    }
+  end
+
+  defp spread(plan, inputs_list, offset, run),
+    do: SpreadBatch.stream(inputs_list, offset, plan.workers, plan.options, run)
+
+  defp call(plan, operation, inputs_list, options),
+    do: Operation.stream(operation, plan.session_id, [plan.program_id, inputs_list], options)
+end

@@ -1,0 +1,138 @@
+defmodule DSPex.Python.Functions.Budgets do
+  @moduledoc false
+
+  # Budgets of several Pythons: what each tenant of a pool may spend on models, and a batch that runs in several workers.
+  # Python asks before each request to a model what has been spent, and says after each answer what it has cost, by a
+  # function that is registered for the call.
+
+  alias DSPex.Python.Functions.Callback
+
+  @limits [:max_cost, :max_tokens_total]
+  # Counters hold integers: costs are counted in billionths of a dollar.
+  @per_dollar 1_000_000_000
+  # The function counts and returns.
+  @timeout 30_000
+
+  @enforce_keys [:of, :limits, :counters]
+  defstruct @enforce_keys
+
+  @typedoc "A budget: whose it is, its limits, and what was spent (cost, tokens, answers without a price, without tokens)."
+  @type t :: %__MODULE__{of: String.t(), limits: limits(), counters: :counters.counters_ref()}
+  @type limits :: %{optional(:max_cost) => number(), optional(:max_tokens_total) => integer()}
+  @typedoc "What the tenants of a pool have spent. The table belongs to the supervisor of the pool."
+  @type table :: :ets.tid()
+
+  @doc """
+  Makes an empty table, which ends with the calling process.
+  """
+  @spec table() :: table()
+  def table, do: :ets.new(__MODULE__, [:public, read_concurrency: true])
+
+  @doc """
+  Checks the option `:budgets` of a pool: for each key of `metadata:`, the limits of each of its values.
+  """
+  @spec check(term()) :: :ok | :error
+  def check(budgets) do
+    keyword =
+      Keyword.keyword?(budgets) and Enum.uniq(Keyword.keys(budgets)) == Keyword.keys(budgets)
+
+    if keyword and Enum.all?(budgets, fn {_key, limits} -> limits?(limits) end),
+      do: :ok,
+      else: :error
+  end
+
+  defp limits?([_one | _more] = limits) do
+    Keyword.keyword?(limits) and Keyword.keys(limits) -- @limits == [] and
+      Enum.all?(limits, &limit?/1)
+  end
+
+  defp limits?(_other), do: false
+
+  defp limit?({:max_cost, cost}), do: is_number(cost) and cost >= 0 and cost <= 1_000_000
+  defp limit?({:max_tokens_total, tokens}), do: is_integer(tokens) and tokens in 0..(2 ** 53)
+
+  @doc """
+  Returns the budgets of the tenants that the metadata of a call names.
+  """
+  @spec of_tenants({table(), keyword()}, map()) :: [t()]
+  def of_tenants({table, budgets}, metadata) do
+    for {key, limits} <- budgets,
+        value = Map.get(metadata, key, metadata[Atom.to_string(key)]),
+        value != nil,
+        do: tenant(table, key, value, Map.new(limits))
+  end
+
+  defp tenant(table, key, value, limits) do
+    :ets.insert_new(table, {{key, value}, :counters.new(4, [])})
+    [{_tenant, counters}] = :ets.lookup(table, {key, value})
+    %__MODULE__{of: name(key, value), limits: limits, counters: counters}
+  end
+
+  defp name(key, value) when is_binary(value), do: "#{key} #{inspect(value)}"
+  defp name(key, value), do: "#{key} #{inspect(value, limit: 5, printable_limit: 100)}"
+
+  @doc """
+  Takes the limits out of the options of a call for Python, if they are limits, and makes a budget of them.
+  """
+  @spec take(map()) :: {t() | nil, map()}
+  def take(python) do
+    limits =
+      for {name, value} <- Map.take(python, @limits), value != nil, into: %{}, do: {name, value}
+
+    # Python says what is wrong with others.
+    if limits != %{} and Enum.all?(limits, &limit?/1) do
+      budget = %__MODULE__{of: "this call", limits: limits, counters: :counters.new(4, [])}
+      {budget, Map.drop(python, @limits)}
+    else
+      {nil, python}
+    end
+  end
+
+  @doc """
+  Returns a budget in Python's form, and the function that Python calls.
+  """
+  @spec for_call(t()) :: {map(), Callback.t()}
+  def for_call(%__MODULE__{of: of, limits: limits, counters: counters}) do
+    callback = Callback.new("the budget of #{of}", &added(counters, &1), @timeout)
+    {Map.merge(limits, %{of: of, callback: callback.id}), callback}
+  end
+
+  defp added(counters, spent) do
+    :counters.add(counters, 1, round(spent["cost"] * @per_dollar))
+    :counters.add(counters, 2, spent["tokens"])
+    :counters.add(counters, 3, spent["unpriced"])
+    :counters.add(counters, 4, spent["uncounted"])
+
+    %{
+      cost: cost(counters),
+      tokens: :counters.get(counters, 2),
+      unpriced: :counters.get(counters, 3),
+      uncounted: :counters.get(counters, 4)
+    }
+  end
+
+  defp cost(counters), do: :counters.get(counters, 1) / @per_dollar
+
+  @doc """
+  Returns what each tenant has spent, as `DSPex.Python.list_budgets/1` shows it.
+  """
+  @spec report({table(), keyword()}) :: [map()]
+  def report({table, budgets}) do
+    for {{key, value}, counters} <- :ets.tab2list(table) do
+      %{
+        "key" => key,
+        "value" => value,
+        "max_cost" => budgets[key][:max_cost],
+        "max_tokens_total" => budgets[key][:max_tokens_total],
+        "cost" => cost(counters),
+        "total_tokens" => :counters.get(counters, 2)
+      }
+    end
+  end
+
+  @doc """
+  Forgets what a tenant has spent; tells whether it had a budget. Calls in flight still count against the old one.
+  """
+  @spec reset({table(), keyword()}, atom(), term()) :: boolean()
+  def reset({table, _budgets}, key, value), do: :ets.take(table, {key, value}) != []
+end

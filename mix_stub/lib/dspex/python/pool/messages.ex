@@ -1,0 +1,44 @@
+defmodule DSPex.Python.Pool.Messages do
+  @moduledoc false
+
+  # The errors about a pool that name its configuration.
+
+  alias DSPex.Python.Error
+  alias DSPex.Python.Functions.Model
+  alias DSPex.Python.Port.Names
+
+  @doc """
+  Says that a pool has no model, and where one is configured.
+  """
+  @spec model_missing(atom()) :: String.t()
+  def model_missing(pool) do
+    "pool #{inspect(pool)} has no language model; write config :dspex, DSPex.Python, " <>
+      "pools: [#{key(pool)}: [model: #{Model.example()}]] or call DSPex.Python.configure_lm"
+  end
+
+  @doc """
+  Returns the error of a call of a pool that does not exist.
+  """
+  @spec not_found(atom()) :: Error.t()
+  def not_found(pool) do
+    Error.new(
+      :pool_not_found,
+      "there is no pool #{inspect(pool)}; write config :dspex, DSPex.Python, " <>
+        "pools: [#{key(pool)}: [python: \"/path/to/python\", model: :embedded]]#{running()}"
+    )
+  end
+
+  defp running do
+    case Enum.map_join(Names.pools(), ", ", &inspect/1) do
+      "" -> ""
+      names -> " or use one of: #{names}"
+    end
+  rescue
+    # The registry is not running: the application :dspex has not been started.
+    ArgumentError -> " and start the application :dspex"
+  end
+
+  # Returns the name as a keyword list writes it, without its colon.
+  defp key(pool) when is_atom(pool), do: pool |> inspect() |> String.trim_leading(":")
+  defp key(pool), do: inspect(pool)
+end

@@ -1,0 +1,70 @@
+defmodule DSPex.Python.Port.AskedNotes do
+  @moduledoc false
+
+  # A file in which Python notes the id of each call that asks a model or calls a function, just before it does. So it is
+  # known after the death of Python which of its calls had done so. A message for each request would cost more than the
+  # rest of it; a note is four bytes in memory, which the system keeps when the process is killed.
+  #
+  # The file has two notes for each slot: that the call has asked a model or called a function, and that it has called a
+  # function or sent a piece of a stream, so that others have seen it. The slot of a call is its id modulo the number of
+  # slots. A later call with the same slot overwrites it; then nothing is known about the earlier one.
+  #
+  # The file has a name only until Python has opened it (erlport_bridge/request/asking.py).
+
+  @slots 65_536
+
+  @enforce_keys [:path, :file]
+  defstruct @enforce_keys
+
+  @type t :: %__MODULE__{path: Path.t(), file: :file.fd()}
+
+  @doc """
+  Makes the file, which ends with the calling process; `nil` where none can be made.
+  """
+  @spec open() :: t() | nil
+  def open do
+    name = "dspex-asked-" <> Base.encode16(:rand.bytes(12), case: :lower)
+
+    with folder when is_binary(folder) <- System.tmp_dir(),
+         path = Path.join(folder, name),
+         {:ok, file} <- :file.open(path, [:raw, :binary, :read, :write, :exclusive]),
+         :ok <- File.chmod(path, 0o600),
+         :ok <- :file.pwrite(file, 8 * @slots - 1, <<0>>) do
+      %__MODULE__{path: path, file: file}
+    else
+      _no_folder_or_no_room -> nil
+    end
+  end
+
+  @doc """
+  Returns what is noted of a call: whether it has `"asked"` a model or called a function, and whether it has `"called"` a
+  function or sent a piece of a stream; `nil` if that is not known.
+  """
+  @spec noted(t() | nil, pos_integer()) :: %{optional(String.t()) => boolean() | nil}
+  def noted(nil, _id), do: %{"asked" => nil, "called" => nil}
+
+  def noted(%__MODULE__{file: file}, id) do
+    slot = rem(id, @slots)
+    %{"asked" => noted_at(file, slot, id), "called" => noted_at(file, @slots + slot, id)}
+  end
+
+  defp noted_at(file, place, id) do
+    case :file.pread(file, 4 * place, 4) do
+      {:ok, <<^id::32>>} -> true
+      {:ok, <<earlier::32>>} when earlier < id -> false
+      _later_or_unreadable -> nil
+    end
+  end
+
+  @doc """
+  Removes the file. Python has removed its name already, unless it did not get that far.
+  """
+  @spec close(t() | nil) :: :ok
+  def close(nil), do: :ok
+
+  def close(%__MODULE__{path: path, file: file}) do
+    _closed_or_not = :file.close(file)
+    _removed_or_not = File.rm(path)
+    :ok
+  end
+end

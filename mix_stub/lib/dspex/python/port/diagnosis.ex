@@ -1,0 +1,191 @@
+defmodule DSPex.Python.Port.Diagnosis do
+  @moduledoc false
+
+  # Finds out why the Python of a pool does not start, and words the cause and the remedy.
+
+  alias DSPex.Python.Error
+  alias DSPex.Python.Port.{Interpreter, PoolOptions}
+
+  @external_resource Path.join(__DIR__, "probe.py")
+  @probe File.read!(@external_resource)
+
+  # Python imports these before it runs a program.
+  @needed_by_python ~w(encodings codecs io abc site os stat posixpath genericpath _collections_abc _sitebuiltins zipimport)
+
+  @doc """
+  Returns why Python at `path` is not ready, by starting it once more. Waits for its end.
+
+  `seen` says what was noticed first: the exit status, or `{:cannot_load, message}` if a call has failed.
+  """
+  @spec diagnose(String.t(), PoolOptions.t(), term()) :: Error.t()
+  def diagnose(path, %PoolOptions{} = options, seen) do
+    case {probe(path, options), seen} do
+      {{cause, remedy}, _seen} ->
+        missing("#{seen(path, seen)}: #{cause}; #{remedy}")
+
+      {:error, {:cannot_load, message}} ->
+        missing("#{seen(path, seen)}: #{message}")
+
+      {:error, _status} ->
+        missing(
+          "#{seen(path, seen)}; see standard error for what it said, and check that the option :python of pool " <>
+            "#{inspect(options.name)} names a python"
+        )
+    end
+  end
+
+  @doc """
+  Returns why there is no interpreter at `path`.
+  """
+  @spec not_found(String.t(), PoolOptions.t()) :: Error.t()
+  def not_found(path, %PoolOptions{} = options) do
+    inner = Path.join(path, "bin/python")
+    option = "the option :python of pool #{inspect(options.name)}"
+
+    case {File.read_link(path), File.stat(path)} do
+      {_link, {:ok, %{type: :directory}}} ->
+        remedy = if File.exists?(inner), do: "set #{option} to #{inspect(inner)}"
+        missing("#{inspect(path)} is a folder; #{remedy || set_up(path, options)}")
+
+      {_link, {:ok, _file}} ->
+        missing("#{inspect(path)} is not executable; set #{option} to a python, or `chmod +x` it")
+
+      {{:ok, target}, {:error, _gone}} ->
+        missing(
+          "there is no executable python at #{inspect(path)}: it is a link to #{target}, which does not exist; " <>
+            renew(path)
+        )
+
+      _nothing_there ->
+        missing("there is no executable python at #{inspect(path)}; #{set_up(path, options)}")
+    end
+  end
+
+  defp seen(path, {:cannot_load, _message}),
+    do: "python at #{inspect(path)} cannot load dspy_bridge"
+
+  defp seen(path, status),
+    do: "python at #{inspect(path)} #{Interpreter.ending(status)} before it was ready"
+
+  defp probe(path, options) do
+    {output, status} =
+      System.cmd(
+        path,
+        Interpreter.program(@probe) ++ [path, inspect(options.name) | options.preload],
+        [stderr_to_stdout: true, env: probe_environment(options)] ++ Interpreter.folder(options)
+      )
+
+    lines = output |> String.split("\n", trim: true) |> Enum.map(&String.trim/1)
+    if status == 0, do: :error, else: explained(lines) || guessed(lines, path, options)
+  catch
+    # The path names a script whose own interpreter does not exist.
+    :error, reason -> {"it cannot be executed (#{inspect(reason)})", choose_python(options)}
+  end
+
+  defp probe_environment(%PoolOptions{modules: modules} = options) do
+    named = if modules == [], do: %{}, else: %{"DSPEX_PROGRAM_MODULES" => Enum.join(modules, ",")}
+    options |> Interpreter.environment() |> Map.merge(named) |> Map.to_list()
+  end
+
+  # What probe.py says, if Python could run it.
+  defp explained(lines) do
+    with cause when cause != nil <- said(lines, "dspex-cause: "),
+         do: {cause, said(lines, "dspex-remedy: ")}
+  end
+
+  defp said(lines, prefix) do
+    with line when line != nil <- Enum.find(lines, &String.starts_with?(&1, prefix)),
+         do: String.replace_prefix(line, prefix, "")
+  end
+
+  # Python ended before it ran a line of probe.py, or no Python has run. The last lines of a fatal error are a stack.
+  defp guessed(lines, path, options) do
+    fatal = Enum.find(lines, &String.starts_with?(&1, "Fatal Python error: "))
+    error = Enum.find(lines, &(&1 =~ ~r/^\w+(Error|Exception)\b/))
+
+    case {fatal, error, List.last(lines)} do
+      {nil, _error, nil} -> :error
+      {nil, _error, line} -> {line, choose_python(options)}
+      {fatal, nil, _last} -> {fatal, fatal_remedy(fatal, path, options)}
+      {fatal, error, _last} -> {"#{fatal}: #{error}", fatal_remedy(fatal, path, options)}
+    end
+  end
+
+  defp fatal_remedy(fatal, path, options) do
+    named = Regex.run(~r/\bPYTHON[A-Z0-9]+\b/, fatal)
+    home = harmful_home(path, options)
+    file = hiding_file(options)
+
+    cond do
+      named ->
+        "unset #{named}, or mend it"
+
+      home ->
+        "unset PYTHONHOME (#{home}), or set it to the prefix of this python"
+
+      file ->
+        "rename #{file}, or take its folder out of the option :python_path of pool #{inspect(options.name)} and of " <>
+          "PYTHONPATH"
+
+      true ->
+        renew(path)
+    end
+  end
+
+  # PYTHONHOME if this Python starts without it. Only Python itself can tell, since `path` may be a script that sets the
+  # variable, and from Python 3.13 on the error does not show it.
+  defp harmful_home(path, options) do
+    ask = ["-E", "-c", "import os; print(os.environ.get('PYTHONHOME', ''))"]
+    settings = [stderr_to_stdout: true, env: probe_environment(options)]
+
+    with {output, 0} <- System.cmd(path, ask, settings ++ Interpreter.folder(options)),
+         home when home != "" <- String.trim(output),
+         do: home,
+         else: (_none -> nil)
+  end
+
+  # A file or folder of `:python_path` or `PYTHONPATH` that hides a module without which Python runs no program.
+  defp hiding_file(options) do
+    folders = Interpreter.environment(options)["PYTHONPATH"] || ""
+
+    Enum.find(
+      for(
+        folder <- String.split(folders, ":"),
+        name <- @needed_by_python,
+        ending <- [".py", ""],
+        do: Path.join(folder, name <> ending)
+      ),
+      &File.exists?/1
+    )
+  end
+
+  # The virtual environment of `path` names the folder of the Python that has made it.
+  defp renew(path) do
+    folder = path |> Path.dirname() |> Path.dirname()
+
+    with {:ok, text} <- File.read(Path.join(folder, "pyvenv.cfg")),
+         [_line, home] <- Regex.run(~r/^home *= *(.+)$/m, text) do
+      gone = if File.dir?(home), do: "", else: "; the python at #{home} that has made it is gone"
+      "make the virtual environment #{folder} anew, and install erlport_bridge into it#{gone}"
+    else
+      _no_environment -> "install this python anew"
+    end
+  end
+
+  # The repository of this project, before its virtual environment has been made.
+  defp set_up(path, options) do
+    root = String.replace_suffix(path, "/.venv/bin/python", "")
+
+    if root != path and File.exists?(Path.join(root, "erlport_bridge/__main__.py")) and
+         File.exists?(Path.join(root, "Makefile")),
+       do: "run `make demo` in #{root}, which makes it",
+       else:
+         "set the option :python of pool #{inspect(options.name)} to a python with erlport_bridge installed"
+  end
+
+  defp choose_python(options),
+    do:
+      "set the option :python of pool #{inspect(options.name)} to a python with erlport_bridge installed"
+
+  defp missing(message), do: Error.new(:missing_dependency, message)
+end

@@ -1,0 +1,189 @@
+defmodule DSPex.Python.Port.Quarantine do
+  @moduledoc false
+
+  # Remembers the calls that were in flight when a pool's Python died. One that is made again, and is in flight at the next
+  # death too, may be what kills Python: it is not `retryable`, or its retries would cost every other call too.
+  #
+  # Two calls are the same if they have the same `request_id`, or the same operation and arguments. What differs from
+  # attempt to attempt does not count: ids of functions, processes, references, who calls.
+  #
+  # The table belongs to the supervisor of the pool, which outlives the owners of the port. Its rows are
+  # {{identity, death}, death, 0}, {{:logged, death}, death, lines of the log} and {:deaths, :infinity, deaths}. Of earlier deaths
+  # than the last two none are kept, so it has at most four rows for each call that may be in flight.
+
+  require Logger
+
+  alias DSPex.Python.{Error, JSON}
+
+  # Lines of the log for one death.
+  @most_lines 5
+  # Operations that work on what callers bring. The others are alike for many callers, such as `ping`, and kill nothing.
+  @suspects ~r/^(execute|stream|compile|evaluate|create|load)_/
+  @differing [:callback, :request_id, :caller, :context, :redact] ++
+               ["callback", "request_id", "caller", "context", "redact"]
+
+  @type t :: :ets.tid()
+
+  @doc """
+  Makes an empty table, which ends with the calling process.
+  """
+  @spec new() :: t()
+  def new, do: :ets.new(__MODULE__, [:public, write_concurrency: true])
+
+  @doc """
+  Counts a death of Python, and returns its number; `nil` without a table.
+  """
+  @spec died(t() | nil) :: pos_integer() | nil
+  def died(nil), do: nil
+
+  def died(table) do
+    death = :ets.update_counter(table, :deaths, {3, 1}, {:deaths, :infinity, 0})
+    :ets.select_delete(table, [{{:_, :"$1", :_}, [{:<, :"$1", death - 1}], [true]}])
+    death
+  end
+
+  @doc """
+  Returns the error of a call that was in flight at the death of this number: not `retryable`, and logged, if it was in
+  flight at the death before too.
+  """
+  @spec judge(t() | nil, pos_integer() | nil, {atom(), atom(), [term()]}, Error.t()) :: Error.t()
+  def judge(table, death, _call, error) when table == nil or death == nil, do: error
+
+  def judge(table, death, {pool, operation, args}, error) do
+    {operation, args} = named(operation, args)
+
+    if operation =~ @suspects,
+      do: judge_named(table, death, {pool, operation, args}, error),
+      else: error
+  end
+
+  defp judge_named(table, death, {pool, operation, args}, error) do
+    identities = identities(operation, args)
+    again? = Enum.any?(identities, &in_flight_at?(table, &1, death - 1))
+    :ets.insert(table, for(identity <- identities, do: {{identity, death}, death, 0}))
+
+    if again? do
+      log(table, death, {pool, operation, args})
+      refused(error)
+    else
+      error
+    end
+  rescue
+    # The pool has been stopped.
+    ArgumentError -> error
+  end
+
+  @doc """
+  Forgets a call that has its answer: it does not kill Python.
+  """
+  @spec answered(t() | nil, atom(), [term()]) :: :ok
+  def answered(nil, _operation, _args), do: :ok
+
+  def answered(table, operation, args) do
+    # The row that counts is the only one until Python has died.
+    case :ets.info(table, :size) do
+      rows when is_integer(rows) and rows > 1 ->
+        {operation, args} = named(operation, args)
+
+        for identity <- identities(operation, args),
+            death <- [deaths(table) - 1, deaths(table)] do
+          :ets.delete(table, {identity, death})
+        end
+
+        :ok
+
+      _nothing_or_no_table ->
+        :ok
+    end
+  rescue
+    ArgumentError -> :ok
+  end
+
+  defp deaths(table), do: :ets.lookup_element(table, :deaths, 3)
+
+  # Several callers may make the same call: the first of them may have noted this death already.
+  defp in_flight_at?(table, identity, death), do: :ets.member(table, {identity, death})
+
+  defp refused(error) do
+    message =
+      error.message <>
+        "; this call was in flight at two deaths of python in a row, and may be what ends it, so it is not retryable"
+
+    details = Map.merge(error.details, %{"message" => message, "retryable" => false})
+    %{error | message: message, retryable: false, details: details}
+  end
+
+  defp log(table, death, {pool, operation, args}) do
+    row = {{:logged, death}, death, 0}
+
+    if :ets.update_counter(table, {:logged, death}, {3, 1}, row) <= @most_lines do
+      Logger.error(
+        "python of pool #{inspect(pool)} died twice in a row during one call, which is not retryable: " <>
+          "#{operation}#{called(operation, args)}#{of_request(request_id(args))}"
+      )
+    end
+  end
+
+  # The operation that is called as JSON.
+  defp named(:handle_json, [name, text]) do
+    case JSON.decode(text) do
+      {:ok, args} when is_list(args) -> {name, args}
+      _no_list -> {name, [text]}
+    end
+  end
+
+  defp named(operation, args), do: {Atom.to_string(operation), args}
+
+  defp identities(operation, args) do
+    same = Enum.map(args, &without_differing/1)
+    size = :erlang.external_size(same)
+    by_arguments = {:arguments, operation, size, :erlang.phash2(same, 4_294_967_296)}
+
+    case request_id(args) do
+      nil -> [by_arguments]
+      request_id -> [by_arguments, {:request, operation, request_id}]
+    end
+  end
+
+  defp without_differing(%_struct{} = value), do: value
+
+  defp without_differing(%{} = map) do
+    for {key, value} <- map, key not in @differing, into: %{}, do: {key, without_differing(value)}
+  end
+
+  defp without_differing([head | tail]), do: [without_differing(head) | without_differing(tail)]
+
+  defp without_differing(tuple) when is_tuple(tuple),
+    do: tuple |> Tuple.to_list() |> without_differing() |> List.to_tuple()
+
+  defp without_differing(value) when is_pid(value) or is_reference(value) or is_function(value),
+    do: nil
+
+  defp without_differing(value), do: value
+
+  defp request_id(args) do
+    case List.last(args) do
+      %{request_id: request_id} -> request_id
+      %{"request_id" => request_id} -> request_id
+      _no_options -> nil
+    end
+  end
+
+  defp of_request(nil), do: ""
+  defp of_request(request_id), do: ", request_id #{inspect(request_id, printable_limit: 200)}"
+
+  # The name of the module, or the id of the program: never an input.
+  defp called(operation, args) do
+    place = if operation =~ ~r/program|compile|evaluate|conversation/, do: 1, else: 0
+    args = Enum.reject(args, &(is_pid(&1) or is_reference(&1)))
+
+    case Enum.at(args, place) do
+      %{module: name} when is_binary(name) -> " of #{shown(name)}"
+      %{"module" => name} when is_binary(name) -> " of #{shown(name)}"
+      name when is_binary(name) -> if length(args) > place + 1, do: " of #{shown(name)}", else: ""
+      _no_name -> ""
+    end
+  end
+
+  defp shown(name), do: inspect(name, printable_limit: 200)
+end

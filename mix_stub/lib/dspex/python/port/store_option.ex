@@ -1,0 +1,61 @@
+defmodule DSPex.Python.Port.StoreOption do
+  @moduledoc false
+
+  # The option `:store` of a pool. An address may have a password, so the options hold it in a function, as `:env`, no message
+  # shows it, and Python gets it by its environment.
+
+  alias DSPex.Python.Port.RunStore
+
+  @variable "DSPEX_STORE"
+  @ttl_variable "DSPEX_SESSION_TTL_MS"
+
+  @doc """
+  Checks the option; the error does not show the value.
+  """
+  @spec validate(term()) :: :ok | {:error, String.t()}
+  def validate(value) when value in [:run, false], do: :ok
+  def validate({:system, name}) when is_binary(name) and name != "", do: :ok
+  def validate("sqlite:///" <> _file), do: :ok
+  def validate("postgresql://" <> _rest), do: :ok
+  def validate("postgresql+psycopg://" <> _rest), do: :ok
+
+  def validate(_other) do
+    {:error,
+     "expected :run, false, {:system, variable}, or an address such as \"sqlite:////srv/app/dspex.db\" or " <>
+       "\"postgresql+psycopg://user:password@host/database\""}
+  end
+
+  @doc """
+  Returns the variables of Python's environment that are about the store of a pool; the error is a sentence.
+  """
+  @spec variables(struct()) ::
+          {:ok, %{String.t() => String.t() | nil}} | {:error, String.t()}
+  def variables(options) do
+    with {:ok, address} <- address(options.name, options.store.()) do
+      ttl = options.session_ttl
+      of_ttl = if ttl, do: %{@ttl_variable => to_string(ttl)}, else: %{}
+      {:ok, Map.put(of_ttl, @variable, address)}
+    end
+  end
+
+  defp address(_pool, false), do: {:ok, nil}
+
+  defp address(pool, :run) do
+    # It has to survive Python, and not a power cut, so nothing waits for the disk.
+    path = RunStore.path(pool)
+    {:ok, path && "sqlite:///" <> path <> "?synchronous=OFF"}
+  end
+
+  defp address(pool, {:system, name}) do
+    case System.get_env(name) do
+      nil ->
+        {:error,
+         "the environment variable #{name} is not set, which has the address of the store of pool #{inspect(pool)}"}
+
+      address ->
+        {:ok, address}
+    end
+  end
+
+  defp address(_pool, address), do: {:ok, address}
+end

@@ -1,0 +1,218 @@
+defmodule DSPex.Python.Call.SpreadProgramTest do
+  use ExUnit.Case, async: true
+
+  import DSPex.TestPython
+
+  alias DSPex.{Prediction, Python}
+  alias DSPex.Python.{Error, ScriptedModel}
+
+  setup_all do
+    pools = [one: start_pool!(), two: start_pool!(size: 2, store: :run)]
+    assert Python.await_pools(Keyword.values(pools)) == :ok
+    {:ok, pools}
+  end
+
+  # Answers with the question, and refuses the third one.
+  defp model(pause) do
+    {:elixir,
+     fn request ->
+       Process.sleep(pause)
+
+       [_all, question] =
+         Regex.run(~r/\[\[ ## question ## \]\]\n(.*)\n/, List.last(request.messages).content)
+
+       if question == "Q3",
+         do: {:error, {:auth, "no"}},
+         else: %{
+           text: ScriptedModel.written(answer: question),
+           usage: %{input_tokens: 3, output_tokens: 2}
+         }
+     end}
+  end
+
+  defp examples(count),
+    do: for(n <- 1..count, do: %{question: "Q#{n}", expected: "Q#{rem(n, 2)}"})
+
+  defp inputs(count), do: for(n <- 1..count, do: "Q#{n}")
+
+  defp program!(pool, spec \\ []) do
+    {:ok, program} = Python.create_program([signature: "question -> answer"] ++ spec, pool: pool)
+    program
+  end
+
+  defp used(results) do
+    for {:ok, prediction} <- results, uniq: true, do: prediction.meta["worker"]
+  end
+
+  test "in all workers a batch and an evaluation are what they are in one", %{one: one, two: two} do
+    [expected, got] =
+      for pool <- [one, two] do
+        program = program!(pool)
+        {:ok, batch} = Python.execute_program_batch(program, inputs(40), lm: model(10))
+
+        streamed =
+          program |> Python.stream_program_batch(inputs(40), lm: model(10)) |> Enum.sort()
+
+        {:ok, evaluation} =
+          Python.evaluate_program(program, examples(40), &(&1["expected"] == &2[:answer]),
+            lm: model(10),
+            failure_score: -1
+          )
+
+        scores =
+          program
+          |> Python.stream_evaluate(examples(40), "exact_match", lm: model(10))
+          |> Enum.to_list()
+
+        assert {:ok, last} = List.last(scores)
+        every = batch ++ Enum.map(streamed, &elem(&1, 1)) ++ predictions(evaluation)
+
+        assert length(used(every)) == if(pool == two, do: 2, else: 1)
+
+        {Enum.map(batch, &shown/1), Enum.map(streamed, fn {at, one} -> {at, shown(one)} end),
+         report(evaluation), report(last), length(scores)}
+      end
+
+    assert got == expected
+  end
+
+  defp predictions(%{results: results}),
+    do: for({:ok, %{prediction: prediction}} <- results, do: {:ok, prediction})
+
+  defp report(evaluation) do
+    %{evaluation | results: Enum.map(evaluation.results, &shown/1)} |> Map.delete(:duration_ms)
+  end
+
+  defp shown({:ok, %Prediction{fields: fields}}), do: fields
+  defp shown({:ok, %{prediction: prediction, score: score}}), do: {prediction.fields, score}
+  defp shown({:error, %Error{} = error}), do: {error.kind, error.path, error.message}
+
+  test "wrong calls have the errors that they have in one worker", %{one: one, two: two} do
+    for {inputs, metric, options} <- [
+          {["a", %{nope: 1}, 5, %URI{}], "exact_match", []},
+          {["a", "b", "c"], "exact", max_concurrency: 0},
+          {["a", "b"], "equals", failure_score: "none"},
+          {["a", "b"], "equals", failure_scor: 1},
+          {["a", "b"], %{check: :equals}, []},
+          {[], "exact_match", []},
+          {"no list", "exact_match", []}
+        ] do
+      [expected, got] =
+        for pool <- [one, two] do
+          program = program!(pool)
+          batch_options = Keyword.delete(options, :failure_score)
+          {batch(program, inputs, batch_options), evaluated(program, inputs, metric, options)}
+        end
+
+      assert got == expected
+    end
+
+    for pool <- [one, two] do
+      options = [pool: pool]
+
+      assert {:error, %Error{kind: :program_not_found}} =
+               Python.execute_program_batch("nope", inputs(3), options)
+
+      assert [{:error, %Error{kind: :program_not_found}}] =
+               "nope" |> Python.stream_evaluate(examples(3), "equals", options) |> Enum.to_list()
+    end
+  end
+
+  defp batch(program, inputs, options) do
+    case Python.execute_program_batch(program, inputs, options) do
+      {:ok, results} -> Enum.map(results, &shown/1)
+      error -> shown(error)
+    end
+  end
+
+  defp evaluated(program, inputs, metric, options) do
+    case Python.evaluate_program(program, inputs, metric, options) do
+      {:ok, evaluation} -> report(evaluation)
+      error -> shown(error)
+    end
+  end
+
+  test "a metric's own requests are counted over all workers", %{two: two} do
+    judge = fn request ->
+      reasoned = List.first(request.messages).content =~ "precision"
+      judged = [reasoning: "r", precision: "1.0", recall: "1.0"]
+      fields = if reasoned, do: judged, else: [answer: "x"]
+      %{text: ScriptedModel.written(fields), usage: %{input_tokens: 3, output_tokens: 2}}
+    end
+
+    examples = for number <- 1..12, do: %{question: "Q#{number}", answer: "x"}
+    options = [lm: {:elixir, judge}]
+
+    assert {:ok, evaluation} =
+             Python.evaluate_program(program!(two), examples, "semantic_f1", options)
+
+    assert {evaluation.score, evaluation.failed} == {100.0, 0}
+    assert {evaluation.metric_tokens, evaluation.total_tokens} == {60, 120}
+  end
+
+  test "what only its own worker knows stays there", %{two: two} do
+    key =
+      {:openai,
+       model: "m", api_key: "sk-only-here-1234", api_base: "http://127.0.0.1:9", num_retries: 0}
+
+    for spec <- [[history: true], [modules: [%{module: "dspy.Predict", name: "a", lm: key}]]] do
+      program = program!(two, spec)
+      options = if spec[:history], do: [conversation: "c", lm: model(10)], else: [lm: model(10)]
+      assert {:ok, results} = Python.execute_program_batch(program, inputs(20), options)
+      assert length(used(results)) <= 1
+      assert {:ok, %{"portable" => portable?}} = Python.describe_program(program)
+      assert portable? == (spec[:history] == true)
+    end
+  end
+
+  test "all parts of a batch run the version that is the newest at its start", %{two: two} do
+    %{id: id} = program = program!(two)
+    examples = [%{question: "Q1", answer: "Q1"}]
+    compile = [optimizer: "dspy.LabeledFewShot"]
+
+    results =
+      id
+      |> Python.stream_program_batch(inputs(200), pool: two, lm: model(10), max_concurrency: 4)
+      |> Stream.each(fn {index, _result} ->
+        if index == 0,
+          do: assert({:ok, %{version: 2}} = Python.compile_program(program, examples, compile))
+      end)
+      |> Enum.to_list()
+
+    assert length(results) == 200
+    assert {:ok, %{"version" => 2}} = Python.describe_program(id, pool: two)
+
+    versions =
+      for {_index, {:ok, prediction}} <- results, uniq: true, do: prediction.meta["version"]
+
+    assert versions in [[1], [nil]]
+  end
+
+  test "a part whose worker dies is begun again in another" do
+    pool = start_pool!(size: 2, store: :run)
+    assert Python.await_pools([pool]) == :ok
+    program = program!(pool)
+    killed = :counters.new(1, [])
+
+    scores =
+      program
+      |> Python.stream_evaluate(examples(200), "exact_match", lm: model(5), timeout: 120_000)
+      |> Stream.each(fn
+        {_index, {:ok, scored}} ->
+          if :counters.get(killed, 1) == 0 do
+            :counters.add(killed, 1, 1)
+            {:ok, ping} = Python.ping(nil, pool: pool)
+            other = scored.prediction.meta["pid"]
+            signal_process(if(ping["pid"] == other, do: ping["pid"], else: other), "KILL")
+          end
+
+        _other ->
+          :ok
+      end)
+      |> Enum.to_list()
+
+    assert {:ok, evaluation} = List.last(scores)
+    assert evaluation.count == 200
+    assert length(scores) == 201
+  end
+end

@@ -1,0 +1,177 @@
+defmodule DSPex.Python.Functions.BudgetsTest do
+  use ExUnit.Case, async: true
+
+  import DSPex.TestPython
+
+  alias DSPex.{ModelServer, Python}
+  alias DSPex.Python.Error
+
+  @qa "question -> answer"
+
+  # A model that reports 10 tokens for each answer, and tells this test of each request.
+  defp counted do
+    test = self()
+
+    answer = fn request ->
+      send(test, {:asked, List.last(request.messages).content})
+      Process.sleep(5)
+
+      %{
+        text: "[[ ## answer ## ]]\nyes\n\n[[ ## completed ## ]]",
+        usage: %{input_tokens: 8, output_tokens: 2}
+      }
+    end
+
+    {:elixir, answer}
+  end
+
+  defp asked(count \\ 0) do
+    receive do
+      {:asked, _prompt} -> asked(count + 1)
+    after
+      0 -> count
+    end
+  end
+
+  defp ask(options), do: Python.execute_module("dspy.Predict", @qa, "Why?", options)
+
+  describe "a tenant" do
+    setup do
+      pool = start_pool!(size: 2, standby: 0, budgets: [tenant: [max_tokens_total: 30]])
+      assert Python.await_pools([pool]) == :ok
+      {:ok, pool: pool, options: [pool: pool, lm: counted()]}
+    end
+
+    test "has one budget in all workers, which other tenants do not share",
+         %{pool: pool} = given do
+      acme = [metadata: %{tenant: "acme"}] ++ given.options
+      workers = for _ <- 1..3, {:ok, prediction} = ask(acme), do: prediction.meta["worker"]
+      assert length(workers) == 3
+      assert {:error, %Error{kind: :budget} = error} = ask(acme)
+      assert error.message =~ ~s(tenant "acme")
+      assert error.details["budget"]["total_tokens"] == 30
+      for _ <- 1..8, do: assert({:error, %Error{kind: :budget}} = ask(acme))
+      assert asked() == 3
+
+      assert {:ok, _prediction} = ask([metadata: %{"tenant" => :other}] ++ given.options)
+      assert {:ok, _prediction} = ask(given.options)
+
+      assert {:ok, budgets} = Python.list_budgets(pool: pool)
+
+      assert %{"value" => "acme", "total_tokens" => 30, "max_tokens_total" => 30} =
+               Enum.find(budgets, &(&1["value"] == "acme"))
+
+      assert Python.reset_budget(:tenant, "acme", pool: pool) == {:ok, true}
+      assert {:ok, _prediction} = ask(acme)
+    end
+
+    test "keeps its budget when Python dies", %{pool: pool} = given do
+      acme = [metadata: %{tenant: "acme"}] ++ given.options
+      for _ <- 1..3, do: {:ok, _prediction} = ask(acme)
+      signal(pool, "KILL")
+      assert {:error, %Error{kind: :budget}} = ask([retry: :safe] ++ acme)
+    end
+
+    test "pays for streams, batches and programs", given do
+      acme = [metadata: %{tenant: "acme"}] ++ given.options
+      assert {:prediction, _} = Python.stream("dspy.Predict", @qa, "Why?", acme) |> Enum.at(-1)
+      {:ok, program} = Python.create_program([signature: @qa], pool: given.pool)
+      assert {:ok, _prediction} = Python.execute_program(program, "Why?", acme)
+      inputs = for number <- 1..20, do: "Q#{number}"
+
+      {:ok, results} =
+        Python.execute_batch("dspy.Predict", @qa, inputs, [max_concurrency: 4] ++ acme)
+
+      {done, refused} = Enum.split_with(results, &match?({:ok, _}, &1))
+      # At most those over that were in flight at the same time.
+      assert length(done) in 1..4
+      assert Enum.all?(refused, &match?({:error, %Error{kind: :budget}}, &1))
+
+      assert {:error, %Error{kind: :budget}} =
+               Python.stream_program(program, "Why?", acme) |> Enum.at(-1)
+    end
+
+    test "of a caller that ends leaves nothing behind", given do
+      before = Python.Callbacks.count().registered
+      acme = [metadata: %{tenant: "acme"}] ++ given.options
+      {:ok, _prediction} = ask(acme)
+      eventually(fn -> Python.Callbacks.count().registered <= before end)
+    end
+  end
+
+  describe "a batch" do
+    setup do
+      pool = start_pool!(size: 2, standby: 0)
+      assert Python.await_pools([pool]) == :ok
+      {:ok, pool: pool}
+    end
+
+    test "has one budget in all workers", %{pool: pool} do
+      inputs = for number <- 1..100, do: "Q#{number}"
+      options = [pool: pool, lm: counted(), max_tokens_total: 50, max_concurrency: 4]
+      {:ok, results} = Python.execute_batch("dspy.Predict", @qa, inputs, options)
+      assert Enum.count(results, &match?({:ok, _}, &1)) in 5..8
+      assert asked() in 5..8
+      assert {:error, %Error{message: message}} = List.last(results)
+      assert message =~ "the budget of this call"
+
+      streamed = Python.stream_batch("dspy.Predict", @qa, inputs, options)
+      # Each time that it is read it is a new call.
+      for _ <- 1..2 do
+        assert Enum.count(streamed, &match?({_index, {:ok, _}}, &1)) in 5..8
+      end
+    end
+
+    test "with a wrong limit is an error that names its place", %{pool: pool} do
+      options = [pool: pool, lm: counted(), max_tokens_total: -1]
+
+      assert {:error, %Error{kind: :input, path: "opts.max_tokens_total"}} =
+               Python.execute_batch("dspy.Predict", @qa, ["a", "b"], options)
+    end
+  end
+
+  test "costs are counted in dollars" do
+    url = ModelServer.start!()
+
+    pool =
+      start_pool!(
+        model: ModelServer.model(url <> "/v1", "gpt-4o-mini"),
+        budgets: [team: [max_cost: 1.0e-7]]
+      )
+
+    options = [pool: pool, metadata: %{team: 7}]
+    assert {:ok, prediction} = ask(options)
+    assert {:error, %Error{kind: :budget, message: message}} = ask(options)
+    assert message =~ "team 7"
+    {:ok, [budget]} = Python.list_budgets(pool: pool)
+    assert_in_delta budget["cost"], prediction.meta["cost"], 1.0e-8
+  end
+
+  test "a session that is opened with limits is closed by them" do
+    pool = start_pool!(size: 2)
+
+    assert {:ok, %{"budget" => %{"max_tokens_total" => 5}}} =
+             Python.open_session("bob", [max_tokens_total: 5], pool: pool)
+
+    options = [pool: pool, session_id: "bob", lm: counted()]
+    assert {:ok, _prediction} = ask(options)
+    assert {:error, %Error{kind: :budget}} = ask(options)
+    {:ok, [listed]} = Python.list_sessions(pool: pool)
+    assert listed["budget"]["total_tokens"] == 10
+  end
+
+  test "wrong budgets of a pool are refused" do
+    for wrong <- [
+          :x,
+          [tenant: []],
+          [tenant: [max_cost: -1]],
+          [tenant: [max_tokens: 1]],
+          [tenant: 5],
+          %{}
+        ] do
+      assert_raise ArgumentError, ~r/expected budgets such as/, fn ->
+        Python.Pool.child_spec(name: :wrong, budgets: wrong)
+      end
+    end
+  end
+end

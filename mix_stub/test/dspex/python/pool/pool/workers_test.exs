@@ -1,0 +1,294 @@
+defmodule DSPex.Python.Pool.WorkersTest do
+  use ExUnit.Case, async: true
+
+  import DSPex.TestPython
+  import ExUnit.CaptureLog
+
+  alias DSPex.{ModelServer, Python}
+  alias DSPex.Python.{Error, ScriptedModel}
+  alias DSPex.Python.Port.{Names, Slots}
+
+  @qa "question -> answer"
+
+  defp ask(pool, options \\ []),
+    do: Python.execute_module("dspy.Predict", @qa, "Why?", [pool: pool] ++ options)
+
+  defp start_ready!(options) do
+    pool = start_pool!(options)
+    assert Python.await_pools([pool]) == :ok
+    pool
+  end
+
+  defp worker({:ok, prediction}), do: prediction.meta["worker"]
+
+  # Begins a call whose model answers when the process that asks it is told to.
+  defp hold(pool, options \\ []) do
+    test = self()
+
+    model = fn _request ->
+      send(test, {:asked, self()})
+      receive do: (:go_on -> ScriptedModel.written(answer: "held"))
+    end
+
+    call = Task.async(fn -> ask(pool, [lm: {:elixir, model}, timeout: 60_000] ++ options) end)
+    assert_receive {:asked, model}, 30_000
+    {call, model}
+  end
+
+  defp let_go({call, model}) do
+    send(model, :go_on)
+    Task.await(call, 60_000)
+  end
+
+  describe "a pool of several workers" do
+    setup do
+      {:ok, pool: start_ready!(size: 3)}
+    end
+
+    test "gives each call to the worker with the fewest calls in flight", %{pool: pool} do
+      held = for _ <- 1..6, do: hold(pool)
+      workers = Enum.map(held, &worker(let_go(&1)))
+      assert workers |> Enum.frequencies() |> Map.values() == [2, 2, 2]
+    end
+
+    test "keeps the calls of one session together, and shows all sessions", %{pool: pool} do
+      programs =
+        for number <- 1..9 do
+          session = "session #{number}"
+          {:ok, program} = Python.create_program(@qa, pool: pool, session_id: session)
+          program
+        end
+
+      for program <- programs do
+        workers = for _ <- 1..3, do: worker(Python.execute_program(program, "Why?"))
+        assert [_one] = Enum.uniq(workers)
+      end
+
+      assert {:ok, sessions} = Python.list_sessions(pool: pool)
+      assert Enum.sort(Enum.map(sessions, & &1["id"])) == for(n <- 1..9, do: "session #{n}")
+      assert {:ok, all} = Python.list_programs(nil, pool: pool)
+      assert length(all) == 9
+
+      for format <- [:native, :json] do
+        assert {:ok, [%{"id" => id}]} =
+                 Python.list_programs("session 4", pool: pool, serialization_format: format)
+
+        assert id == Enum.at(programs, 3).id
+        assert {:ok, %{"id" => "session 4"}} = Python.session_info("session 4", pool: pool)
+      end
+    end
+
+    test "finds a program that was created without a session, also by its id alone", %{pool: pool} do
+      for _ <- 1..9 do
+        {:ok, program} = Python.create_program(@qa, pool: pool)
+        assert {:ok, one} = Python.execute_program(program, "Why?")
+        assert {:ok, other} = Python.execute_program(program.id, "Why?", pool: pool)
+        assert one.meta["worker"] == other.meta["worker"]
+        {:ok, text} = Python.dump_program(program.id, pool: pool)
+        {:ok, loaded} = Python.load_program(text, pool: pool)
+        assert {:ok, _prediction} = Python.execute_program(loaded, "Why?")
+      end
+    end
+
+    test "has one model, also for workers that are started later", %{pool: pool} do
+      mine = fn _request -> ScriptedModel.written(answer: "mine") end
+      assert {:ok, _model} = Python.configure_lm(:elixir, [function: mine], pool: pool)
+
+      for slot <- 1..3 do
+        assert {:ok, %{"model" => %{"model" => "elixir/function"}}} = ping_slot(pool, slot)
+      end
+
+      capture_log(fn ->
+        for slot <- 1..3, do: kill(pool, slot)
+        assert Python.await_pools([pool]) == :ok
+      end)
+
+      answers = for _ <- 1..12, do: ask(pool)
+      for answer <- answers, do: assert({:ok, %{fields: %{"answer" => "mine"}}} = answer)
+    end
+
+    test "adds up the metrics, and shows each worker's", %{pool: pool} do
+      {:ok, _metrics} = Python.reset_metrics(pool: pool)
+      held = for _ <- 1..6, do: hold(pool)
+      for one <- held, do: assert({:ok, _prediction} = let_go(one))
+
+      for format <- [:native, :json] do
+        assert {:ok, metrics} = Python.metrics(pool: pool, serialization_format: format)
+        assert metrics["modules"]["dspy.Predict"]["calls"] == 6
+        durations = metrics["modules"]["dspy.Predict"]["duration_ms"]
+        assert durations["p50"] <= durations["p99"] and durations["p99"] <= durations["max"]
+        refute Map.has_key?(durations, "buckets")
+        assert length(metrics["workers"]) == 3
+
+        assert for(one <- metrics["workers"], do: one["modules"]["dspy.Predict"]["calls"]) == [
+                 2,
+                 2,
+                 2
+               ]
+
+        assert %{"size" => 3, "queued" => 0, "overloaded" => 0} = metrics["pool"]
+      end
+    end
+
+    test "cancels a call wherever it runs", %{pool: pool} do
+      held = for number <- 1..3, do: hold(pool, request_id: "r#{rem(number, 2)}")
+      assert Python.cancel("r1", pool: pool) == {:ok, 2}
+      assert Python.cancel("r0", pool: pool) == {:ok, 1}
+
+      for {call, _model} <- held,
+          do: assert({:error, %Error{kind: :cancelled}} = Task.await(call, 30_000))
+    end
+
+    test "streams from any worker, with back-pressure", %{pool: pool} do
+      held = for _ <- 1..2, do: hold(pool)
+      pieces = for number <- 1..40, do: "word#{number} "
+      model = fn _request -> ["[[ ## answer ## ]]\n" | pieces] ++ ["\n[[ ## completed ## ]]"] end
+
+      for _ <- 1..3 do
+        stream =
+          Python.stream("dspy.Predict", @qa, "Why?", pool: pool, lm: {:elixir, model}, buffer: 2)
+
+        text = for {:chunk, "answer", text} <- stream, into: "", do: text
+        assert String.trim(text) == pieces |> Enum.join() |> String.trim()
+      end
+
+      for one <- held, do: assert({:ok, _prediction} = let_go(one))
+    end
+
+    test "replaces one worker after the other when it is restarted", %{pool: pool} do
+      before = for slot <- 1..3, do: elem(ping_slot(pool, slot), 1)["pid"]
+
+      capture_log(fn ->
+        assert Python.restart_pool(pool) == :ok
+        assert Python.await_pools([pool]) == :ok
+      end)
+
+      now = for slot <- 1..3, do: elem(ping_slot(pool, slot), 1)["pid"]
+      assert MapSet.disjoint?(MapSet.new(before), MapSet.new(now))
+      eventually(fn -> Enum.all?(before, &(not alive?(&1))) end)
+      # Three workers and the spare.
+      eventually(fn -> owners(pool) == 4 end)
+    end
+  end
+
+  test "a spare has run a prediction before its first call, and a worker that is waited for has not" do
+    pool = start_ready!(size: 2)
+    spare = spare(pool)
+
+    for {number, owner, _worker} <- Names.workers(pool) do
+      command = File.read!("/proc/#{launcher(owner)}/cmdline")
+      assert String.contains?(command, "--worker=#{number}")
+      assert String.contains?(command, "--warm-up") == (owner == spare)
+    end
+  end
+
+  defp spare(pool), do: eventually(fn -> Slots.ready_spare(pool) end)
+
+  defp launcher(owner) do
+    {:os_pid, os_pid} = Port.info(:sys.get_state(owner).port, :os_pid)
+    os_pid
+  end
+
+  describe "a worker that dies" do
+    test "costs its own calls only, and a spare takes its place" do
+      pool = start_ready!(size: 2, standby: 1)
+      eventually(fn -> spare_ready?(pool) end)
+      held = for _ <- 1..4, do: hold(pool)
+      {:ok, %{"pid" => pid, "worker" => dying}} = ping_slot(pool, 1)
+
+      capture_log(fn ->
+        {_result, ms} =
+          timed(fn ->
+            :ok = signal_process(pid, "KILL")
+            eventually(fn -> not match?({:ok, %{"worker" => ^dying}}, ping_slot(pool, 1)) end)
+          end)
+
+        # A start of Python takes longer on any machine.
+        assert ms < 400
+
+        results = Enum.map(held, &let_go/1)
+        {died, answered} = Enum.split_with(results, &match?({:error, _error}, &1))
+        assert [2, 2] = Enum.map([died, answered], &length/1)
+
+        for {:error, error} <- died do
+          assert %Error{kind: :worker_died, retryable: true} = error
+          assert %{"sent" => true, "asked" => true, "called" => true} = error.details
+        end
+
+        assert [_other] = answered |> Enum.map(&worker/1) |> Enum.uniq()
+        eventually(fn -> owners(pool) == 3 and spare_ready?(pool) end)
+      end)
+
+      assert {:ok, %{"pool" => %{"died" => 1, "started" => 4}}} = Python.metrics(pool: pool)
+    end
+
+    test "has its calls made again with retry: :safe, unless others have seen something" do
+      url = ModelServer.start!()
+      pool = start_ready!(size: 2, standby: 1)
+      slow = ModelServer.model(url, "delay-1500")
+
+      test = self()
+
+      sleeps = fn _request ->
+        send(test, :called)
+        Process.sleep(60_000)
+      end
+
+      # What is asked, and how it is known that the call has got so far.
+      calls = [
+        {[lm: slow, retry: :safe], &asked?(pool, &1), :answered},
+        {[lm: slow], &asked?(pool, &1), :worker_died},
+        {[lm: {:elixir, sleeps}, retry: :safe], &(called?() and asked?(pool, &1)), :worker_died}
+      ]
+
+      capture_log(fn ->
+        for {options, begun?, expected} <- calls do
+          call = Task.async(fn -> ask(pool, [timeout: 60_000] ++ options) end)
+          slot = eventually(fn -> Enum.find(1..2, begun?) end)
+          {:ok, %{"pid" => pid}} = ping_slot(pool, slot)
+          :ok = signal_process(pid, "KILL")
+
+          case Task.await(call, 60_000) do
+            {:ok, _prediction} -> assert expected == :answered
+            {:error, error} -> assert error.kind == expected
+          end
+
+          :ok = Python.await_pools([pool])
+        end
+      end)
+
+      assert {:ok, %{"pool" => %{"retried" => 1}}} = Python.metrics(pool: pool)
+    end
+  end
+
+  # Tells whether the model function has been called; the message stays for the next time.
+  defp called? do
+    {:messages, messages} = Process.info(self(), :messages)
+    :called in messages
+  end
+
+  # Tells whether a call in the slot has reached its model.
+  defp asked?(pool, slot) do
+    case DSPex.Python.Pool.call(pool, :metrics, [], 30_000, route: {:slot, slot}) do
+      {:ok, {:ok, %{"models" => models}}} ->
+        Enum.any?(models, fn {_name, counts} -> counts["in_flight"] > 0 end)
+
+      _restarting ->
+        false
+    end
+  end
+
+  defp ping_slot(pool, slot) do
+    with {:ok, {:ok, pong}} <-
+           DSPex.Python.Pool.call(pool, :ping, [nil], 30_000, route: {:slot, slot}),
+         do: {:ok, pong}
+  end
+
+  defp kill(pool, slot) do
+    {:ok, %{"pid" => pid}} = ping_slot(pool, slot)
+    :ok = signal_process(pid, "KILL")
+    eventually(fn -> not alive?(pid) end)
+  end
+
+  defp spare_ready?(pool), do: DSPex.Python.Port.Slots.ready_spare(pool) != nil
+end

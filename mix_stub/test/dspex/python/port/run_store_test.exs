@@ -1,0 +1,150 @@
+defmodule DSPex.Python.Port.RunStoreTest do
+  use ExUnit.Case, async: true
+
+  alias DSPex.Python.Port.RunStore
+  alias DSPex.Python.Pool
+  alias DSPex.TestPython
+
+  @moduletag timeout: 120_000
+
+  defp kill_python(pool) do
+    owner = TestPython.client(pool)
+    TestPython.signal(pool, "KILL")
+    TestPython.eventually(fn -> not Process.alive?(owner) end)
+    # Calls wait for the next one.
+    assert {:ok, _pong} = DSPex.Python.ping(nil, pool: pool)
+  end
+
+  @tag :tmp_dir
+  test "sessions, programs and conversations survive their Python", %{tmp_dir: tmp_dir} do
+    pool = TestPython.start_pool!(store: :run)
+    spec = %{signature: "question -> answer", history: true}
+    {:ok, program} = DSPex.Python.create_program(spec, pool: pool, session_id: "mine")
+
+    ask =
+      &DSPex.Python.execute_program(program, %{question: &1}, pool: pool, conversation: "user")
+
+    {:ok, _first} = ask.("Where is Rome?")
+    folder = pool |> RunStore.path() |> Path.dirname()
+    assert Bitwise.band(File.stat!(folder).mode, 0o777) == 0o700
+    assert Bitwise.band(File.stat!(RunStore.path(pool)).mode, 0o777) == 0o600
+
+    kill_python(pool)
+    assert {:ok, prediction} = ask.("And Paris?")
+    assert prediction[:answer]
+
+    {:ok, %{"turns" => turns}} = DSPex.Python.conversation(program, "user")
+
+    assert Enum.map(turns, & &1["question"]) == ["Where is Rome?", "And Paris?"]
+
+    backup = Path.join(tmp_dir, "store.jsonl")
+
+    assert {:ok, %{"session" => 1, "program" => 1, "turn" => 2}} =
+             DSPex.Python.export_store(backup, pool: pool)
+
+    assert {:error, %{kind: :input, message: message}} =
+             DSPex.Python.import_store(backup, pool: pool)
+
+    assert message =~ "line 2: session 'mine' is in the store"
+    {:ok, _closed} = DSPex.Python.close_session("mine", pool: pool)
+    assert {:ok, %{"turn" => 2}} = DSPex.Python.import_store(backup, pool: pool)
+    {:ok, %{"turns" => ^turns}} = DSPex.Python.conversation(program, "user")
+
+    stop_supervised!(pool)
+    TestPython.eventually(fn -> not File.exists?(folder) end)
+  end
+
+  test "workers of a pool have one store: a spare knows the sessions of the worker whose place it takes" do
+    pool = TestPython.start_pool!(size: 2, standby: 1, store: :run)
+    assert DSPex.Python.await_pools([pool]) == :ok
+    spec = %{signature: "question -> answer", history: true}
+
+    programs =
+      for number <- 1..4 do
+        session = "session #{number}"
+        {:ok, program} = DSPex.Python.create_program(spec, pool: pool, session_id: session)
+        program
+      end
+
+    ask = fn program, question ->
+      {:ok, prediction} =
+        DSPex.Python.execute_program(program, %{question: question}, conversation: "user")
+
+      prediction.meta
+    end
+
+    for program <- programs, do: ask.(program, "one")
+    {:ok, sessions} = DSPex.Python.list_sessions(pool: pool)
+    assert Enum.sort(Enum.map(sessions, & &1["id"])) == for(n <- 1..4, do: "session #{n}")
+    {:ok, all} = DSPex.Python.list_programs(nil, pool: pool)
+    assert Enum.map(all, & &1["calls"]) == [1, 1, 1, 1]
+
+    kept = hd(programs)
+    before = ask.(kept, "two")
+    TestPython.signal_process(before["pid"], "KILL")
+
+    TestPython.eventually(fn ->
+      match?({:ok, _session}, DSPex.Python.session_info("session 1", pool: pool))
+    end)
+
+    later = ask.(kept, "three")
+    assert later["pid"] != before["pid"]
+    assert later["rehydrated"]
+    {:ok, %{"turns" => turns}} = DSPex.Python.conversation(kept, "user")
+    assert Enum.map(turns, & &1["question"]) == ["one", "two", "three"]
+    {:ok, all} = DSPex.Python.list_programs(nil, pool: pool)
+    assert length(all) == 4
+  end
+
+  test "a pool without a session has no file, and one without a store, the default, loses its sessions" do
+    pool = TestPython.start_pool!()
+    {:ok, program} = DSPex.Python.create_program("question -> answer", pool: pool)
+    kill_python(pool)
+    assert {:error, error} = DSPex.Python.execute_program(program, %{question: "x"}, pool: pool)
+    assert error.kind in [:program_not_found, :session_not_found]
+
+    unused = TestPython.start_pool!(store: :run, session_ttl: 2_000)
+
+    {:ok, _prediction} =
+      DSPex.Python.execute_module("dspy.Predict", "question -> answer", %{question: "x"},
+        pool: unused
+      )
+
+    refute unused |> RunStore.path() |> Path.dirname() |> File.exists?()
+
+    # Nobody uses the session, so it is removed.
+    {:ok, _model} = DSPex.Python.configure_lm(:embedded, [], session_id: "mine", pool: unused)
+    {:ok, [%{"id" => "mine"}]} = DSPex.Python.list_sessions(pool: unused)
+    TestPython.eventually(fn -> DSPex.Python.list_sessions(pool: unused) == {:ok, []} end)
+  end
+
+  test "folders of BEAMs that have ended are removed, and those of running ones stay" do
+    random = Base.encode16(:rand.bytes(12), case: :lower)
+    names = ["dspex-run-4194999-123-" <> random, "dspex-run-#{System.pid()}-1-" <> random]
+    dead = for name <- names, do: Path.join(System.tmp_dir!(), name)
+    [beam] = Regex.run(~r/dspex-run-[0-9]+-[0-9A-Za-z]+/, RunStore.path(:some_pool))
+    alive = Path.join(System.tmp_dir!(), beam <> "-" <> random)
+    on_exit(fn -> for folder <- [alive | dead], do: File.rm_rf(folder) end)
+    for folder <- [alive | dead], do: File.mkdir!(folder)
+
+    {:ok, server} = GenServer.start_link(RunStore, nil)
+    GenServer.stop(server)
+    assert File.exists?(alive)
+    for folder <- dead, do: refute(File.exists?(folder))
+  end
+
+  test "a variable that is not set is named, and no message shows an address" do
+    Logger.put_module_level(DSPex.Python.Port.Startup, :none)
+    pool = TestPython.start_pool!(store: {:system, "DSPEX_TEST_UNSET"})
+    assert {:error, error} = DSPex.Python.ping(nil, pool: pool)
+    assert error.message =~ "DSPEX_TEST_UNSET is not set"
+
+    address = "mysql://app:hunter2pass@db/x"
+    error = assert_raise ArgumentError, fn -> Pool.child_spec(name: :wrong, store: address) end
+    assert error.message =~ "expected :run, false, {:system, variable}, or an address"
+    refute error.message =~ "hunter2pass"
+
+    address = "postgresql://app:hunter2pass@db/x"
+    refute inspect(Pool.child_spec(name: :right, store: address)) =~ "hunter2pass"
+  end
+end

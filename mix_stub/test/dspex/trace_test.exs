@@ -1,0 +1,67 @@
+defmodule DSPex.TraceTest do
+  use ExUnit.Case, async: true
+
+  alias DSPex.Trace
+
+  doctest Trace
+
+  @moduletag :tmp_dir
+
+  @span %{
+    "id" => "a",
+    "parent" => nil,
+    "kind" => "model",
+    "name" => "openai/gpt-4o-mini",
+    "start_us" => 1,
+    "duration_us" => 2,
+    "status" => "ok",
+    "attributes" => %{"reply" => ["a </script> b"]}
+  }
+  @trace %Trace{id: "t", spans: [@span]}
+
+  test "a written page and JSON can be read by their owner only", %{tmp_dir: folder} do
+    for write <- [&Trace.write_html/2, &Trace.write_json/2] do
+      path = Path.join(folder, "trace-#{System.unique_integer([:positive])}")
+      assert write.(@trace, path) == :ok
+      assert Bitwise.band(File.stat!(path).mode, 0o777) == 0o600
+      File.chmod!(path, 0o644)
+      assert write.(@trace, path) == :ok
+      assert Bitwise.band(File.stat!(path).mode, 0o777) == 0o644
+      assert {:error, :enoent} = write.(@trace, Path.join(folder, "none/trace"))
+    end
+  end
+
+  test "a page is the same from a trace, from its map and from its JSON", %{tmp_dir: folder} do
+    json = Path.join(folder, "trace.json")
+    :ok = Trace.write_json(@trace, json)
+    {:ok, decoded} = json |> File.read!() |> DSPex.Python.JSON.decode()
+
+    pages =
+      for {trace, number} <-
+            Enum.with_index([@trace, Trace.to_map(@trace), decoded, %{trace: @trace}]) do
+        path = Path.join(folder, "#{number}.html")
+        :ok = Trace.write_html(trace, path)
+        File.read!(path)
+      end
+
+    assert [page] = Enum.uniq(pages)
+    refute page =~ "a </script> b"
+  end
+
+  test "what has no trace is refused", %{tmp_dir: folder} do
+    path = Path.join(folder, "trace.html")
+
+    for {wrong, part} <- [
+          {%{trace: nil}, "trace: true"},
+          {[@trace, nil], "expected a DSPex.Trace, got nil"},
+          {nil, "expected a DSPex.Trace, got nil"},
+          {%{"spans" => [@span, %{@span | "start_us" => nil}]}, "expected a span at spans[1]"},
+          {%{"spans" => [%{@span | "name" => <<255>>}]}, "not UTF-8 at spans[0].name"},
+          {%{"spans" => [Map.put(@span, "attributes", %{"a" => {1, 2}})]}, "attributes.a"}
+        ] do
+      error = assert_raise ArgumentError, fn -> Trace.write_html(wrong, path) end
+      assert error.message =~ part
+      refute File.exists?(path)
+    end
+  end
+end
