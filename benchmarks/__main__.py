@@ -4,7 +4,9 @@ import subprocess
 import sys
 from importlib import import_module
 
-_SHOWN = ("codec", "scaling", "port", "elixir", "requests")
+from benchmarks import machine
+
+_SHOWN = ("codec", "scaling", "port", "elixir", "placement", "requests", "lateness", "template", "workers", "store")
 _PARTS = (*_SHOWN, "shapes")
 
 
@@ -21,6 +23,7 @@ def main(names: list[str]) -> None:
         for line in import_module(f"benchmarks.{names[0]}").lines():
             print(line, flush=True)
         return
+    print(machine.description(), flush=True)
     for name in names or _SHOWN:
         subprocess.run([sys.executable, "-m", "benchmarks", name], check=True)
         print(flush=True)

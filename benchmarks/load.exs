@@ -1,5 +1,6 @@
-# Compares calls from Elixir with an echo program in C: `mix run load.exs ECHO` in mix_stub. Writes one line for each
-# comparison: its name, our value, the echo's value, and whether more is better, separated by tabs.
+# Compares calls from Elixir with an echo program in C: `mix run load.exs ECHO all|small [CORE OTHER_CORE]` in mix_stub.
+# Writes one line for each comparison: its name, our value, the echo's value, and whether more is better, separated by
+# tabs. `small` makes small calls only. With cores, the BEAM runs on the first one, Python and the echo on the other one.
 
 defmodule Echo do
   @moduledoc false
@@ -13,6 +14,8 @@ defmodule Echo do
   def start_link(program), do: GenServer.start_link(__MODULE__, program)
   def round_trip(echo, data), do: GenServer.call(echo, {:round_trip, data}, :infinity)
 
+  def os_pid(echo), do: GenServer.call(echo, :os_pid)
+
   @impl true
   def init(program) do
     options = [:binary, :nouse_stdio, {:packet, 4}, {:busy_limits_port, {@low, @high}}]
@@ -20,6 +23,11 @@ defmodule Echo do
   end
 
   @impl true
+  def handle_call(:os_pid, _from, {port, _waiting} = state) do
+    {:os_pid, os_pid} = Port.info(port, :os_pid)
+    {:reply, os_pid, state}
+  end
+
   def handle_call({:round_trip, data}, from, {port, waiting}) do
     Port.command(port, data)
     {:noreply, {port, :queue.in(from, waiting)}}
@@ -59,7 +67,7 @@ defmodule Load do
   end
 end
 
-[program] = System.argv()
+[program, calls | cores] = System.argv()
 {:ok, echo} = Echo.start_link(program)
 
 ping = fn payload -> {:ok, %{"payload" => _echo}} = DSPex.Python.ping(payload, timeout: 60_000) end
@@ -72,6 +80,14 @@ result = Map.new(1..30, &{"field_#{&1}", String.duplicate("some words of an answ
 result_frame = :erlang.term_to_binary(result)
 
 for _ <- 1..500, do: {ping.(nil), small.()}
+
+with [beam_core, other_core] <- cores do
+  {:ok, %{"pid" => python}} = DSPex.Python.ping()
+
+  for {pid, core} <- [{System.pid(), beam_core}, {python, other_core}, {Echo.os_pid(echo), other_core}] do
+    {_done, 0} = System.cmd("taskset", ["--all-tasks", "--pid", "--cpu-list", core, to_string(pid)])
+  end
+end
 
 Load.compare(
   "a small call, one caller",
@@ -88,6 +104,9 @@ Load.compare(
   fn -> Load.rate(64, 300, fn -> Echo.round_trip(echo, frame) end) end,
   "more"
 )
+
+# The rest takes long, and depends less on where the processes run.
+if calls == "small", do: System.halt(0)
 
 Load.compare(
   "`ping` with a map of #{div(byte_size(result_frame), 1000)} kB, 64 callers, calls a second",

@@ -12,7 +12,7 @@ import dspy
 
 from benchmarks.terms import realistic_result
 from benchmarks.timing import header, in_python, medians, readable, row
-from erlport_bridge.port.frames import FrameReader
+from erlport_bridge.port.frames import FrameReader, SkippedFrame
 from erlport_bridge.programs.models.embedded import embedded_model
 from erlport_bridge.term import Atom, encode
 from tests.port_process import PortProcess
@@ -56,6 +56,7 @@ class Echo:
         assert os.write(self._process.stdin.fileno(), frame) == len(frame)
         while (found := frames.take()) is None:
             frames.received(os.readv(self._process.stdout.fileno(), [frames.room()]))
+        assert not isinstance(found, SkippedFrame)
         return bytes(found)
 
 

@@ -27,6 +27,31 @@ defmodule Requests do
     now() - started
   end
 
+  # Returns the time of a prediction: the lowest decile of `count`, because events cost less than the noise of a shared machine.
+  # With the library `telemetry` and handlers of all events (`:handled`) or none (`:unhandled`), or without it.
+  def observed(:unobserved, count, signature, inputs) do
+    durations =
+      for _ <- 1..count do
+        started = now()
+        one_after_another(1, signature, inputs)
+        now() - started
+      end
+
+    durations |> Enum.sort() |> Enum.at(div(count, 10))
+  end
+
+  def observed(how, count, signature, inputs) do
+    unload = DSPex.TestTelemetry.load()
+    ignore = fn _event, _measurements, _metadata, _config -> :ok end
+
+    if how == :handled,
+      do: apply(:telemetry, :attach_many, [:bench, DSPex.Telemetry.events(), ignore, nil])
+
+    found = observed(:unobserved, count, signature, inputs)
+    unload.()
+    found
+  end
+
   # Returns the time to the first chunk of a field. The stream is read to its end, as in plain Python: a halted stream
   # closes its connection, and the next stream would have to open another.
   def first_chunk(url) do
@@ -78,6 +103,8 @@ defmodule Requests do
   defp now, do: System.monotonic_time(:microsecond) / 1_000
 end
 
+Code.require_file("../mix_stub/test/support/test_telemetry.ex", __DIR__)
+Code.compiler_options(ignore_module_conflict: true)
 Requests.start_at_once()
 {:ok, _pong} = DSPex.Python.ping(nil, timeout: 60_000)
 IO.puts("ready")
@@ -88,6 +115,17 @@ for line <- IO.stream(:stdio, :line) do
       inputs = %{"context" => URI.decode(context), "question" => URI.decode(question)}
       count = String.to_integer(count)
       IO.puts(Requests.one_after_another(count, URI.decode(signature), inputs))
+
+    ["observed", how, count, signature, context, question] ->
+      inputs = %{"context" => URI.decode(context), "question" => URI.decode(question)}
+
+      how =
+        Map.fetch!(
+          %{"plain" => :unobserved, "unhandled" => :unhandled, "handled" => :handled},
+          how
+        )
+
+      IO.puts(Requests.observed(how, String.to_integer(count), URI.decode(signature), inputs))
 
     ["first_chunk", url] ->
       IO.puts(Requests.first_chunk(url))

@@ -29,12 +29,17 @@ _WAIT_S = 0.05
 _STREAMS = 30
 _BUSY = 200
 _OVERRUNS = 10
+_OBSERVED_TURN = 50
+_OBSERVED_ROUNDS = 30
 _ENGINES = "benchmarks.engines"
 
 # Goals: the most time that a port adds to a prediction, to a stream's first chunk, and to a deadline, all in ms.
 _MOST_ADDED_MS = 0.25
 _MOST_CHUNK_MS = 1.0
 _MOST_LATE_MS = 50.0
+# Goals: what events may add to a prediction, in µs. The first is the noise of a shared machine.
+_MOST_UNHANDLED_US = 10.0
+_MOST_HANDLED_US = 30.0
 # Goals: the highest ratio to the peer's time or memory.
 _MOST_AT_ONCE = 1.15
 _MOST_WAITS = 1.5
@@ -97,6 +102,7 @@ def lines() -> Iterator[str]:
     with Peer([sys.executable, "-m", "benchmarks.plain_dspy"], _HERE.parent) as plain:
         with ModelServer() as server, _elixir() as elixir:
             yield _added(plain, elixir)
+            yield from _observed(elixir)
             yield _first_chunk(plain, elixir, f"{server.url}/v1")
             yield _deadlines(elixir, f"{server.url}/v1")
         yield _predictions_at_once(plain)
@@ -120,6 +126,23 @@ def _added(plain: Peer, elixir: Peer) -> str:
             f"{judged(added_ms, _MOST_ADDED_MS)} ms more",
         ]
     )
+
+
+def _observed(elixir: Peer) -> Iterator[str]:
+    words = [urllib.parse.quote(text) for text in (SIGNATURE, *(INPUTS[name] for name in ("context", "question")))]
+
+    def measured(how: str) -> Callable[[], float]:
+        return lambda: float(elixir.ask("observed", how, _OBSERVED_TURN, *words)) / 1_000
+
+    plain, unhandled, handled = _in_turn(
+        measured("plain"), measured("unhandled"), measured("handled"), rounds=_OBSERVED_ROUNDS
+    )
+    for what, found, most in (
+        ("with the library telemetry, without handlers", unhandled, _MOST_UNHANDLED_US),
+        ("with handlers of all events", handled, _MOST_HANDLED_US),
+    ):
+        more = f"{judged((found - plain) * 1e6, most)} µs more"
+        yield row([f"`execute_module` {what}", readable(found), "without telemetry", readable(plain), more])
 
 
 def _predictions_at_once(plain: Peer) -> str:

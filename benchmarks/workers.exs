@@ -1,0 +1,179 @@
+# Measures pools of one and of several workers: `mix run workers.exs` in mix_stub. Writes one line for each measured
+# value: its name and the value, separated by a tab.
+
+defmodule Workers do
+  @moduledoc false
+
+  @qa "question -> answer"
+
+  # Starts a pool whose model answers at once, and waits until it is ready.
+  def start(name, options) do
+    [general: general] = Application.fetch_env!(:dspex, DSPex.Python)[:pools]
+    root = Path.expand("..", __DIR__)
+    at_once = [python_path: [root], preload: ["benchmarks.at_once"]]
+    {:ok, _pool} = DSPex.Python.start_pool(name, general |> Keyword.merge(at_once) |> Keyword.merge(options))
+    :ok = DSPex.Python.await_pools([name])
+  end
+
+  def tell(what, value), do: IO.puts("#{what}\t#{value}")
+
+  def predict(pool, options \\ []),
+    do: DSPex.Python.execute_module("dspy.Predict", @qa, "Why?", [pool: pool] ++ options)
+
+  # Tells the predictions a second of `callers`, and the CPU time in µs that the BEAM and the Pythons take for each.
+  def tell_rate(what, pool, callers, ms) do
+    pids = [String.to_integer(System.pid()) | pythons(pool)]
+    before = Enum.map(pids, &cpu_us/1)
+    rate = rate(pool, callers, ms)
+    [beam | pythons] = for {pid, used} <- Enum.zip(pids, before), do: cpu_us(pid) - used
+    tell("#{what}, #{callers} callers", rate)
+    tell("#{what}, #{callers} callers, beam", beam / (rate * ms / 1_000))
+    tell("#{what}, #{callers} callers, python", Enum.sum(pythons) / (rate * ms / 1_000))
+  end
+
+  defp pythons(pool) do
+    {:ok, %{"workers" => workers}} = DSPex.Python.metrics(pool: pool)
+    for %{"pid" => pid} <- workers, do: pid
+  end
+
+  defp cpu_us(pid) do
+    times = for thread <- File.ls!("/proc/#{pid}/task"), do: File.read("/proc/#{pid}/task/#{thread}/schedstat")
+    nanoseconds = for {:ok, text} <- times, do: text |> String.split() |> hd() |> String.to_integer()
+    Enum.sum(nanoseconds) / 1_000
+  end
+
+  # Returns predictions a second of `callers`, in `ms`.
+  def rate(pool, callers, ms) do
+    ends = now() + ms
+
+    counts =
+      for _ <- 1..callers do
+        Task.async(fn -> count_until(ends, fn -> {:ok, _prediction} = predict(pool) end, 0) end)
+      end
+      |> Task.await_many(:infinity)
+
+    Enum.sum(counts) / ms * 1_000
+  end
+
+  defp count_until(ends, call, count) do
+    if now() >= ends do
+      count
+    else
+      call.()
+      count_until(ends, call, count + 1)
+    end
+  end
+
+  # Kills a worker under 64 callers. Returns the longest time from the kill until the next answer of a caller whose call
+  # was in flight there, the longest until such a caller had its error, how many these are, and the median of a call before:
+  # 64 callers of a model that answers at once wait for each other.
+  def killed(pool) do
+    stop = :atomics.new(1, [])
+    callers = for _ <- 1..64, do: Task.async(fn -> outcomes(pool, stop, []) end)
+    Process.sleep(1_000)
+    {:ok, %{"pid" => pid}} = DSPex.Python.ping(nil, pool: pool)
+    killed_at = kill(pid)
+    Process.sleep(1_500)
+    :atomics.put(stop, 1, 1)
+    outcomes = Task.await_many(callers, :infinity)
+
+    waits =
+      for calls <- outcomes,
+          {:error, failed_at, _took} <- calls,
+          {:ok, at, _took} = Enum.find(Enum.reverse(calls), fn {result, at, _took} -> result == :ok and at > failed_at end),
+          do: {at - killed_at, failed_at - killed_at}
+
+    usual = for calls <- outcomes, {:ok, at, took} <- calls, at < killed_at, do: took
+    {answers, errors} = Enum.unzip(waits)
+    {Enum.max(answers, fn -> 0 end), Enum.max(errors, fn -> 0 end), length(waits), median(usual)}
+  end
+
+  # A shell that has been started already kills, and tells when: starting a program takes some milliseconds.
+  defp kill(pid) do
+    command = "read pid; at=$EPOCHREALTIME; kill -KILL $pid; echo $at; read end"
+    shell = Port.open({:spawn_executable, System.find_executable("bash")}, [:binary, {:line, 100}, args: ["-c", command]])
+    Process.sleep(200)
+    since = System.os_time(:microsecond) / 1_000 - now()
+    Port.command(shell, "#{pid}\n")
+    at = receive do: ({^shell, {:data, {:eol, text}}} -> text)
+    Port.close(shell)
+    String.to_float(at) * 1_000 - since
+  end
+
+  defp median(values), do: values |> Enum.sort() |> Enum.at(div(length(values), 2))
+
+  # The outcomes of calls, the last one first.
+  defp outcomes(pool, stop, calls) do
+    if :atomics.get(stop, 1) == 1 do
+      calls
+    else
+      began_at = now()
+      {status, _value} = predict(pool)
+      outcomes(pool, stop, [{status, now(), now() - began_at} | calls])
+    end
+  end
+
+  # Offers three times the calls that the pool can take for `ms`; returns the answers a second, and the longest refusal.
+  def overloaded(pool, callers, ms) do
+    ends = now() + ms
+
+    results =
+      for _ <- 1..callers do
+        Task.async(fn -> offers(pool, ends, {0, 0}) end)
+      end
+      |> Task.await_many(:infinity)
+
+    answered = results |> Enum.map(&elem(&1, 0)) |> Enum.sum()
+    {answered / ms * 1_000, results |> Enum.map(&elem(&1, 1)) |> Enum.max()}
+  end
+
+  defp offers(pool, ends, {answered, longest}) do
+    began = now()
+
+    if began >= ends do
+      {answered, longest}
+    else
+      case predict(pool, timeout: 5_000) do
+        {:ok, _prediction} ->
+          offers(pool, ends, {answered + 1, longest})
+
+        {:error, %{kind: :overloaded}} ->
+          took = now() - began
+          Process.sleep(20)
+          offers(pool, ends, {answered, max(longest, took)})
+
+        {:error, _timeout} ->
+          offers(pool, ends, {answered, longest})
+      end
+    end
+  end
+
+  def now, do: System.monotonic_time(:microsecond) / 1_000
+end
+
+Workers.start(:one, [])
+Workers.start(:two, size: 2, standby: 1)
+for pool <- [:one, :two], do: Workers.rate(pool, 16, 500)
+
+for _ <- 1..3, callers <- [1, 16] do
+  Workers.tell_rate("one worker", :one, callers, 2_000)
+  Workers.tell_rate("two workers", :two, callers, 2_000)
+end
+
+Logger.configure(level: :critical)
+
+for _ <- 1..3 do
+  {wait, noticed, failed, usual} = Workers.killed(:two)
+  Workers.tell("killed, wait", wait)
+  Workers.tell("killed, noticed", noticed)
+  Workers.tell("killed, usual", usual)
+  Workers.tell("killed, failed", failed)
+  :ok = DSPex.Python.await_pools([:two])
+  Process.sleep(1_500)
+end
+
+Workers.start(:bounded, size: 2, standby: 0, max_in_flight: 16, max_queue: 32)
+Workers.tell("peak", Workers.rate(:bounded, 32, 3_000))
+{rate, longest} = Workers.overloaded(:bounded, 192, 10_000)
+Workers.tell("overloaded", rate)
+Workers.tell("refusal", longest)
