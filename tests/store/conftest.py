@@ -9,6 +9,9 @@ import pytest
 
 from tests.store import postgresql
 
+# To import it turns the fence of the store off: for the examples in docstrings pytest imports all other modules.
+collect_ignore = ["unfenced_worker.py"]
+
 
 @pytest.fixture(scope="session")
 def postgresql_server() -> Iterator[postgresql.Server]:

@@ -30,7 +30,7 @@ class Stage:
         name: The name by which other stages of the program refer to it.
         sources: The sources of inputs that are not found by their names.
         model: The language model of this stage alone. Equal stages with different models share one module, since each
-            run brings the models (:func:`own_models`).
+            run brings the models.
     """
 
     entry: ModuleEntry
