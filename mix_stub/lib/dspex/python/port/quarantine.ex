@@ -19,8 +19,9 @@ defmodule DSPex.Python.Port.Quarantine do
   @most_lines 5
   # Operations that work on what callers bring. The others are alike for many callers, such as `ping`, and kill nothing.
   @suspects ~r/^(execute|stream|compile|evaluate|create|load)_/
-  @differing [:callback, :request_id, :caller, :context, :redact] ++
-               ["callback", "request_id", "caller", "context", "redact"]
+  # The options that say who calls, and by which functions of this attempt.
+  @differing_names ~w(request_id caller caller_context traceparent redact budgets resolver)
+  @differing Enum.map(@differing_names, &String.to_atom/1) ++ @differing_names
 
   @type t :: :ets.tid()
 
@@ -135,7 +136,7 @@ defmodule DSPex.Python.Port.Quarantine do
   defp named(operation, args), do: {Atom.to_string(operation), args}
 
   defp identities(operation, args) do
-    same = Enum.map(args, &without_differing/1)
+    same = args |> without_differing_options() |> without_functions()
     size = :erlang.external_size(same)
     by_arguments = {:arguments, operation, size, :erlang.phash2(same, 4_294_967_296)}
 
@@ -145,21 +146,35 @@ defmodule DSPex.Python.Port.Quarantine do
     end
   end
 
-  defp without_differing(%_struct{} = value), do: value
+  # The options are last. An input of such a name is not an option.
+  defp without_differing_options(args) do
+    case Enum.split(args, -1) do
+      {before, [%{} = options]} when not is_struct(options) ->
+        before ++ [Map.drop(options, @differing)]
 
-  defp without_differing(%{} = map) do
-    for {key, value} <- map, key not in @differing, into: %{}, do: {key, without_differing(value)}
+      _no_options ->
+        args
+    end
   end
 
-  defp without_differing([head | tail]), do: [without_differing(head) | without_differing(tail)]
+  defp without_functions(%_struct{} = value), do: value
 
-  defp without_differing(tuple) when is_tuple(tuple),
-    do: tuple |> Tuple.to_list() |> without_differing() |> List.to_tuple()
+  defp without_functions(%{} = map) do
+    for {key, value} <- map,
+        key not in [:callback, "callback"],
+        into: %{},
+        do: {key, without_functions(value)}
+  end
 
-  defp without_differing(value) when is_pid(value) or is_reference(value) or is_function(value),
+  defp without_functions([head | tail]), do: [without_functions(head) | without_functions(tail)]
+
+  defp without_functions(tuple) when is_tuple(tuple),
+    do: tuple |> Tuple.to_list() |> without_functions() |> List.to_tuple()
+
+  defp without_functions(value) when is_pid(value) or is_reference(value) or is_function(value),
     do: nil
 
-  defp without_differing(value), do: value
+  defp without_functions(value), do: value
 
   defp request_id(args) do
     case List.last(args) do

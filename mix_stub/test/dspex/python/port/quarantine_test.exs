@@ -132,6 +132,8 @@ defmodule DSPex.Python.Port.QuarantineTest do
       for {operation, first, second} <- [
             {:execute_module, @module ++ [%{caller: "<0.1.0>", tools: [%{callback: "a"}]}],
              @module ++ [%{caller: "<0.2.0>", tools: [%{callback: "b"}]}]},
+            {:execute_module, @module ++ [%{caller_context: "a", budgets: [%{callback: "a"}]}],
+             @module ++ [%{caller_context: "b", budgets: [%{callback: "b"}]}]},
             {:stream_module, [self(), make_ref() | @module], [self(), make_ref() | @module]},
             {:handle_json, ["execute_module", ~s(["m", {"request_id": "a"}])],
              ["execute_module", ~s(["m", {"request_id": "b"}])]},
@@ -154,6 +156,12 @@ defmodule DSPex.Python.Port.QuarantineTest do
       assert judged(table, :execute_module, @module)
       Quarantine.answered(table, :execute_module, @module)
       assert judged(table, :execute_module, @module)
+
+      # Inputs of the names of options.
+      for name <- [:caller, :context, :request_id, "budgets"], value <- ["one", "two"] do
+        args = ["dspy.Predict", "#{name} -> answer", %{name => value}, %{}]
+        assert judged(table, :execute_module, args)
+      end
     end
 
     test "the same call of several callers at one death", %{table: table} do

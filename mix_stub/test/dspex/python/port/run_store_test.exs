@@ -1,6 +1,8 @@
 defmodule DSPex.Python.Port.RunStoreTest do
   use ExUnit.Case, async: true
 
+  import ExUnit.CaptureLog
+
   alias DSPex.Python.Port.RunStore
   alias DSPex.Python.Pool
   alias DSPex.TestPython
@@ -134,10 +136,14 @@ defmodule DSPex.Python.Port.RunStoreTest do
   end
 
   test "a variable that is not set is named, and no message shows an address" do
-    Logger.put_module_level(DSPex.Python.Port.Startup, :none)
-    pool = TestPython.start_pool!(store: {:system, "DSPEX_TEST_UNSET"})
-    assert {:error, error} = DSPex.Python.ping(nil, pool: pool)
-    assert error.message =~ "DSPEX_TEST_UNSET is not set"
+    log =
+      capture_log(fn ->
+        pool = TestPython.start_pool!(store: {:system, "DSPEX_TEST_UNSET"})
+        assert {:error, error} = DSPex.Python.ping(nil, pool: pool)
+        assert error.message =~ "DSPEX_TEST_UNSET is not set"
+      end)
+
+    assert log =~ "DSPEX_TEST_UNSET is not set"
 
     address = "mysql://app:hunter2pass@db/x"
     error = assert_raise ArgumentError, fn -> Pool.child_spec(name: :wrong, store: address) end
