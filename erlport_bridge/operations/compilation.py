@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -19,6 +20,7 @@ from erlport_bridge.programs.options import Vocabulary
 from erlport_bridge.programs.pipelines import Learned, named_tools, voting
 from erlport_bridge.programs.sessions import Neighbours, Program, check_changeable, stored_form
 from erlport_bridge.request import weight
+from erlport_bridge.store import terms
 
 
 @operation
@@ -103,6 +105,10 @@ async def _compile(
         neighbours, report = await nearest.remember(compilation, metric)
         return await _stored(found, program.learned or {}, _with_tools(report, request), neighbours)
     model = program_model(program, request)
+    key = await weight.aside(_compilation_key, found, trainset, request)
+    before = await stored.compilation(found, key)
+    if isinstance(before, Program):
+        return before.describe()
     sessions.check_room()
 
     async def tell(event: Mapping[str, Any]) -> None:
@@ -112,15 +118,34 @@ async def _compile(
     account = ModelAccount()
     try:
         knows, report = await compiling.run(
-            compilation, model, request.options, timeout_s=request.left_s(), account=account, tell=tell
+            compilation, model, request.options, timeout_s=request.left_s(), account=account, tell=tell, kept=before
         )
     finally:
         spending.get().add(account.spent)
-    return await _stored(found, knows, _with_tools(report, request))
+    return await _stored(found, knows, _with_tools(report, request), compilation=key)
+
+
+def _compilation_key(program: Program, trainset: object, request: CallRequest) -> str | None:
+    """Return what distinguishes a compilation from every other one, but not from its repetition.
+
+    ``None``: it has no ``request_id``, or there is no store. The functions of Elixir that are its metric and its tools
+    are others in each call, and do not count.
+    """
+    if stored.store is None or request.options.request_id is None:
+        return None
+    own = request.own
+    settings = {name: value for name, value in sorted(own.items()) if isinstance(value, str | int | float)}
+    told = [request.options.request_id, request.options.version, settings, program.id, trainset, own.get("valset")]
+    return hashlib.sha256(terms.dumps(told).encode()).hexdigest()
 
 
 async def _stored(
-    program: Program, knows: Learned, report: Mapping[str, Any], neighbours: Neighbours | None = None
+    program: Program,
+    knows: Learned,
+    report: Mapping[str, Any],
+    neighbours: Neighbours | None = None,
+    *,
+    compilation: str | None = None,
 ) -> dict[str, Any]:
     """Store the new version of a program and return its description.
 
@@ -128,7 +153,7 @@ async def _stored(
     report has a warning and the version as text, which ``load_program`` takes.
     """
     try:
-        return (await stored.add_version(program, knows, report, neighbours)).describe()
+        return (await stored.add_version(program, knows, report, neighbours, compilation=compilation)).describe()
     except OperationError as error:
         warning = f"the new version is not stored: {error.message}; load_program keeps it, from the text at dump"
         report = {**report, "warnings": [*report.get("warnings", ()), warning]}

@@ -21,7 +21,7 @@ from erlport_bridge.optimizing.optimizers import CompileJob, OptimizerEntry
 from erlport_bridge.optimizing.trainee import Runner, name_of, trainee_of
 from erlport_bridge.programs import models, sandbox
 from erlport_bridge.programs.execution import METRIC, CallOptions, dspy_context
-from erlport_bridge.programs.models import LanguageModel, ModelAccount
+from erlport_bridge.programs.models import KeptAnswers, LanguageModel, ModelAccount
 from erlport_bridge.programs.modules import Judgement, Reward, Traced
 from erlport_bridge.programs.options import IntegerOption, TextOption, UnreadOption, Vocabulary
 from erlport_bridge.programs.pipelines import HISTORY_FIELD, Learned, learned
@@ -128,6 +128,7 @@ async def run(
     account: ModelAccount,
     tell: Tell,
     is_counted: bool = True,
+    kept: KeptAnswers | None = None,
 ) -> tuple[Learned, dict[str, Any]]:
     """Compile a program.
 
@@ -139,6 +140,7 @@ async def run(
         account: Collects the usage and cost of the compilation's model requests.
         tell: Called with the event of each score and each candidate.
         is_counted: Whether this compilation counts against the limit of those that run at the same time.
+        kept: Where the answers of models are kept, for a repetition of the compilation; ``None``: nowhere.
 
     Returns:
         What the predictors have learned, and a report as a term.
@@ -150,10 +152,16 @@ async def run(
         Exception: The error of the call or metric that exceeded ``max_errors``.
     """
     try:
-        return await _run(compilation, model, options, timeout_s, account, tell, is_counted)
+        with models.keeping(kept):
+            found, report = await _run(compilation, model, options, timeout_s, account, tell, is_counted)
     except BaseException as error:
         account.note_paid(error)
         raise
+    if kept is not None:
+        report["kept_answers"] = kept.found
+        if kept.failure is not None:
+            report["warnings"].append(f"a repetition would pay again: {kept.failure.message}")
+    return found, report
 
 
 async def _run(

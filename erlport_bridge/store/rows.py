@@ -195,6 +195,8 @@ class Rows:
             self.close_session(name_of(session))
         for row in self.all(f"SELECT program_id, id FROM dspex_conversations WHERE {idle}", ttl=ttl_ms):
             self._delete_conversation(*row)
+        # Of a compilation that nobody has repeated.
+        self.run(f"DELETE FROM dspex_answers WHERE kept_ms < {self._now} - :ttl", ttl=ttl_ms)
 
     # Programs
 
@@ -239,8 +241,17 @@ class Rows:
             self._add_version(program_id, one)
         return int(version or _conflict(f"session {session_id!r}"))
 
-    def add_version(self, program_id: str, owner: str, seen: int, added: VersionRow) -> int:
+    def add_version(
+        self, program_id: str, owner: str, seen: int, added: VersionRow, compilation: str | None = None
+    ) -> int:
         """Add a version of a program; return the new version of its row.
+
+        Args:
+            program_id: The program.
+            owner: The process that adds it.
+            seen: The version of the row that this process has seen.
+            added: The version.
+            compilation: The compilation that made it, whose kept answers go.
 
         Raises:
             ConflictError: another process has changed or deleted it since.
@@ -253,8 +264,69 @@ class Rows:
         )
         if not changed.rowcount:
             _conflict(f"program {program_id!r}")
-        self._add_version(program_id, added)
+        self._add_version(program_id, added, compilation)
+        if compilation is not None:
+            self.forget_answers(program_id, compilation)
         return seen + 1
+
+    def version_of(self, program_id: str, compilation: str) -> int | None:
+        """Return the number of the version that a compilation has made; ``None``: it has not ended."""
+        found = self.one(
+            "SELECT number FROM dspex_versions WHERE program_id = :id AND compilation = :compilation",
+            id=key_of(program_id),
+            compilation=compilation,
+        )
+        return None if found is None else int(found[0])
+
+    # What models have answered to compilations
+
+    def count_answers(self, program_id: str, compilation: str) -> int:
+        """Return how many answers are kept for a compilation."""
+        found = self.one(
+            "SELECT count(*) FROM dspex_answers WHERE program_id = :id AND compilation = :compilation",
+            id=key_of(program_id),
+            compilation=compilation,
+        )
+        return int(found[0])
+
+    def kept_answer(self, program_id: str, compilation: str, request: str, number: int) -> str | None:
+        """Return what a model has answered to a compilation.
+
+        Args:
+            program_id: The program.
+            compilation: The compilation.
+            request: The request's hash.
+            number: How many equal requests the compilation has made before.
+        """
+        found = self.one(
+            "SELECT body FROM dspex_answers WHERE program_id = :id AND compilation = :compilation "
+            "AND request = :request AND number = :number",
+            id=key_of(program_id),
+            compilation=compilation,
+            request=request,
+            number=number,
+        )
+        return None if found is None else str(found[0])
+
+    def keep_answer(self, program_id: str, compilation: str, request: str, number: int, body: str) -> None:
+        """Keep what a model has answered to a compilation; the first answer stays."""
+        self.run(
+            "INSERT INTO dspex_answers (program_id, compilation, request, number, body, kept_ms) "
+            f"VALUES (:id, :compilation, :request, :number, :body, {self._now}) ON CONFLICT DO NOTHING",
+            id=key_of(program_id),
+            compilation=compilation,
+            request=request,
+            number=number,
+            body=body,
+        )
+
+    def forget_answers(self, program_id: str, compilation: str) -> None:
+        """Remove what is kept for a compilation."""
+        self.run(
+            "DELETE FROM dspex_answers WHERE program_id = :id AND compilation = :compilation",
+            id=key_of(program_id),
+            compilation=compilation,
+        )
 
     def delete_program(self, program_id: str) -> bool:
         """Remove a program with its conversations; return whether there was one."""
@@ -431,20 +503,22 @@ class Rows:
         )
         return 0 if opened is None else int(opened[0])
 
-    def _add_version(self, program_id: str, added: VersionRow) -> None:
+    def _add_version(self, program_id: str, added: VersionRow, compilation: str | None = None) -> None:
         self.run(
-            "INSERT INTO dspex_versions (program_id, number, body, description) "
-            "VALUES (:id, :number, :body, :description)",
+            "INSERT INTO dspex_versions (program_id, number, body, description, compilation) "
+            "VALUES (:id, :number, :body, :description, :compilation)",
             id=key_of(program_id),
             number=added.number,
             body=added.body,
             description=added.description,
+            compilation=compilation,
         )
 
     def _delete_program(self, key: str) -> bool:
         deleted = self.run("DELETE FROM dspex_programs WHERE id = :id", id=key).rowcount
         for statement in (
             "DELETE FROM dspex_versions WHERE program_id = :id",
+            "DELETE FROM dspex_answers WHERE program_id = :id",
             "DELETE FROM dspex_conversations WHERE program_id = :id",
             "DELETE FROM dspex_turns WHERE program_id = :id",
         ):

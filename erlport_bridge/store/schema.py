@@ -36,6 +36,15 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             PRIMARY KEY (program_id, conversation_id, number))""",
         "CREATE UNIQUE INDEX dspex_turns_once ON dspex_turns (program_id, conversation_id, request_key)",
     ),
+    (
+        # What distinguishes the compilation that made a version, so that its repetition makes no second one.
+        "ALTER TABLE dspex_versions ADD COLUMN compilation TEXT",
+        # What models have answered to a compilation that has not ended.
+        """CREATE TABLE dspex_answers (
+            program_id TEXT NOT NULL, compilation TEXT NOT NULL, request TEXT NOT NULL, number BIGINT NOT NULL,
+            body TEXT NOT NULL, kept_ms BIGINT NOT NULL, PRIMARY KEY (program_id, compilation, request, number))""",
+        "CREATE INDEX dspex_answers_kept ON dspex_answers (kept_ms)",
+    ),
 )
 #: The schema of this version of the package.
 VERSION: Final = len(MIGRATIONS)

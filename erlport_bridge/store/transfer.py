@@ -2,7 +2,7 @@
 
 The first line names the format, each further one is a row of a table, and the last one has their number, so that a file
 that was cut off is noticed. What is written is the store at one moment. What is read is checked line by line, and is in
-the store as a whole or not at all.
+the store as a whole or not at all. What is kept of compilations that run is not written.
 """
 
 from __future__ import annotations

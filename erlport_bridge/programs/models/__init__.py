@@ -31,6 +31,7 @@ from erlport_bridge.programs.models.generation_settings import (
     generation_setting,
     read_settings,
 )
+from erlport_bridge.programs.models.kept_answers import KeptAnswers, keeping
 from erlport_bridge.programs.models.model_account import (
     ModelAccount,
     added_usage,
@@ -44,6 +45,7 @@ __all__ = [
     "Budget",
     "BudgetLimits",
     "FormattedText",
+    "KeptAnswers",
     "LanguageModel",
     "ModelAccount",
     "SharedBudget",
@@ -54,6 +56,7 @@ __all__ = [
     "generation_setting",
     "history",
     "is_unreadable",
+    "keeping",
     "language_model",
     "problem_of",
     "read_adapter",

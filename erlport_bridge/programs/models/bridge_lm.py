@@ -22,6 +22,7 @@ from erlport_bridge.programs.models import (
     budgets,
     content_parts,
     endings,
+    kept_answers,
     litellm_engines,
     native_engines,
     request_retries,
@@ -218,13 +219,28 @@ class BridgeLM(dspy.LM):  # type: ignore[misc]
             call = await weight.to_thread(prepare, self, prompt, messages, kwargs, asynchronous=True)
             try:
                 await dspy_patches.make_request(self, call)
-                await budgets.check(partial(weight.to_thread, self._is_cached, call, is_async=True))
-                asking.note()
-                counted.is_sent()
-                recorded.sent(call)
-                return call, await aexecute(self, call)
+                if (kept := kept_answers.current()) is not None:
+                    return call, await self._kept_or_asked(kept, counted, recorded, call)
+                return call, await self._asked(counted, recorded, call)
             except (TypeError, ValueError) as error:
                 raise self._refused(error) from error
+
+    async def _asked(self, counted: ModelRequest, recorded: Recording, call: Any) -> Any:
+        await budgets.check(partial(weight.to_thread, self._is_cached, call, is_async=True))
+        asking.note()
+        counted.is_sent()
+        recorded.sent(call)
+        return await aexecute(self, call)
+
+    async def _kept_or_asked(
+        self, kept: kept_answers.KeptAnswers, counted: ModelRequest, recorded: Recording, call: Any
+    ) -> Any:
+        place = await kept.place(self.shown_name, call, self)
+        result = await kept.find(place)
+        if result is None:
+            result = await self._asked(counted, recorded, call)
+            await kept.keep(place, result)
+        return result
 
     @with_callbacks  # type: ignore[untyped-decorator]
     def _request_sync(self, asked: str, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:

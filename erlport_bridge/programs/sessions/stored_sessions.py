@@ -18,7 +18,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs.models import Budget, BudgetLimits, LanguageModel
+from erlport_bridge.programs.models import Budget, BudgetLimits, KeptAnswers, LanguageModel
 from erlport_bridge.programs.pipelines import Learned
 from erlport_bridge.programs.sessions import stored_programs
 from erlport_bridge.programs.sessions.conversations import bytes_of
@@ -27,6 +27,7 @@ from erlport_bridge.programs.sessions.neighbours import Neighbours
 from erlport_bridge.programs.sessions.program import Program
 from erlport_bridge.programs.sessions.provided import POOL_SESSION, check_changeable
 from erlport_bridge.programs.sessions.registry import Sessions, read_limit
+from erlport_bridge.programs.sessions.stored_compilations import CompilationAnswers
 from erlport_bridge.programs.sessions.stored_conversations import ATTEMPTS, UNKNOWN, StoredConversations
 from erlport_bridge.programs.sessions.stored_programs import ReadNeighbours
 from erlport_bridge.programs.values import media
@@ -321,16 +322,47 @@ class StoredSessions:
         session.row = row if session.row is None else session.row
 
     async def add_version(
-        self, program: Program, knows: Learned, compiled: Mapping[str, Any], neighbours: Neighbours | None = None
+        self,
+        program: Program,
+        knows: Learned,
+        compiled: Mapping[str, Any],
+        neighbours: Neighbours | None = None,
+        *,
+        compilation: str | None = None,
     ) -> Program:
-        """Add a version of a program that has learned something; errors as :meth:`Sessions.add_version`."""
+        """Add a version of a program that has learned something; errors as :meth:`Sessions.add_version`.
+
+        Args:
+            program: The program.
+            knows: What its predictors have learned.
+            compiled: The report of the compilation.
+            neighbours: The examples from which it learns at each call.
+            compilation: What distinguishes the compilation, see :meth:`compilation`.
+        """
         if self.store is None:
             return self.sessions.add_version(program, knows, compiled, neighbours)
         async with self._locks.of("program", program.id):
             for _ in range(ATTEMPTS - 1):
                 with contextlib.suppress(ConflictError):
-                    return await self._add_version(self.store, program, knows, compiled, neighbours)
-            return await self._add_version(self.store, program, knows, compiled, neighbours)
+                    return await self._add_version(self.store, program, knows, compiled, neighbours, compilation)
+            return await self._add_version(self.store, program, knows, compiled, neighbours, compilation)
+
+    async def compilation(self, program: Program, compilation: str | None) -> Program | KeptAnswers | None:
+        """Return what the store has of a compilation: the version that it has made, or what models have answered to it.
+
+        Args:
+            program: The program that is compiled.
+            compilation: What distinguishes it from every other one, but not from its repetition; ``None``: nothing.
+
+        Returns:
+            ``None`` without a store, or if the compilation cannot be repeated.
+        """
+        if self.store is None or compilation is None:
+            return None
+        number = await self.store.read(lambda rows: rows.version_of(program.id, compilation))
+        if number is not None and (made := self.sessions.versions(program).get(number)) is not None:
+            return made
+        return await CompilationAnswers(self.store, program.id, compilation).all()
 
     async def _add_version(
         self,
@@ -339,6 +371,7 @@ class StoredSessions:
         knows: Learned,
         compiled: Mapping[str, Any],
         neighbours: Neighbours | None,
+        compilation: str | None,
     ) -> Program:
         await self._refresh(program.session_id, program_id=program.id)
         session = self.sessions.peek(program.session_id)
@@ -348,7 +381,7 @@ class StoredSessions:
         owner, row = self._this_process(), None
         try:
             version = await self._version_row(added)
-            row = await store.write(lambda rows: rows.add_version(added.id, owner, seen, version))
+            row = await store.write(lambda rows: rows.add_version(added.id, owner, seen, version, compilation))
         finally:
             if row is None:
                 # It is read again, as another process may have added a version: this one is the next after that.

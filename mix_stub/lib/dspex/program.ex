@@ -26,10 +26,12 @@ defmodule DSPex.Program do
   The optimizer's report. `score` is from 0 to 100, and `nil` if no candidate was scored as a whole.
 
   There is `dump` only if the program was deleted while it was compiled: the version as text, which
-  `DSPex.Python.load_program/2` takes.
+  `DSPex.Python.load_program/2` takes. There is `kept_answers` only for a compilation with a `:request_id` in a pool with a
+  store: how many requests to models were answered from an earlier run.
   """
   @type compiled :: %{
           optional(:dump) => String.t(),
+          optional(:kept_answers) => non_neg_integer(),
           optimizer: String.t(),
           score: float() | nil,
           candidates: [float()],
@@ -61,6 +63,10 @@ defmodule DSPex.Program do
 
   defp compiled(term) do
     report = Map.new(@compiled, &{&1, term[Atom.to_string(&1)]})
-    if dump = term["dump"], do: Map.put(report, :dump, dump), else: report
+
+    for key <- [:dump, :kept_answers],
+        value = term[Atom.to_string(key)],
+        into: report,
+        do: {key, value}
   end
 end

@@ -394,8 +394,8 @@ defmodule DSPex.Python do
     * `:optimizer` - required; `list_optimizers/1` names them, and `describe_optimizer/2` lists the options of each, which
       are options of this function too
     * `:metric` - as in `evaluate_program/4`. For `dspy.GEPA` a function may also return `%{score: 0.5, feedback: "too long"}`;
-      the model that writes instructions reads the feedback
-      it may take three to five arguments: also the trace, the name of the predictor that feedback is for, and its trace
+      the model that writes instructions reads the feedback. A function
+      may take three to five arguments: also the trace, the name of the predictor that feedback is for, and its trace
     * `:valset` - examples to choose the best candidate by; by default examples of the trainset
     * `:num_threads` - how many examples run at the same time; 8 by default, 64 at most
     * `:max_errors` - the number of failed calls or metrics after which the last error is returned; 10 by default
@@ -404,6 +404,9 @@ defmodule DSPex.Python do
 
   `:timeout` is `:infinity` here by default. The end of the caller, `cancel/2` and the timeout end all that runs. Nothing is
   printed. A pool compiles at most four programs at a time.
+
+  With a `:request_id`, in a pool with a `store:`, the same call may be made again after its Python has ended: it goes on from
+  what models had answered, and pays for nothing twice.
 
       iex> text = "Lisbon is the capital of Portugal. Paris is the capital of France."
       iex> {:ok, program} = DSPex.Python.create_program(signature: "text, question -> answer", modules: ["dspy.Predict"])

@@ -56,6 +56,55 @@ defmodule DSPex.Python.Port.RunStoreTest do
     TestPython.eventually(fn -> not File.exists?(folder) end)
   end
 
+  test "a compilation goes on from what models had answered to one whose Python was killed" do
+    pool = TestPython.start_pool!(store: :run)
+    {:ok, program} = DSPex.Python.create_program("question -> answer", pool: pool)
+    examples = for number <- 1..6, do: %{question: "Q#{number}", answer: "A"}
+    test = self()
+
+    # The model is a function of Elixir, another one in each call.
+    compile = fn options ->
+      model = fn _request ->
+        send(test, :asked)
+        Process.sleep(20)
+        DSPex.Python.ScriptedModel.written(answer: "A")
+      end
+
+      options = [optimizer: "dspy.BootstrapFewShotWithRandomSearch", num_threads: 1] ++ options
+      options = [metric: "equals", num_candidate_programs: 1, lm: {:elixir, model}] ++ options
+      DSPex.Python.compile_program(program, examples, options)
+    end
+
+    assert {:ok, whole} = compile.([])
+    needed = asked()
+    refute Map.has_key?(whole.compiled, :kept_answers)
+
+    log =
+      capture_log(fn ->
+        call = Task.async(fn -> compile.(request_id: "tune") end)
+        for _ <- 1..10, do: assert_receive(:asked, 10_000)
+        kill_python(pool)
+        assert {:error, %{kind: :worker_died}} = Task.await(call)
+      end)
+
+    assert log =~ "killed by signal 9"
+    asked()
+    assert {:ok, again} = compile.(request_id: "tune")
+    assert again.compiled.kept_answers in 8..10
+    assert asked() == needed - again.compiled.kept_answers
+    assert {again.version, again.compiled.score} == {3, whole.compiled.score}
+    assert {:ok, %{version: 3}} = compile.(request_id: "tune")
+    assert asked() == 0
+  end
+
+  defp asked(count \\ 0) do
+    receive do
+      :asked -> asked(count + 1)
+    after
+      0 -> count
+    end
+  end
+
   test "workers of a pool have one store: a spare knows the sessions of the worker whose place it takes" do
     pool = TestPython.start_pool!(size: 2, standby: 1, store: :run)
     assert DSPex.Python.await_pools([pool]) == :ok
