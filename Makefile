@@ -34,7 +34,7 @@ test-elixir: setup
 	cd mix_stub && mix test
 
 # What must be the same with a store as without one.
-WITH_STORE := $(addprefix tests/operations/,test_conversations.py test_programs.py test_sessions_in_use.py test_stage_models.py) tests/test_secrets.py
+WITH_STORE := $(addprefix tests/operations/,test_conversations.py test_programs.py test_sessions_in_use.py test_stage_models.py) tests/test_secrets.py tests/programs/models/test_budgets.py
 test-store: setup
 	TEST_WITH_STORE=1 $(BIN)/python -m pytest --numprocesses=2 --dist=loadfile $(WITH_STORE)
 

@@ -52,7 +52,8 @@ _LAYERS = {
         ".values .models .modules .pipelines"
     ),
     ".sessions": (
-        "errors limits request term store .text .callbacks .signatures .values .models .modules .pipelines .execution"
+        "errors limits request term store counting .text .callbacks .signatures .values .models .modules .pipelines "
+        ".execution"
     ),
     "optimizing": (
         "errors request term threads tracing dspy_patches .text .callbacks .options .signatures .tools .sandbox "

@@ -84,7 +84,8 @@ async def module_template(request: ModuleCallRequest) -> PreparedRun:
         await stored.refresh(options.session_id, left_s=request.left_s())
     model = _model_of((stage,), options.session_id, options.model)
     if options.session_id is not None:
-        budgets.include(sessions.find(options.session_id).budget)
+        for budget in stored.budgets(None, sessions.find(options.session_id)):
+            budgets.include(budget)
     module = await weight.aside(pipeline.built, (stage,))
     if options.demos:
         module = await weight.aside(execution.with_demos, module, stage, options.demos)

@@ -78,7 +78,7 @@ async def describe_program(session_id: object, program_id: object, opts: object 
     program = sessions.find_program(named, name, version, is_used=False)
     neighbours = program.neighbours and {**program.neighbours.options, "examples": len(program.neighbours.examples)}
     return {
-        **program.describe(),
+        **await stored.described(program),
         "learned": learned.describe(program.learned or {}),
         "neighbours": neighbours,
         "portable": stored.is_portable(program),
@@ -102,8 +102,8 @@ async def find_program(session_id: object, program_id: object, request: CallRequ
         OperationError: As :func:`named_program`.
     """
     program, session = await _found_program(session_id, program_id, request)
-    budgets.include(program.budget)
-    budgets.include(session.budget)
+    for budget in stored.budgets(program, session):
+        budgets.include(budget)
     history.session_id.set(session.id)
     return program
 

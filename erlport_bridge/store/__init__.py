@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING
 from erlport_bridge.store import terms, transfer
 from erlport_bridge.store.address import VARIABLE, from_environment, has_password
 from erlport_bridge.store.conflict import ConflictError
-from erlport_bridge.store.records import ConversationRow, ProgramRow, SessionRow, TurnRow, VersionRow, Versions
+from erlport_bridge.store.records import (
+    ConversationRow,
+    ProgramRow,
+    SessionRow,
+    SpentRow,
+    TurnRow,
+    VersionRow,
+    Versions,
+)
 from erlport_bridge.store.store import Store
 
 if TYPE_CHECKING:
@@ -27,6 +35,7 @@ __all__ = [
     "ProgramRow",
     "Rows",
     "SessionRow",
+    "SpentRow",
     "Store",
     "TurnRow",
     "VersionRow",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,22 @@ class Versions:
     program: int | None
     program_session: tuple[str, int] | None
     conversation: tuple[int, str] | None
+
+
+class SpentRow(NamedTuple):
+    """What a session or program with a budget has spent on models.
+
+    Attributes:
+        cost: In US dollars.
+        tokens: Of prompts and answers.
+        unpriced: Answers whose price is unknown.
+        uncounted: Answers whose tokens are unknown.
+    """
+
+    cost: float = 0.0
+    tokens: int = 0
+    unpriced: int = 0
+    uncounted: int = 0
 
 
 @dataclass(frozen=True)

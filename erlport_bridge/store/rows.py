@@ -18,6 +18,7 @@ from erlport_bridge.store.records import (
     ConversationRow,
     ProgramRow,
     SessionRow,
+    SpentRow,
     TurnRow,
     VersionRow,
     Versions,
@@ -168,6 +169,7 @@ class Rows:
     def close_session(self, session_id: str) -> bool:
         """Remove a session with its programs and conversations; return whether there was one."""
         closed = self.run("DELETE FROM dspex_sessions WHERE id = :id", id=key_of(session_id)).rowcount
+        self.run("DELETE FROM dspex_spent WHERE kind = 'session' AND id = :id", id=key_of(session_id))
         programs = self.all("SELECT id FROM dspex_programs WHERE session_id = :id", id=key_of(session_id))
         for (program,) in programs:
             self._delete_program(program)
@@ -197,6 +199,37 @@ class Rows:
             self._delete_conversation(*row)
         # Of a compilation that nobody has repeated.
         self.run(f"DELETE FROM dspex_answers WHERE kept_ms < {self._now} - :ttl", ttl=ttl_ms)
+
+    # Budgets
+
+    def spent(self, kind: str, owner_id: str) -> SpentRow:
+        """Return what a ``session`` or ``program`` has spent."""
+        found = self.one(
+            "SELECT cost, tokens, unpriced, uncounted FROM dspex_spent WHERE kind = :kind AND id = :id",
+            kind=kind,
+            id=key_of(owner_id),
+        )
+        return SpentRow() if found is None else SpentRow(*found)
+
+    def all_spent(self, kind: str) -> dict[str, SpentRow]:
+        """Return what all sessions or programs with a budget have spent, by their ids."""
+        found = self.all("SELECT id, cost, tokens, unpriced, uncounted FROM dspex_spent WHERE kind = :kind", kind=kind)
+        return {name_of(row[0]): SpentRow(*row[1:]) for row in found}
+
+    def spend(self, kind: str, owner_id: str, added: SpentRow) -> SpentRow:
+        """Add to what a ``session`` or ``program`` has spent; return the sum."""
+        columns = SpentRow._fields
+        sums = ", ".join(f"{name} = dspex_spent.{name} + excluded.{name}" for name in columns)
+        return SpentRow(
+            *self.one(
+                f"INSERT INTO dspex_spent (kind, id, {', '.join(columns)}) "
+                f"VALUES (:kind, :id, :cost, :tokens, :unpriced, :uncounted) "
+                f"ON CONFLICT (kind, id) DO UPDATE SET {sums} RETURNING {', '.join(columns)}",
+                kind=kind,
+                id=key_of(owner_id),
+                **added._asdict(),
+            )
+        )
 
     # Programs
 
@@ -519,6 +552,7 @@ class Rows:
         for statement in (
             "DELETE FROM dspex_versions WHERE program_id = :id",
             "DELETE FROM dspex_answers WHERE program_id = :id",
+            "DELETE FROM dspex_spent WHERE kind = 'program' AND id = :id",
             "DELETE FROM dspex_conversations WHERE program_id = :id",
             "DELETE FROM dspex_turns WHERE program_id = :id",
         ):

@@ -44,6 +44,10 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
             program_id TEXT NOT NULL, compilation TEXT NOT NULL, request TEXT NOT NULL, number BIGINT NOT NULL,
             body TEXT NOT NULL, kept_ms BIGINT NOT NULL, PRIMARY KEY (program_id, compilation, request, number))""",
         "CREATE INDEX dspex_answers_kept ON dspex_answers (kept_ms)",
+        # What sessions and programs with a budget have spent on models.
+        """CREATE TABLE dspex_spent (
+            kind TEXT NOT NULL, id TEXT NOT NULL, cost DOUBLE PRECISION NOT NULL, tokens BIGINT NOT NULL,
+            unpriced BIGINT NOT NULL, uncounted BIGINT NOT NULL, PRIMARY KEY (kind, id))""",
     ),
 )
 #: The schema of this version of the package.

@@ -75,6 +75,14 @@ class Store:
         """Run work that changes rows by one statement, as :meth:`write` does, without the cost of a transaction."""
         return await self._run(self._writers, self._change, work, left_s)
 
+    def read_in_thread(self, work: Callable[[Rows], _Result]) -> _Result:
+        """Do what :meth:`read` does, from a thread that may wait."""
+        return self._readers.submit(self._read, work).result()
+
+    def change_in_thread(self, work: Callable[[Rows], _Result]) -> _Result:
+        """Do what :meth:`change` does, from a thread that may wait."""
+        return self._writers.submit(self._change, work).result()
+
     async def transfer(self, work: Callable[[Database, threading.Event], _Result]) -> _Result:
         """Run work on the whole database in a thread of its own, for as long as it takes.
 

@@ -57,6 +57,10 @@ class CachedSessions:
         newest = versions[max(versions)]
         with self._lock:
             session = self._opened(newest.session_id)
+            # All versions spend one budget.
+            known = session.programs.get(newest.id, newest).budget
+            for version in versions.values():
+                version.budget = known
             session.programs[newest.id] = newest
             session.versions[newest.id] = dict(versions)
 

@@ -81,6 +81,11 @@ class Program:
         inputs = tuple(item for item in self.whole.inputs if not self.keeps_history or item.name != HISTORY_FIELD)
         return SignatureSpec(inputs, self.whole.outputs, self.whole.instructions)
 
+    def identify(self, program_id: str) -> None:
+        """Give the program the id that it has elsewhere: in the store, or in the pool's configuration."""
+        self.id = program_id
+        self.budget.of = budget_of(program_id)
+
     def module(self) -> Pipeline:
         """Return the module that runs the program."""
         if not self.learned:
@@ -222,3 +227,8 @@ def new_module(
     """Return a new module for stages that has predictors of these names."""
     members = voting.count_members(predictors)
     return Voting(stages, outputs, members) if members else Pipeline(stages, outputs)
+
+
+def budget_of(program_id: str) -> str:
+    """Return whose budget that of a program is, for errors."""
+    return f"program {quoted(program_id)}"

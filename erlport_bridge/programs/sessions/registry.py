@@ -49,7 +49,7 @@ from erlport_bridge.programs.sessions import uses
 from erlport_bridge.programs.sessions.cached_sessions import CachedSessions
 from erlport_bridge.programs.sessions.conversations import Conversations
 from erlport_bridge.programs.sessions.neighbours import Neighbours
-from erlport_bridge.programs.sessions.program import Program, new_module
+from erlport_bridge.programs.sessions.program import Program, budget_of, new_module
 from erlport_bridge.programs.sessions.provided import POOL_SESSION, check_changeable
 from erlport_bridge.programs.sessions.session import Session
 from erlport_bridge.programs.signatures import parse_signature
@@ -226,7 +226,7 @@ class Sessions(CachedSessions):
         session_id = session_id or f"session-{secrets.token_hex(6)}"
         # With the session's checksum, by which the pool finds the worker of a program that is called by its id alone.
         program_id = f"program-{zlib.crc32(session_id.encode()):08x}-{secrets.token_hex(6)}"
-        budget = Budget(f"program {quoted(program_id)}", limits)
+        budget = Budget(budget_of(program_id), limits)
         program = Program(
             program_id, session_id, budget, stages, outputs, whole, model, settings, history, source, knows, compiled
         )
@@ -264,7 +264,8 @@ class Sessions(CachedSessions):
                 # Always in use, so it is never idle.
                 session.users = 1
             for name, program in programs.items():
-                program.id, program.session_id = name, POOL_SESSION
+                program.identify(name)
+                program.session_id = POOL_SESSION
                 session.programs[name] = program
                 session.versions[name] = {program.version: program}
         if before is not None:

@@ -69,7 +69,8 @@ def read_version(
         compiled=stored.compiled,
         read_neighbours=None if stored.neighbours is None else partial(read_neighbours, stored.neighbours),
     )
-    program.id, program.version, program.row = row.id, version.number, row.version
+    program.identify(row.id)
+    program.version, program.row = version.number, row.version
     return program
 
 

@@ -17,16 +17,19 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from erlport_bridge.counting import Spent
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.models import Budget, BudgetLimits, KeptAnswers, LanguageModel
 from erlport_bridge.programs.pipelines import Learned
-from erlport_bridge.programs.sessions import stored_programs
+from erlport_bridge.programs.sessions import stored_budgets, stored_programs
 from erlport_bridge.programs.sessions.conversations import bytes_of
 from erlport_bridge.programs.sessions.locks import Locks
 from erlport_bridge.programs.sessions.neighbours import Neighbours
 from erlport_bridge.programs.sessions.program import Program
 from erlport_bridge.programs.sessions.provided import POOL_SESSION, check_changeable
 from erlport_bridge.programs.sessions.registry import Sessions, read_limit
+from erlport_bridge.programs.sessions.session import Session
+from erlport_bridge.programs.sessions.stored_budgets import StoredBudgets
 from erlport_bridge.programs.sessions.stored_compilations import CompilationAnswers
 from erlport_bridge.programs.sessions.stored_conversations import ATTEMPTS, UNKNOWN, StoredConversations
 from erlport_bridge.programs.sessions.stored_programs import ReadNeighbours
@@ -37,6 +40,7 @@ from erlport_bridge.store import (
     ConversationRow,
     ProgramRow,
     SessionRow,
+    SpentRow,
     Store,
     VersionRow,
     Versions,
@@ -99,6 +103,7 @@ class StoredSessions:
         self._owner = owner
         self._owner_pid = os.getpid()
         self._locks = Locks()
+        self._budgets = StoredBudgets(store)
         self.conversations = StoredConversations(sessions.conversations, store, self._this_process, self._refresh)
         self._touched_at: dict[str, float] = {}
         self._expiring: asyncio.Task[None] | None = None
@@ -419,8 +424,8 @@ class StoredSessions:
         """Return the descriptions of all sessions."""
         if self.store is None:
             return [session.describe() for session in self.sessions.all()]
-        rows = await self.store.read(lambda rows: rows.sessions())
-        return [self._description(row) for row in rows]
+        rows, spent = await self.store.read(lambda rows: (rows.sessions(), rows.all_spent(stored_budgets.SESSION)))
+        return [self._description(row, spent.get(row.id)) for row in rows]
 
     async def describe(self, session_id: str) -> dict[str, Any]:
         """Return the description of a session, which is not used by that; errors as :meth:`Sessions.find`."""
@@ -432,16 +437,28 @@ class StoredSessions:
         session = self.sessions.find(session_id, is_used=False)
         if self.store is None:
             return session.describe()
-        rows = await self.store.read(lambda rows: rows.sessions(session_id))
-        return self._description(rows[0]) if rows else session.describe()
+        rows, spent = await self.store.read(
+            lambda rows: (rows.sessions(session_id), rows.spent(stored_budgets.SESSION, session_id))
+        )
+        return self._description(rows[0], spent) if rows else session.describe()
+
+    def budgets(self, program: Program | None, session: Session) -> list[Budget]:
+        """Return the budgets that pay for a call of a program, or of a module, through a session."""
+        of_session = self._budgets.of(stored_budgets.SESSION, session.id, session.budget)
+        if program is None:
+            return [of_session]
+        return [self._budgets.of(stored_budgets.PROGRAM, program.id, program.budget), of_session]
+
+    async def described(self, program: Program) -> dict[str, Any]:
+        """Return the description of a program, with what all processes have spent."""
+        await self._budgets.of(stored_budgets.PROGRAM, program.id, program.budget).check()
+        return program.describe()
 
     def is_portable(self, program: Program) -> bool:
         """Return whether each process with this store, environment and default model can run a program as this one."""
         if self.store is None:
             return False
         session = self.sessions.find(program.session_id, is_used=False)
-        if program.budget.limits.are_set or session.budget.limits.are_set:
-            return False  # each process would count for itself
         return stored_programs.is_portable(program, session.model, self.sessions.default_model())
 
     async def programs(self, session_id: str | None, *, is_used: bool = True) -> list[dict[str, Any]]:
@@ -452,18 +469,21 @@ class StoredSessions:
         known = {**provided, **{key: program for session in found for key, program in session.programs.items()}}
         if self.store is None or session_id == POOL_SESSION:
             return [program.describe() for program in known.values()]
-        rows = await self.store.read(lambda rows: rows.programs(session_id))
-        described = [program.describe() for program in provided.values()]
+        rows, spent = await self.store.read(
+            lambda rows: (rows.programs(session_id), rows.all_spent(stored_budgets.PROGRAM))
+        )
+        described = [await self.described(program) for program in provided.values()]
         for row in rows:
             one = terms.loads(row.versions[0].description)
-            # What is counted is this process's own.
-            counted = (
-                {"calls": known[row.id].calls, "budget": known[row.id].budget.describe()} if row.id in known else {}
+            here = known.get(row.id)
+            budget = _described(
+                BudgetLimits.of(one["budget"]), spent.get(row.id), None if here is None else here.budget
             )
-            described.append({**one, "calls": 0, **counted})
+            # Calls are counted by each process.
+            described.append({**one, "calls": 0 if here is None else here.calls, "budget": budget})
         return described
 
-    def _description(self, row: SessionRow) -> dict[str, Any]:
+    def _description(self, row: SessionRow, spent: SpentRow | None) -> dict[str, Any]:
         known = self.sessions.peek(row.id)
         idle_ms = row.idle_ms if known is None else min(row.idle_ms, known.describe()["idle_ms"])
         return {
@@ -472,8 +492,7 @@ class StoredSessions:
             "model": row.model_name,
             "created_at_ms": row.created_ms,
             "idle_ms": max(0, idle_ms),
-            # What was spent is counted by each process.
-            "budget": (Budget("", _limits_of(row)) if known is None else known.budget).describe(),
+            "budget": _described(_limits_of(row), spent, None if known is None else known.budget),
         }
 
     # Times
@@ -531,6 +550,13 @@ def _turns_of(program: Program, row: ConversationRow) -> tuple[list[dict[str, An
     # In a context of its own: that URLs are allowed here says nothing about those of the call.
     turns = contextvars.copy_context().run(read)
     return turns, [bytes_of(turn) for turn in turns]
+
+
+def _described(limits: BudgetLimits, spent: SpentRow | None, known: Budget | None) -> dict[str, Any]:
+    """Describe a budget: what all processes have spent of it if it has limits, otherwise what this one has."""
+    if spent is not None and limits.are_set:
+        return Budget("", limits, Spent(spent.tokens, spent.cost)).describe()
+    return (Budget("", limits) if known is None else known).describe()
 
 
 def _limits_of(row: SessionRow) -> BudgetLimits:
