@@ -2,7 +2,7 @@ defmodule DSPex.Program do
   @moduledoc """
   Refers to a program in a session of a pool's Python, which `DSPex.Python.execute_program/3` executes.
 
-  The program is lost when its session is closed or idle for too long, and when Python is restarted. A `%DSPex.Program{}` is
+  The program is lost when its session is closed, and when Python is restarted in a pool with `store: false`. A `%DSPex.Program{}` is
   executed in its own version; its `id` alone executes the newest version.
 
   `trace` is the `DSPex.Trace` of the compilation, if it was asked for by the option `trace: true`.

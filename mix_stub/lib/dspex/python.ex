@@ -109,8 +109,8 @@ defmodule DSPex.Python do
 
   Returns `:ok` when calls go to the new Python. It is started first, and the old one takes calls until it is ready. Calls and
   streams that are in flight end in the old one, within the pool's `:drain_timeout`. The new Python has the pool's options, and the
-  model that was configured last, whose `{:system, variable}` are read again; sessions and programs are lost without a `:store` of the
-  pool, as with any replacement.
+  model that was configured last, whose `{:system, variable}` are read again; sessions and programs are in the `:store` of the
+  pool.
 
   If the new Python cannot be started, its error is returned, and the old one stays.
 
@@ -405,7 +405,7 @@ defmodule DSPex.Python do
   `:timeout` is `:infinity` here by default. The end of the caller, `cancel/2` and the timeout end all that runs. Nothing is
   printed. A pool compiles at most four programs at a time.
 
-  With a `:request_id`, in a pool with a `store:`, the same call may be made again after its Python has ended: it goes on from
+  With a `:request_id` (and a `:store` of the pool, as by default) the same call may be made again after its Python has ended: it goes on from
   what models had answered, and pays for nothing twice.
 
       iex> text = "Lisbon is the capital of Portugal. Paris is the capital of France."
@@ -758,9 +758,11 @@ defmodule DSPex.Python do
 
   `import_store/2` reads it. `python -m erlport_bridge.store` does both without a pool, see "The store" in `docs/operations.md`.
 
-      iex> {:error, error} = DSPex.Python.export_store("store.jsonl")
-      iex> error.message =~ "this port has no store"
-      true
+      iex> {:ok, _program} = DSPex.Python.create_program("question -> answer")
+      iex> path = Path.join(System.tmp_dir!(), "store-#{System.unique_integer([:positive])}-#{System.pid()}.jsonl")
+      iex> {:ok, %{"program" => _count}} = DSPex.Python.export_store(path)
+      iex> File.rm!(path)
+      :ok
   """
   @spec export_store(Path.t(), options()) :: result(%{String.t() => non_neg_integer()})
   def export_store(path, options \\ []), do: call(:export_store, [Path.expand(path)], options)
@@ -769,9 +771,9 @@ defmodule DSPex.Python do
   Reads a file of `export_store/2` into the pool's store, as a whole or not at all: a line that is wrong, or whose row is there already, is
   an error with its number. Returns how many rows of each table it has. Functions of Elixir and keys are given again.
 
-      iex> {:error, error} = DSPex.Python.import_store("store.jsonl")
-      iex> error.message =~ "this port has no store"
-      true
+      iex> {:error, error} = DSPex.Python.import_store("/no/such/store.jsonl")
+      iex> error.kind
+      :input
   """
   @spec import_store(Path.t(), options()) :: result(%{String.t() => non_neg_integer()})
   def import_store(path, options \\ []), do: call(:import_store, [Path.expand(path)], options)

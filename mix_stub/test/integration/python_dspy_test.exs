@@ -114,8 +114,8 @@ defmodule DSPex.Integration.PythonDSPyTest do
       end
     end
 
-    test "are lost when Python ends, with an error that says so" do
-      pool = start_pool!()
+    test "are lost without a store when Python ends, with an error that says so" do
+      pool = start_pool!(store: false)
       {:ok, program} = Python.create_program([signature: "question -> answer"], pool: pool)
       assert {:ok, _prediction} = Python.execute_program(program, "Why?")
       client = Process.monitor(client(pool))

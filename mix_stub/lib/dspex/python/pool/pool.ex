@@ -34,10 +34,10 @@ defmodule DSPex.Python.Pool do
     * `:env` - variables of Python's environment beside those of the BEAM, a map or a keyword list: `[HF_HOME: "/srv/models",
       HTTP_PROXY: nil]`; `nil` unsets a variable. No log and no `inspect` shows the values
     * `:store` - where sessions, programs and conversations are kept, so that they outlive their Python:
-        * `false` (the default) - nowhere: they end with their Python
-        * `:run` - a file of this pool that lives as long as this BEAM, private to its user (0600 in a folder of
-          0700, in the folder for temporary files), made when the first session is, and removed when the pool stops. Text
-          of sessions is on the disk meanwhile
+        * `:run` (the default) - a file of this pool that lives as long as this BEAM, private to its user (0600 in a folder of
+          0700, in the folder for temporary files), made when the first session is, and removed when the pool stops. **Text
+          of conversations and programs is on the disk meanwhile**
+        * `false` - nowhere: they end with their Python, and nothing is on the disk
         * `"sqlite:////srv/app/dspex.db"` - a file that outlives the BEAM too; `"postgresql+psycopg://user:password@host/name"` -
           a database, also for several machines; see "The store" in `docs/operations.md`
         * `{:system, variable}` - an address in the environment, read when Python starts
@@ -102,7 +102,7 @@ defmodule DSPex.Python.Pool do
     * A call goes to the worker with the fewest calls in flight. Calls with a `:session_id`, and calls of stored programs, always
       go to the same worker, which has the session.
     * `DSPex.Python.execute_batch/4` and `DSPex.Python.stream_batch/4` run their items in all workers. Items of a worker that dies are
-      run in another one, unless a function was called for them. With a `:store`, so do batches and evaluations of stored programs, unless
+      run in another one, unless a function was called for them. But with `store: false`, so do batches and evaluations of stored programs, unless
       they keep conversations or have a model with a key or a function that only their own worker knows.
     * `DSPex.Python.configure_lm/3` configures all workers, and those that are started later. `DSPex.Python.cancel/2`, `DSPex.Python.metrics/1`,
       `DSPex.Python.list_sessions/1` and `DSPex.Python.list_programs/2` are about all of them; `metrics["workers"]` has those of each.
@@ -116,8 +116,8 @@ defmodule DSPex.Python.Pool do
   ## What happens when Python ends
 
   A Python that ends after it has been ready is started again at once, with the model that was configured last, in the options or
-  by `DSPex.Python.configure_lm/3`. Its sessions and programs are lost, and with a session its model, unless the pool
-  has a `:store`, where the new Python finds them. Its pending calls return an error of kind `:worker_died`, which is `retryable`. `error.details["sent"]` says whether Python had the call,
+  by `DSPex.Python.configure_lm/3`. It finds its sessions and programs in the pool's
+  `:store`; without one (`store: false`) they are lost, and with a session its model. Its pending calls return an error of kind `:worker_died`, which is `retryable`. `error.details["sent"]` says whether Python had the call,
   `"asked"` whether a model had been asked for it or a function called, and `"called"` whether others have seen something of it: a tool
   or another function was called, or a piece of a stream sent; `nil`: that is not known. A
   call that was in flight at two deaths in a row (the same `request_id`, or the same arguments) is not `retryable`: it may
@@ -137,7 +137,7 @@ defmodule DSPex.Python.Pool do
   Most of them are only slow, and end some seconds later. A thread that is stuck for longer than `:lost_after` is lost. When
   more than `:max_stuck` threads are lost and no thread is free, the pool starts another Python, and uses it as soon as it is
   ready. No call fails or waits because of that, except calls that take longer than `:drain_timeout`: they return an error
-  of kind `:port_closed`. The new Python has the model that was configured last; sessions and programs are lost without a `:store`.
+  of kind `:port_closed`. The new Python has the model that was configured last; sessions and programs are in the pool's `:store`.
 
   The same happens at the limits `:max_memory`, `:max_calls` and `:max_age`. Workers are replaced one at a time, and the log says why;
   `DSPex.Python.metrics/1` counts it under `["pool"]["recycled"]`.

@@ -148,7 +148,7 @@ defmodule DSPex.Python.Port.PoolOptions do
     model = Keyword.get(options, :model)
     heartbeat = heartbeat!(Keyword.get(options, :heartbeat, []), name)
     env = env!(Keyword.get(options, :env, []), name)
-    store = Keyword.get(options, :store, false)
+    store = Keyword.get(options, :store, :run)
 
     if store == false and options[:session_ttl] do
       raise ArgumentError,

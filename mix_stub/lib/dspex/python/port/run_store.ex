@@ -10,6 +10,8 @@ defmodule DSPex.Python.Port.RunStore do
 
   use GenServer
 
+  require Logger
+
   alias DSPex.Python.Port.Names
 
   @prefix "dspex-run-"
@@ -21,7 +23,8 @@ defmodule DSPex.Python.Port.RunStore do
   def start_link(_options), do: GenServer.start_link(__MODULE__, nil, name: __MODULE__)
 
   @doc """
-  Returns the file of a pool's store; `nil` if the application `:dspex` has not been started.
+  Returns the file of a pool's store; `nil` if the application `:dspex` has not been started, or no folder for temporary
+  files can be written to.
   """
   @spec path(atom()) :: Path.t() | nil
   def path(pool) do
@@ -41,15 +44,11 @@ defmodule DSPex.Python.Port.RunStore do
 
   @impl true
   def handle_call({:path, pool}, _from, state) do
-    {monitor, folder} =
-      case state.folders do
-        %{^pool => {monitor, folder}} when monitor != nil -> {monitor, folder}
-        %{^pool => {nil, folder}} -> {watch(pool), folder}
-        _new -> {watch(pool), new_folder(state.beam)}
-      end
-
-    state = put_in(state.folders[pool], {monitor, folder})
-    {:reply, Path.join(folder, "dspex.db"), state}
+    case state.folders do
+      %{^pool => {monitor, folder}} when monitor != nil -> {:reply, file(folder), state}
+      %{^pool => {nil, folder}} -> with_folder(pool, folder, state)
+      _new -> with_folder(pool, new_folder(state.beam), state)
+    end
   end
 
   @impl true
@@ -76,6 +75,20 @@ defmodule DSPex.Python.Port.RunStore do
     :ok
   end
 
+  defp with_folder(pool, nil, state) do
+    Logger.warning(
+      "pool #{inspect(pool)} has no store, and its sessions end with their Python: no folder for temporary files can be " <>
+        "written to; name one in TMPDIR, or a store: in the options of the pool"
+    )
+
+    {:reply, nil, state}
+  end
+
+  defp with_folder(pool, folder, state),
+    do: {:reply, file(folder), put_in(state.folders[pool], {watch(pool), folder})}
+
+  defp file(folder), do: Path.join(folder, "dspex.db")
+
   defp watch(pool) do
     case Names.lookup(:pool, pool) do
       {supervisor, _value} -> Process.monitor(supervisor)
@@ -85,7 +98,7 @@ defmodule DSPex.Python.Port.RunStore do
 
   defp new_folder(beam) do
     random = Base.encode16(:rand.bytes(12), case: :lower)
-    Path.join(System.tmp_dir() || ".", "#{@prefix}#{beam}-#{random}")
+    if tmp = System.tmp_dir(), do: Path.join(tmp, "#{@prefix}#{beam}-#{random}")
   end
 
   # Only the folders of this user can be removed, as in every shared folder for temporary files.

@@ -19,7 +19,8 @@ defmodule DSPex.Python.Port.RunStoreTest do
 
   @tag :tmp_dir
   test "sessions, programs and conversations survive their Python", %{tmp_dir: tmp_dir} do
-    pool = TestPython.start_pool!(store: :run)
+    # The default.
+    pool = TestPython.start_pool!()
     spec = %{signature: "question -> answer", history: true}
     {:ok, program} = DSPex.Python.create_program(spec, pool: pool, session_id: "mine")
 
@@ -147,8 +148,8 @@ defmodule DSPex.Python.Port.RunStoreTest do
     assert length(all) == 4
   end
 
-  test "a pool without a session has no file, and one without a store, the default, loses its sessions" do
-    pool = TestPython.start_pool!()
+  test "a pool without a session has no file, and one without a store loses its sessions" do
+    pool = TestPython.start_pool!(store: false)
     {:ok, program} = DSPex.Python.create_program("question -> answer", pool: pool)
     kill_python(pool)
     assert {:error, error} = DSPex.Python.execute_program(program, %{question: "x"}, pool: pool)

@@ -102,9 +102,9 @@ defmodule DSPex.Python.Pool.RestartPoolTest do
     assert Enum.join(chunks) |> String.trim() == prediction[:answer]
   end
 
-  test "the new Python has the model that was configured last, and no session" do
+  test "the new Python has the model that was configured last, and without a store no session" do
     url = ModelServer.start!()
-    pool = start_pool!(model: nil)
+    pool = start_pool!(model: nil, store: false)
     {provider, options} = ModelServer.model(url, "slow-1")
     {:ok, _model} = Python.configure_lm(provider, options, pool: pool, timeout: 60_000)
     {:ok, program} = Python.create_program([signature: @qa], pool: pool)
