@@ -107,6 +107,7 @@ defmodule DSPex.LayersTest do
       |> Map.values()
       |> Enum.filter(&match?([_one, _other | _more], &1))
       |> Enum.map(&Enum.sort/1)
+      |> Enum.sort()
 
     assert same == @same_last_name
   end

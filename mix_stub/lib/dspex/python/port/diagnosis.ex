@@ -6,6 +6,8 @@ defmodule DSPex.Python.Port.Diagnosis do
   alias DSPex.Python.Error
   alias DSPex.Python.Port.{Interpreter, PoolOptions}
 
+  require Interpreter
+
   @external_resource Path.join(__DIR__, "probe.py")
   @probe File.read!(@external_resource)
 
@@ -25,6 +27,13 @@ defmodule DSPex.Python.Port.Diagnosis do
 
       {:error, {:cannot_load, message}} ->
         missing("#{seen(path, seen)}: #{message}")
+
+      # This Python can do what it must: somebody killed it, or the kernel because no memory was left.
+      {:error, status} when Interpreter.killed?(status) ->
+        Error.new(
+          :port_closed,
+          "#{seen(path, seen)}; if nobody killed it, see standard error, and the system's log whether memory ran out"
+        )
 
       {:error, _status} ->
         missing(

@@ -169,11 +169,16 @@ defmodule DSPex.Python.Port.Interpreter do
   def folder(%PoolOptions{cd: folder}), do: [cd: Path.expand(folder)]
 
   @doc """
+  Tells whether a signal has ended Python, from its exit status. The driver of the port adds 128 to signals, as a shell
+  does.
+  """
+  defguard killed?(status) when status in 129..192
+
+  @doc """
   Describes how Python ended, from its exit status or from the reason why the port broke.
   """
   @spec ending(term()) :: String.t()
-  # The driver of the port adds 128 to signals, as a shell does.
-  def ending(status) when status in 129..192, do: "was killed by signal #{status - 128}"
+  def ending(status) when killed?(status), do: "was killed by signal #{status - 128}"
   def ending({:silent, ms}), do: "was silent for #{ms} ms and was killed"
 
   def ending(@unknown_status),

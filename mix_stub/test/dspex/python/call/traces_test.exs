@@ -406,9 +406,10 @@ defmodule DSPex.Python.Call.TracesTest do
 
     {:ok, prediction} = Python.execute_module("dspy.Predict", @qa, "Cached?", options)
 
-    assert [%{"attributes" => %{"cache_hit" => true, "cost" => 0.0} = attributes}] =
+    assert [%{"attributes" => %{"cache_hit" => true} = attributes}] =
              spans(prediction.trace, "model")
 
+    assert attributes["cost"] == 0.0
     refute Map.has_key?(attributes, "total_tokens")
     assert Trace.usage(prediction.trace).cost == 0.0
   end

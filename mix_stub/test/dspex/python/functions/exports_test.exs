@@ -317,8 +317,8 @@ defmodule DSPex.Python.ExportsTest do
       retrieve = %{module: "dspy.Retrieve", k: 1, retriever: {Warehouse, :near}}
       {:ok, program} = Python.create_program(%{modules: [retrieve]})
 
-      assert {:ok, found} =
-               Python.execute_program(program, %{query: "q"}, retriever: fn _q, _k -> ["mine"] end)
+      mine = fn _query, _k -> ["mine"] end
+      assert {:ok, found} = Python.execute_program(program, %{query: "q"}, retriever: mine)
 
       assert {found[:passages], found.warnings} == {["mine"], []}
     end

@@ -238,6 +238,15 @@ defmodule DSPex.Python.Port.DiagnosisTest do
     end
   end
 
+  test "a sound Python that a signal has ended before it was ready is not said to be wrong" do
+    # It was of the kind missing_dependency, and the remedy another Python.
+    options = PoolOptions.new!(name: :here, python: interpreter())
+    assert %Error{kind: :port_closed} = error = Diagnosis.diagnose(interpreter(), options, 137)
+    assert error.message =~ "was killed by signal 9 before it was ready"
+    assert error.message =~ "whether memory ran out"
+    refute error.message =~ ":python"
+  end
+
   test "a pool whose Python has no DSPy says what to do", %{tmp_dir: folder} do
     # It once said only that dspy_bridge cannot be loaded.
     python = environment!(folder, ["erlang"], ["--without-pip"])

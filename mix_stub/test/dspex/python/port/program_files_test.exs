@@ -42,7 +42,11 @@ defmodule DSPex.Python.Port.ProgramFilesTest do
     # Both workers have it, and a call without a conversation goes to either.
     pids =
       1..20
-      |> Task.async_stream(fn _call -> ask.(:triage, []) end, max_concurrency: 20, timeout: 60_000)
+      |> Task.async_stream(
+        fn _call -> ask.(:triage, []) end,
+        max_concurrency: 20,
+        timeout: 60_000
+      )
       |> Enum.map(fn {:ok, {:ok, prediction}} -> prediction.meta["pid"] end)
       |> Enum.uniq()
 

@@ -62,15 +62,19 @@ defmodule DSPex.Python.Port.TemplateTest do
   end
 
   for who <- [:worker, :template, :launcher] do
-    test "a stopped pool ends all processes, also a stopped #{who}", %{options: options} do
+    @tag stopped: who
+    test "a stopped pool ends all processes, also a stopped #{who}", %{
+      options: options,
+      stopped: stopped
+    } do
       pool = start_pool!(options)
       {:ok, _pong} = Python.ping(nil, pool: pool)
       processes = processes(pool)
-      signal_process(processes[unquote(who)], "STOP")
+      signal_process(processes[stopped], "STOP")
       :ok = stop_supervised(pool)
 
       # A stopped launcher stays until the node ends; its worker ends by itself.
-      for {name, pid} <- processes, {name, unquote(who)} != {:launcher, :launcher} do
+      for {name, pid} <- processes, {name, stopped} != {:launcher, :launcher} do
         eventually(fn -> not alive?(pid) end)
       end
 
