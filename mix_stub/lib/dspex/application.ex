@@ -7,7 +7,7 @@ defmodule DSPex.Application do
   alias DSPex.Python.Cluster.{Loads, ModelFunctions}
   alias DSPex.Python.Functions.CallbackRegistry
   alias DSPex.Python.Pool
-  alias DSPex.Python.Pool.{Membership, PoolSupervisor}
+  alias DSPex.Python.Pool.{Membership, PoolSupervisor, Stopping}
   alias DSPex.Python.Port.RunStore
 
   @impl true
@@ -34,5 +34,12 @@ defmodule DSPex.Application do
 
     # A new registry does not know running pools, so they start again with it.
     Supervisor.start_link(children, strategy: :rest_for_one, name: DSPex.Supervisor)
+  end
+
+  # Before the processes end that the functions of calls in flight need.
+  @impl true
+  def prep_stop(state) do
+    Stopping.drain_all()
+    state
   end
 end

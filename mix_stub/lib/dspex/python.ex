@@ -96,7 +96,8 @@ defmodule DSPex.Python do
   defdelegate start_pool(name, options), to: PoolSupervisor
 
   @doc """
-  Stops the pool `name`, of the configuration or of `start_pool/2`. Its pending calls return an error.
+  Stops the pool `name`, of the configuration or of `start_pool/2`. Its calls in flight end within the pool's `:stop_timeout`, and are
+  answered with an error after that; further calls are refused meanwhile. Returns when the pool has stopped.
 
       iex> DSPex.Python.stop_pool(:no_such_pool)
       {:error, :not_found}

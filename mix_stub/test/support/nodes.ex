@@ -89,7 +89,12 @@ defmodule DSPex.Nodes do
   Starts a pool on a node, and waits until it can be called.
   """
   def start_pool!(node, pool, options \\ []) do
-    options = Keyword.merge([python: TestPython.interpreter(), model: :embedded], options)
+    options =
+      Keyword.merge(
+        [python: TestPython.interpreter(), model: :embedded, stop_timeout: 0],
+        options
+      )
+
     {:ok, _pid} = call(node, DSPex.Python, :start_pool, [pool, options])
     :ok = call(node, DSPex.Python, :await_pools, [[pool], 60_000])
   end

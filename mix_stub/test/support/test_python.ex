@@ -26,7 +26,8 @@ defmodule DSPex.TestPython do
   end
 
   @doc """
-  Starts a pool that ends with the test, and returns its name.
+  Starts a pool that ends with the test, and returns its name. It ends at once: nobody waits for the calls of a test that
+  is over.
   """
   def start_pool!(options \\ []) do
     name =
@@ -35,7 +36,7 @@ defmodule DSPex.TestPython do
     ExUnit.Callbacks.start_supervised!(
       {
         DSPex.Python.Pool,
-        [python: interpreter(), model: :embedded]
+        [python: interpreter(), model: :embedded, stop_timeout: 0]
         |> Keyword.merge(options)
         |> Keyword.put(:name, name)
       },

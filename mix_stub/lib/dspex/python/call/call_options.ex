@@ -13,6 +13,7 @@ defmodule DSPex.Python.Call.CallOptions do
   #     metadata                              the option `:metadata`, a map of the caller's own for events and traces
   #     within                                the call of which this one is a part, if it is observed
   #     budgets                               budgets that the call shares with other calls
+  #     part?                                 whether the call is part of a batch that has begun
   #     functions                             those of the call that Python may call, registered on this node
   #     resolves?                             whether Python may call exported functions, which a stored program names
 
@@ -35,6 +36,7 @@ defmodule DSPex.Python.Call.CallOptions do
             metadata: %{},
             within: nil,
             budgets: [],
+            part?: false,
             resolves?: false
 
   @type t :: %__MODULE__{
@@ -51,6 +53,7 @@ defmodule DSPex.Python.Call.CallOptions do
           metadata: map(),
           within: struct() | nil,
           budgets: [Budgets.t()],
+          part?: boolean(),
           resolves?: boolean()
         }
   @type python :: %{optional(atom()) => term()}

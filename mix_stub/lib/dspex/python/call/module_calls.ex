@@ -75,18 +75,11 @@ defmodule DSPex.Python.Call.ModuleCalls do
   @spec stream_batch(ModuleSpec.t(), signature(), Enumerable.t(), pos_integer(), CallOptions.t()) ::
           Enumerable.t()
   def stream_batch(module, signature, inputs, chunk_size, options) do
-    begin = fn -> {0, CallOptions.share_budget(options)} end
+    begin = fn -> CallOptions.share_budget(options) end
 
-    inputs
-    |> Stream.chunk_every(chunk_size)
-    |> Stream.transform(
-      begin,
-      fn chunk, {offset, options} ->
-        results = chunk(module, signature, python_inputs_list(chunk), offset, options)
-        {results, {offset + length(chunk), options}}
-      end,
-      fn _end -> :ok end
-    )
+    SpreadBatch.chunks(inputs, chunk_size, begin, fn chunk, offset, options ->
+      chunk(module, signature, python_inputs_list(chunk), offset, options)
+    end)
   end
 
   defp chunk(module, signature, inputs_list, offset, options) do

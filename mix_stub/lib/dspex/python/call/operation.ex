@@ -146,14 +146,16 @@ defmodule DSPex.Python.Call.Operation do
   end
 
   # The most frequent call.
-  defp pool_options(%{route: nil, retry: nil, on_worker: nil, functions: []}), do: []
+  defp pool_options(%{route: nil, retry: nil, on_worker: nil, functions: [], part?: false}),
+    do: []
 
   defp pool_options(options) do
     [
       route: options.route,
       retry: options.retry,
       on_worker: options.on_worker,
-      functions: options.functions
+      functions: options.functions,
+      part?: options.part?
     ]
   end
 

@@ -84,27 +84,24 @@ defmodule DSPex.Python.Call.ProgramCalls do
   """
   @spec stream_batch(program(), Enumerable.t(), pos_integer(), CallOptions.t()) :: Enumerable.t()
   def stream_batch(program, inputs, chunk_size, options) do
-    inputs
-    |> Stream.chunk_every(chunk_size)
-    |> Stream.transform(0, fn chunk, offset ->
+    begin = fn -> %{options | pool: pool(program, options)} end
+
+    SpreadBatch.chunks(inputs, chunk_size, begin, fn chunk, offset, options ->
       inputs_list = python_inputs_list(chunk)
 
-      results =
-        case SpreadProgram.plan(program, inputs_list, options) do
-          nil ->
-            :stream_program_batch
-            |> stream_operation(program, inputs_list, options)
-            |> Stream.flat_map(&Results.batch_elements(&1, inputs_list, offset))
+      case SpreadProgram.plan(program, inputs_list, options) do
+        nil ->
+          :stream_program_batch
+          |> stream_operation(program, inputs_list, options)
+          |> Stream.flat_map(&Results.batch_elements(&1, inputs_list, offset))
 
-          plan ->
-            SpreadProgram.stream(
-              plan,
-              :stream_program_batch,
-              &SpreadProgram.batch(&1, inputs_list, offset)
-            )
-        end
-
-      {results, offset + length(chunk)}
+        plan ->
+          SpreadProgram.stream(
+            plan,
+            :stream_program_batch,
+            &SpreadProgram.batch(&1, inputs_list, offset)
+          )
+      end
     end)
   end
 

@@ -14,6 +14,7 @@ defmodule DSPex.Python.Call.SpreadBatch do
   alias DSPex.Python.Call.CallOptions
   alias DSPex.Python.{Cluster, Error}
   alias DSPex.Python.Functions.CallerContext
+  alias DSPex.Python.Pool.Stopping
   alias DSPex.Python.Wire.Timeout
 
   # As in Python, for one worker.
@@ -36,6 +37,7 @@ defmodule DSPex.Python.Call.SpreadBatch do
     :run,
     :context,
     :concurrency,
+    :batch,
     parts: [],
     running: %{},
     fail_fast?: false,
@@ -65,20 +67,49 @@ defmodule DSPex.Python.Call.SpreadBatch do
     # The budget is that of the whole batch.
     deadline = Timeout.deadline(options.timeout)
 
-    run = fn items, concurrency ->
+    run = fn items, concurrency, part? ->
       left = with ms when is_integer(ms) <- Timeout.remaining(deadline, 0), do: max(ms, 1)
       route = Cluster.route_of_part(options.pool) || options.route
 
       options =
         CallOptions.put(%{options | timeout: left, route: route}, :max_concurrency, concurrency)
 
+      options = %{options | part?: options.part? or part?}
       items |> Enum.map(&elem(&1, 1)) |> run.(%{options | counted?: false})
     end
 
     items =
       inputs_list |> Enum.with_index(offset) |> Enum.map(fn {inputs, at} -> {at, inputs} end)
 
-    Stream.resource(fn -> start(items, workers, options.python, run) end, &next/1, &halt/1)
+    Stream.resource(fn -> start(items, workers, options, run) end, &next/1, &halt/1)
+  end
+
+  @doc """
+  Returns the stream of what `chunk` returns for each part of `chunk_size` inputs, with the number of inputs before it. All
+  parts have the options of `begin`, which is called when the stream is read, and are one batch for a pool that is stopped meanwhile.
+  """
+  @spec chunks(
+          Enumerable.t(),
+          pos_integer(),
+          (... -> CallOptions.t()),
+          ([term()], non_neg_integer(), CallOptions.t() -> Enumerable.t())
+        ) :: Enumerable.t()
+  def chunks(inputs, chunk_size, begin, chunk) do
+    start = fn ->
+      options = begin.()
+      batch = Stopping.batch_begun(options.pool)
+      {0, %{options | part?: batch != nil}, batch}
+    end
+
+    inputs
+    |> Stream.chunk_every(chunk_size)
+    |> Stream.transform(
+      start,
+      fn inputs, {offset, options, batch} ->
+        {chunk.(inputs, offset, options), {offset + length(inputs), options, batch}}
+      end,
+      fn {_count, _options, batch} -> Stopping.batch_ended(batch) end
+    )
   end
 
   @doc """
@@ -97,7 +128,8 @@ defmodule DSPex.Python.Call.SpreadBatch do
     end
   end
 
-  defp start(items, workers, options, run) do
+  defp start(items, workers, %CallOptions{pool: pool, python: options}, run) do
+    batch = Stopping.batch_begun(pool)
     lanes = workers * @lanes_each
     together = Map.get(options, :max_concurrency, workers * @default_concurrency)
     # Python refuses a wrong one.
@@ -106,7 +138,8 @@ defmodule DSPex.Python.Call.SpreadBatch do
 
     %__MODULE__{
       ref: make_ref(),
-      run: run,
+      run: &run.(&1, &2, batch != nil),
+      batch: batch,
       context: CallerContext.current(),
       concurrency: concurrency,
       parts: Enum.chunk_every(items, size),
@@ -285,7 +318,10 @@ defmodule DSPex.Python.Call.SpreadBatch do
     for {index, _inputs} <- items, do: {index, {:error, error}}
   end
 
-  defp halt(state), do: stopped(state)
+  defp halt(state) do
+    Stopping.batch_ended(state.batch)
+    stopped(state)
+  end
 
   defp stopped(%{ref: ref} = state) do
     for {monitor, {pid, _items}} <- state.running do

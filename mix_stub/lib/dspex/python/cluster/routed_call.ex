@@ -41,6 +41,7 @@ defmodule DSPex.Python.Cluster.RoutedCall do
       route: route,
       retry: options[:retry],
       on_worker: options[:on_worker],
+      part?: options[:part?] || false,
       functions: options[:functions] || [],
       tried: [],
       failed: nil
@@ -79,7 +80,8 @@ defmodule DSPex.Python.Cluster.RoutedCall do
       route: local(call.route),
       retry: call.retry,
       named: call.named,
-      on_worker: on_worker
+      on_worker: on_worker,
+      part?: call.part?
     ]
 
     args = within_what_is_left(call)

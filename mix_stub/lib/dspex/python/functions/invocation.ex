@@ -38,6 +38,21 @@ defmodule DSPex.Python.Functions.Invocation do
     end
   end
 
+  @doc """
+  Tells whether the calling process runs such a function, or works on behalf of one, as its tasks do.
+  """
+  @spec on_behalf?() :: boolean()
+  def on_behalf?, do: Enum.any?([self() | Process.get(:"$callers") || []], &runs?/1)
+
+  defp runs?(pid) when is_pid(pid) and node(pid) == node() do
+    case Process.info(pid, :dictionary) do
+      {:dictionary, dictionary} -> {__MODULE__, :running} in dictionary
+      nil -> false
+    end
+  end
+
+  defp runs?(_elsewhere), do: false
+
   defp run_within_limits(callback, arguments, finish, log, running) do
     waiting = self()
     answered = make_ref()
@@ -93,6 +108,7 @@ defmodule DSPex.Python.Functions.Invocation do
 
   defp result(callback, arguments, finish, log) do
     CallerContext.adopt(callback.context)
+    Process.put(__MODULE__, :running)
 
     try do
       case callback.function.(arguments) do

@@ -5,7 +5,7 @@ defmodule DSPex.Python.Pool.Dispatch do
   # its worker has died and nobody has seen anything of it.
 
   alias DSPex.Python.Error
-  alias DSPex.Python.Pool.{Messages, Queue, Routing}
+  alias DSPex.Python.Pool.{Messages, Queue, Routing, Stopping}
   alias DSPex.Python.Port.{Connection, Names, PoolTally, Quarantine}
   alias DSPex.Python.Wire.Timeout
   alias DSPex.Telemetry
@@ -17,13 +17,14 @@ defmodule DSPex.Python.Pool.Dispatch do
   @typedoc """
   `:route`: the worker that gets the call; without it, as the operation and its arguments say, or those at `:named`, if the
   call itself is text. `:on_worker` is called with the number of the worker just before it gets the call. `:retry`: whether a
-  call whose worker has died is made again; without it, as the pool says.
+  call whose worker has died is made again; without it, as the pool says. `:part?`: whether it is part of a batch that has begun.
   """
   @type option ::
           {:route, Routing.t() | nil}
           | {:named, {atom(), [term()]}}
           | {:on_worker, (pos_integer() -> term()) | nil}
           | {:retry, :safe | false | nil}
+          | {:part?, boolean()}
 
   @doc """
   Calls an operation in a worker of the pool, see `DSPex.Python.Pool.call/5`.
@@ -32,6 +33,7 @@ defmodule DSPex.Python.Pool.Dispatch do
           {:ok, term()} | {:error, Error.t()}
   def call(pool, operation, args, timeout, options \\ []) do
     {named, named_args} = Keyword.get(options, :named, {operation, args})
+    route = options[:route] || Routing.route(named, named_args)
 
     call = %{
       pool: pool,
@@ -39,7 +41,9 @@ defmodule DSPex.Python.Pool.Dispatch do
       args: args,
       timeout: timeout,
       deadline: Timeout.deadline(timeout),
-      route: options[:route] || Routing.route(named, named_args),
+      route: route,
+      # A call about one worker is about what it does.
+      whole?: not (options[:part?] || match?({:worker, _number}, route)),
       work?: Routing.work?(named),
       caller: fn -> caller(named_args) end,
       on_worker: options[:on_worker],
@@ -51,12 +55,15 @@ defmodule DSPex.Python.Pool.Dispatch do
 
   defp call_until(call) do
     with %Connection{} = connection <- Routing.connection(call.pool, call.route),
+         :ok <- Stopping.takes(call.pool, connection, call.whole?),
          {:ok, connection, call, begun} <- admitted(connection, call),
          answer when answer != :restarting <- call_at(connection, call, begun) do
       answered(answer, connection, call)
     else
-      {:error, _overloaded_or_late} = error -> error
-      _restarting -> wait_for_restart(call)
+      {:error, _not_taken} = error -> error
+      nil -> wait_for_restart(call)
+      # The pool has taken it.
+      :restarting -> wait_for_restart(%{call | whole?: false})
     end
   end
 
@@ -134,7 +141,7 @@ defmodule DSPex.Python.Pool.Dispatch do
            do: PoolTally.add(tally, :retried)
 
       # Once: the next time the error is the answer.
-      call_until(%{call | retry: false})
+      call_until(%{call | retry: false, whole?: false})
     else
       {:error, error}
     end

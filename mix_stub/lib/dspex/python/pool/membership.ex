@@ -61,6 +61,20 @@ defmodule DSPex.Python.Pool.Membership do
   end
 
   @doc """
+  Takes a pool of this node out of its group for good.
+  """
+  @spec leave(atom()) :: :ok
+  def leave(pool) do
+    with {membership, _value} <- Names.lookup(:membership, pool),
+         do: GenServer.call(membership, :leave)
+
+    :ok
+  catch
+    # It is being stopped.
+    :exit, _reason -> :ok
+  end
+
+  @doc """
   Takes a pool of this node out of its group for good, and waits until its calls have ended.
 
   Returns how many are still in flight at the timeout.
@@ -139,7 +153,7 @@ defmodule DSPex.Python.Pool.Membership do
   end
 
   @impl true
-  def handle_call(:leave, _from, state), do: {:reply, :ok, leave(%{state | drained?: true})}
+  def handle_call(:leave, _from, state), do: {:reply, :ok, left(%{state | drained?: true})}
 
   @impl true
   def handle_info(:look, state), do: {:noreply, look(state)}
@@ -151,7 +165,7 @@ defmodule DSPex.Python.Pool.Membership do
   def handle_info(_other, state), do: {:noreply, state}
 
   @impl true
-  def terminate(_reason, state), do: leave(state)
+  def terminate(_reason, state), do: left(state)
 
   defp look(state) do
     state = state |> with_scope() |> joined_or_left()
@@ -175,7 +189,7 @@ defmodule DSPex.Python.Pool.Membership do
     cond do
       ready(state) > 0 -> %{state | unready: 0}
       state.unready < @unready_looks -> %{state | unready: state.unready + 1}
-      true -> leave(state)
+      true -> left(state)
     end
   end
 
@@ -190,12 +204,12 @@ defmodule DSPex.Python.Pool.Membership do
     :exit, _reason -> state
   end
 
-  defp leave(%{joined?: true} = state) do
+  defp left(%{joined?: true} = state) do
     _left_or_not = :pg.leave(@scope, group(state.pool, @version), self())
     %{state | joined?: false, unready: 0}
   catch
     :exit, _reason -> %{state | joined?: false}
   end
 
-  defp leave(state), do: state
+  defp left(state), do: state
 end

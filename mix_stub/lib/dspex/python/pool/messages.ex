@@ -28,6 +28,17 @@ defmodule DSPex.Python.Pool.Messages do
     )
   end
 
+  @doc """
+  Returns the error of a call that comes while its pool is being stopped.
+  """
+  @spec stopping(atom()) :: Error.t()
+  def stopping(pool) do
+    Error.new(
+      :pool_not_found,
+      "pool #{inspect(pool)} is being stopped, and takes no further calls"
+    )
+  end
+
   defp running do
     case Enum.map_join(Names.pools(), ", ", &inspect/1) do
       "" -> ""

@@ -72,6 +72,8 @@ defmodule DSPex.Python.Pool do
       only; elsewhere, and where a module starts a thread or opens a connection when it is imported, each worker is started
       by itself, with a warning in the second case
     * `:drain_timeout` - how long pending calls may still take in a Python that is replaced, in ms; 30,000 by default
+    * `:stop_timeout` - how long calls in flight may still take when the pool is stopped, in ms; 5,000 by default, see "Stopping"
+      below. `0` ends them at once
     * `:size` - how many workers the pool has, 1 by default; `:schedulers` for as many as this node has schedulers
     * `:standby` - how many more wait, ready, to take the place of one that dies or is replaced; 1 by default if the pool has
       several workers, otherwise 0
@@ -127,6 +129,14 @@ defmodule DSPex.Python.Pool do
   If Python cannot be started, the pool tries again after 1 s, 2 s, 4 s and so on, up to every 30 s. In the meantime each
   call returns at once with an error that names the cause and the remedy.
 
+  ## Stopping
+
+  A pool that is stopped, by `DSPex.Python.stop_pool/1`, by its supervisor or with the application, lets its calls in flight end within
+  `:stop_timeout`, also streams, batches, and calls that wait for a worker; it stops at once if there are none. Other nodes send it no
+  calls from then on. A further call is an error of kind `:pool_not_found`, as one of a waiting call that would not begin in time; calls
+  that the functions of a call in flight make are not refused. What has not ended by then is answered with kind `:port_closed`. Pools
+  stop at the same time when the application stops.
+
   ## What happens when threads of Python are stuck
 
   At its deadline, or when it is cancelled, Python code that runs in a thread (a tool, a module that runs code) is
@@ -176,7 +186,7 @@ defmodule DSPex.Python.Pool do
     Workers
   }
 
-  alias DSPex.Python.Pool.{Dispatch, Membership, Messages, Queue, Routing}
+  alias DSPex.Python.Pool.{Dispatch, Membership, Messages, Queue, Routing, Stopping}
   alias DSPex.Python.Wire.{Limits, Timeout}
 
   # How long a caller sleeps before it looks again for an owner that is being restarted. A restart of the owner (not of
@@ -253,10 +263,10 @@ defmodule DSPex.Python.Pool do
 
     membership = %{id: Membership, start: {Membership, :start_link, [options]}}
 
-    # In this order: the last one ends first, so that the pool leaves its group before its workers end.
+    # In this order: the last one ends first, so that the pool leaves its group, and lets its calls end, before its workers end.
     children =
       [log, model, queue] ++
-        Template.children(options) ++ [workers, membership]
+        Template.children(options) ++ [workers, {Stopping, {options, waiting}}, membership]
 
     Supervisor.init(children,
       strategy: :one_for_one,

@@ -6,6 +6,7 @@ defmodule DSPex.Python.Pool.PoolSupervisor do
   use Supervisor
 
   alias DSPex.Python.Pool
+  alias DSPex.Python.Pool.Stopping
   alias DSPex.Python.Wire.Keywords
 
   @spec start_link(keyword()) :: Supervisor.on_start()
@@ -30,6 +31,10 @@ defmodule DSPex.Python.Pool.PoolSupervisor do
   @spec stop_pool(atom()) :: :ok | {:error, :not_found}
   def stop_pool(name) do
     unless_stopped({:error, :not_found}, fn ->
+      # Before, because the supervisor starts and stops no other pool until this one has ended.
+      if List.keymember?(Supervisor.which_children(__MODULE__), {Pool, name}, 0),
+        do: Stopping.drain(name)
+
       with :ok <- Supervisor.terminate_child(__MODULE__, {Pool, name}) do
         Supervisor.delete_child(__MODULE__, {Pool, name})
       end

@@ -11,7 +11,7 @@ defmodule DSPex.Python.Pool.Queue do
 
   alias DSPex.Python.Error
   alias DSPex.Python.Port.{Connection, Names, PoolOptions}
-  alias DSPex.Python.Pool.Routing
+  alias DSPex.Python.Pool.{Messages, Routing}
   alias DSPex.Python.Wire.Timeout
   alias DSPex.Telemetry
 
@@ -25,6 +25,8 @@ defmodule DSPex.Python.Pool.Queue do
   @waiting 1
   # Calls that begin in a thousand seconds; 0: not known.
   @rate 2
+  # 1: the pool is being stopped.
+  @stopping 3
 
   @enforce_keys [:pool, :size, :max_in_flight, :max_queue, :counters]
   defstruct @enforce_keys ++
@@ -39,14 +41,16 @@ defmodule DSPex.Python.Pool.Queue do
                 granted: %{},
                 begun: 0,
                 measured_at: nil,
-                looking?: false
+                looking?: false,
+                # when the pool stops, if it is being stopped
+                stops_at: nil
               ]
 
   @doc """
   Makes the counters of a pool's queue.
   """
   @spec counters() :: :atomics.atomics_ref()
-  def counters, do: :atomics.new(2, signed: false)
+  def counters, do: :atomics.new(3, signed: false)
 
   @doc false
   def start_link({%PoolOptions{name: pool} = options, counters}),
@@ -59,6 +63,34 @@ defmodule DSPex.Python.Pool.Queue do
   def full?(%Connection{waiting: counters} = connection) do
     (counters != nil and :atomics.get(counters, @waiting) > 0) or
       (Connection.in_flight(connection) || 0) >= connection.max_in_flight
+  end
+
+  @doc """
+  Tells whether the pool is being stopped.
+  """
+  @spec stopping?(:atomics.atomics_ref()) :: boolean()
+  def stopping?(counters), do: :atomics.get(counters, @stopping) == 1
+
+  @doc """
+  Notes that the pool is being stopped. Of the waiting calls, those are refused that would not begin before `stops_at`.
+  """
+  @spec stop(atom(), :atomics.atomics_ref(), integer()) :: :ok
+  def stop(pool, counters, stops_at) do
+    :atomics.put(counters, @stopping, 1)
+    tell(pool, {:stop, stops_at})
+    :ok
+  end
+
+  @doc """
+  Refuses all waiting calls, since the pool is stopped now.
+  """
+  @spec refuse_all(atom()) :: :ok
+  def refuse_all(pool) do
+    with {queue, _value} <- Names.lookup(:queue, pool), do: GenServer.call(queue, :refuse_all)
+    :ok
+  catch
+    # It has just ended, which ends the waiting of its calls too.
+    :exit, _reason -> :ok
   end
 
   @doc """
@@ -108,6 +140,9 @@ defmodule DSPex.Python.Pool.Queue do
         {^tag, :full} ->
           {:error,
            refused(pool, connection.waiting, "#{connection.max_queue} calls wait already")}
+
+        {^tag, :stopping} ->
+          {:error, Messages.stopping(pool)}
 
         {^tag, :late} ->
           {:error, refused(pool, connection.waiting, "its turn would come after its deadline")}
@@ -176,6 +211,9 @@ defmodule DSPex.Python.Pool.Queue do
   end
 
   @impl true
+  def handle_call(:refuse_all, _from, state), do: {:reply, :ok, refuse(state, in_turn(state))}
+
+  @impl true
   def handle_info({:wait, tag, pid, caller, slot, deadline}, state) do
     cond do
       map_size(state.waiting) >= state.max_queue ->
@@ -191,6 +229,9 @@ defmodule DSPex.Python.Pool.Queue do
         {:noreply, state |> add(Process.monitor(pid), call) |> grant() |> look_later()}
     end
   end
+
+  def handle_info({:stop, stops_at}, state),
+    do: {:noreply, refuse_late(%{state | stops_at: stops_at})}
 
   def handle_info({:begun, tag}, state), do: {:noreply, state |> begun(tag) |> grant()}
 
@@ -214,7 +255,7 @@ defmodule DSPex.Python.Pool.Queue do
   def handle_info(:look, state), do: {:noreply, grant(state)}
 
   def handle_info(:look_again, state) do
-    state = %{state | looking?: false} |> measured() |> grant() |> look_later()
+    state = %{state | looking?: false} |> measured() |> grant() |> refuse_late() |> look_later()
 
     Telemetry.emit([:dspex, :pool, :queue], %{length: map_size(state.waiting)}, %{
       pool: state.pool
@@ -366,6 +407,41 @@ defmodule DSPex.Python.Pool.Queue do
       ahead = min(map_size(state.waiting), (own + 1) * callers)
       ahead / rate * 1_000 > Timeout.remaining(deadline, 0)
     end
+  end
+
+  # Refuses the calls that would begin only after the pool has stopped, as far as is known.
+  defp refuse_late(%{stops_at: nil} = state), do: state
+
+  defp refuse_late(state) do
+    case rate(state.counters) do
+      rate when rate == 0 ->
+        state
+
+      rate ->
+        begin = max(0, ceil(rate * (state.stops_at - now()) / 1_000))
+        refuse(state, state |> in_turn() |> Enum.drop(begin))
+    end
+  end
+
+  # The monitors of the waiting calls, in the order in which they would begin if each had room.
+  defp in_turn(state) do
+    for {caller, turn} <- Enum.with_index(:queue.to_list(state.turns)),
+        {monitor, place} <- state.calls |> Map.fetch!(caller) |> waiting_calls(state.waiting) do
+      {place, turn, monitor}
+    end
+    |> Enum.sort()
+    |> Enum.map(&elem(&1, 2))
+  end
+
+  defp waiting_calls(calls, waiting),
+    do: calls |> :queue.to_list() |> Enum.filter(&is_map_key(waiting, &1)) |> Enum.with_index()
+
+  defp refuse(state, monitors) do
+    Enum.reduce(monitors, state, fn monitor, state ->
+      %{pid: pid, tag: tag} = Map.fetch!(state.waiting, monitor)
+      send(pid, {tag, :stopping})
+      drop(state, monitor)
+    end)
   end
 
   defp now, do: System.monotonic_time(:millisecond)

@@ -14,6 +14,7 @@ defmodule DSPex.Python.Port.Names do
   #     {:model, pool}             the process that keeps its model
   #     {:queue, pool}             the process with the callers that wait for a worker
   #     {:membership, pool}        the process by which other nodes find it
+  #     {:stopping, pool}          the process that lets its calls end when it stops; its value has the batches in flight
 
   @registry DSPex.Python.Registry
 
@@ -29,6 +30,7 @@ defmodule DSPex.Python.Port.Names do
           | :model
           | :queue
           | :membership
+          | :stopping
   @type name :: atom() | {atom(), pos_integer()}
 
   @doc """

@@ -328,8 +328,7 @@ defmodule DSPex.Python.Port.Owner do
         answer_all(state, Error.new(:port_closed, replaced_too_late(state)))
 
       _stopped ->
-        stopped = "pool #{inspect(state.options.name)} was stopped while the call was being made"
-        answer_all(state, Error.new(:port_closed, stopped))
+        answer_all(state, Error.new(:port_closed, stopped_too_early(state)))
     end
 
     AskedNotes.close(state.startup.asked_notes)
@@ -338,6 +337,14 @@ defmodule DSPex.Python.Port.Owner do
   defp replaced_too_late(state),
     do:
       "python was replaced while the call was being made; it was given #{state.options.drain_timeout} ms to end"
+
+  defp stopped_too_early(%{options: options}) do
+    stopped = "pool #{inspect(options.name)} was stopped while the call was being made"
+
+    if options.stop_timeout > 0,
+      do: stopped <> "; it was given #{options.stop_timeout} ms to end",
+      else: stopped
+  end
 
   # Crash reports and :sys.get_status/1 must not show requests, which may hold the key of a model; and of hundreds of
   # calls their number is enough.

@@ -112,6 +112,16 @@ defmodule DSPex.Python.Port.PendingCalls do
   end
 
   @doc """
+  Counts the pending calls that the owner of the port has not made itself; `nil` if the table has ended.
+  """
+  @spec count_of_callers(t()) :: non_neg_integer() | nil
+  def count_of_callers(calls) do
+    :ets.select_count(calls.table, [{{:_, :"$1", :_, :_}, [is_reference: :"$1"], [true]}])
+  rescue
+    ArgumentError -> nil
+  end
+
+  @doc """
   Requests that callers are monitored from now on; `true` for the first request after `stop_monitoring/1`.
   """
   @spec request_monitoring(t()) :: boolean()

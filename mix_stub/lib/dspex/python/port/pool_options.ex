@@ -17,6 +17,7 @@ defmodule DSPex.Python.Port.PoolOptions do
            [
              :max_answer_bytes,
              :drain_timeout,
+             :stop_timeout,
              :strict,
              :size,
              :standby,
@@ -68,6 +69,7 @@ defmodule DSPex.Python.Port.PoolOptions do
     max_request_bytes: Limits.defaults().max_request_bytes,
     max_answer_bytes: Limits.defaults().max_answer_bytes,
     drain_timeout: 30_000,
+    stop_timeout: 5_000,
     strict: false,
     size: 1,
     standby: 0,
@@ -105,6 +107,7 @@ defmodule DSPex.Python.Port.PoolOptions do
           max_request_bytes: pos_integer(),
           max_answer_bytes: pos_integer(),
           drain_timeout: non_neg_integer(),
+          stop_timeout: non_neg_integer(),
           strict: boolean(),
           size: pos_integer(),
           standby: non_neg_integer(),
@@ -218,7 +221,11 @@ defmodule DSPex.Python.Port.PoolOptions do
   defp check!(:name, _name, _pool), do: :ok
   defp check!(:python, value, _pool) when is_binary(value) and value != "", do: :ok
   defp check!(:start_timeout, value, _pool) when value in 1..@max_timeout, do: :ok
-  defp check!(:drain_timeout, value, _pool) when value in 0..@max_timeout, do: :ok
+
+  defp check!(option, value, _pool)
+       when option in [:drain_timeout, :stop_timeout] and value in 0..@max_timeout,
+       do: :ok
+
   defp check!(:max_threads, value, _pool) when value in 1..@max_threads, do: :ok
   defp check!(:max_stuck, value, _pool) when is_integer(value) and value >= 0, do: :ok
   defp check!(:lost_after, value, _pool) when value in 1..@max_timeout, do: :ok
@@ -369,9 +376,9 @@ defmodule DSPex.Python.Port.PoolOptions do
           "expected 1 to #{@max_threads} for #{where(:max_threads, pool)}, got #{inspect(value)}"
   end
 
-  defp check!(:drain_timeout, value, pool) do
+  defp check!(option, value, pool) when option in [:drain_timeout, :stop_timeout] do
     raise ArgumentError,
-          "expected a number of milliseconds for #{where(:drain_timeout, pool)}, got #{inspect(value)}"
+          "expected a number of milliseconds for #{where(option, pool)}, got #{inspect(value)}"
   end
 
   defp check!(:max_stuck, value, pool) do

@@ -72,7 +72,8 @@ defmodule DSPex.Python.Pool.PoolTest do
     end
 
     test "ends its Python when it is stopped, and answers pending calls" do
-      {:ok, _pool} = Python.start_pool(:to_be_stopped, python: interpreter(), model: :embedded)
+      options = [python: interpreter(), model: :embedded, stop_timeout: 100]
+      {:ok, _pool} = Python.start_pool(:to_be_stopped, options)
       {:ok, _pong} = Python.ping(nil, pool: :to_be_stopped)
       python = os_pid(:to_be_stopped)
       signal(:to_be_stopped, "STOP")
@@ -81,7 +82,10 @@ defmodule DSPex.Python.Pool.PoolTest do
 
       assert :ok = Python.stop_pool(:to_be_stopped)
       assert {:error, %Error{kind: :port_closed, message: message}} = Task.await(call, 30_000)
-      assert message == "pool :to_be_stopped was stopped while the call was being made"
+
+      assert message ==
+               "pool :to_be_stopped was stopped while the call was being made; it was given 100 ms to end"
+
       :ok = signal_process(python, "CONT")
       eventually(fn -> not alive?(python) end)
       assert {:error, %Error{kind: :pool_not_found}} = Python.ping(nil, pool: :to_be_stopped)

@@ -13,7 +13,7 @@ defmodule DSPex.Python.Port.PoolOptionsTest do
   test "raise an error that names the mistake, the pool and the known options" do
     for {options, message} <- [
           {[name: :p, modle: 1],
-           "unknown option :modle of pool :p (did you mean :model?); known are :name, :python, :python_path, :env, :cd, :model, :modules, :preload, :start_timeout, :heartbeat, :max_threads, :max_stuck, :lost_after, :max_request_bytes, :max_answer_bytes, :drain_timeout, :strict, :size, :standby, :template, :max_in_flight, :max_queue, :max_memory, :max_calls, :max_age, :retry, :store, :programs, :session_ttl, :budgets, :log_metadata, :history, :redact"},
+           "unknown option :modle of pool :p (did you mean :model?); known are :name, :python, :python_path, :env, :cd, :model, :modules, :preload, :start_timeout, :heartbeat, :max_threads, :max_stuck, :lost_after, :max_request_bytes, :max_answer_bytes, :drain_timeout, :stop_timeout, :strict, :size, :standby, :template, :max_in_flight, :max_queue, :max_memory, :max_calls, :max_age, :retry, :store, :programs, :session_ttl, :budgets, :log_metadata, :history, :redact"},
           {[name: :p, zzz: 1], ~r/^unknown option :zzz of pool :p; known are/},
           {[name: :p, strict: 1], "expected a boolean for the option :strict of pool :p, got 1"},
           {[name: :p, heartbeat: [intervl: 1]],
@@ -30,6 +30,8 @@ defmodule DSPex.Python.Port.PoolOptionsTest do
            "expected at least 65536 bytes for the option :max_answer_bytes of pool :p, got :infinity"},
           {[name: :p, drain_timeout: :infinity],
            "expected a number of milliseconds for the option :drain_timeout of pool :p, got :infinity"},
+          {[name: :p, stop_timeout: -1],
+           "expected a number of milliseconds for the option :stop_timeout of pool :p, got -1"},
           {[python: "python3"], "expected the option :name of a pool to be an atom, got nil"},
           {[name: :p, python: 3], "expected a path for the option :python of pool :p, got 3"},
           {[name: :p, preload: "tools"],

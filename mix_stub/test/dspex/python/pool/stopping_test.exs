@@ -1,0 +1,314 @@
+defmodule DSPex.Python.Pool.StoppingTest do
+  use ExUnit.Case, async: true
+
+  import DSPex.TestPython
+
+  alias DSPex.{Prediction, Python}
+  alias DSPex.Python.{Error, Pool, ScriptedModel}
+
+  @qa "question -> answer"
+
+  # Under a supervisor that any process may ask.
+  defp start_ready!(options) do
+    name = :"pool_#{System.unique_integer([:positive])}"
+
+    options =
+      Keyword.merge([python: interpreter(), model: :embedded, stop_timeout: 60_000], options)
+
+    start_supervised!(%{
+      id: name,
+      start:
+        {Supervisor, :start_link, [[{Pool, [name: name] ++ options}], [strategy: :one_for_one]]},
+      type: :supervisor
+    })
+
+    assert Python.await_pools([name]) == :ok
+    name
+  end
+
+  # A model that answers `text` when it is told to.
+  defp waiting_model(text \\ "done") do
+    test = self()
+
+    fn _request ->
+      send(test, {:asked, self()})
+      receive do: (:go_on -> ScriptedModel.written(answer: text))
+    end
+  end
+
+  defp ask(pool, model, options \\ []) do
+    options = [pool: pool, lm: {:elixir, model}, timeout: 120_000] ++ options
+    Python.execute_module("dspy.Predict", @qa, "Why?", options)
+  end
+
+  defp begin(pool, options \\ []) do
+    model = waiting_model()
+    call = Task.async(fn -> ask(pool, model, options) end)
+    assert_receive {:asked, model}, 30_000
+    {call, model}
+  end
+
+  defp stop(pool) do
+    [{pid, _value}] = Registry.lookup(DSPex.Python.Registry, {:pool, pool})
+    {:dictionary, dictionary} = Process.info(pid, :dictionary)
+    [supervisor | _ancestors] = dictionary[:"$ancestors"]
+
+    Task.async(fn ->
+      timed(fn -> :ok = Supervisor.terminate_child(supervisor, {Pool, pool}) end)
+    end)
+  end
+
+  # Waits until the pool refuses calls.
+  defp await_stopping(pool) do
+    eventually(fn -> match?({:error, %Error{kind: :pool_not_found}}, ask(pool, &slow/1)) end)
+  end
+
+  defp slow(_request), do: ScriptedModel.written(answer: "late")
+
+  test "an idle pool stops at once, and so does one with stop_timeout: 0" do
+    pool = start_ready!(size: 1)
+    {_stopped, ms} = pool |> stop() |> Task.await(60_000)
+    assert ms < 10_000
+
+    pool = start_ready!(stop_timeout: 0)
+    {call, _model} = begin(pool)
+    {_stopped, ms} = pool |> stop() |> Task.await(60_000)
+    assert ms < 10_000
+    assert {:error, %Error{kind: :port_closed, message: message}} = Task.await(call)
+    assert message == "pool #{inspect(pool)} was stopped while the call was being made"
+  end
+
+  test "calls in flight end, and further ones are refused" do
+    pool = start_ready!(size: 2, standby: 0)
+    calls = for _ <- 1..4, do: begin(pool)
+    stop = stop(pool)
+    await_stopping(pool)
+
+    assert {:error, %Error{kind: :pool_not_found, retryable: false, message: message}} =
+             Python.ping(nil, pool: pool)
+
+    assert message == "pool #{inspect(pool)} is being stopped, and takes no further calls"
+    # What is about calls in flight is not refused.
+    assert {:ok, %{"operations" => _}} = Python.metrics(pool: pool)
+    assert Task.yield(stop, 200) == nil
+    for {_call, model} <- calls, do: send(model, :go_on)
+
+    for {call, _model} <- calls,
+        do: assert({:ok, %Prediction{fields: %{"answer" => "done"}}} = Task.await(call, 60_000))
+
+    assert {_stopped, ms} = Task.await(stop, 60_000)
+    assert ms < 50_000
+  end
+
+  test "what has not ended in time is answered, and says what was done for it" do
+    pool = start_ready!(stop_timeout: 300)
+    {call, _model} = begin(pool)
+    {_stopped, ms} = pool |> stop() |> Task.await(60_000)
+    assert ms >= 300 and ms < 20_000
+
+    assert {:error, %Error{kind: :port_closed, retryable: true} = error} = Task.await(call)
+    assert %{"sent" => true, "asked" => true} = error.details
+
+    assert error.message ==
+             "pool #{inspect(pool)} was stopped while the call was being made; it was given 300 ms to end"
+  end
+
+  test "a call that is cancelled holds up no stop" do
+    pool = start_ready!([])
+    {call, _model} = begin(pool, request_id: "cancelled")
+    stop = stop(pool)
+    await_stopping(pool)
+    assert {:ok, 1} = Python.cancel("cancelled", pool: pool)
+    assert {:error, %Error{kind: :cancelled}} = Task.await(call, 30_000)
+    assert {_stopped, ms} = Task.await(stop, 60_000)
+    assert ms < 50_000
+  end
+
+  test "a stream goes on, with the credit that its reader gives" do
+    pool = start_ready!([])
+    test = self()
+    words = for number <- 1..200, do: "word#{number} "
+
+    model = fn _request ->
+      send(test, {:asked, self()})
+      receive do: (:go_on -> ["[[ ## answer ## ]]\n"] ++ words ++ ["[[ ## completed ## ]]"])
+    end
+
+    reader =
+      Task.async(fn ->
+        Python.stream("dspy.Predict", @qa, "Why?", pool: pool, lm: {:elixir, model}, buffer: 4)
+        |> Enum.to_list()
+      end)
+
+    assert_receive {:asked, model}, 30_000
+    stop = stop(pool)
+    await_stopping(pool)
+    send(model, :go_on)
+    elements = Task.await(reader, 60_000)
+    assert {:prediction, %Prediction{fields: %{"answer" => answer}}} = List.last(elements)
+    assert answer == String.trim(Enum.join(words))
+    assert Enum.count(elements, &match?({:chunk, _field, _text}, &1)) > 50
+    assert {_stopped, _ms} = Task.await(stop, 60_000)
+  end
+
+  test "a batch over several workers goes on, and one that begins afterwards is refused" do
+    pool = start_ready!(size: 2, standby: 0)
+    asked = :counters.new(1, [])
+
+    model = fn _request ->
+      :counters.add(asked, 1, 1)
+      Process.sleep(20)
+      ScriptedModel.written(answer: "done")
+    end
+
+    inputs = for number <- 1..120, do: "Q#{number}"
+    options = [pool: pool, lm: {:elixir, model}, max_concurrency: 4, timeout: 120_000]
+
+    batch = Task.async(fn -> Python.execute_batch("dspy.Predict", @qa, inputs, options) end)
+
+    streamed =
+      Task.async(fn ->
+        inputs
+        |> then(&Python.stream_batch("dspy.Predict", @qa, &1, [chunk_size: 20] ++ options))
+        |> Enum.to_list()
+      end)
+
+    eventually(fn -> :counters.get(asked, 1) > 4 end)
+    stop = stop(pool)
+    await_stopping(pool)
+    # Most parts begin only now.
+    assert :counters.get(asked, 1) < 200
+
+    assert {:error, %Error{kind: :pool_not_found}} =
+             Python.execute_batch("dspy.Predict", @qa, inputs, options)
+
+    assert {:ok, results} = Task.await(batch, 60_000)
+    assert length(results) == 120 and Enum.all?(results, &match?({:ok, _prediction}, &1))
+    results = Task.await(streamed, 60_000)
+    assert results |> Enum.map(&elem(&1, 0)) |> Enum.sort() == Enum.to_list(0..119)
+    assert Enum.all?(results, &match?({_index, {:ok, _prediction}}, &1))
+    assert {_stopped, _ms} = Task.await(stop, 60_000)
+  end
+
+  test "a tool of a call in flight may call the pool, also from a task" do
+    pool = start_ready!([])
+    test = self()
+
+    tool = %{
+      name: "ask",
+      description: "Asks",
+      function: fn %{} ->
+        send(test, {:asked, self()})
+        receive do: (:go_on -> :ok)
+        own = ask(pool, &slow/1)
+        of_task = Task.await(Task.async(fn -> ask(pool, &slow/1) end), 60_000)
+        with {:ok, _} <- own, {:ok, prediction} <- of_task, do: prediction[:answer]
+      end
+    }
+
+    model = fn request ->
+      if ScriptedModel.text(request) =~ "late",
+        do:
+          ScriptedModel.written(
+            next_thought: "done",
+            next_tool_name: "finish",
+            next_tool_args: %{},
+            reasoning: "r",
+            answer: "late"
+          ),
+        else: ScriptedModel.written(next_thought: "t", next_tool_name: "ask", next_tool_args: %{})
+    end
+
+    options = [pool: pool, lm: {:elixir, model}, tools: [tool], timeout: 120_000]
+    call = Task.async(fn -> Python.execute_module("dspy.ReAct", @qa, "Why?", options) end)
+    assert_receive {:asked, running}, 30_000
+    stop = stop(pool)
+    await_stopping(pool)
+    send(running, :go_on)
+    assert {:ok, %Prediction{fields: %{"answer" => "late"}}} = Task.await(call, 60_000)
+    assert {_stopped, _ms} = Task.await(stop, 60_000)
+  end
+
+  test "waiting calls begin while there is time, and the others are refused at once" do
+    # Of one worker with one place, whose calls take 100 ms.
+    pool = start_ready!(max_in_flight: 1, stop_timeout: 3_000)
+
+    model = fn _request ->
+      Process.sleep(100)
+      ScriptedModel.written(answer: "done")
+    end
+
+    calls =
+      for _ <- 1..200 do
+        Task.async(fn ->
+          result = ask(pool, model)
+          {result, System.monotonic_time(:millisecond)}
+        end)
+      end
+
+    # So that the pool knows how fast it is.
+    Process.sleep(1_500)
+    began = System.monotonic_time(:millisecond)
+    {_stopped, ms} = pool |> stop() |> Task.await(60_000)
+    assert ms < 20_000
+    results = Task.await_many(calls, 60_000)
+
+    refused =
+      for {{:error, error}, at} <- results do
+        assert %Error{kind: kind} = error
+        assert kind in [:pool_not_found, :port_closed]
+        {kind, at - began}
+      end
+
+    {done, refused_soon} =
+      {length(results) - length(refused),
+       Enum.count(refused, &match?({_kind, ms} when ms < 1_500, &1))}
+
+    assert done > 10
+    # More than a hundred cannot begin within 3 s.
+    assert refused_soon > 100
+    assert Enum.count(refused, &match?({:port_closed, _ms}, &1)) <= 1
+  end
+
+  test "the application stops its pools at the same time, while their functions still run" do
+    script = """
+    [python] = System.argv()
+    {:ok, _started} = Application.ensure_all_started(:dspex)
+    alias DSPex.Python
+
+    pools = [:a, :b, :c]
+    for pool <- pools, do: {:ok, _pid} = Python.start_pool(pool, python: python, stop_timeout: 60_000)
+    :ok = Python.await_pools(pools)
+    main = self()
+
+    model = fn _request ->
+      send(main, :asked)
+      Process.sleep(1_500)
+      Python.ScriptedModel.written(answer: "done")
+    end
+
+    calls =
+      for pool <- pools do
+        Task.async(fn ->
+          Python.execute_module("dspy.Predict", "q -> answer", "?", pool: pool, lm: {:elixir, model})
+        end)
+      end
+
+    for _ <- pools, do: receive(do: (:asked -> :ok))
+    {us, :ok} = :timer.tc(fn -> Application.stop(:dspex) end)
+    for {:ok, prediction} <- Task.await_many(calls), do: IO.puts(prediction[:answer])
+    IO.puts("stopped within \#{div(us, 1000)} ms")
+    """
+
+    beams = Path.join(Application.app_dir(:dspex), "ebin")
+
+    {output, 0} =
+      System.cmd("elixir", ["-pa", beams, "-e", script, "--", interpreter()],
+        stderr_to_stdout: true
+      )
+
+    assert [_all, ms] = Regex.run(~r/^done\ndone\ndone\nstopped within (\d+) ms$/m, output)
+    # One after the other, they would take three times 1.5 s.
+    assert String.to_integer(ms) < 4_000
+  end
+end
