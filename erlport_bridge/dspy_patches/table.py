@@ -416,6 +416,15 @@ PATCHES: Final[tuple[Patch, ...]] = (
         },
     ),
     Patch(
+        name="predictor_models",
+        why="DSPy gives the predictors of a shared module no model for one call, but that of all predictors.",
+        since="3.4.0",
+        until="a context of DSPy can name a model for a predictor",
+        without="programs with a model for a single predictor (lms) are refused",
+        targets={"dspy.predict.predict:Predict._forward_preprocess": PROVIDED},
+        expects={"dspy.predict.predict:Predict._forward_preprocess": ("bfdfa542d646",)},
+    ),
+    Patch(
         name="module_spans",
         why="DSPy tells callbacks which module begins, with all its arguments by name: 50 us for each request.",
         since="3.4.0",

@@ -29,11 +29,15 @@ from erlport_bridge.errors import OperationError
 from erlport_bridge.operations import OPERATIONS
 from erlport_bridge.programs.models import content_parts, providers, response_cache
 from erlport_bridge.programs.models.adapters import AdapterChoice
+from erlport_bridge.programs.pipelines import read_stages
 from erlport_bridge.programs.sandbox import facade
 from erlport_bridge.programs.signatures import parse_signature
 from erlport_bridge.request import weight
 
 ADAPTERS = (dspy.ChatAdapter(), dspy.JSONAdapter(), dspy.XMLAdapter())
+MODELS_OF_PREDICTORS = [
+    {"name": "x", "module": "dspy.ChainOfThought", "signature": "a -> b", "lms": {"predict": "embedded"}}
+]
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 
 
@@ -173,6 +177,7 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "sandbox_signature": lambda: facade.check_tools({"__dspy_construct__": _doubled}),
     "sandbox_inputs": lambda: facade.check_tools({"__dspy_construct__": _doubled}),
     # test_without_patches.py tests a whole compilation.
+    "predictor_models": lambda: read_stages(MODELS_OF_PREDICTORS, None),
     "optimizer_threads": lambda: dspy_patches.require("optimizer_threads", "optimizers"),
 }
 

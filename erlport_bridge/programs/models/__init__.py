@@ -1,6 +1,6 @@
 """Build language models from configurations, with fallback models and limits, and choose the adapter of prompts."""
 
-from erlport_bridge.programs.models import budgets, elixir_model, history, recipes
+from erlport_bridge.programs.models import budgets, elixir_model, history, own_models, recipes
 from erlport_bridge.programs.models.adapters import (
     AdapterChoice,
     read_adapter,
@@ -35,6 +35,7 @@ from erlport_bridge.programs.models.model_account import (
     ModelAccount,
     added_usage,
 )
+from erlport_bridge.programs.models.own_models import OwnModels
 
 __all__ = [
     "BUDGET_OPTIONS",
@@ -46,6 +47,7 @@ __all__ = [
     "FormattedText",
     "LanguageModel",
     "ModelAccount",
+    "OwnModels",
     "SharedBudget",
     "added_usage",
     "budgets",
@@ -55,6 +57,7 @@ __all__ = [
     "history",
     "is_unreadable",
     "language_model",
+    "own_models",
     "problem_of",
     "read_adapter",
     "read_outputs",
