@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import dspy
 import pytest
+from dspy._vendor.lm15 import result
+from dspy._vendor.lm15.providers import openai, openai_chat
 from dspy._vendor.lm15.transports import TransportResponse
 from dspy.adapters import json_adapter, utils
 from dspy.clients import capabilities, costs, execution
@@ -163,6 +165,10 @@ PLAIN: dict[str, Callable[[], Any]] = {
     "module_spans": _called_modules,
     "earlier_turns": lambda: [_worded_turns(adapter) for adapter in ADAPTERS],
     "reply_limit": lambda: _response([b"one", b"", b"two"]).read(),
+    "call_arguments": lambda: [
+        read('{"a": [1]}')
+        for read in (openai.parse_json_object, openai_chat.parse_json_object, result._parse_json_best_effort)
+    ],
     "program_source": lambda: grounded_proposer.get_dspy_source_code(dspy.ReAct(Scored, tools=[_doubled])),
     "class_source": lambda: simba_utils.inspect.getsource(dspy.ReAct),
 }
