@@ -404,6 +404,23 @@ PATCHES: Final[tuple[Patch, ...]] = (
         },
     ),
     Patch(
+        name="call_arguments",
+        why="DSPy's client makes an object of a call's arguments that are none, such as {'value': [1]}.",
+        since="3.4.0",
+        until="DSPy's client says that arguments are no JSON object",
+        without="tools are called with arguments that the model has not written",
+        targets={
+            "dspy._vendor.lm15.providers.openai:parse_json_object": PROVIDED,
+            "dspy._vendor.lm15.providers.openai_chat:parse_json_object": PROVIDED,
+            "dspy._vendor.lm15.result:_parse_json_best_effort": PROVIDED,
+        },
+        expects={
+            "dspy._vendor.lm15.providers.openai:parse_json_object": ("cda840cdd648",),
+            "dspy._vendor.lm15.providers.openai_chat:parse_json_object": ("cda840cdd648",),
+            "dspy._vendor.lm15.result:_parse_json_best_effort": ("a06c4114b855",),
+        },
+    ),
+    Patch(
         name="optimizer_threads",
         why="The threads of DSPy's optimizers do not know for which call they work.",
         since="3.4.0",
@@ -414,6 +431,15 @@ PATCHES: Final[tuple[Patch, ...]] = (
             "dspy.utils.parallelizer:ParallelExecutor._wrap_function": ("f40e3a43b5d6",),
             "dspy.utils.parallelizer:ParallelExecutor.execute": ("4384fd76ed18",),
         },
+    ),
+    Patch(
+        name="predictor_models",
+        why="DSPy gives the predictors of a shared module no model for one call, but that of all predictors.",
+        since="3.4.0",
+        until="a context of DSPy can name a model for a predictor",
+        without="programs with a model for a single predictor (lms) are refused",
+        targets={"dspy.predict.predict:Predict._forward_preprocess": PROVIDED},
+        expects={"dspy.predict.predict:Predict._forward_preprocess": ("bfdfa542d646",)},
     ),
     Patch(
         name="module_spans",

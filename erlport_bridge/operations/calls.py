@@ -114,8 +114,8 @@ def program_run(program: Program, values: Mapping[str, Any], request: CallReques
         session_id=program.session_id,
         warnings=(*options.warnings, *ignored),
     )
-    stage_models = program.stage_models(options.settings)
-    return PreparedRun(program.module(), program.stages, values, model, of_program, stage_models)
+    own = program.own_models(options.settings)
+    return PreparedRun(program.module(), program.stages, values, model, of_program, own)
 
 
 async def with_given(program: Program, request: CallRequest) -> Program:
@@ -193,6 +193,6 @@ def _model_of(
     try:
         return sessions.model_for(session_id, *preferred)
     except OperationError as error:
-        if error.kind != "lm_not_configured" or any(stage.asks_model and stage.model is None for stage in stages):
+        if error.kind != "lm_not_configured" or any(stage.needs_model for stage in stages):
             raise
         return None

@@ -201,7 +201,7 @@ async def _run(
             interpreter_factory=sandboxes.factory,
             num_threads=compilation.num_threads,
             max_errors=compilation.max_errors,
-            stage_models=compilation.program.stage_models(options.settings),
+            own_models=models.OwnModels(lm, compilation.program.own_models(options.settings)),
         )
         work = asyncio.ensure_future(asyncio.to_thread(_optimize, compilation, lm, runner, record, context))
         try:

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 import dspy
 import pytest
+from dspy._vendor.lm15 import result
+from dspy._vendor.lm15.providers import openai, openai_chat
 from dspy._vendor.lm15.transports import TransportResponse
 from dspy.adapters import json_adapter, utils
 from dspy.clients import capabilities, costs, execution
@@ -29,11 +31,15 @@ from erlport_bridge.errors import OperationError
 from erlport_bridge.operations import OPERATIONS
 from erlport_bridge.programs.models import content_parts, providers, response_cache
 from erlport_bridge.programs.models.adapters import AdapterChoice
+from erlport_bridge.programs.pipelines import read_stages
 from erlport_bridge.programs.sandbox import facade
 from erlport_bridge.programs.signatures import parse_signature
 from erlport_bridge.request import weight
 
 ADAPTERS = (dspy.ChatAdapter(), dspy.JSONAdapter(), dspy.XMLAdapter())
+MODELS_OF_PREDICTORS = [
+    {"name": "x", "module": "dspy.ChainOfThought", "signature": "a -> b", "lms": {"predict": "embedded"}}
+]
 IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
 
 
@@ -159,6 +165,10 @@ PLAIN: dict[str, Callable[[], Any]] = {
     "module_spans": _called_modules,
     "earlier_turns": lambda: [_worded_turns(adapter) for adapter in ADAPTERS],
     "reply_limit": lambda: _response([b"one", b"", b"two"]).read(),
+    "call_arguments": lambda: [
+        read('{"a": [1]}')
+        for read in (openai.parse_json_object, openai_chat.parse_json_object, result._parse_json_best_effort)
+    ],
     "program_source": lambda: grounded_proposer.get_dspy_source_code(dspy.ReAct(Scored, tools=[_doubled])),
     "class_source": lambda: simba_utils.inspect.getsource(dspy.ReAct),
 }
@@ -173,6 +183,7 @@ REFUSED: dict[str, Callable[[], Any]] = {
     "sandbox_signature": lambda: facade.check_tools({"__dspy_construct__": _doubled}),
     "sandbox_inputs": lambda: facade.check_tools({"__dspy_construct__": _doubled}),
     # test_without_patches.py tests a whole compilation.
+    "predictor_models": lambda: read_stages(MODELS_OF_PREDICTORS, None),
     "optimizer_threads": lambda: dspy_patches.require("optimizer_threads", "optimizers"),
 }
 

@@ -32,8 +32,8 @@ anything else               ``answer to <first input>`` for each text field, and
 
 A reply of a script is a map, and every key is optional: ``fields`` (name -> value, written in the format that the
 prompt asks for), ``content`` (the text as it is), ``calls`` (tool calls in place of text, each with ``name`` and
-``args``), ``delay_ms``, ``status`` and ``code`` (an error instead of an answer), ``finish_reason``, ``refusal`` and
-``reasoning_tokens`` (of chat completions).
+``args``, or with ``arguments`` as text), ``delay_ms``, ``status`` and ``code`` (an error instead of an answer),
+``finish_reason``, ``refusal`` and ``reasoning_tokens`` (of chat completions).
 
 A request with ``stream`` gets the same answer in pieces, as server-sent events. Keys of a reply for streams: ``pieces``
 (the text in given pieces; by default a piece is a few characters) and ``pause_ms`` before each piece.

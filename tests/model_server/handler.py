@@ -150,7 +150,10 @@ class Handler(BaseHTTPRequestHandler):
             last = [self.wire.error_event(int(status), "the provider is down")]
         for event in first:
             self._send_event(event)
-        for piece in pieces:
+        calls = reply.get("calls")
+        for event in self.wire.call_events(body, calls) if calls else ():
+            self._send_event(event)
+        for piece in pieces if not calls else ():
             if not self.server.owner.sleep(reply.get("pause_ms", 0), self._is_disconnected):
                 received.disconnected = self._is_disconnected()
                 return

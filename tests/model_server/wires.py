@@ -39,6 +39,10 @@ class Wire(ABC):
     def with_calls(self, body: dict[str, Any], calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         """Return the answer with tool calls in place of its text."""
 
+    def call_events(self, body: Mapping[str, Any], calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Return the events of tool calls, in place of those of the text."""
+        raise NotImplementedError
+
     @abstractmethod
     def piece(self, body: Mapping[str, Any], text: str) -> dict[str, Any]:
         """Return the event of one piece of the text."""
@@ -76,6 +80,14 @@ class _ChatCompletions(Wire):
         called = [{"id": id_, "type": "function", "function": call} for id_, call in _called(calls)]
         message = {"role": "assistant", "content": None, "tool_calls": called}
         return {**body, "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]}
+
+    def call_events(self, body: Mapping[str, Any], calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        deltas = []
+        for index, (id_, call) in enumerate(_called(calls)):
+            begun = {"index": index, "id": id_, "type": "function", "function": {"name": call["name"], "arguments": ""}}
+            rest = [{"index": index, "function": {"arguments": character}} for character in call["arguments"]]
+            deltas += [{"tool_calls": [part]} for part in (begun, *rest)]
+        return [{**_chunk(body), "choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
 
     def piece(self, body: Mapping[str, Any], text: str) -> dict[str, Any]:
         return {**_chunk(body), "choices": [{"index": 0, "delta": {"content": text}, "finish_reason": None}]}
@@ -140,6 +152,16 @@ class _Messages(Wire):
         ]
         return {**body, "content": used, "stop_reason": "tool_use"}
 
+    def call_events(self, body: Mapping[str, Any], calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        events: list[dict[str, Any]] = []
+        for index, (id_, call) in enumerate(_called(calls), 1):
+            block = {"type": "tool_use", "id": id_, "name": call["name"], "input": {}}
+            delta = {"type": "input_json_delta", "partial_json": call["arguments"]}
+            events.append({"type": "content_block_start", "index": index, "content_block": block})
+            events.append({"type": "content_block_delta", "index": index, "delta": delta})
+            events.append({"type": "content_block_stop", "index": index})
+        return events
+
     def piece(self, body: Mapping[str, Any], text: str) -> dict[str, Any]:
         return {"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": text}}
 
@@ -172,6 +194,10 @@ class _GenerateContent(Wire):
     def with_calls(self, body: dict[str, Any], calls: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         parts = [{"functionCall": {"name": call["name"], "args": call["args"]}} for call in calls]
         return {**body, "candidates": [{"content": {"role": "model", "parts": parts}, "finishReason": "STOP"}]}
+
+    def call_events(self, body: Mapping[str, Any], calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        whole = self.with_calls(dict(body), calls)
+        return [{"candidates": [{"content": whole["candidates"][0]["content"], "index": 0}]}]
 
     def piece(self, body: Mapping[str, Any], text: str) -> dict[str, Any]:
         # As Gemini does, each event has the usage until then.
@@ -213,7 +239,7 @@ def with_model(path: str, body: dict[str, Any]) -> dict[str, Any]:
 
 def _called(calls: Sequence[Mapping[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
     return [
-        (f"call_{index}", {"name": call["name"], "arguments": json.dumps(call["args"])})
+        (f"call_{index}", {"name": call["name"], "arguments": call.get("arguments") or json.dumps(call["args"])})
         for index, call in enumerate(calls)
     ]
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import dspy
 
-from erlport_bridge.programs.pipelines import STAGE_MODELS
+from erlport_bridge.programs.models import own_models
 
 
 def dspy_context(lm: dspy.LM | None, adapter: dspy.Adapter, **settings: Any) -> contextlib.AbstractContextManager[None]:
@@ -24,7 +24,7 @@ def dspy_context(lm: dspy.LM | None, adapter: dspy.Adapter, **settings: Any) -> 
             "callbacks": [],
             # The inputs have been checked already.
             "warn_on_type_mismatch": False,
-            STAGE_MODELS: {},
+            **own_models.NO_OWN_MODELS,
             **settings,
         }
     )

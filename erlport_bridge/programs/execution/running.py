@@ -20,7 +20,7 @@ from erlport_bridge.programs.execution.dspy_context import dspy_context
 from erlport_bridge.programs.execution.output_checks import is_parse_error, parse_error
 from erlport_bridge.programs.execution.prediction_terms import prediction_term
 from erlport_bridge.programs.execution.streaming import EventStream, StreamCallback
-from erlport_bridge.programs.models import LanguageModel, ModelAccount
+from erlport_bridge.programs.models import LanguageModel, ModelAccount, OwnModels
 from erlport_bridge.programs.pipelines import Pipeline, Stage
 from erlport_bridge.programs.text import quoted
 from erlport_bridge.programs.tools import CallEndedError
@@ -33,7 +33,7 @@ class PreparedRun:
 
     Attributes:
         model: The model that is asked; ``None``: none is configured, and no stage needs one.
-        stage_models: The models of stages that have their own, by the names of the stages.
+        own_models: The models of stages and predictors that have their own, by their names.
     """
 
     module: Pipeline
@@ -41,12 +41,12 @@ class PreparedRun:
     values: Mapping[str, Any]
     model: LanguageModel | None
     options: CallOptions
-    stage_models: Mapping[str, dspy.LM] = field(default_factory=dict)
+    own_models: Mapping[str, dspy.LM] = field(default_factory=dict)
 
     @property
     def models(self) -> list[LanguageModel]:
-        """The model that is asked, and those of stages that have their own."""
-        own = (stage.model for stage in self.stages)
+        """The model that is asked, and those of stages and predictors that have their own."""
+        own = (model for stage in self.stages for model in stage.models)
         return [model for model in (self.model, *own) if model is not None]
 
 
@@ -167,10 +167,10 @@ async def _predict(
     for stage in prepared.stages:
         prepared.options.adapter.check(stage.spec)
     lm = models.with_settings(prepared.model.lm, prepared.options.settings) if prepared.model else None
-    stage_models = dict(prepared.stage_models)
+    named = dict(prepared.own_models)
     if prepared.options.adapter.calls_natively:
         lm = lm.calling_tools() if lm else None
-        stage_models = {name: own.calling_tools() for name, own in stage_models.items()}
+        named = {name: own.calling_tools() for name, own in named.items()}
     adapter = prepared.options.adapter.build()
     callback = None if events is None else _stream_callback(prepared, events)
     with dspy_context(
@@ -179,7 +179,7 @@ async def _predict(
         track_usage=True,
         callbacks=[] if callback is None else [callback],
         interpreter_factory=sandboxes.factory,
-        stage_models=stage_models,
+        own_models=OwnModels(lm, named),
         **({} if callback is None else callback.settings()),
     ):
         # Text that the stream has sent cannot be taken back, so the model is not asked again.

@@ -1,6 +1,6 @@
 """Build language models from configurations, with fallback models and limits, and choose the adapter of prompts."""
 
-from erlport_bridge.programs.models import budgets, elixir_model, history, recipes
+from erlport_bridge.programs.models import budgets, elixir_model, history, own_models, recipes
 from erlport_bridge.programs.models.adapters import (
     AdapterChoice,
     read_adapter,
@@ -36,6 +36,7 @@ from erlport_bridge.programs.models.model_account import (
     ModelAccount,
     added_usage,
 )
+from erlport_bridge.programs.models.own_models import OwnModels
 
 __all__ = [
     "BUDGET_OPTIONS",
@@ -48,6 +49,7 @@ __all__ = [
     "KeptAnswers",
     "LanguageModel",
     "ModelAccount",
+    "OwnModels",
     "SharedBudget",
     "added_usage",
     "budgets",
@@ -58,6 +60,7 @@ __all__ = [
     "is_unreadable",
     "keeping",
     "language_model",
+    "own_models",
     "problem_of",
     "read_adapter",
     "read_outputs",

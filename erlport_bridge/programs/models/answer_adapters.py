@@ -29,7 +29,7 @@ from dspy.utils.exceptions import AdapterParseError
 from erlport_bridge import dspy_patches
 from erlport_bridge.errors import OperationError, message_of
 from erlport_bridge.programs import values
-from erlport_bridge.programs.models import endings, off_loop, response_cache
+from erlport_bridge.programs.models import call_arguments, endings, off_loop, response_cache
 from erlport_bridge.programs.signatures import constraints
 from erlport_bridge.programs.text import chat_text, indented_below, without_headers, xml_text
 from erlport_bridge.request import Assigned, weight
@@ -148,7 +148,8 @@ class _Asking:
         for name, field in self._original.output_fields.items():
             if field.annotation is dspy.ToolCalls:
                 for fields in completions:
-                    _check_calls(name, fields.get(name))
+                    if isinstance(calls := fields.get(name), dspy.ToolCalls):
+                        fields[name] = _read_calls(name, calls)
         for name in _validators(self._original):
             for fields in completions:
                 _check(self._original, name, fields.get(name))
@@ -176,13 +177,16 @@ def _check(signature: _Signature, name: str, value: Any) -> None:
         constraints.validated(validate, value, f"outputs.{name}", "parse")
 
 
-def _check_calls(name: str, calls: Any) -> None:
-    """Check texts of native calls of tools, which no adapter has read: Elixir has no term for every text of JSON."""
+def _read_calls(name: str, calls: dspy.ToolCalls) -> dspy.ToolCalls:
+    """Read native calls of tools, which no adapter has read, and check their texts: not every text has a term."""
+    place = f"outputs.{name}"
     try:
-        values.check_texts([{"name": call.name, "args": call.args} for call in getattr(calls, "tool_calls", ())])
+        calls = call_arguments.read_calls(calls)
+        place += ".tool_calls"
+        values.check_texts([{"name": call.name, "args": call.args} for call in calls.tool_calls])
     except values.UnreadableError as error:
-        place = f"outputs.{name}.tool_calls"
         raise OperationError("parse", error.at(place), path=place + error.path) from error
+    return calls
 
 
 def _annotated(field: Any) -> Any:

@@ -23,6 +23,7 @@ from dspy._vendor.lm15.transports import TransportError as NetworkError
 from dspy._vendor.lm15.transports import TransportRequest
 
 from erlport_bridge.programs.models.addresses import Address, proxy_for, public_address
+from erlport_bridge.programs.models.call_arguments import with_given_arguments
 
 #: What reading an unforeseen reply raises.
 _UNREADABLE: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
@@ -173,7 +174,7 @@ class Exchange:
         data = response.provider_data
         if isinstance(data, Mapping) and not _FIELDS.intersection(data):
             raise self.no_answer(data)
-        return response
+        return with_given_arguments(response)
 
     def no_answer(self, data: Any) -> lm15.ProviderError:
         """Return the error of a decoded reply that is no answer."""

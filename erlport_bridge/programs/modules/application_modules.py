@@ -89,6 +89,7 @@ def _entry(name: str) -> ModuleEntry:
         _builder(name, cls),
         options=options,
         runs_in_thread=not _is_awaited(cls),
+        asks_besides=True,
         is_streamed=False,
         optional_inputs=optional,
         signature=signature,

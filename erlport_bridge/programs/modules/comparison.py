@@ -10,6 +10,7 @@ from typing import Any, Final
 import dspy
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.models import own_models
 from erlport_bridge.programs.text import neutral, quoted
 from erlport_bridge.programs.values import convert
 from erlport_bridge.term import shown
@@ -39,12 +40,13 @@ class ComparedChains(dspy.Module):  # type: ignore[misc]
 
     async def aforward(self, completions: object = None, **inputs: Any) -> dspy.Prediction:
         """Compare ``completions``; if there are none, compare concurrent answers of ``dspy.ChainOfThought``."""
-        settings = {"temperature": dspy.settings.lm.kwargs.get("temperature") or _TEMPERATURE}
         if completions is None:
+            settings = _settings_of(self.attempt.predict)
             attempts = await _all(self.attempt.acall(**inputs, config=settings) for _ in range(self.count))
         else:
             attempts = self._checked(completions)
-        return await self.compare.predict.acall(**self._prompt_inputs(attempts, inputs), config=settings)
+        predict = self.compare.predict
+        return await predict.acall(**self._prompt_inputs(attempts, inputs), config=_settings_of(predict))
 
     def _prompt_inputs(self, attempts: list[Any], inputs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the inputs of the comparing prompt.
@@ -79,6 +81,10 @@ class ComparedChains(dspy.Module):  # type: ignore[misc]
             "reasoning": convert(str, attempt["reasoning"], f"{path}.reasoning"),
             answer: convert(Any, attempt[answer], f"{path}.{answer}"),
         }
+
+
+def _settings_of(predictor: dspy.Predict) -> dict[str, Any]:
+    return {"temperature": own_models.model_of(predictor).kwargs.get("temperature") or _TEMPERATURE}
 
 
 async def _all(awaitables: Iterable[Awaitable[Any]]) -> list[Any]:

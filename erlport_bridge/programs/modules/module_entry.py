@@ -59,6 +59,7 @@ class ModuleEntry:
         needs_sandbox: It runs code that a model wrote.
         runs_in_thread: It blocks a thread, which the deadline of the call interrupts.
         asks_model: It calls a language model.
+        asks_besides: It calls the model of its call also without one of its predictors.
         is_streamed: A stream sends the text of its fields while the model writes it.
         optional_inputs: Inputs besides the signature's, each with its type; ``Any`` accepts every term.
         signature: The module's own signature, if callers cannot give one.
@@ -82,6 +83,7 @@ class ModuleEntry:
     needs_sandbox: bool = False
     runs_in_thread: bool = False
     asks_model: bool = True
+    asks_besides: bool = False
     is_streamed: bool = True
     optional_inputs: Mapping[str, Any] = field(default_factory=dict, hash=False)
     signature: SignatureSpec | None = None

@@ -5,7 +5,7 @@ from erlport_bridge.programs.pipelines import learned, module_spans, pipeline, v
 from erlport_bridge.programs.pipelines.learned import Learned
 from erlport_bridge.programs.pipelines.module_spec import CallPart, ModuleSpec, read_module_spec, stage_of_call
 from erlport_bridge.programs.pipelines.needs import Needs, Tools, learned_tools, named_tools, storable, with_tools
-from erlport_bridge.programs.pipelines.pipeline import HISTORY_FIELD, PREVIOUS, STAGE_MODELS, Pipeline
+from erlport_bridge.programs.pipelines.pipeline import HISTORY_FIELD, PREVIOUS, Pipeline
 from erlport_bridge.programs.pipelines.program_spec import read_outputs, read_stages
 from erlport_bridge.programs.pipelines.spec_models import models_of, with_models, with_models_at, without_models
 from erlport_bridge.programs.pipelines.stages import Source, Stage
@@ -16,7 +16,6 @@ dspy_patches.provide("module_spans", module_spans.REPLACEMENTS)
 __all__ = [
     "HISTORY_FIELD",
     "PREVIOUS",
-    "STAGE_MODELS",
     "CallPart",
     "Learned",
     "ModuleSpec",

@@ -2,7 +2,7 @@
 
 Every stage gets the inputs of the program and the outputs of earlier stages, by name. If stages share one signature, a
 stage has the outputs of the stage before it as the inputs ``previous_<field>``. A stage with a name can be referred to:
-``inputs: %{context: "search.passages"}``. It may also have a language model of its own.
+``inputs: %{context: "search.passages"}``. It and its predictors may also have language models of their own.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any, Final
 import dspy
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.models import own_models
 from erlport_bridge.programs.pipelines.stages import Source, Stage
 from erlport_bridge.programs.signatures import SignatureSpec
 from erlport_bridge.programs.text import quoted
@@ -25,8 +26,6 @@ from erlport_bridge.tracing import labelled
 HISTORY_FIELD: Final = "history"
 #: The prefix of an input that is an output of the stage before.
 PREVIOUS: Final = "previous_"
-#: The setting of DSPy's context that has the models of stages, by the names of the stages.
-STAGE_MODELS: Final = "stage_models"
 #: The beginning of DSPy's name for a parameter of a stage.
 _PLACE: Final = re.compile(r"modules\[(\d+)\]")
 
@@ -54,7 +53,7 @@ class Pipeline(dspy.Module):  # type: ignore[misc]
         """
         if not self._is_one_module:
             return await self.acall(**inputs)
-        with _own_model(self.stages[0]), _in_stage(self.stages[0]):
+        with _own_models(self.stages[0], self.modules[0]), _in_stage(self.stages[0]):
             return await self.modules[0].acall(**inputs)
 
     async def aforward(self, **inputs: Any) -> dspy.Prediction:
@@ -62,7 +61,7 @@ class Pipeline(dspy.Module):  # type: ignore[misc]
         results: list[dict[str, Any]] = []
         earlier: dict[str, Any] = {}
         for stage, module in zip(self.stages, self.modules, strict=True):
-            with _own_model(stage), _in_stage(stage):
+            with _own_models(stage, module), _in_stage(stage):
                 prediction = await module.acall(**_stage_inputs(stage, inputs, earlier, results))
             results.append(dict(prediction.items()))
             earlier.update(results[-1])
@@ -102,10 +101,13 @@ class Pipeline(dspy.Module):  # type: ignore[misc]
         ]
 
 
-def _own_model(stage: Stage) -> contextlib.AbstractContextManager[None]:
-    """Return the context in which a stage asks its own model, if it has one."""
-    lm = (dspy.settings.get(STAGE_MODELS) or {}).get(stage.name)
-    context: contextlib.AbstractContextManager[None] = dspy.context(lm=lm) if lm else contextlib.nullcontext()
+def _own_models(stage: Stage, module: dspy.Module) -> contextlib.AbstractContextManager[None]:
+    """Return the context in which a stage and its predictors ask their own models, if they have any."""
+    models = own_models.current()
+    settings = models.settings(stage.name, module) if models is not None and stage.name is not None else {}
+    context: contextlib.AbstractContextManager[None] = (
+        dspy.context(**settings) if settings else contextlib.nullcontext()
+    )
     return context
 
 

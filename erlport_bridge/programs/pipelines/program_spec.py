@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import dspy
 
+from erlport_bridge import dspy_patches
 from erlport_bridge.errors import OperationError
 from erlport_bridge.limits import NAME_BYTES
 from erlport_bridge.programs.models import from_option
@@ -39,7 +40,8 @@ def read_stages(
     """Read the stages of a program.
 
     Args:
-        modules: A list of specs (:mod:`.module_spec`), each of which may also have ``name``, ``inputs`` and ``lm``.
+        modules: A list of specs (:mod:`.module_spec`), each of which may also have ``name``, ``inputs``, ``lm``
+            and ``lms``.
         shared: The signature of every stage that has none of its own.
         history: Whether every stage has the conversation so far as its first input.
 
@@ -124,16 +126,17 @@ def _read_stage(
     earlier: Sequence[Stage],
     path: str,
 ) -> Stage:
-    spec = read_module_spec(item, path, beside=("name", "inputs", "lm"))
-    name, inputs, lm = (spec.beside.get(key) for key in ("name", "inputs", "lm"))
+    spec = read_module_spec(item, path, beside=("name", "inputs", "lm", "lms"))
+    name, inputs, lm, lms = (spec.beside.get(key) for key in ("name", "inputs", "lm", "lms"))
     stage = stage_of(spec, _signature_source(shared, earlier, path), stored=True)
     if name is not None:
         stage = replace(stage, name=_read_name(name, earlier, f"{path}.name"))
-    if lm is not None:
+    if lm is not None or lms is not None:
         if stage.name is None:
             message = f"expected a name for a stage with its own model at {path}.name"
             raise OperationError("input", message, path=f"{path}.name")
-        stage = replace(stage, model=from_option(lm, f"{path}.lm"))
+        stage = replace(stage, model=None if lm is None else from_option(lm, f"{path}.lm"))
+        stage = _with_predictor_models(stage, lms, f"{path}.lms")
     if inputs is None:
         return stage
     given = arguments.options(inputs, f"{path}.inputs")
@@ -141,6 +144,21 @@ def _read_stage(
     arguments.only(given, known, f"input of {stage.entry.name}", f"{path}.inputs")
     sources = {key: _read_source(value, earlier, f"{path}.inputs.{key}") for key, value in given.items()}
     return replace(stage, sources=tuple(sources.items()))
+
+
+def _with_predictor_models(stage: Stage, lms: object, path: str) -> Stage:
+    given = {name: lm for name, lm in arguments.options(lms, path).items() if lm is not None}
+    if not given:
+        return stage
+    dspy_patches.require("predictor_models", "models of single predictors")
+    names = stage.predictor_names()
+    if not names:
+        message = f"{stage.entry.name} has no predictors that could have different models at {path}"
+        remedy = "; give the stage its model as lm" if stage.asks_model else ""
+        raise OperationError("input", message + remedy, path=path)
+    arguments.only(given, names, f"predictor of {stage.entry.name}", path)
+    models = {name: from_option(lm, f"{path}.{name}") for name, lm in given.items()}
+    return replace(stage, predictor_models=models, names_all_models=set(names) == set(models))
 
 
 def _read_name(value: object, earlier: Sequence[Stage], path: str) -> str:

@@ -1,8 +1,8 @@
 """Take the models out of a program's spec, since their keys must not be stored, and put them back when it is loaded.
 
-A model stands in the map of a stage, as ``lm``, or is an option of a module, as ``sub_lm``. A stored spec has the text
-``"given"`` in its place. It is given anew by the name of its stage, or as ``reply.sub_lm``; ``sub_lm`` alone means that
-of every stage.
+A model stands in the map of a stage, as ``lm`` or in ``lms``, or is an option of a module, as ``sub_lm``. A stored spec
+has the text ``"given"`` in its place. It is given anew by the name of its stage or predictor (``reply.extract``), or as
+``reply.sub_lm``; ``sub_lm`` alone means that of every stage.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from erlport_bridge.programs.text import arguments, quoted, suggestion, text_of
 GIVEN: Final = "given"
 
 _OF_STAGE: Final = "lm"
+_OF_PREDICTORS: Final = "lms"
 _OPTIONS: Final = frozenset(
     option.name for entry in catalogue.MODULES.values() for option in entry.options if isinstance(option, ModelOption)
 )
@@ -105,6 +106,12 @@ def _of_stage(item: Any, path: str, replace: _Replace) -> Any:
     if found.get(_OF_STAGE) is not None:
         # A stage without a name that has a model is refused when its spec is read.
         found[_OF_STAGE] = replace((str(stage),), found[_OF_STAGE], f"{path}.{_OF_STAGE}")
+    if spec_is_map(found.get(_OF_PREDICTORS)):
+        where = f"{path}.{_OF_PREDICTORS}"
+        found[_OF_PREDICTORS] = {
+            name: None if model is None else replace((f"{stage}.{name}",), model, f"{where}.{name}")
+            for name, model in arguments.options(found[_OF_PREDICTORS], where).items()
+        }
     return found
 
 

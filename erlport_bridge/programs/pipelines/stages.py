@@ -11,7 +11,7 @@ import dspy
 from erlport_bridge.errors import OperationError, message_of
 from erlport_bridge.programs import tools
 from erlport_bridge.programs.models import LanguageModel
-from erlport_bridge.programs.modules import ModuleEntry
+from erlport_bridge.programs.modules import ModelOption, ModuleEntry
 from erlport_bridge.programs.options import Option
 from erlport_bridge.programs.signatures import SignatureSpec, build_signature
 from erlport_bridge.programs.tools import ElixirTool
@@ -31,6 +31,8 @@ class Stage:
         sources: The sources of inputs that are not found by their names.
         model: The language model of this stage alone. Equal stages with different models share one module, since each
             run brings the models.
+        predictor_models: The language models of single predictors of the stage, by their names.
+        names_all_models: Every predictor of the stage has a model of its own.
     """
 
     entry: ModuleEntry
@@ -41,6 +43,8 @@ class Stage:
     name: str | None = None
     sources: tuple[tuple[str, Source], ...] = ()
     model: LanguageModel | None = field(default=None, compare=False)
+    predictor_models: Mapping[str, LanguageModel] = field(default_factory=dict, compare=False)
+    names_all_models: bool = field(default=False, compare=False)
 
     def build(self) -> dspy.Module:
         """Build the module.
@@ -56,6 +60,15 @@ class Stage:
         except (TypeError, ValueError) as error:
             message = f"{self.entry.name} cannot be built: {message_of(error)}"
             raise OperationError("input", message, path="module") from error
+
+    def predictor_names(self) -> list[str]:
+        """Return the names of the predictors within the stage; a module that is one itself has none.
+
+        Raises:
+            OperationError: As :meth:`build`.
+        """
+        module = self.build()
+        return [name for name, predictor in module.named_predictors() if predictor is not module]
 
     @property
     def chain(self) -> list[Stage]:
@@ -87,6 +100,24 @@ class Stage:
     def asks_model(self) -> bool:
         """Whether a language model is called."""
         return any(stage.entry.asks_model for stage in self.chain)
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether a language model is called that the stage does not name."""
+        if self.model is not None or not self.asks_model:
+            return False
+        return not self.names_all_models or any(stage.asks_besides for stage in self.chain)
+
+    @property
+    def asks_besides(self) -> bool:
+        """Whether the module asks the stage's model also without one of its predictors."""
+        names = [option.name for option in self.given_options if isinstance(option, ModelOption)]
+        return self.entry.asks_besides and not any(dict(self.options)[name] for name in names)
+
+    @property
+    def models(self) -> list[LanguageModel]:
+        """The models that the stage and its predictors have of their own."""
+        return [*([self.model] if self.model else []), *self.predictor_models.values()]
 
     @property
     def runs_in_thread(self) -> bool:
@@ -124,6 +155,7 @@ class Stage:
             "tools": [tool.name if isinstance(tool, ElixirTool) else tool for tool in self.tools],
             "inputs": {name: source.text for name, source in self.sources},
             "lm": self.model.model if self.model else None,
+            "lms": {name: model.model for name, model in self.predictor_models.items()},
             "of": self.of.describe() if self.of else None,
         }
 

@@ -124,14 +124,16 @@ class Program:
             _lock=threading.Lock(),
         )
 
-    def stage_models(self, settings: Mapping[str, Any]) -> dict[str, dspy.LM]:
-        """Return the models of stages that have their own, by the names of the stages.
+    def own_models(self, settings: Mapping[str, Any]) -> dict[str, dspy.LM]:
+        """Return the models of stages by their names, and of predictors by theirs (``search.react``).
 
         Args:
             settings: The generation settings of a call. They go before those of a model, and these before those of the
                 program, which are for all its stages.
         """
         own = {stage.name: stage.model for stage in self.stages if stage.name and stage.model}
+        for stage in self.stages:
+            own |= {f"{stage.name}.{name}": model for name, model in stage.predictor_models.items()}
         return {
             name: with_settings(model.lm, {**self.settings, **dict(model.settings), **settings})
             for name, model in own.items()

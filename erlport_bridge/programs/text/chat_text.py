@@ -121,7 +121,7 @@ def fields_of(completion: str, names: Names) -> dict[str, str]:
         # A line is read up to its first marker only: reading it again for each further one would take quadratic time.
         is_first = not found or line_end >= 0
         line = line_end + 1 if line_end >= 0 else line
-        found.append(_marker(text, match, name, line) if is_first else _marker_within(text, match, name))
+        found.append(_marker(text, match, name, line, after) if is_first else _marker_within(text, match, name, after))
     begins = [marker for marker in found if marker.starts_line]
     seen = {marker.name for marker in begins}
     for marker in found:
@@ -148,18 +148,24 @@ class _Marker(NamedTuple):
     starts_line: bool
 
 
-def _marker_within(text: str, match: re.Match[str], name: str) -> _Marker:
-    """Return a marker that follows another one in its line."""
+def marks_before(text: str, start: int, after: int) -> str:
+    """Return the marks of Markdown that may enclose the marker at ``start``; those before ``after`` are not its own."""
+    around = _AROUND.search(text, max(after, start - _MAX_MARKS), start)
+    return "" if around is None else around[0]
+
+
+def _marker_within(text: str, match: re.Match[str], name: str, after: int) -> _Marker:
+    """Return a marker that follows another one in its line, which ends at ``after``."""
     start, end = match.span()
-    around = _AROUND.search(text, max(0, start - _MAX_MARKS), start)
-    if around is not None and text.startswith(around[0], end):
-        start, end = around.start(), end + len(around[0])
+    around = marks_before(text, start, after)
+    if around and text.startswith(around, end):
+        start, end = start - len(around), end + len(around)
     return _Marker(start, end, name, starts_line=False)
 
 
-def _marker(text: str, match: re.Match[str], name: str, line: int) -> _Marker:
+def _marker(text: str, match: re.Match[str], name: str, line: int, after: int) -> _Marker:
     """Return the first marker of the line that starts at ``line``."""
-    start, end, _, _ = _marker_within(text, match, name)
+    start, end, _, _ = _marker_within(text, match, name, after)
     before = text[line:start].strip(SPACE)
     if before.strip(LINE_MARKS) or (before == "" and start == match.start()):
         return _Marker(start, end, name, starts_line=not before)

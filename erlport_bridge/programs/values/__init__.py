@@ -2,7 +2,7 @@
 
 from erlport_bridge.programs.values import documents, media
 from erlport_bridge.programs.values.answer_fields import AnswerError, problem_of, read_fields
-from erlport_bridge.programs.values.answers import UnreadableError, check_texts, read_json
+from erlport_bridge.programs.values.answers import UnreadableError, check_texts, read_json, read_object
 from erlport_bridge.programs.values.inputs import convert, input_values, require_inputs
 from erlport_bridge.programs.values.results import (
     plain,
@@ -20,5 +20,6 @@ __all__ = [
     "problem_of",
     "read_fields",
     "read_json",
+    "read_object",
     "require_inputs",
 ]

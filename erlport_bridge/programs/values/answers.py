@@ -472,6 +472,21 @@ def _foreign(annotation: Any) -> _Reader:
     return read
 
 
+def read_object(text: str) -> dict[str, Any]:
+    """Return the JSON object that a model meant in a text.
+
+    Raises:
+        UnreadableError: It is another value, or none.
+    """
+    found = answer_json.exact(text)
+    if found is answer_json.NO:
+        found = next(answer_json.containers(text), answer_json.NO)
+    if not isinstance(found, dict):
+        got = text if found is answer_json.NO else found
+        raise UnreadableError("expected a JSON object", got, remark=answer_json.remark(text))
+    return found
+
+
 def check_texts(value: Any) -> None:
     """Refuse half a surrogate pair in any text of a value of JSON.
 

@@ -479,8 +479,8 @@ defmodule DSPex.Python do
 
   @doc """
   Creates a program from the text of `dump_program/2`. Options are `:session_id`; `:lm`, its model; `:lms`, the
-  models that stages and modules of the program have of their own, by the names of the stages (`%{reply: …}`) or of the options
-  (`%{sub_lm: …}`); and `:allow_urls`, whether images of its examples may be URLs.
+  models that stages, predictors and modules of the program have of their own, by the names of the stages (`%{reply: …}`), of the
+  predictors (`%{"search.react" => …}`) or of the options (`%{sub_lm: …}`); and `:allow_urls`, whether images of its examples may be URLs.
 
   The text is checked like the spec of `create_program/2`: it runs no code, and names no model, no URL and no key. A mistake in
   it is an error of kind `:store`, or of a kind that `create_program/2` returns.
@@ -532,7 +532,8 @@ defmodule DSPex.Python do
   `spec` is a map (or keyword list) with `:signature` and `:modules`, a list of modules (names, or maps as in
   `DSPex.Python.ModuleSpec`). They are executed one after the other; each stage takes the inputs and the outputs of earlier
   stages. The map of a module may also have a `:name`, and `:inputs` that name other stages:
-  `inputs: %{context: "search.passages"}`. `:outputs` of the spec chooses the outputs of the program. With `history: true` the
+  `inputs: %{context: "search.passages"}`. A stage with a name may have a model of its own, `:lm`, and in `:lms` models of single
+  predictors: `lms: %{"react" => model}`. `:outputs` of the spec chooses the outputs of the program. With `history: true` the
   program keeps conversations, see `list_conversations/2`.
 
       iex> {:ok, program} = DSPex.Python.create_program(%{

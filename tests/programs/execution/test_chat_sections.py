@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -104,3 +106,71 @@ def test_a_long_answer_is_not_searched_again_for_each_piece() -> None:
     for _ in range(20_000):
         sections.receive("some [words]")
     assert len(sections._undecided) < 20
+
+
+R, A, C = "[[ ## reasoning ## ]]", "[[ ## answer ## ]]", "[[ ## completed ## ]]"
+
+
+@pytest.mark.parametrize(
+    ("texts", "pieces"),
+    [
+        # The marker has been mentioned, as a line starts with another one of its name.
+        (
+            (f"{R}\nNow {A}", " follows.\n", A, "\n7"),
+            [[("reasoning", "Now")], [], [("reasoning", f" {A} follows.")], [("answer", "7")]],
+        ),
+        # What a marker within a line means is not known yet, but what the next line is.
+        (
+            (f"{R} why {C} or", f" not\n{A}\nLis", "bon"),
+            [[("reasoning", "why")], [("answer", "Lis")], [("answer", "bon")]],
+        ),
+        ((f"Here it is: {R} why", f"\n{A} Lis", "bon"), [[], [("answer", "Lis")], [("answer", "bon")]]),
+        # Marks of Markdown belong to a marker if its line has nothing else.
+        (
+            (f"**{R}*", "*\nwh", f"y\n\n### {A}", "\n", "Lis", f"bon\n**{C}**"),
+            [[], [("reasoning", "wh")], [("reasoning", "y")], [], [("answer", "Lis")], [("answer", "bon")]],
+        ),
+        ((f"{R}\nby **{A}", " and", "**"), [[("reasoning", "by")], [("reasoning", " **")], []]),
+        (
+            (f"{R}\n- {A} is", " first\n", f"{A} 7"),
+            [[("reasoning", "-")], [], [("reasoning", f" {A} is first"), ("answer", "7")]],
+        ),
+        # The completion stands in a code block, whose end is no part of the value.
+        (
+            (f"```\n{A}\nLis", "bon", "\nPorto", "\n``", "`"),
+            [[("answer", "Lis")], [("answer", "bon")], [("answer", "\nPorto")], [], []],
+        ),
+        (
+            (f"```\n{A}\n", "```py", "\nx", "\ny", "\n```", "\n"),
+            [[], [], [("answer", "```py")], [("answer", "\nx")], [], [("answer", "\ny")]],
+        ),
+    ],
+)
+def test_text_after_a_marker_is_returned_as_soon_as_it_is_certain(
+    texts: tuple[str, ...], pieces: list[list[tuple[str, str]]]
+) -> None:
+    """From such a marker on, all text came at the end."""
+    sections = ChatSections(FIELDS, NAMES)
+    received = [sections.receive(text) for text in texts]
+    assert received == pieces
+    fields = dict.fromkeys(FIELDS, "")
+    for name, text in [*(piece for some in received for piece in some), *sections.end()]:
+        fields[name] += text
+    assert fields == read("".join(texts))
+
+
+def test_text_that_waits_for_the_end_of_its_line_is_bounded() -> None:
+    sections = ChatSections(FIELDS, NAMES)
+    sections.receive(f"{R}\n**{A}**")
+    for _ in range(10_000):
+        sections.receive("  ")
+    assert len(sections._undecided) < 5_000
+    assert (sections.receive("\n7"), sections.end()) == ([], [("answer", "7")])
+
+
+def test_thousands_of_markers_at_once_take_no_quadratic_time() -> None:
+    sections = ChatSections(FIELDS, NAMES)
+    started_at = time.process_time()
+    for text in (f"**{A}** " * 20_000, f"- {R}\n" * 20_000, f"{C} a {A}" * 20_000):
+        sections.receive(text)
+    assert time.process_time() - started_at < 5

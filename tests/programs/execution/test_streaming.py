@@ -86,6 +86,21 @@ def test_each_field_comes_in_the_pieces_that_the_model_writes(port: PortProcess,
     assert prediction["$meta"]["usage"]["openai/scripted:cot"]["total_tokens"] > 0
 
 
+def test_fields_come_in_pieces_however_their_markers_are_marked(port: PortProcess, model_server: ModelServer) -> None:
+    """From a marker in bold, or one that is mentioned, on, all text came as one piece at the end."""
+    completion = "**[[ ## reasoning ## ]]**\nNow [[ ## answer ## ]] follows.\n### [[ ## answer ## ]]\nLisbon, I think."
+    model_server.script("marked", {"pieces": [completion[at : at + 4] for at in range(0, len(completion), 4)]})
+    options = {"lm": openai(model_server, "scripted:marked")}
+    events, (status, prediction) = run(port, "dspy.ChainOfThought", QA, "Which?", options)
+    assert (status, prediction["answer"]) == ("ok", "Lisbon, I think.")
+    found = texts(events)
+    assert {name: "".join(parts) for name, parts in found.items()} == {
+        "reasoning": "Now [[ ## answer ## ]] follows.",
+        "answer": "Lisbon, I think.",
+    }
+    assert [len(parts) > 1 for parts in found.values()] == [True, True]
+
+
 @pytest.mark.parametrize("size", [1, 7])
 @pytest.mark.parametrize(
     ("completion", "fields"),

@@ -32,7 +32,7 @@ defmodule DSPex.Python.Call.ProgramSpec do
     converted(fn ->
       Map.new(options, fn
         {:lm, model} -> {:lm, model(model, "opts.lm", pool_call)}
-        {:lms, models} -> {:lms, models(models, pool_call)}
+        {:lms, models} -> {:lms, models(models, "opts.lms", pool_call)}
         other -> other
       end)
     end)
@@ -79,6 +79,10 @@ defmodule DSPex.Python.Call.ProgramSpec do
   defp value(key, model, path, pool_call) when key in @models,
     do: model(model, "#{path}.#{key}", pool_call)
 
+  # The models of a stage's predictors, by their names.
+  defp value(key, models, path, pool_call) when key in [:lms, "lms"],
+    do: models(models, "#{path}.lms", pool_call)
+
   defp value(key, spec, path, pool_call) when key in @nested,
     do: module(spec, "#{path}.#{key}", pool_call)
 
@@ -120,8 +124,11 @@ defmodule DSPex.Python.Call.ProgramSpec do
     %{"elixir" => text}
   end
 
-  defp models(models, pool_call) do
-    with_map(models, fn {name, model} -> {name, model(model, "opts.lms.#{name}", pool_call)} end)
+  defp models(models, path, pool_call) do
+    with_map(models, fn
+      {name, nil} -> {name, nil}
+      {name, model} -> {name, model(model, "#{path}.#{name}", pool_call)}
+    end)
   end
 
   # Python refuses what is no map. The order of a keyword list is kept.

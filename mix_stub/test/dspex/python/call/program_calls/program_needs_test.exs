@@ -96,10 +96,43 @@ defmodule DSPex.Python.Call.ProgramCalls.ProgramNeedsTest do
     assert {:ok, %{"stages" => [%{"lm" => "openai/b"}]}} = Python.describe_program(loaded)
   end
 
-  test "a function of Elixir is no model of a stage, as it would have to outlive the call" do
-    stage = %{module: "dspy.Predict", name: "reply", lm: {:elixir, function: agent()}}
+  test "predictors of a stage have their own models, which are given anew to a loaded program" do
+    model = &[provider: :openai, model: &1, api_key: {:system, "PATH"}]
 
-    assert {:error, %Error{kind: :input, path: "spec.modules[0].lm"}} =
+    lms = [
+      "extract.predict": model.("a"),
+      react: {:openai, model: "b", api_key: "sk-of-a-predictor"}
+    ]
+
+    stage = %{module: "dspy.ReAct", name: "search", lms: lms}
+
+    assert {:ok, program} =
              Python.create_program(signature: "question -> answer", modules: [stage])
+
+    assert {:ok, json} = Python.dump_program(program)
+    refute json =~ System.fetch_env!("PATH")
+    refute json =~ "sk-of-a-predictor"
+    given = %{"search.react" => model.("c"), "search.extract.predict" => model.("d")}
+    assert {:ok, loaded} = Python.load_program(json, lms: given)
+    models = %{"react" => "openai/c", "extract.predict" => "openai/d"}
+    assert {:ok, %{"stages" => [%{"lms" => ^models}]}} = Python.describe_program(loaded)
+
+    misspelt = [%{stage | lms: %{"reactt" => model.("a")}}]
+
+    assert {:error, %Error{kind: :input, path: "spec.modules[0].lms.reactt"}} =
+             Python.create_program(signature: "question -> answer", modules: misspelt)
+  end
+
+  test "a function of Elixir is no model of a stage, as it would have to outlive the call" do
+    for {more, path} <- [
+          {%{lm: {:elixir, function: agent()}}, "lm"},
+          {%{lms: %{react: {:elixir, function: agent()}}}, "lms.react"}
+        ] do
+      stage = Map.merge(%{module: "dspy.ReAct", name: "reply"}, more)
+      path = "spec.modules[0].#{path}"
+
+      assert {:error, %Error{kind: :input, path: ^path}} =
+               Python.create_program(signature: "question -> answer", modules: [stage])
+    end
   end
 end
