@@ -14,6 +14,7 @@ from erlport_bridge.operations import (  # noqa: F401 - each offers its operatio
     compilation,
     conversations,
     evaluation,
+    exporting,
     health,
     history,
     models,

@@ -131,8 +131,11 @@ class _ItemTraces:
 
     def with_trace(self, index: int, answer: Answer) -> Answer:
         """Return the answer of an item with its trace, if it has begun; also that of an item that was cancelled."""
-        if index in self._recordings:
-            self._taken[index] = self._recordings.pop(index).term()
+        recording = self._recordings.pop(index, None)
+        if recording is not None and recording.is_told:
+            self._taken[index] = recording.term()
+        elif recording is not None:
+            recording.close()
         return (*answer, self._taken[index]) if index in self._taken else answer
 
 

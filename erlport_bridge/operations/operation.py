@@ -37,6 +37,8 @@ OK: Final = Atom("ok")
 ERROR: Final = Atom("error")
 PYTHON_EXCEPTION: Final = Atom("python_exception")
 
+# What the names of those operations begin with that run modules, and so have spans.
+_TRACED: Final = ("execute_", "stream_", "evaluate_", "compile_")
 # A longer timeout is an error, which reading the options tells.
 _LONGEST_MS: Final = 2**32
 
@@ -63,10 +65,11 @@ def _awaited_operation(function: Callable[..., Any], items_at: int | None = None
     name = function.__name__
     parameters = list(inspect.signature(function).parameters)
     options_at = parameters.index("opts") if "opts" in parameters else None
+    is_traced = name.startswith(_TRACED)
 
     @functools.wraps(function)
     async def counted_while_awaited(*args: Any) -> Answer:
-        recording = None if options_at != len(args) - 1 else wanted_recording(args[-1])
+        recording = wanted_recording(args[-1] if options_at == len(args) - 1 else None) if is_traced else None
         if recording is None:
             return await run(*args)
         return await _recorded(recording, name, run, args)
@@ -86,15 +89,19 @@ def _awaited_operation(function: Callable[..., Any], items_at: int | None = None
 async def _recorded(
     recording: Recording, name: str, run: Callable[..., Awaitable[Answer]], args: tuple[Any, ...]
 ) -> Answer:
-    """Run an operation and record it; return its answer with the trace."""
+    """Run an operation and record it; return its answer, with the trace if the caller wants it."""
     received_at = request.received_at.get()
     try:
         with record(recording, "python", name, received_at) as span:
             span.set(queue_us=span.since_start_us(), **worker.identity())
+            recording.export_wait(span)
             answer = await run(*args)
     except BaseException as error:  # noqa: BLE001 - an error has its trace too
         answer = failure_term(error)
-    return *answer, recording.term()
+    if recording.is_told:
+        return *answer, recording.term()
+    recording.close()
+    return answer
 
 
 def offered(function: Callable[..., Any]) -> Operation:

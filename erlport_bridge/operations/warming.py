@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 from erlport_bridge.operations.modules import execute_module
 from erlport_bridge.operations.port_state import metrics
 from erlport_bridge.programs.models import history
+from erlport_bridge.tracing import exporting
 
 _CALL: Final[tuple[Any, ...]] = (
     *("dspy.Predict", "question -> answer"),
@@ -23,7 +24,7 @@ _CALL: Final[tuple[Any, ...]] = (
 
 
 def warm_up() -> None:
-    """Run one prediction with the embedded model, which no counter and no history shows afterwards.
+    """Run one prediction with the embedded model, which no counter, history or trace shows afterwards.
 
     The event loop is one of its own, which is closed then: a template process must have none.
     """
@@ -33,4 +34,6 @@ def warm_up() -> None:
 
 
 async def _predict() -> None:
+    # A template process must not start the thread that exports spans.
+    exporting.is_wanted.set(False)
     await cast(Awaitable[Any], execute_module(*_CALL))

@@ -8,19 +8,26 @@ end in any thread.
 from __future__ import annotations
 
 import contextlib
+import copy
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar
 from types import TracebackType
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 from erlport_bridge.errors import kind_of, message_of
+from erlport_bridge.tracing import application_context
+from erlport_bridge.tracing.conventions import TEXTS
+from erlport_bridge.tracing.exporting import Exporter, Finished
 from erlport_bridge.tracing.texts import Texts
 from erlport_bridge.tracing.texts import name as short_name
 from erlport_bridge.tracing.traceparent import Traceparent, new_span_id
 
 #: The most spans of one call; the others are counted.
 MAX_SPANS: Final = 10_000
+
+#: What an answer has of the spans: all with their texts, all without, or nothing.
+Told = Literal["texts", "spans", "nothing"]
 
 _NO_LABELS: Final[Mapping[str, Any]] = {}
 _MAX_MESSAGE: Final = 500
@@ -75,6 +82,11 @@ class Span:
         """Return what keeps the texts of the trace; ``None``: they are not wanted."""
         return self._recording.texts
 
+    @property
+    def is_redacted(self) -> bool:
+        """Return whether only texts may be kept that the application has redacted."""
+        return self._recording.is_redacted
+
     def set(self, /, **attributes: Any) -> None:
         """Set attributes; ``None`` leaves one out."""
         for name, value in attributes.items():
@@ -82,9 +94,9 @@ class Span:
                 self.attributes[name] = value
 
     def keep(self, **values: Any) -> None:
-        """Keep texts, or values as JSON, if the trace has texts."""
+        """Keep texts, or values as JSON, if the trace has texts that the application does not redact."""
         texts = self._recording.texts
-        if texts is not None:
+        if texts is not None and not self._recording.is_redacted:
             self.set(**{name: texts.keep(value) for name, value in values.items()})
 
     def since_start_us(self) -> int:
@@ -106,10 +118,46 @@ class Span:
             if kind == "cancelled":
                 self._status = "cancelled"
         self._ended_ns = time.monotonic_ns()
+        self._recording.ended(self)
 
-    def term(self, now_ns: int, offset_ns: int) -> dict[str, Any]:
+    def cut(self, now_ns: int) -> None:
+        """End a span that has not ended when its call has, as cancelled."""
+        if self._ended_ns is None:
+            self._status = "cancelled"
+            self._ended_ns = now_ns
+            self._recording.ended(self)
+
+    def finished(self, offset_ns: int, *, has_messages: bool) -> Finished:
+        """Return the span, which has ended, for its export."""
+        recording, error, ended_ns = self._recording, self._error, self._ended_ns or self._started_ns
+        error_kind = error["kind"] if error else None
+        return Finished(
+            trace_id=recording.traceparent.trace_id,
+            id=self.id,
+            parent=self._parent,
+            is_parent_remote=self._parent == recording.traceparent.span_id,
+            kind=self.kind,
+            name=short_name(self._name),
+            start_ns=self._started_ns + offset_ns,
+            end_ns=ended_ns + offset_ns,
+            error_kind="cancelled" if self._status == "cancelled" else error_kind,
+            message=error["message"] if error and has_messages else None,
+            # A copy: a thread that cannot be stopped may still set some.
+            attributes=dict(self.attributes),
+        )
+
+    def wait_before(self, since_us: int, offset_ns: int) -> Finished:
+        """Return the span of the time before this one; Elixir gives it the same id in its traces."""
+        id_ = f"{int(self.id, 16) ^ 0xFFFF_FFFF_FFFF_FFFF:016x}"
+        start_ns, end_ns = since_us * 1000, self._started_ns + offset_ns
+        return self.finished(offset_ns, has_messages=False)._replace(
+            id=id_, kind="queue", name="queue", start_ns=start_ns, end_ns=max(start_ns, end_ns), attributes={}
+        )
+
+    def term(self, now_ns: int, offset_ns: int, *, has_texts: bool) -> dict[str, Any]:
         """Return the span as a term; one that has not ended is cancelled at ``now_ns``."""
         ended_ns = self._ended_ns
+        attributes = dict(self.attributes)
         return {
             "id": self.id,
             "parent": self._parent,
@@ -119,8 +167,9 @@ class Span:
             "duration_us": ((now_ns if ended_ns is None else ended_ns) - self._started_ns) // 1000,
             "status": "cancelled" if ended_ns is None else self._status,
             "error": self._error,
-            # A copy: a thread that cannot be stopped may still set some.
-            "attributes": dict(self.attributes),
+            "attributes": attributes
+            if has_texts
+            else {name: value for name, value in attributes.items() if name not in TEXTS},
         }
 
 
@@ -143,13 +192,34 @@ class Recording:
 
     Args:
         traceparent: The trace, and the span around the call.
-        has_texts: Whether prompts, answers and the like are kept.
+        tells: What the answer to the call has of the spans.
+        exporter: Gets each span when it has ended; ``None``: spans are not exported.
+        is_redacted: Whether only texts may be kept that the application has redacted.
+        called_at_us: When the caller made the call, in microseconds of Unix time.
+
+    Attributes:
+        texts: Keeps prompts, answers and the like; ``None``: they are not wanted.
     """
 
-    def __init__(self, traceparent: Traceparent, *, has_texts: bool) -> None:
+    def __init__(
+        self,
+        traceparent: Traceparent,
+        *,
+        tells: Told = "spans",
+        exporter: Exporter | None = None,
+        is_redacted: bool = False,
+        called_at_us: int | None = None,
+    ) -> None:
         self.traceparent = traceparent
-        self.texts = Texts() if has_texts else None
+        self.is_redacted = is_redacted
+        self.texts = Texts() if tells == "texts" or (exporter is not None and exporter.has_texts) else None
+        self.exporter = exporter
+        self._tells = tells
+        self._called_at_us = called_at_us
         self._spans: list[Span] = []
+        self._open: dict[str, Span] = {}
+        self._parts: list[Recording] = []
+        self._is_over = False
         self._within: Span | None = None
         self._counts = _Counts()
         # The one clock: the system's time now, and differences of the monotonic clock.
@@ -160,11 +230,21 @@ class Recording:
 
         ``within`` is the span around the part, which is told with it, with its duration until then.
         """
-        part = object.__new__(Recording)
+        part = copy.copy(self)
         part._within = within
-        part.traceparent, part.texts, part._spans = self.traceparent, self.texts, []
-        part._counts, part._offset_ns = self._counts, self._offset_ns
+        part._spans, part._open, part._parts = [], {}, []
+        self._parts.append(part)
         return part
+
+    def export_wait(self, span: Span) -> None:
+        """Export how long the call waited for this process: from the caller's ``called_at_us`` until ``span``."""
+        if self.exporter is not None and self._called_at_us is not None:
+            self.exporter.put(span.wait_before(self._called_at_us, self._offset_ns))
+
+    @property
+    def is_told(self) -> bool:
+        """Return whether the answer to the call has the spans."""
+        return self._tells != "nothing"
 
     def begin(
         self, place: Place | None, kind: str, name: str, attributes: dict[str, Any], started_at: float | None = None
@@ -181,20 +261,43 @@ class Recording:
         parent = self.traceparent.span_id if place is None or place.span is None else place.span.id
         started_ns = time.monotonic_ns() if started_at is None else int(started_at * 1e9)
         span = Span(self, parent, kind, name, attributes, started_ns)
+        if self._is_over:
+            return span
         if self._counts.begun < MAX_SPANS:
             self._counts.begun += 1
-            self._spans.append(span)
+            self._open[span.id] = span
+            if self.is_told:
+                self._spans.append(span)
         else:
             self._counts.dropped += 1
         return span
 
+    def ended(self, span: Span) -> None:
+        """Export a span that has ended, unless it was dropped."""
+        if self._open.pop(span.id, None) is not None and self.exporter is not None:
+            self.exporter.put(span.finished(self._offset_ns, has_messages=not self.is_redacted))
+
+    def close(self) -> None:
+        """End all spans that have not ended, as cancelled, those of parts too; later ones are not recorded."""
+        if self._is_over:
+            return
+        self._is_over = True
+        now_ns = time.monotonic_ns()
+        for part in self._parts:
+            part.close()
+        self._parts.clear()
+        for span in tuple(self._open.values()):
+            span.cut(now_ns)
+
     def take(self) -> list[dict[str, Any]]:
-        """Return the spans so far as terms, in the order in which they began; a later end is not recorded."""
+        """End the recording, and return its spans as terms, in the order in which they began."""
+        self.close()
         now_ns = time.monotonic_ns()
         spans, self._spans = self._spans, []
-        terms = [span.term(now_ns, self._offset_ns) for span in spans]
+        has_texts = self._tells == "texts"
+        terms = [span.term(now_ns, self._offset_ns, has_texts=has_texts) for span in spans]
         if self._within is not None:
-            around = self._within.term(now_ns, self._offset_ns)
+            around = self._within.term(now_ns, self._offset_ns, has_texts=has_texts)
             terms.append({**around, "status": "ok"} if around["status"] == "cancelled" else around)
         return sorted(terms, key=_start)
 
@@ -216,7 +319,7 @@ class _Counts:
 class _Entered:
     """A context manager for a span of the current place; its body runs within the span."""
 
-    __slots__ = ("_attributes", "_kind", "_name", "_place", "_recording", "_started_at", "span")
+    __slots__ = ("_attributes", "_before", "_kind", "_name", "_place", "_recording", "_started_at", "span")
 
     def __init__(
         self,
@@ -240,6 +343,9 @@ class _Entered:
         attributes = {**labels, **self._attributes} if labels else self._attributes
         self.span = self._recording.begin(place, self._kind, self._name, attributes, self._started_at)
         _here.set(Place(self._recording, self.span, labels))
+        # A span that is not exported is no parent of the application's spans.
+        exported = self._recording.exporter is not None
+        self._before = application_context.entered(self._recording.traceparent, self.span.id) if exported else None
         return self.span
 
     def __exit__(
@@ -247,6 +353,8 @@ class _Entered:
     ) -> None:
         # Not `reset`, which fails in another context, where a generator of the body may be closed.
         _here.set(self._place)
+        if self._before is not None:
+            application_context.left(self._before)
         self.span.end(error)
 
 
@@ -277,6 +385,8 @@ def here() -> Place | None:
 def enter(place: Place | None) -> None:
     """Set the place of the current context, for code that runs on behalf of a thread with another context."""
     _here.set(place)
+    if place is not None and place.span is not None and place.recording.exporter is not None:
+        application_context.entered(place.recording.traceparent, place.span.id)
 
 
 @contextlib.contextmanager

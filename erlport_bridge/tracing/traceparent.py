@@ -32,6 +32,11 @@ class Traceparent(NamedTuple):
     span_id: str | None = None
     flags: str = "01"
 
+    @property
+    def is_sampled(self) -> bool:
+        """Return whether the caller records the trace."""
+        return bool(int(self.flags, 16) & 1)
+
     def header(self) -> str:
         """Return the value of the header."""
         return f"00-{self.trace_id}-{self.span_id}-{self.flags}"

@@ -12,10 +12,12 @@ with importing.bulk_import():
     from erlport_bridge import dspy_patches
     from erlport_bridge.operations import OPERATIONS
     from erlport_bridge.programs import sandbox
+    from erlport_bridge.tracing import exporting
 
 __all__ = ["OPERATIONS"]
 
 leaving.before_exit(sandbox.kill_all)
+leaving.before_exit(exporting.stop)
 event_loop.run_in_place(*dspy_patches.QUICK_MODULES)
 
 # A port looks up functions of this module by name.

@@ -21,8 +21,8 @@ from erlport_bridge.tracing import texts
 CALLER = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-def recording(*, has_texts: bool = False) -> tracing.Recording:
-    return tracing.Recording(tracing.new_trace(), has_texts=has_texts)
+def recording() -> tracing.Recording:
+    return tracing.Recording(tracing.new_trace())
 
 
 def named(terms: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -32,7 +32,7 @@ def named(terms: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 def test_span_lies_below_the_span_around_it() -> None:
     found = tracing.read_traceparent(CALLER)
     assert found is not None
-    recorded = tracing.Recording(found, has_texts=False)
+    recorded = tracing.Recording(found)
     with tracing.record(recorded, "python", "call"), tracing.span("module", "outer"):
         with tracing.span("model", "one", model="m"):
             pass

@@ -11,7 +11,7 @@ from erlport_bridge.errors import OperationError
 from erlport_bridge.limits import DEMOS, ID_BYTES, OPTIONS
 from erlport_bridge.programs import callbacks
 from erlport_bridge.programs.callbacks import ElixirFunction
-from erlport_bridge.programs.execution.trace_options import TRACE, TRACEPARENT
+from erlport_bridge.programs.execution.trace_options import CALLED_AT, TRACE, TRACEPARENT
 from erlport_bridge.programs.models import (
     BUDGET_OPTIONS,
     GENERATION_SETTINGS,
@@ -115,6 +115,7 @@ COMMON_OPTIONS: Final = Vocabulary(
     ),
     TRACE,
     TRACEPARENT,
+    CALLED_AT,
     ModelOption(name="lm", description="the model of this call; in a list, fallback models follow the first"),
     _AdapterOption(name="adapter", description='the prompt format: "chat", "json", "xml", "two_step", or a map'),
     BooleanOption(name="allow_urls", default=False, description="media may be URLs, which the provider fetches"),

@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from erlport_bridge.programs.options import Option, TextOption, wrong
+from erlport_bridge.programs.options import IntegerOption, Option, TextOption, wrong
 from erlport_bridge.programs.text import text_of
-from erlport_bridge.tracing import Recording, Traceparent, new_trace, read_traceparent
+from erlport_bridge.tracing import (
+    Recording,
+    application_context,
+    exporting,
+    new_trace,
+    read_traceparent,
+)
 
 _METADATA: Final = "metadata"
 _MAX_OPTIONS: Final = 1_000
+# In nanoseconds it must have 64 bits.
+_MAX_US: Final = 2**52
+_NONE: Final[Mapping[Any, Any]] = {}
 
 
 class _TraceOption(Option):
@@ -35,26 +44,49 @@ TRACE: Final = _TraceOption(
 TRACEPARENT: Final = TextOption(
     name="traceparent", description="the caller's span, as the header of W3C Trace Context; a malformed one is ignored"
 )
+#: When the caller made the call.
+CALLED_AT: Final = IntegerOption(
+    name="called_at_us",
+    minimum=0,
+    maximum=_MAX_US,
+    description="when the call was made, in microseconds of Unix time; exported spans say how long it waited since",
+)
 
 
 def wanted_recording(given: Any) -> Recording | None:
-    """Return the recording for a call with these options; ``None``: none is wanted.
+    """Return the recording for a call with these options; ``None``: neither its caller nor a collector wants the spans.
 
-    The options are not checked yet: what is wrong with them is an error of the call, which may be recorded already.
+    The caller's span becomes the current one of OpenTelemetry, if the application uses that. The options are not
+    checked yet: what is wrong with them is an error of the call, which may be recorded already.
     """
-    if not isinstance(given, Mapping):
-        # A keyword list, as Erlang callers may write it.
-        if not isinstance(given, list) or not 0 < len(given) <= _MAX_OPTIONS:
-            return None
-        given = {
-            pair[0]: pair[1] for pair in given if type(pair) is tuple and len(pair) == 2 and isinstance(pair[0], str)
-        }
+    given = _as_map(given)
     wanted = given.get("trace")
-    if wanted is None or wanted is False or not (wanted is True or text_of(wanted) == _METADATA):
+    is_told = wanted is True or (wanted is not None and wanted is not False and text_of(wanted) == _METADATA)
+    exporter = exporting.exporter()
+    if not (is_told or exporter is not None or application_context.is_used()):
         return None
-    return Recording(_traceparent(given), has_texts=wanted is True)
-
-
-def _traceparent(given: Mapping[Any, Any]) -> Traceparent:
     text = text_of(given.get("traceparent"))
-    return (read_traceparent(text) if text else None) or new_trace()
+    caller = read_traceparent(text) if text else None
+    if application_context.is_used():
+        application_context.follow(caller)
+    if caller is not None and not caller.is_sampled:
+        exporter = None
+    if not is_told and exporter is None:
+        return None
+    called_at_us = given.get("called_at_us")
+    return Recording(
+        caller or new_trace(),
+        tells="nothing" if not is_told else "texts" if wanted is True else "spans",
+        exporter=exporter,
+        is_redacted=given.get("redact") is not None,
+        called_at_us=called_at_us if type(called_at_us) is int and 0 <= called_at_us <= _MAX_US else None,
+    )
+
+
+def _as_map(given: Any) -> Mapping[Any, Any]:
+    """Return options as a map, also a keyword list, as Erlang callers may write it; what is no options is empty."""
+    if isinstance(given, Mapping):
+        return given
+    if not isinstance(given, list) or not 0 < len(given) <= _MAX_OPTIONS:
+        return _NONE
+    return {pair[0]: pair[1] for pair in given if type(pair) is tuple and len(pair) == 2 and isinstance(pair[0], str)}

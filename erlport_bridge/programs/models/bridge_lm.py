@@ -198,8 +198,9 @@ class BridgeLM(dspy.LM):  # type: ignore[misc]
             is_local=self._is_local,
             sent=messages or prompt,
         )
-        async with Recording(asked, self.shown_name) as recorded:
-            with counted:
+        # The recording within the span, which gets the texts that it has redacted.
+        with counted:
+            async with Recording(asked, self.shown_name) as recorded:
                 if self.limit is None:
                     call, result = await self._answer(counted, recorded, prompt, messages, kwargs)
                 else:
@@ -207,8 +208,8 @@ class BridgeLM(dspy.LM):  # type: ignore[misc]
                         counted.passed_limit()
                         call, result = await self._answer(counted, recorded, prompt, messages, kwargs)
                 counted.answered(result)
-            recorded.answered(result)
-            await budgets.add(counted.paid())
+                recorded.answered(result)
+        await budgets.add(counted.paid())
         return self._outputs(call, result)
 
     async def _answer(

@@ -5,6 +5,7 @@ A ring of bounded number and size, in the memory of this process. ``DSPEX_HISTOR
 
 Keys are redacted in every text. Texts of an application that wants to redact them itself are given to a function of
 Elixir before they are kept, so that what is secret is nowhere in the memory of this process once the call has ended.
+The span of the request gets the same texts, if the trace or its export has texts.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ from contextvars import ContextVar
 from types import TracebackType
 from typing import Any, Final
 
+from erlport_bridge import tracing
 from erlport_bridge.errors import OperationError, kind_of, message_of
 from erlport_bridge.limits import ID_BYTES
 from erlport_bridge.port import elixir
 from erlport_bridge.programs import callbacks
+from erlport_bridge.programs.models import model_spans
 from erlport_bridge.programs.options import IntegerOption, TextOption, Vocabulary
 from erlport_bridge.redaction import redact, redact_beginning
 from erlport_bridge.request import request_id
@@ -144,7 +147,7 @@ class Recording:
         _current.reset(self._token)
         if _mode != "off":
             # A function of Elixir cannot be awaited here, so that texts that it would redact are left out.
-            texts = self._texts() if redactor.get() is None else {}
+            texts = self._texts() if redactor.get() is None and _mode == "full" else {}
             self._keep(error, texts)
 
     async def __aenter__(self) -> Recording:
@@ -153,8 +156,9 @@ class Recording:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        redacting = redactor.get()
-        if redacting is None or _mode != "full" or not isinstance(error, Exception | None):
+        redacting, span = redactor.get(), tracing.current()
+        is_traced = span is not None and span.texts is not None and self.attempts > 0
+        if redacting is None or not (_mode == "full" or is_traced) or not isinstance(error, Exception | None):
             self.__exit__(kind, error, traceback)
             return
         _current.reset(self._token)
@@ -164,21 +168,21 @@ class Recording:
             texts = {name: given[name] for name in ("messages", "reply")} if isinstance(given, Mapping) else {}
         except (OperationError, KeyError):  # its log has an entry about the function
             texts = {}
-        self._keep(error, texts)
+        if span is not None:
+            model_spans.keep_redacted(span, texts)
+        if _mode != "off":
+            self._keep(error, texts if _mode == "full" else {})
 
     def sent(self, call: Any) -> None:
         """Record the request of DSPy that is sent now."""
         self.attempts += 1
-        if _mode == "full":
-            self._messages = call.legacy.get("messages")
+        self._messages = call.legacy.get("messages")
 
     def answered(self, result: Any) -> None:
         """Record DSPy's result."""
         self._result = result
 
     def _texts(self) -> dict[str, Any]:
-        if _mode != "full":
-            return {}
         messages = [
             {"role": str(message.get("role")), "content": _content(message.get("content"))}
             for message in self._messages or ()

@@ -34,7 +34,7 @@ def request(asked: str, model: str, sent: Any) -> contextlib.AbstractContextMana
 @contextlib.contextmanager
 def _with_messages(entered: contextlib.AbstractContextManager[Span | None], sent: Any) -> Any:
     with entered as span:
-        if span is not None and span.texts is not None:
+        if span is not None and span.texts is not None and not span.is_redacted:
             messages = sent if isinstance(sent, list) else [{"role": "user", "content": sent}]
             span.set(messages=span.texts.keep_messages(messages))
         yield span
@@ -61,8 +61,18 @@ def answered(span: Span, result: Any) -> None:
         cost=float(cost) if isinstance(cost, int | float) and math.isfinite(cost) else None,
         finish_reason=_finish_reason(result),
     )
-    if span.texts is not None:
+    if span.texts is not None and not span.is_redacted:
         span.set(reply=[span.texts.keep(_reply(output)) for output in result.outputs])
+
+
+def keep_redacted(span: Span, texts: Mapping[str, Any]) -> None:
+    """Keep the messages and the reply of a request as the application has redacted them."""
+    if span.texts is not None:
+        messages, reply = texts.get("messages"), texts.get("reply")
+        span.set(
+            messages=span.texts.keep_messages(messages) if isinstance(messages, list) else None,
+            reply=list(map(span.texts.keep, map(_reply, reply))) if isinstance(reply, list) else None,
+        )
 
 
 def _reply(output: Any) -> Any:

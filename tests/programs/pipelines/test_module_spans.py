@@ -80,7 +80,7 @@ def test_spans_have_the_parents_that_dspy_tells_in_200_calls_at_once(model_serve
 
     async def call(number: int) -> tuple[list[Tree], list[Tree], dict[str, Any]]:
         recorder = Recorder()
-        recording = tracing.Recording(tracing.new_trace(), has_texts=True)
+        recording = tracing.Recording(tracing.new_trace(), tells="texts")
         with (
             tracing.record(recording, "python", "call"),
             dspy_context(lm, dspy.ChatAdapter(), callbacks=[recorder]),
