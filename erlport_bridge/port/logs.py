@@ -34,6 +34,8 @@ _MAX_BATCH_CHARACTERS: Final = 65_536
 
 # The interval at which to check whether the port takes data again.
 _BUSY_S: Final = 0.01
+# The longest time to wait for the last batch. A batch is sent without waiting for the other side, so it is short.
+_LAST_BATCH_S: Final = 0.5
 
 _STREAMS: Final = ("stdout", "stderr")
 # Loggers of libraries whose records are meant for a console.
@@ -50,6 +52,10 @@ class Logs:
     def __init__(self) -> None:
         # Reentrant, unlike `queue.Queue`: a finalizer may log while the same thread is in a method of the queue.
         self._waiting: queue.SimpleQueue[LogEntry] = queue.SimpleQueue()
+        # Wakes the sending thread. It takes entries only while it holds `_sending`, so each is in the queue, or is
+        # being sent under that lock.
+        self._added: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._sending = threading.RLock()
         self._lock = threading.RLock()
         self._dropped = 0
         self.is_closed = False
@@ -81,6 +87,7 @@ class Logs:
             _write_plainly(entry)
         elif self._waiting.qsize() < MAX_WAITING:
             self._waiting.put(entry)
+            self._added.put(None)
         else:
             with self._lock:
                 self._dropped += 1
@@ -94,26 +101,44 @@ class Logs:
         return LogEntries(dropped, entries)
 
     def close(self) -> None:
-        """Write the entries that have not been sent to stderr, and all later entries too."""
+        """Write the entries that have not been sent to stderr, and all later entries too.
+
+        The process may end after this, so it waits until the sending thread has sent what it has taken.
+        """
         self.is_closed = True
-        while not self._waiting.empty():
-            try:
-                _write_plainly(self._waiting.get_nowait())
-            except queue.Empty:  # the sending thread has taken it
-                break
+        has_sent = self._sending.acquire(timeout=_LAST_BATCH_S)
+        try:
+            while not self._waiting.empty():
+                try:
+                    _write_plainly(self._waiting.get_nowait())
+                except queue.Empty:  # the sending thread has taken it, and takes longer than it may
+                    break
+        finally:
+            if has_sent:
+                self._sending.release()
 
     def _send_batches(self, send: Callable[[LogEntries], None], is_busy: Callable[[], bool]) -> None:
         while not self.is_closed:
-            entries = [self._waiting.get()]
-            characters = len(entries[0].text)
-            while characters < _MAX_BATCH_CHARACTERS and not self._waiting.empty():
+            self._added.get()
+            while not self._added.empty():
+                self._added.get()
+            while self._sends_batch(send):
+                while is_busy():
+                    time.sleep(_BUSY_S)
+
+    def _sends_batch(self, send: Callable[[LogEntries], None]) -> bool:
+        """Send queued entries; return ``False`` if there are none, or the process is about to end."""
+        with self._sending:
+            entries: list[LogEntry] = []
+            characters = 0
+            while not (self.is_closed or self._waiting.empty()) and characters < _MAX_BATCH_CHARACTERS:
                 entries.append(self._waiting.get())
                 characters += len(entries[-1].text)
-            with self._lock:
-                dropped, self._dropped = self._dropped, 0
-            send(LogEntries(dropped, entries))
-            while is_busy():
-                time.sleep(_BUSY_S)
+            if entries:
+                with self._lock:
+                    dropped, self._dropped = self._dropped, 0
+                send(LogEntries(dropped, entries))
+        return bool(entries)
 
 
 _installed: Logs | None = None

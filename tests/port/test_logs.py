@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from erlport_bridge.port.logs import MAX_CHARACTERS, MAX_WAITING
+from erlport_bridge.port.logs import MAX_CHARACTERS, MAX_WAITING, Logs
+from erlport_bridge.port.protocol import LogEntries
 from erlport_bridge.term import Atom
 from tests.model_server import ModelServer
 from tests.port_process import PortProcess
@@ -293,6 +295,24 @@ def test_unread_entries_go_to_stderr_when_the_process_exits(speaking_path: dict[
         heard = port.stderr_text() + "\n".join(text for _, _, _, text in read_all(port))
     for words in ("a last whole line", "a last record", "a last line that was begun"):
         assert heard.count(words) == 1
+
+
+def test_batch_that_is_being_sent_is_sent_before_the_process_exits() -> None:
+    """It was lost: neither in the queue any more, whose rest goes to stderr, nor written to the port yet."""
+    sent: list[str] = []
+    has_begun = threading.Event()
+
+    def send_slowly(batch: LogEntries) -> None:
+        has_begun.set()
+        time.sleep(0.1)
+        sent.extend(entry.text for entry in batch.entries)
+
+    logs = Logs()
+    logs.connect(send_slowly, lambda: False)
+    logs.add("info", "app", "the last words")
+    assert has_begun.wait(10)
+    logs.close()
+    assert sent == ["the last words"]
 
 
 def test_without_the_flag_everything_goes_to_stderr(speaking_path: dict[str, str]) -> None:

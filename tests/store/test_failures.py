@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,7 @@ def test_call_ends_at_its_deadline_while_another_process_holds_the_lock(tmp_path
     async def test() -> None:
         loop = asyncio.get_running_loop()
         await worker.create(SPEC, "mine")
-        with sqlite3.connect(tmp_path / "dspex.db", isolation_level=None) as other:
+        with closing(sqlite3.connect(tmp_path / "dspex.db", isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
             ends_at.set(loop.time() + 0.3)
             with pytest.raises(OperationError) as caught:

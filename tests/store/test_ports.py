@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def openai(server: ModelServer, model: str) -> dict[str, Any]:
 
 def stored_turns(path: Path) -> int:
     """Return how many turns the file of a store has."""
-    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         return int(connection.execute("SELECT count(*) FROM dspex_turns").fetchone()[0])
 
 

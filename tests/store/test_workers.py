@@ -6,6 +6,7 @@ import asyncio
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -410,7 +411,8 @@ def test_no_key_is_stored_and_a_key_of_the_environment_is_found_again(
                 await model.lm.acall("What?")
 
     with_workers(f"sqlite:///{path}", test)
-    text = "\n".join(sqlite3.connect(path).iterdump())
+    with closing(sqlite3.connect(path)) as connection:
+        text = "\n".join(connection.iterdump())
     assert "gpt" in text
     assert "sk-" not in text
 
