@@ -1,6 +1,8 @@
 # Measures pools of one and of several workers: `mix run workers.exs` in mix_stub. Writes one line for each measured
 # value: its name and the value, separated by a tab.
 
+Code.require_file("../mix_stub/test/support/overload.ex", __DIR__)
+
 defmodule Workers do
   @moduledoc false
 
@@ -34,6 +36,12 @@ defmodule Workers do
   defp pythons(pool) do
     {:ok, %{"workers" => workers}} = DSPex.Python.metrics(pool: pool)
     for %{"pid" => pid} <- workers, do: pid
+  end
+
+  # The bytes of the Pythons and of the BEAM.
+  def memory(pool) do
+    {:ok, %{"workers" => workers}} = DSPex.Python.metrics(pool: pool)
+    (workers |> Enum.map(& &1["memory_bytes"]) |> Enum.sum()) + :erlang.memory(:total)
   end
 
   defp cpu_us(pid) do
@@ -113,39 +121,20 @@ defmodule Workers do
     end
   end
 
-  # Offers three times the calls that the pool can take for `ms`; returns the answers a second, and the longest refusal.
-  def overloaded(pool, callers, ms) do
-    ends = now() + ms
-
-    results =
-      for _ <- 1..callers do
-        Task.async(fn -> offers(pool, ends, {0, 0}) end)
-      end
-      |> Task.await_many(:infinity)
-
-    answered = results |> Enum.map(&elem(&1, 0)) |> Enum.sum()
-    {answered / ms * 1_000, results |> Enum.map(&elem(&1, 1)) |> Enum.max()}
-  end
-
-  defp offers(pool, ends, {answered, longest}) do
-    began = now()
-
-    if began >= ends do
-      {answered, longest}
-    else
-      case predict(pool, timeout: 5_000) do
-        {:ok, _prediction} ->
-          offers(pool, ends, {answered + 1, longest})
-
-        {:error, %{kind: :overloaded}} ->
-          took = now() - began
-          Process.sleep(20)
-          offers(pool, ends, {answered, max(longest, took)})
-
-        {:error, _timeout} ->
-          offers(pool, ends, {answered, longest})
+  # Offers three times the calls that the pool has answered at its peak; returns the answers a second, and the durations of
+  # the refusals.
+  def overloaded(pool, peak, ms) do
+    # No answer is kept: the memory is measured.
+    call = fn ->
+      case predict(pool, timeout: 20_000) do
+        {:ok, _prediction} -> :ok
+        {:error, error} -> error.kind
       end
     end
+
+    calls = DSPex.Overload.offer(3 * peak, ms, call)
+    answered = Enum.count(calls, &match?({_began, _took, :ok}, &1))
+    {answered / ms * 1_000, for({_began, took, :overloaded} <- calls, do: took)}
   end
 
   def now, do: System.monotonic_time(:microsecond) / 1_000
@@ -172,8 +161,14 @@ for _ <- 1..3 do
   Process.sleep(1_500)
 end
 
-Workers.start(:bounded, size: 2, standby: 0, max_in_flight: 16, max_queue: 32)
-Workers.tell("peak", Workers.rate(:bounded, 32, 3_000))
-{rate, longest} = Workers.overloaded(:bounded, 192, 10_000)
+# A model that takes 100 ms: the places of the workers are scarce, not the cores, which the callers need too.
+bounded = [size: 2, standby: 0, max_in_flight: 8, max_queue: 16, preload: ["benchmarks.hundred_ms"]]
+Workers.start(:bounded, bounded)
+Workers.rate(:bounded, 16, 1_000)
+peak = Workers.rate(:bounded, 16, 5_000)
+Workers.tell("peak", peak)
+memory = Workers.memory(:bounded)
+{rate, refusals} = Workers.overloaded(:bounded, peak, 30_000)
+Workers.tell("grown", Workers.memory(:bounded) - memory)
 Workers.tell("overloaded", rate)
-Workers.tell("refusal", longest)
+for share <- [0.5, 0.99, 1.0], do: Workers.tell("refusal", DSPex.Overload.quantile(refusals, share))
