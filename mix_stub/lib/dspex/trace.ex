@@ -61,6 +61,8 @@ defmodule DSPex.Trace do
   them are replaced. A text ends after 20,000 characters, and says how many are missing; after 4 million characters in a
   call the texts of further spans are left out.
 
+  A pool with `redact:` has the messages and the reply as that function returns them, and no other texts.
+
       iex> {:ok, prediction} = DSPex.Python.execute_module("dspy.Predict", "question -> answer", "What is ETF?", trace: true)
       iex> Enum.map(prediction.trace.spans, & &1["kind"])
       ["call", "queue", "python", "module", "model"]

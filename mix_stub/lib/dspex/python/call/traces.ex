@@ -32,6 +32,18 @@ defmodule DSPex.Python.Call.Traces do
     end
   end
 
+  @doc """
+  Names a call by the span that the application's tracer has made for it, within the span around it.
+  """
+  @spec of_span(String.t(), term()) :: t()
+  def of_span(header, parent) do
+    [_all, trace_id, span_id, flags] = Regex.run(@w3c, header)
+    # The header of another trace is that of no parent: it was malformed for the tracer.
+    around = new(parent)
+    parent_id = if around.trace_id == trace_id, do: around.parent_id
+    %__MODULE__{trace_id: trace_id, span_id: span_id, parent_id: parent_id, flags: flags}
+  end
+
   # Not of the cryptographic source: an id protects nothing.
   defp id(bytes), do: bytes |> :rand.bytes() |> Base.encode16(case: :lower)
 
@@ -82,7 +94,11 @@ defmodule DSPex.Python.Call.Traces do
 
   defp error(_none), do: nil
 
-  defp attributes(metadata) do
+  @doc """
+  Returns the attributes of the span of a call.
+  """
+  @spec attributes(map()) :: %{String.t() => term()}
+  def attributes(metadata) do
     for name <- [
           :pool,
           :module,

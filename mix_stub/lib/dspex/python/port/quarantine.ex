@@ -19,8 +19,8 @@ defmodule DSPex.Python.Port.Quarantine do
   @most_lines 5
   # Operations that work on what callers bring. The others are alike for many callers, such as `ping`, and kill nothing.
   @suspects ~r/^(execute|stream|compile|evaluate|create|load)_/
-  @differing [:callback, :request_id, :caller, :context, :redact] ++
-               ["callback", "request_id", "caller", "context", "redact"]
+  @names ~w(callback request_id caller context caller_context redact trace traceparent called_at_us)a
+  @differing @names ++ Enum.map(@names, &Atom.to_string/1)
 
   @type t :: :ets.tid()
 
