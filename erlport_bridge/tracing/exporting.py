@@ -57,7 +57,7 @@ class Finished(NamedTuple):
         start_ns: When it began, in nanoseconds of Unix time.
         end_ns: When it ended.
         error_kind: The kind of the error that ended it, ``cancelled``, or ``None``.
-        message: The message of the error, if it may be told.
+        message: The message of the error, which is told with texts only.
         attributes: Its attributes, which may have texts that are not told.
     """
 

@@ -34,7 +34,8 @@ defmodule DSPex.Python.Call.Observation do
     chunks: nil,
     part?: false,
     usage: nil,
-    exports: nil,
+    exports?: false,
+    redacts?: false,
     otel: nil,
     spans: []
   ]
@@ -43,8 +44,8 @@ defmodule DSPex.Python.Call.Observation do
   A call that has begun; `nil` if nobody observes it.
 
   `wanted` is the option `:trace`, `kinds` are the kinds of spans with a handler, `level` is what Python is asked for, `chunks` whether the
-  first piece of a stream has come (`nil`: nobody wants to know), `part?` whether this is a part of another call, and `usage` sums up what has come so far. `exports` is
-  whether Python exports spans, and which (`nil`: it does not), `otel` the span in the application's tracer, and `spans` are those that have come for it.
+  first piece of a stream has come (`nil`: nobody wants to know), `part?` whether this is a part of another call, and `usage` sums up what has come so far. `exports?` is
+  whether Python exports spans, `redacts?` whether the application redacts texts, `otel` the span in the application's tracer, and `spans` are those that have come for it.
   """
   @type t :: %__MODULE__{} | nil
 
@@ -144,34 +145,38 @@ defmodule DSPex.Python.Call.Observation do
   defp begin(operation, options, about, wanted, kinds) do
     events? = Telemetry.handled_kinds([:call]) != []
     chunks = if Telemetry.handled?(@chunk), do: :none
-    exports = Pool.exports(Cluster.name(options.pool))
+    telling = %{exports?: exports?} = Pool.telling(Cluster.name(options.pool))
     given = options.python[:traceparent]
     parent = given || OpenTelemetry.current()
     started = System.monotonic_time()
     attributes = fn -> options |> metadata(about) |> Traces.attributes() end
     {otel, header} = OpenTelemetry.start(operation, given, started, attributes)
     # Python exports its spans itself, or the application's tracer gets them from here.
-    spans? = events? or kinds != [] or (otel != nil and exports == nil)
+    spans? = events? or kinds != [] or (otel != nil and not exports?)
     level = level(wanted, spans?)
 
-    if level == nil and chunks == nil and exports == nil and otel == nil do
+    if level == nil and chunks == nil and not exports? and otel == nil do
       around = header || parent
       {nil, if(around, do: CallOptions.put(options, :traceparent, around), else: options)}
     else
       traces = if header, do: Traces.of_span(header, parent), else: Traces.new(parent)
 
       call =
-        started(operation, options, about, %{
-          started: started,
-          traces: traces,
-          wanted: wanted,
-          events?: events?,
-          kinds: kinds,
-          level: level,
-          chunks: chunks,
-          exports: exports,
-          otel: otel
-        })
+        started(
+          operation,
+          options,
+          about,
+          Map.merge(telling, %{
+            started: started,
+            traces: traces,
+            wanted: wanted,
+            events?: events?,
+            kinds: kinds,
+            level: level,
+            chunks: chunks,
+            otel: otel
+          })
+        )
 
       {call, with_trace(options, call)}
     end
@@ -187,7 +192,7 @@ defmodule DSPex.Python.Call.Observation do
     options = CallOptions.put(options, :traceparent, Traces.traceparent(call.traces))
     options = if call.level, do: CallOptions.put(options, :trace, call.level), else: options
 
-    if call.exports,
+    if call.exports?,
       do: CallOptions.put(options, :called_at_us, call.started_us),
       else: options
   end
@@ -216,7 +221,7 @@ defmodule DSPex.Python.Call.Observation do
         })
       )
 
-    if call.events? or call.exports != nil or call.otel != nil do
+    if call.events? or call.exports? or call.otel != nil do
       # Before the event, so that each start has an end.
       open = OpenCalls.add(&ended_by_its_process(call, &1))
       measurements = %{system_time: System.system_time(), monotonic_time: started}
@@ -367,7 +372,7 @@ defmodule DSPex.Python.Call.Observation do
   defp keep?(%{wanted: wanted, part?: part?}),
     do: part? or wanted in [true, :metadata, "metadata"]
 
-  defp emit_end(%{events?: false, exports: nil, otel: nil}, _outcome, _trace), do: :ok
+  defp emit_end(%{events?: false, exports?: false, otel: nil}, _outcome, _trace), do: :ok
 
   defp emit_end(call, outcome, trace) do
     if OpenCalls.remove(call.open), do: ended_once(call, outcome, trace)
@@ -384,12 +389,10 @@ defmodule DSPex.Python.Call.Observation do
   end
 
   # The call's span: in the application's tracer, or exported by Python.
-  defp to_open_telemetry(%{otel: nil, exports: nil}, _outcome, _trace), do: :ok
+  defp to_open_telemetry(%{otel: nil, exports?: false}, _outcome, _trace), do: :ok
 
-  defp to_open_telemetry(%{otel: nil} = call, outcome, _trace) do
-    %Trace{spans: [span]} = Traces.of_call(call, nil, outcome)
-    # Its message may quote a prompt, which the application wants to see redacted.
-    span = if call.exports.redacts?, do: without_message(span), else: span
+  defp to_open_telemetry(%{otel: nil} = call, outcome, trace) do
+    %Trace{spans: [span | _of_python]} = trace || Traces.of_call(call, nil, outcome)
     args = [Traces.traceparent(call.traces), [span]]
     pool = call.metadata.pool
     # The caller does not wait for it, and is not told if it fails.
@@ -402,15 +405,10 @@ defmodule DSPex.Python.Call.Observation do
     traces = for spans <- [outer.spans | call.spans], do: %{outer | spans: spans}
     {[span], spans} = traces |> Trace.join() |> split_call(call.traces.span_id)
     at = &(call.started + Traces.native(&1 - call.started_us))
-    OpenTelemetry.finish(call.otel, span, if(call.exports, do: [], else: spans), at)
+    OpenTelemetry.finish(call.otel, span, if(call.exports?, do: [], else: spans), at)
   end
 
   defp split_call(%Trace{spans: spans}, id), do: Enum.split_with(spans, &(&1["id"] == id))
-
-  defp without_message(%{"error" => %{} = error} = span),
-    do: %{span | "error" => Map.delete(error, "message")}
-
-  defp without_message(span), do: span
 
   defp emit_stop(call, outcome, trace) do
     found = if trace, do: Traces.python_times(trace), else: %{}
@@ -441,7 +439,7 @@ defmodule DSPex.Python.Call.Observation do
 
   defp counted(call, spans) do
     call = %{call | usage: add_usage(call.usage, spans)}
-    if call.otel && call.exports == nil, do: %{call | spans: [spans | call.spans]}, else: call
+    if call.otel && not call.exports?, do: %{call | spans: [spans | call.spans]}, else: call
   end
 
   # Without spans of Python nothing is known.

@@ -79,7 +79,7 @@ defmodule DSPex.Python.Call.Traces do
       "start_us" => call.started_us,
       "duration_us" => System.convert_time_unit(native, :native, :microsecond),
       "status" => status(outcome),
-      "error" => error(outcome),
+      "error" => error(outcome, call.redacts?),
       "attributes" => attributes(call.metadata)
     }
   end
@@ -89,10 +89,13 @@ defmodule DSPex.Python.Call.Traces do
   defp status(%{result: :cancelled}), do: "cancelled"
   defp status(_error), do: "error"
 
-  defp error(%{error: %Error{} = error}),
-    do: %{"kind" => Atom.to_string(error.kind), "message" => error.message}
+  # Its message may quote what the application redacts.
+  defp error(%{error: %Error{} = error}, redacts?) do
+    message = if redacts?, do: "[redacted]", else: error.message
+    %{"kind" => Atom.to_string(error.kind), "message" => message}
+  end
 
-  defp error(_none), do: nil
+  defp error(_none, _redacts?), do: nil
 
   @doc """
   Returns the attributes of the span of a call.

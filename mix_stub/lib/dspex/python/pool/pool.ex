@@ -91,7 +91,7 @@ defmodule DSPex.Python.Pool do
     * `:redact` - `{module, function}`: what the history (with `:full`), traces (`trace: true`) and the export of spans keep of texts. The function
       takes a map with `"messages"` and `"reply"` of one request, and returns it as it may be kept. It is called before the request returns,
       so that Python never keeps what the function removes; if it fails, no text of that request is kept. Other texts, such as arguments
-      of tools, are not kept then
+      of tools, are not kept then, and messages of errors are `[redacted]` in the history, traces and events
     * `:otlp` - a collector of OpenTelemetry to which the Pythons export the spans of all calls, by OTLP over HTTP: its address, such as
       `"http://localhost:4318"`, or `true`: the variables `OTEL_EXPORTER_OTLP_…` say it. `[endpoint: address, content: :full]` exports
       prompts and answers too. `false` by default. Needs `pip install 'erlport_bridge[otel]'`; see "Export by OTLP" in `docs/operations.md`
@@ -232,7 +232,7 @@ defmodule DSPex.Python.Pool do
       log_metadata: options.log_metadata,
       redact: options.redact,
       keeps_texts?: options.history == :full or match?(%{content: :full}, options.otlp),
-      exports: options.otlp && %{redacts?: options.redact != nil},
+      exports?: options.otlp != nil,
       retry: options.retry,
       size: options.size,
       store?: options.store != false,
@@ -483,10 +483,16 @@ defmodule DSPex.Python.Pool do
   end
 
   @doc false
-  # Tells whether the pool's Pythons export spans, and whether the application redacts texts; `nil` if they do not.
-  @spec exports(atom()) :: %{redacts?: boolean()} | nil
-  def exports(pool) do
-    with {_supervisor, value} <- Names.lookup(:pool, pool), do: value[:exports]
+  # Tells whether the pool's Pythons export spans, and whether the application redacts texts.
+  @spec telling(atom()) :: %{exports?: boolean(), redacts?: boolean()}
+  def telling(pool) do
+    case Names.lookup(:pool, pool) do
+      {_supervisor, %{exports?: exports?, redact: redact}} ->
+        %{exports?: exports?, redacts?: redact != nil}
+
+      _none ->
+        %{exports?: false, redacts?: false}
+    end
   end
 
   @doc false
