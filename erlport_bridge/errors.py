@@ -17,6 +17,7 @@ not loaded DSPy yet can still answer.
 from __future__ import annotations
 
 import asyncio
+import sys
 import traceback as traceback_module
 from collections.abc import Mapping
 from typing import Any, Final, TypeVar
@@ -181,6 +182,21 @@ class OperationError(BridgeError):
         self.retryable = is_retryable if retryable is None else retryable
         self.facts = {name: fact for name, fact in facts.items() if fact is not None}
         super().__init__(message)
+
+
+class MissingPackageError(OperationError):
+    """An error of kind ``missing_dependency`` at the start of a port: a package of Python is not installed.
+
+    Args:
+        what: What needs it.
+        module: The name of the module that cannot be imported.
+        packages: What pip is to install.
+    """
+
+    def __init__(self, what: str, module: str | None, packages: str) -> None:
+        self.cause = f"{what} needs the module {module}"
+        self.remedy = f"install it with: {sys.executable} -m pip install {packages}"
+        super().__init__("missing_dependency", f"{self.cause}; {self.remedy}")
 
 
 def details(error: BaseException, *, request_id: str | None = None) -> dict[str, Any]:

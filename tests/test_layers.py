@@ -26,7 +26,7 @@ _LAYERS = {
     "tracing": "redaction errors",
     "term": "errors",
     "threads": "errors request",
-    "store": "redaction errors request term",
+    "store": "redaction errors request tracing term",
     "port": "redaction errors limits request term threads",
     "template": "redaction port",
     "counting": "redaction",
@@ -43,7 +43,9 @@ _LAYERS = {
         "redaction errors limits request term threads tracing port counting worker dspy_patches .text .callbacks "
         ".options .signatures .values"
     ),
-    ".modules": "errors limits request term .text .callbacks .options .signatures .tools .sandbox .values .models",
+    ".modules": (
+        "errors limits request term tracing .text .callbacks .options .signatures .tools .sandbox .values .models"
+    ),
     ".pipelines": (
         "errors limits term tracing dspy_patches .text .callbacks .options .signatures .tools .values .models .modules"
     ),

@@ -22,7 +22,7 @@ from erlport_bridge.optimizing.trainee import Runner, name_of, trainee_of
 from erlport_bridge.programs import models, sandbox
 from erlport_bridge.programs.execution import METRIC, CallOptions, dspy_context
 from erlport_bridge.programs.models import KeptAnswers, LanguageModel, ModelAccount
-from erlport_bridge.programs.modules import Judgement, Reward, Traced
+from erlport_bridge.programs.modules import Judgement, Reward, Traced, rated
 from erlport_bridge.programs.options import IntegerOption, TextOption, UnreadOption, Vocabulary
 from erlport_bridge.programs.pipelines import HISTORY_FIELD, Learned, learned
 from erlport_bridge.programs.sessions import Program
@@ -310,7 +310,7 @@ class _Record(BaseCallback):  # type: ignore[misc]
         self, metric: Reward, example: dspy.Example, prediction: dspy.Prediction, traced: Traced
     ) -> Judgement:
         try:
-            judged = await metric.judge(dict(example.items()), prediction, traced)
+            judged = await rated("metric", metric, dict(example.items()), prediction, traced)
         except Exception as error:
             self.metric_calls += 1
             self._note(error)

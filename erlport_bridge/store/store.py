@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from erlport_bridge.errors import OperationError, message_of
 from erlport_bridge.request import ends_at, within
 from erlport_bridge.store.address import SQLITE, Address
+from erlport_bridge.tracing import span
 
 if TYPE_CHECKING:
     from erlport_bridge.store.database import Database
@@ -55,7 +56,7 @@ class Store:
 
     async def read(self, work: Callable[[Rows], _Result], left_s: float | None = None) -> _Result:
         """Run work that only reads, and return its result; errors as :meth:`write`."""
-        return await self._run(self._readers, self._read, work, left_s)
+        return await self._run("read", self._readers, self._read, work, left_s)
 
     async def write(self, work: Callable[[Rows], _Result], left_s: float | None = None) -> _Result:
         """Run work in one transaction, and return its result once it is stored.
@@ -69,11 +70,11 @@ class Store:
                 while the transaction ended. Of kind ``timeout``, in stage ``store``: no answer by the deadline; the
                 work may still be stored.
         """
-        return await self._run(self._writers, self._write, work, left_s)
+        return await self._run("write", self._writers, self._write, work, left_s)
 
     async def change(self, work: Callable[[Rows], _Result], left_s: float | None = None) -> _Result:
         """Run work that changes rows by one statement, as :meth:`write` does, without the cost of a transaction."""
-        return await self._run(self._writers, self._change, work, left_s)
+        return await self._run("change", self._writers, self._change, work, left_s)
 
     def read_in_thread(self, work: Callable[[Rows], _Result]) -> _Result:
         """Do what :meth:`read` does, from a thread that may wait."""
@@ -115,6 +116,7 @@ class Store:
 
     async def _run(
         self,
+        name: str,
         executor: ThreadPoolExecutor,
         function: Callable[[Callable[[Rows], _Result]], _Result],
         work: Callable[[Rows], _Result],
@@ -128,7 +130,7 @@ class Store:
             left_s = _LONGEST_S if end is None else end - time.monotonic()
         self._waiting += 1
         try:
-            with within("store"):
+            with within("store"), span("store", name):
                 future = self._begun(executor, function, work)
                 # A timer costs a quarter of `asyncio.wait`. Work that no thread has begun is not begun any more.
                 timer = future.get_loop().call_later(max(0.0, min(left_s, _LONGEST_S)), future.cancel, _LATE)

@@ -154,4 +154,4 @@ def _plain(value: Any) -> Value:
         return value
     if isinstance(value, list | tuple) and value and all(isinstance(item, str) for item in value):
         return [str(item) for item in value]
-    return json.dumps(value, ensure_ascii=False, default=str)
+    return json.dumps(value, ensure_ascii=False, default=str, separators=(",", ":"))

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -20,7 +19,7 @@ from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
-from erlport_bridge.errors import OperationError
+from erlport_bridge.errors import MissingPackageError, OperationError
 from erlport_bridge.redaction import redact, remember_secret
 from erlport_bridge.tracing.conventions import TEXTS, described
 
@@ -58,7 +57,7 @@ class Finished(NamedTuple):
         start_ns: When it began, in nanoseconds of Unix time.
         end_ns: When it ended.
         error_kind: The kind of the error that ended it, ``cancelled``, or ``None``.
-        message: The message of the error, if it may be told.
+        message: The message of the error, which is told with texts only.
         attributes: Its attributes, which may have texts that are not told.
     """
 
@@ -318,10 +317,7 @@ def prepare(identity: Callable[[], Mapping[str, Any]]) -> None:
             # Imports what it needs, and reads the standard variables, before there are workers and calls.
             OTLPSpanExporter(endpoint=settings.endpoint)
         except ImportError as error:
-            remedy = f"install it with: {sys.executable} -m pip install {_PACKAGES}"
-            raise OperationError(
-                "missing_dependency", f"exporting spans by OTLP needs {error.name}; {remedy}"
-            ) from None
+            raise MissingPackageError("exporting spans by OTLP", error.name, _PACKAGES) from None
     _exporter = None if settings is None else Exporter(settings, identity)
 
 

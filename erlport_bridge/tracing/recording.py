@@ -29,6 +29,7 @@ MAX_SPANS: Final = 10_000
 #: What an answer has of the spans: all with their texts, all without, or nothing.
 Told = Literal["texts", "spans", "nothing"]
 
+_HIDDEN: Final = "[redacted]"
 _NO_LABELS: Final[Mapping[str, Any]] = {}
 _MAX_MESSAGE: Final = 500
 
@@ -106,7 +107,11 @@ class Span:
     def failed(self, kind: str, message: str) -> None:
         """Record that what the span is about failed, although nothing is raised."""
         self._status = "error"
-        self._error = {"kind": kind, "message": message}
+        self._error = {"kind": kind, "message": self.shown(message)}
+
+    def shown(self, message: str) -> str:
+        """Return what is told of the message of an error, which may quote prompts, answers and tools."""
+        return _HIDDEN if self._recording.is_redacted else message
 
     def end(self, error: BaseException | None = None) -> None:
         """End the span, with the exception that ended it; only the first end counts."""
@@ -127,7 +132,7 @@ class Span:
             self._ended_ns = now_ns
             self._recording.ended(self)
 
-    def finished(self, offset_ns: int, *, has_messages: bool) -> Finished:
+    def finished(self, offset_ns: int) -> Finished:
         """Return the span, which has ended, for its export."""
         recording, error, ended_ns = self._recording, self._error, self._ended_ns or self._started_ns
         error_kind = error["kind"] if error else None
@@ -141,7 +146,7 @@ class Span:
             start_ns=self._started_ns + offset_ns,
             end_ns=ended_ns + offset_ns,
             error_kind="cancelled" if self._status == "cancelled" else error_kind,
-            message=error["message"] if error and has_messages else None,
+            message=error["message"] if error else None,
             # A copy: a thread that cannot be stopped may still set some.
             attributes=dict(self.attributes),
         )
@@ -150,7 +155,7 @@ class Span:
         """Return the span of the time before this one; Elixir gives it the same id in its traces."""
         id_ = f"{int(self.id, 16) ^ 0xFFFF_FFFF_FFFF_FFFF:016x}"
         start_ns, end_ns = since_us * 1000, self._started_ns + offset_ns
-        return self.finished(offset_ns, has_messages=False)._replace(
+        return self.finished(offset_ns)._replace(
             id=id_, kind="queue", name="queue", start_ns=start_ns, end_ns=max(start_ns, end_ns), attributes={}
         )
 
@@ -275,7 +280,7 @@ class Recording:
     def ended(self, span: Span) -> None:
         """Export a span that has ended, unless it was dropped."""
         if self._open.pop(span.id, None) is not None and self.exporter is not None:
-            self.exporter.put(span.finished(self._offset_ns, has_messages=not self.is_redacted))
+            self.exporter.put(span.finished(self._offset_ns))
 
     def close(self) -> None:
         """End all spans that have not ended, as cancelled, those of parts too; later ones are not recorded."""

@@ -27,13 +27,15 @@ The name of the model chooses the answer to a request (``openai/delay-500`` send
 ``long-<count>``            an answer of this number of words
 ``echo``                    the first input's value for each text field
 ``scripted:<name>``         the next reply of this script; HTTP 500 if none is left
+a script's own name         the same, for a model with a price (``gpt-4o-mini``)
 anything else               ``answer to <first input>`` for each text field, and a fixed value for each other type
 ==========================  ===========================================================================================
 
 A reply of a script is a map, and every key is optional: ``fields`` (name -> value, written in the format that the
 prompt asks for), ``content`` (the text as it is), ``calls`` (tool calls in place of text, each with ``name`` and
 ``args``, or with ``arguments`` as text), ``delay_ms``, ``status`` and ``code`` (an error instead of an answer),
-``finish_reason``, ``refusal`` and ``reasoning_tokens`` (of chat completions).
+``finish_reason``, ``refusal`` and ``reasoning_tokens`` (of chat completions). ``when`` is a text that the prompt must
+have: the reply is for the first such request. A script is also added by ``POST /script``.
 
 A request with ``stream`` gets the same answer in pieces, as server-sent events. Keys of a reply for streams: ``pieces``
 (the text in given pieces; by default a piece is a few characters) and ``pause_ms`` before each piece.

@@ -48,8 +48,12 @@ class Handler(BaseHTTPRequestHandler):
         self._send(200, {"requests": received})
 
     def do_POST(self) -> None:
-        """Answer a request to the model."""
+        """Answer a request to the model, or take a script."""
         body = json.loads(self.rfile.read(int(self.headers.get("content-length", "0"))) or b"{}")
+        if self.path == "/script":
+            self.server.owner.script(body["name"], *body["replies"])
+            self._send(200, {})
+            return
         headers = {name.lower(): value for name, value in self.headers.items()}
         received = self.server.owner.receive(self.path, headers, with_model(self.path, body))
         try:
@@ -65,8 +69,9 @@ class Handler(BaseHTTPRequestHandler):
             return
         kind, _, detail = received.model.replace(":", "-", 1).partition("-")
         reply: Mapping[str, Any] = {}
-        if kind == "scripted":
-            reply = self.server.owner.next_reply(detail)
+        if kind == "scripted" or self.server.owner.has_script(received.model):
+            name = detail if kind == "scripted" else received.model
+            reply = self.server.owner.next_reply(name, prompt(received.body)[1])
         elif kind == "delay":
             reply = {"delay_ms": int(detail)}
         elif kind == "slow":

@@ -105,11 +105,18 @@ class ModelServer:
             self._changed.notify_all()
         return request
 
-    def next_reply(self, name: str) -> Mapping[str, Any]:
-        """Remove and return the next reply of a script."""
+    def has_script(self, name: str) -> bool:
+        """Return whether there is a script of this name."""
+        return name in self._scripts
+
+    def next_reply(self, name: str, prompt: str) -> Mapping[str, Any]:
+        """Remove and return the next reply of a script that is for this prompt."""
         with self._changed:
-            replies = self._scripts.get(name)
-            return replies.pop(0) if replies else {"status": 500, "code": f"no reply is left in script {name!r}"}
+            replies = self._scripts.get(name, [])
+            for place, reply in enumerate(replies):
+                if reply.get("when", "") in prompt:
+                    return replies.pop(place)
+        return {"status": 500, "code": f"no reply is left in script {name!r}"}
 
     def sleep(self, delay_ms: int, is_disconnected: Callable[[], bool]) -> bool:
         """Wait; return ``False`` if the client has disconnected or the server has stopped meanwhile."""

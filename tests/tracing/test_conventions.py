@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from erlport_bridge.tracing.conventions import Described, described
 
+SPANS = json.loads((Path(__file__).parents[2] / "conformance" / "spans.json").read_text(encoding="utf-8"))
 ANSWERED = {
     "provider": "openai",
     "model": "openai/gpt-4o-mini",
@@ -61,60 +63,12 @@ def test_prompt_and_answer_are_there_if_they_are_wanted() -> None:
     assert said == [{"role": "assistant", "parts": [{"type": "text", "content": "So."}], "finish_reason": "stop"}]
 
 
-@pytest.mark.parametrize(
-    ("model", "provider", "named"),
-    [
-        ("gemini/gemini-2.5-flash", "gcp.gemini", "gemini-2.5-flash"),
-        ("bedrock/us.anthropic.claude", "aws.bedrock", "us.anthropic.claude"),
-        ("openrouter/openai/gpt-4o", "openrouter", "openai/gpt-4o"),
-        ("embedded/extractive", "embedded", "extractive"),
-    ],
-)
-def test_providers_have_their_well_known_names(model: str, provider: str, named: str) -> None:
-    found = described("model", model, {"provider": model.partition("/")[0], "model": model}, has_texts=False)
-    assert (found.attributes["gen_ai.provider.name"], found.attributes["gen_ai.request.model"]) == (provider, named)
-
-
-@pytest.mark.parametrize(
-    ("kind", "name", "given", "expected"),
-    [
-        ("python", "execute_module", {}, ("execute_module", "SERVER", {})),
-        ("item", "item 3", {"index": 3}, ("item 3", "INTERNAL", {"dspex.index": 3})),
-        (
-            "module",
-            "dspy.ReAct",
-            {"stage": "ask"},
-            (
-                "invoke_agent dspy.ReAct",
-                "INTERNAL",
-                {"gen_ai.operation.name": "invoke_agent", "gen_ai.agent.name": "dspy.ReAct", "dspex.stage": "ask"},
-            ),
-        ),
-        ("module", "dspy.Predict", {}, ("dspy.Predict", "INTERNAL", {})),
-        ("module", "program", {}, ("program", "INTERNAL", {"gen_ai.operation.name": "invoke_workflow"})),
-        (
-            "call",
-            "execute_program",
-            {"conversation": "c-1", "metadata": {"tenant": "acme"}},
-            (
-                "execute_program",
-                "INTERNAL",
-                {
-                    "gen_ai.conversation.id": "c-1",
-                    "dspex.conversation": "c-1",
-                    "dspex.metadata": '{"tenant": "acme"}',
-                },
-            ),
-        ),
-        ("sandbox", "python", {"code": "1 + 1", "output": "2"}, ("python", "INTERNAL", {})),
-    ],
-    ids=str,
-)
-def test_other_kinds_have_their_names(
-    kind: str, name: str, given: dict[str, Any], expected: tuple[str, str, dict[str, Any]]
-) -> None:
-    named, of, attributes = expected
-    assert described(kind, name, given, has_texts=False) == Described(named, of, {"dspex.kind": kind, **attributes}, [])
+@pytest.mark.parametrize("row", SPANS, ids=lambda row: f"{row['span']['kind']} {row['span']['name']}")
+def test_both_languages_name_spans_alike(row: dict[str, Any]) -> None:
+    span = row["span"]
+    found = described(span["kind"], span["name"], span["attributes"], has_texts=False)
+    events = [(name, after_us, attributes) for name, after_us, attributes in row["events"]]
+    assert found == Described(row["name"], row["kind"], row["attributes"], events)
 
 
 def test_arguments_and_result_of_a_tool_are_there_if_they_are_wanted() -> None:

@@ -350,7 +350,7 @@ def test_span_of_the_caller_is_exported_for_it(collector: Collector) -> None:
     assert (span["trace_id"], span["id"], span["parent"]) == (TRACE, CALL["id"], None)
     assert (span["start_us"], span["duration_us"]) == (CALL["start_us"], 900)
     assert span["attributes"]["error.type"] == "timeout"
-    assert span["attributes"]["dspex.metadata"] == '{"tenant": "acme"}'
+    assert span["attributes"]["dspex.metadata"] == '{"tenant":"acme"}'
 
 
 @pytest.mark.parametrize(

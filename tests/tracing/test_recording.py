@@ -177,6 +177,38 @@ def test_texts_are_kept_without_keys_and_within_limits() -> None:
     assert kept.keep_messages(messages) == [{"role": "user", "content": "a\nb"}, {"role": "user", "content": "plain"}]
 
 
+def test_texts_and_messages_of_errors_are_left_out_if_the_application_redacts() -> None:
+    recorded = tracing.Recording(tracing.new_trace(), tells="texts", is_redacted=True)
+    with tracing.record(recorded, "python", "call"), tracing.span("tool", "stock") as tool:
+        assert tool is not None
+        tool.keep(arguments={"article": "nut"})
+        tool.failed("tool", "closed for nut")
+    spans = named(recorded.take())
+    assert spans["stock"]["error"] == {"kind": "tool", "message": "[redacted]"}
+    assert spans["stock"]["attributes"] == {}
+
+
+def test_answer_has_texts_only_if_it_wants_them() -> None:
+    for tells, kept in (("texts", {"stage": "s", "code": "1"}), ("spans", {"stage": "s"})):
+        recorded = tracing.Recording(tracing.new_trace(), tells=tells)  # type: ignore[arg-type]
+        with tracing.record(recorded, "sandbox", "python") as span:
+            span.set(stage="s", code="1")
+        assert recorded.take()[0]["attributes"] == kept
+
+
+def test_span_that_begins_after_the_end_of_its_recording_is_not_recorded() -> None:
+    recorded = recording()
+    with tracing.record(recorded, "python", "call"):
+        place = tracing.here()
+        part = recorded.part(tracing.current())
+    recorded.close()
+    tracing.enter(place)
+    with tracing.span("tool", "late"), tracing.record(part, "item", "late"):
+        pass
+    tracing.enter(None)
+    assert [span["name"] for span in recorded.take()] == ["call"]
+
+
 def test_texts_end_when_the_call_has_enough_of_them() -> None:
     kept = texts.Texts()
     full = texts.MAX_TOTAL // texts.MAX_CHARACTERS

@@ -15,7 +15,7 @@ from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.execution.batch import BATCH_OPTIONS
 from erlport_bridge.programs.execution.metrics import METRIC, read_metric
 from erlport_bridge.programs.execution.prediction_terms import META, total_tokens
-from erlport_bridge.programs.modules import Reward
+from erlport_bridge.programs.modules import Reward, rated
 from erlport_bridge.programs.options import NumberOption, Vocabulary
 from erlport_bridge.programs.pipelines import Stage
 from erlport_bridge.programs.signatures import SignatureSpec
@@ -68,7 +68,8 @@ class Evaluation:
         """
         fields = {name: value for name, value in prediction.items() if name != META}
         try:
-            judged = await asyncio.wait_for(self.metric.judge(example, dspy.Prediction(**fields)), timeout_s)
+            work = rated("metric", self.metric, example, dspy.Prediction(**fields))
+            judged = await asyncio.wait_for(work, timeout_s)
         except asyncio.TimeoutError:
             message = "the metric has not answered within the time of its example"
             raise OperationError("timeout", message, stage="metric") from None

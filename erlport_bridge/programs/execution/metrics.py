@@ -42,6 +42,7 @@ class SemanticF1:
     question: str
     field: str
     expected: str
+    name: str = _SEMANTIC
     code: str = "the F1 of the answer's recall and precision, as a model judges them"
 
     async def judge(

@@ -207,12 +207,17 @@ class Recording:
             "cache_hit": is_cached,
             "usage": {name: count for name, count in usage.items() if type(count) is int},
             "cost": None if result is None else result.cost,
-            "error": None if error is None else {"kind": kind_of(error), "message": message_of(error)},
+            "error": None if error is None else {"kind": kind_of(error), "message": _message(error)},
             "messages": None,
             "reply": None,
             **texts,
         }
         _ring.keep(kept, _size(texts))
+
+
+def _message(error: BaseException) -> str:
+    """Return the message of an error, which may quote what the application redacts."""
+    return message_of(error) if redactor.get() is None else "[redacted]"
 
 
 def _content(content: Any) -> Any:

@@ -43,7 +43,7 @@ def _with_messages(entered: contextlib.AbstractContextManager[Span | None], sent
 def repeated(span: Span, error: Exception) -> None:
     """Record that an attempt has failed, after which the request is sent again."""
     cause = cause_of(error)
-    retry = {"kind": cause["kind"], "message": cause["message"], "after_us": span.since_start_us()}
+    retry = {"kind": cause["kind"], "message": span.shown(cause["message"]), "after_us": span.since_start_us()}
     span.set(attempts=span.attributes.get("attempts", 1) + 1, retries=[*span.attributes.get("retries", ()), retry])
 
 

@@ -25,6 +25,7 @@ from erlport_bridge.programs.modules.rewards import (
     Reward,
     Traced,
     entry,
+    rated,
     read_reward,
 )
 from erlport_bridge.programs.modules.stand_ins import (
@@ -52,6 +53,7 @@ __all__ = [
     "entry",
     "plain_module",
     "public_name",
+    "rated",
     "read_reward",
     "read_vector",
     "retrieval",

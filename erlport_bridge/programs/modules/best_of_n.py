@@ -16,7 +16,7 @@ import orjson
 from dspy.predict.refine import OfferFeedback, inspect_modules, recursive_mask
 
 from erlport_bridge.errors import kind_of
-from erlport_bridge.programs.modules.rewards import Reward
+from erlport_bridge.programs.modules.rewards import Reward, rated
 from erlport_bridge.programs.modules.stand_ins import plain_module
 from erlport_bridge.programs.text import neutral
 
@@ -80,7 +80,7 @@ class BestOfN(dspy.Module):  # type: ignore[misc]
                 if kind_of(error) in _LASTING or len(failed) > self._fail_count:
                     raise
                 continue
-            last = _Attempt(prediction, (await self._reward.judge(inputs, prediction)).score, trace)
+            last = _Attempt(prediction, (await rated("reward", self._reward, inputs, prediction)).score, trace)
             if best is None or last.reward > best.reward:
                 best = last
             if self._threshold is not None and last.reward >= self._threshold:

@@ -29,6 +29,7 @@ from erlport_bridge.programs.text import arguments, text_of
 from erlport_bridge.programs.values import plain
 from erlport_bridge.request import weight
 from erlport_bridge.term import OtpErlangFunction, shown
+from erlport_bridge.tracing import span
 
 _CHECKS: Final = ("equals", "contains", "exact_match", "f1", "length", "words")
 _FUNCTION_KEYS: Final = frozenset({"callback", callbacks.EXPORTED, "description", "arity"})
@@ -96,6 +97,10 @@ class Reward(Protocol):
     """A rating of predictions."""
 
     @property
+    def name(self) -> str:
+        """What it is called in a trace."""
+
+    @property
     def code(self) -> str:
         """A description of the reward, for a model that gives advice."""
 
@@ -109,6 +114,21 @@ class Reward(Protocol):
         """
 
 
+async def rated(
+    kind: str,
+    reward: Reward,
+    inputs: Mapping[str, Any],
+    prediction: dspy.Prediction,
+    traced: Traced | None = None,
+) -> Judgement:
+    """Return the reward of a prediction, and record how it was computed: as a ``reward`` or as a ``metric``."""
+    with span(kind, reward.name) as recorded:
+        judged = await reward.judge(inputs, prediction, traced)
+        if recorded is not None:
+            recorded.set(score=judged.score)
+        return judged
+
+
 @dataclass(frozen=True)
 class ElixirReward:
     """A reward that a function of Elixir computes."""
@@ -116,6 +136,7 @@ class ElixirReward:
     function: ElixirFunction
     description: str | None = None
     arity: int = 2
+    name: str = "function"
 
     @property
     def code(self) -> str:

@@ -1,10 +1,11 @@
 defmodule DSPex.Telemetry do
   @moduledoc """
-  The events that are emitted when the application has `:telemetry` and a handler of them. Names, measurements and metadata are a
-  contract: what a table names is always there, unless a note says when; changes are in the changelog.
+  The events that are emitted when the application has `:telemetry` and a handler of them. Names,
+  measurements and metadata are a contract: what a table names is always there, unless a note says
+  when; changes are in the changelog.
 
-  Without a handler nothing is emitted, Python records nothing, and a call costs no more than without `:telemetry`.
-  `attach_default_logger/1` logs what is worth a line.
+  Without a handler nothing is emitted, Python records nothing, and a call costs no more than
+  without `:telemetry`. `attach_default_logger/1` logs what is worth a line.
 
   ## Calls
 
@@ -14,18 +15,21 @@ defmodule DSPex.Telemetry do
   | `[:dspex, :call, :stop]` | `duration`, `monotonic_time`, `queue_time`, `python_time`, and the usage | those of a call, `result`, `stage`, `worker`, `model`, `provider`, `usage_known?` |
   | `[:dspex, :call, :exception]` | `duration`, `monotonic_time` | those of a call, `kind`, `reason`, `stacktrace`: the call was misused, and raised |
 
-  Each call has one start and one end. A stream is one call for each time that it is read. The calling process, the reader of a
-  stream, emits both. A call whose process ends first, and a stream that is halted, end with the `result` `:cancelled`; the event of a
-  process that has ended comes from another one within some 20 ms.
+  Each call has one start and one end. A stream is one call for each time that it is read. The
+  calling process, the reader of a stream, emits both. A call whose process ends first, and a stream
+  that is halted, end with the `result` `:cancelled`; the event of a process that has ended comes
+  from another one within some 20 ms.
 
-  `result` is `:ok`, or the kind of the error (`DSPex.Python.Error`). `stage` is where the time of a timeout went. `queue_time` lasts from the start until
-  Python had the call, `python_time` from then until its answer was ready. They, `worker` and the usage come from Python; without its answer they are
-  missing among the measurements, `worker`, `model` and `provider` are `nil`, and `usage_known?` is `false`.
+  `result` is `:ok`, or the kind of the error (`DSPex.Python.Error`). `stage` is where the time of a
+  timeout went. `queue_time` lasts from the start until Python had the call, `python_time` from then
+  until its answer was ready. They, `worker` and the usage come from Python; without its answer they
+  are missing among the measurements, `worker`, `model` and `provider` are `nil`, and `usage_known?`
+  is `false`.
 
   ## Inside of calls
 
-  What happens in Python is told when its answer comes, or the result of an item of a batch that is streamed, in the order of time.
-  `system_time` and `monotonic_time` say when it happened.
+  What happens in Python is told when its answer comes, or the result of an item of a batch that is
+  streamed, in the order of time. `system_time` and `monotonic_time` say when it happened.
 
   | event | measurements | metadata |
   | --- | --- | --- |
@@ -41,12 +45,16 @@ defmodule DSPex.Telemetry do
   | `[:dspex, :sandbox, :start]` | `system_time`, `monotonic_time` | those of a span |
   | `[:dspex, :sandbox, :stop]` | `duration`, `monotonic_time` | those of a span, `result` |
   | `[:dspex, :sandbox, :exception]` | `duration`, `monotonic_time` | those of a span, `result`, `kind`, `reason`, `stacktrace` |
+  | `[:dspex, :store, :start]` | `system_time`, `monotonic_time` | those of a span |
+  | `[:dspex, :store, :stop]` | `duration`, `monotonic_time` | those of a span, `result` |
+  | `[:dspex, :store, :exception]` | `duration`, `monotonic_time` | those of a span, `result`, `kind`, `reason`, `stacktrace` |
   | `[:dspex, :optimizer, :start]` | `system_time`, `monotonic_time` | those of a span |
   | `[:dspex, :optimizer, :stop]` | `duration`, `monotonic_time` | those of a span, `result` |
   | `[:dspex, :optimizer, :exception]` | `duration`, `monotonic_time` | those of a span, `result`, `kind`, `reason`, `stacktrace` |
 
-  What fails, or is cancelled, ends with `:exception`: `result` is the kind of the error, `kind` is `:error`, `reason` its message, and `stacktrace` is empty. A tool
-  that fails is told here too, although the call goes on.
+  What fails, or is cancelled, ends with `:exception`: `result` is the kind of the error, `kind` is
+  `:error`, `reason` its message, and `stacktrace` is empty. A tool that fails is told here too,
+  although the call goes on.
 
   ## Streams and pools
 
@@ -60,27 +68,33 @@ defmodule DSPex.Telemetry do
   | `[:dspex, :pool, :overloaded]` | `system_time` | `pool`, `operation` |
   | `[:dspex, :pool, :queue]` | `length` | `pool` |
 
-  `since_start` of the first chunk is the time to the first token, as the reader sees it. The duration of `worker_ready` is the time since
-  the start of this Python. `calls` of `worker_died` were in flight. `queue` tells how many calls wait for a worker: every 20 ms while some do, and when none
-  does any more.
+  `since_start` of the first chunk is the time to the first token, as the reader sees it. The
+  duration of `worker_ready` is the time since the start of this Python. `calls` of `worker_died`
+  were in flight. `queue` tells how many calls wait for a worker: every 20 ms while some do, and
+  when none does any more.
 
   ## Metadata
 
-    * Those of a call: `pool`, `operation`, `module`, `program`, `version`, `session`, `conversation`, `request_id`, `metadata` (the map
-      that the caller gave as the option `:metadata`, unchanged), `trace_id`, `span_id`, `parent_id`, `telemetry_span_context`. What a call does not have
-      is `nil`
-    * Those of a span: the same without `module`, and `worker`, `name`, `stage` (the name of the stage of a program, or `nil`). `span_id` and `parent_id` are the
-      span's own. `telemetry_span_context` is equal in the two events of a span
-    * The usage: `model_requests` (of a call only), `input_tokens`, `output_tokens`, `cached_tokens`, `reasoning_tokens`, `total_tokens`, and `cost` in US dollars, which is missing if the price
-      of an answer is unknown. The costs of all models' events of a call add up to that of the call
+    * Those of a call: `pool`, `operation`, `module`, `program`, `version`, `session`,
+      `conversation`, `request_id`, `metadata` (the map that the caller gave as the option
+      `:metadata`, unchanged), `trace_id`, `span_id`, `parent_id`, `telemetry_span_context`. What a
+      call does not have is `nil`
+    * Those of a span: the same without `module`, and `worker`, `name`, `stage` (the name of the
+      stage of a program, or `nil`). `span_id` and `parent_id` are the span's own.
+      `telemetry_span_context` is equal in the two events of a span
+    * The usage: `model_requests` (of a call only), `input_tokens`, `output_tokens`,
+      `cached_tokens`, `reasoning_tokens`, `total_tokens`, and `cost` in US dollars, which is
+      missing if the price of an answer is unknown. The costs of all models' events of a call add up
+      to that of the call
 
-  Times and durations have native units, see `System.convert_time_unit/3`. No event has a prompt, an answer, or an API key. A call with `trace: true` has the
-  texts too: see `DSPex.Trace`.
+  Times and durations have native units, see `System.convert_time_unit/3`. No event has a prompt, an
+  answer, or an API key; the `reason` of a failure may quote one, unless the pool has `redact:`. A
+  call with `trace: true` has the texts too: see `DSPex.Trace`.
   """
 
   require Logger
 
-  @kinds [:call, :module, :model, :tool, :sandbox, :optimizer]
+  @kinds [:call, :module, :model, :tool, :sandbox, :store, :optimizer]
   @phases [:start, :stop, :exception]
   @pool [
     :worker_started,

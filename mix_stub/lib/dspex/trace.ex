@@ -39,6 +39,8 @@ defmodule DSPex.Trace do
   | `"model"` | a request to a language model, with its repetitions; a fallback model has a span of its own | see below |
   | `"tool"` | a call of a tool; an error of the tool is the observation of the model, and the status is `"error"` | `"arguments"`, `"result"` |
   | `"sandbox"` | an execution of code that a model wrote | `"code"`, `"output"` |
+  | `"store"` | work in the database of the store: `"read"`, `"write"` or `"change"`, with its wait for a thread | |
+  | `"reward"`, `"metric"` | the rating of a prediction by a reward of `dspy.BestOfN` and `dspy.Refine`, or by a metric; its name is that of the check, or `"function"` | `"score"` |
   | `"optimizer"` | an optimizer's run | |
 
   Every span below a named stage has its name as `"stage"`.
@@ -60,6 +62,8 @@ defmodule DSPex.Trace do
   `"messages"`, `"reply"`, `"arguments"`, `"result"`, `"code"` and `"output"` are kept with `trace: true`, and not with `trace: :metadata`. API keys in
   them are replaced. A text ends after 20,000 characters, and says how many are missing; after 4 million characters in a
   call the texts of further spans are left out.
+
+  A pool with `redact:` has the messages and the reply as that function returns them, and no other texts.
 
       iex> {:ok, prediction} = DSPex.Python.execute_module("dspy.Predict", "question -> answer", "What is ETF?", trace: true)
       iex> Enum.map(prediction.trace.spans, & &1["kind"])

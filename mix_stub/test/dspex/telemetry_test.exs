@@ -67,7 +67,7 @@ defmodule DSPex.TelemetryTest do
 
     text =
       text
-      |> String.split("What a call does not have")
+      |> String.split(~r/What\s+a\s+call\s+does\s+not\s+have/)
       |> hd()
       |> String.replace("`:metadata`", "")
 
@@ -86,7 +86,13 @@ defmodule DSPex.TelemetryTest do
   # What makes every event that there is.
   defp everything(url) do
     pool =
-      start_pool!(model: ModelServer.model(url, "good"), size: 1, max_in_flight: 1, max_queue: 1)
+      start_pool!(
+        model: ModelServer.model(url, "good"),
+        size: 1,
+        max_in_flight: 1,
+        max_queue: 1,
+        store: :run
+      )
 
     options = [pool: pool, metadata: %{tenant: "acme"}, request_id: "r-1", timeout: 60_000]
     {:ok, _prediction} = Python.execute_module("dspy.ChainOfThought", @qa, "Why?", options)
@@ -113,6 +119,8 @@ defmodule DSPex.TelemetryTest do
         optimizer: "dspy.BootstrapFewShot",
         metric: :exact_match
       )
+
+    {:ok, _prediction} = Python.execute_program(program, "Why?", options)
 
     tasks =
       for _ <- 1..4,
@@ -155,25 +163,78 @@ defmodule DSPex.TelemetryTest do
     everything(url)
     sent = received()
 
-    for {event, measurements, metadata} <- sent do
-      {named, of_metadata} = Map.fetch!(documented, event)
-      optional = Map.get(@optional, Enum.at(event, 1), [])
-      assert {event, Map.keys(measurements) -- named} == {event, []}
-      assert {event, (named -- optional) -- Map.keys(measurements)} == {event, []}
-
-      assert {event, Enum.sort(Map.keys(metadata))} ==
-               {event, of_metadata |> Enum.uniq() |> Enum.sort()}
-    end
-
+    Enum.each(sent, &assert_documented(&1, documented))
     names = sent |> Enum.map(&elem(&1, 0)) |> MapSet.new()
     seen = Enum.filter(Telemetry.events(), &(&1 in names))
-    # Tools, sandboxes and failures of modules have their own tests, with a model that calls them.
+    # Tools, sandboxes and failures have their own tests.
     unseen = for [:dspex, kind, phase] <- Telemetry.events() -- seen, do: {kind, phase}
     phases = [:start, :stop, :exception]
     others = for kind <- [:tool, :sandbox], phase <- phases, do: {kind, phase}
-    assert Enum.sort(unseen) == Enum.sort([{:optimizer, :exception} | others])
+    failures = for kind <- [:optimizer, :store], do: {kind, :exception}
+    assert Enum.sort(unseen) == Enum.sort(failures ++ others)
     refute inspect(sent, limit: :infinity, printable_limit: :infinity) =~ @key
     refute inspect(sent, limit: :infinity, printable_limit: :infinity) =~ "Why?"
+  end
+
+  defp assert_documented({event, measurements, metadata}, documented) do
+    {named, of_metadata} = Map.fetch!(documented, event)
+    optional = Map.get(@optional, Enum.at(event, 1), [])
+    assert {event, Map.keys(measurements) -- named} == {event, []}
+    assert {event, (named -- optional) -- Map.keys(measurements)} == {event, []}
+
+    assert {event, Enum.sort(Map.keys(metadata))} ==
+             {event, of_metadata |> Enum.uniq() |> Enum.sort()}
+  end
+
+  @tag :tmp_dir
+  test "sandboxes, optimizers and stores that fail are told as the tables say", context do
+    %{url: url, tmp_dir: folder} = context
+    documented = documented()
+
+    code = %{reasoning: "divide", generated_code: "1 / 0"}
+    model = start_supervised!({ScriptedModel, List.duplicate(code, 3)})
+
+    pool =
+      start_pool!(
+        model: ModelServer.model(url, "good"),
+        store: "sqlite:///" <> Path.join(folder, "dspex.db")
+      )
+
+    options = [pool: pool, timeout: 120_000]
+
+    {:error, _error} =
+      Python.execute_module(%{module: "dspy.ProgramOfThought", max_iters: 1}, @qa, "Why?", [
+        {:lm, ScriptedModel.lm(model)} | options
+      ])
+
+    {:ok, program} = Python.create_program(%{signature: @qa}, pool: pool)
+
+    {:error, %Error{kind: :timeout}} =
+      Python.compile_program(program, [%{question: "a", answer: "b"}],
+        optimizer: "dspy.BootstrapFewShot",
+        metric: fn _example, _prediction -> Process.sleep(:infinity) end,
+        timeout: 3_000
+      )
+
+    for file <- File.ls!(folder),
+        do: File.write!(Path.join(folder, file), String.duplicate("no database", 1_000))
+
+    {:error, %Error{kind: :store}} = Python.execute_program(program, "Why?", options)
+    sent = received()
+    Enum.each(sent, &assert_documented(&1, documented))
+
+    failed =
+      for {[:dspex, kind, :exception], _measurements, metadata} <- sent, do: {kind, metadata}
+
+    assert %{name: "python", kind: :error, reason: reason} = failed[:sandbox]
+    assert reason =~ "ZeroDivisionError"
+    assert %{name: "dspy.BootstrapFewShot", result: :timeout} = failed[:optimizer]
+    assert %{name: "read", result: :store} = failed[:store]
+
+    assert Enum.any?(
+             sent,
+             &match?({[:dspex, :store, :stop], _measurements, %{name: "read"}}, &1)
+           )
   end
 
   test "what happens in a call is told in the order of time, with the caller's own map", %{

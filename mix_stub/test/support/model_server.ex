@@ -25,6 +25,19 @@ defmodule DSPex.ModelServer do
     do: {:openai, [model: name, api_base: url, api_key: "test-key-7f3a", num_retries: 0]}
 
   @doc """
+  Adds replies for the model of that name.
+  """
+  def script!(url, name, replies) do
+    {:ok, body} = DSPex.Python.JSON.encode(%{name: name, replies: replies})
+    %URI{host: host, port: port} = URI.parse(url)
+    {:ok, socket} = :gen_tcp.connect(to_charlist(host), port, [:binary, active: false])
+    head = "POST /script HTTP/1.0\r\ncontent-length: #{byte_size(body)}\r\n\r\n"
+    :ok = :gen_tcp.send(socket, [head, body])
+    "HTTP/1.1 200" <> _rest = received(socket)
+    :ok
+  end
+
+  @doc """
   Returns the API keys of all requests so far, oldest first.
   """
   def keys(url) do

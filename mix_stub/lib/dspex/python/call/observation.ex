@@ -5,15 +5,20 @@ defmodule DSPex.Python.Call.Observation do
   # calls or spans has a handler, or if the caller wants the trace.
   #
   # The calling process emits the two events of a call. If it ends before its call, DSPex.Python.Call.OpenCalls emits the second.
+  #
+  # A call has a span in OpenTelemetry too, if the application has a tracer, or if Python exports its own spans: then it
+  # exports that of the call for the caller.
 
-  alias DSPex.Python.Call.{CallOptions, OpenCalls, SpanEvents, Traces}
-  alias DSPex.Python.Error
+  alias DSPex.Python.Call.{CallOptions, OpenCalls, OpenTelemetry, SpanEvents, Traces}
+  alias DSPex.Python.{Cluster, Error, Pool}
   alias DSPex.{Telemetry, Trace}
 
   @start [:dspex, :call, :start]
   @stop [:dspex, :call, :stop]
   @exception [:dspex, :call, :exception]
   @chunk [:dspex, :stream, :chunk]
+  # Long enough for a Python that takes the place of one that has died.
+  @export_timeout 10_000
 
   @enforce_keys [:started, :started_us, :traces, :metadata]
   defstruct [
@@ -28,14 +33,19 @@ defmodule DSPex.Python.Call.Observation do
     level: nil,
     chunks: nil,
     part?: false,
-    usage: nil
+    usage: nil,
+    exports?: false,
+    redacts?: false,
+    otel: nil,
+    spans: []
   ]
 
   @typedoc """
   A call that has begun; `nil` if nobody observes it.
 
   `wanted` is the option `:trace`, `kinds` are the kinds of spans with a handler, `level` is what Python is asked for, `chunks` whether the
-  first piece of a stream has come (`nil`: nobody wants to know), `part?` whether this is a part of another call, and `usage` sums up what has come so far.
+  first piece of a stream has come (`nil`: nobody wants to know), `part?` whether this is a part of another call, and `usage` sums up what has come so far. `exports?` is
+  whether Python exports spans, `redacts?` whether the application redacts texts, `otel` the span in the application's tracer, and `spans` are those that have come for it.
   """
   @type t :: %__MODULE__{} | nil
 
@@ -56,7 +66,8 @@ defmodule DSPex.Python.Call.Observation do
         work.()
 
       _handled ->
-        call = started(operation, options, %{}, %{events?: true})
+        observed = %{started: System.monotonic_time(), traces: Traces.new(nil), events?: true}
+        call = started(operation, options, %{}, observed)
         finish(call, raising(call, work))
     end
   end
@@ -127,17 +138,47 @@ defmodule DSPex.Python.Call.Observation do
         {nil, options}
 
       true ->
-        events? = Telemetry.handled_kinds([:call]) != []
-        chunks = if Telemetry.handled?(@chunk), do: :none
-        level = level(wanted, events? or kinds != [])
+        begin(operation, options, about, wanted, kinds)
+    end
+  end
 
-        if level == nil and chunks == nil do
-          {nil, options}
-        else
-          observed = %{events?: events?, kinds: kinds, level: level, chunks: chunks}
-          call = started(operation, options, about, Map.put(observed, :wanted, wanted))
-          {call, with_trace(options, call)}
-        end
+  defp begin(operation, options, about, wanted, kinds) do
+    events? = Telemetry.handled_kinds([:call]) != []
+    chunks = if Telemetry.handled?(@chunk), do: :none
+    telling = %{exports?: exports?} = Pool.telling(Cluster.name(options.pool))
+    given = options.python[:traceparent]
+    parent = given || OpenTelemetry.current()
+    started = System.monotonic_time()
+    attributes = fn -> options |> metadata(about) |> Traces.attributes() end
+    {otel, header} = OpenTelemetry.start(operation, given, started, attributes)
+    # Python exports its spans itself, or the application's tracer gets them from here.
+    spans? = events? or kinds != [] or (otel != nil and not exports?)
+    level = level(wanted, spans?)
+
+    if level == nil and chunks == nil and not exports? and otel == nil do
+      around = header || parent
+      {nil, if(around, do: CallOptions.put(options, :traceparent, around), else: options)}
+    else
+      traces = if header, do: Traces.of_span(header, parent), else: Traces.new(parent)
+
+      call =
+        started(
+          operation,
+          options,
+          about,
+          Map.merge(telling, %{
+            started: started,
+            traces: traces,
+            wanted: wanted,
+            events?: events?,
+            kinds: kinds,
+            level: level,
+            chunks: chunks,
+            otel: otel
+          })
+        )
+
+      {call, with_trace(options, call)}
     end
   end
 
@@ -147,60 +188,63 @@ defmodule DSPex.Python.Call.Observation do
   defp level(none, true) when none in [nil, false], do: "metadata"
   defp level(_none, _handled?), do: nil
 
-  defp with_trace(options, %{level: nil}), do: options
-
   defp with_trace(options, call) do
-    options
-    |> CallOptions.put(:trace, call.level)
-    |> CallOptions.put(:traceparent, Traces.traceparent(call.traces))
+    options = CallOptions.put(options, :traceparent, Traces.traceparent(call.traces))
+    options = if call.level, do: CallOptions.put(options, :trace, call.level), else: options
+
+    if call.exports?,
+      do: CallOptions.put(options, :called_at_us, call.started_us),
+      else: options
   end
 
   defp started(operation, options, about, observed) do
-    started = System.monotonic_time()
-    traces = Traces.new(options.python[:traceparent])
-    metadata = metadata(operation, options, about, traces)
+    %{started: started, traces: traces} = observed
+
+    metadata =
+      options
+      |> metadata(about)
+      |> Map.merge(%{
+        operation: operation,
+        trace_id: traces.trace_id,
+        span_id: traces.span_id,
+        parent_id: traces.parent_id,
+        telemetry_span_context: make_ref()
+      })
 
     call =
       struct!(
-        %__MODULE__{
-          started: started,
+        __MODULE__,
+        Map.merge(observed, %{
           # Not System.system_time/0, which the BEAM corrects slowly: Python's clock is the system's.
           started_us: :os.system_time(:microsecond),
-          traces: traces,
           metadata: metadata
-        },
-        observed
+        })
       )
 
-    if call.events? do
+    if call.events? or call.exports? or call.otel != nil do
       # Before the event, so that each start has an end.
-      open = OpenCalls.add(&emit_stop(call, &1))
+      open = OpenCalls.add(&ended_by_its_process(call, &1))
       measurements = %{system_time: System.system_time(), monotonic_time: started}
-      Telemetry.emit(@start, measurements, metadata)
+      if call.events?, do: Telemetry.emit(@start, measurements, metadata)
       %{call | open: open}
     else
       call
     end
   end
 
-  defp metadata(operation, options, about, traces) do
+  defp metadata(options, about) do
     python = options.python
 
     Map.merge(
       %{
         pool: options.pool,
-        operation: operation,
         module: nil,
         program: nil,
         version: python[:version],
         session: python[:session_id],
         conversation: python[:conversation],
         request_id: python[:request_id],
-        metadata: options.metadata,
-        trace_id: traces.trace_id,
-        span_id: traces.span_id,
-        parent_id: traces.parent_id,
-        telemetry_span_context: make_ref()
+        metadata: options.metadata
       },
       about
     )
@@ -210,9 +254,14 @@ defmodule DSPex.Python.Call.Observation do
     work.()
   catch
     kind, reason ->
-      if call.events? and OpenCalls.remove(open) do
+      if not call.part? and OpenCalls.remove(open) do
         failure = %{kind: kind, reason: reason, stacktrace: __STACKTRACE__}
-        Telemetry.emit(@exception, ended(call), Map.merge(call.metadata, failure))
+
+        if call.events?,
+          do: Telemetry.emit(@exception, ended(call), Map.merge(call.metadata, failure))
+
+        error = Error.new(:input, "the call was misused")
+        to_open_telemetry(call, %{result: :input, error: error}, nil)
       end
 
       :erlang.raise(kind, reason, __STACKTRACE__)
@@ -254,7 +303,7 @@ defmodule DSPex.Python.Call.Observation do
     spans = SpanEvents.emit(call, term)
     outcome = outcome(result)
     outer = if call.level, do: Traces.of_call(call, term, outcome)
-    call = %{call | usage: add_usage(call.usage, spans)}
+    call = counted(call, spans)
     {value, call} = with_traces(value, call, outer)
     unless call.part?, do: emit_end(call, outcome, outer)
     value
@@ -305,7 +354,7 @@ defmodule DSPex.Python.Call.Observation do
 
         # Its events have been emitted by the part of the batch.
         {item, %Trace{} = trace} ->
-          call = %{call | usage: add_usage(call.usage, trace.spans)}
+          call = counted(call, trace.spans)
           {Traces.put(item, if(keep?(call), do: Traces.within(outer, trace))), call}
 
         {item, term} ->
@@ -314,7 +363,7 @@ defmodule DSPex.Python.Call.Observation do
           trace =
             if keep?(call), do: Traces.within(outer || Traces.of_call(call, term, nil), term)
 
-          {Traces.put(item, trace), %{call | usage: add_usage(call.usage, spans)}}
+          {Traces.put(item, trace), counted(call, spans)}
       end
     end)
   end
@@ -323,15 +372,43 @@ defmodule DSPex.Python.Call.Observation do
   defp keep?(%{wanted: wanted, part?: part?}),
     do: part? or wanted in [true, :metadata, "metadata"]
 
-  defp emit_end(%{events?: false}, _outcome, _trace), do: :ok
+  defp emit_end(%{events?: false, exports?: false, otel: nil}, _outcome, _trace), do: :ok
 
   defp emit_end(call, outcome, trace) do
-    if OpenCalls.remove(call.open), do: emit_stop(call, outcome, trace)
+    if OpenCalls.remove(call.open), do: ended_once(call, outcome, trace)
     :ok
   end
 
   # From DSPex.Python.Call.OpenCalls.
-  defp emit_stop(call, :cancelled), do: emit_stop(call, %{result: :cancelled, error: nil}, nil)
+  defp ended_by_its_process(call, :cancelled),
+    do: ended_once(call, %{result: :cancelled, error: nil}, nil)
+
+  defp ended_once(call, outcome, trace) do
+    if call.events?, do: emit_stop(call, outcome, trace)
+    to_open_telemetry(call, outcome, trace)
+  end
+
+  # The call's span: in the application's tracer, or exported by Python.
+  defp to_open_telemetry(%{otel: nil, exports?: false}, _outcome, _trace), do: :ok
+
+  defp to_open_telemetry(%{otel: nil} = call, outcome, trace) do
+    %Trace{spans: [span | _of_python]} = trace || Traces.of_call(call, nil, outcome)
+    args = [Traces.traceparent(call.traces), [span]]
+    pool = call.metadata.pool
+    # The caller does not wait for it, and is not told if it fails.
+    spawn(fn -> Cluster.call(pool, :export_spans, args, @export_timeout) end)
+    :ok
+  end
+
+  defp to_open_telemetry(call, outcome, trace) do
+    outer = trace || Traces.of_call(call, nil, outcome)
+    traces = for spans <- [outer.spans | call.spans], do: %{outer | spans: spans}
+    {[span], spans} = traces |> Trace.join() |> split_call(call.traces.span_id)
+    at = &(call.started + Traces.native(&1 - call.started_us))
+    OpenTelemetry.finish(call.otel, span, if(call.exports?, do: [], else: spans), at)
+  end
+
+  defp split_call(%Trace{spans: spans}, id), do: Enum.split_with(spans, &(&1["id"] == id))
 
   defp emit_stop(call, outcome, trace) do
     found = if trace, do: Traces.python_times(trace), else: %{}
@@ -359,6 +436,11 @@ defmodule DSPex.Python.Call.Observation do
 
   defp outcome({:ok, _value}), do: %{result: :ok, error: nil}
   defp outcome({:error, error}), do: %{result: error.kind, error: error}
+
+  defp counted(call, spans) do
+    call = %{call | usage: add_usage(call.usage, spans)}
+    if call.otel && not call.exports?, do: %{call | spans: [spans | call.spans]}, else: call
+  end
 
   # Without spans of Python nothing is known.
   defp add_usage(usage, []), do: usage

@@ -7,7 +7,7 @@ defmodule DSPex.Python.Call.SpanEvents do
   alias DSPex.Python.Error
   alias DSPex.Telemetry
 
-  @kinds [:module, :model, :tool, :sandbox, :optimizer]
+  @kinds [:module, :model, :tool, :sandbox, :store, :optimizer]
   @kind_of_name Map.new(@kinds, &{Atom.to_string(&1), &1})
   @usage [:input_tokens, :output_tokens, :cached_tokens, :reasoning_tokens, :total_tokens, :cost]
          |> Enum.map(&{Atom.to_string(&1), &1})

@@ -32,6 +32,18 @@ defmodule DSPex.Python.Call.Traces do
     end
   end
 
+  @doc """
+  Names a call by the span that the application's tracer has made for it, within the span around it.
+  """
+  @spec of_span(String.t(), term()) :: t()
+  def of_span(header, parent) do
+    [_all, trace_id, span_id, flags] = Regex.run(@w3c, header)
+    # The header of another trace is that of no parent: it was malformed for the tracer.
+    around = new(parent)
+    parent_id = if around.trace_id == trace_id, do: around.parent_id
+    %__MODULE__{trace_id: trace_id, span_id: span_id, parent_id: parent_id, flags: flags}
+  end
+
   # Not of the cryptographic source: an id protects nothing.
   defp id(bytes), do: bytes |> :rand.bytes() |> Base.encode16(case: :lower)
 
@@ -67,7 +79,7 @@ defmodule DSPex.Python.Call.Traces do
       "start_us" => call.started_us,
       "duration_us" => System.convert_time_unit(native, :native, :microsecond),
       "status" => status(outcome),
-      "error" => error(outcome),
+      "error" => error(outcome, call.redacts?),
       "attributes" => attributes(call.metadata)
     }
   end
@@ -77,12 +89,19 @@ defmodule DSPex.Python.Call.Traces do
   defp status(%{result: :cancelled}), do: "cancelled"
   defp status(_error), do: "error"
 
-  defp error(%{error: %Error{} = error}),
-    do: %{"kind" => Atom.to_string(error.kind), "message" => error.message}
+  # Its message may quote what the application redacts.
+  defp error(%{error: %Error{} = error}, redacts?) do
+    message = if redacts?, do: "[redacted]", else: error.message
+    %{"kind" => Atom.to_string(error.kind), "message" => message}
+  end
 
-  defp error(_none), do: nil
+  defp error(_none, _redacts?), do: nil
 
-  defp attributes(metadata) do
+  @doc """
+  Returns the attributes of the span of a call.
+  """
+  @spec attributes(map()) :: %{String.t() => term()}
+  def attributes(metadata) do
     for name <- [
           :pool,
           :module,

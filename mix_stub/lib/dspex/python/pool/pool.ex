@@ -90,9 +90,13 @@ defmodule DSPex.Python.Pool do
       More than 4 kB of it are left out
     * `:history` - what each Python keeps of the last 1,000 requests to models, for `DSPex.Python.history/1`: `:metadata` (the default) no
       texts, `:full` messages and replies too (at most 16 million characters), `false` nothing. API keys are redacted always
-    * `:redact` - `{module, function}`, with `history: :full`: the function takes a map with `"messages"` and `"reply"` of one request, and returns
-      it as it may be kept. It is called before the request returns, so that Python never keeps what the function removes; if it fails, no
-      text of that request is kept
+    * `:redact` - `{module, function}`: what the history (with `:full`), traces (`trace: true`) and the export of spans keep of texts. The function
+      takes a map with `"messages"` and `"reply"` of one request, and returns it as it may be kept. It is called before the request returns,
+      so that Python never keeps what the function removes; if it fails, no text of that request is kept. Other texts, such as arguments
+      of tools, are not kept then, and messages of errors are `[redacted]` in the history, traces and events
+    * `:otlp` - a collector of OpenTelemetry to which the Pythons export the spans of all calls, by OTLP over HTTP: its address, such as
+      `"http://localhost:4318"`, or `true`: the variables `OTEL_EXPORTER_OTLP_…` say it. `[endpoint: address, content: :full]` exports
+      prompts and answers too. `false` by default. Needs `pip install 'erlport_bridge[otel]'`; see "Export by OTLP" in `docs/operations.md`
     * `:retry` - `:safe`: a call whose worker dies is made again, once, if no tool or other function was called for it and no piece of a
       stream was sent. `false` by default; a call may say otherwise with its own `:retry`
 
@@ -236,7 +240,9 @@ defmodule DSPex.Python.Pool do
     Names.set_value(:pool, options.name, %{
       strict: options.strict,
       log_metadata: options.log_metadata,
-      redact: if(options.history == :full, do: options.redact),
+      redact: options.redact,
+      keeps_texts?: options.history == :full or match?(%{content: :full}, options.otlp),
+      exports?: options.otlp != nil,
       retry: options.retry,
       size: options.size,
       store?: options.store != false,
@@ -472,10 +478,31 @@ defmodule DSPex.Python.Pool do
   end
 
   @doc false
-  # Returns the function that redacts the texts of requests before the pool's Pythons keep them; `nil` if there is none.
-  @spec redact(atom()) :: {module(), atom()} | nil
-  def redact(pool) do
-    with {_supervisor, value} <- Names.lookup(:pool, pool), do: value[:redact]
+  # Returns the function that redacts the texts of requests before the pool's Pythons keep them; `nil` if there is none, or if
+  # they keep none, and the call does not want any either.
+  @spec redact(atom(), boolean()) :: {module(), atom()} | nil
+  def redact(pool, wanted?) do
+    case Names.lookup(:pool, pool) do
+      {_supervisor, %{redact: {_module, _function} = redact, keeps_texts?: keeps?}}
+      when keeps? or wanted? ->
+        redact
+
+      _none ->
+        nil
+    end
+  end
+
+  @doc false
+  # Tells whether the pool's Pythons export spans, and whether the application redacts texts.
+  @spec telling(atom()) :: %{exports?: boolean(), redacts?: boolean()}
+  def telling(pool) do
+    case Names.lookup(:pool, pool) do
+      {_supervisor, %{exports?: exports?, redact: redact}} ->
+        %{exports?: exports?, redacts?: redact != nil}
+
+      _none ->
+        %{exports?: false, redacts?: false}
+    end
   end
 
   @doc false

@@ -152,14 +152,24 @@ defmodule DSPex.Python.Port.Interpreter do
   Returns the environment variables of the pool's Python that differ from those of this node; `nil` unsets one.
   """
   @spec environment(PoolOptions.t()) :: Environment.variables()
-  def environment(%PoolOptions{env: variables, python_path: folders, history: history}),
+  def environment(%PoolOptions{env: variables, python_path: folders} = options),
     do:
       variables.()
-      |> Map.put("DSPEX_HISTORY", mode(history))
+      |> Map.put("DSPEX_HISTORY", mode(options.history))
+      |> Map.merge(export(options.otlp))
       |> Environment.with_python_path(folders)
 
   defp mode(false), do: "off"
   defp mode(kept), do: Atom.to_string(kept)
+
+  defp export(nil), do: %{"DSPEX_OTLP" => "off"}
+
+  defp export(%{endpoint: endpoint, content: content}) do
+    %{
+      "DSPEX_OTLP" => if(endpoint == true, do: "on", else: endpoint),
+      "DSPEX_OTLP_CONTENT" => Atom.to_string(content)
+    }
+  end
 
   @doc """
   Returns the option of a port or command for the folder in which the pool's Python works; none for that of this node.

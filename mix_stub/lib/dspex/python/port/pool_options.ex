@@ -34,7 +34,7 @@ defmodule DSPex.Python.Port.PoolOptions do
              :programs,
              :session_ttl
            ] ++
-           [:budgets, :log_metadata, :history, :redact]
+           [:budgets, :log_metadata, :history, :redact, :otlp]
   # More would only be a slip of the keyboard: each takes tens of MB.
   @max_size 256
   # 1,000 years: the store subtracts it from a time of 64 bits.
@@ -84,7 +84,8 @@ defmodule DSPex.Python.Port.PoolOptions do
     budgets: [],
     log_metadata: [:request_id],
     history: :metadata,
-    redact: nil
+    redact: nil,
+    otlp: nil
   ]
 
   @type t :: %__MODULE__{
@@ -122,7 +123,8 @@ defmodule DSPex.Python.Port.PoolOptions do
           budgets: keyword(),
           log_metadata: [atom()],
           history: false | :metadata | :full,
-          redact: {module(), atom()} | nil
+          redact: {module(), atom()} | nil,
+          otlp: %{endpoint: true | String.t(), content: :metadata | :full} | nil
         }
 
   @doc """
@@ -170,6 +172,7 @@ defmodule DSPex.Python.Port.PoolOptions do
         env: fn -> env end,
         store: fn -> store end,
         heartbeat: heartbeat,
+        otlp: otlp!(Keyword.get(options, :otlp, false), name),
         size: size,
         standby: standby,
         # A process that imports for the others is worth it if there are others.
@@ -202,6 +205,43 @@ defmodule DSPex.Python.Port.PoolOptions do
     end
   end
 
+  @otlp %{endpoint: true, content: :metadata}
+
+  defp otlp!(false, _pool), do: nil
+
+  defp otlp!(endpoint, pool) when endpoint == true or is_binary(endpoint),
+    do: otlp!([endpoint: endpoint], pool)
+
+  defp otlp!(given, pool) do
+    with true <- Keyword.keyword?(given),
+         nil <- Keywords.repeated(given, "otlp"),
+         %{endpoint: endpoint, content: content} = otlp <- Map.merge(@otlp, Map.new(given)),
+         true <- content in [:metadata, :full] and address?(endpoint),
+         2 <- map_size(otlp) do
+      otlp
+    else
+      # The message does not show the value, which may have a password.
+      _wrong ->
+        raise ArgumentError,
+              "expected false, true, an address such as \"http://localhost:4318\", or [endpoint: address, content: :full] " <>
+                "for #{where(:otlp, pool)}#{otlp_hint(given)}"
+    end
+  end
+
+  defp address?(true), do: true
+
+  defp address?(text) when is_binary(text) do
+    uri = URI.parse(text)
+    uri.scheme in ["http", "https"] and uri.host not in [nil, ""]
+  end
+
+  defp address?(_other), do: false
+
+  defp otlp_hint(given) do
+    unknown = if Keyword.keyword?(given), do: Keyword.keys(given) -- Map.keys(@otlp), else: []
+    unknown |> Enum.take(1) |> Enum.map_join(&Suggestion.hint(&1, Map.keys(@otlp)))
+  end
+
   defp heartbeat_hint(given) do
     known = Map.keys(@heartbeat)
     unknown = if Keyword.keyword?(given), do: Keyword.keys(given) -- known, else: []
@@ -216,6 +256,7 @@ defmodule DSPex.Python.Port.PoolOptions do
   end
 
   defp check!(:heartbeat, _value, _pool), do: :ok
+  defp check!(:otlp, _value, _pool), do: :ok
   defp check!(:env, _value, _pool), do: :ok
   defp check!(:cd, nil, _pool), do: :ok
   defp check!(:name, _name, _pool), do: :ok

@@ -57,8 +57,8 @@ def explain(error, preloaded):
     missing = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if missing in ("erlport_bridge", "dspy_bridge", "dspy", "erlang"):
         end(cause, "install it with: " + bridge)
-    if "; install it with: " in text:
-        end(*text.split("; ", 1))
+    if type(error).__name__ == "MissingPackageError":
+        end(error.cause, error.remedy)
     if preloaded or type(error).__module__.startswith("erlport_bridge"):
         end(cause, "check the options :preload, :modules and :python_path of pool " + POOL)
     if files:

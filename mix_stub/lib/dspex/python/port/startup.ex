@@ -140,6 +140,13 @@ defmodule DSPex.Python.Port.Startup do
       ),
       do: failed(startup, Error.new(:input, error.message))
 
+  def answered(
+        startup,
+        :ping,
+        {:error, %Error{type: "erlport_bridge.errors.MissingPackageError"} = error}
+      ),
+      do: failed(startup, Error.new(:missing_dependency, error.message))
+
   def answered(startup, :ping, {:error, error}) do
     Interpreter.close(startup.port)
     python_ended(startup, {:cannot_load, error.message})

@@ -13,7 +13,7 @@ defmodule DSPex.Python.Port.PoolOptionsTest do
   test "raise an error that names the mistake, the pool and the known options" do
     for {options, message} <- [
           {[name: :p, modle: 1],
-           "unknown option :modle of pool :p (did you mean :model?); known are :name, :python, :python_path, :env, :cd, :model, :modules, :preload, :start_timeout, :heartbeat, :max_threads, :max_stuck, :lost_after, :max_request_bytes, :max_answer_bytes, :drain_timeout, :stop_timeout, :strict, :size, :standby, :template, :max_in_flight, :max_queue, :max_memory, :max_calls, :max_age, :retry, :store, :programs, :session_ttl, :budgets, :log_metadata, :history, :redact"},
+           "unknown option :modle of pool :p (did you mean :model?); known are :name, :python, :python_path, :env, :cd, :model, :modules, :preload, :start_timeout, :heartbeat, :max_threads, :max_stuck, :lost_after, :max_request_bytes, :max_answer_bytes, :drain_timeout, :stop_timeout, :strict, :size, :standby, :template, :max_in_flight, :max_queue, :max_memory, :max_calls, :max_age, :retry, :store, :programs, :session_ttl, :budgets, :log_metadata, :history, :redact, :otlp"},
           {[name: :p, zzz: 1], ~r/^unknown option :zzz of pool :p; known are/},
           {[name: :p, strict: 1], "expected a boolean for the option :strict of pool :p, got 1"},
           {[name: :p, heartbeat: [intervl: 1]],
@@ -52,6 +52,28 @@ defmodule DSPex.Python.Port.PoolOptionsTest do
         ] do
       assert_raise ArgumentError, message, fn -> PoolOptions.new!(options) end
       assert_raise ArgumentError, message, fn -> Pool.child_spec(options) end
+    end
+  end
+
+  test "take every form of the export of spans, and refuse others without showing them" do
+    for {given, read} <- [
+          {false, nil},
+          {true, %{endpoint: true, content: :metadata}},
+          {"http://c:4318", %{endpoint: "http://c:4318", content: :metadata}},
+          {[content: :full], %{endpoint: true, content: :full}},
+          {[endpoint: "https://c", content: :full], %{endpoint: "https://c", content: :full}}
+        ] do
+      assert PoolOptions.new!(name: :p, otlp: given).otlp == read
+    end
+
+    for given <- ["collector:4318", :on, [content: :all], [endpoint: "secret"], [1], %{}] do
+      error = assert_raise ArgumentError, fn -> PoolOptions.new!(name: :p, otlp: given) end
+      assert error.message =~ "for the option :otlp of pool :p"
+      refute error.message =~ "secret"
+    end
+
+    assert_raise ArgumentError, ~r/did you mean :endpoint\?/, fn ->
+      PoolOptions.new!(name: :p, otlp: [endpint: "http://c"])
     end
   end
 

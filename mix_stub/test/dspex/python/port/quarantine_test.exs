@@ -132,8 +132,10 @@ defmodule DSPex.Python.Port.QuarantineTest do
       for {operation, first, second} <- [
             {:execute_module, @module ++ [%{caller: "<0.1.0>", tools: [%{callback: "a"}]}],
              @module ++ [%{caller: "<0.2.0>", tools: [%{callback: "b"}]}]},
-            {:execute_module, @module ++ [%{caller_context: "a", budgets: [%{callback: "a"}]}],
-             @module ++ [%{caller_context: "b", budgets: [%{callback: "b"}]}]},
+            # The trace of each call, and the process that makes it: of observed calls none was the same.
+            {:execute_module,
+             @module ++ [%{traceparent: "a", trace: true, budgets: [%{callback: "a"}]}],
+             @module ++ [%{"traceparent" => "b", caller_context: "b", called_at_us: 1}]},
             {:stream_module, [self(), make_ref() | @module], [self(), make_ref() | @module]},
             {:handle_json, ["execute_module", ~s(["m", {"request_id": "a"}])],
              ["execute_module", ~s(["m", {"request_id": "b"}])]},

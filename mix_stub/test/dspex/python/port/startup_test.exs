@@ -115,6 +115,29 @@ defmodule DSPex.Python.Port.StartupTest do
       assert error.message =~ "check the options :preload, :modules"
     end
 
+    test "is an error that names the packages that the export of spans needs", %{tmp_dir: folder} do
+      File.mkdir!(Path.join(folder, "opentelemetry"))
+      File.write!(Path.join(folder, "opentelemetry/__init__.py"), "")
+
+      # With modules: Python ends, without them it answers.
+      File.write!(Path.join(folder, "quiet.py"), """
+      import dspy
+
+      class Quiet(dspy.Module):
+          def forward(self, text: str):
+              return dspy.Prediction(quiet=text)
+      """)
+
+      for options <- [[], [size: 2], [modules: ["quiet.Quiet"]]] do
+        pool = start_pool!([python_path: [folder], otlp: true] ++ options)
+        assert {:error, %Error{kind: :missing_dependency} = error} = Python.ping(nil, pool: pool)
+        assert error.message =~ "exporting spans by OTLP needs the module opentelemetry"
+
+        assert error.message =~
+                 "-m pip install opentelemetry-sdk opentelemetry-exporter-otlp-proto-http"
+      end
+    end
+
     test "is an error when it is not ready in time", %{tmp_dir: folder} do
       python = script!(folder, "#!/bin/sh\nexec sleep 60\n")
       pool = start_pool!(python: python, start_timeout: 200)
