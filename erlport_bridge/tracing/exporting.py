@@ -178,6 +178,7 @@ class Exporter:
             while taken := self._taken():
                 sender.send(*taken)
             if self._is_stopping:
+                sender.close()
                 return
 
     def _taken(self) -> tuple[list[Finished], int] | None:
@@ -201,7 +202,8 @@ class _Sender:
 
         _suppress_instrumentation()
         self._said = _SaidInThisThread()
-        logging.getLogger(trace_exporter.__name__).addFilter(self._said)
+        self._log = logging.getLogger(trace_exporter.__name__)
+        self._log.addFilter(self._said)
         self._client = trace_exporter.OTLPSpanExporter(endpoint=endpoint)
         resource = Resource.create({**identity})
         if str(resource.attributes[SERVICE_NAME]).startswith("unknown_service"):
@@ -231,6 +233,10 @@ class _Sender:
         elif self._is_failing or self._lost:
             _log.warning("spans are exported again; %d were dropped", self._lost)
             self._lost, self._is_failing = 0, False
+
+    def close(self) -> None:
+        """Leave the client's log as it was: another thread may get the number of this one."""
+        self._log.removeFilter(self._said)
 
     def _readable(self, span: Finished) -> Any:
         from opentelemetry.sdk.trace import Event, ReadableSpan
