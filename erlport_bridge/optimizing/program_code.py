@@ -19,6 +19,7 @@ from erlport_bridge.programs.modules import plain_module
 from erlport_bridge.programs.pipelines import PREVIOUS, Pipeline, Stage
 from erlport_bridge.programs.tools import ElixirTool
 
+_NAMED_IN: Final = "__pydantic_parent_namespace__"
 _SHOWN_AS_THEY_ARE: Final = (str, int, float, bool, type(None))
 
 
@@ -126,10 +127,22 @@ def _source_with_parts(source_of_dspy: Callable[[Any], str]) -> Callable[[Any], 
             if own is None:
                 return written(program.described)
             program = own
+        _name_signatures(program)
         with _parsing:
             return source_of_dspy(program)
 
     return source
+
+
+def _name_signatures(program: dspy.Module) -> None:
+    """Write the name of each signature of a program where DSPy looks for it.
+
+    From Python 3.14 on DSPy keeps pydantic from writing it there, and ``get_dspy_source_code`` fails.
+    """
+    for _, module in program.named_sub_modules():
+        signature = getattr(module, "signature", None)
+        if isinstance(signature, type) and _NAMED_IN not in vars(signature):
+            setattr(signature, _NAMED_IN, {"signature_name": signature.__name__})
 
 
 def _source(cls: type) -> str:

@@ -296,6 +296,11 @@ def test_dspy_without_the_patch_gives_the_same(
 ) -> None:
     patched = PLAIN[patch.name]()
     request.getfixturevalue("plain_dspy")
+    if patch.name == "program_source" and sys.version_info >= (3, 14):
+        # DSPy looks for the name of a signature where it writes none with this Python.
+        with pytest.raises(TypeError, match="not subscriptable"):
+            PLAIN[patch.name]()
+        return
     assert PLAIN[patch.name]() == patched
 
 

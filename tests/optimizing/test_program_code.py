@@ -9,6 +9,7 @@ from typing import Any
 
 import dspy
 import pytest
+from dspy.propose import grounded_proposer
 
 from erlport_bridge.optimizing.program_code import source_of, written
 from erlport_bridge.programs.pipelines.pipeline import Pipeline
@@ -73,6 +74,13 @@ def test_a_single_module_of_dspy_is_shown_as_it_is() -> None:
     # A module of the bridge that stands in for DSPy's is written as a class.
     best = {"module": "dspy.BestOfN", "N": 2, "reward": {"check": "length", "field": "answer"}, "of": "dspy.Predict"}
     assert "self.step_1 = dspy.BestOfN(dspy.Predict('question: str" in source_of(program([best], "question -> answer"))
+
+
+def test_source_of_a_module_of_dspy_has_its_signatures() -> None:
+    """With Python 3.14 DSPy raised TypeError, and MIPROv2 proposed instructions without the program's code."""
+    code = grounded_proposer.get_dspy_source_code(dspy.ReAct("question -> answer", tools=[len]))
+    assert "StringSignature(question, trajectory -> next_thought, next_tool_name, next_tool_args" in code
+    assert "class ReAct(" in code
 
 
 def test_sources_are_found_by_several_threads_at_once() -> None:

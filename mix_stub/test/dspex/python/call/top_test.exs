@@ -7,8 +7,6 @@ defmodule DSPex.Python.Call.TopTest do
   alias DSPex.Python
   alias DSPex.Python.Call.Top
 
-  @tmux System.find_executable("tmux")
-
   test "shows frames with rates and calls" do
     pool = start_pool!()
     {:ok, _pong} = Python.ping(nil, pool: pool)
@@ -41,7 +39,7 @@ defmodule DSPex.Python.Call.TopTest do
   end
 
   # In a real IEx, in a real terminal.
-  @tag skip: @tmux == nil
+  @tag skip: System.find_executable("tmux") == nil
   test "is refreshed in place in IEx until q is typed" do
     # The path of a socket has at most 107 bytes.
     name = "dspex_top_#{System.pid()}_#{System.unique_integer([:positive])}"
@@ -55,7 +53,7 @@ defmodule DSPex.Python.Call.TopTest do
     tmux(socket, ["-f", "/dev/null", "new-session", "-d", "-x", "140", "-y", "30", command])
 
     on_exit(fn ->
-      System.cmd(@tmux, ["-S", socket, "kill-server"], stderr_to_stdout: true)
+      System.cmd("tmux", ["-S", socket, "kill-server"], stderr_to_stdout: true)
       File.rm(socket)
     end)
 
@@ -88,7 +86,7 @@ defmodule DSPex.Python.Call.TopTest do
   end
 
   defp tmux(socket, arguments) do
-    {output, status} = System.cmd(@tmux, ["-S", socket | arguments], stderr_to_stdout: true)
+    {output, status} = System.cmd("tmux", ["-S", socket | arguments], stderr_to_stdout: true)
     assert {status, arguments} == {0, arguments}, output
     output
   end

@@ -104,7 +104,10 @@ defmodule DSPex.Python.Port.ProgramFilesTest do
       name: "stock",
       description: "How many pieces are in stock",
       parameters: %{article: :string},
-      function: fn %{"article" => article} -> send(test, {:asked, article}) && 17 end
+      function: fn %{"article" => article} ->
+        send(test, {:asked, article})
+        17
+      end
     }
 
     modules = [%{module: "dspy.ReAct", tools: [tool]}]
