@@ -506,6 +506,12 @@ PRIVATE_NAMES: Final[tuple[PrivateName, ...]] = (
         why="the form in which a function of Elixir receives a request; what the client's connections send and raise",
     ),
     PrivateName(
+        name="_http",
+        place="dspy.clients._http:retry_after_seconds",
+        used_in=("programs/models/litellm_engines.py",),
+        why="reads the header retry-after as DSPy does",
+    ),
+    PrivateName(
         name="_delay",
         place="dspy.clients.execution:_delay",
         used_in=("programs/models/request_retries.py",),

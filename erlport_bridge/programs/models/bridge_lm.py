@@ -46,7 +46,7 @@ dspy_patches.provide("request_retries", request_retries.within_deadline)
 _FALLBACK_KINDS: Final = frozenset(
     {
         *("rate_limit", "timeout", "transport", "server", "auth", "billing", "unsupported_model", "context_window"),
-        "lm_not_configured",
+        *("lm_not_configured", "missing_dependency"),
     }
 )
 

@@ -30,7 +30,8 @@ _UNREADABLE: Final = (ValueError, TypeError, LookupError, AttributeError, Arithm
 _REDIRECTIONS: Final = range(300, 400)
 #: The statuses of an answer.
 SUCCESS: Final = range(200, 300)
-_ERRORS: Final = range(400, 600)
+#: The statuses of errors.
+ERRORS: Final = range(400, 600)
 _PROXY_WANTS_USER: Final = 407
 # Statuses with which a proxy says that it does not or cannot pass a request on.
 _OF_PROXIES: Final = frozenset({403, 407, 502, 503, 504})
@@ -305,6 +306,10 @@ def _error_in(data: Any) -> Any:
         return None
     if data.get("error"):
         return data["error"]
+    # Cohere's, in the last event of a stream.
+    delta = data.get("delta")
+    if isinstance(delta, Mapping) and delta.get("error"):
+        return delta["error"]
     # OpenRouter's, of the model that it has asked.
     choices = data.get("choices")
     first = choices[0] if isinstance(choices, list) and choices else None
@@ -316,7 +321,7 @@ def _status_of(error: Any) -> int | None:
         return None
     for value in (error.get("code"), error.get("status"), error.get("type")):
         number = int(value) if isinstance(value, str) and value.isdecimal() and len(value) == 3 else value
-        if isinstance(number, int) and number in _ERRORS:
+        if isinstance(number, int) and number in ERRORS:
             return number
         if isinstance(value, str) and value.lower() in _STATUS_OF_NAME:
             return _STATUS_OF_NAME[value.lower()]

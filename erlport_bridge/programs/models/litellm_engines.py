@@ -21,11 +21,12 @@ from typing import Any, Final, NamedTuple
 from dspy import lm15
 from dspy._vendor.lm15.errors import map_http_error
 from dspy._vendor.lm15.transports import TransportError as NetworkError
+from dspy.clients._http import retry_after_seconds
 from dspy.clients.engines.litellm_engine import AsyncLiteLLMEngine, LiteLLMEngine
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.limits import REPLY_BYTES, most_reply_bytes
-from erlport_bridge.programs.models.exchange import EVENT_FIELD, SUCCESS, Exchange
+from erlport_bridge.programs.models.exchange import ERRORS, EVENT_FIELD, SUCCESS, Exchange
 from erlport_bridge.request import weight
 
 _current: Final[ContextVar[LiteLLMExchange | None]] = ContextVar("litellm_exchange", default=None)
@@ -37,7 +38,16 @@ _BEGINS_JSON: Final = re.compile(rb'[\[{"tfn0-9-]')
 _TEXT_TYPES: Final = re.compile(r"no content-type|text/|application/json")
 # What the last event of an answer has, in the APIs that are known, and what tells their events from others.
 _ENDS: Final = re.compile(rb'"(?:finish_reason|finishReason|stop_reason)"\s*:\s*"[^"]+"')
-_KNOWN: Final = re.compile(rb'"choices"|"candidates"|"message_start"')
+_KNOWN: Final = re.compile(rb'"choices"|"candidates"|"message_start"|"message-start"')
+# How a stream of Cohere's begins, and what Amazon's streams are.
+_OF_COHERE: Final = re.compile(rb"\s*event:\s*message-start\s")
+_OF_AMAZON: Final = "application/vnd.amazon.eventstream"
+# Errors that say no more than their status would.
+_GENERIC: Final = (lm15.ProviderError, lm15.ServerError, lm15.InvalidRequestError)
+# The errors of SDKs that find no credentials; OpenAI's raises its base class for nothing else.
+_NO_CREDENTIALS: Final = frozenset(
+    {"NoCredentialsError", "PartialCredentialsError", "ProfileNotFound", "DefaultCredentialsError", "OpenAIError"}
+)
 _MAX_QUOTED: Final = 200
 # The statuses that LiteLLM gives to errors that had none.
 _MADE_UP: Final = frozenset({500, 422})
@@ -63,6 +73,7 @@ class LiteLLMExchange(Exchange):
     def __init__(self) -> None:
         super().__init__(None, _error_of)
         self.failed: Exception | None = None
+        self._retry_after_s: float | None = None
         self._knows = True
         self._has_data = False
         self._beginning = b""
@@ -72,7 +83,9 @@ class LiteLLMExchange(Exchange):
         self._url, self._status, self._content_type = url, None, "no content-type"
         self._is_stream, self._has_ended, self._knows, self._has_data = False, False, True, False
         self._beginning = b""
+        self._retry_after_s = retry_after_seconds(response.headers.get("retry-after"))
         self.received(_Head(response.status_code, response.headers.get))
+        self._is_stream = self._content_type.lower().startswith(_OF_AMAZON)
 
     def sent(self, url: str) -> None:
         """Record that a request is sent."""
@@ -140,20 +153,60 @@ class LiteLLMExchange(Exchange):
         return b"".join(b"data: %s\n\n" % json.dumps(event).encode() for event in events) + b"data: [DONE]\n\n"
 
     @contextlib.contextmanager
-    def judging(self) -> Iterator[None]:
-        """Pass the replies to LiteLLM in the ``with`` block through this exchange, and raise its errors."""
+    def judging(self, model: str) -> Iterator[None]:
+        """Pass the replies to LiteLLM in the ``with`` block through this exchange, and raise its errors.
+
+        Args:
+            model: The name of the model that is asked.
+        """
         _watch()
         token = _current.set(self)
         try:
             with self.reading():
                 yield
         except Exception as error:
-            found = self.failed or self._misread(error)
+            found = self.failed or self._unsent(error, model) or self._misread(error) or self._by_status(error, model)
             if found is None:
                 raise
             raise found from error
         finally:
             _current.reset(token)
+
+    def _unsent(self, error: Exception, model: str) -> Exception | None:
+        """Return the error of a request that could not be made: a package or credentials are missing."""
+        if self._url:
+            return None
+        provider = model.partition("/")[0]
+        cause: BaseException | None = error
+        seen: set[int] = set()
+        while cause is not None and id(cause) not in seen:
+            seen.add(id(cause))
+            if isinstance(cause, ImportError):
+                return OperationError(
+                    "missing_dependency", f"{model} needs a package that is not installed: {cause}", model=model
+                )
+            if type(cause).__name__ in _NO_CREDENTIALS:
+                missing: Exception = lm15.AuthError(f"there are no credentials: {cause}", provider=provider)
+                return missing
+            cause = cause.__cause__ or cause.__context__
+        return None
+
+    def _by_status(self, error: Exception, model: str) -> lm15.ProviderError | None:
+        """Return the error of a status that LiteLLM has taken for another one; ``None``: its error says it.
+
+        The status and the time to wait that the server has sent are put into an error of LiteLLM's.
+        """
+        if not isinstance(error, lm15.ProviderError):
+            return None
+        if self._status in ERRORS:
+            error.status = self._status
+            error.retry_after = self._retry_after_s if error.retry_after is None else error.retry_after
+        if error.status is None or type(error) not in _GENERIC:
+            return None
+        known = {name: getattr(error, name) for name in ("provider", "provider_code", "request_id", "retry_after")}
+        found: lm15.ProviderError = map_http_error(error.status, error.message, **known)
+        found.model = model
+        return None if type(found) is type(error) else found
 
     def _misread(self, error: Exception) -> lm15.LM15Error | None:
         """Return the error of a reply of status 200 that LiteLLM could not read."""
@@ -191,12 +244,12 @@ class Engine(LiteLLMEngine):  # type: ignore[misc]
 
     def complete_legacy(self, lm: Any, request: Any, **context: Any) -> Any:
         """Send a request, and return the result."""
-        with LiteLLMExchange().judging():
+        with LiteLLMExchange().judging(lm.model):
             return super().complete_legacy(lm, request, **context)
 
     def complete(self, request: lm15.Request) -> Any:
         """Send a request, and return the answer."""
-        with LiteLLMExchange().judging():
+        with LiteLLMExchange().judging(request.model):
             return super().complete(request)
 
 
@@ -205,12 +258,12 @@ class AsyncEngine(AsyncLiteLLMEngine):  # type: ignore[misc]
 
     async def complete_legacy(self, lm: Any, request: Any, **context: Any) -> Any:
         """Send a request, and return the result."""
-        with LiteLLMExchange().judging():
+        with LiteLLMExchange().judging(lm.model):
             return await super().complete_legacy(lm, request, **context)
 
     async def complete(self, request: lm15.Request) -> Any:
         """Send a request, and return the answer."""
-        with LiteLLMExchange().judging():
+        with LiteLLMExchange().judging(request.model):
             return await super().complete(request)
 
 
@@ -232,6 +285,7 @@ class _Reply:
         self._most = most_reply_bytes(content_type)
         self._inflating = _inflating(response)
         self._is_events: bool | None = None
+        self._is_of_cohere: bool | None = None
         self._pending = b""
         self._body: list[bytes] = []
         self._wrong: Exception | None = None
@@ -267,7 +321,8 @@ class _Reply:
         if self._is_events:
             self.exchange.event_line(rest)
             self.exchange.end_events()
-            return b""
+            # The rest of other streams has been given out.
+            return b"" if self._is_of_cohere is False else _line_of_cohere(rest) if self._is_of_cohere else rest
         body = b"".join(self._body)
         self.exchange.whole(body)
         return self.exchange.as_events(body) if self._is_held else b"" if begun else body
@@ -286,6 +341,15 @@ class _Reply:
             raise self.exchange.not_json()
 
     def _events(self, piece: bytes) -> bytes:
+        if self._is_of_cohere is None:
+            piece = self._pending + piece
+            if b"\n" not in piece.lstrip():
+                self._pending = piece
+                return b""
+            self._pending = b""
+            self._is_of_cohere = _OF_COHERE.match(piece) is not None
+        if self._is_of_cohere:
+            return self._events_of_cohere(piece)
         read = -len(self._pending)
         *lines, self._pending = (self._pending + piece).split(b"\n")
         for line in lines:
@@ -298,6 +362,18 @@ class _Reply:
             read += len(line) + 1
         return piece
 
+    def _events_of_cohere(self, piece: bytes) -> bytes:
+        *lines, self._pending = (self._pending + piece).split(b"\n")
+        given = b""
+        for line in lines:
+            try:
+                self.exchange.event_line(line.strip())
+            except (lm15.LM15Error, OperationError) as error:
+                self._wrong = error
+                break
+            given += _line_of_cohere(line)
+        return given
+
     def check(self) -> None:
         """Raise the error in the piece that was taken last, if it had one."""
         if self._wrong is not None:
@@ -306,6 +382,18 @@ class _Reply:
     def _whole(self, piece: bytes) -> bytes:
         self._body.append(piece)
         return b"" if self._is_held else piece
+
+
+def _line_of_cohere(line: bytes) -> bytes:
+    """Return a line of a stream of Cohere's as LiteLLM reads it: JSON alone, with the last event below ``data`` too."""
+    data = line.strip().removeprefix(b"data:").strip()
+    if not line.startswith(b"data:") or not data.startswith(b"{"):
+        return b""
+    try:
+        event = json.loads(data)
+    except ValueError:  # LiteLLM says what cannot be read
+        return data + b"\n"
+    return json.dumps({**event, "event": event.get("type"), "data": event}).encode() + b"\n"
 
 
 def _inflating(response: Any) -> Any:
