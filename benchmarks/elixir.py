@@ -49,15 +49,19 @@ def lines() -> Iterator[str]:
         yield _row(comparison)
 
 
-def compared(*arguments: str) -> Iterator[Comparison]:
-    """Run ``load.exs`` with these arguments after the path of the echo program; yield what it compares."""
+def compared(*arguments: str, most_s: float | None = None) -> Iterator[Comparison]:
+    """Run ``load.exs`` with these arguments after the path of the echo program; yield what it compares.
+
+    Raises:
+        subprocess.TimeoutExpired: It took longer than ``most_s`` seconds, and was killed.
+    """
     with tempfile.TemporaryDirectory() as folder:
         echo = Path(folder, "echo")
         subprocess.run(["cc", "-O2", "-o", str(echo), str(_HERE / "echo.c")], check=True)  # noqa: S607
         command = ["mix", "run", str(_HERE / "load.exs"), str(echo), *arguments]
         environment = {**os.environ, "LC_ALL": "C.UTF-8"}
         measured = subprocess.run(
-            command, cwd=_MIX_STUB, env=environment, stdout=subprocess.PIPE, text=True, check=True
+            command, cwd=_MIX_STUB, env=environment, stdout=subprocess.PIPE, text=True, check=True, timeout=most_s
         )
     for line in measured.stdout.splitlines():
         cells = line.split("\t")

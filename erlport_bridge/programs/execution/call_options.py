@@ -217,6 +217,21 @@ class CallOptions:
     budgets: tuple[SharedBudget, ...] = ()
 
 
+#: The options that are values of a call as they are read, and their names there.
+_FIELDS: Final = {
+    **{
+        name: name
+        for name in (
+            *("session_id", "request_id", "caller", "adapter", "demos", "parse_retries", "allow_urls", "version"),
+            *("embedder", "vector", "conversation", "strict", "redact", "budgets"),
+        )
+    },
+    "timeout": "timeout_ms",
+    "lm": "model",
+    "caller_context": "context",
+}
+
+
 def read_call_options(
     given: Mapping[str, Any], vocabulary: Vocabulary, *, spec: ModuleSpec | None = None, own: Collection[str] = ()
 ) -> CallOptions:
@@ -236,7 +251,11 @@ def read_call_options(
     called = spec.entry.name if spec else "a stored program"
     of_module: Collection[str] = spec.entry.option_names if spec else ()
     sources = (vocabulary, GENERATION_SETTINGS, of_module, own)
-    unknown = [name for name in given if not any(name in names for names in sources)]
+    unknown = [
+        name
+        for name in given
+        if name not in vocabulary and name not in GENERATION_SETTINGS and name not in of_module and name not in own
+    ]
     for name in unknown:
         meant = _OTHER_NAMES.get(name) or misspelt(name, {*_OF_ELIXIR, *itertools.chain(*sources)})
         if meant is not None:
@@ -250,30 +269,15 @@ def read_call_options(
         remedy = f"; {called} takes no such option, and the call is strict; it takes {taken}"
         raise _unknown_option((unknown + given_ignored)[0], remedy)
     read = vocabulary.read(given, "opts", skip={*ignored, *own})
-    brought = () if spec else _read_tools(read.get("tools"))
+    # Most calls bring few of them, and the others have their defaults.
+    of_call = {_FIELDS[name]: value for name, value in read.items() if name in _FIELDS}
     return CallOptions(
-        timeout_ms=read.get("timeout"),
-        session_id=read.get("session_id"),
-        request_id=read.get("request_id"),
-        caller=read.get("caller"),
-        model=read.get("lm"),
-        adapter=read.get("adapter", AdapterChoice()),
         settings=read_settings(given, "opts", skip=own),
-        demos=read.get("demos", ()),
-        parse_retries=read.get("parse_retries", 0),
-        allow_urls=read.get("allow_urls", False),
         warnings=tuple(sorted(warnings)),
-        version=read.get("version"),
-        embedder=read.get("embedder"),
-        vector=read.get("vector"),
-        conversation=read.get("conversation"),
-        strict=read.get("strict", False),
-        tools=brought,
-        functions=tuple(name for name in _FUNCTIONS if read.get(name) is not None),
-        context=read.get("caller_context"),
-        redact=read.get("redact"),
+        tools=() if spec else _read_tools(read.get("tools")),
+        functions=tuple([name for name in _FUNCTIONS if name in read]),
         limits=BudgetLimits.of(read),
-        budgets=read.get("budgets", ()),
+        **of_call,
     )
 
 

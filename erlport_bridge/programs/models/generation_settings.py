@@ -71,6 +71,8 @@ def read_settings(given: Mapping[str, Any], path: str, *, skip: Collection[str] 
     Raises:
         OperationError: Of kind ``input``, with the path: a setting is invalid.
     """
+    if given.keys().isdisjoint(_IN_ORDER):
+        return {}
     names = [name for name in _IN_ORDER if name in given and name not in skip]
     settings = {name: generation_setting(name, given[name], path) for name in names}
     return {name: value for name, value in settings.items() if value is not None}

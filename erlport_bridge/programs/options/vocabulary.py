@@ -18,6 +18,10 @@ class Vocabulary(Mapping[str, Option]):
     def __getitem__(self, name: str) -> Option:
         return self._options[name]
 
+    def __contains__(self, name: object) -> bool:
+        # Asked for each option of a call; the base class would catch an exception for a name that is not there.
+        return name in self._options
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._options)
 

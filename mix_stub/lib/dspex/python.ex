@@ -70,9 +70,9 @@ defmodule DSPex.Python do
     Top
   }
 
-  alias DSPex.Python.{Cluster, Error, ModuleSpec, Pool}
+  alias DSPex.Python.{Cluster, Error, ModuleSpec}
   alias DSPex.Python.Functions.{Budgets, Model}
-  alias DSPex.Python.Pool.{Membership, PoolSupervisor}
+  alias DSPex.Python.Pool.{Membership, PoolSupervisor, RollingRestart, Settings}
 
   @type options :: keyword() | %{optional(atom()) => term()}
   @type signature :: String.t() | map()
@@ -119,7 +119,7 @@ defmodule DSPex.Python do
       {:error, :not_found}
   """
   @spec restart_pool(atom()) :: :ok | {:error, :not_found | Error.t()}
-  defdelegate restart_pool(name), to: Pool, as: :restart
+  defdelegate restart_pool(name), to: RollingRestart, as: :restart
 
   @doc """
   Waits until all workers of these pools are ready, by default those of all pools: for releases and tests. Calls need no such
@@ -716,7 +716,7 @@ defmodule DSPex.Python do
   """
   @spec list_budgets(options()) :: result([map()])
   def list_budgets(options \\ []),
-    do: Pool.with_budgets(CallOptions.new!(options).pool, &Budgets.report/1)
+    do: Settings.with_budgets(CallOptions.new!(options).pool, &Budgets.report/1)
 
   @doc """
   Forgets what a tenant has spent, such as at the begin of a month; tells whether it has spent anything.
@@ -726,7 +726,7 @@ defmodule DSPex.Python do
   """
   @spec reset_budget(atom(), term(), options()) :: result(boolean())
   def reset_budget(key, value, options \\ []),
-    do: Pool.with_budgets(CallOptions.new!(options).pool, &Budgets.reset(&1, key, value))
+    do: Settings.with_budgets(CallOptions.new!(options).pool, &Budgets.reset(&1, key, value))
 
   @doc """
   Lists the sessions of the pool, each a map with `"id"` and `"programs"`, their ids.

@@ -4,7 +4,7 @@ defmodule DSPex.ApplicationTest do
 
   test "starts the pools that the configuration names, with their model" do
     assert [general: _options] = Application.fetch_env!(:dspex, DSPex.Python)[:pools]
-    assert {:ok, :configured} = DSPex.Python.Pool.model_state(:general)
+    assert {:ok, :configured} = DSPex.Python.Pool.PoolModel.state(:general)
     assert {:ok, %{"model" => %{"provider" => "embedded"}}} = DSPex.Python.ping()
   end
 

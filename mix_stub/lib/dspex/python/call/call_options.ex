@@ -18,9 +18,10 @@ defmodule DSPex.Python.Call.CallOptions do
   #     resolves?                             whether Python may call exported functions, which a stored program names
 
   alias DSPex.Suggestion
-  alias DSPex.Python.{Cluster, Error, ModelFunction, Pool}
+  alias DSPex.Python.{Cluster, Error, ModelFunction}
   alias DSPex.Python.Cluster.Placement
   alias DSPex.Python.Functions.{Budgets, Callback, CallerContext, Exported, Model}
+  alias DSPex.Python.Pool.Settings
   alias DSPex.Python.Wire.{Keywords, Timeout}
 
   defstruct pool: :general,
@@ -206,10 +207,10 @@ defmodule DSPex.Python.Call.CallOptions do
     python =
       if names_caller?(python), do: python, else: Map.put(python, :caller, caller(options.pool))
 
-    text = CallerContext.to_text(context, Pool.log_metadata(name))
+    text = CallerContext.to_text(context, Settings.log_metadata(name))
     python = Map.put(python, :caller_context, text)
     {python, of_budgets} = with_budgets(python, name, options)
-    {python, redacting} = with_redactor(python, Pool.redact(name, python[:trace] == true))
+    {python, redacting} = with_redactor(python, Settings.redact(name, python[:trace] == true))
 
     with {:ok, python, callbacks} <- with_models(python, Cluster.caller(options.pool)),
          do: with_resolver(python, redacting ++ of_budgets ++ callbacks, options.resolves?)
@@ -227,7 +228,7 @@ defmodule DSPex.Python.Call.CallOptions do
   end
 
   defp with_budgets(python, name, options) do
-    case options.budgets ++ Pool.budgets(name, options.metadata) do
+    case options.budgets ++ Settings.budgets(name, options.metadata) do
       [] ->
         {python, []}
 

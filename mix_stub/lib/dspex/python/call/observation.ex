@@ -10,7 +10,7 @@ defmodule DSPex.Python.Call.Observation do
   # exports that of the call for the caller.
 
   alias DSPex.Python.Call.{CallOptions, OpenCalls, OpenTelemetry, SpanEvents, Traces}
-  alias DSPex.Python.{Cluster, Error, Pool}
+  alias DSPex.Python.Pool.Settings
   alias DSPex.{Telemetry, Trace}
 
   @start [:dspex, :call, :start]
@@ -145,7 +145,7 @@ defmodule DSPex.Python.Call.Observation do
   defp begin(operation, options, about, wanted, kinds) do
     events? = Telemetry.handled_kinds([:call]) != []
     chunks = if Telemetry.handled?(@chunk), do: :none
-    telling = %{exports?: exports?} = Pool.telling(Cluster.name(options.pool))
+    telling = %{exports?: exports?} = Settings.telling(Cluster.name(options.pool))
     given = options.python[:traceparent]
     parent = given || OpenTelemetry.current()
     started = System.monotonic_time()

@@ -6,6 +6,7 @@ defmodule DSPex.Python.Call.SessionCalls do
   alias DSPex.Python.Call.{CallOptions, Observation, Operation}
   alias DSPex.Python.{Cluster, Error, Pool}
   alias DSPex.Python.Functions.Model
+  alias DSPex.Python.Pool.PoolModel
 
   @typep result :: {:ok, map()} | {:error, Error.t()}
 
@@ -26,7 +27,7 @@ defmodule DSPex.Python.Call.SessionCalls do
   def configure_model(provider, config, %CallOptions{pool: pool, python: python} = options) do
     with {:ok, model} <- Model.checked(provider, config),
          {:ok, {provider, config}, callbacks} <- Model.resolve(model, Pool.caller(pool)) do
-      Pool.configure_model(pool, python[:session_id], model, callbacks, fn route ->
+      PoolModel.configure(pool, python[:session_id], model, callbacks, fn route ->
         # Python refuses every unknown option here, strict or not.
         python = Map.delete(python, :strict)
         Operation.call(:configure_lm, [provider, config, python], %{options | route: route})

@@ -39,7 +39,7 @@ defmodule DSPex.Python.Cluster do
   alias DSPex.Python.Cluster.{Loads, ModelFunctions, Placement, Proxies, Remote, RoutedCall}
   alias DSPex.Python.{Callbacks, Error, ModelFunction, Pool}
   alias DSPex.Python.Functions.Model
-  alias DSPex.Python.Pool.{Membership, Messages, Routing}
+  alias DSPex.Python.Pool.{Membership, Messages, PoolModel, Readiness, Routing, Settings}
   alias DSPex.Python.Port.Names
   alias DSPex.Python.Wire.Timeout
 
@@ -89,12 +89,12 @@ defmodule DSPex.Python.Cluster do
   @spec strict?(pool()) :: boolean()
   def strict?({:cluster, name}) do
     if Names.lookup(:pool, name),
-      do: Pool.strict?(name),
+      do: Settings.strict?(name),
       else:
         name |> Placement.nodes() |> Enum.take(1) |> Enum.any?(&(load(name, &1)[:strict] == true))
   end
 
-  def strict?(pool), do: Pool.strict?(pool)
+  def strict?(pool), do: Settings.strict?(pool)
 
   @doc false
   @spec model_state(pool()) ::
@@ -108,7 +108,7 @@ defmodule DSPex.Python.Cluster do
     end
   end
 
-  def model_state(pool), do: Pool.model_state(pool)
+  def model_state(pool), do: PoolModel.state(pool)
 
   @doc false
   # Counts the workers that take calls; 0 if there is no pool of this name.
@@ -151,7 +151,7 @@ defmodule DSPex.Python.Cluster do
   defdelegate home(pool, session_id), to: Placement
 
   @doc false
-  # Configures a model, see `DSPex.Python.Pool.configure_model/5`; in a cluster with the options of the call.
+  # Configures a model, see `DSPex.Python.Pool.PoolModel.configure/5`; in a cluster with the options of the call.
   @spec configure_model(atom(), String.t() | nil, Model.t(), map(), timeout()) ::
           {:ok, term()} | {:error, Error.t()}
   def configure_model(name, session_id, model, options, timeout) do
@@ -210,12 +210,12 @@ defmodule DSPex.Python.Cluster do
     ModelFunctions.keep(name, session_id, {nil, []})
   end
 
-  def forget_model(pool, session_id), do: Pool.forget_model(pool, session_id)
+  def forget_model(pool, session_id), do: PoolModel.forget(pool, session_id)
 
   @doc false
   # Waits until each pool is ready, and for those of all nodes, until one of them is.
   @spec await_all([pool()] | :all, timeout()) :: :ok | {:error, Error.t()}
-  def await_all(:all, timeout), do: Pool.await_all(:all, timeout)
+  def await_all(:all, timeout), do: Readiness.await_all(:all, timeout)
 
   def await_all(pools, timeout) do
     deadline = Timeout.deadline(timeout)
@@ -239,7 +239,8 @@ defmodule DSPex.Python.Cluster do
     end
   end
 
-  defp await(pool, deadline, _timeout), do: Pool.await_all([pool], Timeout.remaining(deadline, 0))
+  defp await(pool, deadline, _timeout),
+    do: Readiness.await_all([pool], Timeout.remaining(deadline, 0))
 
   @doc false
   @spec model_missing(pool()) :: String.t()

@@ -7,6 +7,7 @@ defmodule DSPex.Python.Cluster.Proxies do
   alias DSPex.Python.Cluster.Remote
   alias DSPex.Python.{Callbacks, Error, Pool}
   alias DSPex.Python.Functions.{Callback, Model, ModelRequests}
+  alias DSPex.Python.Pool.PoolModel
 
   @unreachable "the node of the function cannot be reached"
   # Between the name of a node and the token that Python there has given to a request to a model.
@@ -47,7 +48,7 @@ defmodule DSPex.Python.Cluster.Proxies do
   defp configure(pool, session_id, model, options, timeout) do
     with {:ok, {provider, config}, callbacks} <-
            Model.resolve(model, Pool.caller(pool)) do
-      Pool.configure_model(pool, session_id, model, callbacks, fn route ->
+      PoolModel.configure(pool, session_id, model, callbacks, fn route ->
         pool
         |> Pool.call(:configure_lm, [provider, config, options], timeout, route: route)
         |> configured()

@@ -8,6 +8,7 @@ defmodule DSPex.Python.Cluster.Served do
   alias DSPex.Python.Cluster.{Exchange, Loads, Proxies}
   alias DSPex.Python.{Error, Pool}
   alias DSPex.Python.Functions.{CallbackRegistry, Invocation}
+  alias DSPex.Python.Pool.PoolModel
 
   # How often a function is told to end until it has ended.
   @give_up_ms 50
@@ -118,8 +119,8 @@ defmodule DSPex.Python.Cluster.Served do
   defp about(:load, pool), do: {:ok, Loads.own(pool)}
   defp about(:workers, pool), do: {:ok, Pool.workers(pool)}
   defp about(:report, pool), do: {:ok, Pool.report(pool)}
-  defp about(:model_state, pool), do: Pool.model_state(pool)
-  defp about({:forget_model, session_id}, pool), do: {:ok, Pool.forget_model(pool, session_id)}
+  defp about(:model_state, pool), do: PoolModel.state(pool)
+  defp about({:forget_model, session_id}, pool), do: {:ok, PoolModel.forget(pool, session_id)}
 
   defp about(other, _pool),
     do: {:error, Error.new(:input, "unknown question #{inspect(other)} about a pool")}

@@ -108,8 +108,8 @@ defmodule DSPex.Python.Pool do
     * A call goes to the worker with the fewest calls in flight. Calls with a `:session_id`, and calls of stored programs, always
       go to the same worker, which has the session.
     * `DSPex.Python.execute_batch/4` and `DSPex.Python.stream_batch/4` run their items in all workers. Items of a worker that dies are
-      run in another one, unless a function was called for them. But with `store: false`, so do batches and evaluations of stored programs, unless
-      they keep conversations or have a model with a key or a function that only their own worker knows.
+      run in another one, unless a function was called for them. So do batches and evaluations of stored programs, but not with
+      `store: false`, nor if they keep conversations or have a model with a key or a function that only their own worker knows.
     * `DSPex.Python.configure_lm/3` configures all workers, and those that are started later. `DSPex.Python.cancel/2`, `DSPex.Python.metrics/1`,
       `DSPex.Python.list_sessions/1` and `DSPex.Python.list_programs/2` are about all of them; `metrics["workers"]` has those of each.
     * `prediction.meta` and `DSPex.Python.ping/2` say which `"worker"` has answered, by a number that no other worker of the pool gets, and
@@ -173,8 +173,8 @@ defmodule DSPex.Python.Pool do
 
   use Supervisor, restart: :permanent
 
-  alias DSPex.Python.{Callbacks, Error, ModelFunction}
-  alias DSPex.Python.Functions.{Budgets, Callback, CallerContext, Model}
+  alias DSPex.Python.{Error, ModelFunction}
+  alias DSPex.Python.Functions.Budgets
 
   alias DSPex.Python.Port.{
     ConfiguredModel,
@@ -185,21 +185,15 @@ defmodule DSPex.Python.Pool do
     PoolOptions,
     PoolTally,
     Quarantine,
-    Recycling,
     Template,
     Workers
   }
 
-  alias DSPex.Python.Pool.{Dispatch, Membership, Messages, Queue, Routing, Stopping}
-  alias DSPex.Python.Wire.{Limits, Timeout}
+  alias DSPex.Python.Pool.{Dispatch, Membership, Queue, Routing, Stopping}
+  alias DSPex.Python.Wire.Limits
 
-  # How long a caller sleeps before it looks again for an owner that is being restarted. A restart of the owner (not of
-  # Python) takes well under a millisecond.
-  @restart_poll_ms 2
   # How many faults of its own processes, in ten seconds, end a pool. Those of Pythons do not count (DSPex.Python.Port.Workers).
   @max_restarts 100
-  # How long restart/1 waits for a successor that was asked for before.
-  @restart_timeout_ms 120_000
 
   @doc false
   def child_spec(options) do
@@ -304,242 +298,6 @@ defmodule DSPex.Python.Pool do
   # Returns `call/4` for one pool, as model functions take it.
   @spec caller(atom()) :: ModelFunction.pool_call()
   def caller(pool), do: &call(pool, &1, &2, &3)
-
-  @doc """
-  Returns the state of the pool's language model: `:none`, `:configured`, or why it could not be configured.
-  """
-  @spec model_state(atom()) ::
-          {:ok, :none | :configured | {:failed, Error.t()}} | {:error, Error.t()}
-  def model_state(pool) do
-    with {:ok, {_owner, state}} <- owner(pool, 1), do: {:ok, state}
-  end
-
-  # Returns the owner of a slot and the state of its model; waits for one that is being restarted.
-  defp owner(pool, slot) do
-    case {Names.lookup(:pool, pool), Names.lookup(:slot, {pool, slot})} do
-      {nil, _owner} ->
-        {:error, Messages.not_found(pool)}
-
-      {_supervisor, {_owner, state} = found} when state != nil ->
-        {:ok, found}
-
-      _restarting ->
-        Process.sleep(@restart_poll_ms)
-        owner(pool, slot)
-    end
-  end
-
-  @doc """
-  Waits until each worker of the pools is ready, see `DSPex.Python.await_pools/2`.
-  """
-  @spec await_all([atom()] | :all, timeout()) :: :ok | {:error, Error.t()}
-  def await_all(:all, timeout), do: await_all(Names.pools(), timeout)
-
-  def await_all(pools, timeout) do
-    deadline = Timeout.deadline(timeout)
-
-    # A failure of one worker lets the next ones be asked no more.
-    Enum.find_value(pools, :ok, fn pool ->
-      with :ok <- await_ready(pool, deadline), do: nil
-    end)
-  end
-
-  defp await_ready(pool, deadline) do
-    case Routing.size(pool) do
-      0 -> {:error, Messages.not_found(pool)}
-      size -> Enum.find_value(1..size, :ok, &not_ready(pool, &1, deadline))
-    end
-  end
-
-  defp not_ready(pool, slot, deadline) do
-    timeout = Timeout.remaining(deadline, 0)
-
-    case call(pool, :ping, [nil], max(timeout, 1), route: {:slot, slot}) do
-      {:ok, _pong} -> nil
-      # Python has ended just now, and is started again.
-      {:error, %Error{kind: :worker_died}} -> not_ready(pool, slot, deadline)
-      {:error, _error} = error -> error
-    end
-  end
-
-  @doc """
-  Replaces the pool's Pythons by new ones, one after the other, see `DSPex.Python.restart_pool/1`.
-  """
-  @spec restart(atom()) :: :ok | {:error, :not_found | Error.t()}
-  def restart(pool) do
-    case Routing.size(pool) do
-      0 ->
-        {:error, :not_found}
-
-      size ->
-        # What it has imported is to be replaced too.
-        Template.restart(pool)
-        restart(pool, 1..size, Timeout.deadline(@restart_timeout_ms * size))
-    end
-  end
-
-  defp restart(pool, slots, deadline) do
-    with nil <- Enum.find_value(slots, &not_replaced(pool, &1, deadline)) do
-      # They were started with the old code too.
-      for {_number, owner, %{spare?: true}} <- Names.workers(pool), do: Owner.renew_spare(owner)
-      :ok
-    end
-  end
-
-  defp not_replaced(pool, slot, deadline) do
-    with {:ok, {owner, _state}} <- owner(pool, slot),
-         {:ok, successor} <- Owner.successor(owner),
-         :ok <- Recycling.replace(owner, pool, successor) do
-      nil
-    else
-      :replacing -> wait_for_successor(pool, slot, deadline)
-      {:error, %Error{kind: :pool_not_found}} -> {:error, :not_found}
-      {:error, _error} = error -> error
-    end
-  end
-
-  # Another process restarts the pool, or Python has asked for it. If that fails, this process tries.
-  defp wait_for_successor(pool, slot, deadline) do
-    {replaced, _state} = Names.lookup(:slot, {pool, slot}) || {nil, nil}
-    Process.sleep(@restart_poll_ms)
-
-    case owner(pool, slot) do
-      {:ok, {^replaced, _state}} ->
-        if Timeout.over?(deadline),
-          do:
-            {:error,
-             Error.timeout(@restart_timeout_ms, "start", "another python is being started")},
-          else: not_replaced(pool, slot, deadline)
-
-      {:ok, _successor} ->
-        nil
-
-      {:error, _pool_not_found} ->
-        {:error, :not_found}
-    end
-  end
-
-  @doc false
-  # Tells whether calls of the pool are strict unless they say otherwise.
-  @spec strict?(atom()) :: boolean()
-  def strict?(pool), do: match?({_supervisor, %{strict: true}}, Names.lookup(:pool, pool))
-
-  @doc false
-  # Runs `configure`, which configures `model` for the pool or for its session `session_id` by a call of the route that it gets.
-  # Python may call `callbacks` until another model is configured there, or until another Python is started.
-  @spec configure_model(
-          atom(),
-          String.t() | nil,
-          Model.t(),
-          [Callback.t()],
-          (Routing.t() -> answer)
-        ) ::
-          answer
-        when answer: {:ok, term()} | {:error, Error.t()}
-  def configure_model(pool, session_id, model, callbacks, configure) do
-    slot = if session_id, do: Routing.slot_of(session_id, max(Routing.size(pool), 1)), else: 1
-
-    # Waits for an owner that is being restarted: the owner of the port owns the functions too.
-    with {:ok, {owner, _state}} <- owner(pool, slot) do
-      callbacks = Callback.on_behalf(callbacks, CallerContext.current())
-      registration = if callbacks != [], do: Callbacks.register(callbacks, owner)
-
-      case configure.({:slot, slot}) do
-        {:ok, _configured} = ok ->
-          if session_id == nil, do: ConfiguredModel.put(pool, model)
-          Owner.model_configured(owner, session_id, {registration, callbacks})
-          if session_id == nil, do: configure_others(pool, owner)
-          ok
-
-        error ->
-          Callbacks.unregister(registration)
-          error
-      end
-    end
-  end
-
-  # The other workers take the model from where it is kept, as those that are started later.
-  defp configure_others(pool, owner) do
-    others = for {_number, other, _worker} <- Names.workers(pool), other != owner, do: other
-
-    others
-    |> Task.async_stream(&Owner.configure_model/1, timeout: :infinity, ordered: false)
-    |> Stream.run()
-  end
-
-  @doc false
-  # Returns the keys of the metadata of Logger that Python's log entries have from the caller.
-  @spec log_metadata(atom()) :: [atom()]
-  def log_metadata(pool) do
-    case Names.lookup(:pool, pool) do
-      {_supervisor, %{log_metadata: keys}} -> keys
-      nil -> []
-    end
-  end
-
-  @doc false
-  # Returns the function that redacts the texts of requests before the pool's Pythons keep them; `nil` if there is none, or if
-  # they keep none, and the call does not want any either.
-  @spec redact(atom(), boolean()) :: {module(), atom()} | nil
-  def redact(pool, wanted?) do
-    case Names.lookup(:pool, pool) do
-      {_supervisor, %{redact: {_module, _function} = redact, keeps_texts?: keeps?}}
-      when keeps? or wanted? ->
-        redact
-
-      _none ->
-        nil
-    end
-  end
-
-  @doc false
-  # Tells whether the pool's Pythons export spans, and whether the application redacts texts.
-  @spec telling(atom()) :: %{exports?: boolean(), redacts?: boolean()}
-  def telling(pool) do
-    case Names.lookup(:pool, pool) do
-      {_supervisor, %{exports?: exports?, redact: redact}} ->
-        %{exports?: exports?, redacts?: redact != nil}
-
-      _none ->
-        %{exports?: false, redacts?: false}
-    end
-  end
-
-  @doc false
-  # Returns the budgets that pay for a call with this metadata.
-  @spec budgets(atom(), map()) :: [Budgets.t()]
-  def budgets(_pool, metadata) when map_size(metadata) == 0, do: []
-
-  def budgets(pool, metadata) do
-    case Names.lookup(:pool, pool) do
-      {_supervisor, %{budgets: budgets}} -> Budgets.of_tenants(budgets, metadata)
-      nil -> []
-    end
-  end
-
-  @doc false
-  # Returns what `work` makes of the budgets of a pool.
-  @spec with_budgets(atom(), ({Budgets.table(), keyword()} -> result)) ::
-          {:ok, result} | {:error, Error.t()}
-        when result: term()
-  def with_budgets(pool, work) do
-    case Names.lookup(:pool, pool) do
-      {_supervisor, %{budgets: budgets}} -> {:ok, work.(budgets)}
-      nil -> {:error, Messages.not_found(pool)}
-    end
-  end
-
-  @doc false
-  # Ends the registration of the model functions of a session that was closed.
-  @spec forget_model(atom(), String.t()) :: :ok
-  def forget_model(pool, session_id) do
-    slot = Routing.slot_of(session_id, max(Routing.size(pool), 1))
-
-    with {owner, _state} <- Names.lookup(:slot, {pool, slot}),
-         do: Owner.model_configured(owner, session_id, {nil, []})
-
-    :ok
-  end
 
   @doc false
   # Returns the numbers of the workers to which a call about all of them goes: those that take calls, and those that are being

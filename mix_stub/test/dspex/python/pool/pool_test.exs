@@ -225,9 +225,9 @@ defmodule DSPex.Python.Pool.PoolTest do
       assert error.message =~
                "pool #{inspect(pool)} has no language model; write config :dspex, DSPex.Python, pools: [#{pool}: [model: "
 
-      assert Pool.model_state(pool) == {:ok, :none}
+      assert Pool.PoolModel.state(pool) == {:ok, :none}
       assert {:ok, _model} = Python.configure_lm(:embedded, %{}, pool: pool)
-      assert Pool.model_state(pool) == {:ok, :configured}
+      assert Pool.PoolModel.state(pool) == {:ok, :configured}
 
       assert {:ok, _prediction} =
                Python.execute_module("dspy.Predict", "question -> answer", "Why?", pool: pool)

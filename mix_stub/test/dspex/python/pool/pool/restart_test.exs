@@ -110,7 +110,7 @@ defmodule DSPex.Python.Pool.Pool.RestartTest do
       for _ <- 1..2 do
         restart(pool)
         assert answer(pool) == "configured"
-        assert Pool.model_state(pool) == {:ok, :configured}
+        assert Pool.PoolModel.state(pool) == {:ok, :configured}
       end
 
       {:ok, _model} = Python.configure_lm(:embedded, %{}, pool: pool)

@@ -1,4 +1,4 @@
-defmodule DSPex.Python.Pool.RestartPoolTest do
+defmodule DSPex.Python.Pool.RollingRestartTest do
   use ExUnit.Case, async: true
 
   import DSPex.TestPython
@@ -6,7 +6,7 @@ defmodule DSPex.Python.Pool.RestartPoolTest do
 
   alias DSPex.{ModelServer, Python}
   alias DSPex.Python.Error
-  alias DSPex.Python.Pool
+  alias DSPex.Python.Pool.RollingRestart
 
   @moduletag :capture_log
   @qa "question -> answer"
@@ -163,6 +163,6 @@ defmodule DSPex.Python.Pool.RestartPoolTest do
 
   test "a pool that is not there is not found" do
     assert Python.restart_pool(:nonesuch) == {:error, :not_found}
-    assert Pool.restart(:nonesuch) == {:error, :not_found}
+    assert RollingRestart.restart(:nonesuch) == {:error, :not_found}
   end
 end
