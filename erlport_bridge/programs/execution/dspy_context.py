@@ -6,6 +6,7 @@ import contextlib
 from typing import Any
 
 import dspy
+from dspy.dsp.utils.settings import main_thread_config
 
 from erlport_bridge.programs.models import own_models
 
@@ -13,15 +14,17 @@ from erlport_bridge.programs.models import own_models
 def dspy_context(lm: dspy.LM | None, adapter: dspy.Adapter, **settings: Any) -> contextlib.AbstractContextManager[None]:
     """Return the context in which DSPy calls ``lm`` with the prompts of ``adapter``.
 
-    A request sees neither the trace, the history nor the callbacks of another one. ``settings`` may name callbacks.
+    A request sees neither the trace, the history nor the callbacks of another one. ``settings`` may name callbacks,
+    beside those that a module of the application has configured for the whole process, such as MLflow's.
     """
+    callbacks = [*main_thread_config["callbacks"], *settings.pop("callbacks", ())]
     context: contextlib.AbstractContextManager[None] = dspy.context(
         **{
             "lm": lm,
             "adapter": adapter,
             "trace": [],
             "disable_history": True,
-            "callbacks": [],
+            "callbacks": callbacks,
             # The inputs have been checked already.
             "warn_on_type_mismatch": False,
             **own_models.NO_OWN_MODELS,

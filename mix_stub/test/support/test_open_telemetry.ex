@@ -11,8 +11,15 @@ defmodule DSPex.TestOpenTelemetry do
     @key :"$__current_otel_ctx"
 
     def new, do: %{}
-    def get_current, do: Process.get(@key, %{})
-    def attach(context), do: Process.put(@key, context)
+    def get_current, do: Process.get(@key) || %{}
+
+    def attach(context) do
+      metadata = context |> :otel_tracer.current_span_ctx() |> :otel_span.hex_span_ctx()
+      :logger.update_process_metadata(metadata)
+      Process.put(@key, context)
+    end
+
+    def detach(context), do: attach(context)
   end
 
   defmodule :opentelemetry do
@@ -24,6 +31,7 @@ defmodule DSPex.TestOpenTelemetry do
     @key {:otel_tracer, :span_ctx}
 
     def current_span_ctx, do: current_span_ctx(:otel_ctx.get_current())
+    def current_span_ctx(nil), do: :undefined
     def current_span_ctx(context), do: Map.get(context, @key, :undefined)
     def set_current_span(context, span_ctx), do: Map.put(context, @key, span_ctx)
 

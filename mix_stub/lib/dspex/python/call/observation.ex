@@ -79,9 +79,12 @@ defmodule DSPex.Python.Call.Observation do
   def run(operation, options, about, work) do
     case start(operation, options, about) do
       {nil, options} -> work.(options, nil)
-      {call, options} -> finish(call, raising(call, fn -> work.(options, call) end))
+      {call, options} -> finish(call, raising(call, fn -> within(call, options, work) end))
     end
   end
+
+  defp within(call, options, work),
+    do: OpenTelemetry.within(call.otel, fn -> work.(options, call) end)
 
   @doc """
   Observes a call that is a stream: of `{index, result}`, of other elements, and of `{:error, error}` if it has failed as a

@@ -76,6 +76,28 @@ defmodule DSPex.Python.Call.OpenTelemetry do
   end
 
   @doc """
+  Runs `work` with the span of a call as the current one: spans of functions that Python calls hang below it.
+  """
+  @spec within(span_ctx() | nil, (... -> result)) :: result when result: term()
+  def within(nil, work), do: work.()
+
+  def within(span_ctx, work) do
+    context = apply(:otel_tracer, :set_current_span, [context(nil), span_ctx])
+    metadata = :logger.get_process_metadata()
+    before = apply(:otel_ctx, :attach, [context])
+
+    try do
+      work.()
+    after
+      apply(:otel_ctx, :detach, [before])
+      # To attach a context adds the ids of its span, and to detach it removes none.
+      if is_map(metadata),
+        do: :logger.set_process_metadata(metadata),
+        else: :logger.unset_process_metadata()
+    end
+  end
+
+  @doc """
   Ends the span of a call, after the spans of a trace below it. `at` returns the monotonic time of a moment that is given in
   microseconds of Unix time.
   """

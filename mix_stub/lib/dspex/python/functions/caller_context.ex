@@ -2,18 +2,20 @@ defmodule DSPex.Python.Functions.CallerContext do
   @moduledoc false
 
   # What a process that works on behalf of another one has from it, as a task has from its caller: `$callers`, by which
-  # libraries such as Mox and Ecto's sandbox find a test, `$ancestors`, and the metadata of Logger.
+  # libraries such as Mox and Ecto's sandbox find a test, `$ancestors`, the metadata of Logger, and the current context of
+  # OpenTelemetry, if the application uses `:opentelemetry_api`.
   #
   # A part of it goes to Python with each call, as text that Python cannot read: `$callers`, and the metadata that Python's log
   # entries are to have. It comes back with log entries, and with calls of functions that outlive a call.
 
   @enforce_keys [:callers, :ancestors, :metadata]
-  defstruct @enforce_keys
+  defstruct @enforce_keys ++ [:otel]
 
   @type t :: %__MODULE__{
           callers: [pid()],
           ancestors: [pid() | atom()],
-          metadata: map() | :undefined
+          metadata: map() | :undefined,
+          otel: map() | nil
         }
 
   @doc """
@@ -24,8 +26,13 @@ defmodule DSPex.Python.Functions.CallerContext do
     %__MODULE__{
       callers: [self() | Process.get(:"$callers") || []],
       ancestors: [name() | Process.get(:"$ancestors") || []],
-      metadata: :logger.get_process_metadata()
+      metadata: :logger.get_process_metadata(),
+      otel: open_telemetry()
     }
+  end
+
+  defp open_telemetry do
+    if function_exported?(:otel_ctx, :get_current, 0), do: apply(:otel_ctx, :get_current, [])
   end
 
   @doc """
@@ -36,6 +43,10 @@ defmodule DSPex.Python.Functions.CallerContext do
     Process.put(:"$callers", context.callers)
     Process.put(:"$ancestors", context.ancestors)
     if is_map(context.metadata), do: :logger.set_process_metadata(context.metadata)
+
+    if context.otel != nil and function_exported?(:otel_ctx, :attach, 1),
+      do: apply(:otel_ctx, :attach, [context.otel])
+
     :ok
   end
 

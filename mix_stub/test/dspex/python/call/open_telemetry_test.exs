@@ -106,6 +106,31 @@ defmodule DSPex.Python.Call.OpenTelemetryTest do
     assert {call.status, call.attributes["error.type"]} == {:error, "cancelled"}
   end
 
+  test "spans of functions that Python calls hang below the call", %{pool: pool} do
+    TestOpenTelemetry.load!()
+
+    model = fn _request ->
+      {text, _span} = TestOpenTelemetry.within("asks", fn -> "[[ ## answer ## ]]\nwell" end)
+      text
+    end
+
+    {{:ok, _prediction}, outer} =
+      TestOpenTelemetry.within("outer", fn -> ask(pool, lm: {:elixir, model}) end)
+
+    spans = TestOpenTelemetry.spans("outer")
+    call = Enum.find(spans, &(&1.attributes["dspex.kind"] == "call"))
+    asks = Enum.find(spans, &(&1.name == "asks"))
+    assert {asks.parent, asks.trace_id} == {call.id, outer.otel_trace_id}
+  end
+
+  test "a call leaves the context and the metadata of its process as they were", %{pool: pool} do
+    TestOpenTelemetry.load!()
+    Logger.metadata(request_id: "r-1")
+    {:ok, _prediction} = ask(pool)
+    assert apply(:otel_ctx, :get_current, []) == %{}
+    assert Logger.metadata() == [request_id: "r-1"]
+  end
+
   test "the option :traceparent counts more than the current span", %{pool: pool} do
     TestOpenTelemetry.load!()
     header = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
