@@ -10,6 +10,7 @@ defmodule DSPex.Python.Call.Observation do
   # exports that of the call for the caller.
 
   alias DSPex.Python.Call.{CallOptions, OpenCalls, OpenTelemetry, SpanEvents, Traces}
+  alias DSPex.Python.{Cluster, Error}
   alias DSPex.Python.Pool.Settings
   alias DSPex.{Telemetry, Trace}
 
