@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,10 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     server: postgresql.Server = request.getfixturevalue("postgresql_server")
     server.empty()
     return server.url
+
+
+@pytest.fixture
+def ports() -> Iterator[ExitStack]:
+    """Yield what closes the ports of a test."""
+    with ExitStack() as stack:
+        yield stack

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,13 +14,6 @@ from tests.port_process import PortProcess
 
 QA = "question -> answer"
 HI = {"question": "hi"}
-
-
-@pytest.fixture
-def ports() -> Iterator[ExitStack]:
-    """Yield what closes the ports of a test."""
-    with ExitStack() as stack:
-        yield stack
 
 
 def port_of(ports: ExitStack, url: str) -> PortProcess:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -31,13 +30,6 @@ OPTIMIZERS: dict[str, dict[str, Any]] = {
 IN_FLIGHT = 4
 EXAMPLES = [{"question": f"Q{number}", "answer": f"answer to Q{number}"} for number in range(6)]
 METRIC = {"check": "equals", "field": "answer", "input": "answer"}
-
-
-@pytest.fixture
-def ports() -> Iterator[ExitStack]:
-    """Yield what closes the ports of a test."""
-    with ExitStack() as stack:
-        yield stack
 
 
 def port_of(ports: ExitStack, url: str, server: ModelServer) -> PortProcess:

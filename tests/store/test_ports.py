@@ -6,7 +6,6 @@ import os
 import signal
 import sqlite3
 import time
-from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -18,13 +17,6 @@ from tests.port_process import PortProcess
 from tests.store import postgresql
 
 SPEC = {"signature": "question -> answer", "history": True}
-
-
-@pytest.fixture
-def ports() -> Iterator[ExitStack]:
-    """Yield what closes the ports of a test."""
-    with ExitStack() as stack:
-        yield stack
 
 
 def port_of(ports: ExitStack, url: str, **environment: str) -> PortProcess:
