@@ -24,7 +24,7 @@ def compared(attempts: list[Any], **replaced: Any) -> dict[str, Any]:
         asked.append(inputs)
         return dspy.Prediction(rationale="-", answer="-")
 
-    module.compare = SimpleNamespace(last_key="answer", predict=SimpleNamespace(acall=compare))
+    module.compare = SimpleNamespace(last_key="answer", predict=SimpleNamespace(acall=compare, lm=None))
     for name, value in replaced.items():
         setattr(module, name, value)
     with dspy.context(lm=SimpleNamespace(kwargs={})):
@@ -46,7 +46,7 @@ def test_attempt_stays_text_in_the_prompt_whoever_wrote_it() -> None:
     async def attempt(**inputs: Any) -> dspy.Prediction:
         return dspy.Prediction(reasoning=MARKER, answer=MARKER)
 
-    made = compared([], attempt=SimpleNamespace(acall=attempt))
+    made = compared([], attempt=SimpleNamespace(acall=attempt, predict=SimpleNamespace(lm=None)))
     assert "CUSTOM-TYPE" in repr(made)
     assert MARKER not in repr(made)
 
@@ -67,7 +67,7 @@ def test_attempts_end_when_one_of_them_fails() -> None:
 
     async def ask() -> None:
         module = ComparedChains(dspy.Signature("question -> answer"), 3)
-        module.attempt = SimpleNamespace(acall=attempt)
+        module.attempt = SimpleNamespace(acall=attempt, predict=SimpleNamespace(lm=None))
         with dspy.context(lm=SimpleNamespace(kwargs={})), pytest.raises(RuntimeError, match="no"):
             await module.aforward(question="Q")
         await asyncio.sleep(0)
