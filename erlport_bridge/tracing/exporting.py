@@ -270,11 +270,12 @@ class _SaidInThisThread(logging.Filter):
 
     def __init__(self) -> None:
         super().__init__()
-        self._thread = threading.get_ident()
+        # Not its number, which a later thread may get.
+        self._thread = threading.current_thread()
         self.first: str | None = None
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if threading.get_ident() != self._thread:
+        if threading.current_thread() is not self._thread:
             return True
         # The later ones say only that it has given up.
         self.first = self.first or record.getMessage()
