@@ -159,8 +159,14 @@ defmodule DSPex.Python.Pool.Stopping do
     left = in_flight(state)
 
     cond do
-      left == 0 ->
+      # Two looks: between them a call whose turn has come writes itself into the table of its worker, and one whose worker has
+      # died is made again.
+      left == 0 and look == :last ->
         :ok
+
+      left == 0 ->
+        Process.sleep(@poll_ms)
+        wait(state, deadline, :last)
 
       now() >= deadline ->
         Logger.warning(
@@ -189,7 +195,7 @@ defmodule DSPex.Python.Pool.Stopping do
           do: count
 
     batches = for {_batch, reader} <- :ets.tab2list(state.batches), Process.alive?(reader), do: 1
-    Enum.sum(calls) + Queue.waiting(state.counters) + length(batches)
+    Enum.sum(calls) + Queue.not_begun(state.counters) + length(batches)
   end
 
   defp now, do: System.monotonic_time(:millisecond)
