@@ -20,6 +20,7 @@ defmodule DSPex.Python.Pool.Stopping do
   alias DSPex.Python.Functions.Invocation
   alias DSPex.Python.Pool.{Membership, Messages, Queue}
   alias DSPex.Python.Port.{Connection, Names, PendingCalls, PoolOptions}
+  alias DSPex.Python.Wire.Timeout
 
   @poll_ms 5
   # What the supervisor allows beyond the option, for a machine that is busy.
@@ -33,7 +34,7 @@ defmodule DSPex.Python.Pool.Stopping do
     %{
       id: __MODULE__,
       start: {__MODULE__, :start_link, [args]},
-      shutdown: timeout + @grace_ms
+      shutdown: min(timeout + @grace_ms, Timeout.max_ms())
     }
   end
 

@@ -80,6 +80,20 @@ defmodule DSPex.Python.Pool.StoppingTest do
     assert message == "pool #{inspect(pool)} was stopped while the call was being made"
   end
 
+  test "the longest stop_timeout is one that a supervisor takes" do
+    # With what the supervisor allows beyond it, it was longer than Erlang's timers, and ended the supervisor.
+    pool = start_ready!(stop_timeout: 4_294_967_295)
+    [{supervisor, _value}] = Registry.lookup(DSPex.Python.Registry, {:pool, pool})
+    monitor = Process.monitor(supervisor)
+    {call, model} = begin(pool)
+    stop = stop(pool)
+    await_stopping(pool)
+    send(model, :go_on)
+    assert {:ok, _prediction} = Task.await(call, 60_000)
+    assert {:ok, _ms} = Task.await(stop, 60_000)
+    assert_receive {:DOWN, ^monitor, :process, _pid, :shutdown}
+  end
+
   test "calls in flight end, and further ones are refused" do
     pool = start_ready!(size: 2, standby: 0)
     calls = for _ <- 1..4, do: begin(pool)
