@@ -96,6 +96,49 @@ defmodule Workers do
     {Enum.max(answers, fn -> 0 end), Enum.max(errors, fn -> 0 end), length(waits), median(usual)}
   end
 
+  # Stops a worker (SIGSTOP) under 16 callers. Returns the answers a second before, those until the heartbeat has the worker
+  # killed, and how long that took.
+  def stopped(pool) do
+    {stop, answers} = {:atomics.new(1, []), :counters.new(1, [])}
+    callers = for _ <- 1..16, do: Task.async(fn -> answer_until(pool, stop, answers) end)
+    Process.sleep(500)
+    before = answers_a_second(answers, fn -> Process.sleep(1_500) end)
+    {:ok, %{"pid" => pid}} = DSPex.Python.ping(nil, pool: pool)
+    began = now()
+    {_output, 0} = System.cmd("/bin/sh", ["-c", "kill -STOP #{pid}"])
+    meanwhile = answers_a_second(answers, fn -> wait_for_end(pid) end)
+    took = now() - began
+    :atomics.put(stop, 1, 1)
+    Task.await_many(callers, :infinity)
+    {before, meanwhile, took}
+  end
+
+  defp answer_until(pool, stop, answers) do
+    if :atomics.get(stop, 1) == 0 do
+      if match?({:ok, _prediction}, predict(pool)), do: :counters.add(answers, 1, 1)
+      answer_until(pool, stop, answers)
+    end
+  end
+
+  defp answers_a_second(answers, wait) do
+    {from, began} = {:counters.get(answers, 1), now()}
+    wait.()
+    (:counters.get(answers, 1) - from) / (now() - began) * 1_000
+  end
+
+  defp wait_for_end(pid) do
+    case File.read("/proc/#{pid}/stat") do
+      {:ok, stat} ->
+        if not (stat |> String.split(")") |> List.last() |> String.starts_with?(" Z")) do
+          Process.sleep(10)
+          wait_for_end(pid)
+        end
+
+      {:error, _gone} ->
+        :ok
+    end
+  end
+
   # A shell that has been started already kills, and tells when: starting a program takes some milliseconds.
   defp kill(pid) do
     command = "read pid; at=$EPOCHREALTIME; kill -KILL $pid; echo $at; read end"
@@ -158,6 +201,16 @@ for _ <- 1..3 do
   Workers.tell("killed, usual", usual)
   Workers.tell("killed, failed", failed)
   :ok = DSPex.Python.await_pools([:two])
+  Process.sleep(1_500)
+end
+
+Workers.start(:watched, size: 2, standby: 1, heartbeat: [interval: 200, limit: 2_000])
+
+for _ <- 1..3 do
+  {before, meanwhile, took} = Workers.stopped(:watched)
+  Workers.tell("stopped, share", meanwhile / before)
+  Workers.tell("stopped, killed", took)
+  :ok = DSPex.Python.await_pools([:watched])
   Process.sleep(1_500)
 end
 

@@ -43,7 +43,16 @@ def lines() -> Iterator[str]:
     ):
         times = measured[f"killed, {name}"]
         yield row([f"of that: {what}", f"{statistics.median(times):.0f} ms", f"{max(times):.0f} ms", ""])
+    yield from _stopped(measured)
     yield from _overload(measured)
+
+
+def _stopped(measured: dict[str, list[float]]) -> Iterator[str]:
+    shares, times = sorted(measured["stopped, share"]), measured["stopped, killed"]
+    what = "one of two workers stopped (SIGSTOP) under 16 callers: answers meanwhile against before"
+    yield row([what, f"{statistics.median(shares):.2f}", f"{shares[0]:.2f}", ""])
+    what = "of that: until it is killed and replaced, with a heartbeat of 2,000 ms"
+    yield row([what, f"{statistics.median(times):.0f} ms", f"{max(times):.0f} ms", ""])
 
 
 def _overload(measured: dict[str, list[float]]) -> Iterator[str]:

@@ -27,6 +27,8 @@ defmodule DSPex.Python.Pool.Queue do
   @rate 2
   # 1: the pool is being stopped.
   @stopping 3
+  # Calls whose turn has come, and that have not begun.
+  @granted 4
 
   @enforce_keys [:pool, :size, :max_in_flight, :max_queue, :counters]
   defstruct @enforce_keys ++
@@ -50,7 +52,7 @@ defmodule DSPex.Python.Pool.Queue do
   Makes the counters of a pool's queue.
   """
   @spec counters() :: :atomics.atomics_ref()
-  def counters, do: :atomics.new(3, signed: false)
+  def counters, do: :atomics.new(4, signed: false)
 
   @doc false
   def start_link({%PoolOptions{name: pool} = options, counters}),
@@ -98,6 +100,12 @@ defmodule DSPex.Python.Pool.Queue do
   """
   @spec waiting(:atomics.atomics_ref()) :: non_neg_integer()
   def waiting(counters), do: :atomics.get(counters, @waiting)
+
+  @doc """
+  Counts the waiting calls, and those whose turn has come and that have not begun yet.
+  """
+  @spec not_begun(:atomics.atomics_ref()) :: non_neg_integer()
+  def not_begun(counters), do: waiting(counters) + :atomics.get(counters, @granted)
 
   @doc """
   Tells the queue that a call of work has ended.
@@ -198,6 +206,7 @@ defmodule DSPex.Python.Pool.Queue do
   @impl true
   def init({%PoolOptions{} = options, counters}) do
     :atomics.put(counters, @waiting, 0)
+    :atomics.put(counters, @granted, 0)
 
     {:ok,
      %__MODULE__{
@@ -333,8 +342,10 @@ defmodule DSPex.Python.Pool.Queue do
   defp fitting(%{slot: slot}, room), do: if(is_map_key(room, slot), do: slot)
 
   defp let_go(state, monitor, call, slot) do
-    send(call.pid, {call.tag, {:go, slot}})
+    # In this order, so that the call is always counted.
+    :atomics.add(state.counters, @granted, 1)
     :atomics.sub(state.counters, @waiting, 1)
+    send(call.pid, {call.tag, {:go, slot}})
 
     %{
       state
@@ -350,6 +361,7 @@ defmodule DSPex.Python.Pool.Queue do
     case Map.pop(state.granted, tag) do
       {{monitor, _slot}, granted} ->
         Process.demonitor(monitor, [:flush])
+        :atomics.sub(state.counters, @granted, 1)
         %{state | granted: granted}
 
       {nil, _granted} ->

@@ -20,6 +20,7 @@ defmodule DSPex.Python.Pool.Stopping do
   alias DSPex.Python.Functions.Invocation
   alias DSPex.Python.Pool.{Membership, Messages, Queue}
   alias DSPex.Python.Port.{Connection, Names, PendingCalls, PoolOptions}
+  alias DSPex.Python.Wire.Timeout
 
   @poll_ms 5
   # What the supervisor allows beyond the option, for a machine that is busy.
@@ -33,7 +34,7 @@ defmodule DSPex.Python.Pool.Stopping do
     %{
       id: __MODULE__,
       start: {__MODULE__, :start_link, [args]},
-      shutdown: timeout + @grace_ms
+      shutdown: min(timeout + @grace_ms, Timeout.max_ms())
     }
   end
 
@@ -159,8 +160,14 @@ defmodule DSPex.Python.Pool.Stopping do
     left = in_flight(state)
 
     cond do
-      left == 0 ->
+      # Two looks: between them a call whose turn has come writes itself into the table of its worker, and one whose worker has
+      # died is made again.
+      left == 0 and look == :last ->
         :ok
+
+      left == 0 ->
+        Process.sleep(@poll_ms)
+        wait(state, deadline, :last)
 
       now() >= deadline ->
         Logger.warning(
@@ -189,7 +196,7 @@ defmodule DSPex.Python.Pool.Stopping do
           do: count
 
     batches = for {_batch, reader} <- :ets.tab2list(state.batches), Process.alive?(reader), do: 1
-    Enum.sum(calls) + Queue.waiting(state.counters) + length(batches)
+    Enum.sum(calls) + Queue.not_begun(state.counters) + length(batches)
   end
 
   defp now, do: System.monotonic_time(:millisecond)

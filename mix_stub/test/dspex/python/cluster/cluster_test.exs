@@ -180,6 +180,35 @@ defmodule DSPex.Python.ClusterTest do
       assert Python.drain_pool(:shared) == {:error, :not_found}
     end
 
+    test "ends on its node when the pool there is stopped, and further ones go to another node" do
+      # Other tests end those of the setup.
+      [c, d] = Nodes.start!(["e", "f"])
+      for node <- [c, d], do: Nodes.start_pool!(node, :leaving, stop_timeout: 60_000)
+      Nodes.await_members!(:leaving, [c.node, d.node])
+      test = self()
+
+      model = fn _request ->
+        send(test, {:asked, self()})
+        receive do: (:go_on -> ScriptedModel.written(answer: "done"))
+      end
+
+      options = [pool: {:cluster, :leaving}, lm: {:elixir, model}, timeout: 60_000]
+      execute = &Python.execute_module("dspy.Predict", @qa, "Why?", &1)
+      call = Task.async(fn -> execute.(options) end)
+      assert_receive {:asked, asked}, 30_000
+      load = &Nodes.call(&1, DSPex.Python.Pool.Membership, :load, [:leaving])
+      [stopped] = Enum.filter([c, d], &(load.(&1) == {1, 0}))
+      [other] = [c, d] -- [stopped]
+
+      stop = Task.async(fn -> Nodes.call(stopped, Python, :stop_pool, [:leaving]) end)
+      Nodes.await_members!(:leaving, [other.node])
+      assert node_of(execute.(pool: {:cluster, :leaving})) == to_string(other.node)
+      send(asked, :go_on)
+      assert node_of(Task.await(call, 60_000)) == to_string(stopped.node)
+      assert Task.await(stop, 60_000) == :ok
+      assert Nodes.call(other, Python, :stop_pool, [:leaving]) == :ok
+    end
+
     test "ends at its deadline, with its function", %{b: b, c: c} do
       {_call, model} = hold_until_timeout(400)
       monitor = Process.monitor(model)

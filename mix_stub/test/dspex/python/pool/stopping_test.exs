@@ -60,7 +60,9 @@ defmodule DSPex.Python.Pool.StoppingTest do
 
   # Waits until the pool refuses calls.
   defp await_stopping(pool) do
-    eventually(fn -> match?({:error, %Error{kind: :pool_not_found}}, ask(pool, &slow/1)) end)
+    eventually(fn ->
+      match?({:error, %Error{kind: :pool_not_found}}, Python.ping(nil, pool: pool))
+    end)
   end
 
   defp slow(_request), do: ScriptedModel.written(answer: "late")
@@ -76,6 +78,20 @@ defmodule DSPex.Python.Pool.StoppingTest do
     assert ms < 10_000
     assert {:error, %Error{kind: :port_closed, message: message}} = Task.await(call)
     assert message == "pool #{inspect(pool)} was stopped while the call was being made"
+  end
+
+  test "the longest stop_timeout is one that a supervisor takes" do
+    # With what the supervisor allows beyond it, it was longer than Erlang's timers, and ended the supervisor.
+    pool = start_ready!(stop_timeout: 4_294_967_295)
+    [{supervisor, _value}] = Registry.lookup(DSPex.Python.Registry, {:pool, pool})
+    monitor = Process.monitor(supervisor)
+    {call, model} = begin(pool)
+    stop = stop(pool)
+    await_stopping(pool)
+    send(model, :go_on)
+    assert {:ok, _prediction} = Task.await(call, 60_000)
+    assert {:ok, _ms} = Task.await(stop, 60_000)
+    assert_receive {:DOWN, ^monitor, :process, _pid, :shutdown}
   end
 
   test "calls in flight end, and further ones are refused" do
@@ -268,6 +284,25 @@ defmodule DSPex.Python.Pool.StoppingTest do
     # More than a hundred cannot begin within 3 s.
     assert refused_soon > 100
     assert Enum.count(refused, &match?({:port_closed, _ms}, &1)) <= 1
+  end
+
+  test "no waiting call is lost between its turn and its beginning" do
+    for _round <- 1..3 do
+      # So long that no call is refused for how long the first one takes.
+      pool = start_ready!(max_in_flight: 1, stop_timeout: 3_600_000)
+      {first, model} = begin(pool)
+      calls = for _ <- 1..100, do: Task.async(fn -> ask(pool, &slow/1) end)
+      eventually(fn -> Pool.report(pool)["queued"] == 100 end)
+      stop = stop(pool)
+      await_stopping(pool)
+      send(model, :go_on)
+
+      for result <- Task.await_many([first | calls], 60_000),
+          do: assert({:ok, _prediction} = result)
+
+      assert {_stopped, ms} = Task.await(stop, 60_000)
+      assert ms < 50_000
+    end
   end
 
   test "the application stops its pools at the same time, while their functions still run" do
