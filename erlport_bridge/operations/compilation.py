@@ -15,10 +15,11 @@ from erlport_bridge.operations.programs import find_program
 from erlport_bridge.optimizing import compiling, nearest, optimizers
 from erlport_bridge.optimizing.compiling import Compilation
 from erlport_bridge.programs.execution import STREAM_OPTIONS, CallRequest, EventStream, read_many_calls, read_metric
-from erlport_bridge.programs.models import ModelAccount
+from erlport_bridge.programs.models import LanguageModel, ModelAccount
 from erlport_bridge.programs.options import Vocabulary
 from erlport_bridge.programs.pipelines import Learned, named_tools, voting
 from erlport_bridge.programs.sessions import Neighbours, Program, check_changeable, stored_form
+from erlport_bridge.programs.values import plain
 from erlport_bridge.request import weight
 from erlport_bridge.store import terms
 
@@ -105,38 +106,43 @@ async def _compile(
         neighbours, report = await nearest.remember(compilation, metric)
         return await _stored(found, program.learned or {}, _with_tools(report, request), neighbours)
     model = program_model(program, request)
-    key = await weight.aside(_compilation_key, found, trainset, request)
-    before = await stored.compilation(found, key)
-    if isinstance(before, Program):
-        return before.describe()
-    sessions.check_room()
+    key = await weight.aside(_compilation_key, found, model, trainset, request)
 
     async def tell(event: Mapping[str, Any]) -> None:
         if events is not None:
             await events.send(event)
 
-    account = ModelAccount()
-    try:
-        knows, report = await compiling.run(
-            compilation, model, request.options, timeout_s=request.left_s(), account=account, tell=tell, kept=before
-        )
-    finally:
-        spending.get().add(account.spent)
-    return await _stored(found, knows, _with_tools(report, request), compilation=key)
+    async with stored.compilation(found, key, request.left_s()) as before:
+        if isinstance(before, Program):
+            return before.describe()
+        sessions.check_room()
+        account = ModelAccount()
+        try:
+            knows, report = await compiling.run(
+                compilation, model, request.options, timeout_s=request.left_s(), account=account, tell=tell, kept=before
+            )
+        finally:
+            spending.get().add(account.spent)
+        return await _stored(found, knows, _with_tools(report, request), compilation=key)
 
 
-def _compilation_key(program: Program, trainset: object, request: CallRequest) -> str | None:
+def _compilation_key(program: Program, model: LanguageModel, trainset: object, request: CallRequest) -> str | None:
     """Return what distinguishes a compilation from every other one, but not from its repetition.
 
-    ``None``: it has no ``request_id``, or there is no store. The functions of Elixir that are its metric and its tools
-    are others in each call, and do not count.
+    ``None``: it has no ``request_id``, or there is no store. Functions of Elixir (a metric, tools, a model) are others
+    in each call, and do not count; nor do keys and addresses of models.
     """
-    if stored.store is None or request.options.request_id is None:
+    options, own = request.options, request.own
+    if stored.store is None or options.request_id is None:
         return None
-    own = request.own
-    settings = {name: value for name, value in sorted(own.items()) if isinstance(value, str | int | float)}
-    told = [request.options.request_id, request.options.version, settings, program.id, trainset, own.get("valset")]
-    return hashlib.sha256(terms.dumps(told).encode()).hexdigest()
+    told = [
+        *(options.request_id, options.version, program.id, trainset, own.get("valset")),
+        {name: value for name, value in sorted(own.items()) if isinstance(value, str | int | float)},
+        None if own.get("metric") is None else own["metric"].written,
+        [model.model, *model.fallbacks],
+        dict(sorted(options.settings.items())),
+    ]
+    return hashlib.sha256(terms.dumps(plain(told)).encode()).hexdigest()
 
 
 async def _stored(

@@ -103,6 +103,46 @@ def test_compilation_goes_on_after_a_kill_and_pays_for_no_answer_twice(
     assert third.done("compile_program", None, program, EXAMPLES[:5], named)["version"] == 4
 
 
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"temperature": 0.9},
+        {"metric": "exact_match"},
+        {"metric": {**METRIC, "check": "contains"}},
+        {"lm": "other"},
+        {"max_labeled_demos": 2},
+    ],
+    ids=lambda changed: next(iter(changed)),
+)
+def test_compilation_that_differs_is_not_answered_with_an_earlier_version(
+    tmp_path: Path, ports: ExitStack, model_server: ModelServer, changed: dict[str, Any]
+) -> None:
+    port = port_of(ports, f"sqlite:///{tmp_path}/dspex.db", model_server)
+    program = port.done("create_program", "question -> answer")["id"]
+    opts = {"optimizer": "dspy.BootstrapFewShot", "metric": METRIC, "request_id": "tune", "max_bootstrapped_demos": 1}
+    if "lm" in changed:
+        changed = {"lm": openai(model_server, "other")}
+    versions = [
+        port.done("compile_program", None, program, EXAMPLES, given)["version"]
+        for given in (opts, {**opts, **changed}, opts, {**opts, **changed})
+    ]
+    assert versions == [2, 3, 2, 3]
+
+
+def test_same_compilation_at_the_same_time_is_made_once(
+    tmp_path: Path, ports: ExitStack, model_server: ModelServer
+) -> None:
+    port = port_of(ports, f"sqlite:///{tmp_path}/dspex.db", model_server)
+    program = port.done("create_program", "question -> answer")["id"]
+    named = options("dspy.BootstrapFewShotWithRandomSearch", request_id="tune")
+    for opts in (named, named, {**named, "timeout": 50}):
+        port.send_call("dspy_bridge", "compile_program", [None, program, EXAMPLES, opts])
+    answers = [port.receive()[2] for _ in range(3)]
+    late = [answer for status, answer in answers if status == "error"]
+    assert [details["kind"] for _, details in late] == ["timeout"]
+    assert [answer["version"] for status, answer in answers if status == "ok"] == [2, 2]
+
+
 def test_compilation_goes_on_in_postgresql_too(url: str, ports: ExitStack, model_server: ModelServer) -> None:
     optimizer = "dspy.COPRO"
     first = port_of(ports, url, model_server)

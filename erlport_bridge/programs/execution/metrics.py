@@ -105,6 +105,12 @@ class MetricChoice:
     path: str
     reward: Reward | None
 
+    @property
+    def written(self) -> object:
+        """The metric as text or as a map; ``None`` for a function, which has another id in each call."""
+        is_function = isinstance(self.given, Mapping) and "callback" in plain(self.given)
+        return None if is_function else self.given
+
     def of(self, program: SignatureSpec) -> Reward:
         """Return the metric for a program of this signature.
 

@@ -13,7 +13,7 @@ import contextvars
 import os
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
@@ -352,22 +352,37 @@ class StoredSessions:
                     return await self._add_version(self.store, program, knows, compiled, neighbours, compilation)
             return await self._add_version(self.store, program, knows, compiled, neighbours, compilation)
 
-    async def compilation(self, program: Program, compilation: str | None) -> Program | KeptAnswers | None:
-        """Return what the store has of a compilation: the version that it has made, or what models have answered to it.
+    @contextlib.asynccontextmanager
+    async def compilation(
+        self, program: Program, compilation: str | None, left_s: float | None = None
+    ) -> AsyncIterator[Program | KeptAnswers | None]:
+        """Yield what the store has of a compilation: the version that it has made, or what models have answered to it.
+
+        A repetition waits for one that runs, whose version it then is.
 
         Args:
             program: The program that is compiled.
             compilation: What distinguishes it from every other one, but not from its repetition; ``None``: nothing.
+                Then, or without a store, ``None`` is yielded.
+            left_s: How long to wait.
 
-        Returns:
-            ``None`` without a store, or if the compilation cannot be repeated.
+        Raises:
+            OperationError: Of kind ``timeout``: the same compilation still runs.
         """
         if self.store is None or compilation is None:
-            return None
-        number = await self.store.read(lambda rows: rows.version_of(program.id, compilation))
-        if number is not None and (made := self.sessions.versions(program).get(number)) is not None:
-            return made
-        return await CompilationAnswers(self.store, program.id, compilation).all()
+            yield None
+            return
+        async with contextlib.AsyncExitStack() as held:
+            lock = self._locks.of("compilation", program.id, compilation)
+            try:
+                await asyncio.wait_for(held.enter_async_context(lock), left_s)
+            except asyncio.TimeoutError:
+                message = "the same compilation, which has this request_id too, still runs"
+                raise OperationError("timeout", message, stage="queue") from None
+            await self._refresh(program.session_id, program_id=program.id)
+            number = await self.store.read(lambda rows: rows.version_of(program.id, compilation))
+            made = None if number is None else self.sessions.versions(program).get(number)
+            yield made or await CompilationAnswers(self.store, program.id, compilation).all()
 
     async def _add_version(
         self,
