@@ -78,8 +78,9 @@ def read_message(line: bytes) -> dict[str, Any] | None:
         raise MessageError(f"it sent data of more than {_MAX_DEPTH} levels") from None
     except ValueError:
         raise MessageError("it sent a number of more digits than can be read") from None
-    _check_shape(message)
+    # First the depth: from Python 3.14 on `json` reads more levels than `repr` may write for an error of the shape.
     checked: dict[str, Any] = _checked(message, 0)
+    _check_shape(checked)
     return checked
 
 

@@ -208,7 +208,8 @@ def test_optimizer_ends_at_its_budget(
     assert details["budget"]["total_tokens"] >= 100
     asked = len(model_server.requests)
     budgeted.done("ping", None)
-    assert len(model_server.requests) == asked
+    # The other thread may have sent one before that, which is only now received.
+    assert len(model_server.requests) < asked + opts["num_threads"]
     budgeted.done("close_session", "compiled")
 
 

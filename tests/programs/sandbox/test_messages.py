@@ -174,6 +174,7 @@ def test_whatever_a_sandbox_writes_is_a_value_or_an_error_of_kind_sandbox(lines:
         ('{"result": {"output": 1e999}}', "a number that is too large"),
         ('{"result": {"output": NaN}}', "it sent NaN, which is no JSON"),
         ('{"result": {"output": %s}}' % ("[" * 101 + "]" * 101), "data of more than 100 levels"),
+        ('{"result": %s}' % ("[" * 101 + "]" * 101), "data of more than 100 levels"),
         ('{"result": {"output": %s}}' % ("[" * 10_000 + "]" * 10_000), "data of more than 100 levels"),
         ('{"result": {"output": [[]' + ",[]" * 200_000 + "]}}", "more than 200000 lists and maps"),
     ],
