@@ -223,6 +223,25 @@ defmodule DSPex.Python.Port.RunStoreTest do
     assert System.os_time(:second) - File.stat!(path, time: :posix).mtime < 600
   end
 
+  test "calls are refused when the files were removed, until the pool is restarted" do
+    pool = TestPython.start_pool!(store: :run)
+    spec = %{signature: "question -> answer", history: true}
+    {:ok, program} = DSPex.Python.create_program(spec, pool: pool)
+    options = [pool: pool, conversation: "user"]
+    {:ok, _first} = DSPex.Python.execute_program(program, %{question: "one"}, options)
+    File.rm_rf!(Path.dirname(RunStore.path(pool)))
+
+    assert {:error, %{kind: :store, retryable: false, message: message}} =
+             DSPex.Python.execute_program(program, %{question: "two"}, options)
+
+    assert message =~ "was removed or replaced"
+    assert {:ok, %{"store" => %{"ready" => false}}} = DSPex.Python.ping(nil, pool: pool)
+    assert DSPex.Python.restart_pool(pool) == :ok
+    {:ok, program} = DSPex.Python.create_program(spec, pool: pool)
+    assert {:ok, _first} = DSPex.Python.execute_program(program, %{question: "one"}, options)
+    assert {:ok, %{"store" => %{"ready" => true}}} = DSPex.Python.ping(nil, pool: pool)
+  end
+
   # They stayed until another BEAM started, with the text of the conversations.
   @ends %{
     "System.halt(0)" => "System.halt(0)",
