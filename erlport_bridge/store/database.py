@@ -17,7 +17,8 @@ from erlport_bridge.errors import OperationError
 from erlport_bridge.store import schema
 from erlport_bridge.store.address import SQLITE, Address
 from erlport_bridge.store.conflict import ConflictError
-from erlport_bridge.store.failures import store_error
+from erlport_bridge.store.failures import removed_error, store_error
+from erlport_bridge.store.open_files import OpenFiles
 from erlport_bridge.store.rows import Rows
 
 _Result = TypeVar("_Result")
@@ -54,6 +55,9 @@ class Database:
         try:
             with self._failures(), self._writing.begin() as connection:
                 self._migrate(connection)
+            # They are open as long as the engines are: a connection that has read holds a lock, and no other process
+            # that closes the database removes them.
+            self._files = OpenFiles(str(address.path)) if self._is_sqlite else None
         except BaseException:
             self.close()
             raise
@@ -61,7 +65,9 @@ class Database:
     def read(self, work: Callable[[Rows], _Result]) -> _Result:
         """Run work that only reads, without a transaction around it; errors as :meth:`write`."""
         with self._failures():
-            return self._run(self._reading, work)
+            result = self._run(self._reading, work)
+        self._check_files(now=False)
+        return result
 
     def change(self, work: Callable[[Rows], _Result]) -> _Result:
         """Run work that changes rows by one statement, or by several in SQLite; errors as :meth:`write`.
@@ -90,18 +96,27 @@ class Database:
         # One that begins with a read could not go on when another process has written meanwhile.
         begin = "BEGIN IMMEDIATE" if self._is_sqlite else None
         with self._failures():
-            return self._run(self._writing, work, begin=begin, commits=True)
+            result = self._run(self._writing, work, begin=begin, commits=True)
+        # After the commit, so that nothing is acknowledged that was stored in a file without a name.
+        self._check_files(now=True)
+        return result
 
     def snapshot(self, work: Callable[[Rows], _Result]) -> _Result:
         """Run work that reads the database as it is at one moment; errors as :meth:`write`."""
         begin = "BEGIN" if self._is_sqlite else "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
         with self._failures():
-            return self._run(self._reading, work, begin=begin)
+            result = self._run(self._reading, work, begin=begin)
+        self._check_files(now=True)
+        return result
 
     def close(self) -> None:
         """Close all connections."""
         self._reading.dispose()
         self._writing.dispose()
+
+    def _check_files(self, *, now: bool) -> None:
+        if self._files is not None and not self._files.are_there(now=now):
+            raise removed_error(self.shown)
 
     @contextlib.contextmanager
     def _failures(self) -> Iterator[None]:

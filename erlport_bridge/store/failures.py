@@ -63,6 +63,15 @@ def store_error(error: Exception, shown: str) -> OperationError:
     return OperationError("store", message, retryable=cause.retryable, stage="store")
 
 
+def removed_error(shown: str) -> OperationError:
+    """Return the error of a call whose store has lost its file while it was open."""
+    message = (
+        f"the file of the store at {shown} was removed or replaced while it was open, and what is written to it is "
+        "lost; restart the pool, after putting a backup in its place if there is one"
+    )
+    return OperationError("store", message, retryable=False, stage="store")
+
+
 def _is_operational(error: BaseException) -> bool:
     return type(error).__name__ == "OperationalError"
 

@@ -6,6 +6,7 @@ import asyncio
 import os
 import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -131,6 +132,43 @@ def test_full_disk_is_an_error_and_what_was_answered_stays(small_disk: Path) -> 
         reader.store.close()
 
     asyncio.run(test())
+    worker.store.close()
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal"])
+@pytest.mark.parametrize("is_replaced", [False, True])
+def test_turn_of_a_store_whose_file_was_removed_is_refused(tmp_path: Path, suffix: str, *, is_replaced: bool) -> None:
+    """Turns were acknowledged, and ``ping`` said ``ready``; they were lost at the next start."""
+    url = f"sqlite:///{tmp_path}/dspex.db"
+    worker = Worker(url)
+    file = tmp_path / f"dspex.db{suffix}"
+
+    async def test() -> None:
+        program = await worker.create(SPEC, "mine")
+        await worker.tell(program.id, "user", "one")
+        assert worker.store.describe()["ready"] is True
+        file.rename(tmp_path / "moved")
+        if is_replaced:
+            file.write_bytes((tmp_path / "moved").read_bytes())
+        with pytest.raises(OperationError) as caught:
+            await worker.tell(program.id, "user", "two")
+        assert (caught.value.kind, caught.value.retryable) == ("store", False)
+        assert "was removed or replaced" in caught.value.message
+        state = worker.store.describe()
+        assert (state["ready"], state["error"]) == (False, caught.value.message)
+
+    asyncio.run(test())
+    worker.store.close()
+
+
+def test_ping_notices_a_removed_file_without_a_call(tmp_path: Path) -> None:
+    worker = Worker(f"sqlite:///{tmp_path}/dspex.db")
+    asyncio.run(worker.create(SPEC, "mine"))
+    (tmp_path / "dspex.db").unlink()
+    ends_at = time.monotonic() + 20
+    while worker.store.describe()["ready"]:
+        assert time.monotonic() < ends_at
+        time.sleep(0.1)
     worker.store.close()
 
 

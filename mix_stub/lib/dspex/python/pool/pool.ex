@@ -35,8 +35,9 @@ defmodule DSPex.Python.Pool do
       HTTP_PROXY: nil]`; `nil` unsets a variable. No log and no `inspect` shows the values
     * `:store` - where sessions, programs and conversations are kept, so that they outlive their Python:
         * `:run` (the default) - a file of this pool that lives as long as this BEAM, private to its user (0600 in a folder of
-          0700, in the folder for temporary files), made when the first session is, and removed when the pool stops. **Text
-          of conversations and programs is on the disk meanwhile**
+          0700, in the folder for temporary files), made when the first session is, and removed when the pool stops
+          or the BEAM ends; after a power cut, or the end of a container, by a later BEAM. **Text of conversations and
+          programs is on the disk meanwhile**
         * `false` - nowhere: they end with their Python, and nothing is on the disk
         * `"sqlite:////srv/app/dspex.db"` - a file that outlives the BEAM too; `"postgresql+psycopg://user:password@host/name"` -
           a database, also for several machines; see "The store" in `docs/operations.md`

@@ -7,6 +7,7 @@ defmodule DSPex.Python.Pool.PoolSupervisor do
 
   alias DSPex.Python.Pool
   alias DSPex.Python.Pool.Stopping
+  alias DSPex.Python.Port.Names
   alias DSPex.Python.Wire.Keywords
 
   @spec start_link(keyword()) :: Supervisor.on_start()
@@ -21,22 +22,62 @@ defmodule DSPex.Python.Pool.PoolSupervisor do
     child_spec = child_spec_of_pool(name, options)
 
     unless_stopped({:error, :not_started}, fn ->
-      Supervisor.start_child(__MODULE__, child_spec)
+      with {:error, :already_present} <- Supervisor.start_child(__MODULE__, child_spec) do
+        # It has just been stopped, and its stop has not removed it yet.
+        Supervisor.delete_child(__MODULE__, {Pool, name})
+        Supervisor.start_child(__MODULE__, child_spec)
+      end
     end)
   end
 
   @doc """
-  Stops a pool that the configuration or `start_pool/2` started.
+  Stops a pool that the configuration or `start_pool/2` started. The stop goes on when the calling process ends, and all that ask
+  for it meanwhile wait for the same.
   """
   @spec stop_pool(atom()) :: :ok | {:error, :not_found}
   def stop_pool(name) do
     unless_stopped({:error, :not_found}, fn ->
-      # Before, because the supervisor starts and stops no other pool until this one has ended.
       if List.keymember?(Supervisor.which_children(__MODULE__), {Pool, name}, 0),
-        do: Stopping.drain(name)
+        do: stopped(name),
+        else: {:error, :not_found}
+    end)
+  end
 
-      with :ok <- Supervisor.terminate_child(__MODULE__, {Pool, name}) do
-        Supervisor.delete_child(__MODULE__, {Pool, name})
+  # A caller may be killed, and a tool that stops its own pool ends with it. A pool whose stop has begun takes no calls any more.
+  defp stopped(name) do
+    {stopper, monitor} = spawn_monitor(fn -> exit({:shutdown, stop(name)}) end)
+
+    receive do
+      {:DOWN, ^monitor, :process, ^stopper, {:shutdown, {:with, first}}} -> await(first)
+      {:DOWN, ^monitor, :process, ^stopper, {:shutdown, result}} -> result
+      {:DOWN, ^monitor, :process, ^stopper, reason} -> exit(reason)
+    end
+  end
+
+  defp await(stopper) do
+    monitor = Process.monitor(stopper)
+
+    receive do
+      {:DOWN, ^monitor, :process, ^stopper, {:shutdown, result}} -> result
+      # It has just ended.
+      {:DOWN, ^monitor, :process, ^stopper, :noproc} -> :ok
+      {:DOWN, ^monitor, :process, ^stopper, reason} -> exit(reason)
+    end
+  end
+
+  defp stop(name) do
+    unless_stopped({:error, :not_found}, fn ->
+      if Names.register(:stop, name) do
+        # Before, because the supervisor starts and stops no other pool until this one has ended.
+        Stopping.drain(name)
+
+        with :ok <- Supervisor.terminate_child(__MODULE__, {Pool, name}) do
+          Supervisor.delete_child(__MODULE__, {Pool, name})
+        end
+      else
+        with {stopper, _value} <- Names.lookup(:stop, name),
+             do: {:with, stopper},
+             else: (nil -> :ok)
       end
     end)
   end

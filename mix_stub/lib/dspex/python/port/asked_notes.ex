@@ -19,20 +19,31 @@ defmodule DSPex.Python.Port.AskedNotes do
   @type t :: %__MODULE__{path: Path.t(), file: :file.fd()}
 
   @doc """
-  Makes the file, which ends with the calling process; `nil` where none can be made.
+  Makes the file in `folder`, which ends with the calling process; `nil` where none can be made, or the disk has no room for it.
   """
-  @spec open() :: t() | nil
-  def open do
-    name = "dspex-asked-" <> Base.encode16(:rand.bytes(12), case: :lower)
+  @spec open(Path.t() | nil) :: t() | nil
+  def open(folder \\ System.tmp_dir())
+  def open(nil), do: nil
 
-    with folder when is_binary(folder) <- System.tmp_dir(),
-         path = Path.join(folder, name),
-         {:ok, file} <- :file.open(path, [:raw, :binary, :read, :write, :exclusive]),
-         :ok <- File.chmod(path, 0o600),
-         :ok <- :file.pwrite(file, 8 * @slots - 1, <<0>>) do
-      %__MODULE__{path: path, file: file}
+  def open(folder) do
+    path = Path.join(folder, "dspex-asked-" <> Base.encode16(:rand.bytes(12), case: :lower))
+
+    case :file.open(path, [:raw, :binary, :read, :write, :exclusive]) do
+      {:ok, file} -> filled(%__MODULE__{path: path, file: file})
+      {:error, _unwritable} -> nil
+    end
+  end
+
+  # A note is written to memory, which cannot fail: where a file has no block yet and the disk is full, the system kills Python
+  # (SIGBUS). So all blocks are written here, where a full disk is an error.
+  defp filled(notes) do
+    with :ok <- File.chmod(notes.path, 0o600),
+         :ok <- :file.pwrite(notes.file, 0, <<0::size(8 * @slots)-unit(8)>>) do
+      notes
     else
-      _no_folder_or_no_room -> nil
+      {:error, _no_room} ->
+        close(notes)
+        nil
     end
   end
 

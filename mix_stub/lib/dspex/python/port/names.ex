@@ -15,6 +15,7 @@ defmodule DSPex.Python.Port.Names do
   #     {:queue, pool}             the process with the callers that wait for a worker
   #     {:membership, pool}        the process by which other nodes find it
   #     {:stopping, pool}          the process that lets its calls end when it stops; its value has the batches in flight
+  #     {:stop, pool}              the process that stops it for DSPex.Python.stop_pool/1
 
   @registry DSPex.Python.Registry
 
@@ -31,6 +32,7 @@ defmodule DSPex.Python.Port.Names do
           | :queue
           | :membership
           | :stopping
+          | :stop
   @type name :: atom() | {atom(), pos_integer()}
 
   @doc """

@@ -2,11 +2,18 @@ defmodule DSPex.Python.Port.RunStore do
   @moduledoc false
 
   # Keeps the files of stores that live as long as this BEAM: the option `store: :run` of a pool. Python makes the folder and the
-  # file when the first session is stored. The folder is removed when its pool stops, and by this process when the
-  # application stops. A BEAM that is killed leaves its folders, which the next one removes.
+  # file when the first session is stored. The folder is removed
   #
-  # The name of a folder tells which BEAM it belongs to: `dspex-run-PID-STARTED-RANDOM`. A number of a process is used again,
-  # also by the first process of another container, so the time of its start is compared too.
+  #   * when its pool stops, and by this process when the application stops
+  #   * by the keeper, a shell that sees the end of the BEAM: `System.halt`, Ctrl-C in IEx, SIGKILL
+  #   * by the next BEAM, if the keeper was killed too: after a power cut, or with its container
+  #
+  # The name of a folder tells which BEAM it belongs to: `dspex-run-NAMESPACE-PID-STARTED-RANDOM`. Several containers may share the
+  # folder for temporary files, and none sees the processes of the others. So the next BEAM judges only folders of its own
+  # namespace by their process: the same boot of the machine and the same namespace of process ids; without /proc the same host
+  # name. A number of a process is used again, so the time of its start is compared too. A folder of another namespace is removed
+  # when nothing of it was touched for 30 days: a running BEAM touches its own each hour, which also keeps programs that clean the
+  # folder for temporary files away.
 
   use GenServer
 
@@ -15,9 +22,22 @@ defmodule DSPex.Python.Port.RunStore do
   alias DSPex.Python.Port.Names
 
   @prefix "dspex-run-"
+  @touch_ms :timer.hours(1)
+  @abandoned_s 30 * 24 * 60 * 60
+
+  # Reads a folder from each line, and removes them all when the BEAM has closed its port; once more when the Pythons, which may
+  # make files until they see the same, have ended. Ctrl-C in IEx is meant for IEx.
+  @keeper """
+  trap '' HUP INT TERM
+  while IFS= read -r folder; do set -- "$@" "$folder"; done
+  remove() { for folder do [ -e "$folder" ] && rm -rf -- "$folder"; done; }
+  remove "$@" 2>/dev/null
+  sleep 1
+  remove "$@" 2>/dev/null
+  """
 
   # folders: pool => {monitor of the pool's supervisor, folder}
-  defstruct folders: %{}, beam: nil
+  defstruct folders: %{}, beam: nil, keeper: nil
 
   @doc false
   def start_link(_options), do: GenServer.start_link(__MODULE__, nil, name: __MODULE__)
@@ -37,8 +57,9 @@ defmodule DSPex.Python.Port.RunStore do
   def init(nil) do
     # So that `terminate/2` is called when the application stops.
     Process.flag(:trap_exit, true)
-    beam = "#{System.pid()}-#{started(System.pid())}"
+    beam = "#{namespace()}-#{System.pid()}-#{started(System.pid())}"
     remove_dead(beam)
+    touch_later()
     {:ok, %__MODULE__{beam: beam}}
   end
 
@@ -67,6 +88,15 @@ defmodule DSPex.Python.Port.RunStore do
     end
   end
 
+  def handle_info(:touch, state) do
+    for {_pool, {_monitor, folder}} <- state.folders,
+        path <- [folder | files(folder)],
+        do: touch(path)
+
+    touch_later()
+    {:noreply, state}
+  end
+
   def handle_info(_other, state), do: {:noreply, state}
 
   @impl true
@@ -84,8 +114,46 @@ defmodule DSPex.Python.Port.RunStore do
     {:reply, nil, state}
   end
 
-  defp with_folder(pool, folder, state),
-    do: {:reply, file(folder), put_in(state.folders[pool], {watch(pool), folder})}
+  defp with_folder(pool, folder, state) do
+    state = put_in(state.folders[pool], {watch(pool), folder})
+    {:reply, file(folder), %{state | keeper: keep(folder, state)}}
+  end
+
+  defp keep(folder, %{keeper: nil} = state) do
+    port = Port.open({:spawn_executable, "/bin/sh"}, args: ["-c", @keeper], cd: "/")
+    # Those of a keeper that was killed too.
+    for {_pool, {_monitor, other}} <- state.folders, other != folder, do: tell(port, other)
+    tell(port, folder)
+    port
+  rescue
+    # There is no such shell, or no process can be started: the next BEAM removes the folder.
+    ErlangError -> nil
+  end
+
+  defp keep(folder, %{keeper: port} = state) do
+    if Port.info(port), do: tell(port, folder), else: keep(folder, %{state | keeper: nil})
+  end
+
+  # Each folder is one line of the keeper.
+  defp tell(port, folder) do
+    unless String.contains?(folder, "\n"), do: Port.command(port, [Path.absname(folder), "\n"])
+    port
+  rescue
+    # It has just ended.
+    ArgumentError -> nil
+  end
+
+  defp touch_later, do: Process.send_after(self(), :touch, @touch_ms)
+
+  defp files(folder) do
+    case File.ls(folder) do
+      {:ok, names} -> for name <- names, do: Path.join(folder, name)
+      {:error, _none} -> []
+    end
+  end
+
+  # Makes no file, unlike `File.touch/1`: SQLite may just have removed it.
+  defp touch(path), do: :file.change_time(path, :calendar.local_time())
 
   defp file(folder), do: Path.join(folder, "dspex.db")
 
@@ -105,12 +173,45 @@ defmodule DSPex.Python.Port.RunStore do
   defp remove_dead(beam) do
     with folder when folder != nil <- System.tmp_dir(), {:ok, names} <- File.ls(folder) do
       for @prefix <> rest = name <- names,
-          [pid, started, _random] <- [String.split(rest, "-")],
-          "#{pid}-#{started}" != beam,
-          pid =~ ~r/\A[0-9]+\z/,
-          started(pid) != started,
-          do: File.rm_rf(Path.join(folder, name))
+          path = Path.join(folder, name),
+          ended?(String.split(rest, "-"), String.split(beam, "-"), path),
+          do: File.rm_rf(path)
     end
+  end
+
+  # Whether the BEAM of a folder has ended, as far as the running one can tell.
+  defp ended?([_, _, _, _random], [_, _, "none"], path), do: abandoned?(path)
+  defp ended?([namespace, pid, started, _random], [namespace, pid, started], _path), do: false
+
+  defp ended?([namespace, pid, started, _random], [namespace, _pid, _started], _path),
+    do: pid =~ ~r/\A[0-9]+\z/ and started(pid) != started
+
+  defp ended?(_other_namespace, _beam, path), do: abandoned?(path)
+
+  defp abandoned?(folder) do
+    now = System.os_time(:second)
+
+    Enum.all?([folder | files(folder)], fn path ->
+      case File.lstat(path, time: :posix) do
+        {:ok, %File.Stat{mtime: touched}} -> now - touched > @abandoned_s
+        {:error, _reason} -> false
+      end
+    end)
+  end
+
+  # Names the processes whose ids mean the same as here.
+  defp namespace do
+    parts =
+      with {:ok, boot} <- File.read("/proc/sys/kernel/random/boot_id"),
+           {:ok, processes} <- File.read_link("/proc/self/ns/pid") do
+        [boot, processes]
+      else
+        {:error, _no_proc} ->
+          {:ok, host} = :inet.gethostname()
+          [host]
+      end
+
+    parts |> :erlang.md5() |> binary_part(0, 6) |> Base.encode16(case: :lower)
   end
 
   # When a process was started, as the system counts; "none": there is no such process.

@@ -305,6 +305,76 @@ defmodule DSPex.Python.Pool.StoppingTest do
     end
   end
 
+  describe "stop_pool/1" do
+    setup do
+      pool = :"pool_#{System.unique_integer([:positive])}"
+      on_exit(fn -> Python.stop_pool(pool) end)
+      %{pool: pool}
+    end
+
+    defp start_named!(pool, options) do
+      options = [python: interpreter(), model: :embedded, size: 1] ++ options
+      {:ok, _pid} = Python.start_pool(pool, options)
+      assert Python.await_pools([pool]) == :ok
+    end
+
+    # Not by stop_pool/1, which would do what is left.
+    defp await_stopped(pool),
+      do: eventually(fn -> Registry.lookup(DSPex.Python.Registry, {:pool, pool}) == [] end)
+
+    # The pool refused all calls for ever.
+    test "goes on when its caller is killed, and another one waits for the same", %{pool: pool} do
+      start_named!(pool, stop_timeout: 60_000)
+      {call, model} = begin(pool)
+      stopper = spawn(fn -> Python.stop_pool(pool) end)
+      await_stopping(pool)
+      Process.exit(stopper, :kill)
+      second = Task.async(fn -> Python.stop_pool(pool) end)
+      refute Task.yield(second, 200)
+      send(model, :go_on)
+      assert {:ok, %Prediction{}} = Task.await(call)
+      assert Task.await(second, 30_000) == :ok
+      assert Python.stop_pool(pool) == {:error, :not_found}
+      start_named!(pool, [])
+    end
+
+    test "goes on when nobody waits for it", %{pool: pool} do
+      start_named!(pool, stop_timeout: 60_000)
+      {call, model} = begin(pool)
+      stopper = spawn(fn -> Python.stop_pool(pool) end)
+      await_stopping(pool)
+      Process.exit(stopper, :kill)
+      send(model, :go_on)
+      assert {:ok, %Prediction{}} = Task.await(call)
+      await_stopped(pool)
+      start_named!(pool, [])
+    end
+
+    # `start_pool` was `{:error, :already_present}` for ever after that.
+    test "by a tool of the pool itself ends the call, and the pool can be started again", %{
+      pool: pool
+    } do
+      start_named!(pool, stop_timeout: 300)
+
+      tool = %{
+        name: "stop",
+        description: "Stops the pool.",
+        parameters: %{},
+        function: fn _args -> Python.stop_pool(pool) end
+      }
+
+      model = fn _request ->
+        ScriptedModel.written(next_thought: "t", next_tool_name: "stop", next_tool_args: %{})
+      end
+
+      options = [pool: pool, lm: {:elixir, model}, tools: [tool], timeout: 60_000]
+      assert {:error, %Error{kind: kind}} = Python.execute_module("dspy.ReAct", @qa, "?", options)
+      assert kind == :port_closed
+      await_stopped(pool)
+      start_named!(pool, [])
+    end
+  end
+
   test "the application stops its pools at the same time, while their functions still run" do
     script = """
     [python] = System.argv()

@@ -170,19 +170,102 @@ defmodule DSPex.Python.Port.RunStoreTest do
     TestPython.eventually(fn -> DSPex.Python.list_sessions(pool: unused) == {:ok, []} end)
   end
 
-  test "folders of BEAMs that have ended are removed, and those of running ones stay" do
+  # Two containers that shared a folder for temporary files did not see each other's processes, and removed each other's stores.
+  test "folders of BEAMs that have ended are removed, and those of others stay" do
     random = Base.encode16(:rand.bytes(12), case: :lower)
-    names = ["dspex-run-4194999-123-" <> random, "dspex-run-#{System.pid()}-1-" <> random]
-    dead = for name <- names, do: Path.join(System.tmp_dir!(), name)
-    [beam] = Regex.run(~r/dspex-run-[0-9]+-[0-9A-Za-z]+/, RunStore.path(:some_pool))
-    alive = Path.join(System.tmp_dir!(), beam <> "-" <> random)
-    on_exit(fn -> for folder <- [alive | dead], do: File.rm_rf(folder) end)
-    for folder <- [alive | dead], do: File.mkdir!(folder)
+    [beam] = Regex.run(~r/dspex-run-[0-9a-f]+-[0-9]+-[0-9A-Za-z]+/, RunStore.path(:some_pool))
+    ["dspex", "run", namespace, _pid, _started] = String.split(beam, "-")
+
+    make = fn name ->
+      folder = Path.join(System.tmp_dir!(), name <> "-" <> random)
+      File.mkdir!(folder)
+      on_exit(fn -> File.rm_rf(folder) end)
+      folder
+    end
+
+    age = fn folder, days ->
+      touched = System.os_time(:second) - days * 24 * 60 * 60
+      File.touch!(folder, touched)
+      folder
+    end
+
+    with_file = fn folder ->
+      File.write!(Path.join(folder, "dspex.db"), "")
+      age.(folder, 31)
+    end
+
+    gone = [
+      make.("dspex-run-#{namespace}-4194999-123"),
+      make.("dspex-run-#{namespace}-#{System.pid()}-1"),
+      age.(make.("dspex-run-0000000000ab-1-123"), 31)
+    ]
+
+    stay = [
+      make.(beam),
+      make.("dspex-run-0000000000aa-4194999-123"),
+      age.(make.("dspex-run-0000000000ac-1-123"), 29),
+      with_file.(make.("dspex-run-0000000000ad-1-123"))
+    ]
 
     {:ok, server} = GenServer.start_link(RunStore, nil)
     GenServer.stop(server)
-    assert File.exists?(alive)
-    for folder <- dead, do: refute(File.exists?(folder))
+    for folder <- stay, do: assert(File.exists?(folder), folder)
+    for folder <- gone, do: refute(File.exists?(folder), folder)
+  end
+
+  test "files of a running BEAM are touched, so that no other one takes them for abandoned" do
+    pool = TestPython.start_pool!(store: :run)
+    {:ok, _program} = DSPex.Python.create_program("question -> answer", pool: pool)
+    path = RunStore.path(pool)
+    File.touch!(path, 1_000_000_000)
+    send(RunStore, :touch)
+    assert RunStore.path(pool) == path
+    assert System.os_time(:second) - File.stat!(path, time: :posix).mtime < 600
+  end
+
+  test "calls are refused when the files were removed, until the pool is restarted" do
+    pool = TestPython.start_pool!(store: :run)
+    spec = %{signature: "question -> answer", history: true}
+    {:ok, program} = DSPex.Python.create_program(spec, pool: pool)
+    options = [pool: pool, conversation: "user"]
+    {:ok, _first} = DSPex.Python.execute_program(program, %{question: "one"}, options)
+    File.rm_rf!(Path.dirname(RunStore.path(pool)))
+
+    assert {:error, %{kind: :store, retryable: false, message: message}} =
+             DSPex.Python.execute_program(program, %{question: "two"}, options)
+
+    assert message =~ "was removed or replaced"
+    assert {:ok, %{"store" => %{"ready" => false}}} = DSPex.Python.ping(nil, pool: pool)
+    assert DSPex.Python.restart_pool(pool) == :ok
+    {:ok, program} = DSPex.Python.create_program(spec, pool: pool)
+    assert {:ok, _first} = DSPex.Python.execute_program(program, %{question: "one"}, options)
+    assert {:ok, %{"store" => %{"ready" => true}}} = DSPex.Python.ping(nil, pool: pool)
+  end
+
+  # They stayed until another BEAM started, with the text of the conversations.
+  @ends %{
+    "System.halt(0)" => "System.halt(0)",
+    "the end of the script" => "",
+    "SIGKILL" => ~S|System.cmd("kill", ["-KILL", System.pid()])|
+  }
+  for {name, code} <- @ends do
+    test "the folder is removed after #{name}" do
+      script = """
+      [python] = System.argv()
+      {:ok, _started} = Application.ensure_all_started(:dspex)
+      {:ok, _pid} = DSPex.Python.start_pool(:ended, python: python)
+      {:ok, _program} = DSPex.Python.create_program("question -> answer", pool: :ended)
+      path = DSPex.Python.Port.RunStore.path(:ended)
+      IO.puts("store \#{File.exists?(path)} \#{path}")
+      #{unquote(code)}
+      """
+
+      beams = Path.join(Application.app_dir(:dspex), "ebin")
+      args = ["-pa", beams, "-e", script, "--", TestPython.interpreter()]
+      {output, _status} = System.cmd("elixir", args, stderr_to_stdout: true)
+      assert [_all, path] = Regex.run(~r/^store true (.+)$/m, output)
+      TestPython.eventually(fn -> not File.exists?(Path.dirname(path)) end)
+    end
   end
 
   test "a variable that is not set is named, and no message shows an address" do
