@@ -176,8 +176,7 @@ defmodule DSPex.Python.Call.CallOptions do
 
       {[], [name | _rest]} ->
         if strict?(python, pool) do
-          remedy =
-            "; the call is strict, and takes only #{Enum.map_join(known, ", ", &inspect/1)}"
+          remedy = "; the call is strict, and takes only #{listed(known)}"
 
           {:error, unknown_option(name, remedy)}
         else
@@ -186,6 +185,25 @@ defmodule DSPex.Python.Call.CallOptions do
 
       {[], []} ->
         :ok
+    end
+  end
+
+  @doc """
+  Checks the names of options of an operation that shows or changes what several callers have: any other name is an error.
+
+  It may be meant to say whose, and what is shown without it belongs to others.
+  """
+  @spec refuse_others(t(), [atom()]) :: :ok | {:error, Error.t()}
+  def refuse_others(%__MODULE__{python: python}, taken) do
+    known = @every ++ taken
+
+    case Map.keys(python) -- known do
+      [] ->
+        :ok
+
+      [name | _rest] ->
+        meant = Suggestion.hint(name, known)
+        {:error, unknown_option(name, "#{meant}; taken here: #{listed(known)}")}
     end
   end
 
@@ -306,6 +324,8 @@ defmodule DSPex.Python.Call.CallOptions do
     facts = %{"path" => "opts.#{name}"}
     Error.new(:input, "unknown option #{inspect(name)} at opts#{remedy}", facts)
   end
+
+  defp listed(names), do: Enum.map_join(names, ", ", &inspect/1)
 
   defp pool!(pool) do
     if Cluster.pool?(pool) do

@@ -226,7 +226,7 @@ defmodule DSPex.Python.Call.ProgramCalls do
   @spec conversation(atom(), program(), [term()], CallOptions.t()) :: result(term())
   def conversation(operation, program, args, options) do
     {session_id, program_id, options} = program_target(program, options)
-    Operation.call(operation, [session_id, program_id | args], options)
+    Operation.look_among(operation, [session_id, program_id | args], options, @of_program)
   end
 
   defp execute_operation(operation, program, argument, options) do
