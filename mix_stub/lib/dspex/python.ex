@@ -706,8 +706,10 @@ defmodule DSPex.Python do
       %{"max_cost" => 0.5, "max_tokens_total" => nil, "cost" => 0.0, "total_tokens" => 0}
   """
   @spec open_session(String.t(), keyword() | map(), options()) :: result(map())
-  def open_session(session_id, limits \\ [], options \\ []),
-    do: call(:open_session, [session_id, Map.new(limits)], options)
+  def open_session(session_id, limits \\ [], options \\ []) do
+    if options == [], do: CallOptions.refuse_limits!(limits)
+    call(:open_session, [session_id, CallOptions.to_map!(limits, "limits")], options)
+  end
 
   @doc """
   Lists what the tenants of a pool have spent, see its option `:budgets` in `DSPex.Python.Pool`: a map for each value of `metadata:` that
@@ -845,7 +847,7 @@ defmodule DSPex.Python do
       true
   """
   @spec status([atom()] | :all) :: Overview.t()
-  defdelegate status(pools \\ :all), to: Overview, as: :take
+  defdelegate status(pools \\ :all), to: Overview, as: :of
 
   @doc """
   Shows in a terminal what the pools do, each second anew, until Enter (or `q` and Enter) is typed: workers, tokens a second, US dollars an hour,

@@ -105,6 +105,16 @@ defmodule DSPex.Python.Call.CallOptionsTest do
     end
   end
 
+  test "stand after the limits of a session" do
+    assert_raise ArgumentError, ~r/expected limits as a keyword list .*got 5/, fn ->
+      DSPex.Python.open_session("a", 5)
+    end
+
+    assert_raise ArgumentError, ~r/write open_session\(session_id, \[max_cost/, fn ->
+      DSPex.Python.open_session("a", pool: :two)
+    end
+  end
+
   test "are all refused that are not taken, where they may say whose things are meant" do
     refuse = fn options ->
       options |> CallOptions.new!() |> CallOptions.refuse_others([:n, :request_id, :session_id])

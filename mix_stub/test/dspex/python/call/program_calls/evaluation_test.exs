@@ -40,6 +40,14 @@ defmodule DSPex.Python.Call.ProgramCalls.EvaluationTest do
     {:ok, program: program}
   end
 
+  test "the metric is an argument, not an option" do
+    for evaluate <- [&Python.evaluate_program/3, &Python.stream_evaluate/3] do
+      assert_raise ArgumentError, ~r/third argument .*examples, "exact_match"\)/, fn ->
+        evaluate.("p", [], metric: "exact_match")
+      end
+    end
+  end
+
   test "scores each example with a function, and computes the total score", %{program: program} do
     metric = fn %{"question" => _question, "expected" => expected}, prediction ->
       if prediction[:answer] == expected, do: 1, else: 0.5
