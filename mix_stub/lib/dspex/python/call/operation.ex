@@ -178,6 +178,9 @@ defmodule DSPex.Python.Call.Operation do
   defp answer({:error, {:python_exception, details}}) when is_map(details),
     do: {:error, Error.from_details(details)}
 
+  # Of an operation that answers JSON itself.
+  defp answer({:error, text}) when is_binary(text), do: json_answer({:error, text})
+
   defp answer(other),
     do: {:error, Error.new(:internal, "unexpected answer #{inspect(other, limit: 5)}")}
 
