@@ -202,4 +202,6 @@ def _counts(function: Callable[..., Any]) -> range:
 
 def _wrong_count(function: Callable[..., Any], count: int) -> OperationError:
     takes = ", ".join(inspect.signature(function).parameters)
-    return OperationError("input", f"{function.__name__} takes ({takes}), got {count} arguments")
+    return OperationError(
+        "input", f"{function.__name__} takes ({takes}), got {count} argument{'' if count == 1 else 's'}"
+    )

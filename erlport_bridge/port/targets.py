@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import inspect
 import sys
@@ -101,8 +102,10 @@ class Targets:
         # A module with a list of operations offers nothing else: a function that it imports is no operation.
         offered = getattr(module, "OPERATIONS", None)
         if offered is not None and function_name not in offered:
+            near = difflib.get_close_matches(function_name, offered, n=1)
+            meant = f' (did you mean "{near[0]}"?)' if near else ""
             raise UnknownOperationError(
-                f'{module_name} has no operation "{function_name}"; it has {", ".join(sorted(offered))}'
+                f'{module_name} has no operation "{function_name}"{meant}; it has {", ".join(sorted(offered))}'
             )
         found: Any = module
         # Like ErlPort: 'Class.method' is a path.

@@ -33,7 +33,11 @@ _SQLITE: Final = {
     10: _BROKEN,
     11: _CORRUPT,
     13: _FULL,
-    14: _Cause("the file of the store at {shown} cannot be opened; check its folder and its rights", False),
+    14: _Cause(
+        "the file of the store at {shown} cannot be opened; check its rights and its folder, "
+        "of which only the last part is made",
+        False,
+    ),
     26: _CORRUPT,
 }
 # The beginnings of PostgreSQL's SQLSTATE, the longest first.

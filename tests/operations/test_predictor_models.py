@@ -37,7 +37,24 @@ def test_a_predictor_asks_its_own_model(shared_port: PortProcess, model_server: 
     assert (stage["lm"], stage["lms"]) == ("openai/scripted:strong", {"react": "openai/scripted:cheap"})
     prediction = shared_port.done("execute_program", None, program["id"], {"question": "q"})
     assert asked(model_server) == ["cheap", "strong"]
+    assert prediction["$meta"]["model"] == "openai/scripted:strong"
     assert set(prediction["$meta"]["usage"]) == {"openai/scripted:cheap", "openai/scripted:strong"}
+
+
+def test_the_model_of_a_prediction_is_the_one_that_answered_last(port: PortProcess, model_server: ModelServer) -> None:
+    """The model of the port is not asked, as each stage or predictor has another one."""
+    port.done("configure_lm", "embedded", {})
+    down = {**openai(model_server, "status-503"), "fallbacks": [scripted(model_server, "spare")], "num_retries": 0}
+    own = {"react": scripted(model_server, "one"), "extract.predict": scripted(model_server, "two")}
+    for spec, model in [
+        (agent(lm=scripted(model_server, "stage")), "stage"),
+        (agent(own), "two"),
+        (agent(lm=down), "spare"),
+        (agent({**own, "extract.predict": down}), "spare"),
+    ]:
+        program = port.done("create_program", spec)
+        meta = port.done("execute_program", None, program["id"], {"question": "q"})["$meta"]
+        assert meta["model"] == f"openai/scripted:{model}"
 
 
 def test_programs_that_differ_only_in_the_model_of_a_predictor(

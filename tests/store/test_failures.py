@@ -50,7 +50,7 @@ def test_file_that_is_no_database_is_refused_and_stays(tmp_path: Path, content: 
 def test_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     error = failure(f"sqlite:///{tmp_path}/a/b/dspex.db")
     assert (error.kind, error.retryable) == ("store", False)
-    assert "cannot be opened" in error.message
+    assert "cannot be opened; check its rights and its folder, of which only the last part is made" in error.message
 
 
 def test_newer_schema_is_refused(url: str) -> None:

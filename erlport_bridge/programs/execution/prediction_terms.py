@@ -48,13 +48,19 @@ def prediction_term(
             "completions": plain(rows, '["completions"]'),
             "duration_ms": duration_ms,
             "warnings": [*options.warnings, *account.warnings],
-            "model": _name_of(account.answered_for(models[0].model), models) if models else None,
+            "model": _last_model(models, account),
             **account.describe(),
             "request_id": options.request_id,
             "session_id": options.session_id,
             **worker.identity(),
         },
     }
+
+
+def _last_model(models: Sequence[LanguageModel], account: ModelAccount) -> str | None:
+    """Return the model of the last answer, which is in the last stage that asked; not one that reads other answers."""
+    answered = account.last_answered({model.model for model in models})
+    return None if answered is None else _name_of(answered, models)
 
 
 def _named(usage: Mapping[str, Any], models: Sequence[LanguageModel]) -> Mapping[str, Any]:

@@ -30,7 +30,7 @@ class _TraceOption(Option):
             return value
         if text_of(value) == _METADATA:
             return _METADATA
-        raise wrong(f'true, false or "{_METADATA}"', value, path)
+        raise wrong(f"true, false or :{_METADATA}", value, path)
 
     def _type(self) -> dict[str, Any]:
         return {"type": "trace", "choices": [True, False, _METADATA]}

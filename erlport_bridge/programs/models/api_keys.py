@@ -58,7 +58,10 @@ class MissingKey:
         message = (
             f"the model {self._model} was read from the store, which keeps no secrets, and needs its {self._option} "
         )
-        message += "again; configure it anew, or give the key as {:system, variable}, which is found again by itself"
+        message += (
+            "again; configure it anew, or give the key as {:system, variable}: it is found again if the variable "
+        )
+        message += "was in the environment when the pool started, or is in the pool's option env"
         # DSPy's own error, so that fallback models are asked.
         raise dspy.LMAuthError(message, model=self._model)
 

@@ -181,12 +181,25 @@ class BridgeLM(dspy.LM):  # type: ignore[misc]
 
     def _fall_back(self, error: dspy.LMError, following: BridgeLM | None, *, has_streamed: bool) -> None:
         """Record the failure; raise the error again if there is no next model, or if the next would not help."""
+        self._name_in(error)
         if (progress := current_progress()) is not None:
             progress.failure = error
         if following is None or has_streamed or kind_of(error) not in _FALLBACK_KINDS:
             raise error
         current_account().add_failure(self.shown_name, error)
         _log.warning("model %s failed (%s), asking %s", self.shown_name, kind_of(error), following.shown_name)
+
+    def _name_in(self, error: dspy.LMError) -> None:
+        """Name the model in its error as the caller does; DSPy asks some providers under the name of another one."""
+        if error.model != self.model or self.model == self.shown_name:
+            return
+        error.model = self.shown_name
+        error.args = tuple(
+            f"[{self.shown_name}]{text[len(self.model) + 2 :]}"
+            if isinstance(text, str) and text.startswith(f"[{self.model}]")
+            else text
+            for text in error.args
+        )
 
     @with_callbacks  # type: ignore[untyped-decorator]
     async def _request(self, asked: str, prompt: Any = None, *, messages: Any = None, **kwargs: Any) -> Any:

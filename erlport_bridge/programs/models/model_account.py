@@ -6,7 +6,7 @@ A call has one account, for all its tasks and threads, from :meth:`ModelAccount.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from contextvars import ContextVar
 from dataclasses import replace
 from types import TracebackType
@@ -46,6 +46,8 @@ class ModelAccount:
     def add_answer(self, asked: str, answered: str, spent: Spent, usage: Mapping[str, Any]) -> None:
         """Add the answer of the model ``answered`` to a request to the model ``asked``, with its cost and usage."""
         self._usage.add_usage(answered, dict(usage))
+        # The last answer last.
+        self._answered_for.pop(asked, None)
         self._answered_for[asked] = answered
         self._answers += 1
         self.spent.add(spent)
@@ -77,9 +79,9 @@ class ModelAccount:
         if self.has_asked or usage:
             note_paid(error, usage, cost)
 
-    def answered_for(self, asked: str) -> str:
-        """Return the model that gave the last answer to a request to the model ``asked``."""
-        return self._answered_for.get(asked, asked)
+    def last_answered(self, asked: Collection[str]) -> str | None:
+        """Return the model that gave the last answer to a request to one of the models ``asked``, if there was one."""
+        return next((answered for name, answered in reversed(self._answered_for.items()) if name in asked), None)
 
     def describe(self) -> dict[str, Any]:
         """Return ``cost`` (``None`` if the cost of any answer is unknown), ``cache_hits`` and ``failed_models``."""

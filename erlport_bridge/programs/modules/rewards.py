@@ -131,12 +131,13 @@ async def rated(
 
 @dataclass(frozen=True)
 class ElixirReward:
-    """A reward that a function of Elixir computes."""
+    """A reward or metric that a function of Elixir computes; ``role`` is which of the two."""
 
     function: ElixirFunction
     description: str | None = None
     arity: int = 2
     name: str = "function"
+    role: str = "reward"
 
     @property
     def code(self) -> str:
@@ -159,13 +160,13 @@ class ElixirReward:
             reward = await self.function.call(given)
         except OperationError as error:
             message = f"the function at {place} failed: {error.message}"
-            raise OperationError("tool", message, path=place, stage="reward") from error
+            raise OperationError("tool", message, path=place, stage=self.role) from error
         judged = dict(reward) if isinstance(reward, Mapping) and "score" in reward else {"score": reward}
         score, feedback = judged.get("score"), text_of(judged.get("feedback"))
         if isinstance(score, int | float) and arguments.is_number(score + 0):  # a boolean is an int too
             return Judgement(float(score), feedback)
         message = f"expected a number, or a map with score and feedback, from the function at {place}"
-        raise OperationError("tool", f"{message}, got {shown(reward)}", path=place, stage="reward")
+        raise OperationError("tool", f"{message}, got {shown(reward)}", path=place, stage=self.role)
 
 
 @dataclass(frozen=True)
@@ -325,7 +326,7 @@ def read_reward(value: object, path: str, role: str = "reward") -> ElixirReward 
         arity = given.get("arity", _LEAST_ARITY)
         if type(arity) is not int or not _LEAST_ARITY <= arity <= _MOST_ARITY:
             raise _expected(f"a number of arguments from {_LEAST_ARITY} to {_MOST_ARITY}", arity, f"{path}.arity")
-        return ElixirReward(callbacks.read(path, given, role), description, arity)
+        return ElixirReward(callbacks.read(path, given, role), description, arity, role=role)
     name = arguments.text(given.get("check"), f"{path}.check", NAME_BYTES)
     if name not in _CHECKS:
         raise arguments.unknown("check", name, _CHECKS, f"{path}.check")

@@ -154,10 +154,11 @@ class Sessions(CachedSessions):
             self._close_idle()
             session = uses.held(Session, session_id) or self._sessions.get(session_id)
             if session is None:
+                # Without a suggestion: it would tell one user the id of another.
                 raise OperationError(
                     "session_not_found",
-                    f"unknown session {quoted(session_id)}{suggestion(session_id, self._sessions)}; it was never "
-                    f"opened, or closed, or idle for more than {self._session_idle_s:g} s; {self._started()}",
+                    f"unknown session {quoted(session_id)}; it was never opened, or closed, or idle for more than "
+                    f"{self._session_idle_s:g} s; {self._started()}; open it anew with open_session or create_program",
                     path="session_id",
                 )
             if is_used:
@@ -351,7 +352,7 @@ class Sessions(CachedSessions):
                 programs = {key: item for session in self._sessions.values() for key, item in session.programs.items()}
         program = programs.get(program_id)
         if program is None:
-            raise self._no_program(program_id, session_id, programs)
+            raise self._no_program(program_id, session_id, self._suggested(session_id))
         session = self.find(program.session_id, is_used=is_used)
         if version is None:
             return program
@@ -414,7 +415,14 @@ class Sessions(CachedSessions):
     def _no_program(self, program_id: str, session_id: str | None, known: Mapping[str, Program]) -> OperationError:
         where = f"in session {quoted(session_id)}" if session_id is not None else "on this port"
         message = f"unknown program {quoted(program_id)} {where}{suggestion(program_id, known)}; {self._started()}"
+        message += "; create it anew with create_program or load_program"
         return OperationError("program_not_found", message, path="program_id")
+
+    def _suggested(self, session_id: str | None) -> Mapping[str, Program]:
+        """Return the programs that may be suggested: those of the session, or of the pool, not those of other users."""
+        with self._lock:
+            session = self._sessions.get(POOL_SESSION if session_id is None else session_id)
+            return {} if session is None else dict(session.programs)
 
     def _started(self) -> str:
         """Say since when there can be sessions and programs, as a restart of Python ends all of them."""

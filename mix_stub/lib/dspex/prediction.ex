@@ -352,6 +352,7 @@ defmodule DSPex.Prediction do
     # IEx shows the beginning of a long text; `fields` have all of it.
     @max_characters 120
     @hint "(read an output field in brackets, such as "
+    @functions "read what the call used by functions: DSPex.Prediction.cost/1, usage/1, total_tokens/1, steps/1"
 
     def inspect(prediction, options) do
       options = %{options | printable_limit: printable_limit(options.printable_limit)}
@@ -393,7 +394,7 @@ defmodule DSPex.Prediction do
     # says how to read it. KeyError inspects its term when the message is made, which the stacktrace tells.
     defp with_hint(doc, [name | _rest]) do
       if in_message_of_exception?(),
-        do: concat(doc, string(" " <> @hint <> "prediction[:#{name}])")),
+        do: concat(doc, string(" " <> @hint <> "prediction[:#{name}]; #{@functions})")),
         else: doc
     end
 

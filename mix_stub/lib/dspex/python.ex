@@ -32,7 +32,9 @@ defmodule DSPex.Python do
   `DSPex.Python.Pool`), `:max_cost` (US dollars) and `:max_tokens_total`, which limit what the call spends on models, `:demos`, `:tools` (see
   `DSPex.Python.Tool`), and settings of the model (`:temperature`,
   `:max_tokens`, …) and of the module (`:max_iters`, …). A misspelt option (`timout: 1`) is an error that says which was meant. Another
-  option that neither takes does not fail the call unless it is `:strict`: it is named in `prediction.warnings`.
+  option that neither takes does not fail the call unless it is `:strict`: it is named in `prediction.warnings`. What shows, counts or changes
+  things of several callers (requests, programs, sessions, conversations, budgets, metrics) refuses every option that it does not take, since
+  that may be meant to say whose.
 
   ## Values
 
@@ -579,7 +581,7 @@ defmodule DSPex.Python do
   """
   @spec list_programs(String.t() | nil, options()) :: result([map()])
   def list_programs(session_id \\ nil, options \\ []),
-    do: call(:list_programs, [session_id], options)
+    do: Operation.look_among(:list_programs, [session_id], CallOptions.new!(options))
 
   @doc """
   Describes a program, which is a `%DSPex.Program{}` or its id: its signature, its stages, how often it was called.
@@ -704,8 +706,10 @@ defmodule DSPex.Python do
       %{"max_cost" => 0.5, "max_tokens_total" => nil, "cost" => 0.0, "total_tokens" => 0}
   """
   @spec open_session(String.t(), keyword() | map(), options()) :: result(map())
-  def open_session(session_id, limits \\ [], options \\ []),
-    do: call(:open_session, [session_id, Map.new(limits)], options)
+  def open_session(session_id, limits \\ [], options \\ []) do
+    if options == [], do: CallOptions.refuse_limits!(limits)
+    call(:open_session, [session_id, CallOptions.to_map!(limits, "limits")], options)
+  end
 
   @doc """
   Lists what the tenants of a pool have spent, see its option `:budgets` in `DSPex.Python.Pool`: a map for each value of `metadata:` that
@@ -716,7 +720,7 @@ defmodule DSPex.Python do
   """
   @spec list_budgets(options()) :: result([map()])
   def list_budgets(options \\ []),
-    do: Settings.with_budgets(CallOptions.new!(options).pool, &Budgets.report/1)
+    do: with_budgets(options, &Budgets.report/1)
 
   @doc """
   Forgets what a tenant has spent, such as at the begin of a month; tells whether it has spent anything.
@@ -726,7 +730,15 @@ defmodule DSPex.Python do
   """
   @spec reset_budget(atom(), term(), options()) :: result(boolean())
   def reset_budget(key, value, options \\ []),
-    do: Settings.with_budgets(CallOptions.new!(options).pool, &Budgets.reset(&1, key, value))
+    do: with_budgets(options, &Budgets.reset(&1, key, value))
+
+  defp with_budgets(options, use) do
+    options = CallOptions.new!(options)
+
+    with :ok <- options.once,
+         :ok <- CallOptions.refuse_others(options, []),
+         do: Settings.with_budgets(options.pool, use)
+  end
 
   @doc """
   Lists the sessions of the pool, each a map with `"id"` and `"programs"`, their ids.
@@ -737,7 +749,8 @@ defmodule DSPex.Python do
       true
   """
   @spec list_sessions(options()) :: result([map()])
-  def list_sessions(options \\ []), do: call(:list_sessions, [], options)
+  def list_sessions(options \\ []),
+    do: Operation.look_among(:list_sessions, [], CallOptions.new!(options))
 
   @doc """
   Returns the entry of `list_sessions/1` for one session, and under `"program_descriptions"` what `describe_program/2` returns
@@ -822,7 +835,8 @@ defmodule DSPex.Python do
       true
   """
   @spec metrics(options()) :: result(map())
-  def metrics(options \\ []), do: call(:metrics, [], options)
+  def metrics(options \\ []),
+    do: Operation.look_among(:metrics, [], CallOptions.new!(options))
 
   @doc """
   Returns the state of all pools, which IEx shows as a table and `to_string/1` as text: each worker with its state (`ready`, `starting`,
@@ -833,7 +847,7 @@ defmodule DSPex.Python do
       true
   """
   @spec status([atom()] | :all) :: Overview.t()
-  defdelegate status(pools \\ :all), to: Overview, as: :take
+  defdelegate status(pools \\ :all), to: Overview, as: :of
 
   @doc """
   Shows in a terminal what the pools do, each second anew, until Enter (or `q` and Enter) is typed: workers, tokens a second, US dollars an hour,
@@ -866,7 +880,7 @@ defmodule DSPex.Python do
   def history(options \\ []) do
     options = CallOptions.new!(options)
     names = [:n, :request_id, :session_id]
-    Operation.look_up(:history, [Map.take(options.python, names)], options, names)
+    Operation.look_among(:history, [Map.take(options.python, names)], options, names)
   end
 
   @doc """
@@ -894,7 +908,8 @@ defmodule DSPex.Python do
       true
   """
   @spec reset_metrics(options()) :: result(map())
-  def reset_metrics(options \\ []), do: call(:reset_metrics, [], options)
+  def reset_metrics(options \\ []),
+    do: Operation.look_among(:reset_metrics, [], CallOptions.new!(options))
 
   @doc """
   Calls any operation by its name with its positional arguments; the other functions here use it too.

@@ -82,6 +82,8 @@ defmodule DSPex.Trace do
   @typedoc "A span: a map with string keys, see above."
   @type span :: %{required(String.t()) => term()}
   @type t :: %__MODULE__{id: String.t(), spans: [span()], dropped: non_neg_integer()}
+  @typedoc "What has a trace."
+  @type traced :: t() | map() | {:ok | :error, term()}
 
   @doc """
   Returns the trace as a plain map with string keys, which any JSON library encodes.
@@ -97,12 +99,12 @@ defmodule DSPex.Trace do
   Writes a trace as one HTML file, which any browser shows without a network: a timeline of all spans, and for each of them its
   time, tokens, cost, error, and what was asked and answered.
 
-  `trace` may also be what has one, such as a prediction or an error, a map as from `to_map/1`, or a list of these, which
+  `trace` may also be what has one, such as a prediction, an error or the result of a call, `{:ok, prediction}`, a map as from `to_map/1`, or a list of these, which
   `join/1` makes one. A new file can be read by its owner only: it has the texts that the call had. Raises `ArgumentError` for what is no trace.
 
       DSPex.Trace.write_html(prediction, "trace.html")
   """
-  @spec write_html(t() | map() | [t() | map()], Path.t()) :: :ok | {:error, File.posix()}
+  @spec write_html(traced() | [traced()], Path.t()) :: :ok | {:error, File.posix()}
   def write_html(trace, path) do
     case trace |> read!() |> to_map() |> Page.new() do
       {:ok, page} -> write(path, page)
@@ -113,7 +115,7 @@ defmodule DSPex.Trace do
   @doc """
   Writes a trace as JSON, which `mix dspex.trace` shows as a page. Arguments and result as for `write_html/2`.
   """
-  @spec write_json(t() | map() | [t() | map()], Path.t()) :: :ok | {:error, File.posix()}
+  @spec write_json(traced() | [traced()], Path.t()) :: :ok | {:error, File.posix()}
   def write_json(trace, path) do
     case trace |> read!() |> to_map() |> JSON.encode() do
       {:ok, text} -> write(path, text)
@@ -124,6 +126,12 @@ defmodule DSPex.Trace do
   defp read!(%__MODULE__{} = trace), do: trace
   defp read!(%{trace: %__MODULE__{} = trace}), do: trace
   defp read!([_first | _rest] = traces), do: traces |> Enum.map(&read!/1) |> join()
+
+  # The result of a call, as its function returns it.
+  defp read!({status, value}) when status in [:ok, :error] and not is_list(value),
+    do: read!(value)
+
+  defp read!({:ok, results}) when is_list(results) and results != [], do: read!(results)
 
   defp read!(%{trace: nil}),
     do: raise(ArgumentError, "there is no trace; make the call with the option trace: true")
@@ -136,7 +144,11 @@ defmodule DSPex.Trace do
   end
 
   defp read!(other),
-    do: raise(ArgumentError, "expected a DSPex.Trace, got #{inspect(other, limit: 5)}")
+    do:
+      raise(
+        ArgumentError,
+        "expected a DSPex.Trace or what has one, got #{inspect(other, limit: 5)}; DSPex.Python.trace/1 finds it in any result"
+      )
 
   defp span?(
          %{"id" => id, "kind" => kind, "name" => name, "start_us" => start, "status" => status} =

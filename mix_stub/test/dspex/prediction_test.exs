@@ -101,7 +101,11 @@ defmodule DSPex.PredictionTest do
 
   test "says how a field is read where it was read as the field of a struct" do
     prediction = Prediction.from_term(%{"answer" => "yes"})
-    hint = "(read an output field in brackets, such as prediction[:answer])"
+
+    hint =
+      "(read an output field in brackets, such as prediction[:answer]; " <>
+        "read what the call used by functions: DSPex.Prediction.cost/1, usage/1, total_tokens/1, steps/1)"
+
     # By apply/3: newer compilers know that it raises.
     error = assert_raise KeyError, fn -> apply(Map, :fetch!, [prediction, :answer]) end
     assert Exception.message(error) =~ hint

@@ -405,5 +405,21 @@ defmodule DSPex.PythonTest do
 
     assert error.message =~ ~s(no operation "nope"; it has )
     assert error.message =~ "execute_module"
+
+    assert {:error, %{kind: :input} = error} = Python.call(:execute_modul, [])
+
+    assert error.message =~
+             ~s|no operation "execute_modul" (did you mean "execute_module"?); it has|
+
+    assert {:error, error} = Python.call(:handle_json, ["execute_modul", "{}"])
+    assert {error.kind, error.path} == {:input, "command"}
+    assert error.message =~ ~s|(did you mean "execute_module"?)|
+    assert {:error, error} = Python.call(:execute_module, ["dspy.Predict"])
+    assert error.message =~ ~r/got 1 argument$/
+
+    assert {:error, error} =
+             Python.execute_module("dspy.Predict", "question -> answer", "Why?", trace: :full)
+
+    assert error.message == "expected true, false or :metadata at opts.trace, got :full"
   end
 end

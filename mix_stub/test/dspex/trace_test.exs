@@ -19,6 +19,19 @@ defmodule DSPex.TraceTest do
   }
   @trace %Trace{id: "t", spans: [@span]}
 
+  test "the result of a call is written as its value", %{tmp_dir: folder} do
+    path = Path.join(folder, "trace.json")
+    prediction = %DSPex.Prediction{fields: %{}, trace: %Trace{id: "t"}}
+    assert Trace.write_json({:ok, prediction}, path) == :ok
+    assert Trace.write_json({:ok, [prediction, {:ok, prediction}]}, path) == :ok
+
+    assert_raise ArgumentError, ~r/DSPex.Python.trace\/1/, fn -> Trace.write_json(5, path) end
+
+    assert_raise ArgumentError, ~r/trace: true/, fn ->
+      Trace.write_json({:ok, %{prediction | trace: nil}}, path)
+    end
+  end
+
   test "a written page and JSON can be read by their owner only", %{tmp_dir: folder} do
     for write <- [&Trace.write_html/2, &Trace.write_json/2] do
       path = Path.join(folder, "trace-#{System.unique_integer([:positive])}")
@@ -53,8 +66,8 @@ defmodule DSPex.TraceTest do
 
     for {wrong, part} <- [
           {%{trace: nil}, "trace: true"},
-          {[@trace, nil], "expected a DSPex.Trace, got nil"},
-          {nil, "expected a DSPex.Trace, got nil"},
+          {[@trace, nil], "expected a DSPex.Trace or what has one, got nil"},
+          {nil, "expected a DSPex.Trace or what has one, got nil"},
           {%{"spans" => [@span, %{@span | "start_us" => nil}]}, "expected a span at spans[1]"},
           {%{"spans" => [%{@span | "name" => <<255>>}]}, "not UTF-8 at spans[0].name"},
           {%{"spans" => [Map.put(@span, "attributes", %{"a" => {1, 2}})]}, "attributes.a"}

@@ -26,3 +26,18 @@ def test_usage_is_under_the_name_of_the_model(
     meta = prediction["$meta"]
     assert meta["model"] == f"{provider}/answer"
     assert list(meta["usage"]) == [meta["model"]]
+
+
+@pytest.mark.parametrize("headers", [{}, {"headers": {"X-Team": "blue"}}])
+def test_errors_name_the_model_as_its_caller_did(
+    shared_port: PortProcess, model_server: ModelServer, headers: dict[str, Any]
+) -> None:
+    call = ("execute_module", "dspy.Predict", "question -> answer", "Why?")
+    failing = {**model(model_server, "openai_compatible", "status-401"), **headers}
+    gone = {**failing, "api_base": "http://127.0.0.1:9/v1", "num_retries": 0}
+    for lm, kind in ((failing, "auth"), (gone, "transport")):
+        details = shared_port.failed(*call, {"lm": lm})
+        assert (details["kind"], details["model"]) == (kind, "openai_compatible/status-401")
+        assert details["message"].startswith("[openai_compatible/status-401] ")
+        (failed,) = shared_port.done(*call, {"lm": [lm, "embedded"]})["$meta"]["failed_models"]
+        assert "vllm" not in str(failed)

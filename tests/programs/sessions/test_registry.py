@@ -32,6 +32,21 @@ def kind_of_call(function: object, *arguments: object) -> str:
     return caught.value.kind
 
 
+def test_unknown_ids_are_not_answered_with_ids_of_others() -> None:
+    registry = Sessions()
+    registry.add_program(QA, "user-42")
+    other = registry.add_program(QA, None)
+    with pytest.raises(OperationError, match=r'unknown session "user-43"; it was .*open_session') as caught:
+        registry.find("user-43")
+    assert "user-42" not in caught.value.message
+    with pytest.raises(OperationError, match=r"unknown program .* create_program or load_program") as caught:
+        registry.find_program(None, other.id[:-1])
+    assert other.id not in caught.value.message
+    # A program of the same session may be suggested.
+    with pytest.raises(OperationError, match=f'did you mean "{other.id}"'):
+        registry.find_program(other.session_id, other.id[:-1])
+
+
 def test_program_without_a_session_gets_one_of_its_own() -> None:
     registry = Sessions()
     first, second = registry.add_program(QA, None), registry.add_program(QA, None)

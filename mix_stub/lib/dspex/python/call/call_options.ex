@@ -94,20 +94,29 @@ defmodule DSPex.Python.Call.CallOptions do
   @doc """
   Makes a map of options; raises `ArgumentError` unless they are a keyword list or a map with atom keys.
   """
-  @spec to_map!(keyword() | map()) :: %{optional(atom()) => term()}
-  def to_map!(options) when is_list(options) or (is_map(options) and not is_struct(options)) do
+  @spec to_map!(keyword() | map(), String.t()) :: %{optional(atom()) => term()}
+  def to_map!(options, what \\ "options")
+
+  def to_map!(options, what)
+      when is_list(options) or (is_map(options) and not is_struct(options)) do
     # The messages show no value, which may be the key of a model.
     for option <- options do
       case option do
-        {name, _value} when is_atom(name) -> option
-        {name, _value} -> raise ArgumentError, expected() <> "the key #{inspect(name)}"
-        _no_pair -> raise ArgumentError, expected() <> "a list with an element that is no option"
+        {name, _value} when is_atom(name) ->
+          option
+
+        {name, _value} ->
+          raise ArgumentError, expected(what) <> "the key #{inspect(name)}"
+
+        _no_pair ->
+          raise ArgumentError, expected(what) <> "a list with an element that is no option"
       end
     end
     |> Map.new()
   end
 
-  def to_map!(other), do: raise(ArgumentError, expected() <> inspect(other, limit: 5))
+  def to_map!(other, what),
+    do: raise(ArgumentError, expected(what) <> inspect(other, limit: 5))
 
   @doc """
   Raises `ArgumentError` if the payload of `ping/2`, which may be any other term, is a list of options of every function.
@@ -126,6 +135,22 @@ defmodule DSPex.Python.Call.CallOptions do
   end
 
   def refuse_payload!(_payload), do: :ok
+
+  @doc """
+  Raises `ArgumentError` if the limits of `open_session/3` are options of every function.
+  """
+  @spec refuse_limits!(term()) :: :ok
+  def refuse_limits!([_first | _rest] = limits) do
+    if Keyword.keyword?(limits) and Enum.any?(limits, &(elem(&1, 0) in @every)) do
+      raise ArgumentError,
+            "expected the limits of the session before the options of open_session/3, got both or options alone; " <>
+              "write open_session(session_id, [max_cost: 0.5], pool: :reports), or [] for no limits"
+    end
+
+    :ok
+  end
+
+  def refuse_limits!(_limits), do: :ok
 
   @doc """
   Sets an option for Python.
@@ -176,8 +201,7 @@ defmodule DSPex.Python.Call.CallOptions do
 
       {[], [name | _rest]} ->
         if strict?(python, pool) do
-          remedy =
-            "; the call is strict, and takes only #{Enum.map_join(known, ", ", &inspect/1)}"
+          remedy = "; the call is strict, and takes only #{listed(known)}"
 
           {:error, unknown_option(name, remedy)}
         else
@@ -186,6 +210,25 @@ defmodule DSPex.Python.Call.CallOptions do
 
       {[], []} ->
         :ok
+    end
+  end
+
+  @doc """
+  Checks the names of options of an operation that shows or changes what several callers have: any other name is an error.
+
+  It may be meant to say whose, and what is shown without it belongs to others.
+  """
+  @spec refuse_others(t(), [atom()]) :: :ok | {:error, Error.t()}
+  def refuse_others(%__MODULE__{python: python}, taken) do
+    known = @every ++ taken
+
+    case Map.keys(python) -- known do
+      [] ->
+        :ok
+
+      [name | _rest] ->
+        meant = Suggestion.hint(name, known)
+        {:error, unknown_option(name, "#{meant}; taken here: #{listed(known)}")}
     end
   end
 
@@ -307,6 +350,8 @@ defmodule DSPex.Python.Call.CallOptions do
     Error.new(:input, "unknown option #{inspect(name)} at opts#{remedy}", facts)
   end
 
+  defp listed(names), do: Enum.map_join(names, ", ", &inspect/1)
+
   defp pool!(pool) do
     if Cluster.pool?(pool) do
       pool
@@ -331,7 +376,7 @@ defmodule DSPex.Python.Call.CallOptions do
     if Timeout.valid?(timeout), do: timeout, else: raise(ArgumentError, timeout_expected(timeout))
   end
 
-  defp expected, do: "expected options as a keyword list or a map with atom keys, got "
+  defp expected(what), do: "expected #{what} as a keyword list or a map with atom keys, got "
 
   defp timeout_expected(timeout) do
     "expected :timeout in ms, from 1 to #{Timeout.max_ms()}, or :infinity, got #{inspect(timeout)}"

@@ -34,6 +34,16 @@ defmodule DSPex.Python.Call.Operation do
   end
 
   @doc """
+  Calls an operation that shows or changes what several callers have: as `look_up/4`, but any other option is an error.
+  """
+  @spec look_among(atom(), [term()], CallOptions.t(), [atom()]) :: result()
+  def look_among(operation, args, options, taken \\ []) do
+    Observation.span(operation, options, fn ->
+      with :ok <- CallOptions.refuse_others(options, taken), do: request(operation, args, options)
+    end)
+  end
+
+  @doc """
   Calls an operation that executes something: a module by its spec, or a program of a session.
 
   The arguments of the operation are `executed`, `args` and the options. Python may call the functions in them during the
@@ -167,6 +177,9 @@ defmodule DSPex.Python.Call.Operation do
 
   defp answer({:error, {:python_exception, details}}) when is_map(details),
     do: {:error, Error.from_details(details)}
+
+  # Of an operation that answers JSON itself.
+  defp answer({:error, text}) when is_binary(text), do: json_answer({:error, text})
 
   defp answer(other),
     do: {:error, Error.new(:internal, "unexpected answer #{inspect(other, limit: 5)}")}

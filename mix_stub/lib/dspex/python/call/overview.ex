@@ -6,6 +6,7 @@ defmodule DSPex.Python.Call.Overview do
 
   alias DSPex.Python.Pool
   alias DSPex.Python.Port.{Connection, Names}
+  alias DSPex.Suggestion
 
   # What a busy Python needs at most to answer a short call.
   @timeout 2_000
@@ -34,6 +35,36 @@ defmodule DSPex.Python.Call.Overview do
           calls: [map()]
         }
   @type spent :: %{tokens: number(), cost: number(), errors: number()}
+
+  @doc """
+  Returns names of pools; raises `ArgumentError` unless they are `:all` or a list of pools that there are.
+  """
+  @spec pools!(term()) :: [atom()] | :all
+  def pools!(:all), do: :all
+
+  def pools!(names) when is_list(names) do
+    known = if Names.available?(), do: Enum.sort(Names.pools()), else: []
+
+    for name <- names, name not in known do
+      hint = if is_atom(name) or is_binary(name), do: Suggestion.hint(name, known), else: ""
+      there = if known == [], do: "none", else: Enum.map_join(known, ", ", &inspect/1)
+
+      raise ArgumentError,
+            "there is no pool #{inspect(name)} on this node#{hint}; the pools are: #{there}"
+    end
+
+    names
+  end
+
+  def pools!(other) do
+    raise ArgumentError, "expected a list of names of pools, or :all, got #{inspect(other)}"
+  end
+
+  @doc """
+  Looks at these pools as `take/1` does, after a check of their names.
+  """
+  @spec of([atom()] | :all) :: t()
+  def of(pools), do: pools |> pools!() |> take()
 
   @doc """
   Looks at the pools, all by default.

@@ -111,6 +111,7 @@ defmodule DSPex.Python.Call.ProgramCalls do
   @spec evaluate(program(), term(), term(), CallOptions.t()) :: result(map())
   def evaluate(program, examples, metric, options) do
     {progress, options} = CallOptions.pop(options, :progress)
+    refuse_option_as_metric!(metric)
 
     if progress in [nil, false] do
       options = CallOptions.put(options, :metric, metric)
@@ -136,6 +137,7 @@ defmodule DSPex.Python.Call.ProgramCalls do
   """
   @spec stream_evaluate(program(), term(), term(), CallOptions.t()) :: Enumerable.t()
   def stream_evaluate(program, examples, metric, options) do
+    refuse_option_as_metric!(metric)
     options = CallOptions.put(options, :metric, metric)
     examples = python_inputs_list(examples)
 
@@ -155,6 +157,15 @@ defmodule DSPex.Python.Call.ProgramCalls do
       end
     end)
   end
+
+  # Of a compilation it is an option, so that it is written as one here too.
+  defp refuse_option_as_metric!([{:metric, metric} | _rest]) do
+    raise ArgumentError,
+          "expected the metric itself as the third argument of an evaluation, got options with :metric; " <>
+            "write evaluate_program(program, examples, #{inspect(metric, limit: 5)})"
+  end
+
+  defp refuse_option_as_metric!(_metric), do: :ok
 
   @doc """
   Improves a program by examples. The option `:progress` shows each score at once.
@@ -226,7 +237,7 @@ defmodule DSPex.Python.Call.ProgramCalls do
   @spec conversation(atom(), program(), [term()], CallOptions.t()) :: result(term())
   def conversation(operation, program, args, options) do
     {session_id, program_id, options} = program_target(program, options)
-    Operation.call(operation, [session_id, program_id | args], options)
+    Operation.look_among(operation, [session_id, program_id | args], options, @of_program)
   end
 
   defp execute_operation(operation, program, argument, options) do

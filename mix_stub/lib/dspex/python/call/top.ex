@@ -17,6 +17,10 @@ defmodule DSPex.Python.Call.Top do
   """
   @spec run(keyword()) :: :ok
   def run(options) do
+    if not Keyword.keyword?(options) do
+      raise ArgumentError, "expected options as a keyword list, got #{inspect(options)}"
+    end
+
     for {name, _value} <- options, name not in @known do
       raise ArgumentError,
             "unknown option #{inspect(name)} of top/1#{Suggestion.hint(name, @known)}"
@@ -29,9 +33,16 @@ defmodule DSPex.Python.Call.Top do
       raise ArgumentError, "expected :interval in ms, 1 or more, got #{inspect(interval)}"
     end
 
+    if not (frames == :infinity or (is_integer(frames) and frames >= 0)) do
+      raise ArgumentError,
+            "expected :frames to be a number, 0 or more, or :infinity, got #{inspect(frames)}"
+    end
+
+    pools = Overview.pools!(Keyword.get(options, :pools, :all))
+
     # Linked, so that it does not go on reading the input when this process ends.
     reader = if frames == :infinity, do: Task.async(fn -> IO.gets("") end)
-    show(reader, Keyword.get(options, :pools, :all), interval, frames, nil)
+    show(reader, pools, interval, frames, nil)
   end
 
   defp show(_reader, _pools, _interval, 0, _before), do: :ok

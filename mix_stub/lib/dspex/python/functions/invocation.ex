@@ -10,6 +10,8 @@ defmodule DSPex.Python.Functions.Invocation do
 
   # A language model reads the sentence, and each word of it costs tokens.
   @max_characters 200
+  @ended "there is no such function any more: the call has ended, or the Python for which it was configured; " <>
+           "configure it again"
 
   @doc """
   Calls a registered function and returns `{:ok, finish.(result)}`, or one sentence about what went wrong. `finish` is
@@ -34,7 +36,7 @@ defmodule DSPex.Python.Functions.Invocation do
       CallbackRegistry.finished(running)
       answer
     else
-      _not_registered -> {:error, "there is no such function any more: the call has ended"}
+      _not_registered -> {:error, @ended}
     end
   end
 

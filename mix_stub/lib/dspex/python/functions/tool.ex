@@ -81,6 +81,9 @@ defmodule DSPex.Python.Tool do
       iex> {:error, error} = DSPex.Python.Tool.read([%{tool | function: "now"}])
       iex> error.message
       "expected a function of one argument at opts.tools[0].function, got \\"now\\""
+      iex> {:error, error} = DSPex.Python.Tool.read([fn _arguments -> "noon" end])
+      iex> error.message =~ "expected a tool: a map with :name, :description and :function"
+      true
   """
   @spec read(term(), String.t()) :: {:ok, term(), [Callback.t()]} | {:error, Error.t()}
   def read(tools, path \\ "opts.tools")
@@ -176,6 +179,14 @@ defmodule DSPex.Python.Tool do
       {:error, sentence} -> throw({:tool, path, :exported, sentence})
     end
   end
+
+  defp read_tool(function, path) when is_function(function),
+    do:
+      throw(
+        {:tool, path,
+         "a tool: a map with :name, :description and :function, {module, function} of exports/0, or the name of a tool in Python,",
+         function}
+      )
 
   defp read_tool(name, _path), do: {name, nil}
 

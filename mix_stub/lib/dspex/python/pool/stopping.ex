@@ -122,7 +122,8 @@ defmodule DSPex.Python.Pool.Stopping do
     # So that `terminate/2` is called when the supervisor ends this process.
     Process.flag(:trap_exit, true)
     batches = :ets.new(__MODULE__, [:public, write_concurrency: true])
-    Names.set_value(:stopping, options.name, %{batches: batches, counters: counters})
+    stopping = %{batches: batches, counters: counters, begun?: false}
+    Names.set_value(:stopping, options.name, stopping)
 
     {:ok,
      %__MODULE__{
@@ -150,6 +151,9 @@ defmodule DSPex.Python.Pool.Stopping do
   defp drained(state) do
     Membership.leave(state.pool)
     deadline = now() + state.timeout
+    # For the owners of its Pythons, who know nothing of the queue.
+    stopping = %{batches: state.batches, counters: state.counters, begun?: true}
+    Names.set_value(:stopping, state.pool, stopping)
     Queue.stop(state.pool, state.counters, deadline)
     wait(state, deadline, :first)
     Queue.refuse_all(state.pool)

@@ -321,7 +321,7 @@ defmodule DSPex.Python.Port.Owner do
         answer_dead(
           state,
           Interpreter.ending(status),
-          "while the call was being made; it is started again"
+          "while the call was being made#{what_follows(state)}"
         )
 
       _stopped when state.role.recycling == :leaving ->
@@ -332,6 +332,13 @@ defmodule DSPex.Python.Port.Owner do
     end
 
     AskedNotes.close(state.startup.asked_notes)
+  end
+
+  defp what_follows(state) do
+    case Names.lookup(:stopping, state.options.name) do
+      {_process, %{begun?: true}} -> ", while its pool was being stopped"
+      _goes_on -> "; it is started again"
+    end
   end
 
   defp replaced_too_late(state),
@@ -466,7 +473,7 @@ defmodule DSPex.Python.Port.Owner do
     )
 
     Logger.error(
-      "python of pool #{inspect(state.options.name)} #{Interpreter.ending(status)}; it is started again, " <>
+      "python of pool #{inspect(state.options.name)} #{Interpreter.ending(status)}#{what_follows(state)}, " <>
         "calls in flight are answered with an error: #{PendingCalls.count(state.pending_calls)}",
       pool: state.options.name,
       worker: state.role.worker

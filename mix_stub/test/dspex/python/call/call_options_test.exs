@@ -105,6 +105,34 @@ defmodule DSPex.Python.Call.CallOptionsTest do
     end
   end
 
+  test "stand after the limits of a session" do
+    assert_raise ArgumentError, ~r/expected limits as a keyword list .*got 5/, fn ->
+      DSPex.Python.open_session("a", 5)
+    end
+
+    assert_raise ArgumentError, ~r/write open_session\(session_id, \[max_cost/, fn ->
+      DSPex.Python.open_session("a", pool: :two)
+    end
+  end
+
+  test "are all refused that are not taken, where they may say whose things are meant" do
+    refuse = fn options ->
+      options |> CallOptions.new!() |> CallOptions.refuse_others([:n, :request_id, :session_id])
+    end
+
+    assert refuse.(pool: :p, timeout: 5, strict: false, n: 1, session_id: "s") == :ok
+
+    for {name, hint} <- [
+          {:request, " (did you mean :request_id?)"},
+          {:session, " (did you mean :session_id?)"},
+          {:temperature, ""}
+        ] do
+      assert {:error, error} = refuse.([{name, "x"}])
+      assert {error.kind, error.path} == {:input, "opts.#{name}"}
+      assert error.message =~ "unknown option #{inspect(name)} at opts#{hint}; taken here: :pool,"
+    end
+  end
+
   test "are strict if the pool is, unless they say otherwise" do
     pool = DSPex.TestPython.start_pool!(strict: true, python: "/no/python")
 

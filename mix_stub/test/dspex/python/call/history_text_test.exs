@@ -33,6 +33,27 @@ defmodule DSPex.Python.Call.HistoryTextTest do
     Python.execute_module("dspy.Predict", @qa, question, [pool: pool, lm: lm] ++ options)
   end
 
+  test "what shows things of several callers refuses an option that may say whose" do
+    for call <- [
+          &Python.history/1,
+          &Python.inspect_history/1,
+          &Python.list_programs(nil, &1),
+          &Python.list_sessions/1,
+          &Python.list_budgets/1,
+          &Python.reset_budget(:tenant, "acme", &1),
+          &Python.metrics/1,
+          &Python.reset_metrics/1,
+          &Python.list_conversations("p", &1),
+          &Python.delete_conversation("p", "user-42", &1)
+        ] do
+      assert {:error, %{kind: :input, path: "opts.request"} = error} = call.(request: "x")
+      assert error.message =~ "unknown option :request at opts"
+    end
+
+    assert {:error, error} = Python.history(session: "x")
+    assert error.message =~ "(did you mean :session_id?)"
+  end
+
   test "the history of several workers is one, by time" do
     pool = start_pool!(size: 2, standby: 0, history: :full)
     assert Python.await_pools([pool]) == :ok

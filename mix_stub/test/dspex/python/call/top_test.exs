@@ -36,6 +36,18 @@ defmodule DSPex.Python.Call.TopTest do
     end
 
     assert_raise ArgumentError, ~r/expected :interval/, fn -> Top.run(interval: 0) end
+    assert_raise ArgumentError, ~r/expected :frames/, fn -> Top.run(frames: "2") end
+    assert_raise ArgumentError, ~r/expected options/, fn -> Top.run(5) end
+
+    assert_raise ArgumentError, ~r/no pool :generl .*mean :general/, fn ->
+      Top.run(pools: [:generl])
+    end
+
+    assert_raise ArgumentError, ~r/no pool :nope on this node/, fn -> Python.status([:nope]) end
+
+    assert_raise ArgumentError, ~r/list of names of pools, or :all, got :general/, fn ->
+      Python.status(:general)
+    end
   end
 
   # In a real IEx, in a real terminal.

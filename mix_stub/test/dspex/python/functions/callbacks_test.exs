@@ -339,7 +339,9 @@ defmodule DSPex.Python.Functions.CallbacksTest do
 
         refusal =
           if name == "id",
-            do: "there is no such function any more: the call has ended",
+            do:
+              "there is no such function any more: the call has ended, or the Python for which it was configured; " <>
+                "configure it again",
             else: "python may call registered functions only, by DSPex.Python.Callbacks.call/2"
 
         assert prediction[:trajectory]["observation_0"] == "Error in reach: " <> refusal

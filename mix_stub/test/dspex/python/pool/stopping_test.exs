@@ -2,6 +2,7 @@ defmodule DSPex.Python.Pool.StoppingTest do
   use ExUnit.Case, async: true
 
   import DSPex.TestPython
+  import ExUnit.CaptureLog
 
   alias DSPex.{Prediction, Python}
   alias DSPex.Python.{Error, Pool, ScriptedModel}
@@ -78,6 +79,25 @@ defmodule DSPex.Python.Pool.StoppingTest do
     assert ms < 10_000
     assert {:error, %Error{kind: :port_closed, message: message}} = Task.await(call)
     assert message == "pool #{inspect(pool)} was stopped while the call was being made"
+  end
+
+  test "a Python that is killed meanwhile is not said to be started again" do
+    pool = start_ready!(size: 1)
+    {call, _model} = begin(pool)
+    os_pid = os_pid(pool)
+
+    log =
+      capture_log(fn ->
+        stop = stop(pool)
+        await_stopping(pool)
+        signal_process(os_pid, "KILL")
+        assert {:error, %Error{kind: :worker_died, message: message}} = Task.await(call, 60_000)
+        assert message =~ "was killed by signal 9 while the call was being made, while its pool"
+        assert {:ok, _ms} = Task.await(stop, 60_000)
+      end)
+
+    assert log =~
+             "python of pool #{inspect(pool)} was killed by signal 9, while its pool was being"
   end
 
   test "the longest stop_timeout is one that a supervisor takes" do

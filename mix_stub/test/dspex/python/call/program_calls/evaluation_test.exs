@@ -40,6 +40,26 @@ defmodule DSPex.Python.Call.ProgramCalls.EvaluationTest do
     {:ok, program: program}
   end
 
+  test "the error of a metric is of its stage", %{program: program} do
+    for metric <- [
+          fn _example, _prediction -> raise "no" end,
+          fn _example, _prediction -> "high" end
+        ] do
+      {:ok, %{results: [{:error, error} | _others]}} =
+        Python.evaluate_program(program, Enum.take(@examples, 1), metric, lm: model())
+
+      assert {error.kind, error.stage, error.path} == {:tool, "metric", "opts.metric"}
+    end
+  end
+
+  test "the metric is an argument, not an option" do
+    for evaluate <- [&Python.evaluate_program/3, &Python.stream_evaluate/3] do
+      assert_raise ArgumentError, ~r/third argument .*examples, "exact_match"\)/, fn ->
+        evaluate.("p", [], metric: "exact_match")
+      end
+    end
+  end
+
   test "scores each example with a function, and computes the total score", %{program: program} do
     metric = fn %{"question" => _question, "expected" => expected}, prediction ->
       if prediction[:answer] == expected, do: 1, else: 0.5
