@@ -198,7 +198,8 @@ def test_optimizer_ends_at_its_budget(
     """Optimizers swallow the errors of examples and go on."""
     program = budgeted.done("create_program", {"signature": QA}, {"session_id": "compiled"})
     small: dict[str, Any] = {"dspy.COPRO": {"breadth": 2, "depth": 2}, "dspy.GEPA": {"max_metric_calls": 20}}
-    opts = {"optimizer": optimizer, "metric": METRIC, "lm": priced, "max_tokens_total": 100, "num_threads": 2}
+    num_threads = 2
+    opts = {"optimizer": optimizer, "metric": METRIC, "lm": priced, "max_tokens_total": 100, "num_threads": num_threads}
     details = budgeted.failed("compile_program", None, program["id"], EXAMPLES, {**opts, **small.get(optimizer, {})})
     assert details["kind"] == "budget"
     # What was in flight may have been answered after the request that was refused.
@@ -209,7 +210,7 @@ def test_optimizer_ends_at_its_budget(
     asked = len(model_server.requests)
     budgeted.done("ping", None)
     # The other thread may have sent one before that, which is only now received.
-    assert len(model_server.requests) < asked + opts["num_threads"]
+    assert len(model_server.requests) < asked + num_threads
     budgeted.done("close_session", "compiled")
 
 
