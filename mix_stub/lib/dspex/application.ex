@@ -8,11 +8,12 @@ defmodule DSPex.Application do
   alias DSPex.Python.Functions.CallbackRegistry
   alias DSPex.Python.Pool
   alias DSPex.Python.Pool.{Membership, PoolSupervisor, Stopping}
-  alias DSPex.Python.Port.RunStore
+  alias DSPex.Python.Port.{AskedNotes, RunStore}
 
   @impl true
   def start(_type, _args) do
     pools = Application.get_env(:dspex, DSPex.Python, [])[:pools] || []
+    AskedNotes.remove_abandoned()
 
     children = [
       {Registry, keys: :unique, name: DSPex.Python.Registry},

@@ -12,6 +12,9 @@ defmodule DSPex.Python.Port.AskedNotes do
   # The file has a name only until Python has opened it (erlport_bridge/request/asking.py).
 
   @slots 65_536
+  @prefix "dspex-asked-"
+  # Longer than any Python takes to open its file. One that takes longer is without notes.
+  @abandoned_s 60 * 60
 
   @enforce_keys [:path, :file]
   defstruct @enforce_keys
@@ -26,7 +29,7 @@ defmodule DSPex.Python.Port.AskedNotes do
   def open(nil), do: nil
 
   def open(folder) do
-    path = Path.join(folder, "dspex-asked-" <> Base.encode16(:rand.bytes(12), case: :lower))
+    path = Path.join(folder, @prefix <> Base.encode16(:rand.bytes(12), case: :lower))
 
     case :file.open(path, [:raw, :binary, :read, :write, :exclusive]) do
       {:ok, file} -> filled(%__MODULE__{path: path, file: file})
@@ -45,6 +48,22 @@ defmodule DSPex.Python.Port.AskedNotes do
         close(notes)
         nil
     end
+  end
+
+  @doc """
+  Removes the files in `folder` of BEAMs that ended while their Python started.
+  """
+  @spec remove_abandoned(Path.t() | nil) :: :ok
+  def remove_abandoned(folder \\ System.tmp_dir()) do
+    with true <- folder != nil, {:ok, names} <- File.ls(folder) do
+      for @prefix <> _random = name <- names,
+          path = Path.join(folder, name),
+          {:ok, %File.Stat{mtime: made}} <- [File.lstat(path, time: :posix)],
+          System.os_time(:second) - made > @abandoned_s,
+          do: File.rm(path)
+    end
+
+    :ok
   end
 
   @doc """

@@ -26,14 +26,16 @@ defmodule DSPex.Python.Port.RunStore do
   @abandoned_s 30 * 24 * 60 * 60
 
   # Reads a folder from each line, and removes them all when the BEAM has closed its port; once more when the Pythons, which may
-  # make files until they see the same, have ended. Ctrl-C in IEx is meant for IEx.
+  # make files until they see the same, have ended. Ctrl-C in IEx is meant for IEx. It does not hold
+  # the BEAM's standard error, whose end others may wait for.
   @keeper """
   trap '' HUP INT TERM
+  exec 2>/dev/null
   while IFS= read -r folder; do set -- "$@" "$folder"; done
   remove() { for folder do [ -e "$folder" ] && rm -rf -- "$folder"; done; }
-  remove "$@" 2>/dev/null
+  remove "$@"
   sleep 1
-  remove "$@" 2>/dev/null
+  remove "$@"
   """
 
   # folders: pool => {monitor of the pool's supervisor, folder}
