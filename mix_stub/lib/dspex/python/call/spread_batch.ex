@@ -41,6 +41,7 @@ defmodule DSPex.Python.Call.SpreadBatch do
     parts: [],
     running: %{},
     fail_fast?: false,
+    answered?: false,
     failed: nil
   ]
 
@@ -270,6 +271,13 @@ defmodule DSPex.Python.Call.SpreadBatch do
 
   defp next(%{ref: ref} = state) do
     receive do
+      {^ref, pid, {:error, %Error{kind: kind} = error}}
+      when kind in [:port_closed, :pool_not_found] and state.answered? and not state.fail_fast? ->
+        # The pool has stopped meanwhile: what was answered was paid, and stays.
+        send(pid, {ref, :go_on})
+        {items, state} = items_left(state, pid)
+        {for({index, _inputs} <- items, do: {index, {:error, error}}), state}
+
       {^ref, pid, {:error, error}} ->
         # The batch as a whole is wrong: its module, an option.
         {[{:error, error}], %{stopped(state) | parts: [], running: %{}, failed: pid}}
@@ -280,7 +288,7 @@ defmodule DSPex.Python.Call.SpreadBatch do
 
       {^ref, pid, {index, result}} ->
         send(pid, {ref, :go_on})
-        state = finished(state, pid, index)
+        state = finished(%{state | answered?: true}, pid, index)
 
         if state.fail_fast? and match?({:error, _error}, result),
           do:
@@ -303,6 +311,12 @@ defmodule DSPex.Python.Call.SpreadBatch do
       end)
 
     %{state | running: running}
+  end
+
+  # Takes what a part has not answered.
+  defp items_left(state, pid) do
+    {monitor, {^pid, items}} = Enum.find(state.running, &match?({_monitor, {^pid, _items}}, &1))
+    {items, %{state | running: Map.put(state.running, monitor, {pid, []})}}
   end
 
   defp cancelled(state, failed) do

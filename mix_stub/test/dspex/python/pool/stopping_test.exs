@@ -100,6 +100,38 @@ defmodule DSPex.Python.Pool.StoppingTest do
              "python of pool #{inspect(pool)} was killed by signal 9, while its pool was being"
   end
 
+  test "a batch in several workers keeps what was answered until the end" do
+    pool = start_ready!(size: 2, standby: 0, stop_timeout: 500)
+    test = self()
+
+    model = fn request ->
+      if List.last(request.messages).content =~ "slow", do: Process.sleep(:infinity)
+      ScriptedModel.written(answer: "done")
+    end
+
+    inputs = for number <- 1..40, do: if(rem(number, 4) == 0, do: "slow", else: "quick")
+    options = [pool: pool, lm: {:elixir, model}, timeout: 120_000, max_concurrency: 40]
+
+    batch =
+      Task.async(fn ->
+        "dspy.Predict"
+        |> Python.stream_batch(@qa, inputs, options)
+        |> Enum.map(&tap(&1, fn _result -> send(test, :result) end))
+      end)
+
+    for _ <- 1..30, do: assert_receive(:result, 30_000)
+    pool |> stop() |> Task.await(60_000)
+    results = Task.await(batch, 60_000)
+    assert results |> Enum.map(&elem(&1, 0)) |> Enum.sort() == Enum.to_list(0..39)
+
+    for {index, result} <- results do
+      case Enum.at(inputs, index) do
+        "quick" -> assert {:ok, _prediction} = result
+        "slow" -> assert {:error, %Error{kind: :port_closed}} = result
+      end
+    end
+  end
+
   test "the longest stop_timeout is one that a supervisor takes" do
     # With what the supervisor allows beyond it, it was longer than Erlang's timers, and ended the supervisor.
     pool = start_ready!(stop_timeout: 4_294_967_295)
