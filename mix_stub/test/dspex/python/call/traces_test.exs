@@ -349,7 +349,7 @@ defmodule DSPex.Python.Call.TracesTest do
           Keyword.delete(options, :max_concurrency)
       )
 
-    assert {wrong.kind, kinds(wrong.trace)} == {:input, ~w(call queue python item)}
+    assert {wrong.kind, kinds(wrong.trace)} == {:input, ~w(call queue python store item)}
     assert {cancelled.kind, kinds(cancelled.trace)} == {:cancelled, ~w(call queue python)}
   end
 
