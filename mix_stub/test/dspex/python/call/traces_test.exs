@@ -350,7 +350,7 @@ defmodule DSPex.Python.Call.TracesTest do
       )
 
     assert {wrong.kind, kinds(wrong.trace)} == {:input, ~w(call queue python store item)}
-    assert {cancelled.kind, kinds(cancelled.trace)} == {:cancelled, ~w(call queue python)}
+    assert {cancelled.kind, kinds(cancelled.trace)} == {:cancelled, ~w(call queue python store)}
   end
 
   test "an item that is cancelled by another one has its spans until then", %{
