@@ -179,6 +179,7 @@ ARGUMENTS = {
     "history": [options("n", "request_id", "session_id")],
     "provide_programs": [TERMS],
     # This port has no store.
+    "export_spans": [TERMS, TERMS],
     "export_store": [TERMS],
     "import_store": [TERMS],
     "create_program": [SPEC, options("session_id")],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +38,8 @@ def test_store_that_fails_ends_its_span_with_the_error(tmp_path: Path) -> None:
     path = tmp_path / "dspex.db"
     with PortProcess(environment={"DSPEX_STORE": f"sqlite:///{path}"}) as port:
         program = port.done("create_program", {"signature": QA}, {"session_id": "s"})
-        for file in tmp_path.iterdir():
-            file.write_bytes(b"no database" * 1_000)
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            connection.execute("ALTER TABLE dspex_programs RENAME TO others")
         status, _reason, trace = port.operate("execute_program", "s", program["id"], {"question": "why"}, TRACED)
     assert status == "error"
     (failed,) = [span for span in trace["spans"] if span["kind"] == "store"]

@@ -96,9 +96,9 @@ def answered(
         "chat": f"[[ ## x ## ]]\n{text}\n\n[[ ## completed ## ]]",
         "json": f'{{"x": {text}}}',
     }[adapter]
-    server.script("answer", {"content": content})
+    server.script("typed", {"content": content})
     signature = {"inputs": ["q"], "outputs": {"x": field}}
-    options: dict[str, Any] = {"lm": openai(server, "scripted:answer")}
+    options: dict[str, Any] = {"lm": openai(server, "scripted:typed")}
     # Tool calls are text here; other tests cover native ones.
     options["adapter"] = {"name": adapter, "json_fallback": False}
     if adapter == "json":
