@@ -65,7 +65,8 @@ defmodule Requests do
     end)
   end
 
-  # Returns how much later than its timeout a caller gets its answer, and the stage of the error.
+  # Returns how much later than its timeout a caller gets its answer, and the stage of the error; "refused" if the call could
+  # not begin in time.
   def overrun(url, timeout) do
     started = now()
 
@@ -75,8 +76,12 @@ defmodule Requests do
         timeout: timeout
       )
 
-    :timeout = error.kind
-    {now() - started - timeout, error.stage}
+    late = now() - started - timeout
+
+    case error.kind do
+      :timeout -> {late, error.stage}
+      :overloaded -> {late, "refused"}
+    end
   end
 
   def busy(count) do

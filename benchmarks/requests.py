@@ -32,6 +32,8 @@ _OVERRUNS = 10
 _OBSERVED_TURN = 50
 _OBSERVED_ROUNDS = 30
 _ENGINES = "benchmarks.engines"
+# A port imports nothing from the folder in which it is started.
+_WITH_ENGINES = {"PYTHONPATH": str(_HERE.parent)}
 
 # Goals: the most time that a port adds to a prediction, to a stream's first chunk, and to a deadline, all in ms.
 _MOST_ADDED_MS = 0.25
@@ -164,7 +166,7 @@ def _waits() -> Iterator[str]:
         ("coroutine functions", "wait", []),
         ("functions in threads", "wait_in_thread", [f"--max-threads={_WAITS}", f"--max-queued={_WAITS}"]),
     ):
-        with PortProcess(flags) as port:
+        with PortProcess(flags, environment=_WITH_ENGINES) as port:
             measure = _waiting(port, function)
             found = _in_turn(measure)[0]
         cells = [readable(found), "one of them", readable(_WAIT_S), judged(found / _WAIT_S, _MOST_WAITS)]
@@ -189,8 +191,10 @@ def _first_chunk(plain: Peer, elixir: Peer, url: str) -> str:
 def _deadlines(elixir: Peer, url: str) -> str:
     answers = [item.partition(":") for item in elixir.ask("overrun", url, _BUSY, 300, _OVERRUNS).split()]
     late_ms = [float(late) for late, _, _ in answers]
-    by_python = sum(stage != "python" for _, _, stage in answers)
-    ours = f"{statistics.median(late_ms):.0f} ms, {max(late_ms):.0f} ms at most; {by_python} of {_OVERRUNS} by Python"
+    refused = sum(stage == "refused" for _, _, stage in answers)
+    by_python = sum(stage not in ("python", "refused") for _, _, stage in answers)
+    told = f"{by_python} of {_OVERRUNS} by Python, {refused} refused before"
+    ours = f"{statistics.median(late_ms):.0f} ms, {max(late_ms):.0f} ms at most; {told}"
     what = f"a deadline of 300 ms while {_BUSY} callers are busy: answered later by"
     return row([what, ours, "the deadline", "0 ms", f"{judged(max(late_ms), _MOST_LATE_MS)} ms more"])
 
@@ -240,8 +244,9 @@ def _mebibytes(size: float) -> str:
 
 @contextlib.contextmanager
 def _port(delay_s: float) -> Iterator[PortProcess]:
-    with PortProcess() as port:
-        port.call(_ENGINES, "replace_embedded_model", delay_s)
+    with PortProcess(environment=_WITH_ENGINES) as port:
+        answer = port.call(_ENGINES, "replace_embedded_model", delay_s)
+        assert answer[0] == "r", answer
         port.done("configure_lm", Atom("embedded"), {})
         yield port
 
