@@ -222,7 +222,7 @@ def _warm_up() -> None:
 
 
 def _use_store(address: str) -> None:
-    """Have the operations, which read the environment, use the store of the flag."""
+    """Set the store of the flag in the environment, which the operations read."""
     if store.has_password(address):
         sys.exit(f"erlport_bridge: --store has a password, which ps would show; write it to {store.VARIABLE}")
     os.environ[store.VARIABLE] = address

@@ -233,7 +233,7 @@ def details(error: BaseException, *, request_id: str | None = None) -> dict[str,
 
 
 def note_paid(error: BaseException, usage: Mapping[str, Any], cost: float | None) -> None:
-    """Have the details of an exception say what its call has paid for answers of models, by model and in US dollars.
+    """Add to the details of an exception what its call has paid for answers of models, by model and in US dollars.
 
     What is noted first stays: it is the account of the innermost call.
     """

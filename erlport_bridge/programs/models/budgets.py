@@ -138,7 +138,7 @@ class SharedBudget(Budget):
         return self.refusal()
 
     async def add(self, spent: Spent) -> None:
-        """Tell Elixir what an answer cost."""
+        """Report to Elixir what an answer cost."""
         self._take(await elixir.call(*self._invocation(spent), is_seen=False))
 
     def check_in_thread(self) -> OperationError | None:
@@ -147,7 +147,7 @@ class SharedBudget(Budget):
         return self.refusal()
 
     def add_in_thread(self, spent: Spent) -> None:
-        """Tell Elixir what an answer cost, from a thread."""
+        """Report to Elixir what an answer cost, from a thread."""
         self._take(wait_for(elixir.begin_call(*self._invocation(spent), is_seen=False)))
 
     def _invocation(self, spent: Spent) -> tuple[str, str, list[Any]]:
@@ -183,7 +183,7 @@ def begin(limits: BudgetLimits, shared: Iterable[Budget] = ()) -> None:
 
 
 def include(budget: Budget) -> None:
-    """Have a budget also pay for what the current context asks."""
+    """Charge what the current context asks to a further budget."""
     if budget not in _current.get():
         _current.set((*_current.get(), budget))
 

@@ -65,7 +65,7 @@ class ModelAccount:
         return dict(self._usage.get_total_tokens())
 
     def note_paid(self, error: BaseException, before: Mapping[str, Any] | None = None) -> None:
-        """Have an error of the call say what was paid before it, if a model was asked.
+        """Add to an error of the call what was paid before it, if a model was asked.
 
         Args:
             error: The error.

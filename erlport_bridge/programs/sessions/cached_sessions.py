@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 from erlport_bridge.errors import OperationError
@@ -12,7 +13,7 @@ from erlport_bridge.programs.sessions.program import Program
 from erlport_bridge.programs.sessions.session import Session
 
 
-class CachedSessions:
+class CachedSessions(ABC):
     """The part of the registry by which the store reads and changes what it holds.
 
     Attributes:
@@ -24,11 +25,13 @@ class CachedSessions:
     _sessions: dict[str, Session]
     _lock: threading.Lock
 
+    @abstractmethod
     def _opened(self, session_id: str) -> Session:
-        raise NotImplementedError
+        """Return a session, which is opened if it does not exist."""
 
+    @abstractmethod
     def _check_room(self, size: int) -> None:
-        raise NotImplementedError
+        """Check that the registry has room for one more program of this size."""
 
     def peek(self, session_id: str) -> Session | None:
         """Return a session of the registry, idle or not."""
@@ -83,7 +86,7 @@ class CachedSessions:
         self.conversations.forget(None, [program.id])
 
     def make_room(self) -> None:
-        """Have sessions that nobody uses leave the registry, the least recently used first, until there is room."""
+        """Remove sessions that nobody uses from the registry, the least recently used first, until there is room."""
         with self._lock:
             unused = iter(
                 sorted((one for one in self._sessions.values() if not one.users), key=lambda one: one.used_at)

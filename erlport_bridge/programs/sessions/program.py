@@ -82,7 +82,7 @@ class Program:
         return SignatureSpec(inputs, self.whole.outputs, self.whole.instructions)
 
     def identify(self, program_id: str) -> None:
-        """Give the program the id that it has elsewhere: in the store, or in the pool's configuration."""
+        """Set the id that the program has elsewhere: in the store, or in the pool's configuration."""
         self.id = program_id
         self.budget.of = budget_of(program_id)
 

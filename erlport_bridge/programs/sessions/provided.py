@@ -1,4 +1,4 @@
-"""Tell the programs of a pool's configuration from those that callers create.
+"""Distinguish the programs of a pool's configuration from those that callers create.
 
 Every worker has them under their names, from texts that ``dump_program`` wrote. They belong to a session of the pool,
 which is always in use and never stored, and calls cannot change them: the workers of the pool would differ then, and a
