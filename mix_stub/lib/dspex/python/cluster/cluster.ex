@@ -13,7 +13,8 @@ defmodule DSPex.Python.Cluster do
 
     * A call with a `:session_id`, and that of a stored program, goes to the node of the session: always the same one, as long as it is up.
       When a node comes or goes, only the sessions that it gets, or had, move
-    * Any other call stays on this node while its pool has room (`:max_in_flight`), and goes to the node with the fewest calls otherwise
+    * Any other call stays on this node while its pool has room (`:max_in_flight`), and goes to the node with the fewest calls
+      otherwise, of those whose pools have room
     * The items of a batch are divided among the workers of all nodes
 
   A session that moves is found where it goes if the pools have a `:store` that all nodes reach: PostgreSQL. Without one, it ends with its node, and

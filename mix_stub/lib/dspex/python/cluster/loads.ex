@@ -21,9 +21,12 @@ defmodule DSPex.Python.Cluster.Loads do
   @spec own(atom() | nil) :: Exchange.load()
   def own(pool) do
     case Names.lookup(:pool, pool) do
-      {_supervisor, %{size: size, retry: retry, strict: strict}} ->
+      {_supervisor, settings} ->
         {in_flight, queued} = Membership.load(pool)
-        %{in_flight: in_flight, queued: queued, size: size, retry: retry, strict: strict}
+
+        settings
+        |> Map.take([:size, :places, :retry, :strict])
+        |> Map.merge(%{in_flight: in_flight, queued: queued})
 
       nil ->
         nil

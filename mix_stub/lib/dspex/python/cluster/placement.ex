@@ -110,13 +110,17 @@ defmodule DSPex.Python.Cluster.Placement do
     Enum.min_by(nodes, fn node -> {busy(pool, node), :erlang.phash2({node, self()})} end)
   end
 
-  defp busy(pool, node) when node == node() do
-    {in_flight, queued} = Membership.load(pool)
-    (in_flight + queued) / max(Routing.size(pool), 1)
+  # A pool in which the call would have to wait comes after all that have room. `false` is before `true`.
+  defp busy(pool, node) do
+    {calls, load} = load(pool, node)
+    places = load[:places]
+    {places != nil and calls >= places, calls / max(load[:size] || 1, 1)}
   end
 
-  defp busy(pool, node) do
-    size = with %{size: size} <- Loads.known(pool, node), do: size
-    Loads.calls(pool, node) / max(size || 1, 1)
+  defp load(pool, node) when node == node() do
+    load = Loads.own(pool)
+    {if(load, do: load.in_flight + load.queued, else: 0), load}
   end
+
+  defp load(pool, node), do: {Loads.calls(pool, node), Loads.known(pool, node)}
 end

@@ -239,6 +239,7 @@ defmodule DSPex.Python.Pool do
       keeps_texts?: options.history == :full or match?(%{content: :full}, options.otlp),
       exports?: options.otlp != nil,
       retry: options.retry,
+      places: options.size * options.max_in_flight,
       size: options.size,
       store?: options.store != false,
       quarantine: Quarantine.new(),
