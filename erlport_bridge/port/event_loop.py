@@ -156,7 +156,7 @@ class Loop(asyncio.SelectorEventLoop):
             # How long it takes for something heavy says nothing about the usual. Tools may hold all other threads.
             return super().run_in_executor(request.weight.executor(), func)
         timed = functools.partial(self._timed, function, func)
-        if self._quick_calls.get(function, 0) < _QUICK_CALLS:
+        if not self._is_quick(function):
             return super().run_in_executor(None, timed)
         future = self.create_future()
         try:
@@ -167,10 +167,22 @@ class Loop(asyncio.SelectorEventLoop):
             future.set_exception(error)
         return future
 
-    def _timed(self, function: Callable[..., Any], call: Callable[[], Any]) -> Any:
+    def in_place(self, function: Callable[..., Any]) -> Callable[..., Any] | None:
+        """Return what calls a function in the loop's thread; ``None``: it is to run in another thread.
+
+        Unlike :meth:`run_in_executor` this takes no future, for which the caller would wait until the next turn of the
+        loop.
+        """
+        is_quick = getattr(function, "__module__", None) in _quick_modules and self._is_quick(function)
+        return functools.partial(self._timed, function, function) if is_quick else None
+
+    def _is_quick(self, function: Callable[..., Any]) -> bool:
+        return self._quick_calls.get(function, 0) >= _QUICK_CALLS
+
+    def _timed(self, function: Callable[..., Any], call: Callable[..., Any], *args: Any, **named: Any) -> Any:
         started_at = time.perf_counter()
         try:
-            return call()
+            return call(*args, **named)
         finally:
             taken_s = time.perf_counter() - started_at
             if taken_s < _QUICK_S:

@@ -160,8 +160,13 @@ async def aside(function: Callable[..., _Result], *arguments: Any, heavy: bool |
 async def to_thread(function: Callable[..., _Result], *arguments: Any, **named: Any) -> _Result:
     """Call a function in a thread, as ``asyncio.to_thread`` does; for a request that brings much, as :func:`aside`.
 
-    Tools may hold all threads of the loop, and work of other functions must not wait for them.
+    Tools may hold all threads of the loop, and work of other functions must not wait for them. A loop may know
+    functions so quick that it runs them itself: it has a method ``in_place``.
     """
     if _is_heavy.get():
         return await aside(partial(function, *arguments, **named))
+    in_place = getattr(asyncio.get_running_loop(), "in_place", None)
+    if in_place is not None and (call := in_place(function)) is not None:
+        result: _Result = call(*arguments, **named)
+        return result
     return await asyncio.to_thread(function, *arguments, **named)

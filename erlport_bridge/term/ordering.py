@@ -27,14 +27,18 @@ def sort_maps(terms: Iterable[Term]) -> None:
     while waiting:
         term = waiting.pop()
         if type(term) is dict and len(term) > 1:
-            entries = sorted_items(term)
-            term.clear()
-            term.update(entries)
+            keys = list(term)
+            if keys != (in_order := sorted_keys(keys)):
+                entries = [(key, term[key]) for key in in_order]
+                term.clear()
+                term.update(entries)
         items = term.values() if isinstance(term, dict) else term
-        waiting.extend([item for item in items if isinstance(item, _CONTAINERS)])
+        # Most are texts, whose type is found at once.
+        waiting.extend([item for item in items if type(item) not in _FLAT and isinstance(item, _CONTAINERS)])
 
 
 _CONTAINERS = (dict, list, tuple)
+_FLAT = frozenset({str, bytes, int, float, bool, type(None)})
 
 
 def sorted_items(found: Mapping[Any, Any]) -> list[tuple[Any, Any]]:

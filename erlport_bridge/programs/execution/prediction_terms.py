@@ -11,6 +11,7 @@ from erlport_bridge import worker
 from erlport_bridge.programs.execution.call_options import CallOptions
 from erlport_bridge.programs.models import LanguageModel, ModelAccount
 from erlport_bridge.programs.values import plain
+from erlport_bridge.request import weight
 
 #: The key under which a prediction's term holds its metadata.
 META: Final = "$meta"
@@ -55,6 +56,14 @@ def prediction_term(
             **worker.identity(),
         },
     }
+
+
+def is_heavy(prediction: dspy.Prediction) -> bool:
+    """Return whether a prediction is so large that it may not become a term on the event loop."""
+    completions = getattr(prediction, "_completions", None)
+    # A single completion has the values of the prediction.
+    others = [completions] if completions is not None and len(completions) > 1 else []
+    return weight.is_heavy(*prediction.values(), *others)
 
 
 def _last_model(models: Sequence[LanguageModel], account: ModelAccount) -> str | None:

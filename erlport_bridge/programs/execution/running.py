@@ -18,7 +18,7 @@ from erlport_bridge.programs.execution import output_checks
 from erlport_bridge.programs.execution.call_options import CallOptions
 from erlport_bridge.programs.execution.dspy_context import dspy_context
 from erlport_bridge.programs.execution.output_checks import is_parse_error, parse_error
-from erlport_bridge.programs.execution.prediction_terms import prediction_term
+from erlport_bridge.programs.execution.prediction_terms import is_heavy, prediction_term
 from erlport_bridge.programs.execution.streaming import EventStream, StreamCallback
 from erlport_bridge.programs.models import LanguageModel, ModelAccount, OwnModels
 from erlport_bridge.programs.pipelines import Pipeline, Stage
@@ -125,7 +125,7 @@ async def _run(
     duration_ms = (time.monotonic() - started_at) * 1000
     return await weight.aside(
         *(prediction_term, prediction, prepared.options, prepared.models, account, duration_ms),
-        heavy=weight.is_heavy(prediction),
+        heavy=is_heavy(prediction),
     )
 
 

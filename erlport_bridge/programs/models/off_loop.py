@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Final, NamedTuple
@@ -35,9 +34,10 @@ async def for_one_request(
         demos: The examples of the prompt.
         inputs: The inputs.
     """
-    copied = copy.copy(adapter)
+    # As `copy.copy`, which takes ten times as long.
+    copied = object.__new__(type(adapter))
     # What DSPy's `acall` calls on the event loop.
-    copied.__dict__["_call_postprocess"] = partial(_read_or_postponed, adapter)
+    copied.__dict__.update(adapter.__dict__, _call_postprocess=partial(_read_or_postponed, adapter))
     if weight.is_heavy(demos, inputs, signature.instructions):
         # For the rest of the request too, which DSPy's client makes of the prompt.
         weight.weigh(demos, inputs, signature.instructions)

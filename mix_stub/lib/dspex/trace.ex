@@ -221,19 +221,24 @@ defmodule DSPex.Trace do
   @spec usage(t()) :: %{atom() => number() | nil}
   def usage(%__MODULE__{spans: spans}) do
     models = for %{"kind" => "model", "attributes" => attributes} <- spans, do: attributes
+    usage = %{cost: cost(models, 0.0), model_requests: length(models)}
 
-    sums =
-      Map.new(@counts, fn {name, key} ->
-        {name, models |> Enum.map(&(&1[key] || 0)) |> Enum.sum()}
-      end)
-
-    Map.merge(sums, %{cost: cost(models), model_requests: length(models)})
+    for {name, key} <- @counts, into: usage, do: {name, sum(models, key, 0)}
   end
 
-  # A request that was answered has tokens; one that failed costs nothing that is known.
-  defp cost(models) do
-    if Enum.any?(models, &(&1["total_tokens"] != nil and &1["cost"] == nil)),
-      do: nil,
-      else: models |> Enum.map(&(&1["cost"] || 0.0)) |> Enum.sum()
+  defp sum([%{} = attributes | models], key, sum) do
+    case attributes do
+      %{^key => count} when is_number(count) -> sum(models, key, sum + count)
+      _unknown -> sum(models, key, sum)
+    end
   end
+
+  defp sum([], _key, sum), do: sum
+
+  defp cost([%{"cost" => cost} | models], sum) when is_number(cost), do: cost(models, sum + cost)
+  # It was answered.
+  defp cost([%{"total_tokens" => tokens} | _models], _sum) when tokens != nil, do: nil
+  # One that failed costs nothing that is known.
+  defp cost([_failed | models], sum), do: cost(models, sum)
+  defp cost([], sum), do: sum
 end

@@ -67,8 +67,10 @@ defmodule DSPex.Python.Call.Observation do
         work.()
 
       _handled ->
-        observed = %{started: System.monotonic_time(), traces: Traces.new(nil), events?: true}
-        call = started(operation, options, %{}, observed)
+        started = System.monotonic_time()
+        traces = Traces.new(nil)
+        call = named(operation, options, %{}, started, traces)
+        call = opened(%{call | events?: true})
         finish(call, raising(call, work))
     end
   end
@@ -166,21 +168,17 @@ defmodule DSPex.Python.Call.Observation do
       traces = if header, do: Traces.of_span(header, parent), else: Traces.new(parent)
 
       call =
-        started(
-          operation,
-          options,
-          about,
-          Map.merge(telling, %{
-            started: started,
-            traces: traces,
-            wanted: wanted,
+        opened(%{
+          named(operation, options, about, started, traces)
+          | wanted: wanted,
             events?: events?,
             kinds: kinds,
             level: level,
             chunks: chunks,
-            otel: otel
-          })
-        )
+            otel: otel,
+            exports?: exports?,
+            redacts?: telling.redacts?
+        })
 
       {call, with_trace(options, call)}
     end
@@ -201,9 +199,7 @@ defmodule DSPex.Python.Call.Observation do
       else: options
   end
 
-  defp started(operation, options, about, observed) do
-    %{started: started, traces: traces} = observed
-
+  defp named(operation, options, about, started, traces) do
     metadata =
       options
       |> metadata(about)
@@ -215,25 +211,24 @@ defmodule DSPex.Python.Call.Observation do
         telemetry_span_context: make_ref()
       })
 
-    call =
-      struct!(
-        __MODULE__,
-        Map.merge(observed, %{
-          # Not System.system_time/0, which the BEAM corrects slowly: Python's clock is the system's.
-          started_us: :os.system_time(:microsecond),
-          metadata: metadata
-        })
-      )
+    %__MODULE__{
+      started: started,
+      # Not System.system_time/0, which the BEAM corrects slowly: Python's clock is the system's.
+      started_us: :os.system_time(:microsecond),
+      traces: traces,
+      metadata: metadata
+    }
+  end
 
-    if call.events? or call.exports? or call.otel != nil do
-      # Before the event, so that each start has an end.
-      open = OpenCalls.add(&ended_by_its_process(call, &1))
-      measurements = %{system_time: System.system_time(), monotonic_time: started}
-      if call.events?, do: Telemetry.emit(@start, measurements, metadata)
-      %{call | open: open}
-    else
-      call
-    end
+  # Emits the first event, if anybody wants it. Somebody must be told of the end of the call then, whatever happens to its process.
+  defp opened(%{events?: false, exports?: false, otel: nil} = call), do: call
+
+  defp opened(%{started: started, metadata: metadata} = call) do
+    # Before the event, so that each start has an end.
+    open = OpenCalls.add(&ended_by_its_process(call, &1))
+    measurements = %{system_time: System.system_time(), monotonic_time: started}
+    if call.events?, do: Telemetry.emit(@start, measurements, metadata)
+    %{call | open: open}
   end
 
   defp metadata(options, about) do
@@ -306,10 +301,10 @@ defmodule DSPex.Python.Call.Observation do
     {value, term} = taken(result)
     spans = SpanEvents.emit(call, term)
     outcome = outcome(result)
-    outer = if call.level, do: Traces.of_call(call, term, outcome)
+    outer = if trace?(call), do: Traces.of_call(call, term, outcome)
     call = counted(call, spans)
     {value, call} = with_traces(value, call, outer)
-    unless call.part?, do: emit_end(call, outcome, outer)
+    unless call.part?, do: emit_end(call, outcome, spans, outer)
     value
   end
 
@@ -319,7 +314,7 @@ defmodule DSPex.Python.Call.Observation do
   @spec cancelled(t()) :: :ok
   def cancelled(nil), do: :ok
   def cancelled(%{part?: true}), do: :ok
-  def cancelled(call), do: emit_end(call, %{result: :cancelled, error: nil}, nil)
+  def cancelled(call), do: emit_end(call, %{result: :cancelled, error: nil}, [], nil)
 
   defp taken({:ok, {:traced, value, term}}), do: {{:ok, value}, term}
 
@@ -372,23 +367,27 @@ defmodule DSPex.Python.Call.Observation do
     end)
   end
 
+  # Events alone need the spans, and no trace.
+  defp trace?(%{level: level, exports?: exports?, otel: otel} = call),
+    do: level != nil and (exports? or otel != nil or keep?(call))
+
   # A part keeps the traces for the whole.
   defp keep?(%{wanted: wanted, part?: part?}),
     do: part? or wanted in [true, :metadata, "metadata"]
 
-  defp emit_end(%{events?: false, exports?: false, otel: nil}, _outcome, _trace), do: :ok
+  defp emit_end(%{events?: false, exports?: false, otel: nil}, _outcome, _spans, _trace), do: :ok
 
-  defp emit_end(call, outcome, trace) do
-    if OpenCalls.remove(call.open), do: ended_once(call, outcome, trace)
+  defp emit_end(call, outcome, spans, trace) do
+    if OpenCalls.remove(call.open), do: ended_once(call, outcome, spans, trace)
     :ok
   end
 
   # From DSPex.Python.Call.OpenCalls.
   defp ended_by_its_process(call, :cancelled),
-    do: ended_once(call, %{result: :cancelled, error: nil}, nil)
+    do: ended_once(call, %{result: :cancelled, error: nil}, [], nil)
 
-  defp ended_once(call, outcome, trace) do
-    if call.events?, do: emit_stop(call, outcome, trace)
+  defp ended_once(call, outcome, spans, trace) do
+    if call.events?, do: emit_stop(call, outcome, spans)
     to_open_telemetry(call, outcome, trace)
   end
 
@@ -414,8 +413,8 @@ defmodule DSPex.Python.Call.Observation do
 
   defp split_call(%Trace{spans: spans}, id), do: Enum.split_with(spans, &(&1["id"] == id))
 
-  defp emit_stop(call, outcome, trace) do
-    found = if trace, do: Traces.python_times(trace), else: %{}
+  defp emit_stop(call, outcome, spans) do
+    found = Traces.python_times(spans, call.started_us)
     python = Map.get(found, :measurements, %{})
     usage = call.usage || %{}
     measurements = call |> ended() |> Map.merge(python) |> Map.merge(known(usage))

@@ -26,9 +26,12 @@ defmodule DSPex.Python.Call.Traces do
   def new(traceparent) do
     with true <- is_binary(traceparent),
          [_all, trace_id, parent_id, flags] <- Regex.run(@w3c, traceparent) do
-      %__MODULE__{trace_id: trace_id, span_id: id(8), parent_id: parent_id, flags: flags}
+      <<span_id::binary-16>> = random_hex(8)
+      %__MODULE__{trace_id: trace_id, span_id: span_id, parent_id: parent_id, flags: flags}
     else
-      _none -> %__MODULE__{trace_id: id(16), span_id: id(8)}
+      _none ->
+        <<trace_id::binary-32, span_id::binary-16>> = random_hex(24)
+        %__MODULE__{trace_id: trace_id, span_id: span_id}
     end
   end
 
@@ -45,7 +48,7 @@ defmodule DSPex.Python.Call.Traces do
   end
 
   # Not of the cryptographic source: an id protects nothing.
-  defp id(bytes), do: bytes |> :rand.bytes() |> Base.encode16(case: :lower)
+  defp random_hex(bytes), do: bytes |> :rand.bytes() |> Base.encode16(case: :lower)
 
   @doc """
   Returns the header of W3C Trace Context that makes Python's spans children of the call.
@@ -229,25 +232,25 @@ defmodule DSPex.Python.Call.Traces do
   @doc """
   Returns how long the call waited for Python, and how long Python took, and which worker that was.
   """
-  @spec python_times(Trace.t()) :: %{
+  @spec python_times([Trace.span()], integer()) :: %{
           optional(:measurements) => map(),
           optional(:worker) => pos_integer() | nil
         }
-  def python_times(%Trace{spans: [call | spans]}) do
-    case Enum.find(spans, &(&1["kind"] == "python")) do
-      nil ->
-        %{}
+  def python_times(spans, called_us) do
+    Enum.find_value(spans, %{}, fn
+      %{"kind" => "python", "start_us" => start_us, "duration_us" => duration_us} = span ->
+        queued_us = max(start_us - called_us, 0)
+        measurements = %{queue_time: native(queued_us), python_time: native(duration_us)}
+        %{measurements: measurements, worker: span["attributes"]["worker"]}
 
-      python ->
-        queued = max(python["start_us"] - call["start_us"], 0)
-        measurements = %{queue_time: native(queued), python_time: native(python["duration_us"])}
-        %{measurements: measurements, worker: python["attributes"]["worker"]}
-    end
+      _other ->
+        nil
+    end)
   end
 
   @doc """
   Converts microseconds to native units of time.
   """
   @spec native(integer()) :: integer()
-  def native(us), do: System.convert_time_unit(us, :microsecond, :native)
+  def native(us), do: :erlang.convert_time_unit(us, :microsecond, :native)
 end
