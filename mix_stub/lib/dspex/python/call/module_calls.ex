@@ -51,7 +51,7 @@ defmodule DSPex.Python.Call.ModuleCalls do
     inputs_list = python_inputs_list(inputs_list)
     workers = SpreadBatch.workers(inputs_list, options)
 
-    if workers == 1 do
+    if workers == nil do
       args = [signature, inputs_list]
 
       with {:ok, terms} <- Operation.execute(:execute_batch, module, args, options),
@@ -85,7 +85,7 @@ defmodule DSPex.Python.Call.ModuleCalls do
   defp chunk(module, signature, inputs_list, offset, options) do
     workers = SpreadBatch.workers(inputs_list, options)
 
-    if workers == 1,
+    if workers == nil,
       do: part(module, signature, inputs_list, offset, options),
       else:
         Observation.stream(

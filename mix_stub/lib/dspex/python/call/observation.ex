@@ -115,6 +115,14 @@ defmodule DSPex.Python.Call.Observation do
     {[{index, result}], call}
   end
 
+  # An evaluation in several parts, whose examples have come before.
+  defp element({:ok, %{results: _results}} = evaluation, %{level: level} = call)
+       when level != nil do
+    outer = if keep?(call), do: Traces.of_call(call, nil, outcome(evaluation))
+    {evaluation, _counted_again} = with_traces(evaluation, call, outer)
+    {[evaluation], call}
+  end
+
   defp element(element, call), do: {[element], call}
 
   defp last(:ended), do: {[], :ended}
@@ -336,6 +344,18 @@ defmodule DSPex.Python.Call.Observation do
     {{:ok,
       if(keep?(call), do: Map.put(report, "trace", Traces.joined(outer, results)), else: report)},
      call}
+  end
+
+  # As above, of several parts.
+  defp with_traces({:ok, %{results: results} = evaluation}, call, outer) when is_list(results) do
+    {items, call} = items(call, results, outer)
+    evaluation = %{evaluation | results: items}
+
+    {{:ok,
+      if(keep?(call),
+        do: Map.put(evaluation, :trace, Traces.joined(outer, results)),
+        else: evaluation
+      )}, call}
   end
 
   defp with_traces({:ok, value}, call, outer),

@@ -46,17 +46,26 @@ defmodule DSPex.Python.Call.SpreadBatch do
   ]
 
   @doc """
-  Returns how many workers a batch of a module is spread over; 1: it is one call.
+  Returns how many workers a batch of a module is spread over; `nil`: it is one call.
   """
-  @spec workers(term(), CallOptions.t()) :: pos_integer()
-  def workers(inputs_list, %CallOptions{pool: pool, python: python}) do
+  @spec workers(term(), CallOptions.t()) :: pos_integer() | nil
+  def workers(inputs_list, %CallOptions{pool: pool, python: python} = options) do
     cond do
-      not is_list(inputs_list) or inputs_list == [] -> 1
+      not is_list(inputs_list) or inputs_list == [] -> nil
       # The batch of a session stays where the session is.
-      python[:session_id] != nil -> 1
-      true -> max(Cluster.size(pool), 1)
+      python[:session_id] != nil -> nil
+      true -> of_pool(max(Cluster.size(pool), 1), options)
     end
   end
+
+  defp of_pool(size, options), do: if(size > 1 or not fail_fast?(options), do: size)
+
+  @doc """
+  Tells whether the first error ends the batch. In one worker it is one call then, which can say what the items that it cancels
+  have spent.
+  """
+  @spec fail_fast?(CallOptions.t()) :: boolean()
+  def fail_fast?(%CallOptions{python: python}), do: to_string(python[:on_error]) == "fail_fast"
 
   @doc """
   Returns the stream of `{index, result}`, the index counted from `offset`, and `{:error, error}` if the batch has failed as a
@@ -129,13 +138,14 @@ defmodule DSPex.Python.Call.SpreadBatch do
     end
   end
 
-  defp start(items, workers, %CallOptions{pool: pool, python: options}, run) do
+  defp start(items, workers, %CallOptions{pool: pool, python: python} = options, run) do
     batch = Stopping.batch_begun(pool)
-    lanes = workers * @lanes_each
-    together = Map.get(options, :max_concurrency, workers * @default_concurrency)
+    # One worker gets all at once, and is never idle.
+    lanes = if workers == 1, do: 1, else: workers * @lanes_each
+    together = Map.get(python, :max_concurrency, workers * @default_concurrency)
     # Python refuses a wrong one.
     concurrency = if right?(together), do: div(together + lanes - 1, lanes), else: together
-    size = if right?(together), do: part_size(length(items), lanes, concurrency), else: 1
+    size = part_size(length(items), lanes, concurrency)
 
     %__MODULE__{
       ref: make_ref(),
@@ -144,15 +154,19 @@ defmodule DSPex.Python.Call.SpreadBatch do
       context: CallerContext.current(),
       concurrency: concurrency,
       parts: Enum.chunk_every(items, size),
-      fail_fast?: to_string(options[:on_error]) == "fail_fast"
+      fail_fast?: fail_fast?(options)
     }
     |> begin_parts(lanes)
   end
 
   defp right?(concurrency), do: is_integer(concurrency) and concurrency > 0
 
-  defp part_size(count, lanes, concurrency),
+  defp part_size(count, 1, _concurrency), do: count
+
+  defp part_size(count, lanes, concurrency) when is_integer(concurrency) and concurrency > 0,
     do: min(div(count + lanes - 1, lanes), concurrency * @rounds)
+
+  defp part_size(_count, _lanes, _refused), do: 1
 
   defp begin_parts(%{parts: []} = state, _lanes), do: state
 
@@ -271,9 +285,8 @@ defmodule DSPex.Python.Call.SpreadBatch do
 
   defp next(%{ref: ref} = state) do
     receive do
-      {^ref, pid, {:error, %Error{kind: kind} = error}}
-      when kind in [:port_closed, :pool_not_found] and state.answered? and not state.fail_fast? ->
-        # The pool has stopped meanwhile: what was answered was paid, and stays.
+      {^ref, pid, {:error, %Error{} = error}} when state.answered? and not state.fail_fast? ->
+        # The pool has stopped meanwhile, or refuses what is left: what was answered was paid, and stays.
         send(pid, {ref, :go_on})
         {items, state} = items_left(state, pid)
         {for({index, _inputs} <- items, do: {index, {:error, error}}), state}

@@ -31,7 +31,8 @@ defmodule DSPex.Python.Call.SpreadProgram do
 
     with pool when is_atom(pool) <- options.pool,
          workers = Routing.size(pool),
-         true <- workers > 1 and match?([_first | _rest], inputs_list),
+         true <- workers > 0 and match?([_first | _rest], inputs_list),
+         false <- workers == 1 and SpreadBatch.fail_fast?(options),
          true <- Routing.shares_sessions?(pool),
          asked = [session_id, program_id, Map.take(options.python, [:version])],
          uncounted = %{options | counted?: false},

@@ -198,6 +198,11 @@ defmodule DSPex.Python.Call.Traces do
   def pop({:ok, %Prediction{trace: trace} = prediction}),
     do: {{:ok, %{prediction | trace: nil}}, trace}
 
+  def pop({:ok, %{prediction: %Prediction{} = prediction, score: _score} = scored}) do
+    {{:ok, prediction}, trace} = pop({:ok, prediction})
+    {{:ok, %{scored | prediction: prediction}}, trace}
+  end
+
   def pop({:error, %Error{trace: trace} = error}), do: {{:error, %{error | trace: nil}}, trace}
   def pop(item), do: {item, nil}
 
@@ -220,6 +225,9 @@ defmodule DSPex.Python.Call.Traces do
 
   def put(%{"$meta" => meta} = term, trace),
     do: %{term | "$meta" => Map.put(meta, "trace", trace)}
+
+  def put(%{prediction: %Prediction{} = prediction, score: _score} = scored, trace),
+    do: %{scored | prediction: put(prediction, trace)}
 
   def put(%{"prediction" => term, "score" => _score} = scored, trace),
     do: %{scored | "prediction" => put(term, trace)}

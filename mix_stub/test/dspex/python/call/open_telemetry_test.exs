@@ -82,7 +82,7 @@ defmodule DSPex.Python.Call.OpenTelemetryTest do
   test "items of a batch and of a stream are in the one tree", %{pool: pool} do
     TestOpenTelemetry.load!()
     {:ok, _results} = Python.execute_batch("dspy.Predict", @qa, ["a", "b"], pool: pool)
-    first = TestOpenTelemetry.spans("execute_batch") ++ TestOpenTelemetry.spans("execute_batch")
+    first = TestOpenTelemetry.spans("stream_batch") ++ TestOpenTelemetry.spans("execute_batch")
     Enum.to_list(Python.stream_batch("dspy.Predict", @qa, ["a", "b"], pool: pool))
     second = TestOpenTelemetry.spans("stream_batch") ++ TestOpenTelemetry.spans("stream_batch")
 

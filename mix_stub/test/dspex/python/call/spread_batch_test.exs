@@ -107,34 +107,46 @@ defmodule DSPex.Python.Call.SpreadBatchTest do
     get_in(metrics, ["operations", "stream_batch", "in_flight"]) || 0
   end
 
-  test "items of workers that die are run in others, each once", %{pool: pool} do
-    url = ModelServer.start!()
-    inputs = for number <- 1..300, do: "Q#{number}"
-    options = [pool: pool, lm: ModelServer.model(url, "delay-30"), timeout: 120_000]
+  for {workers, size} <- [one: 1, two: 2], function <- [:stream_batch, :execute_batch] do
+    @tag size: size
+    test "#{function} in #{workers}: items of workers that die are run again, each once",
+         context do
+      pool = if context.size == 1, do: start_pool!(), else: context.pool
+      url = ModelServer.start!()
+      inputs = for number <- 1..300, do: "Q#{number}"
+      options = [pool: pool, lm: ModelServer.model(url, "delay-30"), timeout: 120_000]
 
-    log =
-      capture_log(fn ->
-        killer =
-          Task.async(fn ->
-            for _ <- 1..2 do
-              eventually(fn -> in_flight(pool) > 0 end)
-              Process.sleep(300)
-              {:ok, pong} = Python.ping(nil, pool: pool)
-              signal_process(pong["pid"], "KILL")
-              Process.sleep(500)
-            end
-          end)
+      log =
+        capture_log(fn ->
+          killer = Task.async(fn -> for _ <- 1..2, do: kill_busy_worker(pool) end)
+          results = run(unquote(function), inputs, options)
+          Task.await(killer, 60_000)
+          assert length(results) == 300
+          for result <- results, do: assert({:ok, _prediction} = result)
+        end)
 
-        results =
-          "dspy.Predict"
-          |> Python.stream_batch(@qa, inputs, options)
-          |> Enum.sort_by(&elem(&1, 0))
+      assert log =~ "was killed by signal 9"
+    end
+  end
 
-        Task.await(killer, 60_000)
-        assert Enum.map(results, &elem(&1, 0)) == Enum.to_list(0..299)
-        for {_index, result} <- results, do: assert({:ok, _prediction} = result)
-      end)
+  defp run(:execute_batch, inputs, options) do
+    {:ok, results} = Python.execute_batch("dspy.Predict", @qa, inputs, options)
+    results
+  end
 
-    assert log =~ "was killed by signal 9"
+  defp run(:stream_batch, inputs, options) do
+    results =
+      "dspy.Predict" |> Python.stream_batch(@qa, inputs, options) |> Enum.sort_by(&elem(&1, 0))
+
+    assert Enum.map(results, &elem(&1, 0)) == Enum.to_list(0..299)
+    Enum.map(results, &elem(&1, 1))
+  end
+
+  defp kill_busy_worker(pool) do
+    eventually(fn -> in_flight(pool) > 0 end)
+    Process.sleep(300)
+    {:ok, pong} = Python.ping(nil, pool: pool, timeout: 60_000)
+    signal_process(pong["pid"], "KILL")
+    Process.sleep(500)
   end
 end
