@@ -21,11 +21,6 @@ defmodule DSPex.Python.Port.QuarantineTest do
     error
   end
 
-  defp in_flight?(pool) do
-    {:ok, %{"operations" => operations}} = Python.metrics(pool: pool)
-    (get_in(operations, ["execute_module", "in_flight"]) || 0) > 0
-  end
-
   # Blocks, and tells the test that it was asked.
   defp waiting_model(test) do
     fn _request ->
@@ -56,7 +51,7 @@ defmodule DSPex.Python.Port.QuarantineTest do
       assert %{"sent" => true, "asked" => true} = error.details
 
       slow = ModelServer.model(url, "delay-60000")
-      requested? = fn -> in_flight?(pool) and Process.sleep(1_000) == :ok end
+      requested? = fn -> ModelServer.keys(url) != [] end
       error = killed(pool, requested?, fn -> ask(pool, "Q2", lm: slow) end)
       assert %{"sent" => true, "asked" => true} = error.details
 
