@@ -12,10 +12,10 @@ defmodule DSPex.Python.Port.QuarantineTest do
   @error Error.new(:worker_died, "python ended")
 
   # Makes a call whose model does not answer, kills Python when `ready?` holds, and returns the call's error.
-  defp killed(pool, ready?, make_call) do
+  defp killed(pool, ready?, make_call, python \\ nil) do
     call = Task.async(make_call)
     eventually(ready?)
-    signal(pool, "KILL")
+    signal_process(python || os_pid(pool), "KILL")
     assert {:error, %Error{kind: :worker_died} = error} = Task.await(call, 60_000)
     {:ok, _pong} = Python.ping(nil, pool: pool)
     error
@@ -76,15 +76,15 @@ defmodule DSPex.Python.Port.QuarantineTest do
   end
 
   test "a call that was in flight at two deaths in a row is not retryable, and the log names it" do
-    pool = start_pool!()
-    {:ok, _pong} = Python.ping(nil, pool: pool)
+    # With a template process five restarts take little time.
+    pool = start_pool!(template: true)
     test = self()
 
     # Each attempt has other functions, in another process.
     attempt = fn question, options ->
-      killed(pool, &asked?/0, fn ->
-        ask(pool, question, [lm: {:elixir, waiting_model(test)}] ++ options)
-      end)
+      {:ok, %{"pid" => python}} = Python.ping(nil, pool: pool)
+      options = [lm: {:elixir, waiting_model(test)}] ++ options
+      killed(pool, &asked?/0, fn -> ask(pool, question, options) end, python)
     end
 
     log =
