@@ -9,6 +9,7 @@ import dspy
 import numpy as np
 import pytest
 
+from tests.deadlines import at_deadline
 from tests.model_server import ModelServer, openai
 from tests.port_process import PortProcess
 
@@ -181,20 +182,28 @@ def test_invalid_arguments_are_named(port: PortProcess, options: dict[str, Any],
 
 def test_the_deadline_holds_while_it_learns(port: PortProcess, model_server: ModelServer) -> None:
     version = compiled(port)
-    options = {"lm": openai(model_server, "delay-5000"), "vector": SUM, "timeout": 300}
-    assert port.failed("execute_program", None, version["id"], "?", options)["kind"] == "timeout"
-    (request,) = model_server.wait_for_requests(1)
-    assert request.done.wait(5)
+
+    def attempt(timeout_ms: int) -> Any:
+        options = {"lm": openai(model_server, "delay-120000"), "vector": SUM, "timeout": timeout_ms}
+        return port.failed("execute_program", None, version["id"], "?", options)["kind"]
+
+    assert at_deadline(300, attempt, lambda _: bool(model_server.requests)) == "timeout"
+    (request,) = model_server.requests
+    assert request.done.wait(60)
     assert request.disconnected
 
 
 def test_the_deadline_holds_for_the_embedder(port: PortProcess, model_server: ModelServer) -> None:
     """The embedder is a function of Elixir, which does not answer here."""
     version = compiled(port)
-    call = {"lm": openai(model_server, "answer"), "embedder": {"callback": "1"}, "timeout": 300}
-    call_id = port.send_call("dspy_bridge", "execute_program", [None, version["id"], "?", call])
-    while (message := port.receive())[1] != call_id or message[0] != "r":
-        assert message[0] == "C"
-    status, (_, details) = message[2]
-    assert (status, details["kind"], details["stage"]) == ("error", "timeout", "embedder")
+
+    def attempt(timeout_ms: int) -> Any:
+        call = {"lm": openai(model_server, "answer"), "embedder": {"callback": "1"}, "timeout": timeout_ms}
+        call_id = port.send_call("dspy_bridge", "execute_program", [None, version["id"], "?", call])
+        while (message := port.receive())[1] != call_id or message[0] != "r":
+            assert message[0] == "C"
+        return message[2]
+
+    status, (_, details) = at_deadline(300, attempt, lambda answer: answer[1][1]["stage"] == "embedder")
+    assert (status, details["kind"]) == ("error", "timeout")
     assert model_server.requests == []

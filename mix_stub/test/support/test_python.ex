@@ -118,6 +118,21 @@ defmodule DSPex.TestPython do
   def signal(pool, name), do: signal_process(os_pid(pool), name)
 
   @doc """
+  Reads a stream, kills the pool's Python at the first chunk of text, and returns the elements. Further chunks may have come
+  by then.
+  """
+  def kill_at_first_chunk(pool, stream) do
+    {elements, true} =
+      Enum.map_reduce(stream, false, fn element, killed? ->
+        kill? = not killed? and match?({:chunk, _field, _text}, element)
+        if kill?, do: signal(pool, "KILL")
+        {element, killed? or kill?}
+      end)
+
+    elements
+  end
+
+  @doc """
   Sends a signal to a process of the operating system.
   """
   def signal_process(os_pid, name) do
@@ -159,6 +174,38 @@ defmodule DSPex.TestPython do
       true ->
         Process.sleep(10)
         eventually(condition, attempts - 1)
+    end
+  end
+
+  @doc """
+  Makes a call that must have come to some point when its deadline passes, and returns its result and its timeout. Makes
+  it again with twice the time as long as `in_time?` says of the result that the call had not come so far, as on a busy
+  machine.
+  """
+  def at_deadline(timeout, call, in_time?) do
+    result = call.(timeout)
+
+    cond do
+      in_time?.(result) -> {result, timeout}
+      timeout > 60_000 -> ExUnit.Assertions.flunk("too late in #{timeout} ms: #{inspect(result)}")
+      true -> at_deadline(2 * timeout, call, in_time?)
+    end
+  end
+
+  @doc """
+  Tells whether the result is Python's. At a deadline Elixir's own clock makes the error if Python is 45 ms late.
+  """
+  def python_answered?({:error, %DSPex.Python.Error{kind: :timeout, stage: "python"}}), do: false
+  def python_answered?(_result), do: true
+
+  @doc """
+  Takes a message of that beginning, such as `{:asked, pid}`, out of the mailbox, if there is one.
+  """
+  def take_message(tag) do
+    receive do
+      message when elem(message, 0) == tag -> message
+    after
+      0 -> nil
     end
   end
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.deadlines import at_deadline
 from tests.model_server import ModelServer
 from tests.port_process import PortProcess
 from tests.proc import NEEDS_PROC
@@ -26,7 +27,7 @@ from erlport_bridge.programs.tools import offer
 @offer
 def blocks(question: str) -> str:
     "Answers a question after a while."
-    time.sleep(1.5)
+    time.sleep(20)
     return "too late"
 
 @offer
@@ -73,13 +74,14 @@ def provider(server: ModelServer, model: str) -> dict[str, Any]:
     return {"provider": "openai", "model": model, "api_base": f"{server.url}/v1", "num_retries": 0}
 
 
-def scripted_tool(server: ModelServer, tool: str) -> dict[str, Any]:
-    """Return the options of a ReAct call whose model calls a tool once."""
+def scripted_tool(server: ModelServer, tool: str, script: str | None = None) -> dict[str, Any]:
+    """Return the options of a ReAct call whose model calls a tool once, by a script of the tool's name."""
+    script = script or tool
     call = {"next_thought": "-", "next_tool_name": tool, "next_tool_args": {"question": "x"}}
     finish = {"next_thought": "-", "next_tool_name": "finish", "next_tool_args": {}}
     replies = [{"fields": fields} for fields in (call, finish, {"reasoning": "-", "answer": "done"})]
-    server.script(tool, *replies)
-    return {"lm": provider(server, f"scripted:{tool}"), "tools": [tool]}
+    server.script(script, *replies)
+    return {"lm": provider(server, f"scripted:{script}"), "tools": [tool]}
 
 
 def timed(port: PortProcess, operation: str, *arguments: Any) -> tuple[float, Any]:
@@ -94,17 +96,25 @@ def timed(port: PortProcess, operation: str, *arguments: Any) -> tuple[float, An
     ["dspy.Predict", "dspy.ChainOfThought", "dspy.ReAct", "dspy.ProgramOfThought", "dspy.MultiChainComparison"],
 )
 def test_every_module_is_answered_by_its_deadline(port: PortProcess, model_server: ModelServer, module: str) -> None:
-    options = {"lm": provider(model_server, "delay-2000"), "timeout": 300}
-    took_s, (_, (_, details)) = timed(port, "execute_module", module, QA, "x", options)
-    assert (details["kind"], details["stage"]) == ("timeout", "model")
-    assert 0.3 <= took_s < 0.3 + LATE_S
+    def attempt(timeout_ms: int) -> Any:
+        options = {"lm": provider(model_server, "delay-60000"), "timeout": timeout_ms}
+        took_s, (_, (_, details)) = timed(port, "execute_module", module, QA, "x", options)
+        assert timeout_ms / 1_000 <= took_s < timeout_ms / 1_000 + LATE_S
+        return details
+
+    details = at_deadline(300, attempt, lambda details: details["stage"] == "model")
+    assert details["kind"] == "timeout"
 
 
 def test_tool_that_blocks_does_not_delay_the_answer(port: PortProcess, model_server: ModelServer) -> None:
-    options = {**scripted_tool(model_server, "blocks"), "timeout": 400}
-    took_s, (_, (_, details)) = timed(port, "execute_module", "dspy.ReAct", QA, "x", options)
-    assert (details["kind"], details["stage"]) == ("timeout", "tool")
-    assert took_s < 0.4 + LATE_S
+    def attempt(timeout_ms: int) -> Any:
+        options = {**scripted_tool(model_server, "blocks", f"within {timeout_ms}"), "timeout": timeout_ms}
+        took_s, (_, (_, details)) = timed(port, "execute_module", "dspy.ReAct", QA, "x", options)
+        assert took_s < timeout_ms / 1_000 + LATE_S
+        return details
+
+    details = at_deadline(400, attempt, lambda details: details["stage"] == "tool")
+    assert details["kind"] == "timeout"
 
 
 @pytest.mark.parametrize("tool", ["leaves", "leaves_async", "stops"])
@@ -145,9 +155,11 @@ def test_batch_however_concurrent_does_not_hold_up_other_calls(port: PortProcess
     started_at = time.monotonic()
     ping = port.send_call("dspy_bridge", "ping", [1])
     assert port.receive()[1] == ping
-    assert time.monotonic() - started_at < 2
+    ping_s = time.monotonic() - started_at
     _, call_id, (_, results) = port.receive()
     assert (call_id, len(results)) == (batch, 2_000)
+    # In proportion to the batch on a machine that is busy with other things.
+    assert ping_s < max(2, (time.monotonic() - started_at) / 4)
 
 
 def test_empty_batch_is_an_empty_list(port: PortProcess) -> None:

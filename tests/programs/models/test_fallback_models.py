@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.deadlines import at_deadline
 from tests.model_server import ModelServer, openai
 from tests.port_process import PortProcess
 
@@ -94,8 +95,12 @@ def test_requests_per_minute_end_with_the_deadline(shared_port: PortProcess, mod
     opts: dict[str, Any] = {"lm": openai(model_server, "limited", requests_per_minute=2), "timeout": 20_000}
     for _ in range(2):
         shared_port.done("execute_module", *QA, opts)
-    details = shared_port.failed("execute_module", *QA, {**opts, "timeout": 50})
-    assert (details["kind"], details["stage"]) == ("timeout", "rate_limit")
+    details = at_deadline(
+        50,
+        lambda timeout_ms: shared_port.failed("execute_module", *QA, {**opts, "timeout": timeout_ms}),
+        lambda details: details["stage"] == "rate_limit",
+    )
+    assert details["kind"] == "timeout"
     assert len(model_server.requests) == 2
     # Another key is another tenant, with its own limits.
     opts["lm"]["api_key"] = "sk-of-another-tenant"

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tests.deadlines import at_deadline
 from tests.model_server import ModelServer, openai
 from tests.port_process import PortProcess
 
@@ -111,11 +112,14 @@ def test_tools_of_the_call_are_for_the_module_that_takes_them(
 def test_cancelled_attempt_closes_its_request_and_no_other_follows(
     shared_port: PortProcess, model_server: ModelServer
 ) -> None:
-    options = {"lm": openai(model_server, "delay-10000"), "timeout": 500}
-    details = shared_port.failed("execute_module", BEST, QA, {"question": "?"}, options)
+    def attempt(timeout_ms: int) -> Any:
+        options = {"lm": openai(model_server, "delay-120000"), "timeout": timeout_ms}
+        return shared_port.failed("execute_module", BEST, QA, {"question": "?"}, options)
+
+    details = at_deadline(500, attempt, lambda _: bool(model_server.requests))
     assert (details["kind"], details["stage"]) == ("timeout", "model")
     (request,) = model_server.requests
-    assert request.done.wait(5)
+    assert request.done.wait(60)
     assert request.disconnected
 
 

@@ -14,6 +14,7 @@ from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.tools import elixir_tool
 from erlport_bridge.programs.tools.offered import read_tools
 from erlport_bridge.term import Atom, encode
+from tests.deadlines import at_deadline
 from tests.model_server import ModelServer
 from tests.port_process import PortProcess
 
@@ -120,12 +121,17 @@ def test_calls_with_the_same_description_keep_to_their_own_functions(shared_port
 
 
 def test_call_ends_at_its_deadline_and_a_late_answer_is_dropped(shared_port: PortProcess) -> None:
-    options = {"tools": [STOCK], "timeout": 100}
-    shared_port.send_call("dspy_bridge", "execute_module", ["dspy.ReAct", QA, question("bolt"), options])
-    call_id, _, _ = receive_callback(shared_port)
-    _, _, (status, (_, details)) = shared_port.receive()
+    def attempt(timeout_ms: int) -> list[Any]:
+        options = {"tools": [STOCK], "timeout": timeout_ms}
+        shared_port.send_call("dspy_bridge", "execute_module", ["dspy.ReAct", QA, question("bolt"), options])
+        received = [shared_port.receive()]
+        while received[-1][0] != "r":
+            received.append(shared_port.receive())
+        return received
+
+    called, (_, _, (status, (_, details))) = at_deadline(100, attempt, lambda received: len(received) > 1)
     assert (status, details["kind"], details["stage"]) == ("error", "timeout", "tool")
-    answer(shared_port, call_id, "late")
+    answer(shared_port, called[1], "late")
     answer(shared_port, 2**31 - 1, "of nothing")
     assert observed(shared_port, "in time") == "in time"
 

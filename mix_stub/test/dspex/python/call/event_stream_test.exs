@@ -120,15 +120,23 @@ defmodule DSPex.Python.Call.EventStreamTest do
   test "a reader that stops reading holds at most the buffer, and has a timeout",
        context do
     long = ModelServer.model(context.url, "long-100000")
-    stream = stream(context, "Why?", lm: long, buffer: 8, timeout: 1_000)
 
-    count =
-      Enum.reduce_while(stream, 0, fn _element, 0 ->
-        eventually(fn -> in_flight(context.pool) == 0 and mailbox() != [] end)
-        # At most as many events as the buffer holds have come, and the answer of the call.
-        {:halt, length(mailbox())}
+    read_one = fn timeout ->
+      context
+      |> stream("Why?", lm: long, buffer: 8, timeout: timeout)
+      |> Enum.reduce_while(nil, fn
+        # The deadline has passed before the first event.
+        {:error, %Error{kind: :timeout}}, nil ->
+          {:halt, nil}
+
+        _element, nil ->
+          eventually(fn -> in_flight(context.pool) == 0 and mailbox() != [] end)
+          # At most as many events as the buffer holds have come, and the answer of the call.
+          {:halt, length(mailbox())}
       end)
+    end
 
+    {count, _timeout} = at_deadline(1_000, read_one, &(&1 != nil))
     assert count in 1..9
     assert mailbox() == []
   end
@@ -252,14 +260,8 @@ defmodule DSPex.Python.Call.EventStreamTest do
 
     log =
       capture_log(fn ->
-        elements =
-          "dspy.Predict"
-          |> Python.stream(@qa, @long, pool: pool)
-          |> Enum.map(fn element ->
-            if match?({:chunk, _field, _text}, element), do: signal(pool, "KILL")
-            element
-          end)
-
+        stream = Python.stream("dspy.Predict", @qa, @long, pool: pool)
+        elements = kill_at_first_chunk(pool, stream)
         assert {:error, %Error{kind: :worker_died}} = List.last(elements)
       end)
 

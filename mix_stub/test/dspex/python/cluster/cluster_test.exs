@@ -212,21 +212,20 @@ defmodule DSPex.Python.ClusterTest do
     end
 
     test "ends at its deadline, with its function", %{b: b, c: c} do
-      {_call, model} = hold_until_timeout(400)
-      monitor = Process.monitor(model)
-      assert_receive {:late, {:error, %Error{kind: :timeout}}}, 10_000
-      assert_receive {:DOWN, ^monitor, :process, _pid, _reason}, 10_000
-      eventually(fn -> idle?([b, c]) end)
-    end
-
-    defp hold_until_timeout(timeout) do
       test = self()
 
-      hold([], fn options ->
-        result = ask([timeout: timeout] ++ Keyword.delete(options, :timeout))
-        send(test, {:late, result})
-        result
-      end)
+      endless = fn _request ->
+        send(test, {:asked, self()})
+        Process.sleep(:infinity)
+      end
+
+      attempt = &{ask(lm: {:elixir, endless}, timeout: &1), take_message(:asked)}
+      in_time? = fn {_result, asked} -> asked != nil end
+      {{result, {:asked, model}}, _timeout} = at_deadline(400, attempt, in_time?)
+      assert {:error, %Error{kind: :timeout}} = result
+      monitor = Process.monitor(model)
+      assert_receive {:DOWN, ^monitor, :process, _pid, _reason}, 10_000
+      eventually(fn -> idle?([b, c]) end)
     end
 
     test "ends with its process, and with its function", %{b: b, c: c} do

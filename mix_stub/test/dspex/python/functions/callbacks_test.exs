@@ -189,15 +189,19 @@ defmodule DSPex.Python.Functions.CallbacksTest do
       Process.sleep(:infinity)
     end
 
-    assert observed(function, timeout: 50) == "Error in stock: no answer within 50 ms"
-    assert_received {:running, pid}
+    attempt = fn timeout -> {observed(function, timeout: timeout), take_message(:running)} end
+    in_time? = fn {_observation, running} -> running != nil end
+    {{observation, {:running, pid}}, timeout} = at_deadline(50, attempt, in_time?)
+    assert observation == "Error in stock: no answer within #{timeout} ms"
     refute Process.alive?(pid)
   end
 
   test "ends a function at the deadline of its call, and the port stays usable" do
     tool = stock(asking(self()))
-    assert {:error, %Error{kind: :timeout, stage: "tool"}} = ask([tool], timeout: 200)
-    {pid, _arguments} = receive_asked()
+    attempt = fn timeout -> {ask([tool], timeout: timeout), take_message(:asked)} end
+    in_time? = fn {result, asked} -> asked != nil and python_answered?(result) end
+    {{result, {:asked, pid, _arguments}}, _timeout} = at_deadline(200, attempt, in_time?)
+    assert {:error, %Error{kind: :timeout, stage: "tool"}} = result
     monitor = Process.monitor(pid)
     assert_receive {:DOWN, ^monitor, :process, ^pid, :killed}, 5_000
     assert eventually(fn -> Callbacks.count() == %{registered: 0, running: 0} end)

@@ -107,12 +107,11 @@ defmodule DSPex.Python.Pool.QueueTest do
     {:running, model} = asked()
     killed = begin(pool, :killed)
     Process.unlink(killed.pid)
-    late = begin(pool, :late, timeout: 4_000)
+    late = begin(pool, :late, timeout: 500)
     last = begin(pool, :last)
-    eventually(fn -> queued(pool) == 3 end)
-
-    Process.exit(killed.pid, :kill)
     assert {:error, %Error{kind: :timeout, stage: "queue"}} = Task.await(late, 30_000)
+    eventually(fn -> queued(pool) == 2 end)
+    Process.exit(killed.pid, :kill)
     eventually(fn -> queued(pool) == 1 end)
 
     send(model, :go_on)

@@ -77,7 +77,7 @@ defmodule DSPex.Python.Pool.StoppingTest do
     {call, _model} = begin(pool)
     {_stopped, ms} = pool |> stop() |> Task.await(60_000)
     assert ms < 10_000
-    assert {:error, %Error{kind: :port_closed, message: message}} = Task.await(call)
+    assert {:error, %Error{kind: :port_closed, message: message}} = Task.await(call, 60_000)
     assert message == "pool #{inspect(pool)} was stopped while the call was being made"
   end
 
@@ -174,7 +174,9 @@ defmodule DSPex.Python.Pool.StoppingTest do
     {_stopped, ms} = pool |> stop() |> Task.await(60_000)
     assert ms >= 300 and ms < 20_000
 
-    assert {:error, %Error{kind: :port_closed, retryable: true} = error} = Task.await(call)
+    assert {:error, %Error{kind: :port_closed, retryable: true} = error} =
+             Task.await(call, 60_000)
+
     assert %{"sent" => true, "asked" => true} = error.details
 
     assert error.message ==
@@ -223,9 +225,11 @@ defmodule DSPex.Python.Pool.StoppingTest do
     pool = start_ready!(size: 2, standby: 0)
     asked = :counters.new(1, [])
 
+    may_answer? = :atomics.new(1, [])
+
     model = fn _request ->
       :counters.add(asked, 1, 1)
-      Process.sleep(20)
+      eventually(fn -> :atomics.get(may_answer?, 1) == 1 end)
       ScriptedModel.written(answer: "done")
     end
 
@@ -245,11 +249,12 @@ defmodule DSPex.Python.Pool.StoppingTest do
     stop = stop(pool)
     await_stopping(pool)
     # Most parts begin only now.
-    assert :counters.get(asked, 1) < 200
+    assert :counters.get(asked, 1) < 20
 
     assert {:error, %Error{kind: :pool_not_found}} =
              Python.execute_batch("dspy.Predict", @qa, inputs, options)
 
+    :atomics.put(may_answer?, 1, 1)
     assert {:ok, results} = Task.await(batch, 60_000)
     assert length(results) == 120 and Enum.all?(results, &match?({:ok, _prediction}, &1))
     results = Task.await(streamed, 60_000)
@@ -298,8 +303,9 @@ defmodule DSPex.Python.Pool.StoppingTest do
   end
 
   test "waiting calls begin while there is time, and the others are refused at once" do
-    # Of one worker with one place, whose calls take 100 ms.
+    # Of one worker with one place, whose calls take 100 ms or more.
     pool = start_ready!(max_in_flight: 1, stop_timeout: 3_000)
+    test = self()
 
     model = fn _request ->
       Process.sleep(100)
@@ -310,32 +316,29 @@ defmodule DSPex.Python.Pool.StoppingTest do
       for _ <- 1..200 do
         Task.async(fn ->
           result = ask(pool, model)
+          send(test, {:ended, elem(result, 0)})
           {result, System.monotonic_time(:millisecond)}
         end)
       end
 
     # So that the pool knows how fast it is.
-    Process.sleep(1_500)
-    began = System.monotonic_time(:millisecond)
+    for _ <- 1..10, do: assert_receive({:ended, :ok}, 60_000)
     {_stopped, ms} = pool |> stop() |> Task.await(60_000)
     assert ms < 20_000
     results = Task.await_many(calls, 60_000)
+    done = for {{:ok, _prediction}, at} <- results, do: at
 
     refused =
       for {{:error, error}, at} <- results do
         assert %Error{kind: kind} = error
         assert kind in [:pool_not_found, :port_closed]
-        {kind, at - began}
+        {kind, at}
       end
 
-    {done, refused_soon} =
-      {length(results) - length(refused),
-       Enum.count(refused, &match?({_kind, ms} when ms < 1_500, &1))}
-
-    assert done > 10
-    # More than a hundred cannot begin within 3 s.
-    assert refused_soon > 100
-    assert Enum.count(refused, &match?({:port_closed, _ms}, &1)) <= 1
+    assert length(done) > 10
+    # More than a hundred cannot begin within 3 s. They were refused while others still ran.
+    assert Enum.count(refused, fn {_kind, at} -> at < Enum.max(done) end) > 100
+    assert Enum.count(refused, &match?({:port_closed, _at}, &1)) <= 1
   end
 
   test "no waiting call is lost between its turn and its beginning" do
@@ -384,7 +387,7 @@ defmodule DSPex.Python.Pool.StoppingTest do
       second = Task.async(fn -> Python.stop_pool(pool) end)
       refute Task.yield(second, 200)
       send(model, :go_on)
-      assert {:ok, %Prediction{}} = Task.await(call)
+      assert {:ok, %Prediction{}} = Task.await(call, 60_000)
       assert Task.await(second, 30_000) == :ok
       assert Python.stop_pool(pool) == {:error, :not_found}
       start_named!(pool, [])
@@ -397,7 +400,7 @@ defmodule DSPex.Python.Pool.StoppingTest do
       await_stopping(pool)
       Process.exit(stopper, :kill)
       send(model, :go_on)
-      assert {:ok, %Prediction{}} = Task.await(call)
+      assert {:ok, %Prediction{}} = Task.await(call, 60_000)
       await_stopped(pool)
       start_named!(pool, [])
     end
@@ -439,9 +442,8 @@ defmodule DSPex.Python.Pool.StoppingTest do
     main = self()
 
     model = fn _request ->
-      send(main, :asked)
-      Process.sleep(1_500)
-      Python.ScriptedModel.written(answer: "done")
+      send(main, {:asked, self()})
+      receive do: (:go_on -> Python.ScriptedModel.written(answer: "done"))
     end
 
     calls =
@@ -451,10 +453,21 @@ defmodule DSPex.Python.Pool.StoppingTest do
         end)
       end
 
-    for _ <- pools, do: receive(do: (:asked -> :ok))
-    {us, :ok} = :timer.tc(fn -> Application.stop(:dspex) end)
-    for {:ok, prediction} <- Task.await_many(calls), do: IO.puts(prediction[:answer])
-    IO.puts("stopped within \#{div(us, 1000)} ms")
+    models = for _ <- pools, do: receive(do: ({:asked, model} -> model))
+    stop = Task.async(fn -> Application.stop(:dspex) end)
+
+    # No call ends before all pools are being stopped.
+    await_stopping = fn await_stopping, pool ->
+      with {:ok, _pong} <- Python.ping(nil, pool: pool), do: await_stopping.(await_stopping, pool)
+    end
+
+    for pool <- pools do
+      {:error, %Python.Error{kind: :pool_not_found}} = await_stopping.(await_stopping, pool)
+    end
+
+    for model <- models, do: send(model, :go_on)
+    for {:ok, prediction} <- Task.await_many(calls, 60_000), do: IO.puts(prediction[:answer])
+    :ok = Task.await(stop, 60_000)
     """
 
     beams = Path.join(Application.app_dir(:dspex), "ebin")
@@ -464,8 +477,6 @@ defmodule DSPex.Python.Pool.StoppingTest do
         stderr_to_stdout: true
       )
 
-    assert [_all, ms] = Regex.run(~r/^done\ndone\ndone\nstopped within (\d+) ms$/m, output)
-    # One after the other, they would take three times 1.5 s.
-    assert String.to_integer(ms) < 4_000
+    assert output =~ ~r/^done\ndone\ndone\n/m
   end
 end

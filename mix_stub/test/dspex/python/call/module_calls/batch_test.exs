@@ -35,26 +35,34 @@ defmodule DSPex.Python.Call.ModuleCalls.BatchTest do
   test "each item has a timeout of its own" do
     endless = fn question -> if question == "2", do: Process.sleep(:infinity), else: :ok end
 
-    assert {:ok, [one, two, three]} =
-             Python.execute_batch("dspy.Predict", @signature, items(1..3),
-               lm: echo(endless),
-               item_timeout: 500
-             )
+    batch = fn item_timeout ->
+      options = [lm: echo(endless), item_timeout: item_timeout, timeout: :infinity]
+      Python.execute_batch("dspy.Predict", @signature, items(1..3), options)
+    end
 
+    in_time? = &match?({:ok, [{:ok, _one}, _two, {:ok, _three}]}, &1)
+    {{:ok, [one, two, three]}, item_timeout} = at_deadline(250, batch, in_time?)
     assert answers([one, three]) == ["1", "3"]
     assert {:error, %Error{kind: :timeout, message: message}} = two
-    assert message =~ "500 ms"
+    assert message =~ "#{item_timeout} ms"
   end
 
   test "an item that has not begun at the deadline has a timeout in the queue" do
-    endless = fn _question -> Process.sleep(:infinity) end
+    test = self()
 
-    assert {:ok, results} =
-             Python.execute_batch("dspy.Predict", @signature, items(1..5),
-               lm: echo(endless),
-               max_concurrency: 2,
-               timeout: 12_000
-             )
+    endless = fn _question ->
+      send(test, {:asked, self()})
+      Process.sleep(:infinity)
+    end
+
+    batch = fn timeout ->
+      options = [lm: echo(endless), max_concurrency: 2, timeout: timeout]
+      result = Python.execute_batch("dspy.Predict", @signature, items(1..5), options)
+      {result, [take_message(:asked), take_message(:asked)]}
+    end
+
+    in_time? = fn {result, asked} -> python_answered?(result) and nil not in asked end
+    {{{:ok, results}, _asked}, _timeout} = at_deadline(250, batch, in_time?)
 
     stages = for {:error, %Error{kind: :timeout} = error} <- results, do: error.details["stage"]
     assert Enum.sort(stages) == ["model", "model", "queue", "queue", "queue"]
@@ -67,11 +75,17 @@ defmodule DSPex.Python.Call.ModuleCalls.BatchTest do
       _other -> :ok
     end
 
-    assert {:ok, [{:ok, _one}, {:error, %Error{kind: :auth}}, {:error, %Error{kind: :timeout}}]} =
-             Python.execute_batch("dspy.Predict", @signature, items(1..3),
-               lm: echo(broken),
-               item_timeout: 500
-             )
+    collecting = fn item_timeout ->
+      options = [lm: echo(broken), item_timeout: item_timeout, timeout: :infinity]
+      Python.execute_batch("dspy.Predict", @signature, items(1..3), options)
+    end
+
+    late? = &match?({:error, %Error{kind: :timeout}}, &1)
+    in_time? = fn {:ok, [one, two, _three]} -> not (late?.(one) or late?.(two)) end
+    {{:ok, results}, _item_timeout} = at_deadline(250, collecting, in_time?)
+
+    assert [{:ok, _one}, {:error, %Error{kind: :auth}}, {:error, %Error{kind: :timeout}}] =
+             results
 
     assert {:ok, [one, two | others]} =
              Python.execute_batch("dspy.Predict", @signature, items(1..40),
@@ -101,17 +115,28 @@ defmodule DSPex.Python.Call.ModuleCalls.BatchTest do
   end
 
   test "a thousand items do not delay other calls" do
+    pool = start_pool!()
+    asked = :counters.new(1, [])
+
+    model = fn _request ->
+      :counters.add(asked, 1, 1)
+      ScriptedModel.written(answer: "a")
+    end
+
     batch =
       Task.async(fn ->
         Python.execute_batch("dspy.Predict", @signature, items(1..1_000),
-          lm: {:elixir, fn _ -> ScriptedModel.written(answer: "a") end},
+          pool: pool,
+          lm: {:elixir, model},
           max_concurrency: 64,
-          timeout: 60_000
+          timeout: :infinity
         )
       end)
 
-    pongs = for _ <- 1..20, do: Python.ping(nil, timeout: 2_000)
-    assert Enum.all?(pongs, &match?({:ok, _pong}, &1))
+    eventually(fn -> :counters.get(asked, 1) > 0 end)
+    for _ <- 1..20, do: assert({:ok, _pong} = Python.ping(nil, pool: pool, timeout: 60_000))
+    # All of them were answered before most of the items were begun.
+    assert :counters.get(asked, 1) < 1_000
     assert {:ok, results} = Task.await(batch, 60_000)
     assert length(answers(results)) == 1_000
   end

@@ -220,8 +220,11 @@ defmodule DSPex.Python.Pool.WorkersTest do
     test "has its calls made again with retry: :safe, unless others have seen something" do
       url = ModelServer.start!()
       pool = start_ready!(size: 2, standby: 1)
-      slow = ModelServer.model(url, "delay-1500")
-
+      # It answers only the second time.
+      replies = [%{delay_ms: 120_000}, %{fields: %{answer: "again"}}]
+      ModelServer.script!(url, "second", replies)
+      second = ModelServer.model(url, "scripted:second")
+      never = ModelServer.model(url, "delay-120000")
       test = self()
 
       sleeps = fn _request ->
@@ -231,8 +234,8 @@ defmodule DSPex.Python.Pool.WorkersTest do
 
       # What is asked, and how it is known that the call has got so far.
       calls = [
-        {[lm: slow, retry: :safe], &asked?(pool, &1), :answered},
-        {[lm: slow], &asked?(pool, &1), :worker_died},
+        {[lm: second, retry: :safe], &asked?(pool, &1), :answered},
+        {[lm: never], &asked?(pool, &1), :worker_died},
         {[lm: {:elixir, sleeps}, retry: :safe], &(called?() and asked?(pool, &1)), :worker_died}
       ]
 

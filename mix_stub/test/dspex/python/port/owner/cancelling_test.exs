@@ -41,11 +41,14 @@ defmodule DSPex.Python.Port.Owner.CancellingTest do
     listener: listener
   } do
     # Python gets no timeout, as if its own clock or loop had failed.
-    task =
-      Task.async(fn -> Python.call(:execute_module, arguments(), pool: pool, timeout: 3_000) end)
+    attempt = fn timeout ->
+      result = Python.call(:execute_module, arguments(), pool: pool, timeout: timeout)
+      {result, :gen_tcp.accept(listener, 0)}
+    end
 
-    request = accepted(listener)
-    assert {:error, %Python.Error{kind: :timeout}} = Task.await(task, 30_000)
+    in_time? = &match?({_result, {:ok, _request}}, &1)
+    {{result, {:ok, request}}, _timeout} = at_deadline(500, attempt, in_time?)
+    assert {:error, %Python.Error{kind: :timeout}} = result
     assert read_to_the_end(request) == :closed
   end
 
