@@ -45,6 +45,7 @@ class Database:
     def __init__(self, address: Address, connections: int) -> None:
         self.shown = address.shown
         self._is_sqlite = address.database == SQLITE
+        self._glancing: sqlite3.Connection | None = None
         self._now_ms = _NOW_MS[address.database]
         if self._is_sqlite:
             self._reading, self._writing = _sqlite_engines(address)
@@ -61,11 +62,32 @@ class Database:
         except BaseException:
             self.close()
             raise
+        if self._is_sqlite:
+            # Without waiting for locks; and not only for the thread that opens the store.
+            self._glancing = sqlite3.connect(
+                str(address.path), timeout=0, isolation_level=None, check_same_thread=False
+            )
 
     def read(self, work: Callable[[Rows], _Result]) -> _Result:
         """Run work that only reads, without a transaction around it; errors as :meth:`write`."""
         with self._failures():
             result = self._run(self._reading, work)
+        self._check_files(now=False)
+        return result
+
+    def glance(self, work: Callable[[Rows], _Result]) -> _Result | None:
+        """Run a small read in SQLite that waits for nobody; ``None``: :meth:`read` must do it. For one thread only."""
+        if self._glancing is None:
+            return None
+        try:
+            cursor = self._glancing.cursor()
+            try:
+                result = work(Rows(cursor, self._now_ms, is_sqlite=True))
+            finally:
+                cursor.close()
+        except sqlite3.Error:
+            # Locked for a moment, or broken, which is told by the other connection.
+            return None
         self._check_files(now=False)
         return result
 
@@ -113,6 +135,8 @@ class Database:
         """Close all connections."""
         self._reading.dispose()
         self._writing.dispose()
+        if self._glancing is not None:
+            self._glancing.close()
 
     def _check_files(self, *, now: bool) -> None:
         if self._files is not None and not self._files.are_there(now=now):

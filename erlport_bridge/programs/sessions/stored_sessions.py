@@ -159,7 +159,7 @@ class StoredSessions:
     ) -> None:
         if self.store is None or (not names and program_id is None):
             return
-        seen = await self.store.read(lambda rows: rows.versions(names, program_id, conversation_id), left_s)
+        seen = await self.store.glance(lambda rows: rows.versions(names, program_id, conversation_id), left_s)
         stale = self._stale(names, program_id, conversation_id, seen)
         if stale:
             await self._read(self.store, stale, left_s)
