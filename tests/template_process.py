@@ -13,6 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from tests.deadlines import Busyness
 from tests.port_process import PortProcess
 from tests.proc import proc
 
@@ -95,12 +96,15 @@ def is_alive(pid: int) -> bool:
     return False
 
 
-def wait_until_ended(pids: Sequence[int], seconds: float) -> None:
-    """Wait until processes have ended, for some time."""
-    ends_at = time.monotonic() + seconds
-    while left := [pid for pid in pids if is_alive(pid)]:
-        assert time.monotonic() < ends_at, f"processes are left: {left}"
-        time.sleep(0.01)
+def wait_until_ended(pids: Sequence[int]) -> None:
+    """Wait until processes have ended, within a second on a machine that is not busy."""
+    with Busyness() as busyness:
+        began_at = time.monotonic()
+        while left := [pid for pid in pids if is_alive(pid)]:
+            assert time.monotonic() < began_at + 60, f"processes are left: {left}"
+            time.sleep(0.01)
+        took_s = time.monotonic() - began_at
+    assert took_s < busyness.factor
 
 
 def open_descriptors(pid: int) -> dict[int, str]:

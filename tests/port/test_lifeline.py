@@ -9,13 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import cache
 from pathlib import Path
 from typing import TypeVar
 
 import pytest
 
 from erlport_bridge.term import Atom, encode
+from tests.deadlines import Busyness
 from tests.model_server import ModelServer, openai
 from tests.port_process import PortProcess
 from tests.proc import cpu_ticks, members, proc
@@ -190,8 +190,10 @@ def test_python_that_stays_keeps_its_children_and_its_watch(environment: dict[st
         assert len(before) == 4
         # Half a frame is no reason to exit: the port is still open.
         port.send_bytes(b"\0")
+        with Busyness() as busyness:
+            pass
         with pytest.raises(subprocess.TimeoutExpired):
-            port.process.wait(grace_s())
+            port.process.wait(busyness.factor)
         assert members(port.process.pid) == before
 
 
@@ -243,19 +245,13 @@ def wait_until_ready(environment: dict[str, str]) -> int:
 
 def assert_all_end(group: int, reap: Callable[[], object] | None = None) -> None:
     """Check that every process of a group ends, within a second on a machine that is not busy."""
-    began_at = time.monotonic()
-    if reap is not None:
-        reap()
-    wait_for(lambda: not members(group))
-    assert time.monotonic() - began_at < grace_s()
-
-
-@cache
-def grace_s() -> float:
-    """Return a second, or more on a machine where starting Python takes longer than usual."""
-    began_at = time.monotonic()
-    subprocess.run([sys.executable, "-I", "-S", "-c", ""], check=True)
-    return max(1.0, (time.monotonic() - began_at) / 0.02)
+    with Busyness() as busyness:
+        began_at = time.monotonic()
+        if reap is not None:
+            reap()
+        wait_for(lambda: not members(group))
+        took_s = time.monotonic() - began_at
+    assert took_s < busyness.factor
 
 
 def wait_for(condition: Callable[[], T]) -> T:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from erlport_bridge.term import Atom, encode
-from tests.port.test_lifeline import grace_s, wait_for
+from tests.port.test_lifeline import wait_for
 from tests.proc import children
 from tests.template_process import LAUNCHER, RUNTIME, TemplateProcess, Worker, wait_until_ended
 
@@ -79,7 +79,7 @@ def test_nothing_is_left_of_a_worker(end: str, function: str, template: Template
             worker.process.kill()
         else:
             os.kill(processes[0], signal.SIGKILL)
-        wait_until_ended(processes, grace_s())
+        wait_until_ended(processes)
         if end == "kill python":
             assert worker.process.wait() == 128 + signal.SIGKILL
         elif end == "stop template, kill python":
@@ -143,7 +143,7 @@ def test_nothing_is_left_of_a_beam_that_is_killed(
         if stopped:
             os.kill({"template": template, "launcher": launcher, "python": python}[stopped], signal.SIGSTOP)
         os.kill(beam, signal.SIGKILL)
-        wait_until_ended([template, launcher, python, child], grace_s())
+        wait_until_ended([template, launcher, python, child])
     finally:
         process.kill()
         process.communicate()
@@ -155,7 +155,7 @@ def test_template_ends_while_it_imports(environment: dict[str, str], tmp_path: P
         assert template.port.process.stderr is not None
         assert template.port.process.stderr.readline() == b"imports\n"
         template.port.close()
-        wait_until_ended([template.pid], grace_s())
+        wait_until_ended([template.pid])
 
 
 def test_worker_starts_directly_if_the_template_imports_for_too_long(
