@@ -174,8 +174,14 @@ def test_tool_returns_a_set_as_a_sorted_list(interpreter: Interpreter) -> None:
     assert interpreter.execute("print(words())").strip() == "['a', 'b', 'c']"
 
 
+# The code of Flex submits nothing: its method returns.
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=() if name == "ProgramOfThought" else pytest.mark.long) for name in MODULES]
+    "name",
+    [
+        pytest.param(name, marks=() if name == "ProgramOfThought" else pytest.mark.long)
+        for name in MODULES
+        if name != "Flex"
+    ],
 )
 def test_set_submitted_in_each_module_ends_no_sandbox(sandboxes: sandbox.Sandboxes, name: str) -> None:
     assert run(name, "SUBMIT({2, 1})", sandboxes).answer in ("done", "[1, 2]")
