@@ -6,7 +6,9 @@ is run over real pipes, with the flags and the bytes of ErlPort's Erlang half.
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -125,6 +127,20 @@ class ErlPortPython:
         return decode(frame)
 
 
+def expanded_python() -> str:
+    """Return what the variable ``python`` of the block is: ``Path.expand`` of a path."""
+    (path,) = re.findall(r'^python = Path\.expand\("([^"]+)"\)$', erlport_block(), flags=re.MULTILINE)
+    return os.path.abspath(FOLDER / path)
+
+
+def found_by_erlang(command: str) -> bool:
+    """Return whether ErlPort would find a command: it looks for a relative path in the folders of ``PATH``."""
+    looks = f'halt(case os:find_executable("{command}") of false -> 1; _ -> 0 end).'
+    erl = shutil.which("erl")
+    assert erl is not None
+    return subprocess.run([erl, "-noshell", "-eval", looks], cwd=FOLDER, check=False).returncode == 0
+
+
 def test_elixir_literals_are_read() -> None:
     read = read_arguments('["a, b", :c, %{d: [1, %{}], "e f" => :g}, []]')
     assert read == ["a, b", Atom("c"), {Atom("d"): [1, {}], "e f": Atom("g")}, []]
@@ -133,7 +149,8 @@ def test_elixir_literals_are_read() -> None:
 def test_erlport_block_runs_in_the_folder_that_the_readme_names() -> None:
     assert f"`{FOLDER.name}/`" in erlport_section()
     (option,) = re.findall(r':python\.start_link\(python: ~c"([^"]+)"\)', erlport_block())
-    command = option.split()
+    command = option.replace("#{python}", expanded_python()).split()
+    assert found_by_erlang(command[0])
     # ErlPort asks the first word for its version before it starts anything.
     version = subprocess.run([command[0], "-V"], cwd=FOLDER, capture_output=True, text=True, check=True).stdout
     assert re.match(r"Python \d+\.\d+\.\d+", version)
@@ -149,7 +166,7 @@ def test_erlport_block_runs_in_the_folder_that_the_readme_names() -> None:
 
 def test_paths_of_erlports_own_python_half_exist() -> None:
     (interpreter, path) = re.findall(r'`python: ~c"([^"]+)", python_path: ~c"([^"]+)"`', erlport_section())[0]
-    assert (FOLDER / interpreter).exists()
+    assert found_by_erlang(interpreter.replace("#{python}", expanded_python()))
     assert (FOLDER / path / "dspy_bridge.py").is_file()
 
 
