@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from erlport_bridge.term import Atom, encode
+from tests.deadlines import at_deadline
 from tests.model_server import ModelServer
 from tests.port_process import PortProcess
 from tests.proc import NEEDS_PROC
@@ -235,10 +236,14 @@ def test_program_of_thought_leaves_neither_a_thread_nor_a_sandbox(port: PortProc
 def test_module_in_a_thread_closes_its_request_to_the_model(port: PortProcess, model_server: ModelServer) -> None:
     """The module once waited for the model's answer in its thread, up to the timeout of the model itself."""
     begun = len(model_server.requests)
-    options = {"lm": provider(model_server, "delay-60000"), "timeout": 6_000}
-    details = port.failed("execute_module", "dspy.ProgramOfThought", QA, "x", options)
+
+    def attempt(timeout_ms: int) -> Any:
+        options = {"lm": provider(model_server, "delay-120000"), "timeout": timeout_ms}
+        return port.failed("execute_module", "dspy.ProgramOfThought", QA, "x", options)
+
+    details = at_deadline(1_000, attempt, lambda _: len(model_server.requests) > begun)
     assert (details["kind"], details["stage"]) == ("timeout", "model")
-    (request,) = model_server.wait_for_requests(begun + 1)[begun:]
+    (request,) = model_server.requests[begun:]
     assert request.done.wait(timeout=LONG_S)
     assert request.disconnected
     eventually(lambda: threads(port)["busy"] == 0)
@@ -250,11 +255,15 @@ def test_call_that_waits_for_a_thread_is_answered_by_its_deadline_in_stage_queue
 ) -> None:
     with started(environment, "--max-threads=1") as port:
         slow = begin(port, "block")
-        details = port.failed("execute_module", *react(model_server, "blocks", timeout=300))
-        assert (details["kind"], details["stage"]) == ("timeout", "queue")
+        details = at_deadline(
+            300,
+            lambda timeout_ms: port.failed("execute_module", *react(model_server, "blocks", timeout=timeout_ms)),
+            lambda details: details["stage"] == "queue",
+        )
+        assert details["kind"] == "timeout"
         assert 'the time ran out in stage "queue"' in details["message"]
-        begin(port, "release")
-        assert {port.receive()[1], port.receive()[1]} == {slow, slow + 2}
+        released = begin(port, "release")
+        assert {port.receive()[1], port.receive()[1]} == {slow, released}
 
 
 def test_call_past_the_limit_of_the_queue_is_refused_at_once(environment: dict[str, str]) -> None:

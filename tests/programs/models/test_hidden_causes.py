@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.deadlines import at_deadline
 from tests.model_server import ModelServer, openai
 from tests.port_process import PortProcess
 from tests.programs.models.test_provider_errors import QA, streamed
@@ -72,17 +73,29 @@ def test_error_that_repeats_until_the_deadline_is_the_error_of_the_call(
 ) -> None:
     """DSPy waits 1, 2, 4, 8 seconds: after the second wait at the latest the next would be too long."""
     lm = refusing() if name is None else openai(model_server, name, num_retries=10)
-    details = shared_port.failed("execute_module", *QA, {"lm": lm, "timeout": 3_500})
+    details = at_deadline(
+        3_500,
+        lambda timeout_ms: shared_port.failed("execute_module", *QA, {"lm": lm, "timeout": timeout_ms}),
+        lambda details: details["kind"] != "timeout",
+    )
     assert details["kind"] == ("transport" if name is None else "server")
     assert (details["message"].count("127.0.0.1") > 0) is (name is None)
 
 
 def test_timeout_names_the_error_before_it(shared_port: PortProcess, model_server: ModelServer) -> None:
-    model_server.script("cause", {"status": 502}, {"delay_ms": 60_000})
-    lm = openai(model_server, "scripted:cause", num_retries=10)
-    details = shared_port.failed("execute_module", *QA, {"lm": lm, "timeout": 4_000})
+
+    def attempt(timeout_ms: int) -> tuple[int, Any]:
+        begun = len(model_server.requests)
+        model_server.script(f"cause{timeout_ms}", {"status": 502}, {"delay_ms": 120_000})
+        lm = openai(model_server, f"scripted:cause{timeout_ms}", num_retries=10)
+        details = shared_port.failed("execute_module", *QA, {"lm": lm, "timeout": timeout_ms})
+        return len(model_server.requests) - begun, details
+
+    # The second request is made a second after the error.
+    _, details = at_deadline(2_500, attempt, lambda made: made[0] == 2)
     assert (details["kind"], details["stage"]) == ("timeout", "model")
-    assert "after an error of kind server: [openai/scripted:cause] the test asked for status_502" in details["message"]
+    model = model_server.requests[-1].model
+    assert f"after an error of kind server: [openai/{model}] the test asked for status_502" in details["message"]
     assert (details["cause"]["kind"], details["cause"]["status"]) == ("server", 502)
 
 
@@ -90,19 +103,28 @@ def test_timeout_of_a_fallback_model_names_the_error_of_the_first(
     shared_port: PortProcess, model_server: ModelServer
 ) -> None:
     lm = [openai(model_server, "error-invalid_api_key"), openai(model_server, "delay-60000")]
-    details = shared_port.failed("execute_module", *QA, {"lm": lm, "timeout": 2_000})
+    details = at_deadline(
+        500,
+        lambda timeout_ms: shared_port.failed("execute_module", *QA, {"lm": lm, "timeout": timeout_ms}),
+        lambda _: any(request.model == "delay-60000" for request in model_server.requests),
+    )
     assert (details["kind"], details["cause"]["kind"]) == ("timeout", "auth")
     assert "To fix" not in details["message"]
 
 
 def test_timeout_without_an_error_before_it_names_none(shared_port: PortProcess, model_server: ModelServer) -> None:
     """An error that a later answer has made up for is no cause."""
-    model_server.script("twice", {"status": 502}, {"fields": {"next_thought": "t", "next_tool_name": "x"}})
-    model_server.script("twice", {"delay_ms": 60_000})
-    lm = openai(model_server, "scripted:twice", num_retries=1)
-    options = {"lm": lm, "timeout": 6_000, "tools": ["calculator"]}
-    details = shared_port.failed("execute_module", "dspy.ReAct", QA[1], {"question": "hi"}, options)
-    assert len(model_server.requests) == 3
+
+    def attempt(timeout_ms: int) -> tuple[int, Any]:
+        begun = len(model_server.requests)
+        step = {"fields": {"next_thought": "t", "next_tool_name": "x"}}
+        model_server.script(f"twice{timeout_ms}", {"status": 502}, step, {"delay_ms": 120_000})
+        lm = openai(model_server, f"scripted:twice{timeout_ms}", num_retries=1)
+        options = {"lm": lm, "timeout": timeout_ms, "tools": ["calculator"]}
+        details = shared_port.failed("execute_module", "dspy.ReAct", QA[1], {"question": "hi"}, options)
+        return len(model_server.requests) - begun, details
+
+    _, details = at_deadline(2_500, attempt, lambda made: made[0] == 3)
     assert details["kind"] == "timeout"
     assert "cause" not in details
 
