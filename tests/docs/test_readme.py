@@ -129,6 +129,7 @@ class ErlPortPython:
 
 def expanded_python() -> str:
     """Return what the variable ``python`` of the block is: ``Path.expand`` of a path."""
+    path: str
     (path,) = re.findall(r'^python = Path\.expand\("([^"]+)"\)$', erlport_block(), flags=re.MULTILINE)
     return os.path.abspath(FOLDER / path)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +96,12 @@ def test_answer_that_the_store_could_not_count_is_given_and_counted_later(
     port.done("open_session", "user", {"max_tokens_total": 1_000_000})
     # Reads go on, and writes do not.
     trigger = "CREATE TRIGGER broken BEFORE INSERT ON dspex_spent BEGIN SELECT RAISE(ABORT, 'broken'); END"
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection:
         connection.execute(trigger)
     first = port.done("execute_module", "dspy.Predict", QA, HI, opts)["$meta"]
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection:
         connection.execute("DROP TRIGGER broken")
     second = port.done("execute_module", "dspy.Predict", QA, HI, opts)["$meta"]
     tokens = sum(used["total_tokens"] for one in (first, second) for used in one["usage"].values())
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT tokens FROM dspex_spent").fetchall() == [(tokens,)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def learned(port: PortProcess, program: str) -> Any:
 
 def kept(path: Path) -> int:
     """Return how many answers the file of a store keeps."""
-    with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as connection:
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
         return int(connection.execute("SELECT count(*) FROM dspex_answers").fetchone()[0])
 
 
@@ -164,7 +164,7 @@ def test_compilation_goes_on_without_a_store_that_fails(
     path = tmp_path / "dspex.db"
     port = port_of(ports, f"sqlite:///{path}", model_server)
     program = port.done("create_program", "question -> answer")["id"]
-    with sqlite3.connect(path) as connection:
+    with closing(sqlite3.connect(path)) as connection:
         connection.execute("ALTER TABLE dspex_answers RENAME COLUMN body TO other")
     named = options("dspy.COPRO", request_id="tune")
     compiled = port.done("compile_program", None, program, EXAMPLES, named)
