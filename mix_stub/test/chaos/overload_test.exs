@@ -73,6 +73,8 @@ defmodule DSPex.Chaos.OverloadTest do
     {workers |> Enum.map(& &1["memory_bytes"]) |> Enum.sum(), :erlang.memory(:total)}
   end
 
+  # It compares rates, which other programs change.
+  @tag :long
   test "three times the calls that a pool can take: refusals are quick, and the answers as many as without" do
     # 30 s of too many calls in `make chaos`.
     ms = if System.get_env("CHAOS_ROUNDS"), do: 10_000, else: 2_000
