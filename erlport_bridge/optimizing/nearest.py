@@ -22,6 +22,7 @@ from erlport_bridge.programs.pipelines import HISTORY_FIELD, Learned
 from erlport_bridge.programs.sessions import Neighbours, Program, text_of_inputs
 from erlport_bridge.programs.text import arguments
 from erlport_bridge.programs.values import plain
+from erlport_bridge.request import within_time
 
 # Options that are needed only until the embeddings of the examples are known.
 _AT_COMPILING: Final = ("vectors", "embedder")
@@ -88,7 +89,7 @@ async def learned_for(
     """
     started_at = time.monotonic()
     try:
-        near = await asyncio.wait_for(neighbours.nearest(program.asked, values, options), timeout_s)
+        near = await within_time(neighbours.nearest(program.asked, values, options), timeout_s)
     except asyncio.TimeoutError:
         message = "the embedder has not answered within the time of the call"
         raise OperationError("timeout", message, stage="embedder") from None

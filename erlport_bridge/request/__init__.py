@@ -20,6 +20,7 @@ from erlport_bridge.request.progress import (
     current_progress,
     within,
 )
+from erlport_bridge.request.time_limit import within_time
 
 __all__ = [
     "Assigned",
@@ -41,4 +42,5 @@ __all__ = [
     "turns",
     "weight",
     "within",
+    "within_time",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Collection, Coroutine, Mapping
 from typing import Any, Final, NamedTuple, TypeVar
 
 from erlport_bridge.errors import OperationError, copy_paid
@@ -40,6 +40,8 @@ BATCH_OPTIONS: Final = Vocabulary(
 _Answer = TypeVar("_Answer")
 # Items that never began are answered so many at a time, and between them others may run.
 _LEFT_OUT_AT_ONCE: Final = 100
+# How long a task has to end before it is cancelled once more.
+_CANCELLED_AGAIN_S: Final = 0.5
 
 
 class BatchOptions(NamedTuple):
@@ -100,12 +102,12 @@ async def run(
     failures: list[int] = []
     interrupted: dict[int, BaseException] = {}
     waiting = iter(enumerate(items))
-    failed = asyncio.Event()
+    failed, has_ended = asyncio.Event(), asyncio.Event()
 
     async def work() -> None:
         for index, inputs in waiting:
-            # After a failure none begins: what cancels it may come too late, see `asyncio.wait_for` before Python 3.12.
-            if is_over() or failed.is_set():
+            # After a failure, and after the end, none begins: what cancels it may come too late, see `_end`.
+            if is_over() or failed.is_set() or has_ended.is_set():
                 return
             try:
                 result: dict[str, Any] | BaseException = await execute(inputs)
@@ -122,7 +124,7 @@ async def run(
             # An item that never suspends must not block other calls on the event loop.
             await asyncio.sleep(0)
 
-    await _until(failed, [work() for _ in range(min(options.max_concurrency, len(items)))])
+    await _until(failed, has_ended, [work() for _ in range(min(options.max_concurrency, len(items)))])
     if len(answers) < len(items):
         # All items that never began share one error: making ten thousand of them would delay the answer.
         because = failures if failed.is_set() else []
@@ -137,8 +139,8 @@ async def run(
     return [answers[index] for index in range(len(items))]
 
 
-async def _until(failed: asyncio.Event, work: list[Coroutine[Any, Any, None]]) -> None:
-    """Run all coroutines concurrently; cancel them when ``failed`` is set."""
+async def _until(failed: asyncio.Event, has_ended: asyncio.Event, work: list[Coroutine[Any, Any, None]]) -> None:
+    """Run all coroutines concurrently; cancel them when ``failed`` is set. Sets ``has_ended`` before it cancels any."""
     tasks = [asyncio.ensure_future(one) for one in work]
     ended = asyncio.ensure_future(failed.wait())
     try:
@@ -150,9 +152,17 @@ async def _until(failed: asyncio.Event, work: list[Coroutine[Any, Any, None]]) -
         if not failed.is_set():
             await done
     finally:
-        for task in (*tasks, ended):
+        has_ended.set()
+        ended.cancel()
+        await _end(tasks)
+
+
+async def _end(tasks: Collection[asyncio.Future[Any]]) -> None:
+    """Cancel tasks until they have ended: one may catch that, as `asyncio.wait_for` does before Python 3.12."""
+    while tasks:
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, ended, return_exceptions=True)
+        _, tasks = await asyncio.wait(tasks, timeout=_CANCELLED_AGAIN_S)
 
 
 def _left_out(failures: list[int]) -> OperationError:

@@ -21,6 +21,7 @@ from erlport_bridge.programs.pipelines import Stage
 from erlport_bridge.programs.signatures import SignatureSpec
 from erlport_bridge.programs.text import arguments
 from erlport_bridge.programs.values import require_inputs
+from erlport_bridge.request import within_time
 
 #: The options of an evaluation besides the options of its calls.
 EVALUATION_OPTIONS: Final = BATCH_OPTIONS | Vocabulary(
@@ -69,7 +70,7 @@ class Evaluation:
         fields = {name: value for name, value in prediction.items() if name != META}
         try:
             work = rated("metric", self.metric, example, dspy.Prediction(**fields))
-            judged = await asyncio.wait_for(work, timeout_s)
+            judged = await within_time(work, timeout_s)
         except asyncio.TimeoutError:
             message = "the metric has not answered within the time of its example"
             raise OperationError("timeout", message, stage="metric") from None

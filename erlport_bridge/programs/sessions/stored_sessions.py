@@ -34,7 +34,7 @@ from erlport_bridge.programs.sessions.stored_compilations import CompilationAnsw
 from erlport_bridge.programs.sessions.stored_conversations import ATTEMPTS, UNKNOWN, StoredConversations
 from erlport_bridge.programs.sessions.stored_programs import ReadNeighbours
 from erlport_bridge.programs.values import media
-from erlport_bridge.request import weight
+from erlport_bridge.request import weight, within_time
 from erlport_bridge.store import (
     ConflictError,
     ConversationRow,
@@ -375,7 +375,7 @@ class StoredSessions:
         async with contextlib.AsyncExitStack() as held:
             lock = self._locks.of("compilation", program.id, compilation)
             try:
-                await asyncio.wait_for(held.enter_async_context(lock), left_s)
+                await within_time(held.enter_async_context(lock), left_s)
             except asyncio.TimeoutError:
                 message = "the same compilation, which has this request_id too, still runs"
                 raise OperationError("timeout", message, stage="queue") from None

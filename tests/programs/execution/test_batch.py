@@ -67,3 +67,33 @@ def test_items_that_never_began_share_one_answer() -> None:
     answers = asyncio.run(main())
     assert len(answers) == 10_000
     assert answers == made * 10_000
+
+
+def test_a_cancelled_batch_ends_although_an_item_has_caught_its_cancellation() -> None:
+    """``asyncio.wait_for`` catches it before Python 3.12, and a reader that has gone takes no further answer."""
+    begun: list[object] = []
+
+    async def execute(item: Any) -> dict[str, Any]:
+        begun.append(item)
+        with contextlib.suppress(asyncio.CancelledError):
+            await asyncio.sleep(10)
+        return {}
+
+    async def tell_nobody(_index: int, _answer: object) -> None:
+        await asyncio.sleep(60)
+
+    async def main() -> None:
+        running = batch.run(
+            *(list(range(10)), execute, BatchOptions(max_concurrency=2)),
+            is_over=lambda: False,
+            answer_of=_answer_of,
+            tell=tell_nobody,
+        )
+        task = asyncio.create_task(running)
+        await asyncio.sleep(0.01)
+        task.cancel()
+        await asyncio.wait({task}, timeout=30)
+        assert task.cancelled()
+
+    asyncio.run(main())
+    assert begun == [0, 1]
