@@ -193,9 +193,14 @@ defmodule DSPex.TestPython do
   end
 
   @doc """
-  Tells whether the result is Python's. At a deadline Elixir's own clock makes the error if Python is 45 ms late.
+  Tells whether the result is Python's, or each one of a batch. At a deadline Elixir's own clock makes the error if Python is
+  45 ms late.
   """
   def python_answered?({:error, %DSPex.Python.Error{kind: :timeout, stage: "python"}}), do: false
+
+  def python_answered?({:ok, results}) when is_list(results),
+    do: Enum.all?(results, &python_answered?/1)
+
   def python_answered?(_result), do: true
 
   @doc """

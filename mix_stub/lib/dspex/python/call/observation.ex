@@ -38,6 +38,7 @@ defmodule DSPex.Python.Call.Observation do
     exports?: false,
     redacts?: false,
     otel: nil,
+    counted?: false,
     spans: []
   ]
 
@@ -46,7 +47,8 @@ defmodule DSPex.Python.Call.Observation do
 
   `wanted` is the option `:trace`, `kinds` are the kinds of spans with a handler, `level` is what Python is asked for, `chunks` whether the
   first piece of a stream has come (`nil`: nobody wants to know), `part?` whether this is a part of another call, and `usage` sums up what has come so far. `exports?` is
-  whether Python exports spans, `redacts?` whether the application redacts texts, `otel` the span in the application's tracer, and `spans` are those that have come for it.
+  whether Python exports spans, `redacts?` whether the application redacts texts, `otel` the span in the application's tracer, `spans` are those that have come for it, and `counted?` is whether the items of the final
+  report have come before it.
   """
   @type t :: %__MODULE__{} | nil
 
@@ -292,7 +294,7 @@ defmodule DSPex.Python.Call.Observation do
   def event(%{level: level} = call, %{"type" => "result", "result" => result} = event)
       when level != nil do
     {[result], call} = items(call, [result], nil)
-    {%{event | "result" => result}, call}
+    {%{event | "result" => result}, %{call | counted?: true}}
   end
 
   def event(call, event), do: {event, call}
@@ -338,7 +340,8 @@ defmodule DSPex.Python.Call.Observation do
   end
 
   defp with_traces({:ok, %{"results" => results} = report}, call, outer) when is_list(results) do
-    {items, call} = items(call, results, outer)
+    {items, counted} = items(call, results, outer)
+    call = if call.counted?, do: call, else: counted
     report = %{report | "results" => items}
 
     {{:ok,

@@ -4,14 +4,14 @@ defmodule DSPex.Python.Call.SpreadBatch do
   # Runs a batch in all workers of a pool: in parts, a few for each worker at the same time, so that a worker that is slower
   # gets fewer. The results come one by one, as they are there.
   #
-  # A part whose worker dies is begun again for the items that have no result yet, unless a function was called for them: a
-  # tool must not act twice. What dies a second time is run item by item, so that an item that kills Python is the only one
-  # that fails.
+  # A part whose worker dies is begun again for the items that have no result yet, but for those that may have been in flight
+  # if a function was called: a tool must not act twice. What was in flight at a second death is run item by item, so that an
+  # item that kills Python is the only one that fails.
   #
   # Each part has a process of its own, which enumerates the part's stream of events on behalf of the reader, and hands over
   # one result at a time. It ends with the reader.
 
-  alias DSPex.Python.Call.CallOptions
+  alias DSPex.Python.Call.{CallOptions, EventStream, Traces}
   alias DSPex.Python.{Cluster, Error}
   alias DSPex.Python.Functions.CallerContext
   alias DSPex.Python.Pool.Stopping
@@ -23,6 +23,9 @@ defmodule DSPex.Python.Call.SpreadBatch do
   @lanes_each 2
   # Items of a part for each that runs at the same time. More would be begun again when a worker dies.
   @rounds 4
+  # Items of a part that has its worker for itself. The spans of many more would not all be kept.
+  @most_at_once 500
+  @cancel_ms 5_000
 
   @typedoc """
   Runs a list of inputs in one worker, with options that have its share of the time and of the concurrency.
@@ -33,6 +36,8 @@ defmodule DSPex.Python.Call.SpreadBatch do
   @type run :: ([term()], CallOptions.t() -> Enumerable.t())
 
   defstruct [
+    :pool,
+    :request_id,
     :ref,
     :run,
     :context,
@@ -74,6 +79,8 @@ defmodule DSPex.Python.Call.SpreadBatch do
   @spec stream([term()], non_neg_integer(), pos_integer(), CallOptions.t(), run()) ::
           Enumerable.t()
   def stream(inputs_list, offset, workers, options, run) do
+    # A wrong one is told here, and not by each part.
+    _right = EventStream.buffer!(options.python)
     # The budget is that of the whole batch.
     deadline = Timeout.deadline(options.timeout)
 
@@ -148,6 +155,8 @@ defmodule DSPex.Python.Call.SpreadBatch do
     size = part_size(length(items), lanes, concurrency)
 
     %__MODULE__{
+      pool: pool,
+      request_id: python[:request_id],
       ref: make_ref(),
       run: &run.(&1, &2, batch != nil),
       batch: batch,
@@ -161,7 +170,7 @@ defmodule DSPex.Python.Call.SpreadBatch do
 
   defp right?(concurrency), do: is_integer(concurrency) and concurrency > 0
 
-  defp part_size(count, 1, _concurrency), do: count
+  defp part_size(count, 1, _concurrency), do: min(count, @most_at_once)
 
   defp part_size(count, lanes, concurrency) when is_integer(concurrency) and concurrency > 0,
     do: min(div(count + lanes - 1, lanes), concurrency * @rounds)
@@ -216,30 +225,102 @@ defmodule DSPex.Python.Call.SpreadBatch do
     end
   end
 
+  # Returns `:go_on`, `:failed` if the part has failed as a whole, of which the reader makes the results of its items, or
+  # `{:cancelled, error}` if it was cancelled.
   defp run_part(items, concurrency, run, hand_over, attempt) do
-    {left, failure} =
-      items
-      |> run.(concurrency)
-      |> Enum.reduce({Map.new(Enum.with_index(items), fn {item, at} -> {at, item} end), nil}, fn
-        {:error, error}, {left, _none} ->
-          {left, error}
+    start = %{
+      left: Map.new(Enum.with_index(items), fn {item, at} -> {at, item} end),
+      failure: nil,
+      ended: :go_on
+    }
 
-        {:ended, _value} = ended, state ->
-          hand_over.(ended)
-          state
+    part = items |> run.(concurrency) |> Enum.reduce(start, &part_element(&1, &2, hand_over))
 
-        {position, result}, {left, failure} ->
-          {{index, _inputs}, left} = Map.pop!(left, position)
-          hand_over.({index, renumbered(result, position, index)})
-          {left, failure}
-      end)
+    unfinished = part.left |> Enum.sort() |> Enum.map(&elem(&1, 1))
 
-    unfinished = left |> Enum.sort() |> Enum.map(&elem(&1, 1))
-    if failure, do: after_failure(failure, unfinished, concurrency, run, hand_over, attempt)
+    case part.failure do
+      nil ->
+        part.ended
+
+      %Error{kind: :worker_died} = error ->
+        died(error, unfinished, concurrency, run, hand_over, attempt)
+
+      error ->
+        hand_over.({:error, error})
+        :failed
+    end
   end
 
-  # An error that names its example by its place in the part.
-  defp renumbered({:error, %Error{path: "examples[" <> _rest} = error}, position, index) do
+  defp part_element({:error, error}, part, _hand_over), do: %{part | failure: error}
+
+  defp part_element({:ended, _value} = ended, part, hand_over) do
+    hand_over.(ended)
+    part
+  end
+
+  defp part_element({position, result}, part, hand_over) do
+    {{index, _inputs}, left} = Map.pop!(part.left, position)
+    hand_over.({index, renumbered(result, position, index)})
+
+    case result do
+      {:error, %Error{kind: :cancelled} = error} ->
+        %{part | left: left, ended: {:cancelled, error}}
+
+      _other ->
+        %{part | left: left}
+    end
+  end
+
+  # Items begin in their order, so that the first ones without a result were in flight.
+  defp died(%Error{details: %{"called" => false}}, items, concurrency, run, hand_over, 1),
+    do: run_part(items, concurrency, run, hand_over, 2)
+
+  defp died(%Error{details: %{"called" => false}}, items, concurrency, run, hand_over, 2) do
+    # One of them may be what kills Python: the others first, and then each of these alone.
+    {suspects, others} = Enum.split(items, concurrency)
+    # It may have been killed by something else twice.
+    attempt = if match?([_only], suspects), do: 3, else: 1
+
+    others
+    |> run_others(concurrency, run, hand_over)
+    |> and_then(suspects, hand_over, &run_part([&1], 1, run, hand_over, attempt))
+  end
+
+  defp died(%Error{details: details} = error, items, concurrency, run, hand_over, _attempt) do
+    # With a function, none is run again of those that were in flight, or had just ended.
+    count = if details["called"] == false, do: length(items), else: 2 * concurrency
+    {begun, others} = Enum.split(items, count)
+    for {index, _inputs} <- begun, do: hand_over.({index, {:error, error}})
+    run_others(others, concurrency, run, hand_over)
+  end
+
+  defp run_others([], _concurrency, _run, _hand_over), do: :go_on
+
+  defp run_others(items, concurrency, run, hand_over),
+    do: run_part(items, concurrency, run, hand_over, 1)
+
+  # Runs each item, unless the part has ended meanwhile.
+  defp and_then(ended, items, hand_over, run_one) do
+    Enum.reduce(items, ended, fn
+      item, :go_on ->
+        run_one.(item)
+
+      _item, :failed ->
+        :failed
+
+      {index, _inputs}, {:cancelled, error} = cancelled ->
+        hand_over.({index, {:error, error}})
+        cancelled
+    end)
+  end
+
+  # What names an item by its place in the part: its span, and the error of an example.
+  defp renumbered(result, index, index), do: result
+
+  defp renumbered(result, position, index),
+    do: result |> renumbered_error(position, index) |> Traces.renumbered(index)
+
+  defp renumbered_error({:error, %Error{path: "examples[" <> _rest} = error}, position, index) do
     {there, here} = {"examples[#{position}]", "examples[#{index}]"}
     own = &String.replace(&1, there, here)
     details = for name <- ["path", "message"], text = error.details[name], do: {name, own.(text)}
@@ -253,32 +334,7 @@ defmodule DSPex.Python.Call.SpreadBatch do
      }}
   end
 
-  defp renumbered(result, _position, _index), do: result
-
-  defp after_failure(
-         %Error{kind: :worker_died} = error,
-         items,
-         concurrency,
-         run,
-         hand_over,
-         attempt
-       ) do
-    cond do
-      error.details["called"] != false or attempt > 2 ->
-        for {index, _inputs} <- items, do: hand_over.({index, {:error, error}})
-
-      attempt == 1 ->
-        run_part(items, concurrency, run, hand_over, 2)
-
-      # One of them may be what kills Python.
-      true ->
-        for item <- items,
-            do: run_part([item], 1, run, hand_over, if(length(items) == 1, do: 3, else: 1))
-    end
-  end
-
-  defp after_failure(error, _items, _concurrency, _run, hand_over, _attempt),
-    do: hand_over.({:error, error})
+  defp renumbered_error(result, _position, _index), do: result
 
   defp next(%{running: running, parts: []} = state) when map_size(running) == 0,
     do: {:halt, state}
@@ -289,7 +345,8 @@ defmodule DSPex.Python.Call.SpreadBatch do
         # The pool has stopped meanwhile, or refuses what is left: what was answered was paid, and stays.
         send(pid, {ref, :go_on})
         {items, state} = items_left(state, pid)
-        {for({index, _inputs} <- items, do: {index, {:error, error}}), state}
+        {rest, state} = without_rest(state, error)
+        {for({index, _inputs} <- items, do: {index, {:error, error}}) ++ rest, state}
 
       {^ref, pid, {:error, error}} ->
         # The batch as a whole is wrong: its module, an option.
@@ -303,11 +360,18 @@ defmodule DSPex.Python.Call.SpreadBatch do
         send(pid, {ref, :go_on})
         state = finished(%{state | answered?: true}, pid, index)
 
-        if state.fail_fast? and match?({:error, _error}, result),
-          do:
+        case result do
+          {:error, _error} when state.fail_fast? ->
             {[{index, result} | cancelled(state, index)],
-             %{stopped(state) | parts: [], running: %{}}},
-          else: {[{index, result}], state}
+             %{stopped(state) | parts: [], running: %{}}}
+
+          {:error, error} ->
+            {rest, state} = without_rest(state, error)
+            {[{index, result} | rest], state}
+
+          {:ok, _value} ->
+            {[{index, result}], state}
+        end
 
       {:DOWN, monitor, :process, _pid, reason} when is_map_key(state.running, monitor) ->
         {{_pid, items}, running} = Map.pop!(state.running, monitor)
@@ -337,6 +401,22 @@ defmodule DSPex.Python.Call.SpreadBatch do
     error = Error.new(:cancelled, message)
     left = Enum.flat_map(state.running, fn {_monitor, {_pid, items}} -> items end)
     for {index, _inputs} <- left ++ Enum.concat(state.parts), do: {index, {:error, error}}
+  end
+
+  # After the call was cancelled no further part begins. One may have begun at that moment.
+  defp without_rest(%{parts: [_part | _rest]} = state, %Error{kind: :cancelled} = error) do
+    cancel_again(state)
+    rest = for {index, _inputs} <- Enum.concat(state.parts), do: {index, {:error, error}}
+    {rest, %{state | parts: []}}
+  end
+
+  defp without_rest(state, _error), do: {[], state}
+
+  defp cancel_again(%{request_id: nil}), do: :ok
+
+  defp cancel_again(%{pool: pool, request_id: request_id}) do
+    for worker <- Cluster.workers(pool),
+        do: Cluster.call(pool, :cancel, [request_id], @cancel_ms, route: {:worker, worker})
   end
 
   # A part that has ended by a fault of its process leaves no item without a result.

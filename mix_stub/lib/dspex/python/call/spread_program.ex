@@ -4,12 +4,14 @@ defmodule DSPex.Python.Call.SpreadProgram do
   # Runs the batches and evaluations of a stored program in all workers of a pool, as DSPex.Python.Call.SpreadBatch does for
   # modules. Each worker must find the program, so the pool has a store, and Python says that the program is portable: that
   # no model of it has a key or a function which only its own worker knows. All parts run the same version.
+  # One worker gets all as one part, and is asked nothing before.
 
   import DSPex.Python.Call.Arguments
 
   alias DSPex.{Prediction, Program}
   alias DSPex.Python.Call.{CallOptions, Observation, Operation, Results, SpreadBatch}
   alias DSPex.Python.Pool.Routing
+  alias DSPex.Python.Wire.Timeout
 
   @enforce_keys [:workers, :session_id, :program_id, :options]
   defstruct @enforce_keys
@@ -34,18 +36,29 @@ defmodule DSPex.Python.Call.SpreadProgram do
          true <- workers > 0 and match?([_first | _rest], inputs_list),
          false <- workers == 1 and SpreadBatch.fail_fast?(options),
          true <- Routing.shares_sessions?(pool),
-         asked = [session_id, program_id, Map.take(options.python, [:version])],
-         uncounted = %{options | counted?: false},
-         {:ok, %{"portable" => true, "history" => false} = described} <-
-           Operation.call(:describe_program, asked, uncounted) do
-      options = CallOptions.put(options, :version, described["version"])
-
+         {:ok, options} <- in_workers(workers, session_id, program_id, options) do
       %__MODULE__{
         workers: workers,
         session_id: session_id,
         program_id: program_id,
         options: CallOptions.share_budget(%{options | resolves?: true, route: :any})
       }
+    else
+      _one_call -> nil
+    end
+  end
+
+  # One worker that is replaced finds the program in the store, or says for the items that are left that there is none.
+  defp in_workers(1, _session_id, _program_id, options), do: {:ok, options}
+
+  defp in_workers(_several, session_id, program_id, options) do
+    asked = [session_id, program_id, Map.take(options.python, [:version])]
+    deadline = Timeout.deadline(options.timeout)
+
+    with {:ok, %{"portable" => true, "history" => false} = described} <-
+           Operation.call(:describe_program, asked, %{options | counted?: false, retry: :safe}) do
+      left = with ms when is_integer(ms) <- Timeout.remaining(deadline, 0), do: max(ms, 1)
+      {:ok, CallOptions.put(%{options | timeout: left}, :version, described["version"])}
     else
       _one_call -> nil
     end

@@ -207,6 +207,32 @@ defmodule DSPex.Python.Call.Traces do
   def pop(item), do: {item, nil}
 
   @doc """
+  Gives the spans of an item in its result this index.
+  """
+  @spec renumbered(term(), non_neg_integer()) :: term()
+  def renumbered(result, index) do
+    case pop(result) do
+      {item, %Trace{spans: spans} = trace} ->
+        spans =
+          for span <- spans do
+            case span do
+              %{"kind" => "item"} ->
+                attributes = Map.put(span["attributes"], "index", index)
+                %{span | "name" => "item #{index}", "attributes" => attributes}
+
+              other ->
+                other
+            end
+          end
+
+        put(item, %{trace | spans: spans})
+
+      {_item, _none} ->
+        result
+    end
+  end
+
+  @doc """
   Puts a trace into a value of Python, or into the result of an item; leaves out `nil`, and values that have no place for it.
   """
   @spec put(term(), Trace.t() | nil) :: term()

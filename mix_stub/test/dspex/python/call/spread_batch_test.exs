@@ -158,5 +158,150 @@ defmodule DSPex.Python.Call.SpreadBatchTest do
     end)
   end
 
+  @tag :tmp_dir
+  test "one item that kills Python fails alone", %{tmp_dir: folder} do
+    File.write!(Path.join(folder, "deadly.py"), """
+    import os, signal, dspy
+
+    class Deadly(dspy.Module):
+        def __init__(self):
+            super().__init__()
+            self.ask = dspy.Predict("question -> answer")
+
+        def forward(self, question):
+            if question == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return self.ask(question=question)
+    """)
+
+    pool = start_pool!(python_path: [folder], modules: ["deadly.Deadly"], model: :embedded)
+    inputs = for number <- 1..60, do: if(number == 30, do: "kill", else: "Q#{number}")
+    options = [pool: pool, max_concurrency: 4, timeout: 120_000]
+
+    capture_log(fn ->
+      assert {:ok, results} = Python.execute_batch("deadly.Deadly", nil, inputs, options)
+      {failed, done} = Enum.split_with(Enum.with_index(results), &match?({{:error, _e}, _at}, &1))
+      assert length(done) == 59
+      assert [{{:error, %Error{kind: :worker_died}}, 29}] = failed
+    end)
+  end
+
+  test "with a function, only what may have been in flight is not run again" do
+    pool = start_pool!()
+    test = self()
+
+    model = fn request ->
+      send(test, {:asked, self()})
+      receive do: (:go_on -> echo(request))
+    end
+
+    inputs = for number <- 1..40, do: "Q#{number}"
+    options = [pool: pool, lm: {:elixir, model}, max_concurrency: 2, timeout: 120_000]
+
+    capture_log(fn ->
+      batch = Task.async(fn -> Python.execute_batch("dspy.Predict", @qa, inputs, options) end)
+      for _ <- 1..10, do: answer_one()
+      assert_receive {:asked, _pid}, 30_000
+      kill_worker(pool)
+      answer_all(batch.pid)
+      assert {:ok, results} = Task.await(batch, 120_000)
+      assert length(results) == 40
+      died = for {:error, %Error{kind: :worker_died}} <- results, do: :died
+      assert length(died) in 1..4
+      assert Enum.count(results, &match?({:ok, _prediction}, &1)) == 40 - length(died)
+    end)
+  end
+
+  defp answer_one do
+    assert_receive {:asked, model}, 30_000
+    send(model, :go_on)
+  end
+
+  defp answer_all(batch) do
+    receive do
+      {:asked, model} ->
+        send(model, :go_on)
+        answer_all(batch)
+    after
+      100 -> if Process.alive?(batch), do: answer_all(batch)
+    end
+  end
+
+  for {workers, size} <- [one: 1, two: 2] do
+    @tag size: size
+    test "in #{workers}, a batch that is cancelled ends, and asks nothing more", context do
+      pool = if context.size == 1, do: start_pool!(), else: context.pool
+      url = ModelServer.start!()
+      inputs = for number <- 1..200, do: "Q#{number}"
+      model = ModelServer.model(url, "delay-100")
+
+      options = [
+        pool: pool,
+        lm: model,
+        max_concurrency: 2,
+        timeout: 120_000,
+        request_id: "stops#{context.size}"
+      ]
+
+      batch = Task.async(fn -> Python.execute_batch("dspy.Predict", @qa, inputs, options) end)
+      eventually(fn -> asked(url) >= 10 end)
+      assert {:ok, count} = Python.cancel("stops#{context.size}", pool: pool)
+      assert count > 0
+      assert {:ok, results} = Task.await(batch, 120_000)
+      assert length(results) == 200
+      cancelled = for {:error, %Error{kind: :cancelled}} <- results, do: :cancelled
+      assert length(cancelled) > 100
+      assert asked(url) <= 200 - length(cancelled) + 8
+      eventually(fn -> in_flight(pool) == 0 end)
+    end
+  end
+
+  test "a batch that is cancelled after deaths of its only worker has one result for each item" do
+    pool = start_pool!()
+    url = ModelServer.start!()
+    inputs = for number <- 1..60, do: "Q#{number}"
+    model = ModelServer.model(url, "delay-100")
+
+    options = [
+      pool: pool,
+      lm: model,
+      max_concurrency: 4,
+      timeout: 120_000,
+      request_id: "zz"
+    ]
+
+    capture_log(fn ->
+      batch = Task.async(fn -> Python.execute_batch("dspy.Predict", @qa, inputs, options) end)
+
+      for count <- [8, 16] do
+        eventually(fn -> asked(url) >= count end)
+        kill_worker(pool)
+      end
+
+      eventually(fn -> asked(url) >= 24 end)
+      eventually(fn -> match?({:ok, n} when n > 0, Python.cancel("zz", pool: pool)) end)
+      assert {:ok, results} = Task.await(batch, 120_000)
+      assert length(results) == 60
+      assert Enum.any?(results, &match?({:error, %Error{kind: :cancelled}}, &1))
+    end)
+  end
+
+  test "a wrong buffer is told before anything runs", %{pool: pool} do
+    for batch <- [&Python.execute_batch/4, &Python.stream_batch/4] do
+      assert_raise ArgumentError, ~r/expected :buffer from 1/, fn ->
+        "dspy.Predict" |> batch.(@qa, ["a"], pool: pool, buffer: 0) |> Enum.to_list()
+      end
+    end
+  end
+
+  test "traces count items within the batch", %{pool: pool} do
+    inputs = for number <- 1..12, do: "Q#{number}"
+    options = [pool: pool, lm: {:elixir, &echo/1}, trace: true, max_concurrency: 1]
+    {:ok, results} = Python.execute_batch("dspy.Predict", @qa, inputs, options)
+    spans = Python.trace(results).spans
+    indexes = for %{"kind" => "item", "attributes" => %{"index" => index}} <- spans, do: index
+    assert Enum.sort(indexes) == Enum.to_list(0..11)
+  end
+
   defp asked(url), do: url |> ModelServer.keys() |> length()
 end
