@@ -283,7 +283,7 @@ PATCHES: Final[tuple[Patch, ...]] = (
         name="native_engines",
         why="DSPy's client takes any reply of status 200 for an answer: streams that break off, pages and redirections "
         "end as unforeseen errors. It joins addresses and paths as text.",
-        since="3.4.1",
+        since="3.4.0",
         until="DSPy says of a reply that it broke off or is no answer, and reads addresses as URLs",
         without="such replies are internal errors, without fallback; addresses with a user or a query are refused",
         targets={
@@ -308,7 +308,7 @@ PATCHES: Final[tuple[Patch, ...]] = (
     Patch(
         name="litellm_engines",
         why="LiteLLM reads replies of any size, and takes pages and streams that break off for empty answers.",
-        since="3.4.1",
+        since="3.4.0",
         until="DSPy or LiteLLM bounds replies, and says of one that it broke off or is no answer",
         without="replies that LiteLLM reads are not bounded; such replies are empty answers, or errors of other kinds",
         targets={
@@ -327,7 +327,7 @@ PATCHES: Final[tuple[Patch, ...]] = (
     Patch(
         name="request_retries",
         why="DSPy waits for the repetition of a request although the call ends before: its caller learns of no cause.",
-        since="3.4.1",
+        since="3.4.0",
         until="DSPy's retries know of a deadline",
         without="a call whose model fails until its deadline ends as a timeout without the cause",
         targets={"dspy.clients.execution:_retryable": PROVIDED},

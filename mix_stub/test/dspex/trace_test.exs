@@ -25,7 +25,9 @@ defmodule DSPex.TraceTest do
     assert Trace.write_json({:ok, prediction}, path) == :ok
     assert Trace.write_json({:ok, [prediction, {:ok, prediction}]}, path) == :ok
 
-    assert_raise ArgumentError, ~r/DSPex.Python.trace\/1/, fn -> Trace.write_json(5, path) end
+    assert_raise ArgumentError, ~r/DSPex.Python.trace\/1/, fn ->
+      apply(Trace, :write_json, [5, path])
+    end
 
     assert_raise ArgumentError, ~r/trace: true/, fn ->
       Trace.write_json({:ok, %{prediction | trace: nil}}, path)

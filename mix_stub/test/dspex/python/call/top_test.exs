@@ -37,7 +37,7 @@ defmodule DSPex.Python.Call.TopTest do
 
     assert_raise ArgumentError, ~r/expected :interval/, fn -> Top.run(interval: 0) end
     assert_raise ArgumentError, ~r/expected :frames/, fn -> Top.run(frames: "2") end
-    assert_raise ArgumentError, ~r/expected options/, fn -> Top.run(5) end
+    assert_raise ArgumentError, ~r/expected options/, fn -> apply(Top, :run, [5]) end
 
     assert_raise ArgumentError, ~r/no pool :generl .*mean :general/, fn ->
       Top.run(pools: [:generl])
