@@ -216,9 +216,16 @@ defmodule DSPex.Python.Cluster do
   @doc false
   # Waits until each pool is ready, and for those of all nodes, until one of them is.
   @spec await_all([pool()] | :all, timeout()) :: :ok | {:error, Error.t()}
-  def await_all(:all, timeout), do: Readiness.await_all(:all, timeout)
+  def await_all(:all, timeout) do
+    :ok = Timeout.check_argument!(timeout)
+    Readiness.await_all(:all, timeout)
+  end
+
+  def await_all(pools, _timeout) when not is_list(pools),
+    do: raise(ArgumentError, "expected a list of pools, or :all, got #{inspect(pools, limit: 5)}")
 
   def await_all(pools, timeout) do
+    :ok = Timeout.check_argument!(timeout)
     deadline = Timeout.deadline(timeout)
 
     Enum.find_value(pools, :ok, fn pool ->

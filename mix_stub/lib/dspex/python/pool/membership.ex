@@ -81,6 +81,8 @@ defmodule DSPex.Python.Pool.Membership do
   """
   @spec drain(atom(), timeout()) :: {:ok, non_neg_integer()} | {:error, :not_found}
   def drain(pool, timeout) do
+    :ok = Timeout.check_argument!(timeout)
+
     case Names.lookup(:membership, pool) do
       {membership, _value} ->
         :ok = GenServer.call(membership, :leave)

@@ -23,6 +23,22 @@ defmodule DSPex.Python.Wire.Timeout do
     do: timeout == :infinity or (is_integer(timeout) and timeout in 1..@max_ms)
 
   @doc """
+  Checks a timeout that is an argument of its own, and not an option; 0: without waiting.
+  """
+  @spec check_argument!(term()) :: :ok
+  def check_argument!(0), do: :ok
+
+  def check_argument!(timeout) do
+    if valid?(timeout),
+      do: :ok,
+      else:
+        raise(
+          ArgumentError,
+          "expected the timeout itself as an argument, in ms from 0 to #{@max_ms}, or :infinity, got #{inspect(timeout, limit: 5)}"
+        )
+  end
+
+  @doc """
   Returns the deadline of a call that begins now.
   """
   @spec deadline(timeout()) :: deadline()

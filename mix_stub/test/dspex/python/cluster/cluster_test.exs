@@ -131,6 +131,23 @@ defmodule DSPex.Python.ClusterTest do
 
   defp idle?(nodes), do: Enum.all?(nodes, &(in_flight(&1) == 0))
 
+  test "a wrong timeout of await_pools and drain_pool is told before anything happens", %{b: b} do
+    for wrong <- [[timeout: 50], -1, 1.5, "50"] do
+      for call <- [
+            &Python.drain_pool(:shared, &1),
+            &Python.await_pools([:shared], &1),
+            &Python.await_pools(:all, &1)
+          ],
+          do: assert_raise(ArgumentError, ~r/expected the timeout itself/, fn -> call.(wrong) end)
+    end
+
+    assert_raise ArgumentError, ~r/expected a list of pools/, fn ->
+      Python.await_pools(:shared)
+    end
+
+    assert b.node in Placement.nodes(:shared)
+  end
+
   describe "a call" do
     test "of a session goes to one node, on which all nodes agree", %{b: b, c: c} do
       for number <- 1..20 do
