@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 from erlport_bridge.errors import OperationError, message_of
 from erlport_bridge.request import ends_at, within
 from erlport_bridge.store.address import SQLITE, Address
-from erlport_bridge.tracing import span
+from erlport_bridge.tracing import passed, span
 
 if TYPE_CHECKING:
     from erlport_bridge.store.database import Database
@@ -70,12 +70,16 @@ class Store:
         """
         began = time.monotonic()
         if self._can_glance and self._database is not None and began >= self._glances_from:
-            with span("store", "read"):
+            try:
                 found = self._observed(lambda database: database.glance(work))
+            except OperationError as error:
+                passed("store", "read", began, error)
+                raise
             took = time.monotonic() - began
             if found is None or took > _QUICK_S:
                 self._glances_from = began + took + _BUSY_S
             if found is not None:
+                passed("store", "read", began)
                 return found
         return await self.read(work, left_s)
 

@@ -11,6 +11,7 @@ from erlport_bridge.tracing.recording import (
     enter,
     here,
     labelled,
+    passed,
     record,
     span,
 )
@@ -27,6 +28,7 @@ __all__ = [
     "here",
     "labelled",
     "new_trace",
+    "passed",
     "read_traceparent",
     "record",
     "span",

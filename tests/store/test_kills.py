@@ -11,9 +11,11 @@ import random
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import pytest
 
@@ -49,18 +51,19 @@ class Pool:
         self.workers = [template.worker(), template.worker()]
         self.pids = [worker.python() for worker in self.workers]
         first = self.workers[0]
-        model = {"model": "delay-20", "api_base": f"{server.url}/v1", "api_key": _KEY, "num_retries": 0}
-        first.done("configure_lm", "openai", model, {"session_id": "mine"})
+        self._model = {"model": "delay-20", "api_base": f"{server.url}/v1", "api_key": _KEY, "num_retries": 0}
+        first.done("configure_lm", "openai", self._model, {"session_id": "mine"})
         self.program = first.done("create_program", SPEC, {"session_id": "mine"})["id"]
 
-    def begin(self, place: int, conversation: str) -> Call:
-        """Have a worker begin a call."""
+    def begin(self, place: int, conversation: str, delay_ms: int | None = None) -> Call:
+        """Have a worker begin a call, whose model takes ``delay_ms`` if that is given."""
         call = self.history.begin(conversation)
-        self._send(place, call)
+        given = {} if delay_ms is None else {"lm": {**self._model, "provider": "openai", "model": f"delay-{delay_ms}"}}
+        self._send(place, call, given)
         return call
 
-    def _send(self, place: int, call: Call) -> None:
-        options = {"conversation": call.conversation, "request_id": call.turn}
+    def _send(self, place: int, call: Call, given: Mapping[str, Any] = MappingProxyType({})) -> None:
+        options = {"conversation": call.conversation, "request_id": call.turn, **given}
         arguments = [None, self.program, {"question": call.turn}, options]
         self.workers[place].send_call("dspy_bridge", "execute_program", arguments)
 
@@ -152,7 +155,8 @@ def pause_workers(pool: Pool, rounds: int) -> None:
         conversation = f"p{number // _ROUNDS_OF_CONVERSATION}"
         paused, other = pool.chance.sample([0, 1], 2)
         asked = len(pool._server.requests)
-        late = pool.begin(paused, conversation)
+        # Long enough to be stopped before the answer: in the middle of a write it would keep the other one waiting.
+        late = pool.begin(paused, conversation, delay_ms=1_000)
         pool._server.wait_for_requests(asked + 1)
         os.kill(pool.pids[paused], signal.SIGSTOP)
         pool.pauses += 1

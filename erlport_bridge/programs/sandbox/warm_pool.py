@@ -72,7 +72,10 @@ class WarmPool:
 
     def give_back(self, unused: Any) -> None:
         """Take back an item that has run nothing."""
-        self._keep(unused)
+        with self._lock:
+            is_kept = self._keep(unused)
+        if not is_kept:
+            self._kill(unused)
 
     def report(self) -> dict[str, Any]:
         """Return the numbers of ``ready`` and ``starting`` items, of starts and failed starts, and the durations."""
@@ -125,22 +128,24 @@ class WarmPool:
             self._starting -= 1
             self._starts += 1
             self._start_durations.add(time.monotonic() - started_at)
-        self._keep(started)
+            # Under the same lock, so that no caller sees neither the start nor its item, and begins another start.
+            is_kept = self._keep(started)
+        if not is_kept:
+            self._kill(started)
 
-    def _keep(self, item: Any) -> None:
-        """Hand an unused item to the first waiting caller, else keep it, else end it."""
-        with self._lock:
-            while self._waiting:
-                future = self._waiting.popleft()
-                if future.set_running_or_notify_cancel():
-                    future.set_result(item)
-                    self._fill()
-                    return
-            if len(self._idle) < self._size and not self._is_closed:
-                self._idle.append((time.monotonic(), item))
-                self._watch()
-                return
-        self._kill(item)
+    def _keep(self, item: Any) -> bool:
+        """Hand an unused item to the first waiting caller, else keep it; ``False``: it must be ended."""
+        while self._waiting:
+            future = self._waiting.popleft()
+            if future.set_running_or_notify_cancel():
+                future.set_result(item)
+                self._fill()
+                return True
+        if len(self._idle) < self._size and not self._is_closed:
+            self._idle.append((time.monotonic(), item))
+            self._watch()
+            return True
+        return False
 
     def _watch(self) -> None:
         if self._timer is None and self._idle:

@@ -83,6 +83,37 @@ def test_item_of_a_cancelled_take_is_kept_for_the_next(starts: Starts) -> None:
     pool.close()
 
 
+def test_take_at_the_end_of_a_start_gets_that_item(starts: Starts, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between its end and its item's arrival no start was seen: another one began, and could come first."""
+    pool = WarmPool(starts.start, starts.end, size=1)
+    lock = threading.Lock()
+    taken: Future[Any] = Future()
+    takes = iter([True])
+
+    class TakingAfterwards:
+        """The pool's lock; a take comes as soon as the start's thread has released it."""
+
+        def __enter__(self) -> None:
+            lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            lock.release()
+            if threading.current_thread().name == "sandbox start" and next(takes, False):
+                future = pool.take()
+                taken.set_result(future.result() if future.done() else None)
+
+    monkeypatch.setattr(pool, "_lock", TakingAfterwards())
+    pool.take().cancel()
+    starts.wait_begun(1)
+    starts.begun[0].set_result(1)
+    assert taken.result(WAIT_S) == 1
+    # This one is for the next take.
+    starts.wait_begun(2)
+    pool.close()
+    starts.begun[1].set_result(2)
+    assert starts.wait_ended(1) == [2]
+
+
 def test_no_more_items_are_kept_than_the_size(starts: Starts) -> None:
     pool = WarmPool(starts.start, starts.end, size=0)
     taken = pool.take()
