@@ -143,6 +143,7 @@ def test_same_compilation_at_the_same_time_is_made_once(
     assert [answer["version"] for status, answer in answers if status == "ok"] == [2, 2]
 
 
+@pytest.mark.parametrize("url", ["postgresql"], indirect=True)
 def test_compilation_goes_on_in_postgresql_too(url: str, ports: ExitStack, model_server: ModelServer) -> None:
     optimizer = "dspy.COPRO"
     first = port_of(ports, url, model_server)

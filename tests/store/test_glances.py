@@ -70,3 +70,26 @@ def test_glance_that_fails_is_an_error_of_the_store(tmp_path: Path) -> None:
         asyncio.run(glance())
     assert caught.value.kind == "store"
     opened.close()
+
+
+def test_thread_that_comes_later_does_not_tell_what_was_true_before(tmp_path: Path) -> None:
+    opened = Store(read(f"sqlite:///{tmp_path}/dspex.db"))
+    begun, goes_on = threading.Event(), threading.Event()
+
+    def slowly(rows: Rows) -> int:
+        begun.set()
+        assert goes_on.wait(30)
+        return thread(rows)
+
+    async def test() -> None:
+        await opened.read(thread)
+        reading = asyncio.ensure_future(opened.read(slowly))
+        await asyncio.to_thread(begun.wait, 30)
+        with pytest.raises(OperationError):
+            await opened.write(lambda rows: rows.one("SELECT version FROM no_such_table"))
+        goes_on.set()
+        await reading
+        assert opened.describe()["ready"] is False
+
+    asyncio.run(test())
+    opened.close()
