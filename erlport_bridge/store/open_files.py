@@ -33,6 +33,8 @@ class OpenFiles:
         if all(_identity(path) == identity for path, identity in self._identities.items()):
             self._checked_at = clock
             return True
+        # Until they are there again, each read checks.
+        self._checked_at = -_INTERVAL_S
         return False
 
 

@@ -56,8 +56,8 @@ class Store:
         self._writers = ThreadPoolExecutor(self._connections, "store-writer")
         self._waiting = 0
         self._state: dict[str, Any] = {"ready": None}
-        # When the work began of which the state tells.
-        self._state_of = 0.0
+        # When work has failed last.
+        self._failed_at = 0.0
         self._probed_at = 0.0
         self._glances_from = 0.0
 
@@ -211,15 +211,12 @@ class Store:
             result = run(self._open())
         except OperationError as error:
             if error.kind in ("store", "missing_dependency"):
-                self._record(began, {"ready": False, "error": message_of(error)})
+                self._state, self._failed_at = {"ready": False, "error": message_of(error)}, time.monotonic()
             raise
-        self._record(began, {"ready": True})
-        return result
-
-    def _record(self, began: float, state: dict[str, Any]) -> None:
         # A thread may come later with what was true before.
-        if began >= self._state_of:
-            self._state, self._state_of = state, began
+        if began >= self._failed_at:
+            self._state = {"ready": True}
+        return result
 
     def _open(self) -> Database:
         if self._database is not None:
