@@ -190,7 +190,7 @@ defmodule DSPex.Python.Call.SpreadBatch do
 
     {pid, monitor} =
       spawn_monitor(fn ->
-        CallerContext.adopt(context)
+        CallerContext.stand_in(context)
         watch(reader)
         hand_over = &hand_over(reader, ref, &1)
         run_part(items, concurrency, run, hand_over, 1)

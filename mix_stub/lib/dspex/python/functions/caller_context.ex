@@ -22,7 +22,9 @@ defmodule DSPex.Python.Functions.CallerContext do
   Returns what a process gets that works on behalf of the calling process.
   """
   @spec current() :: t()
-  def current do
+  def current, do: Process.get(__MODULE__) || own()
+
+  defp own do
     %__MODULE__{
       callers: [self() | Process.get(:"$callers") || []],
       ancestors: [name() | Process.get(:"$ancestors") || []],
@@ -48,6 +50,16 @@ defmodule DSPex.Python.Functions.CallerContext do
       do: apply(:otel_ctx, :attach, [context.otel])
 
     :ok
+  end
+
+  @doc """
+  As `adopt/1`; and what works on behalf of the calling process works on behalf of that process instead, as if it had no part
+  in it.
+  """
+  @spec stand_in(t()) :: :ok
+  def stand_in(%__MODULE__{} = context) do
+    Process.put(__MODULE__, context)
+    adopt(context)
   end
 
   # Larger metadata is left out: a log is not for data.
