@@ -56,7 +56,7 @@ class Pool:
         self.program = first.done("create_program", SPEC, {"session_id": "mine"})["id"]
 
     def begin(self, place: int, conversation: str, delay_ms: int | None = None) -> Call:
-        """Have a worker begin a call, whose model takes ``delay_ms`` if that is given."""
+        """Begin a call in a worker; its model takes ``delay_ms`` if that is given."""
         call = self.history.begin(conversation)
         given = {} if delay_ms is None else {"lm": {**self._model, "provider": "openai", "model": f"delay-{delay_ms}"}}
         self._send(place, call, given)
