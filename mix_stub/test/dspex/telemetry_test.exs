@@ -420,4 +420,35 @@ defmodule DSPex.TelemetryTest do
                do: metadata.result
              )
   end
+
+  for {pool, options} <- [
+        "one part": [],
+        "several parts": [size: 2],
+        "one call": [store: false]
+      ] do
+    @options options
+    test "tokens of batches and evaluations are counted once, of #{pool}", %{url: url} do
+      pool = start_pool!([model: ModelServer.model(url, "good")] ++ @options)
+      {:ok, program} = Python.create_program(%{signature: @qa}, pool: pool)
+      examples = for number <- 1..10, do: %{question: "Q#{number}", answer: "?"}
+      inputs = Enum.map(examples, &Map.take(&1, [:question]))
+
+      {:ok, evaluation} = Python.evaluate_program(program, examples, :exact_match)
+      assert evaluation.total_tokens > 0
+      assert tokens_of(:evaluate_program) == evaluation.total_tokens
+
+      {:ok, streamed} =
+        program |> Python.stream_evaluate(examples, :exact_match) |> Enum.to_list() |> List.last()
+
+      assert tokens_of(:stream_evaluate) == streamed.total_tokens
+      {:ok, results} = Python.execute_program_batch(program, inputs)
+      spent = for {:ok, prediction} <- results, do: Prediction.total_tokens(prediction)
+      assert tokens_of(:execute_program_batch) == Enum.sum(spent)
+    end
+  end
+
+  defp tokens_of(operation) do
+    assert_receive {[:dspex, :call, :stop], measurements, %{operation: ^operation}, _pid}
+    measurements.total_tokens
+  end
 end

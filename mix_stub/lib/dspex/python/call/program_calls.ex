@@ -66,7 +66,7 @@ defmodule DSPex.Python.Call.ProgramCalls do
     inputs_list = python_inputs_list(inputs_list)
 
     case SpreadProgram.plan(program, inputs_list, options) do
-      nil ->
+      {:one_call, options} ->
         with {:ok, terms} <-
                execute_operation(:execute_program_batch, program, inputs_list, options),
              do: {:ok, Results.batch_results(terms, inputs_list)}
@@ -90,7 +90,7 @@ defmodule DSPex.Python.Call.ProgramCalls do
       inputs_list = python_inputs_list(chunk)
 
       case SpreadProgram.plan(program, inputs_list, options) do
-        nil ->
+        {:one_call, options} ->
           :stream_program_batch
           |> stream_operation(program, inputs_list, options)
           |> Stream.flat_map(&Results.batch_elements(&1, inputs_list, offset))
@@ -118,7 +118,7 @@ defmodule DSPex.Python.Call.ProgramCalls do
       examples = python_inputs_list(examples)
 
       case SpreadProgram.plan(program, examples, options) do
-        nil ->
+        {:one_call, options} ->
           with {:ok, report} <- execute_operation(:evaluate_program, program, examples, options),
                do: {:ok, Results.evaluation(report, examples)}
 
@@ -141,16 +141,13 @@ defmodule DSPex.Python.Call.ProgramCalls do
     options = CallOptions.put(options, :metric, metric)
     examples = python_inputs_list(examples)
 
-    one_call =
-      :stream_evaluate
-      |> stream_operation(program, examples, options)
-      |> Stream.map(&Results.evaluation_element(&1, examples))
-
     # Only when the stream is read is the program there, and how many workers the pool has is known.
     Stream.flat_map([:read], fn :read ->
       case SpreadProgram.plan(program, examples, options) do
-        nil ->
-          one_call
+        {:one_call, options} ->
+          :stream_evaluate
+          |> stream_operation(program, examples, options)
+          |> Stream.map(&Results.evaluation_element(&1, examples))
 
         plan ->
           SpreadProgram.stream(plan, :stream_evaluate, &SpreadProgram.evaluation(&1, examples))

@@ -25,11 +25,13 @@ defmodule DSPex.Python.Call.SpreadProgram do
         }
 
   @doc """
-  Asks Python about the program; `nil`: it is called once with all inputs, in the worker of its session.
+  Asks Python about the program; `{:one_call, options}`: it is called once with all inputs, in the worker of its session, with
+  what is left of the time.
   """
-  @spec plan(Program.t() | String.t(), term(), CallOptions.t()) :: t() | nil
-  def plan(program, inputs_list, options) do
-    {session_id, program_id, options} = program_target(program, options)
+  @spec plan(Program.t() | String.t(), term(), CallOptions.t()) ::
+          t() | {:one_call, CallOptions.t()}
+  def plan(program, inputs_list, given) do
+    {session_id, program_id, options} = program_target(program, given)
 
     with pool when is_atom(pool) <- options.pool,
          workers = Routing.size(pool),
@@ -44,7 +46,8 @@ defmodule DSPex.Python.Call.SpreadProgram do
         options: CallOptions.share_budget(%{options | resolves?: true, route: :any})
       }
     else
-      _one_call -> nil
+      {:one_call, timeout} -> {:one_call, %{given | timeout: timeout}}
+      _one_call -> {:one_call, given}
     end
   end
 
@@ -54,13 +57,18 @@ defmodule DSPex.Python.Call.SpreadProgram do
   defp in_workers(_several, session_id, program_id, options) do
     asked = [session_id, program_id, Map.take(options.python, [:version])]
     deadline = Timeout.deadline(options.timeout)
+    # The rest is for the call itself.
+    half = with ms when is_integer(ms) <- options.timeout, do: max(div(ms, 2), 1)
+    uncounted = %{options | counted?: false, retry: :safe, timeout: half}
+    described = Operation.call(:describe_program, asked, uncounted)
+    left = with ms when is_integer(ms) <- Timeout.remaining(deadline, 0), do: max(ms, 1)
 
-    with {:ok, %{"portable" => true, "history" => false} = described} <-
-           Operation.call(:describe_program, asked, %{options | counted?: false, retry: :safe}) do
-      left = with ms when is_integer(ms) <- Timeout.remaining(deadline, 0), do: max(ms, 1)
-      {:ok, CallOptions.put(%{options | timeout: left}, :version, described["version"])}
-    else
-      _one_call -> nil
+    case described do
+      {:ok, %{"portable" => true, "history" => false, "version" => version}} ->
+        {:ok, CallOptions.put(%{options | timeout: left}, :version, version)}
+
+      _other ->
+        {:one_call, left}
     end
   end
 

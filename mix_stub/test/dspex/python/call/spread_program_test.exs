@@ -201,9 +201,7 @@ defmodule DSPex.Python.Call.SpreadProgramTest do
         {_index, {:ok, scored}} ->
           if :counters.get(killed, 1) == 0 do
             :counters.add(killed, 1, 1)
-            {:ok, ping} = Python.ping(nil, pool: pool)
-            other = scored.prediction.meta["pid"]
-            signal_process(if(ping["pid"] == other, do: ping["pid"], else: other), "KILL")
+            signal_process(scored.prediction.meta["pid"], "KILL")
           end
 
         _other ->
@@ -214,5 +212,24 @@ defmodule DSPex.Python.Call.SpreadProgramTest do
     assert {:ok, evaluation} = List.last(scores)
     assert evaluation.count == 200
     assert length(scores) == 201
+  end
+
+  test "the time of a batch counts once, also while no worker answers what the program is", %{
+    one: one,
+    two: two
+  } do
+    for pool <- [one, two] do
+      program = program!(pool)
+      {:ok, metrics} = Python.metrics(pool: pool)
+      pids = for worker <- metrics["workers"], do: worker["pid"]
+      for pid <- pids, do: signal_process(pid, "STOP")
+      began = System.monotonic_time(:millisecond)
+      result = Python.execute_program_batch(program, inputs(3), timeout: 2_000)
+      took = System.monotonic_time(:millisecond) - began
+      for pid <- pids, do: signal_process(pid, "CONT")
+      assert {:error, %Error{kind: :timeout}} = result
+      # Less than twice.
+      assert took < 3_900
+    end
   end
 end
