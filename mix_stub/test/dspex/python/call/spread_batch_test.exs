@@ -141,13 +141,9 @@ defmodule DSPex.Python.Call.SpreadBatchTest do
 
   test "a batch whose only worker dies goes on with what has no result yet" do
     pool = start_pool!()
-    url = ModelServer.start!()
-    model = ModelServer.model(url, "delay-100")
-    inputs = for number <- 1..40, do: "Q#{number}"
-    options = [pool: pool, lm: model, max_concurrency: 4, timeout: 120_000]
 
     capture_log(fn ->
-      batch = Task.async(fn -> Python.execute_batch("dspy.Predict", @qa, inputs, options) end)
+      {batch, url} = begin_batch(pool, 40, 4)
       eventually(fn -> asked(url) >= 20 end)
       kill_worker(pool)
       assert {:ok, results} = Task.await(batch, 120_000)
@@ -231,21 +227,9 @@ defmodule DSPex.Python.Call.SpreadBatchTest do
     @tag size: size
     test "in #{workers}, a batch that is cancelled ends, and asks nothing more", context do
       pool = if context.size == 1, do: start_pool!(), else: context.pool
-      url = ModelServer.start!()
-      inputs = for number <- 1..200, do: "Q#{number}"
-      model = ModelServer.model(url, "delay-100")
-
-      options = [
-        pool: pool,
-        lm: model,
-        max_concurrency: 2,
-        timeout: 120_000,
-        request_id: "stops#{context.size}"
-      ]
-
-      batch = Task.async(fn -> Python.execute_batch("dspy.Predict", @qa, inputs, options) end)
+      {batch, url} = begin_batch(pool, 200, 2)
       eventually(fn -> asked(url) >= 10 end)
-      assert {:ok, count} = Python.cancel("stops#{context.size}", pool: pool)
+      assert {:ok, count} = Python.cancel("stops", pool: pool)
       assert count > 0
       assert {:ok, results} = Task.await(batch, 120_000)
       assert length(results) == 200
@@ -258,20 +242,9 @@ defmodule DSPex.Python.Call.SpreadBatchTest do
 
   test "a batch that is cancelled after deaths of its only worker has one result for each item" do
     pool = start_pool!()
-    url = ModelServer.start!()
-    inputs = for number <- 1..60, do: "Q#{number}"
-    model = ModelServer.model(url, "delay-100")
-
-    options = [
-      pool: pool,
-      lm: model,
-      max_concurrency: 4,
-      timeout: 120_000,
-      request_id: "zz"
-    ]
 
     capture_log(fn ->
-      batch = Task.async(fn -> Python.execute_batch("dspy.Predict", @qa, inputs, options) end)
+      {batch, url} = begin_batch(pool, 60, 4)
 
       for count <- [8, 16] do
         eventually(fn -> asked(url) >= count end)
@@ -279,11 +252,27 @@ defmodule DSPex.Python.Call.SpreadBatchTest do
       end
 
       eventually(fn -> asked(url) >= 24 end)
-      eventually(fn -> match?({:ok, n} when n > 0, Python.cancel("zz", pool: pool)) end)
+      eventually(fn -> match?({:ok, n} when n > 0, Python.cancel("stops", pool: pool)) end)
       assert {:ok, results} = Task.await(batch, 120_000)
       assert length(results) == 60
       assert Enum.any?(results, &match?({:error, %Error{kind: :cancelled}}, &1))
     end)
+  end
+
+  # With a model of 100 ms, which counts what it is asked.
+  defp begin_batch(pool, count, concurrency) do
+    url = ModelServer.start!()
+
+    options = [
+      pool: pool,
+      lm: ModelServer.model(url, "delay-100"),
+      max_concurrency: concurrency,
+      timeout: 120_000,
+      request_id: "stops"
+    ]
+
+    inputs = for number <- 1..count, do: "Q#{number}"
+    {Task.async(fn -> Python.execute_batch("dspy.Predict", @qa, inputs, options) end), url}
   end
 
   test "a wrong buffer is told before anything runs", %{pool: pool} do
