@@ -74,11 +74,11 @@ def stream_of(request: CallRequest, reply_to: object, ref: object) -> contextlib
 async def module_run(request: ModuleCallRequest, inputs: object) -> PreparedRun:
     """Return the run of one module; raise errors as :func:`execution.read_inputs` and :meth:`Sessions.model_for`."""
     values = await weight.aside(execution.read_inputs, (request.stage,), request.stage.spec, inputs)
-    return replace(await module_template(request), values=values)
+    return await module_template(request, values)
 
 
-async def module_template(request: ModuleCallRequest) -> PreparedRun:
-    """Return the run of one module, without its inputs; raise errors as :meth:`Sessions.model_for`."""
+async def module_template(request: ModuleCallRequest, values: Mapping[str, Any] | None = None) -> PreparedRun:
+    """Return the run of one module, with checked inputs if there are any; raise as :meth:`Sessions.model_for`."""
     stage, options = request.stage, request.options
     if options.session_id is not None:
         await stored.refresh(options.session_id, left_s=request.left_s())
@@ -89,7 +89,7 @@ async def module_template(request: ModuleCallRequest) -> PreparedRun:
     module = await weight.aside(pipeline.built, (stage,))
     if options.demos:
         module = await weight.aside(execution.with_demos, module, stage, options.demos)
-    return PreparedRun(module, (stage,), {}, model, options)
+    return PreparedRun(module, (stage,), values or {}, model, options)
 
 
 def program_run(program: Program, values: Mapping[str, Any], request: CallRequest) -> PreparedRun:

@@ -205,10 +205,9 @@ async def _run(
         )
         work = asyncio.ensure_future(asyncio.to_thread(_optimize, compilation, lm, runner, record, context))
         try:
-            either: set[asyncio.Future[Any]] = {work, progress.ended}
-            await asyncio.wait(either, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-            if progress.ended.done():
-                raise progress.ended.result()
+            ended = await progress.end_of(work, timeout_s)
+            if ended is not None:
+                raise ended
             if not work.done():
                 message = f"not compiled within {options.timeout_ms} ms; {record.metric_calls} answers were scored"
                 raise timeout_error(message, stage=progress.stage, model=model.model, cause=progress.failure)

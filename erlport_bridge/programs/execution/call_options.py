@@ -41,6 +41,13 @@ from erlport_bridge.term import shown
 _MAX_PARSE_RETRIES: Final = 10
 # Options that the Elixir side reads and does not send: only a misspelt one arrives here.
 _OF_ELIXIR: Final = ("pool", "serialization_format", "retry", "progress", "metadata")
+# Options that say whose call it is and how long it may take, and nothing about what is called.
+_OF_EVERY_CALL: Final = frozenset(
+    {
+        *("timeout", "session_id", "request_id", "caller", "caller_context"),
+        *(option.name for option in (TRACE, TRACEPARENT, CALLED_AT)),
+    }
+)
 # Names that other libraries use, with the option that is meant.
 _OTHER_NAMES: Final = {"model": "lm", "llm": "lm", "language_model": "lm", "timeout_ms": "timeout", "examples": "demos"}
 
@@ -247,6 +254,8 @@ def read_call_options(
         OperationError: Of kind ``input``, with the path ``opts.…``: a value is invalid, or the name of an option is
             misspelt. Any other unknown option is a warning, or an error if the call is ``strict``.
     """
+    if given.keys() <= _OF_EVERY_CALL and not own:  # most calls
+        return CallOptions(**_of_call(vocabulary.read(given, "opts")))
     OPTIONS.check(len(given), "opts")
     called = spec.entry.name if spec else "a stored program"
     of_module: Collection[str] = spec.entry.option_names if spec else ()
@@ -269,16 +278,19 @@ def read_call_options(
         remedy = f"; {called} takes no such option, and the call is strict; it takes {taken}"
         raise _unknown_option((unknown + given_ignored)[0], remedy)
     read = vocabulary.read(given, "opts", skip={*ignored, *own})
-    # Most calls bring few of them, and the others have their defaults.
-    of_call = {_FIELDS[name]: value for name, value in read.items() if name in _FIELDS}
     return CallOptions(
         settings=read_settings(given, "opts", skip=own),
         warnings=tuple(sorted(warnings)),
         tools=() if spec else _read_tools(read.get("tools")),
         functions=tuple([name for name in _FUNCTIONS if name in read]),
         limits=BudgetLimits.of(read),
-        **of_call,
+        **_of_call(read),
     )
+
+
+def _of_call(read: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the values of a call by their names there; most calls bring few, and the others have their defaults."""
+    return {_FIELDS[name]: value for name, value in read.items() if name in _FIELDS}
 
 
 def _is_taken(name: str, spec: ModuleSpec | None) -> bool:

@@ -45,8 +45,8 @@ def prediction_term(
         META: {
             # The order of the signature, which a map in Elixir does not keep.
             "fields": list(fields),
-            "usage": plain(_named(prediction.get_lm_usage() or {}, models), '["usage"]'),
-            "completions": plain(rows, '["completions"]'),
+            "usage": {name: plain(used, f'["usage"]["{name}"]') for name, used in _usage(prediction, models)},
+            "completions": [plain(row, f'["completions"][{index}]') for index, row in enumerate(rows)],
             "duration_ms": duration_ms,
             "warnings": [*options.warnings, *account.warnings],
             "model": _last_model(models, account),
@@ -72,9 +72,9 @@ def _last_model(models: Sequence[LanguageModel], account: ModelAccount) -> str |
     return None if answered is None else _name_of(answered, models)
 
 
-def _named(usage: Mapping[str, Any], models: Sequence[LanguageModel]) -> Mapping[str, Any]:
-    """Return a usage under the names that callers know: DSPy asks some providers under the name of another one."""
-    return {_name_of(name, models): used for name, used in usage.items()}
+def _usage(prediction: dspy.Prediction, models: Sequence[LanguageModel]) -> list[tuple[str, Any]]:
+    """Return the usage of models by the names that callers know: DSPy asks some providers under another name."""
+    return [(_name_of(name, models), used) for name, used in (prediction.get_lm_usage() or {}).items()]
 
 
 def _name_of(name: str, models: Sequence[LanguageModel]) -> str:

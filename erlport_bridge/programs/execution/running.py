@@ -98,13 +98,11 @@ async def _run(
     running_request.ends_at.set(None if timeout_s is None else time.monotonic() + timeout_s)
     started_at = time.monotonic()
     with sandbox.Sandboxes() as sandboxes:
-        work = asyncio.ensure_future(_predict(prepared, sandboxes, events))
+        work = progress.loop.create_task(_predict(prepared, sandboxes, events))
         try:
-            # Not `wait_for`, which waits until the cancelled work ends: that would exceed the caller's deadline.
-            either: set[asyncio.Future[Any]] = {work, progress.ended}
-            await asyncio.wait(either, timeout=timeout_s, return_when=asyncio.FIRST_COMPLETED)
-            if progress.ended.done():
-                raise progress.ended.result()
+            ended = await progress.end_of(work, timeout_s)
+            if ended is not None:
+                raise ended
             if not work.done():
                 is_reader = events is not None and events.is_waiting
                 raise timeout_error(prepared, "reader" if is_reader else progress.stage, progress.failure)

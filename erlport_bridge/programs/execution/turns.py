@@ -151,7 +151,9 @@ def has_history(whole: SignatureSpec) -> bool:
 
 
 def _is_history(item: Field) -> bool:
-    return item.annotation is dspy.History or item.annotation == _OPTIONAL_HISTORY
+    annotation = item.annotation
+    # A class is never equal to a union, which takes long to compare.
+    return annotation is dspy.History or (not isinstance(annotation, type) and annotation == _OPTIONAL_HISTORY)
 
 
 def _key(key: object, path: str) -> str:

@@ -136,6 +136,10 @@ def read_module_spec(
         OperationError: Of kind ``module_not_found`` or ``input``: a module is unknown, or modules run one another
             deeper than :data:`MAX_DEPTH`.
     """
+    if call is not None and type(given) is str and len(given) <= MAX_REMEMBERED_CHARACTERS:  # most calls
+        named = _named_spec(given)
+        if not named.entry.takes_module:
+            return named
     is_map = spec_is_map(given)
     spec = arguments.options(given, path) if is_map else {"module": given}
     apart = {name: spec.pop(name, None) for name in beside}
@@ -151,6 +155,14 @@ def read_module_spec(
             raise OperationError("input", message, path=of_path)
         of = None if inner is None else read_module_spec(inner, of_path, depth=depth + 1)
     return ModuleSpec(entry, spec, listed, path, is_map, place, of, apart)
+
+
+@functools.lru_cache(maxsize=512)
+def _named_spec(name: str) -> ModuleSpec:
+    """Return the spec of a call's outermost module of which only the name is given."""
+    given = {"module": name}
+    entry = _entry(given, _OUTERMOST, (), is_map=False)
+    return ModuleSpec(entry, given, listed={}, path=_OUTERMOST, is_map=False, place="opts", of=None, beside={})
 
 
 def stage_of_call(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import dspy
@@ -70,7 +71,7 @@ class Stage:
         module = self.build()
         return [name for name, predictor in module.named_predictors() if predictor is not module]
 
-    @property
+    @cached_property
     def chain(self) -> list[Stage]:
         """The stage, the stage of the module that it runs, and so on."""
         return [self, *(self.of.chain if self.of else [])]
@@ -85,13 +86,13 @@ class Stage:
         """All fields of a prediction."""
         return (*self.adds, *(item.name for item in self.spec.outputs))
 
-    @property
+    @cached_property
     def optional_inputs(self) -> Mapping[str, Any]:
         """The inputs besides those of the signature, with their types."""
         found = {name: kind for stage in self.chain for name, kind in stage.entry.optional_inputs.items()}
         return {name: kind for name, kind in found.items() if name not in self.spec.input_names}
 
-    @property
+    @cached_property
     def needs_sandbox(self) -> bool:
         """Whether code that a model wrote runs."""
         return any(stage.entry.needs_sandbox for stage in self.chain)
@@ -129,7 +130,7 @@ class Stage:
         """Whether a stream sends the text of its fields while the model writes it."""
         return all(stage.entry.is_streamed for stage in self.chain)
 
-    @property
+    @cached_property
     def is_shared(self) -> bool:
         """Whether equal stages may share one module: not if an option is an object of its call."""
         return all(option.is_shared for stage in self.chain for option in stage.given_options)

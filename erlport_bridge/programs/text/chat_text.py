@@ -121,7 +121,12 @@ def fields_of(completion: str, names: Names) -> dict[str, str]:
         # A line is read up to its first marker only: reading it again for each further one would take quadratic time.
         is_first = not found or line_end >= 0
         line = line_end + 1 if line_end >= 0 else line
-        found.append(_marker(text, match, name, line, after) if is_first else _marker_within(text, match, name, after))
+        if match.start() == line:  # the usual form, with no marks before it
+            found.append(_Marker(line, match.end(), name, starts_line=True))
+        elif is_first:
+            found.append(_marker(text, match, name, line, after))
+        else:
+            found.append(_marker_within(text, match, name, after))
     begins = [marker for marker in found if marker.starts_line]
     seen = {marker.name for marker in begins}
     for marker in found:

@@ -51,7 +51,10 @@ def plain(value: object, path: str = "") -> Any:
     Raises:
         EncodeError: A value has no term, contains itself, or nests deeper than 100 levels; with its path.
     """
-    return value if type(value) in _SCALARS else _Plain().term(value, path)
+    kind = type(value)
+    if kind in _SCALARS:
+        return value
+    return value.copy() if kind in _FLAT and _is_flat(value) else _Plain().term(value, path)  # type: ignore[attr-defined]
 
 
 class _Plain:

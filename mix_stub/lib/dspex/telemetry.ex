@@ -234,7 +234,9 @@ defmodule DSPex.Telemetry do
   @spec handled_kinds([atom()]) :: [atom()]
   def handled_kinds(kinds) do
     # What `:telemetry.execute/3` does first. `:telemetry.list_handlers/1` takes a prefix, and reads the handlers of all events.
-    for kind <- kinds, Enum.any?(@phases, &handled?([:dspex, kind, &1])), do: kind
+    if function_exported?(:telemetry, :execute, 3),
+      do: for(kind <- kinds, Enum.any?(@phases, &handled?([:dspex, kind, &1])), do: kind),
+      else: []
   end
 
   @doc false
