@@ -26,9 +26,8 @@ from erlport_bridge.dspy_patches.type_adapters import type_adapter
 from erlport_bridge.dspy_patches.type_schema import type_schema
 
 _PARSE_VALUE: Final = ("deab72e8f8f6",)
-# The fingerprints of 3.4.0 and of 3.4.1.
-_SERIALIZE: Final = ("9f973d719f45", "70ccb3b2f3f5")
-_MODEL_INFO: Final = ("c4ac8d136ae2", "824a524b1bda")
+_SERIALIZE: Final = ("70ccb3b2f3f5",)
+_MODEL_INFO: Final = ("824a524b1bda",)
 
 PATCHES: Final[tuple[Patch, ...]] = (
     Patch(
@@ -345,18 +344,13 @@ PATCHES: Final[tuple[Patch, ...]] = (
         until="DSPy imports nothing to read the text of a signature",
         without="calls of modules that code in the sandbox builds are refused, and with them dspy.RLM and dspy.Flex",
         targets={
-            "dspy.primitives.facade:_resolve_signature | dspy.predict.flex.bridge:_resolve_signature": PROVIDED,
+            "dspy.primitives.facade:_resolve_signature": PROVIDED,
         },
         expects={
-            "dspy.primitives.facade:_resolve_signature | dspy.predict.flex.bridge:_resolve_signature": (
-                "fdb3a601e083",
-            ),
-            "dspy.primitives.facade:SIGNATURE_MARKER | dspy.predict.flex.bridge:SIGNATURE_MARKER": ("'__dspy_sig__'",),
-            "dspy.primitives.facade:CONSTRUCT_TOOL | dspy.predict.flex.bridge:CONSTRUCT_TOOL": (
-                "'__dspy_construct__'",
-            ),
-            "dspy.primitives.facade:FacadeInvocation._build_predictor"
-            " | dspy.predict.flex.bridge:BridgeRuntime._build_predictor": ("cf042c0bcc49", "eced00a9243f"),
+            "dspy.primitives.facade:_resolve_signature": ("fdb3a601e083",),
+            "dspy.primitives.facade:SIGNATURE_MARKER": ("'__dspy_sig__'",),
+            "dspy.primitives.facade:CONSTRUCT_TOOL": ("'__dspy_construct__'",),
+            "dspy.primitives.facade:FacadeInvocation._build_predictor": ("eced00a9243f",),
         },
     ),
     Patch(
@@ -366,17 +360,11 @@ PATCHES: Final[tuple[Patch, ...]] = (
         until="DSPy separates content parts from text",
         without="calls of modules that code in the sandbox builds are refused, and with them dspy.RLM and dspy.Flex",
         targets={
-            "dspy.primitives.facade:restore_custom_types | dspy.predict.flex.bridge:_restore_custom_types": PROVIDED,
+            "dspy.primitives.facade:restore_custom_types": PROVIDED,
         },
         expects={
-            "dspy.primitives.facade:restore_custom_types | dspy.predict.flex.bridge:_restore_custom_types": (
-                "be3399d921a5",
-                "9d589871546f",
-            ),
-            "dspy.primitives.facade:FacadeInvocation.call | dspy.predict.flex.bridge:_Invocation.call": (
-                "ca0cc8138f19",
-                "903e9932a327",
-            ),
+            "dspy.primitives.facade:restore_custom_types": ("9d589871546f",),
+            "dspy.primitives.facade:FacadeInvocation.call": ("903e9932a327",),
         },
     ),
     Patch(
@@ -386,7 +374,7 @@ PATCHES: Final[tuple[Patch, ...]] = (
         until="DSPy leaves out of an earlier turn what it does not hold",
         without="earlier turns have sections with None",
         targets={"dspy.adapters.base:Adapter.format_conversation_history": held_fields_only},
-        expects={"dspy.adapters.base:Adapter.format_conversation_history": ("aeb6852f3041", "278bba4ef812")},
+        expects={"dspy.adapters.base:Adapter.format_conversation_history": ("278bba4ef812",)},
     ),
     Patch(
         name="reply_limit",
@@ -573,13 +561,13 @@ PRIVATE_NAMES: Final[tuple[PrivateName, ...]] = (
     ),
     PrivateName(
         name="__dspy_sig__",
-        place="dspy.primitives.facade:SIGNATURE_MARKER | dspy.predict.flex.bridge:SIGNATURE_MARKER",
+        place="dspy.primitives.facade:SIGNATURE_MARKER",
         used_in=("programs/sandbox/facade.py",),
         why="marks a signature with instructions that code in the sandbox wrote",
     ),
     PrivateName(
         name="__dspy_construct__",
-        place="dspy.primitives.facade:CONSTRUCT_TOOL | dspy.predict.flex.bridge:CONSTRUCT_TOOL",
+        place="dspy.primitives.facade:CONSTRUCT_TOOL",
         used_in=("programs/sandbox/facade.py",),
         why="the tool by which code in the sandbox has a module built",
     ),

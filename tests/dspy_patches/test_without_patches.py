@@ -96,7 +96,6 @@ def refused(port: PortProcess, *call: Any) -> str:
 def test_code_in_the_sandbox_that_could_have_modules_built_is_refused(
     plain_port: PortProcess, model_server: ModelServer
 ) -> None:
-    pytest.importorskip("dspy.primitives.facade", reason="code of dspy.RLM can have modules built since DSPy 3.4.1")
     options = {"lm": openai(model_server, "answer")}
     message = refused(plain_port, "execute_module", "dspy.RLM", QA, {"question": "?"}, options)
     assert message.startswith("modules that code in the sandbox builds are refused: the patch sandbox_signature")
