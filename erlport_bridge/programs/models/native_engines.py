@@ -85,8 +85,7 @@ class AsyncEngine(_WithExchanges, AsyncLM15Engine):  # type: ignore[misc]
 
     async def complete(self, request: lm15.Request) -> lm15.Response:
         """Send a request, and return the answer."""
-        # In a thread, as DSPy does: the first request of an engine may read credentials from files.
-        exchange, client, routed = await weight.to_thread(self._begin, request, _AsyncTransport, streaming=False)
+        exchange, client, routed = await self._begun(request, streaming=False)
         try:
             with exchange.reading():
                 return exchange.answered(await client.complete(routed))
@@ -95,7 +94,7 @@ class AsyncEngine(_WithExchanges, AsyncLM15Engine):  # type: ignore[misc]
 
     async def stream(self, request: lm15.Request) -> AsyncIterator[Any]:
         """Send a request, and yield the events of the answer."""
-        exchange, client, routed = await weight.to_thread(self._begin, request, _AsyncTransport, streaming=True)
+        exchange, client, routed = await self._begun(request, streaming=True)
         try:
             with exchange.reading():
                 async with contextlib.aclosing(client.stream(routed)) as events:
@@ -106,6 +105,13 @@ class AsyncEngine(_WithExchanges, AsyncLM15Engine):  # type: ignore[misc]
         except WholeReplyError as whole:
             for event in lm15.response_to_events(await self._read(whole, exchange, client, routed)):
                 yield event
+
+    async def _begun(self, request: lm15.Request, *, streaming: bool) -> tuple[Exchange, Any, lm15.Request]:
+        """Return what :meth:`_begin` returns: from a thread where it may take long, which a hand-over does too."""
+        # The first request makes the client, for which credentials may be read from files. DSPy uses a thread for all.
+        if self._providers and not weight.of_request():
+            return self._begin(request, _AsyncTransport, streaming=streaming)
+        return await weight.to_thread(self._begin, request, _AsyncTransport, streaming=streaming)
 
     async def _read(
         self, whole: WholeReplyError, exchange: Exchange, client: Any, request: lm15.Request
