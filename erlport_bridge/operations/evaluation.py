@@ -57,7 +57,9 @@ async def _evaluate(
 
     async def execute(numbered: tuple[int, Any], item: CallRequest) -> dict[str, Any]:
         index, example = numbered
-        inputs, labelled = inputs_of(program.stages, program.asked, example, f"examples[{index}]")
+        path = f"examples[{index}]"
+        inputs, labelled = inputs_of(program.stages, program.asked, example, path)
+        evaluation.require(labelled, path)
         prediction = await run_program(program, inputs, item, is_told=False)
         judge = with_settings(program_model(program, item).lm, item.options.settings)
         account = ModelAccount()

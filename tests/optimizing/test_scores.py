@@ -93,3 +93,32 @@ def test_a_wrong_number_of_arguments_is_refused(port: PortProcess, arity: Any) -
     opts = {"metric": {"callback": "id-1", "arity": arity}}
     details = port.failed("evaluate_program", None, program["id"], [RIGHT], opts)
     assert (details["kind"], details["path"]) == ("input", "opts.metric.arity")
+
+
+@pytest.mark.parametrize(
+    ("metric", "example", "missing", "hint"),
+    [
+        ("exact_match", {"question": "?"}, "answer", "given: question"),
+        ("f1", {"question": "?", "anser": "x"}, "answer", 'did you mean "answer" by "anser"?'),
+        ({"check": "equals", "field": "answer", "input": "expected"}, {"question": "?"}, "expected", "given: question"),
+        ("semantic_f1", {"question": "?"}, "answer", "given: question"),
+    ],
+)
+def test_an_example_without_what_the_metric_compares_costs_nothing(
+    port: PortProcess, model_server: ModelServer, metric: Any, example: dict[str, str], missing: str, hint: str
+) -> None:
+    program = port.done("create_program", {"signature": QA, "lm": openai(model_server, "answer")})
+    evaluated = port.done("evaluate_program", None, program["id"], [example], {"metric": metric})
+    ((status, (_, details)),) = evaluated["results"]
+    assert status == "error"
+    assert (details["kind"], details["path"]) == ("input", f"examples[0].{missing}")
+    assert details["message"].startswith(f"missing at examples[0]: {missing}, which the metric compares; ")
+    assert hint in details["message"]
+    assert model_server.requests == []
+
+
+def test_a_function_may_do_with_any_example(port: PortProcess, model_server: ModelServer) -> None:
+    program = port.done("create_program", {"signature": QA, "lm": openai(model_server, "answer")})
+    opts = {"metric": {"callback": "id-1"}}
+    evaluated, came = served(port, "evaluate_program", None, program["id"], [{"question": "?"}], opts)
+    assert (evaluated["score"], len(came)) == (0.0, 1)

@@ -20,7 +20,7 @@ from erlport_bridge.programs.options import NumberOption, Vocabulary
 from erlport_bridge.programs.pipelines import Stage
 from erlport_bridge.programs.signatures import SignatureSpec
 from erlport_bridge.programs.text import arguments
-from erlport_bridge.programs.values import require_inputs
+from erlport_bridge.programs.values import require_compared, require_inputs
 from erlport_bridge.request import within_time
 
 #: The options of an evaluation besides the options of its calls.
@@ -57,6 +57,14 @@ class Evaluation:
         read = EVALUATION_OPTIONS.with_defaults(given)
         choice = read["metric"] or read_metric(None, "opts.metric")
         return cls(choice.of(program), read["failure_score"])
+
+    def require(self, example: Mapping[str, Any], path: str) -> None:
+        """Check that an example has what the metric compares, before a model is paid for its prediction.
+
+        Raises:
+            OperationError: Of kind ``input``: a field is missing.
+        """
+        require_compared(self.metric.compared, example, path)
 
     async def scored(
         self, example: Mapping[str, Any], prediction: Mapping[str, Any], timeout_s: float | None

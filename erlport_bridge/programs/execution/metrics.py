@@ -45,6 +45,11 @@ class SemanticF1:
     name: str = _SEMANTIC
     code: str = "the F1 of the answer's recall and precision, as a model judges them"
 
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The fields of the example that the model is shown."""
+        return self.question, self.expected
+
     async def judge(
         self, inputs: Mapping[str, Any], prediction: dspy.Prediction, traced: Traced | None = None
     ) -> Judgement:
@@ -71,6 +76,7 @@ class _OnlyShared:
     inputs: frozenset[str]
     path: str
     code: str = "a comparison with the right answer"
+    compared: tuple[str, ...] = ()
 
     async def judge(
         self, inputs: Mapping[str, Any], prediction: dspy.Prediction, traced: Traced | None = None

@@ -370,7 +370,8 @@ def find_entry(name: object, path: str = "module") -> ModuleEntry:
     wanted = arguments.text(name, path, NAME_BYTES)
     entry = ENTRIES.get(wanted)
     if entry is None:
-        remedy = suggestion(wanted, ENTRIES) or f"; known modules: {', '.join(MODULES)}"
+        # An alias of Elixir, `Dspy.Predict`, is the atom "Elixir.Dspy.Predict".
+        remedy = suggestion(wanted.removeprefix("Elixir."), ENTRIES) or f"; known modules: {', '.join(MODULES)}"
         raise OperationError("module_not_found", f"unknown module {quoted(wanted)}{remedy}", path=path)
     return entry
 

@@ -104,6 +104,10 @@ class Reward(Protocol):
     def code(self) -> str:
         """A description of the reward, for a model that gives advice."""
 
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The inputs, or fields of the example, that it compares a prediction with."""
+
     async def judge(
         self, inputs: Mapping[str, Any], prediction: dspy.Prediction, traced: Traced | None = None
     ) -> Judgement:
@@ -138,6 +142,7 @@ class ElixirReward:
     arity: int = 2
     name: str = "function"
     role: str = "reward"
+    compared: tuple[str, ...] = ()
 
     @property
     def code(self) -> str:
@@ -181,6 +186,11 @@ class Check:
     maximum: int | None = None
     # To Python True is 1, and checks that are equal make modules that calls share.
     is_boolean: bool = False
+
+    @property
+    def compared(self) -> tuple[str, ...]:
+        """The input, or field of the example, that the field is compared with."""
+        return () if self.input is None else (self.input,)
 
     @property
     def code(self) -> str:

@@ -3,7 +3,7 @@
 from erlport_bridge.programs.values import documents, media
 from erlport_bridge.programs.values.answer_fields import AnswerError, problem_of, read_fields
 from erlport_bridge.programs.values.answers import UnreadableError, check_texts, read_json, read_object
-from erlport_bridge.programs.values.inputs import convert, input_values, require_inputs
+from erlport_bridge.programs.values.inputs import convert, input_values, require_compared, require_inputs
 from erlport_bridge.programs.values.results import (
     plain,
 )
@@ -21,5 +21,6 @@ __all__ = [
     "read_fields",
     "read_json",
     "read_object",
+    "require_compared",
     "require_inputs",
 ]

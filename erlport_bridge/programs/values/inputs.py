@@ -97,21 +97,39 @@ def require_inputs(spec: SignatureSpec, given: Collection[str], path: str) -> No
             that may be the misspelt input.
     """
     missing = _missing(spec, given)
-    if not missing:
-        return
-    others = [name for name in given if name not in spec.input_names]
-    found = [*(field.name for field in spec.inputs if field.name in given), *others]
+    if missing:
+        others = [name for name in given if name not in spec.input_names]
+        present = [field.name for field in spec.inputs if field.name in given]
+        raise _missing_fields(missing, present, others, path)
+
+
+def require_compared(names: Collection[str], given: Collection[str], path: str) -> None:
+    """Check that an example has the fields that a metric compares.
+
+    Raises:
+        OperationError: As :func:`require_inputs`.
+    """
+    missing = [name for name in names if name not in given]
+    if missing:
+        raise _missing_fields(missing, [], list(given), path, ", which the metric compares")
+
+
+def _missing_fields(
+    missing: list[str], present: list[str], others: list[str], path: str, reason: str = ""
+) -> OperationError:
+    """Return the error of a map without some fields, which are not among its ``others``."""
+    found = [*present, *others]
     found_text = ", ".join(
         name if name.isidentifier() and len(name) < 64 else quoted(name) for name in found[:_MAX_SHOWN]
     )
-    message = f"missing at {path}: {', '.join(missing)}; given: {found_text or 'nothing'}"
+    message = f"missing at {path}: {', '.join(missing)}{reason}; given: {found_text or 'nothing'}"
     if len(found) > _MAX_SHOWN:
         message += f" and {len(found) - _MAX_SHOWN} more"
     for name in others[:_MAX_SHOWN]:
         if (meant := misspelt(name, missing)) is not None:
             message += f' (did you mean "{meant}" by {quoted(name)}?)'
             break
-    raise OperationError("input", message, path=f"{path}.{missing[0]}")
+    return OperationError("input", message, path=f"{path}.{missing[0]}")
 
 
 def convert(annotation: Any, value: object, path: str, *, lenient: bool = True) -> Any:
