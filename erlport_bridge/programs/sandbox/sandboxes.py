@@ -112,24 +112,32 @@ class Sandboxes:
         Raises:
             dspy.CodeInterpreterError: The request has ended.
         """
-        with self._lock:
-            if self.killed:
-                raise dspy.CodeInterpreterError("the sandbox was ended with its request")
-            prepared, self._prepared = self._prepared, None
-        coming = prepared or _pool.take()
+        coming: Future[Interpreter] | None = None
         try:
+            # No interruption between these steps: nobody would give back, or end, what the pool has handed over.
+            with uninterrupted():
+                coming = self._taken() or _pool.take()
             with within("sandbox"):
                 wait_for(coming)
-            # No interruption between these two steps: a sandbox that is not in the list would never be killed.
             with uninterrupted(), self._lock:
                 if not self.killed:
                     self._interpreters.append(coming.result())
                     return self._interpreters[-1]
         except Interrupted:
-            coming.add_done_callback(_give_back)
+            # Cancelled, it is not handed to this call and then back: whoever asked in between would start another.
+            if coming is not None and not coming.cancel():
+                coming.add_done_callback(_give_back)
             raise
         _give_back(coming)
-        raise dspy.CodeInterpreterError("the sandbox was ended with its request")
+        raise _ended()
+
+    def _taken(self) -> Future[Interpreter] | None:
+        """Return the sandbox that was prepared, which is this caller's now."""
+        with self._lock:
+            if self.killed:
+                raise _ended()
+            prepared, self._prepared = self._prepared, None
+        return prepared
 
     def kill(self) -> None:
         """Kill every sandbox of this request, however busy it is."""
@@ -149,6 +157,10 @@ class Sandboxes:
         self, cls: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.kill()
+
+
+def _ended() -> dspy.CodeInterpreterError:
+    return dspy.CodeInterpreterError("the sandbox was ended with its request")
 
 
 def _give_back(coming: Future[Interpreter]) -> None:

@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from pathlib import Path
 from typing import Any
 
@@ -110,32 +111,40 @@ def test_request_that_has_ended_gets_no_sandbox(sandboxes: sandbox.Sandboxes) ->
 
 
 def test_interruption_ends_the_wait_for_a_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The thread of a call that had ended once waited until the sandbox had started, and was taken for stuck."""
-    begun, go_on = threading.Event(), threading.Event()
+    """The thread of a call that had ended once waited until the sandbox had started, and was taken for stuck.
+
+    The interruption comes at any moment. Between the pool's answer and the wait, the sandbox once was nobody's.
+    """
     threads = Threads(1)
-    numbers = itertools.count()
-
-    def start() -> int:
-        begun.set()
-        assert go_on.wait(60)
-        return next(numbers)
-
-    pool = warm_pool.WarmPool(start, lambda _item: None, size=1)
-    monkeypatch.setattr(sandbox, "_pool", pool)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
     try:
-        task = threads.submit(sandbox.Sandboxes().take)
-        assert begun.wait(60)
-        task.cancel()
-        with pytest.raises(Interrupted):
-            task.result(30)
-        ends_at = time.monotonic() + 30
-        while threads.report()["stuck"] and time.monotonic() < ends_at:
-            time.sleep(0.01)
-        assert threads.report()["stuck"] == 0
+        for _ in range(100):
+            begun, go_on = threading.Event(), threading.Event()
+            numbers = itertools.count()
+
+            def start(begun: Any = begun, go_on: Any = go_on, numbers: Any = numbers) -> int:
+                begun.set()
+                assert go_on.wait(60)
+                return int(next(numbers))
+
+            pool = warm_pool.WarmPool(start, lambda _item: None, size=1)
+            monkeypatch.setattr(sandbox, "_pool", pool)
+            task = threads.submit(sandbox.Sandboxes().take)
+            assert begun.wait(60)
+            task.cancel()
+            with pytest.raises((Interrupted, CancelledError)):
+                task.result(30)
+            ends_at = time.monotonic() + 30
+            while threads.report()["busy"] and time.monotonic() < ends_at:
+                time.sleep(0.001)
+            report = threads.report()
+            assert (report["busy"], report["stuck"]) == (0, 0)
+            go_on.set()
+            # The pool keeps the sandbox for the next call.
+            assert pool.take().result(60) == 0
     finally:
-        go_on.set()
-    # The pool keeps the sandbox for the next call.
-    assert pool.take().result(60) == 0
+        sys.setswitchinterval(before)
 
 
 def test_endless_loop_is_killed_at_its_timeout(sandboxes: sandbox.Sandboxes) -> None:
