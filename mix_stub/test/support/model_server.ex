@@ -32,9 +32,16 @@ defmodule DSPex.ModelServer do
   Returns the API keys of all requests so far, oldest first.
   """
   def keys(url) do
+    for %{"headers" => %{"authorization" => "Bearer " <> key}} <- requests(url), do: key
+  end
+
+  @doc """
+  Returns the requests so far, oldest first.
+  """
+  def requests(url) do
     {:ok, %{"requests" => requests}} =
       url |> LoopbackServer.request("GET /requests") |> JSON.decode()
 
-    for %{"headers" => %{"authorization" => "Bearer " <> key}} <- requests, do: key
+    requests
   end
 end

@@ -73,6 +73,16 @@ defmodule DSPex.TestPython do
   end
 
   @doc """
+  Counts the pending calls of the pool that are sent: a caller adds its call first, then writes it, then waits.
+  """
+  def sent(pool) do
+    callers = DSPex.Python.Port.PendingCalls.callers(:sys.get_state(client(pool)).pending_calls)
+    Enum.count(callers, fn {_id, pid} -> Process.info(pid, :status) == {:status, :waiting} end)
+  catch
+    :exit, _ended -> nil
+  end
+
+  @doc """
   Returns the operating system's process id of the pool's Python.
   """
   def os_pid(pool) do

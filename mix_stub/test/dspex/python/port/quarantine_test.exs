@@ -57,7 +57,7 @@ defmodule DSPex.Python.Port.QuarantineTest do
 
       # A stopped Python has the call in its pipe, and asks nobody.
       signal(pool, "STOP")
-      error = killed(pool, fn -> waiting(pool) == 1 end, fn -> ask(pool, "Q3", lm: slow) end)
+      error = killed(pool, fn -> sent(pool) == 1 end, fn -> ask(pool, "Q3", lm: slow) end)
       assert %{"sent" => true, "asked" => false} = error.details
       assert error.retryable
     end)

@@ -234,8 +234,8 @@ defmodule DSPex.Python.Pool.WorkersTest do
 
       # What is asked, and how it is known that the call has got so far.
       calls = [
-        {[lm: second, retry: :safe], &asked?(pool, &1), :answered},
-        {[lm: never], &asked?(pool, &1), :worker_died},
+        {[lm: second, retry: :safe], &(asked?(pool, &1) and received?(url, 1)), :answered},
+        {[lm: never], &(asked?(pool, &1) and received?(url, 3)), :worker_died},
         {[lm: {:elixir, sleeps}, retry: :safe], &(called?() and asked?(pool, &1)), :worker_died}
       ]
 
@@ -264,6 +264,9 @@ defmodule DSPex.Python.Pool.WorkersTest do
     {:messages, messages} = Process.info(self(), :messages)
     :called in messages
   end
+
+  # Tells whether the server has so many requests: Python counts one before it has sent it.
+  defp received?(url, count), do: length(ModelServer.requests(url)) == count
 
   # Tells whether a call in the slot has reached its model.
   defp asked?(pool, slot) do
