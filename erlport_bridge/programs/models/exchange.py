@@ -46,6 +46,7 @@ _STATUS_OF_NAME: Final[Mapping[str, int]] = {
     "request_too_large": 413,
     "rate_limit_error": 429,
     "rate_limit_exceeded": 429,
+    "server_error": 500,
     "timeout": 504,
     "timeout_error": 504,
     "overloaded_error": 529,
@@ -247,7 +248,7 @@ class Exchange:
         except _UNREADABLE as error:
             if self._status is None or isinstance(error, lm15.LM15Error):
                 raise
-            reason = f": {str(error)[:_MAX_QUOTED]}" if isinstance(error, ValueError) else ""
+            reason = f": {str(error)[:_MAX_QUOTED]}" if isinstance(error, ValueError | TypeError) else ""
             text = f"{self._reply()} cannot be read as an answer{reason}"
             if self._is_stream:
                 raise lm15.TransportError(text) from error
@@ -412,6 +413,9 @@ def _error_in(data: Any) -> Any:
         return None
     if data.get("error"):
         return data["error"]
+    # The event of OpenAI's responses.
+    if data.get("type") == "error" and isinstance(data.get("message"), str):
+        return data
     # Cohere's, in the last event of a stream.
     delta = data.get("delta")
     if isinstance(delta, Mapping) and delta.get("error"):

@@ -149,6 +149,12 @@ OTHER_ERRORS = {
         ("provider", 400, "too long a prompt"),
     ),
     "vllm_busy": ({"object": "error", "message": "busy", "type": "Busy", "code": 503}, ("server", 503, "busy")),
+    "responses": ({"type": "error", "code": "server_error", "message": "a fault"}, ("server", 500, "a fault")),
+    "responses_busy": (
+        {"type": "error", "code": "rate_limit_exceeded", "message": "slow"},
+        ("rate_limit", 429, "slow"),
+    ),
+    "responses_other": ({"type": "error", "code": None, "message": "a fault"}, ("server", 200, "a fault")),
     "fastapi": ({"detail": "Model is loading"}, ("provider", 200, "Model is loading")),
     "fastapi_list": ({"detail": [{"loc": ["body"], "msg": "field required"}]}, ("provider", 200, "field required")),
     "cloudflare": (
@@ -225,6 +231,15 @@ def test_error_without_a_message_shows_its_status_and_its_body(
             assert details["status"] == status
             assert f"HTTP {status}" in details["message"]
             assert body.decode() in details["message"]
+
+
+@pytest.mark.parametrize("wait", ["Wed, 21 Oct 2099 07:28:00 GMT", "90000"])
+def test_wait_of_more_than_a_day_is_not_begun_without_a_deadline(shared_port: PortProcess, wait: str) -> None:
+    """The call waited for 70 years."""
+    reply = sent(b'{"error": {"message": "slow down"}}', status="429 Too Many Requests", retry_after=wait)
+    with RawServer(lambda *_: [reply]) as server:
+        details = shared_port.failed("execute_module", *QA, {"lm": server.model(num_retries=2)})
+        assert (details["kind"], details["retry_after"] >= 90_000) == ("rate_limit", True)
 
 
 def test_redirection_to_what_is_no_address_is_one(shared_port: PortProcess) -> None:
