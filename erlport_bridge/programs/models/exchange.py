@@ -121,6 +121,8 @@ class Exchange:
         self._is_stream = False
         self._has_ended = False
         self._is_over = False
+        self._has_begun = False
+        self._said = ""
         self._event_name = b""
         self._error_body = b""
         # The first half of a character whose second one comes with the next piece, by its part.
@@ -184,6 +186,7 @@ class Exchange:
         # Some servers write the usage until now into each event, which the client takes for the last one.
         if event.type == "end" and event.finish_reason is not None:
             self._has_ended = True
+        self._has_begun = self._has_begun or event.type == "delta"
         if event.type == "delta" and isinstance(event.delta, lm15.TextDelta):
             return self._whole_characters(event)
         return event
@@ -203,8 +206,10 @@ class Exchange:
         """Record the end of a stream.
 
         Raises:
-            lm15.TransportError: It ended before the answer did.
+            lm15.LM15Error: It ended before the answer did, or was none.
         """
+        if not self._has_ended and not self._has_begun and self._said:
+            raise self._says(self._said)
         if not self._has_ended:
             raise lm15.TransportError(f"{self._reply()} ended before the answer was complete")
 
@@ -324,7 +329,13 @@ class Exchange:
         status = _status_of(data)
         if status is not None:
             raise self._error({**data, "message": said}, {})
-        raise lm15.ProviderError(f"{self._reply()} is not an answer: {said}", status=self._status)
+        if not self._is_stream:
+            raise self._says(said)
+        # The answer may follow what a gateway says about its work.
+        self._said = said
+
+    def _says(self, said: str) -> lm15.ProviderError:
+        return lm15.ProviderError(f"{self._reply()} is not an answer: {said}", status=self._status)
 
     def _error(self, error: Any, data: Mapping[str, Any]) -> lm15.ProviderError:
         """Return the error that the provider would have sent with the status that it names."""

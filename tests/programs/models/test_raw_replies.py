@@ -195,6 +195,12 @@ def test_error_within_a_reply_is_read_in_other_forms(
             assert text in details["message"]
 
 
+def test_answer_may_follow_what_a_gateway_says_of_its_work(shared_port: PortProcess) -> None:
+    said = event({"status": "queued", "message": "place 3"})
+    with RawServer(lambda *_: [sent(said * 2 + pieces("[[ ## answer ## ]]\nLisbon") + said, STREAM)]) as server:
+        assert streamed(shared_port, server.model())[1] == "Lisbon"
+
+
 @pytest.mark.parametrize(
     ("data", "kind", "text"),
     [
