@@ -69,6 +69,7 @@ _KIND_OF_DSPY_CLASS: Final[Mapping[str, str]] = {
     "LMNotConfiguredError": "lm_not_configured",
     "LMConfigurationError": "lm_not_configured",
     "LMProviderError": "provider",
+    "LMStreamAssemblyError": "provider",
     "LMUnsupportedFeatureError": "provider",
     "AdapterParseError": "parse",
     "CodeInterpreterError": "sandbox",

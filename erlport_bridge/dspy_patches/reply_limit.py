@@ -8,6 +8,16 @@ from typing import Any
 from erlport_bridge.limits import REPLY_BYTES, most_reply_bytes
 
 
+def large_events(parse: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a stand-in for ``parse_sse`` that takes events as large as a whole reply, and not of 64 KiB at most."""
+
+    def parsed(lines: Any) -> Any:
+        most = REPLY_BYTES.most
+        return parse(lines, max_line_bytes=most, max_event_bytes=most)
+
+    return parsed
+
+
 def bounded_async(read: Callable[[Any], AsyncIterator[bytes]]) -> Callable[[Any], AsyncIterator[bytes]]:
     """Return a stand-in for ``AsyncTransportResponse._iter`` that ends beyond the limit."""
 

@@ -12,12 +12,13 @@ import dspy
 
 from erlport_bridge.dspy_patches import content_markers
 from erlport_bridge.dspy_patches.callback_dispatch import chosen_once, quick_inspect
+from erlport_bridge.dspy_patches.connections import last_head_async, last_head_sync, unread_is_stale
 from erlport_bridge.dspy_patches.earlier_turns import held_fields_only
 from erlport_bridge.dspy_patches.large_requests import building_aside, kept_canonical
 from erlport_bridge.dspy_patches.model_lookup import model_info
 from erlport_bridge.dspy_patches.optimizer_threads import carrying_context
 from erlport_bridge.dspy_patches.patch import PROVIDED, Patch, PrivateName
-from erlport_bridge.dspy_patches.reply_limit import bounded_async, bounded_sync
+from erlport_bridge.dspy_patches.reply_limit import bounded_async, bounded_sync, large_events
 from erlport_bridge.dspy_patches.set_order import with_sorted_sets
 from erlport_bridge.dspy_patches.signature_fields import fields_with_type
 from erlport_bridge.dspy_patches.strict_schemas import needs_json_mode, response_format
@@ -392,6 +393,38 @@ PATCHES: Final[tuple[Patch, ...]] = (
         },
     ),
     Patch(
+        name="large_events",
+        why="DSPy's client refuses an event of a stream beyond 64 KiB; OpenAI's last one has the whole answer.",
+        since="3.4.0",
+        until="DSPy's client takes events of any size",
+        without="long answers in pieces end as errors of the transport, after they have come",
+        targets={
+            "dspy._vendor.lm15.providers.async_base:aparse_sse": large_events,
+            "dspy._vendor.lm15.providers.base:parse_sse": large_events,
+        },
+        expects={
+            "dspy._vendor.lm15.providers.async_base:aparse_sse": ("d7b2943d0cb7",),
+            "dspy._vendor.lm15.providers.base:parse_sse": ("36d7c1fd24db",),
+        },
+    ),
+    Patch(
+        name="connections",
+        why="DSPy's client takes an interim reply, or one that nobody asked for, for the reply to the next request.",
+        since="3.4.0",
+        until="DSPy's client reads on after HTTP 1xx, and uses no connection with unread bytes",
+        without="after such a reply an answer may go to another request",
+        targets={
+            "dspy._vendor.lm15.transports._async:_AsyncConnection.is_stale": unread_is_stale,
+            "dspy._vendor.lm15.transports._async:StdlibAsyncTransport._read_head": last_head_async,
+            "dspy._vendor.lm15.transports._sync:StdlibTransport._read_head": last_head_sync,
+        },
+        expects={
+            "dspy._vendor.lm15.transports._async:_AsyncConnection.is_stale": ("0386ffcbade6",),
+            "dspy._vendor.lm15.transports._async:StdlibAsyncTransport._read_head": ("55f7238e0f46",),
+            "dspy._vendor.lm15.transports._sync:StdlibTransport._read_head": ("66a4784d1fc0",),
+        },
+    ),
+    Patch(
         name="call_arguments",
         why="DSPy's client makes an object of a call's arguments that are none, such as {'value': [1]}.",
         since="3.4.0",
@@ -486,12 +519,19 @@ PRIVATE_NAMES: Final[tuple[PrivateName, ...]] = (
         name="_vendor",
         place="dspy._vendor.lm15.serde:request_to_dict",
         used_in=(
+            "dspy_patches/connections.py",
             "programs/models/elixir_model.py",
             "programs/models/exchange.py",
             "programs/models/litellm_engines.py",
             "programs/models/native_engines.py",
         ),
         why="the form in which a function of Elixir receives a request; what the client's connections send and raise",
+    ),
+    PrivateName(
+        name="_buffer",
+        place="asyncio:StreamReader",
+        used_in=("dspy_patches/connections.py",),
+        why="what asyncio has read of a connection that no request has asked for",
     ),
     PrivateName(
         name="_http",

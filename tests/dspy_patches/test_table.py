@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import functools
 import logging
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,8 +15,8 @@ from typing import Any, Literal
 import dspy
 import pytest
 from dspy._vendor.lm15 import result
-from dspy._vendor.lm15.providers import openai, openai_chat
-from dspy._vendor.lm15.transports import TransportResponse
+from dspy._vendor.lm15.providers import async_base, base, openai, openai_chat
+from dspy._vendor.lm15.transports import TransportResponse, _async, _sync
 from dspy.adapters import json_adapter, utils
 from dspy.clients import capabilities, costs, execution
 from dspy.propose import grounded_proposer
@@ -139,6 +140,38 @@ def _response(chunks: list[bytes]) -> Any:
     )
 
 
+def _heads_and_staleness() -> list[Any]:
+    """Return the head of a reply as both clients read it, and whether a new connection is stale."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        async def read() -> list[Any]:
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            connection = _async._AsyncConnection(("http", "host", 80), reader, writer)
+            peer, _ = listener.accept()
+            with peer:
+                states = [connection.is_stale()]
+                peer.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+                head = await _async.StdlibAsyncTransport()._read_head(connection, read_timeout=60)
+                writer.close()
+            return [*states, head.status]
+
+        heads = asyncio.run(read())
+        with socket.create_connection(listener.getsockname()) as client, listener.accept()[0] as peer:
+            peer.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+            connection = _sync._SyncConnection(("http", "host", 80), client)
+            return [*heads, _sync.StdlibTransport()._read_head(connection, read_timeout=60).status]
+
+
+async def _events_of_lines() -> list[Any]:
+    lines = [b"event: a\n", b"data: 1\n", b"\n", b"data: 2\n", b"\n"]
+
+    async def arriving() -> Any:
+        for line in lines:
+            yield line
+
+    return [*base.parse_sse(iter(lines)), *[event async for event in async_base.aparse_sse(arriving())]]
+
+
 def _arguments_of_litellm() -> list[Any]:
     lm = dspy.LM("openai/m", api_key="k")
     request = execution._canonical(execution.prepare(lm, "x", None, {"temperature": 0.5}))
@@ -165,6 +198,8 @@ PLAIN: dict[str, Callable[[], Any]] = {
     "module_spans": _called_modules,
     "earlier_turns": lambda: [_worded_turns(adapter) for adapter in ADAPTERS],
     "reply_limit": lambda: _response([b"one", b"", b"two"]).read(),
+    "large_events": lambda: asyncio.run(_events_of_lines()),
+    "connections": _heads_and_staleness,
     "call_arguments": lambda: [
         read('{"a": [1]}')
         for read in (openai.parse_json_object, openai_chat.parse_json_object, result._parse_json_best_effort)

@@ -340,3 +340,55 @@ def test_size_is_not_counted_beyond_the_limit() -> None:
     begun = time.monotonic()
     assert size_of(shared, 100_000) > 100_000
     assert time.monotonic() - begun < 5
+
+
+def of_modules(depth: int) -> Any:
+    """Return a module with this number of modules in one another."""
+    spec: Any = "dspy.Predict"
+    for _ in range(depth - 1):
+        reward = {"check": "words", "field": "answer", "minimum": 0}
+        spec = {"module": "dspy.BestOfN", "N": 1, "reward": reward, "of": spec}
+    return spec
+
+
+def nested(depth: int) -> Any:
+    """Return a list with this number of levels."""
+    value: Any = []
+    for _ in range(depth - 1):
+        value = [value]
+    return value
+
+
+def union(members: int) -> dict[str, Any]:
+    return {"inputs": ["question"], "outputs": {"answer": (Atom("union"), [Atom("string")] * members)}}
+
+
+#: The fixed limits that stand in no table of the code -> the limit, and a call for a size.
+FIXED: dict[str, tuple[int, Callable[[int], tuple[Any, ...]]]] = {
+    "modules": (5, lambda size: ("execute_module", of_modules(size), QA, {"question": "hi"}, EMBEDDED)),
+    "stages": (20, lambda size: ("create_program", {"signature": "a -> b", "modules": ["dspy.Predict"] * size})),
+    "fields": (
+        100,
+        lambda size: ("validate_module", "dspy.Predict", ", ".join(f"f{n}" for n in range(size - 1)) + "->z"),
+    ),
+    "characters": (65_536, lambda size: ("validate_module", "dspy.Predict", "a -> b".ljust(size))),
+    "type": (
+        20,
+        lambda size: ("validate_module", "dspy.Predict", f"a -> b: {'list[' * (size - 1)}int{']' * (size - 1)}"),
+    ),
+    "members": (
+        256,
+        lambda size: ("validate_module", "dspy.Predict", f"a -> b: Literal[{', '.join(map(str, range(size)))}]"),
+    ),
+    "union": (256, lambda size: ("validate_module", "dspy.Predict", union(size))),
+    "value": (100, lambda size: ("execute_module", "dspy.Predict", "a: Any -> b", {"a": nested(size)}, EMBEDDED)),
+}
+
+
+@pytest.mark.parametrize(("most", "call"), FIXED.values(), ids=FIXED)
+def test_error_of_each_fixed_limit_has_it(port: PortProcess, most: int, call: Callable[[int], tuple[Any, ...]]) -> None:
+    """Its details had none, and a program of too many stages was not told how many they were."""
+    port.done(*call(most))
+    details = port.failed(*call(most + 1))
+    assert details["limit"] == most, details
+    assert str(most) in details["message"]

@@ -263,7 +263,9 @@ class StreamCallback(BaseCallback):  # type: ignore[misc]
 
     async def _send_piece(self, name: str, text: str) -> None:
         self._pieces.setdefault(name, []).append(text)
-        await self._events.send({"type": "chunk", "field": name, "text": text})
+        # Half a character cannot be sent; the whole answer is refused for it, as an answer that does not stream is.
+        whole = text if text.isascii() else text.encode(errors="replace").decode()
+        await self._events.send({"type": "chunk", "field": name, "text": whole})
 
     def on_module_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
         """Report that a module begins."""

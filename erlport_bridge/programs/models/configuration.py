@@ -216,8 +216,12 @@ def _fallbacks(value: object, path: str, *, first_index: int = 0) -> list[Langua
 def _model(name: str, model: str, given: dict[str, Any], default_retries: int | None, path: str) -> LanguageModel:
     if name == ELIXIR:
         return _elixir(given, path)
+    if given.get("base_url") is not None and given.get("api_base") is not None:
+        message = f"expected api_base or base_url, which is another name for it, and not both at {path}"
+        raise OperationError("input", message, path=path)
     if "base_url" in given:
-        given.setdefault("api_base", given.pop("base_url"))
+        base_url = given.pop("base_url")
+        given["api_base"] = base_url if given.get("api_base") is None else given["api_base"]
     arguments.only(given, OPTIONS, "option", path)
     if model:
         given.setdefault("model", model)

@@ -27,6 +27,7 @@ from erlport_bridge.programs.models.call_arguments import with_given_arguments
 
 #: What reading an unforeseen reply raises.
 _UNREADABLE: Final = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, RecursionError)
+_INTERIM: Final = range(100, 200)
 _REDIRECTIONS: Final = range(300, 400)
 #: The statuses of an answer.
 SUCCESS: Final = range(200, 300)
@@ -45,10 +46,23 @@ _STATUS_OF_NAME: Final[Mapping[str, int]] = {
     "request_too_large": 413,
     "rate_limit_error": 429,
     "rate_limit_exceeded": 429,
+    "server_error": 500,
     "timeout": 504,
     "timeout_error": 504,
     "overloaded_error": 529,
+    # Google's.
+    "invalid_argument": 400,
+    "unauthenticated": 401,
+    "permission_denied": 403,
+    "not_found": 404,
+    "resource_exhausted": 429,
+    "internal": 500,
+    "unavailable": 503,
+    "deadline_exceeded": 504,
 }
+# Where an error has its status, and where its text.
+_STATUS_KEYS: Final = ("code", "status", "status_code", "statusCode", "type")
+_MESSAGE_KEYS: Final = ("message", "detail", "errors", "error_msg", "error_message", "base_resp")
 _UNNAMED: Final = 500
 _MAX_QUOTED: Final = 200
 # The fields of which an answer has at least one, in any provider's API.
@@ -57,7 +71,14 @@ _FIELDS: Final = frozenset({"choices", "output", "content", "candidates", "usage
 EVENT_FIELD: Final = re.compile(rb"(?:data|event|id|retry)?:|(?:data|event|id|retry)\r?\n")
 _DATA: Final = b"data:"
 # The last events of a stream that say nothing else.
-_LAST_EVENTS: Final = (b"[DONE]", b'"message_stop"')
+_DONE: Final = b"[DONE]"
+_LAST_EVENT: Final = re.compile(rb'"type"\s*:\s*"(?:message_stop|response\.(?:completed|incomplete|failed))"')
+_EVENT: Final = b"event:"
+# What names an error beside the fields of an answer, and what the pieces of an answer have.
+_ERROR_NAMES: Final = (b'"error"', b'"base_resp"')
+_PIECES: Final = (b'"choices"', b'"candidates"', b'"delta"')
+_BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
+_HIGH_SURROGATES: Final = range(0xD800, 0xDC00)
 _CERTIFICATE_VARIABLES: Final = ("SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
@@ -99,6 +120,13 @@ class Exchange:
         self._content_type = "no content-type"
         self._is_stream = False
         self._has_ended = False
+        self._is_over = False
+        self._has_begun = False
+        self._said = ""
+        self._event_name = b""
+        self._error_body = b""
+        # The first half of a character whose second one comes with the next piece, by its part.
+        self._halves: dict[int, str] = {}
 
     def begin(self, request: TransportRequest) -> TransportRequest:
         """Return the request as it is sent, with the query and the user of the address."""
@@ -122,13 +150,14 @@ class Exchange:
         self._status = response.status
         self._content_type = response.header("content-type") or self._content_type
         if self._status in _REDIRECTIONS:
-            location = response.header("location")
-            to = public_address(urljoin(self._url, location)) if location else "nowhere"
+            to = self._target_of(response.header("location"))
             raise lm15.ProviderError(
                 f"{public_address(self._url)} redirects to {to} (HTTP {self._status}), and redirections are not "
                 "followed; give the address that is meant as api_base",
                 status=self._status,
             )
+        if self._status in _INTERIM:
+            raise lm15.TransportError(f"{self._reply()} leaves HTTP, and is not an answer")
         if self._status == _PROXY_WANTS_USER:
             raise SetupError(f"HTTP 407: the proxy wants a user{self._through_proxy()}", status=self._status)
 
@@ -139,6 +168,7 @@ class Exchange:
             lm15.LM15Error: The body has ended early, or is an error.
         """
         if self._status not in SUCCESS:
+            self._error_body = body
             return body
         text = body.strip()
         if not text or (text.startswith(b"{") and not text.endswith(b"}")):
@@ -151,18 +181,35 @@ class Exchange:
         self._is_stream = True
         return _Lines(self)
 
-    def event(self, event: Any) -> None:
-        """Record an event of the client's."""
+    def event(self, event: Any) -> Any:
+        """Record an event of the client's, and return it with whole characters."""
         # Some servers write the usage until now into each event, which the client takes for the last one.
         if event.type == "end" and event.finish_reason is not None:
             self._has_ended = True
+        self._has_begun = self._has_begun or event.type == "delta"
+        if event.type == "delta" and isinstance(event.delta, lm15.TextDelta):
+            return self._whole_characters(event)
+        return event
+
+    def _whole_characters(self, event: Any) -> Any:
+        """Join the halves of characters between which a server that counts in UTF-16 cuts."""
+        delta = event.delta
+        text = self._halves.pop(delta.part_index, "") + delta.text
+        if text and ord(text[-1]) in _HIGH_SURROGATES:
+            self._halves[delta.part_index], text = text[-1], text[:-1]
+        if text == delta.text:
+            return event
+        joined = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+        return replace(event, delta=replace(delta, text=joined))
 
     def end(self) -> None:
         """Record the end of a stream.
 
         Raises:
-            lm15.TransportError: It ended before the answer did.
+            lm15.LM15Error: It ended before the answer did, or was none.
         """
+        if not self._has_ended and not self._has_begun and self._said:
+            raise self._says(self._said)
         if not self._has_ended:
             raise lm15.TransportError(f"{self._reply()} ended before the answer was complete")
 
@@ -173,7 +220,7 @@ class Exchange:
             lm15.ProviderError: The reply was not an answer.
         """
         data = response.provider_data
-        if isinstance(data, Mapping) and not _FIELDS.intersection(data):
+        if isinstance(data, Mapping) and not any(data.get(name) for name in _FIELDS):
             raise self.no_answer(data)
         return with_given_arguments(response)
 
@@ -197,6 +244,7 @@ class Exchange:
         try:
             yield
         except lm15.ProviderError as error:
+            self._describe(error)
             if error.status in _OF_PROXIES or error.status in SUCCESS:
                 # Before the advice that the client adds on lines of its own.
                 first, end, rest = error.message.partition("\n")
@@ -205,11 +253,18 @@ class Exchange:
         except _UNREADABLE as error:
             if self._status is None or isinstance(error, lm15.LM15Error):
                 raise
-            reason = f": {str(error)[:_MAX_QUOTED]}" if isinstance(error, ValueError) else ""
+            reason = f": {str(error)[:_MAX_QUOTED]}" if isinstance(error, ValueError | TypeError) else ""
             text = f"{self._reply()} cannot be read as an answer{reason}"
             if self._is_stream:
                 raise lm15.TransportError(text) from error
             raise lm15.ProviderError(text, status=self._status) from error
+
+    def _describe(self, error: lm15.ProviderError) -> None:
+        """Say what the server answered, if the client found no message in it."""
+        first, end, rest = (error.message or "").partition("\n")
+        if first.strip() in ("", "None", "{}", "[]"):
+            body = self._error_body.decode(errors="replace").strip()[:_MAX_QUOTED]
+            error.message = f"HTTP {error.status}{f': {body}' if body else ', without a message'}{end}{rest}"
 
     def unreachable(self, error: Exception) -> lm15.LM15Error:
         """Return the error of a server that cannot be reached."""
@@ -234,29 +289,71 @@ class Exchange:
 
     def line(self, line: bytes) -> None:
         """Record a line of a stream; raise the error that stands in it."""
+        if line.startswith(_EVENT):
+            self._event_name = line[len(_EVENT) :].strip()
+        elif not line.strip():
+            self._event_name = b""
         if not line.startswith(_DATA):
             return
         data = line[len(_DATA) :].strip()
-        if b'"error"' in data:
+        if self._event_name == b"error":
+            self._raise_error_event(data)
+        if any(name in data for name in _ERROR_NAMES) or not any(name in data for name in _PIECES):
             self._raise_error_in(data)
-        if data.startswith(_LAST_EVENTS[0]) or _LAST_EVENTS[1] in data:
+        if data.startswith(_DONE) or _LAST_EVENT.search(data):
             self._has_ended = True
+            self._is_over = True
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the last event of the stream has come: nothing after it belongs to the answer."""
+        return self._is_over
+
+    def _raise_error_event(self, text: bytes) -> None:
+        """Raise the error that an event of this name is, whatever stands in it."""
+        data = _decoded(text)
+        error = _error_in(data) or (data if isinstance(data, Mapping) else None) or text.decode(errors="replace")
+        raise self._error(error, data if isinstance(data, Mapping) else {})
 
     def _raise_error_in(self, text: bytes) -> None:
         """Raise the error that a reply, or an event, holds in place of an answer."""
-        if b'"error"' not in text:
+        if not text.startswith((b"{", b"[")) or not (b'"error"' in text or _has_message(text)):
             return
-        try:
-            data = json.loads(text)
-        except ValueError:  # the client says what cannot be read
-            return
+        data = _decoded(text)
         error = _error_in(data)
-        if error is None:
+        if error is not None:
+            raise self._error(error, data if isinstance(data, Mapping) else {})
+        said = _said_in(data)
+        if said is None:
             return
+        status = _status_of(data)
+        if status is not None:
+            raise self._error({**data, "message": said}, {})
+        if not self._is_stream:
+            raise self._says(said)
+        # The answer may follow what a gateway says about its work.
+        self._said = said
+
+    def _says(self, said: str) -> lm15.ProviderError:
+        return lm15.ProviderError(f"{self._reply()} is not an answer: {said}", status=self._status)
+
+    def _error(self, error: Any, data: Mapping[str, Any]) -> lm15.ProviderError:
+        """Return the error that the provider would have sent with the status that it names."""
+        if isinstance(error, Mapping) and isinstance(error.get("error"), Mapping) and not error.get("message"):
+            error = error["error"]
         status = _status_of(error)
         raised = self._normalize(status or _UNNAMED, json.dumps({**data, "error": error}))
         raised.status = status or self._status
-        raise raised
+        if not raised.message:
+            self._error_body = json.dumps(error).encode()
+        return raised
+
+    def _target_of(self, location: str | None) -> str:
+        """Return where a redirection leads."""
+        try:
+            return public_address(urljoin(self._url, location)) if location else "nowhere"
+        except ValueError:
+            return "what is no address"
 
     def _reply(self, size: int | None = None) -> str:
         what = "stream" if self._is_stream else "reply"
@@ -278,16 +375,21 @@ class _Lines:
         self._whole: list[bytes] | None = None
         self._has_begun = False
 
-    def take(self, line: bytes) -> bool:
-        """Take a line; return whether it belongs to a stream."""
+    def take(self, line: bytes) -> bytes | None:
+        """Take a line, and return it if it belongs to a stream."""
         if not self._has_begun and line.strip():
             self._has_begun = True
+            line = line.removeprefix(_BYTE_ORDER_MARK)
             self._whole = None if EVENT_FIELD.match(line.lstrip()) else []
         if self._whole is not None:
             self._whole.append(line)
-            return False
+            return None
         self._exchange.line(line)
-        return True
+        return line
+
+    def are_over(self, line: bytes) -> bool:
+        """Return whether this line ends the last event, after which the server may keep the connection open."""
+        return self._exchange.is_over and not line.strip()
 
     def end(self) -> None:
         """Take the end.
@@ -300,12 +402,31 @@ class _Lines:
             raise WholeReplyError(b"".join(self._whole))
 
 
+def _decoded(text: bytes) -> Any:
+    """Return the value of JSON; ``None`` for anything else, of which the client says what cannot be read."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _has_message(text: bytes) -> bool:
+    """Return whether a text may be an error that is not in a field ``error``."""
+    return any(f'"{key}"'.encode() in text for key in _MESSAGE_KEYS)
+
+
 def _error_in(data: Any) -> Any:
     """Return the error in the decoded body or event of any provider, if it has one."""
+    if isinstance(data, list) and data:
+        # Gemini's, if a stream was asked for.
+        return _error_in(data[0])
     if not isinstance(data, Mapping):
         return None
     if data.get("error"):
         return data["error"]
+    # The event of OpenAI's responses.
+    if data.get("type") == "error" and isinstance(data.get("message"), str):
+        return data
     # Cohere's, in the last event of a stream.
     delta = data.get("delta")
     if isinstance(delta, Mapping) and delta.get("error"):
@@ -316,10 +437,22 @@ def _error_in(data: Any) -> Any:
     return first.get("error") if isinstance(first, Mapping) else None
 
 
-def _status_of(error: Any) -> int | None:
-    if not isinstance(error, Mapping):
+def _said_in(data: Any) -> str | None:
+    """Return what a reply that is no answer says, as vLLM, FastAPI and gateways write it."""
+    if not isinstance(data, Mapping) or any(data.get(name) for name in _FIELDS):
         return None
-    for value in (error.get("code"), error.get("status"), error.get("type")):
+    # An event of a stream has a type, and may have a message that is part of the answer.
+    if "type" in data and data.get("object") != "error" and not isinstance(data.get("message"), str):
+        return None
+    said = next((data[key] for key in _MESSAGE_KEYS if data.get(key)), None)
+    if said is None:
+        return None
+    return (said if isinstance(said, str) else json.dumps(said))[:_MAX_QUOTED]
+
+
+def _status_of(error: Any) -> int | None:
+    values = [error.get(key) for key in _STATUS_KEYS] if isinstance(error, Mapping) else [error]
+    for value in values:
         number = int(value) if isinstance(value, str) and value.isdecimal() and len(value) == 3 else value
         if isinstance(number, int) and number in ERRORS:
             return number

@@ -6,6 +6,7 @@ exchange what is sent and what comes back; the connections remain those of the e
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import copy
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -15,11 +16,15 @@ from typing import Any, Final
 
 from dspy import lm15
 from dspy._vendor.lm15.result import apply_client_side_stop
+from dspy._vendor.lm15.transports import TransportError as NetworkError
 from dspy.clients.engines.lm15_engine import AsyncLM15Engine, LM15Engine
 
 from erlport_bridge.programs.models.addresses import Address, address_of
 from erlport_bridge.programs.models.exchange import Exchange, WholeReplyError
-from erlport_bridge.request import weight
+from erlport_bridge.request import weight, within_time
+
+# How long the end of a connection may be in coming after the last event of a stream.
+_END_S: Final = 0.1
 
 
 class _WithExchanges:
@@ -67,8 +72,7 @@ class Engine(_WithExchanges, LM15Engine):  # type: ignore[misc]
         try:
             with exchange.reading():
                 for event in client.stream(routed):
-                    exchange.event(event)
-                    yield event
+                    yield exchange.event(event)
                 exchange.end()
         except WholeReplyError as whole:
             yield from lm15.response_to_events(self._read(whole, exchange, client, routed))
@@ -99,8 +103,7 @@ class AsyncEngine(_WithExchanges, AsyncLM15Engine):  # type: ignore[misc]
             with exchange.reading():
                 async with contextlib.aclosing(client.stream(routed)) as events:
                     async for event in events:
-                        exchange.event(event)
-                        yield event
+                        yield exchange.event(event)
                 exchange.end()
         except WholeReplyError as whole:
             for event in lm15.response_to_events(await self._read(whole, exchange, client, routed)):
@@ -165,7 +168,12 @@ class _Transport:
 
     def iter_lines(self) -> Iterator[bytes]:
         lines = self._exchange.lines()
-        yield from (line for line in self._reply.iter_lines() if lines.take(line))
+        for line in self._reply.iter_lines():
+            taken = lines.take(line)
+            if taken is not None:
+                yield taken
+                if lines.are_over(line):
+                    break
         lines.end()
 
 
@@ -202,10 +210,26 @@ class _AsyncTransport:
 
     async def aiter_lines(self) -> AsyncIterator[bytes]:
         lines = self._exchange.lines()
-        async for line in self._reply.aiter_lines():
-            if lines.take(line):
-                yield line
+        async with contextlib.aclosing(self._reply.aiter_lines()) as received:
+            async for line in received:
+                taken = lines.take(line)
+                if taken is not None:
+                    yield taken
+                    if lines.are_over(line):
+                        await _read_end(received)
+                        break
         lines.end()
+
+
+async def _read_end(received: AsyncIterator[bytes]) -> None:
+    """Read the end of a stream, with which its connection can be used again, unless it is long in coming."""
+
+    async def read() -> None:
+        async for _ in received:
+            pass
+
+    with contextlib.suppress(TimeoutError, asyncio.TimeoutError, NetworkError):
+        await within_time(read(), _END_S)
 
 
 class _Received(_Transport):

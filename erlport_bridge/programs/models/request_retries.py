@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from dspy.clients import execution
 
@@ -11,6 +11,9 @@ from erlport_bridge import tracing
 from erlport_bridge.errors import is_lasting
 from erlport_bridge.programs.models import history, model_spans
 from erlport_bridge.request import current_progress
+
+# A call without a deadline would wait for years, if that is what the provider says.
+_LONGEST_WAIT_S: Final = 86_400
 
 _Decide = Callable[[Any, Exception, int, int], bool]
 
@@ -25,7 +28,7 @@ def within_deadline(is_retryable: _Decide) -> _Decide:
         if progress is not None:
             progress.failure = error
             left_s = progress.left_s()
-            if left_s is not None and execution._delay(error, attempt) >= left_s:
+            if execution._delay(error, attempt) >= (_LONGEST_WAIT_S if left_s is None else left_s):
                 return False
         if (span := tracing.current()) is not None:
             model_spans.repeated(span, error)

@@ -152,7 +152,7 @@ def read_module_spec(
         inner = next((options["of"] for options in (spec, listed, call or {}) if options.get("of") is not None), None)
         if inner is not None and depth >= MAX_DEPTH:
             message = f"expected at most {MAX_DEPTH} modules that run one another, got another one at {of_path}"
-            raise OperationError("input", message, path=of_path)
+            raise OperationError("input", message, path=of_path, limit=MAX_DEPTH)
         of = None if inner is None else read_module_spec(inner, of_path, depth=depth + 1)
     return ModuleSpec(entry, spec, listed, path, is_map, place, of, apart)
 

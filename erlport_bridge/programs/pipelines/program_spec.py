@@ -51,7 +51,10 @@ def read_stages(
     Raises:
         OperationError: A module is unknown, a signature is malformed, or nothing supplies an input of a stage.
     """
-    if not isinstance(modules, list) or not 0 < len(modules) <= MAX_STAGES:
+    if isinstance(modules, list) and len(modules) > MAX_STAGES:
+        message = f"expected at most {MAX_STAGES} modules at spec.modules, got {len(modules)}"
+        raise OperationError("input", message, path="spec.modules", limit=MAX_STAGES)
+    if not isinstance(modules, list) or not modules:
         raise OperationError(
             "input",
             f"expected a list of 1 to {MAX_STAGES} modules at spec.modules, got {shown(modules)}",

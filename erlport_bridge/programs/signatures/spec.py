@@ -187,7 +187,7 @@ _remembered_fields = lru_cache(maxsize=512)(_parse_fields)
 def _reader(text: str, where: str) -> TokenReader:
     if len(text) > MAX_SIGNATURE_CHARACTERS:
         problem = f"expected at most {MAX_SIGNATURE_CHARACTERS} characters at {where}, got {len(text)}"
-        raise _error(problem, where)
+        raise _error(problem, where, limit=MAX_SIGNATURE_CHARACTERS)
     return TokenReader(text, where)
 
 
@@ -325,7 +325,7 @@ def _text_at(term: object, where: str, *, what: str = "") -> str:
 
 def _check_count(count: int, where: str) -> None:
     if count > MAX_FIELDS:
-        raise _error(f"expected at most {MAX_FIELDS} fields at {where}, got {count}", where)
+        raise _error(f"expected at most {MAX_FIELDS} fields at {where}, got {count}", where, limit=MAX_FIELDS)
 
 
 def _check_names(inputs: tuple[Field, ...], outputs: tuple[Field, ...], reserved: Reserved) -> None:
@@ -349,5 +349,5 @@ def _check_names(inputs: tuple[Field, ...], outputs: tuple[Field, ...], reserved
                 raise _error(f'field name "{name}" is reserved by {owner}; choose another name', where)
 
 
-def _error(message: str, where: str = "signature") -> OperationError:
-    return OperationError("signature", message, path=where)
+def _error(message: str, where: str = "signature", *, limit: int | None = None) -> OperationError:
+    return OperationError("signature", message, path=where, limit=limit)

@@ -194,9 +194,10 @@ class TokenReader:
         got = "the end of the text" if token.kind == "end" else shown(token.text)
         self.fail(f"expected {what}, got {got}", token.position, remedy)
 
-    def fail(self, problem: str, position: int, remedy: str = "") -> NoReturn:
+    def fail(self, problem: str, position: int, remedy: str = "", *, limit: int | None = None) -> NoReturn:
         """Raise an error about a problem at a position, counted in characters from 0."""
-        raise OperationError("signature", f"{problem} at character {position} of {self.where}{remedy}", path=self.where)
+        message = f"{problem} at character {position} of {self.where}{remedy}"
+        raise OperationError("signature", message, path=self.where, limit=limit)
 
     def _split(self, text: str) -> list[Token]:
         tokens = []
@@ -237,7 +238,7 @@ class _TypeParser:
     def union(self, depth: int) -> FieldType:
         start = self._reader.next.position
         if depth > MAX_TYPE_DEPTH:
-            self._fail(f"a type that nests deeper than {MAX_TYPE_DEPTH} levels", start)
+            self._fail(f"a type that nests deeper than {MAX_TYPE_DEPTH} levels", start, limit=MAX_TYPE_DEPTH)
         members = [self._single(depth)]
         while self._reader.take_mark("|"):
             members.append(self._single(depth))
@@ -466,10 +467,10 @@ class _TypeParser:
 
     def _check_count(self, members: list[Any], start: int) -> None:
         if len(members) > MAX_TYPE_MEMBERS:
-            self._fail(f"a type of more than {MAX_TYPE_MEMBERS} members", start)
+            self._fail(f"a type of more than {MAX_TYPE_MEMBERS} members", start, limit=MAX_TYPE_MEMBERS)
 
-    def _fail(self, problem: str, position: int) -> NoReturn:
-        self._reader.fail(f'field "{self._field_name}" has {problem}', position)
+    def _fail(self, problem: str, position: int, *, limit: int | None = None) -> NoReturn:
+        self._reader.fail(f'field "{self._field_name}" has {problem}', position, limit=limit)
 
 
 def allowed_in(read: FieldType) -> tuple[str, ...]:

@@ -36,7 +36,9 @@ def type_text(term: object, where: str, depth: int = 1) -> str:
         OperationError: Of kind ``signature``: the term has no form of a type. The parser of the text checks names.
     """
     if depth > MAX_TYPE_DEPTH:
-        raise _error(f"expected a type that nests at most {MAX_TYPE_DEPTH} levels at {where}", where)
+        raise _error(
+            f"expected a type that nests at most {MAX_TYPE_DEPTH} levels at {where}", where, limit=MAX_TYPE_DEPTH
+        )
     text = text_of(term)
     if text is not None:
         return text
@@ -204,7 +206,9 @@ _FORMS: Final[Mapping[str, Callable[[list[Any], str, int], str]]] = {
 def _check_count(members: Any, where: str) -> None:
     """Check the number of members before the text of each is made."""
     if isinstance(members, Sized) and len(members) > MAX_TYPE_MEMBERS:
-        raise _error(f"expected at most {MAX_TYPE_MEMBERS} members at {where}, got {len(members)}", where)
+        raise _error(
+            f"expected at most {MAX_TYPE_MEMBERS} members at {where}, got {len(members)}", where, limit=MAX_TYPE_MEMBERS
+        )
 
 
 def _default(value: object, where: str, *, is_list: bool, depth: int = 1) -> str:
@@ -245,5 +249,5 @@ def _literal(value: object, where: str) -> str:
     raise _error(f"expected text, a number, true, false or nil at {where}, got {shown(value)}", where)
 
 
-def _error(message: str, where: str) -> OperationError:
-    return OperationError("signature", message, path=where)
+def _error(message: str, where: str, *, limit: int | None = None) -> OperationError:
+    return OperationError("signature", message, path=where, limit=limit)

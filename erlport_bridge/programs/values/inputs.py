@@ -312,7 +312,9 @@ _CONTAINER_NAMES: Final = {list: "a list", set: "a set", tuple: "a tuple", dict:
 def _plain_input(value: object, path: str, *, revive: bool = False, depth: int = 1) -> Any:
     """Check a term of type ``Any``; with ``revive``, maps tagged with ``"$type"`` become values of that DSPy type."""
     if depth > MAX_VALUE_DEPTH:
-        raise OperationError("input", f"a value nested deeper than {MAX_VALUE_DEPTH} levels at {path}", path=path)
+        raise OperationError(
+            "input", f"a value nested deeper than {MAX_VALUE_DEPTH} levels at {path}", path=path, limit=MAX_VALUE_DEPTH
+        )
 
     def convert_inner(item: object, place: str) -> Any:
         return _plain_input(item, place, revive=revive, depth=depth + 1)

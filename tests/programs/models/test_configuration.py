@@ -67,6 +67,7 @@ def test_missing_key_names_the_variables(monkeypatch: pytest.MonkeyPatch, provid
         ({"model": "m", "num_retries": True}, "config.num_retries"),
         ({"model": "m", "model_type": "text"}, "config.model_type"),
         ({"model": "m", "api_base": "host"}, "config.api_base"),
+        ({"model": "m", "api_base": "http://a", "base_url": "http://b"}, "config"),
         ({"model": "m", "api_base": "http://["}, "config.api_base"),
         ({"model": "m", "api_base": "http://host:port/"}, "config.api_base"),
         ({"model": "m", "api_base": "http://a..b/"}, "config.api_base"),

@@ -39,6 +39,10 @@ defmodule DSPex.Python.Call.Arguments do
   Converts a list of inputs to a list of maps.
   """
   @spec python_inputs_list(term()) :: term()
-  def python_inputs_list(inputs) when is_list(inputs), do: Enum.map(inputs, &python_inputs/1)
+  def python_inputs_list(inputs) when is_list(inputs) do
+    # Python refuses an improper list with the place.
+    if List.improper?(inputs), do: inputs, else: Enum.map(inputs, &python_inputs/1)
+  end
+
   def python_inputs_list(other), do: other
 end

@@ -99,6 +99,10 @@ defmodule DSPex.Python.Call.CallOptions do
 
   def to_map!(options, what)
       when is_list(options) or (is_map(options) and not is_struct(options)) do
+    if is_list(options) and List.improper?(options) do
+      raise ArgumentError, expected(what) <> "an improper list"
+    end
+
     # The messages show no value, which may be the key of a model.
     for option <- options do
       case option do

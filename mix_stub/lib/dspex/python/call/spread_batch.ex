@@ -56,7 +56,7 @@ defmodule DSPex.Python.Call.SpreadBatch do
   @spec workers(term(), CallOptions.t()) :: pos_integer() | nil
   def workers(inputs_list, %CallOptions{pool: pool, python: python} = options) do
     cond do
-      not is_list(inputs_list) or inputs_list == [] -> nil
+      not is_list(inputs_list) or inputs_list == [] or List.improper?(inputs_list) -> nil
       # The batch of a session stays where the session is.
       python[:session_id] != nil -> nil
       true -> of_pool(max(Cluster.size(pool), 1), options)
@@ -70,7 +70,8 @@ defmodule DSPex.Python.Call.SpreadBatch do
   have spent.
   """
   @spec fail_fast?(CallOptions.t()) :: boolean()
-  def fail_fast?(%CallOptions{python: python}), do: to_string(python[:on_error]) == "fail_fast"
+  def fail_fast?(%CallOptions{python: python}),
+    do: python[:on_error] in [:fail_fast, "fail_fast"]
 
   @doc """
   Returns the stream of `{index, result}`, the index counted from `offset`, and `{:error, error}` if the batch has failed as a

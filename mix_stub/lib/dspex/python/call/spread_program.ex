@@ -36,6 +36,7 @@ defmodule DSPex.Python.Call.SpreadProgram do
     with pool when is_atom(pool) <- options.pool,
          workers = Routing.size(pool),
          true <- workers > 0 and match?([_first | _rest], inputs_list),
+         false <- List.improper?(inputs_list),
          false <- workers == 1 and SpreadBatch.fail_fast?(options),
          true <- Routing.shares_sessions?(pool),
          {:ok, options} <- in_workers(workers, session_id, program_id, options) do

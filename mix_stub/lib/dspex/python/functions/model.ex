@@ -34,7 +34,7 @@ defmodule DSPex.Python.Functions.Model do
 
   def validate({provider, options})
       when not is_nil(provider) and (is_atom(provider) or is_binary(provider)) do
-    if is_map(options) or Keyword.keyword?(options) do
+    if (is_map(options) and not is_struct(options)) or Keyword.keyword?(options) do
       message = Keywords.repeated(options, "the options of the model #{inspect(provider)}")
       if message, do: {:error, message}, else: :ok
     else

@@ -122,15 +122,15 @@ defmodule DSPex.Python.Port.Diagnosis do
 
   defp fatal_remedy(fatal, path, options) do
     named = Regex.run(~r/\bPYTHON[A-Z0-9]+\b/, fatal)
-    home = harmful_home(path, options)
+    variable = harmful_variable(path, options)
     file = hiding_file(options)
 
     cond do
       named ->
         "unset #{named}, or mend it"
 
-      home ->
-        "unset PYTHONHOME (#{home}), or set it to the prefix of this python"
+      variable ->
+        variable_remedy(variable)
 
       file ->
         "rename #{file}, or take its folder out of the option :python_path of pool #{inspect(options.name)} and of " <>
@@ -141,17 +141,28 @@ defmodule DSPex.Python.Port.Diagnosis do
     end
   end
 
-  # PYTHONHOME if this Python starts without it. Only Python itself can tell, since `path` may be a script that sets the
-  # variable, and from Python 3.13 on the error does not show it.
-  defp harmful_home(path, options) do
-    ask = ["-E", "-c", "import os; print(os.environ.get('PYTHONHOME', ''))"]
+  # The variable that says where Python's own modules are, if this Python starts without it. Only Python itself can tell,
+  # since `path` may be a script that sets the variable, and from Python 3.13 on the error does not show it.
+  defp harmful_variable(path, options) do
+    names = "('PYTHONHOME', 'PYTHONPLATLIBDIR')"
+
+    program =
+      "import os; print(*(n + '=' + os.environ[n] for n in #{names} if os.environ.get(n)), sep=chr(10))"
+
     settings = [stderr_to_stdout: true, env: probe_environment(options)]
 
-    with {output, 0} <- System.cmd(path, ask, settings ++ Interpreter.folder(options)),
-         home when home != "" <- String.trim(output),
-         do: home,
+    with {output, 0} <-
+           System.cmd(path, ["-E", "-c", program], settings ++ Interpreter.folder(options)),
+         [first | _second] = output |> String.trim() |> String.split("\n"),
+         [name, value] <- String.split(first, "=", parts: 2),
+         do: {name, value},
          else: (_none -> nil)
   end
+
+  defp variable_remedy({"PYTHONHOME", home}),
+    do: "unset PYTHONHOME (#{home}), or set it to the prefix of this python"
+
+  defp variable_remedy({name, value}), do: "unset #{name} (#{value})"
 
   # A file or folder of `:python_path` or `PYTHONPATH` that hides a module without which Python runs no program.
   defp hiding_file(options) do

@@ -260,7 +260,6 @@ defmodule DSPex.Python.Port.PoolOptions do
   defp check!(:env, _value, _pool), do: :ok
   defp check!(:cd, nil, _pool), do: :ok
   defp check!(:name, _name, _pool), do: :ok
-  defp check!(:python, value, _pool) when is_binary(value) and value != "", do: :ok
   defp check!(:start_timeout, value, _pool) when value in 1..@max_timeout, do: :ok
 
   defp check!(option, value, _pool)
@@ -330,7 +329,7 @@ defmodule DSPex.Python.Port.PoolOptions do
   end
 
   defp check!(:log_metadata, value, pool) do
-    if not is_list(value) or not Enum.all?(value, &is_atom/1) do
+    if not all?(value, &is_atom/1) do
       raise ArgumentError,
             "expected a list of keys such as [:request_id] for #{where(:log_metadata, pool)}, got #{inspect(value)}"
     end
@@ -351,10 +350,17 @@ defmodule DSPex.Python.Port.PoolOptions do
   end
 
   defp check!(option, value, pool) when option in [:python_path, :modules, :preload] do
-    if not is_list(value) or not Enum.all?(value, &is_binary/1) do
+    if not all?(value, &is_binary/1) do
       raise ArgumentError,
             "expected a list of strings for #{where(option, pool)}, got #{inspect(value)}"
     end
+
+    if option != :python_path and Enum.any?(value, &(String.trim(&1) == "")) do
+      raise ArgumentError,
+            "expected names of modules, none of them empty, for #{where(option, pool)}, got #{inspect(value)}"
+    end
+
+    if not Enum.all?(value, &name?/1), do: raise_unusable(option, value, pool)
 
     # Python separates the folders by colons, and takes an empty one for the current folder.
     if option == :python_path and Enum.any?(value, &(&1 == "" or String.contains?(&1, ":"))) do
@@ -372,7 +378,11 @@ defmodule DSPex.Python.Port.PoolOptions do
   end
 
   defp check!(:python, value, pool) do
-    raise ArgumentError, "expected a path for #{where(:python, pool)}, got #{inspect(value)}"
+    if not is_binary(value) or value == "" do
+      raise ArgumentError, "expected a path for #{where(:python, pool)}, got #{inspect(value)}"
+    end
+
+    if not name?(value), do: raise_unusable(:python, value, pool)
   end
 
   defp check!(:size, value, pool) do
@@ -441,6 +451,18 @@ defmodule DSPex.Python.Port.PoolOptions do
     raise ArgumentError,
           "unknown option #{inspect(option)} of pool #{inspect(pool)}#{Suggestion.hint(option, @known)}; known are " <>
             Enum.map_join(@known, ", ", &inspect/1)
+  end
+
+  # `Enum.all?` raises for an improper list.
+  defp all?(value, check),
+    do: is_list(value) and not List.improper?(value) and Enum.all?(value, check)
+
+  # No argument of a program can hold a zero byte, and the BEAM takes names in UTF-8 only.
+  defp name?(text), do: String.valid?(text) and not String.contains?(text, <<0>>)
+
+  defp raise_unusable(option, value, pool) do
+    raise ArgumentError,
+          "expected UTF-8 text without zero bytes for #{where(option, pool)}, got #{inspect(value)}"
   end
 
   defp where(option, pool), do: "the option #{inspect(option)} of pool #{inspect(pool)}"

@@ -52,6 +52,7 @@ defmodule DSPex.Python.Port.DiagnosisTest do
   describe "variables of the environment" do
     for {name, value} <- [
           {"PYTHONHOME", "/there/is/no/home"},
+          {"PYTHONPLATLIBDIR", "there_is_none"},
           {"PYTHONHASHSEED", "many"},
           {"PYTHONUTF8", "maybe"},
           {"PYTHONMALLOC", "none"}
