@@ -91,6 +91,23 @@ defmodule DSPex.Python.Call.TracesTest do
     end
   end
 
+  for size <- [1, 2] do
+    test "a batch that fails as a whole in #{size} workers has it too", %{url: url} do
+      pool = start_pool!(model: ModelServer.model(url, "good"), size: unquote(size))
+      options = [pool: pool, trace: true]
+      {:error, error} = Python.execute_batch("dspy.Predict", "wrong", ["Why?", "When?"], options)
+      assert error.kind == :signature
+      assert kinds(error.trace) == ~w(call queue python)
+      assert %{"status" => "error", "parent" => nil} = hd(error.trace.spans)
+      assert_tree(error.trace)
+
+      assert [{:error, error}] =
+               Enum.to_list(Python.stream_batch("dspy.Predict", "wrong", ["Why?"], options))
+
+      assert kinds(error.trace) == ~w(call queue python)
+    end
+  end
+
   test "an error that is made in Elixir has the span of the call", %{pool: pool} do
     {:error, error} =
       Python.execute_module("dspy.Predict", @qa, "Why?",
