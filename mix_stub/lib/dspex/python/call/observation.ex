@@ -485,9 +485,13 @@ defmodule DSPex.Python.Call.Observation do
   end
 
   # Without spans of Python nothing is known.
-  defp add_usage(usage, []), do: usage
-
   defp add_usage(usage, spans) do
+    if Enum.all?(spans, &(&1["kind"] in ["call", "queue"])),
+      do: usage,
+      else: add_known_usage(usage, spans)
+  end
+
+  defp add_known_usage(usage, spans) do
     new = Trace.usage(%Trace{id: "", spans: spans})
     last = Enum.find(Enum.reverse(spans), &(&1["kind"] == "model" and &1["status"] == "ok"))
     answered = (last && last["attributes"]) || %{}

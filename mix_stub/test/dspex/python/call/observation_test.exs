@@ -326,6 +326,8 @@ defmodule DSPex.Python.Call.ObservationTest do
     batch = Python.stream_batch("dspy.Predict", "wrong", ["Why?"], pool: pool)
     assert [{:error, %Error{kind: :signature}}] = Enum.to_list(batch)
     assert_one_end(%{result: :signature, operation: :stream_batch})
+    {:error, _error} = Python.execute_batch("dspy.Predict", @qa, ["Why?"], pool: :nonesuch)
+    assert_one_end(%{result: :pool_not_found, worker: nil, usage_known?: false})
   end
 
   test "calls have their ends also while the process that ends them is started again", %{
