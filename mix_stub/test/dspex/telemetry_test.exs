@@ -448,7 +448,15 @@ defmodule DSPex.TelemetryTest do
   end
 
   defp tokens_of(operation) do
-    assert_receive {[:dspex, :call, :stop], measurements, %{operation: ^operation}, _pid}
+    assert_receive {[:dspex, :call, :stop], measurements, %{operation: ^operation} = call, _pid}
+    # The events of the models add up to it, each once.
+    spans =
+      for {[:dspex, :model, :stop], counts, %{trace_id: id, span_id: span}} <- received(),
+          id == call.trace_id,
+          do: {span, counts.total_tokens}
+
+    assert spans == Enum.uniq(spans)
+    assert spans |> Enum.map(&elem(&1, 1)) |> Enum.sum() == measurements.total_tokens
     measurements.total_tokens
   end
 end

@@ -356,8 +356,11 @@ defmodule DSPex.Python.Call.Observation do
   end
 
   defp with_traces({:ok, %{"results" => results} = report}, call, outer) when is_list(results) do
-    {items, counted} = items(call, results, outer)
-    call = if call.counted?, do: call, else: counted
+    {items, call} =
+      if call.counted?,
+        do: {Enum.map(results, &told_before(&1, call, outer)), call},
+        else: items(call, results, outer)
+
     report = %{report | "results" => items}
 
     {{:ok,
@@ -404,6 +407,12 @@ defmodule DSPex.Python.Call.Observation do
           {Traces.put(item, trace), counted(call, spans)}
       end
     end)
+  end
+
+  # The result of an item whose events have been emitted when it came, and which has been counted then.
+  defp told_before(item, call, outer) do
+    {item, term} = Traces.pop(item)
+    Traces.put(item, if(keep?(call), do: term && Traces.within(outer, term)))
   end
 
   # Events alone need the spans, and no trace.
