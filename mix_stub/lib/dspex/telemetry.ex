@@ -115,6 +115,7 @@ defmodule DSPex.Telemetry do
     [:dspex, :pool, :worker_recycled],
     [:dspex, :pool, :overloaded]
   ]
+  @levels [:emergency, :alert, :critical, :error, :warning, :notice, :info, :debug]
   @handler "dspex-default-logger"
 
   @doc """
@@ -138,12 +139,33 @@ defmodule DSPex.Telemetry do
   """
   @spec attach_default_logger(keyword()) :: :ok | {:error, :already_exists | :no_telemetry}
   def attach_default_logger(options \\ []) do
-    options = Keyword.validate!(options, level: :info, slow_ms: 0)
+    options = logger_options!(options)
 
     if Code.ensure_loaded?(:telemetry) and function_exported?(:telemetry, :attach_many, 4),
       do:
         apply(:telemetry, :attach_many, [@handler, @logged, &__MODULE__.log/4, Map.new(options)]),
       else: {:error, :no_telemetry}
+  end
+
+  # The first event would detach a handler that fails, and nothing be logged any more.
+  defp logger_options!(options) do
+    if not Keyword.keyword?(options) do
+      raise ArgumentError, "expected options as a keyword list, got #{inspect(options)}"
+    end
+
+    options = Keyword.validate!(options, level: :info, slow_ms: 0)
+
+    if options[:level] not in @levels do
+      raise ArgumentError,
+            "expected :level to be one of #{Enum.map_join(@levels, ", ", &inspect/1)}, got #{inspect(options[:level])}"
+    end
+
+    if not (is_number(options[:slow_ms]) and options[:slow_ms] >= 0) do
+      raise ArgumentError,
+            "expected :slow_ms to be a number of ms, 0 or more, got #{inspect(options[:slow_ms])}"
+    end
+
+    options
   end
 
   @doc """

@@ -378,6 +378,15 @@ defmodule DSPex.TelemetryTest do
     assert Telemetry.detach_default_logger() == :ok
     assert Telemetry.detach_default_logger() == {:error, :not_found}
     assert_raise ArgumentError, fn -> Telemetry.attach_default_logger(levle: :debug) end
+
+    for {wrong, message} <- [
+          {[level: :loud], ~r/expected :level to be one of .*:info, :debug, got :loud/},
+          {[slow_ms: -1], ~r/expected :slow_ms to be a number of ms, 0 or more, got -1/},
+          {[slow_ms: "5"], ~r/got "5"/},
+          {%{}, ~r/expected options as a keyword list, got %{}/}
+        ] do
+      assert_raise ArgumentError, message, fn -> Telemetry.attach_default_logger(wrong) end
+    end
   end
 
   test "a batch that is spread over workers is one call, with what its items have used", %{
