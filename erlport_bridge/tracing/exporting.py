@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from erlport_bridge.errors import MissingPackageError, OperationError
 from erlport_bridge.redaction import redact, remember_secret
@@ -115,7 +115,10 @@ def read_settings(environment: Mapping[str, str]) -> Settings | None:
             break
     for variable in ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"):
         for header in environment.get(variable, "").split(","):
-            remember_secret(header.partition("=")[2])
+            # The exporter decodes it; a collector may quote the credentials without their scheme.
+            value = unquote(header.partition("=")[2]).strip()
+            remember_secret(value)
+            remember_secret(value.rpartition(" ")[2])
     return Settings(endpoint, content == "full")
 
 

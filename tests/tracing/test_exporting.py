@@ -397,6 +397,8 @@ def test_wrong_environment_is_refused(environment: dict[str, str], variable: str
 def test_headers_for_the_collector_are_secrets() -> None:
     exporting.read_settings({"DSPEX_OTLP": "on", "OTEL_EXPORTER_OTLP_HEADERS": "a=first-secret,b=second-secret"})
     assert redact("first-secret second-secret") == "[redacted] [redacted]"
+    exporting.read_settings({"DSPEX_OTLP": "on", "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "a=Bearer%20third-secret"})
+    assert redact("of third-secret") == "of [redacted]"
 
 
 def test_missing_packages_are_an_error_at_the_start_with_the_remedy(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ defmodule DSPex.Python.Call.TracesTest do
   import DSPex.TestPython
 
   alias DSPex.{ModelServer, Prediction, Python, Trace}
+  alias DSPex.Python.Call.Traces
   alias DSPex.Python.{Error, ScriptedModel}
 
   @moduletag :capture_log
@@ -157,6 +158,19 @@ defmodule DSPex.Python.Call.TracesTest do
         )
 
       assert prediction.trace.id =~ ~r/^[0-9a-f]{32}$/
+    end
+  end
+
+  test "a header of a later version may have more, one of version 00 may not" do
+    header = "-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+
+    for right <- ["00" <> header, "01" <> header, "cc" <> header <> "-more-of-it"] do
+      traces = Traces.new(right)
+      assert {traces.trace_id, traces.flags} == {"0af7651916cd43dd8448eb211c80319c", "00"}
+    end
+
+    for wrong <- ["00" <> header <> "-more", "ff" <> header, "cc" <> header <> "0", "0" <> header] do
+      assert Traces.new(wrong).parent_id == nil
     end
   end
 
