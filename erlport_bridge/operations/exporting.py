@@ -43,7 +43,10 @@ async def export_spans(traceparent: object, spans: object) -> int:
         raise OperationError("input", f"expected a list of at most {_MAX_SPANS} spans at spans")
     finished = [_finished(span, trace, f"spans[{index}]") for index, span in enumerate(spans)]
     exporter = exporting.exporter()
-    if exporter is None or not trace.is_sampled:
+    if exporter is None or not finished:
+        return 0
+    is_root = all(span.parent is None for span in finished)
+    if not exporter.sampled(trace, finished[0].name, is_root=is_root).is_sampled:
         return 0
     for span in finished:
         exporter.put(span)

@@ -69,7 +69,7 @@ def _awaited_operation(function: Callable[..., Any], items_at: int | None = None
 
     @functools.wraps(function)
     async def counted_while_awaited(*args: Any) -> Answer:
-        recording = wanted_recording(args[-1] if options_at == len(args) - 1 else None) if is_traced else None
+        recording = wanted_recording(name, args[-1] if options_at == len(args) - 1 else None) if is_traced else None
         if recording is None:
             return await run(*args)
         return await _recorded(recording, name, run, args)

@@ -29,6 +29,17 @@ def follow(traceparent: Traceparent | None) -> None:
         _attached(traceparent, traceparent.span_id, is_remote=True)
 
 
+def around(traceparent: Traceparent) -> Any:
+    """Return a context in which the caller's span is the current one."""
+    from opentelemetry.context import Context
+
+    return (
+        Context()
+        if traceparent.span_id is None
+        else _within(traceparent, traceparent.span_id, Context(), is_remote=True)
+    )
+
+
 def left(before: Any) -> None:
     """Make the span current again that was so before."""
     from opentelemetry import context
@@ -38,10 +49,16 @@ def left(before: Any) -> None:
 
 
 def _attached(traceparent: Traceparent, span_id: str, *, is_remote: bool) -> Any:
-    from opentelemetry import context, trace
+    from opentelemetry import context
 
     before = context.get_current()
+    context.attach(_within(traceparent, span_id, before, is_remote=is_remote))
+    return before
+
+
+def _within(traceparent: Traceparent, span_id: str, outer: Any, *, is_remote: bool) -> Any:
+    from opentelemetry import trace
+
     flags = trace.TraceFlags(int(traceparent.flags, 16))
     named = trace.SpanContext(int(traceparent.trace_id, 16), int(span_id, 16), is_remote=is_remote, trace_flags=flags)
-    context.attach(trace.set_span_in_context(trace.NonRecordingSpan(named), before))
-    return before
+    return trace.set_span_in_context(trace.NonRecordingSpan(named), outer)

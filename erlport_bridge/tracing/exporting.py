@@ -2,6 +2,7 @@
 
 ``DSPEX_OTLP`` says where: ``off``, ``on`` (the standard variables ``OTEL_EXPORTER_OTLP_…`` say it), or the address of a
 collector. ``DSPEX_OTLP_CONTENT`` is ``metadata``, or ``full`` for prompts, answers, and the messages of errors too.
+Which traces are exported is decided by the sampler that the standard variables name, as in the SDK.
 
 A span is handed over when it ends, which takes a microsecond. A thread names, encodes and sends them, once a second or
 as soon as there are enough. It is started by the first span, so that a template process has none. While the collector
@@ -17,17 +18,20 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any, Final, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from erlport_bridge.errors import MissingPackageError, OperationError
 from erlport_bridge.redaction import redact, remember_secret
+from erlport_bridge.tracing import application_context
 from erlport_bridge.tracing.conventions import TEXTS, described
+from erlport_bridge.tracing.traceparent import Traceparent
 
 _VARIABLE: Final = "DSPEX_OTLP"
 _CONTENT_VARIABLE: Final = "DSPEX_OTLP_CONTENT"
 _PACKAGES: Final = "opentelemetry-sdk opentelemetry-exporter-otlp-proto-http"
 _PATH: Final = "/v1/traces"
 _PROTOCOL: Final = "http/protobuf"
+_SAMPLER_VARIABLE: Final = "OTEL_TRACES_SAMPLER"
 
 #: How many spans may wait, and how many characters of texts they may have together.
 MAX_WAITING: Final = 8_192
@@ -96,6 +100,9 @@ def read_settings(environment: Mapping[str, str]) -> Settings | None:
     if given == "off":
         return None
     endpoint = None if given == "on" else _endpoint(given)
+    is_disabled = environment.get("OTEL_SDK_DISABLED", "").strip().lower() == "true"
+    if is_disabled or (endpoint is None and not _exporters_have_otlp(environment)):
+        return None
     content = environment.get(_CONTENT_VARIABLE) or "metadata"
     if content not in ("metadata", "full"):
         message = f"expected metadata or full in the environment at {_CONTENT_VARIABLE}, got {content!r}"
@@ -108,7 +115,10 @@ def read_settings(environment: Mapping[str, str]) -> Settings | None:
             break
     for variable in ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS"):
         for header in environment.get(variable, "").split(","):
-            remember_secret(header.partition("=")[2])
+            # The exporter decodes it; a collector may quote the credentials without their scheme.
+            value = unquote(header.partition("=")[2]).strip()
+            remember_secret(value)
+            remember_secret(value.rpartition(" ")[2])
     return Settings(endpoint, content == "full")
 
 
@@ -121,16 +131,30 @@ def _endpoint(text: str) -> str:
     return text if parts.path.strip("/") else f"{text.rstrip('/')}{_PATH}"
 
 
+def _exporters_have_otlp(environment: Mapping[str, str]) -> bool:
+    """Return whether the variable that names exporters wants this one; it does if it says nothing."""
+    variable = "OTEL_TRACES_EXPORTER"
+    names = [name.strip().lower() for name in environment.get(variable, "").split(",") if name.strip()]
+    if not names or {"otlp", "otlp_proto_http"} & set(names):
+        return True
+    if names == ["none"]:
+        return False
+    message = f"expected otlp or none in the environment at {variable}, got {environment[variable]!r}"
+    raise OperationError("input", f"{message}; or give the address of a collector at {_VARIABLE}")
+
+
 class Exporter:
     """Sends spans to a collector, from a thread of its own.
 
     Args:
         settings: Where to, and what of them.
         identity: Returns the attributes of this process.
+        sampler: Decides which traces are exported; ``None``: those that their callers record, and all others.
     """
 
-    def __init__(self, settings: Settings, identity: Callable[[], Mapping[str, Any]]) -> None:
+    def __init__(self, settings: Settings, identity: Callable[[], Mapping[str, Any]], sampler: Any = None) -> None:
         self.has_texts = settings.has_texts
+        self._sampler = sampler
         self._endpoint = settings.endpoint
         self._identity = identity
         self._waiting: deque[tuple[Finished, int]] = deque()
@@ -141,6 +165,24 @@ class Exporter:
         self._is_stopping = False
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()
+
+    def sampled(self, trace: Traceparent, name: str, *, is_root: bool) -> Traceparent:
+        """Return the trace with the flags that say whether spans of it are exported.
+
+        Args:
+            trace: The trace, and the span around the call.
+            name: The name of the operation.
+            is_root: Whether nobody has decided about the trace: the call, or its own caller's side, begins it.
+        """
+        if self._sampler is None:
+            return trace
+        from opentelemetry.context import Context
+        from opentelemetry.sdk.trace.sampling import Decision
+
+        around = Context() if is_root else application_context.around(trace)
+        decision = self._sampler.should_sample(around, int(trace.trace_id, 16), name).decision
+        flags = int(trace.flags, 16) & ~1 | (decision is Decision.RECORD_AND_SAMPLE)
+        return trace._replace(flags=f"{flags:02x}")
 
     def put(self, span: Finished) -> None:
         """Take a span to be sent; never waits, and drops the span if too many wait already."""
@@ -315,7 +357,7 @@ def prepare(identity: Callable[[], Mapping[str, Any]]) -> None:
         OperationError: Of kind ``input``, or ``missing_dependency``: the packages of OpenTelemetry are not installed.
     """
     global _exporter
-    settings = read_settings(os.environ)
+    settings, sampler = read_settings(os.environ), None
     if settings is not None:
         try:
             import opentelemetry.sdk.trace  # noqa: F401
@@ -323,9 +365,21 @@ def prepare(identity: Callable[[], Mapping[str, Any]]) -> None:
 
             # Imports what it needs, and reads the standard variables, before there are workers and calls.
             OTLPSpanExporter(endpoint=settings.endpoint)
+            sampler = _sampler()
         except ImportError as error:
             raise MissingPackageError("exporting spans by OTLP", error.name, _PACKAGES) from None
-    _exporter = None if settings is None else Exporter(settings, identity)
+    _exporter = None if settings is None else Exporter(settings, identity, sampler)
+
+
+def _sampler() -> Any:
+    """Return the sampler that the standard variables name; ``None``: they name none."""
+    if not os.environ.get(_SAMPLER_VARIABLE, "").strip():
+        return None
+    from opentelemetry.sdk.resources import Resource
+    from opentelemetry.sdk.trace import TracerProvider
+
+    # The SDK reads the variables. Its own resource would be found by threads.
+    return TracerProvider(resource=Resource.get_empty(), shutdown_on_exit=False).sampler
 
 
 def stop() -> None:

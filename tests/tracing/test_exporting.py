@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -146,6 +147,86 @@ def test_trace_that_its_caller_does_not_record_is_not_exported(collector: Collec
         port.close()
         port.process.wait()
     assert {span["trace_id"] == TRACE for span in collector.spans} == {False}
+
+
+HIGH = "e" * 32
+DROPPED, KEPT = f"00-{HIGH}-b7ad6b7169203331-01", f"00-{'0' * 31}1-b7ad6b7169203331-01"
+
+
+@pytest.mark.parametrize(
+    ("sampler", "exported"),
+    [
+        ("", {"recorded", "low", "high"}),
+        ("always_on", {"unrecorded", "recorded", "low", "high"}),
+        ("always_off", set()),
+        ("traceidratio", {"unrecorded", "recorded", "low"}),
+        ("parentbased_traceidratio", {"recorded", "low"}),
+        ("parentbased_always_off", {"recorded"}),
+    ],
+)
+def test_sampler_of_the_standard_variables_decides_which_traces_are_exported(
+    sampler: str, exported: set[str], collector: Collector
+) -> None:
+    calls: dict[str, dict[str, Any]] = {
+        "unrecorded": {"traceparent": KEPT.replace("1-b", "2-b")[:-1] + "0"},
+        "recorded": {"traceparent": KEPT.replace("1-b", "3-b")},
+        "low": {"traceparent": KEPT, "begins_trace": True},
+        "high": {"traceparent": DROPPED, "begins_trace": True},
+    }
+    environment = {"DSPEX_OTLP": collector.url, "OTEL_TRACES_SAMPLER": sampler, "OTEL_TRACES_SAMPLER_ARG": "0.5"}
+    with PortProcess(environment=environment) as port:
+        for name, opts in calls.items():
+            port.done("execute_module", "dspy.Predict", QA, WHY, {"lm": "embedded", **opts})
+            # The span of the caller follows the same decision.
+            call = {**CALL, "parent": None if "begins_trace" in opts else "c7ad6b7169203331"}
+            assert port.done("export_spans", opts["traceparent"], [call]) == (name in exported)
+        port.close()
+        port.process.wait()
+    counts = Counter(span["trace_id"] for span in collector.spans)
+    assert counts == {calls[name]["traceparent"].split("-")[1]: 4 for name in exported}
+
+
+def test_application_code_sees_the_decision_of_the_sampler(collector: Collector, tmp_path: Path) -> None:
+    (tmp_path / "application.py").write_text(APPLICATION)
+    environment = {
+        "DSPEX_OTLP": "on",
+        "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
+        "OTEL_TRACES_SAMPLER": "parentbased_traceidratio",
+        "OTEL_TRACES_SAMPLER_ARG": "0.5",
+        "DSPEX_PROGRAM_MODULES": "application.Looks",
+        "PYTHONPATH": python_path(tmp_path),
+    }
+    with PortProcess(environment=environment) as port:
+        for traceparent in (DROPPED, KEPT):
+            opts = {"lm": "embedded", "traceparent": traceparent, "begins_trace": True}
+            port.done("execute_module", "application.Looks", None, WHY, opts)
+        spans = collector.wait_for(5)
+    assert HIGH not in {span["trace_id"] for span in spans}
+
+
+@pytest.mark.parametrize(
+    ("environment", "count"),
+    [
+        ({"OTEL_SDK_DISABLED": "TRUE"}, 0),
+        ({"OTEL_SDK_DISABLED": "false"}, 3),
+        ({"OTEL_TRACES_EXPORTER": "none"}, 0),
+        ({"OTEL_TRACES_EXPORTER": "console,otlp"}, 3),
+        ({"OTEL_RESOURCE_ATTRIBUTES": "service.name=shop,deployment.environment.name=test"}, 3),
+        ({"OTEL_TRACES_SAMPLER": "nonsense"}, 3),
+        ({"OTEL_TRACES_SAMPLER": "traceidratio", "OTEL_TRACES_SAMPLER_ARG": "2"}, 3),
+    ],
+    ids=str,
+)
+def test_other_standard_variables_count_too(environment: dict[str, str], count: int, collector: Collector) -> None:
+    environment = {"DSPEX_OTLP": "on", "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, **environment}
+    with PortProcess(environment=environment) as port:
+        port.done("execute_module", "dspy.Predict", QA, WHY, {"lm": "embedded"})
+        port.close()
+        port.process.wait()
+    assert len(collector.spans) == count
+    if "OTEL_RESOURCE_ATTRIBUTES" in environment:
+        resource = collector.spans[0]["resource"]
+        assert (resource["service.name"], resource["deployment.environment.name"]) == ("shop", "test")
 
 
 def test_items_of_a_batch_are_exported_also_if_they_are_cancelled(
@@ -303,6 +384,7 @@ def test_environment_says_where_spans_go(environment: dict[str, str], settings: 
         ({"DSPEX_OTLP": "yes"}, "DSPEX_OTLP"),
         ({"DSPEX_OTLP": "on", "DSPEX_OTLP_CONTENT": "all"}, "DSPEX_OTLP_CONTENT, got 'all'"),
         ({"DSPEX_OTLP": "on", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}, "OTEL_EXPORTER_OTLP_PROTOCOL, got 'grpc'"),
+        ({"DSPEX_OTLP": "on", "OTEL_TRACES_EXPORTER": "console"}, "OTEL_TRACES_EXPORTER, got 'console'"),
     ],
     ids=str,
 )
@@ -315,6 +397,8 @@ def test_wrong_environment_is_refused(environment: dict[str, str], variable: str
 def test_headers_for_the_collector_are_secrets() -> None:
     exporting.read_settings({"DSPEX_OTLP": "on", "OTEL_EXPORTER_OTLP_HEADERS": "a=first-secret,b=second-secret"})
     assert redact("first-secret second-secret") == "[redacted] [redacted]"
+    exporting.read_settings({"DSPEX_OTLP": "on", "OTEL_EXPORTER_OTLP_TRACES_HEADERS": "a=Bearer%20third-secret"})
+    assert redact("of third-secret") == "of [redacted]"
 
 
 def test_missing_packages_are_an_error_at_the_start_with_the_remedy(tmp_path: Path) -> None:

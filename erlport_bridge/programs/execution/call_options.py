@@ -11,7 +11,7 @@ from erlport_bridge.errors import OperationError
 from erlport_bridge.limits import DEMOS, ID_BYTES, OPTIONS
 from erlport_bridge.programs import callbacks
 from erlport_bridge.programs.callbacks import ElixirFunction
-from erlport_bridge.programs.execution.trace_options import CALLED_AT, TRACE, TRACEPARENT
+from erlport_bridge.programs.execution.trace_options import BEGINS_TRACE, CALLED_AT, TRACE, TRACEPARENT
 from erlport_bridge.programs.models import (
     BUDGET_OPTIONS,
     GENERATION_SETTINGS,
@@ -45,7 +45,7 @@ _OF_ELIXIR: Final = ("pool", "serialization_format", "retry", "progress", "metad
 _OF_EVERY_CALL: Final = frozenset(
     {
         *("timeout", "session_id", "request_id", "caller", "caller_context"),
-        *(option.name for option in (TRACE, TRACEPARENT, CALLED_AT)),
+        *(option.name for option in (TRACE, TRACEPARENT, BEGINS_TRACE, CALLED_AT)),
     }
 )
 # Names that other libraries use, with the option that is meant.
@@ -122,6 +122,7 @@ COMMON_OPTIONS: Final = Vocabulary(
     ),
     TRACE,
     TRACEPARENT,
+    BEGINS_TRACE,
     CALLED_AT,
     ModelOption(name="lm", description="the model of this call; in a list, fallback models follow the first"),
     _AdapterOption(name="adapter", description='the prompt format: "chat", "json", "xml", "two_step", or a map'),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from erlport_bridge.programs.options import IntegerOption, Option, TextOption, wrong
+from erlport_bridge.programs.options import BooleanOption, IntegerOption, Option, TextOption, wrong
 from erlport_bridge.programs.text import text_of
 from erlport_bridge.tracing import (
     Recording,
@@ -44,6 +44,12 @@ TRACE: Final = _TraceOption(
 TRACEPARENT: Final = TextOption(
     name="traceparent", description="the caller's span, as the header of W3C Trace Context; a malformed one is ignored"
 )
+#: Whether nobody has decided yet if the trace of ``traceparent`` is exported.
+BEGINS_TRACE: Final = BooleanOption(
+    name="begins_trace",
+    default=False,
+    description="whether traceparent begins its trace, so that the sampler of the export decides about it",
+)
 #: When the caller made the call.
 CALLED_AT: Final = IntegerOption(
     name="called_at_us",
@@ -53,11 +59,12 @@ CALLED_AT: Final = IntegerOption(
 )
 
 
-def wanted_recording(given: Any) -> Recording | None:
-    """Return the recording for a call with these options; ``None``: neither its caller nor a collector wants the spans.
+def wanted_recording(name: str, given: Any) -> Recording | None:
+    """Return the recording for a call of the operation ``name`` with these options.
 
-    The caller's span becomes the current one of OpenTelemetry, if the application uses that. The options are not
-    checked yet: what is wrong with them is an error of the call, which may be recorded already.
+    ``None``: neither its caller nor a collector wants the spans. The caller's span becomes the current one of
+    OpenTelemetry, if the application uses that. The options are not checked yet: what is wrong with them is an error of
+    the call, which may be recorded already.
     """
     given = _as_map(given)
     wanted = given.get("trace")
@@ -67,15 +74,18 @@ def wanted_recording(given: Any) -> Recording | None:
         return None
     text = text_of(given.get("traceparent"))
     caller = read_traceparent(text) if text else None
+    trace = caller or new_trace()
+    if exporter is not None:
+        trace = exporter.sampled(trace, name, is_root=caller is None or given.get("begins_trace") is True)
     if application_context.is_used():
-        application_context.follow(caller)
-    if caller is not None and not caller.is_sampled:
+        application_context.follow(trace)
+    if not trace.is_sampled:
         exporter = None
     if not is_told and exporter is None:
         return None
     called_at_us = given.get("called_at_us")
     return Recording(
-        caller or new_trace(),
+        trace,
         tells="nothing" if not is_told else "texts" if wanted is True else "spans",
         exporter=exporter,
         is_redacted=given.get("redact") is not None,

@@ -37,6 +37,7 @@ class _WithExchanges:
 
     def __init__(self, config: Any = None, *, model_type: str = "chat") -> None:
         self._address: Address | None = None
+        self._has_client = False
         if config is not None and config.base_urls:
             ((provider, url),) = config.base_urls.items()
             self._address = address_of(url)
@@ -48,6 +49,7 @@ class _WithExchanges:
     ) -> tuple[Exchange, Any, lm15.Request]:
         """Return the exchange of a request, the client that sends it, and the request for the provider."""
         provider, routed = self._target(request, streaming=streaming)  # type: ignore[attr-defined]
+        self._has_client = True
         exchange = Exchange(self._address, provider.normalize_error)
         client = copy.copy(provider)
         client.transport = transport(provider.transport, exchange)
@@ -112,7 +114,7 @@ class AsyncEngine(_WithExchanges, AsyncLM15Engine):  # type: ignore[misc]
     async def _begun(self, request: lm15.Request, *, streaming: bool) -> tuple[Exchange, Any, lm15.Request]:
         """Return what :meth:`_begin` returns: from a thread where it may take long, which a hand-over does too."""
         # The first request makes the client, for which credentials may be read from files. DSPy uses a thread for all.
-        if self._providers and not weight.of_request():
+        if self._has_client and not weight.of_request():
             return self._begin(request, _AsyncTransport, streaming=streaming)
         return await weight.to_thread(self._begin, request, _AsyncTransport, streaming=streaming)
 

@@ -723,14 +723,26 @@ defmodule DSPex.Python do
     do: with_budgets(options, &Budgets.report/1)
 
   @doc """
-  Forgets what a tenant has spent, such as at the begin of a month; tells whether it has spent anything.
+  Forgets what a tenant has spent, such as at the begin of a month; tells whether it has spent anything. A key for which the pool has no
+  budgets is an error.
 
-      iex> DSPex.Python.reset_budget(:tenant, "acme")
-      {:ok, false}
+      iex> {:error, error} = DSPex.Python.reset_budget(:tenant, "acme")
+      iex> error.message
+      "pool :general has no budgets of :tenant; its option budgets: names none"
   """
-  @spec reset_budget(atom(), term(), options()) :: result(boolean())
-  def reset_budget(key, value, options \\ []),
-    do: with_budgets(options, &Budgets.reset(&1, key, value))
+  @spec reset_budget(atom() | String.t(), term(), options()) :: result(boolean())
+  def reset_budget(key, value, options \\ []) do
+    with {:ok, {:unknown, keys}} <- with_budgets(options, &Budgets.reset(&1, key, value)) do
+      names = if keys == [], do: "none", else: Enum.map_join(keys, ", ", &inspect/1)
+      %{pool: pool} = CallOptions.new!(options)
+
+      {:error,
+       Error.new(
+         :input,
+         "pool #{inspect(pool)} has no budgets of #{inspect(key)}; its option budgets: names #{names}"
+       )}
+    end
+  end
 
   defp with_budgets(options, use) do
     options = CallOptions.new!(options)

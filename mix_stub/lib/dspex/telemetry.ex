@@ -84,8 +84,10 @@ defmodule DSPex.Telemetry do
       `telemetry_span_context` is equal in the two events of a span
     * The usage: `model_requests` (of a call only), `input_tokens`, `output_tokens`,
       `cached_tokens`, `reasoning_tokens`, `total_tokens`, and `cost` in US dollars, which is
-      missing if the price of an answer is unknown. The costs of all models' events of a call add up
-      to that of the call
+      missing if the price of an answer is unknown. Of a request, counts that the provider does not
+      report are missing, `queue_time` where its model has no limits, and `time_to_first_token` if
+      it was not streamed. The costs of all models' events of a call add up to that of the call, but
+      for a stream that is halted, whose end has those of the items that were read
 
   Times and durations have native units, see `System.convert_time_unit/3`. No event has a prompt, an
   answer, or an API key; the `reason` of a failure may quote one, unless the pool has `redact:`. A
@@ -115,6 +117,7 @@ defmodule DSPex.Telemetry do
     [:dspex, :pool, :worker_recycled],
     [:dspex, :pool, :overloaded]
   ]
+  @levels [:emergency, :alert, :critical, :error, :warning, :notice, :info, :debug]
   @handler "dspex-default-logger"
 
   @doc """
@@ -138,12 +141,33 @@ defmodule DSPex.Telemetry do
   """
   @spec attach_default_logger(keyword()) :: :ok | {:error, :already_exists | :no_telemetry}
   def attach_default_logger(options \\ []) do
-    options = Keyword.validate!(options, level: :info, slow_ms: 0)
+    options = logger_options!(options)
 
     if Code.ensure_loaded?(:telemetry) and function_exported?(:telemetry, :attach_many, 4),
       do:
         apply(:telemetry, :attach_many, [@handler, @logged, &__MODULE__.log/4, Map.new(options)]),
       else: {:error, :no_telemetry}
+  end
+
+  # The first event would detach a handler that fails, and nothing be logged any more.
+  defp logger_options!(options) do
+    if not Keyword.keyword?(options) do
+      raise ArgumentError, "expected options as a keyword list, got #{inspect(options)}"
+    end
+
+    options = Keyword.validate!(options, level: :info, slow_ms: 0)
+
+    if options[:level] not in @levels do
+      raise ArgumentError,
+            "expected :level to be one of #{Enum.map_join(@levels, ", ", &inspect/1)}, got #{inspect(options[:level])}"
+    end
+
+    if not (is_number(options[:slow_ms]) and options[:slow_ms] >= 0) do
+      raise ArgumentError,
+            "expected :slow_ms to be a number of ms, 0 or more, got #{inspect(options[:slow_ms])}"
+    end
+
+    options
   end
 
   @doc """

@@ -73,6 +73,9 @@ defmodule DSPex.Trace do
   alias DSPex.Python.JSON
   alias DSPex.Trace.Page
 
+  @texts ~w(id kind name status)
+  @times ~w(start_us duration_us)
+
   @counts [:input_tokens, :output_tokens, :cached_tokens, :reasoning_tokens, :total_tokens]
           |> Enum.map(&{&1, Atom.to_string(&1)})
 
@@ -99,8 +102,8 @@ defmodule DSPex.Trace do
   Writes a trace as one HTML file, which any browser shows without a network: a timeline of all spans, and for each of them its
   time, tokens, cost, error, and what was asked and answered.
 
-  `trace` may also be what has one, such as a prediction, an error or the result of a call, `{:ok, prediction}`, a map as from `to_map/1`, or a list of these, which
-  `join/1` makes one. A new file can be read by its owner only: it has the texts that the call had. Raises `ArgumentError` for what is no trace.
+  `trace` may also be what has one, such as a prediction, an error or the result of a call, `{:ok, prediction}`, a map as from `to_map/1`, an element of a
+  stream, or a list of these, which `join/1` makes one; those of a list that have none are left out. A new file can be read by its owner only: it has the texts that the call had. Raises `ArgumentError` for what is no trace.
 
       DSPex.Trace.write_html(prediction, "trace.html")
   """
@@ -123,42 +126,97 @@ defmodule DSPex.Trace do
     end
   end
 
-  defp read!(%__MODULE__{} = trace), do: trace
-  defp read!(%{trace: %__MODULE__{} = trace}), do: trace
-  defp read!([_first | _rest] = traces), do: traces |> Enum.map(&read!/1) |> join()
+  defp read!(traced) do
+    case traces(traced) do
+      [] ->
+        raise ArgumentError, "there is no trace; make the call with the option trace: true"
 
-  # The result of a call, as its function returns it.
-  defp read!({status, value}) when status in [:ok, :error] and not is_list(value),
-    do: read!(value)
-
-  defp read!({:ok, results}) when is_list(results) and results != [], do: read!(results)
-
-  defp read!(%{trace: nil}),
-    do: raise(ArgumentError, "there is no trace; make the call with the option trace: true")
-
-  defp read!(%{"spans" => spans} = trace) when is_list(spans) do
-    case Enum.find_index(spans, &(not span?(&1))) do
-      nil -> %__MODULE__{id: trace["id"], spans: spans, dropped: trace["dropped"] || 0}
-      index -> raise ArgumentError, "expected a span at spans[#{index}]; DSPex.Trace describes it"
+      traces ->
+        traces |> Enum.each(&check!/1)
+        join(traces)
     end
   end
 
-  defp read!(other),
+  # All traces in what has some, or may have.
+  defp traces(%__MODULE__{} = trace), do: [trace]
+  defp traces(%{trace: %__MODULE__{} = trace}), do: [trace]
+  # Of an evaluation without one of its own.
+  defp traces(%{prediction: prediction, score: _score}), do: traces(prediction)
+  defp traces(%{trace: nil}), do: []
+  defp traces([_first | _rest] = several), do: Enum.flat_map(several, &traces/1)
+
+  # The result of a call, as its function returns it, and the elements of streams.
+  defp traces({:ok, []}), do: []
+
+  defp traces({status, value}) when status in [:ok, :error, :prediction, :program],
+    do: traces(value)
+
+  defp traces({index, {status, _value} = result})
+       when is_integer(index) and status in [:ok, :error],
+       do: traces(result)
+
+  # Text of a stream.
+  defp traces({:chunk, _field, _text}), do: []
+  defp traces({:status, %{}}), do: []
+
+  defp traces(%{"spans" => spans} = trace) when is_list(spans),
+    do: [%__MODULE__{id: trace["id"], spans: spans, dropped: trace["dropped"] || 0}]
+
+  defp traces(other),
     do:
       raise(
         ArgumentError,
         "expected a DSPex.Trace or what has one, got #{inspect(other, limit: 5)}; DSPex.Python.trace/1 finds it in any result"
       )
 
-  defp span?(
-         %{"id" => id, "kind" => kind, "name" => name, "start_us" => start, "status" => status} =
-           span
-       ),
-       do:
-         is_binary(id) and is_binary(kind) and is_binary(name) and is_binary(status) and
-           is_number(start) and is_number(span["duration_us"])
+  # The page and its readers count on these.
+  defp check!(%__MODULE__{id: id, spans: spans, dropped: dropped}) do
+    if not (id == nil or is_binary(id)),
+      do: raise(ArgumentError, "expected a text at id, got #{inspect(id, limit: 5)}")
 
-  defp span?(_other), do: false
+    if not (is_integer(dropped) and dropped >= 0),
+      do: raise(ArgumentError, "expected a number at dropped, got #{inspect(dropped, limit: 5)}")
+
+    for {span, index} <- Enum.with_index(spans), place = fault(span) do
+      raise ArgumentError,
+            "expected a span at spans[#{index}]#{wrong(place, span)}; DSPex.Trace describes it"
+    end
+  end
+
+  defp wrong([], _span), do: ""
+
+  defp wrong(place, span),
+    do: ", got #{Enum.join(place, ".")}: #{inspect(get_in(span, place), limit: 5)}"
+
+  # The place of what is wrong in a span; `nil`: nothing is.
+  defp fault(%{} = span) do
+    name = Enum.find(@texts, &(not is_binary(span[&1])))
+    time = Enum.find(@times, &(not is_number(span[&1])))
+
+    cond do
+      name -> [name]
+      time -> [time]
+      not text_or_nil?(span["parent"]) -> ["parent"]
+      not map_or_nil?(span["error"]) -> ["error"]
+      not map_or_nil?(span["attributes"]) -> ["attributes"]
+      true -> fault_of_attributes(span["attributes"] || %{})
+    end
+  end
+
+  defp fault(_other), do: []
+
+  defp fault_of_attributes(attributes) do
+    found =
+      Enum.find(["cost" | Keyword.values(@counts)], &(not number_or_nil?(attributes[&1]))) ||
+        Enum.find(["messages", "retries"], &(not maps_or_nil?(attributes[&1])))
+
+    found && ["attributes", found]
+  end
+
+  defp text_or_nil?(value), do: value == nil or is_binary(value)
+  defp map_or_nil?(value), do: value == nil or is_map(value)
+  defp number_or_nil?(value), do: value == nil or is_number(value)
+  defp maps_or_nil?(value), do: value == nil or (is_list(value) and Enum.all?(value, &is_map/1))
 
   defp write(path, text) do
     new? = not File.exists?(path)

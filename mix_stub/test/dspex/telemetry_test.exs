@@ -378,6 +378,15 @@ defmodule DSPex.TelemetryTest do
     assert Telemetry.detach_default_logger() == :ok
     assert Telemetry.detach_default_logger() == {:error, :not_found}
     assert_raise ArgumentError, fn -> Telemetry.attach_default_logger(levle: :debug) end
+
+    for {wrong, message} <- [
+          {[level: :loud], ~r/expected :level to be one of .*:info, :debug, got :loud/},
+          {[slow_ms: -1], ~r/expected :slow_ms to be a number of ms, 0 or more, got -1/},
+          {[slow_ms: "5"], ~r/got "5"/},
+          {%{}, ~r/expected options as a keyword list, got %{}/}
+        ] do
+      assert_raise ArgumentError, message, fn -> Telemetry.attach_default_logger(wrong) end
+    end
   end
 
   test "a batch that is spread over workers is one call, with what its items have used", %{
@@ -448,7 +457,15 @@ defmodule DSPex.TelemetryTest do
   end
 
   defp tokens_of(operation) do
-    assert_receive {[:dspex, :call, :stop], measurements, %{operation: ^operation}, _pid}
+    assert_receive {[:dspex, :call, :stop], measurements, %{operation: ^operation} = call, _pid}
+    # The events of the models add up to it, each once.
+    spans =
+      for {[:dspex, :model, :stop], counts, %{trace_id: id, span_id: span}} <- received(),
+          id == call.trace_id,
+          do: {span, counts.total_tokens}
+
+    assert spans == Enum.uniq(spans)
+    assert spans |> Enum.map(&elem(&1, 1)) |> Enum.sum() == measurements.total_tokens
     measurements.total_tokens
   end
 end

@@ -34,6 +34,26 @@ defmodule DSPex.TraceTest do
     end
   end
 
+  test "elements of a stream, and results of which some have no trace, are one page", %{
+    tmp_dir: folder
+  } do
+    path = Path.join(folder, "trace.json")
+    prediction = %DSPex.Prediction{fields: %{}, trace: @trace}
+    none = {:error, DSPex.Python.Error.new(:cancelled, "cancelled")}
+    scored = {0, {:ok, %{prediction: prediction, score: 1.0, feedback: nil}}}
+    parts = [{:status, %{"stage" => "model"}}, {:chunk, "answer", "a"}, {:prediction, prediction}]
+
+    for result <- [
+          [none, {:ok, prediction}],
+          [{0, none}, {1, {:ok, prediction}}],
+          [scored],
+          parts
+        ] do
+      assert Trace.write_json(result, path) == :ok
+      assert {:ok, %{"spans" => [@span]}} = path |> File.read!() |> DSPex.Python.JSON.decode()
+    end
+  end
+
   test "a written page and JSON can be read by their owner only", %{tmp_dir: folder} do
     for write <- [&Trace.write_html/2, &Trace.write_json/2] do
       path = Path.join(folder, "trace-#{System.unique_integer([:positive])}")
@@ -71,6 +91,16 @@ defmodule DSPex.TraceTest do
           {[@trace, nil], "expected a DSPex.Trace or what has one, got nil"},
           {nil, "expected a DSPex.Trace or what has one, got nil"},
           {%{"spans" => [@span, %{@span | "start_us" => nil}]}, "expected a span at spans[1]"},
+          {%{"spans" => [@span, %{@span | "parent" => 5}]}, "spans[1], got parent: 5"},
+          {%{"spans" => [Map.put(@span, "error", "boom")]}, ~s(spans[0], got error: "boom")},
+          {%{"spans" => [%{@span | "attributes" => [1]}]}, "spans[0], got attributes: [1]"},
+          {%{"spans" => [Map.put(@span, "attributes", %{"cost" => "free"})]},
+           ~s(got attributes.cost: "free")},
+          {%{"spans" => [Map.put(@span, "attributes", %{"messages" => ["a"]})]},
+           ~s(got attributes.messages: ["a"])},
+          {%{"spans" => [7]}, "expected a span at spans[0];"},
+          {%{"spans" => [@span], "dropped" => "many"}, "expected a number at dropped"},
+          {%{"spans" => [@span], "id" => 7}, "expected a text at id"},
           {%{"spans" => [%{@span | "name" => <<255>>}]}, "not UTF-8 at spans[0].name"},
           {%{"spans" => [Map.put(@span, "attributes", %{"a" => {1, 2}})]}, "attributes.a"}
         ] do

@@ -277,6 +277,31 @@ defmodule DSPex.Integration.ThreeWaysTest do
     end
   end
 
+  test "with a sampler a trace is exported as a whole, or not at all", %{
+    url: url,
+    collector: collector
+  } do
+    env = [OTEL_TRACES_SAMPLER: "parentbased_traceidratio", OTEL_TRACES_SAMPLER_ARG: "0.5"]
+    pool = start!(collector, url, env: env, size: 2)
+    questions = for number <- 1..4, do: "question #{number}"
+
+    traces =
+      for _call <- 1..8 do
+        options = [pool: pool, trace: :metadata, timeout: 60_000]
+
+        Python.trace(
+          Python.execute_batch("dspy.Predict", "question -> answer", questions, options)
+        )
+      end
+
+    # Of a trace id the sampler reads the lower 64 bits.
+    {kept, dropped} = Enum.split_with(traces, &(String.at(&1.id, 16) in ~w(0 1 2 3 4 5 6 7)))
+    for trace <- kept, do: exported(collector, trace, length(trace.spans))
+    :ok = stop_supervised(pool)
+    found = for span <- OtlpCollector.spans(collector), uniq: true, do: span["trace_id"]
+    assert Enum.filter(dropped, &(&1.id in found)) == []
+  end
+
   test "no key is anywhere, and with redaction no prompt", context do
     %{url: url, collector: collector, tmp_dir: folder} = context
     word = "xyzzy"

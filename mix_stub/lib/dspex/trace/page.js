@@ -63,14 +63,15 @@
   // What a span and those within it have used: the inner ones first.
   for (let index = inOrder.length - 1; index >= 0; index--) {
     const node = inOrder[index];
-    const { kind, status, attributes = {} } = node.span;
+    const { kind, status } = node.span;
+    const attributes = node.span.attributes ?? {};
     const sum = { tokens: 0, cost: 0, isPriced: true, requests: 0, hits: 0, errors: status === "error" ? 1 : 0 };
     if (kind === "model") {
       sum.requests = 1;
       sum.tokens = attributes.total_tokens || 0;
       sum.cost = attributes.cost || 0;
       sum.hits = attributes.cache_hit ? 1 : 0;
-      sum.isPriced = !(attributes.total_tokens > 0 && attributes.cost === undefined);
+      sum.isPriced = !(attributes.total_tokens > 0 && (attributes.cost ?? null) === null);
     }
     for (const { sum: inner } of node.children) {
       for (const name of ["tokens", "cost", "requests", "hits", "errors"]) sum[name] += inner[name];

@@ -342,6 +342,13 @@ defmodule DSPex.Trace.PageTest do
     assert text(browser, "#totals") =~ "12 spans"
     browser = open(context, %{trace() | spans: [%{call | "parent" => "s1"} | rest]})
     assert length(rows(browser)) == 14
+    # From another program, whose JSON has null for what it does not know.
+    bare = %{call | "kind" => "model", "attributes" => nil, "error" => nil}
+    unpriced = %{"total_tokens" => 5, "cost" => nil}
+    spans = [bare, %{bare | "id" => "m", "attributes" => unpriced}]
+    browser = open(context, %{trace() | spans: spans})
+    assert length(rows(browser)) == 2
+    assert text(browser, "#totals") =~ "unknown"
     browser = open(context, %{trace() | spans: []})
     assert rows(browser) == []
     assert text(browser, "#tree") =~ "The trace has no spans."

@@ -257,7 +257,7 @@ defmodule DSPex.Python.Call.CallOptions do
     text = CallerContext.to_text(context, Settings.log_metadata(name))
     python = Map.put(python, :caller_context, text)
     {python, of_budgets} = with_budgets(python, name, options)
-    {python, redacting} = with_redactor(python, Settings.redact(name, python[:trace] == true))
+    {python, redacting} = with_redactor(python, Settings.redact(name))
 
     with {:ok, python, callbacks} <- with_models(python, Cluster.caller(options.pool)),
          do: with_resolver(python, redacting ++ of_budgets ++ callbacks, options.resolves?)

@@ -205,9 +205,15 @@ defmodule DSPex.Python.Call.Observation do
     options = if call.level, do: CallOptions.put(options, :trace, call.level), else: options
 
     if call.exports?,
-      do: CallOptions.put(options, :called_at_us, call.started_us),
+      do: options |> CallOptions.put(:called_at_us, call.started_us) |> with_beginning(call),
       else: options
   end
+
+  # Neither the caller nor its tracer has decided whether the trace is exported: the sampler of Python does.
+  defp with_beginning(options, %{otel: nil, traces: %{parent_id: nil}}),
+    do: CallOptions.put(options, :begins_trace, true)
+
+  defp with_beginning(options, _call), do: options
 
   defp named(operation, options, about, started, traces) do
     metadata =
@@ -308,10 +314,9 @@ defmodule DSPex.Python.Call.Observation do
   def finish(nil, result), do: result
 
   def finish(call, result) do
-    {value, term} = taken(result)
-    spans = SpanEvents.emit(call, term)
+    {value, told} = taken(result)
     outcome = outcome(result)
-    outer = if trace?(call), do: Traces.of_call(call, term, outcome)
+    {spans, outer} = told(told, call, outcome)
     call = counted(call, spans)
     {value, call} = with_traces(value, call, outer)
     unless call.part?, do: emit_end(call, outcome, spans, outer)
@@ -325,6 +330,17 @@ defmodule DSPex.Python.Call.Observation do
   def cancelled(nil), do: :ok
   def cancelled(%{part?: true}), do: :ok
   def cancelled(call), do: emit_end(call, %{result: :cancelled, error: nil}, [], nil)
+
+  # Of a part that has failed, which has emitted its events.
+  defp told(%Trace{} = trace, call, outcome) do
+    outer = if trace?(call), do: Traces.within(Traces.of_call(call, nil, outcome), trace)
+    {trace.spans, outer}
+  end
+
+  defp told(term, call, outcome) do
+    spans = SpanEvents.emit(call, term)
+    {spans, if(trace?(call), do: Traces.of_call(call, term, outcome))}
+  end
 
   defp taken({:ok, {:traced, value, term}}), do: {{:ok, value}, term}
 
@@ -340,8 +356,11 @@ defmodule DSPex.Python.Call.Observation do
   end
 
   defp with_traces({:ok, %{"results" => results} = report}, call, outer) when is_list(results) do
-    {items, counted} = items(call, results, outer)
-    call = if call.counted?, do: call, else: counted
+    {items, call} =
+      if call.counted?,
+        do: {Enum.map(results, &told_before(&1, call, outer)), call},
+        else: items(call, results, outer)
+
     report = %{report | "results" => items}
 
     {{:ok,
@@ -388,6 +407,12 @@ defmodule DSPex.Python.Call.Observation do
           {Traces.put(item, trace), counted(call, spans)}
       end
     end)
+  end
+
+  # The result of an item whose events have been emitted when it came, and which has been counted then.
+  defp told_before(item, call, outer) do
+    {item, term} = Traces.pop(item)
+    Traces.put(item, if(keep?(call), do: term && Traces.within(outer, term)))
   end
 
   # Events alone need the spans, and no trace.
@@ -469,9 +494,13 @@ defmodule DSPex.Python.Call.Observation do
   end
 
   # Without spans of Python nothing is known.
-  defp add_usage(usage, []), do: usage
-
   defp add_usage(usage, spans) do
+    if Enum.all?(spans, &(&1["kind"] in ["call", "queue"])),
+      do: usage,
+      else: add_known_usage(usage, spans)
+  end
+
+  defp add_known_usage(usage, spans) do
     new = Trace.usage(%Trace{id: "", spans: spans})
     last = Enum.find(Enum.reverse(spans), &(&1["kind"] == "model" and &1["status"] == "ok"))
     answered = (last && last["attributes"]) || %{}

@@ -7,7 +7,7 @@ defmodule DSPex.Python.Call.Operation do
   alias DSPex.Python.Call.{CallOptions, EveryWorker, EventStream, Observation, StructHints}
   alias DSPex.Python.{Callbacks, Cluster, Error, JSON, ModuleSpec}
   alias DSPex.Python.Functions.{Callback, CallerContext}
-  alias DSPex.Python.Pool.Routing
+  alias DSPex.Python.Pool.{Routing, Settings}
 
   # The operations that execute a module by its spec; the others execute a program of a session.
   @of_modules [:validate_module, :execute_module, :stream_module, :execute_batch, :stream_batch]
@@ -102,6 +102,7 @@ defmodule DSPex.Python.Call.Operation do
 
       callbacks
       |> Callback.on_behalf(context)
+      |> Callback.quiet(Settings.redact(Cluster.name(options.pool)) != nil)
       |> Callbacks.during(fn ->
         operation
         |> request(first_args ++ [executed | args] ++ [python_options], %{

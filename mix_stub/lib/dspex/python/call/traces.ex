@@ -17,7 +17,8 @@ defmodule DSPex.Python.Call.Traces do
           flags: String.t()
         }
 
-  @w3c ~r/\A(?!ff)[0-9a-f]{2}-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})\z/
+  # Only versions after 00 may have more.
+  @w3c ~r/\A(?:00(?=.{53}\z)|(?!00|ff)[0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?\z/
 
   @doc """
   Names a call; within the trace of the caller, if there is one. A malformed header counts as none, as W3C wants.

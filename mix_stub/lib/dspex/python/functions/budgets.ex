@@ -57,15 +57,32 @@ defmodule DSPex.Python.Functions.Budgets do
   @spec of_tenants({table(), keyword()}, map()) :: [t()]
   def of_tenants({table, budgets}, metadata) do
     for {key, limits} <- budgets,
-        value = Map.get(metadata, key, metadata[Atom.to_string(key)]),
+        value <- [named(metadata, key)],
         value != nil,
         do: tenant(table, key, value, Map.new(limits))
   end
 
+  # `false` is a value too.
+  defp named(metadata, key) do
+    case metadata do
+      %{^key => value} when value != nil -> value
+      _none -> metadata[Atom.to_string(key)]
+    end
+  end
+
   defp tenant(table, key, value, limits) do
-    :ets.insert_new(table, {{key, value}, :counters.new(4, [])})
-    [{_tenant, counters}] = :ets.lookup(table, {key, value})
+    counters = counters(table, {key, value})
     %__MODULE__{of: name(key, value), limits: limits, counters: counters}
+  end
+
+  defp counters(table, tenant) do
+    :ets.insert_new(table, {tenant, :counters.new(4, [])})
+
+    case :ets.lookup(table, tenant) do
+      [{_tenant, counters}] -> counters
+      # It was reset just now.
+      [] -> counters(table, tenant)
+    end
   end
 
   defp name(key, value) when is_binary(value), do: "#{key} #{inspect(value)}"
@@ -131,8 +148,15 @@ defmodule DSPex.Python.Functions.Budgets do
   end
 
   @doc """
-  Forgets what a tenant has spent; tells whether it had a budget. Calls in flight still count against the old one.
+  Forgets what a tenant has spent; tells whether it had a budget, or which keys have budgets if `key` has none. Calls in
+  flight still count against the old one.
   """
-  @spec reset({table(), keyword()}, atom(), term()) :: boolean()
-  def reset({table, _budgets}, key, value), do: :ets.take(table, {key, value}) != []
+  @spec reset({table(), keyword()}, atom() | String.t(), term()) ::
+          boolean() | {:unknown, [atom()]}
+  def reset({table, budgets}, key, value) do
+    case Enum.find(Keyword.keys(budgets), &(key in [&1, Atom.to_string(&1)])) do
+      nil -> {:unknown, Keyword.keys(budgets)}
+      key -> :ets.take(table, {key, value}) != []
+    end
+  end
 end

@@ -8,6 +8,7 @@ defmodule DSPex.Python.Functions.Callback do
   #     context   what its processes have from the process that brought it
   #     timeout   the longest time of an invocation in ms
   #     resolver? whether Python may call exported functions by it (DSPex.Python.Functions.Exported)
+  #     quiet?    whether the log has nothing of its arguments, nor of the messages of its errors
   #     proxy?    whether the function is on another node: it takes the reference behind the id, and the arguments
 
   alias DSPex.Python.Functions.CallerContext
@@ -20,6 +21,7 @@ defmodule DSPex.Python.Functions.Callback do
     :context,
     timeout: :infinity,
     resolver?: false,
+    quiet?: false,
     proxy?: false
   ]
 
@@ -30,6 +32,7 @@ defmodule DSPex.Python.Functions.Callback do
           context: CallerContext.t() | nil,
           timeout: timeout(),
           resolver?: boolean(),
+          quiet?: boolean(),
           proxy?: boolean()
         }
 
@@ -48,4 +51,10 @@ defmodule DSPex.Python.Functions.Callback do
   @spec on_behalf([t()], CallerContext.t()) :: [t()]
   def on_behalf(callbacks, %CallerContext{} = context),
     do: Enum.map(callbacks, &%{&1 | context: &1.context || context})
+
+  @doc """
+  Sets whether the log has nothing of what the functions get: the application redacts it.
+  """
+  @spec quiet([t()], boolean()) :: [t()]
+  def quiet(callbacks, quiet?), do: Enum.map(callbacks, &%{&1 | quiet?: quiet?})
 end

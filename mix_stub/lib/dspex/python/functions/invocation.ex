@@ -122,12 +122,31 @@ defmodule DSPex.Python.Functions.Invocation do
       kind, reason ->
         Logger.error(
           "the function #{inspect(callback.name)}, called by python, failed: " <>
-            Exception.format(kind, reason, __STACKTRACE__),
+            logged(callback, kind, reason, __STACKTRACE__),
           log
         )
 
         {:error, kind |> failure(reason, __STACKTRACE__) |> sentence()}
     end
+  end
+
+  defp logged(%{quiet?: false}, kind, reason, stacktrace),
+    do: Exception.format(kind, reason, stacktrace)
+
+  # The message may quote the arguments, and the stacktrace of a call that nothing matches has them.
+  defp logged(_quiet, kind, reason, stacktrace) do
+    what =
+      with :error <- kind,
+           %module{} <- Exception.normalize(kind, reason, stacktrace),
+           do: inspect(module)
+
+    places =
+      for {module, function, arguments, place} <- stacktrace,
+          do:
+            {module, function, if(is_list(arguments), do: length(arguments), else: arguments),
+             place}
+
+    "** (#{what}) [redacted]\n" <> Exception.format_stacktrace(places)
   end
 
   defp failure(:error, reason, stacktrace),

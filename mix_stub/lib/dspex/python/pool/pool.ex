@@ -94,7 +94,8 @@ defmodule DSPex.Python.Pool do
     * `:redact` - `{module, function}`: what the history (with `:full`), traces (`trace: true`) and the export of spans keep of texts. The function
       takes a map with `"messages"` and `"reply"` of one request, and returns it as it may be kept. It is called before the request returns,
       so that Python never keeps what the function removes; if it fails, no text of that request is kept. Other texts, such as arguments
-      of tools, are not kept then, and messages of errors are `[redacted]` in the history, traces and events
+      of tools, are not kept then, and messages of errors are `[redacted]` in the history, traces, events and
+      the log of functions that Python calls. `"reply"` is `nil` if the request failed
     * `:otlp` - a collector of OpenTelemetry to which the Pythons export the spans of all calls, by OTLP over HTTP: its address, such as
       `"http://localhost:4318"`, or `true`: the variables `OTEL_EXPORTER_OTLP_…` say it. `[endpoint: address, content: :full]` exports
       prompts and answers too. `false` by default. Needs `pip install 'erlport_bridge[otel]'`; see "Export by OTLP" in `docs/operations.md`
@@ -236,7 +237,6 @@ defmodule DSPex.Python.Pool do
       strict: options.strict,
       log_metadata: options.log_metadata,
       redact: options.redact,
-      keeps_texts?: options.history == :full or match?(%{content: :full}, options.otlp),
       exports?: options.otlp != nil,
       retry: options.retry,
       places: options.size * options.max_in_flight,

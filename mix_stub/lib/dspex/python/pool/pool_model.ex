@@ -6,7 +6,7 @@ defmodule DSPex.Python.Pool.PoolModel do
 
   alias DSPex.Python.{Callbacks, Error}
   alias DSPex.Python.Functions.{Callback, CallerContext, Model}
-  alias DSPex.Python.Pool.{Readiness, Routing}
+  alias DSPex.Python.Pool.{Readiness, Routing, Settings}
   alias DSPex.Python.Port.{ConfiguredModel, Names, Owner}
 
   @doc """
@@ -36,7 +36,11 @@ defmodule DSPex.Python.Pool.PoolModel do
 
     # Waits for an owner that is being restarted: the owner of the port owns the functions too.
     with {:ok, {owner, _state}} <- Readiness.owner(pool, slot) do
-      callbacks = Callback.on_behalf(callbacks, CallerContext.current())
+      callbacks =
+        callbacks
+        |> Callback.on_behalf(CallerContext.current())
+        |> Callback.quiet(Settings.redact(pool) != nil)
+
       registration = if callbacks != [], do: Callbacks.register(callbacks, owner)
 
       case configure.({:slot, slot}) do

@@ -26,18 +26,14 @@ defmodule DSPex.Python.Pool.Settings do
   end
 
   @doc """
-  Returns the function that redacts the texts of requests before the pool's Pythons keep them; `nil` if there is none, or if
-  they keep none, and the call does not want any either.
+  Returns the function that redacts the texts of requests before the pool's Pythons keep them; `nil` if there is none. Python
+  calls it if it keeps texts, and tells no message of an error if there is one.
   """
-  @spec redact(atom(), boolean()) :: {module(), atom()} | nil
-  def redact(pool, wanted?) do
+  @spec redact(atom()) :: {module(), atom()} | nil
+  def redact(pool) do
     case Names.lookup(:pool, pool) do
-      {_supervisor, %{redact: {_module, _function} = redact, keeps_texts?: keeps?}}
-      when keeps? or wanted? ->
-        redact
-
-      _none ->
-        nil
+      {_supervisor, %{redact: {_module, _function} = redact}} -> redact
+      _none -> nil
     end
   end
 

@@ -172,7 +172,11 @@ defmodule DSPex.Python.Port.Startup do
   def configure(startup) do
     with model when model != nil <- startup.options.model.(),
          {:ok, {provider, config}, callbacks} <- Model.resolve(model, startup.pool_call) do
-      callbacks = Callback.on_behalf(callbacks, startup.options.configured_by.())
+      callbacks =
+        callbacks
+        |> Callback.on_behalf(startup.options.configured_by.())
+        |> Callback.quiet(startup.options.redact != nil)
+
       registration = if callbacks != [], do: Callbacks.register(callbacks)
       startup = call(startup, :configure_lm, [provider, config, %{}])
       {:register, startup, registration, callbacks}

@@ -28,6 +28,12 @@ defmodule DSPex.Python.Call.HistoryTextTest do
   @doc false
   def wrong(_texts), do: :nothing
 
+  @doc false
+  def quoting(texts), do: raise("cannot redact #{inspect(texts)}")
+
+  @doc false
+  def unmatched(%{"nothing" => nothing}), do: nothing
+
   defp ask(pool, question, options \\ []) do
     lm = {:elixir, fn _request -> "[[ ## answer ## ]]\nyes 42\n\n[[ ## completed ## ]]" end}
     Python.execute_module("dspy.Predict", @qa, question, [pool: pool, lm: lm] ++ options)
@@ -103,12 +109,51 @@ defmodule DSPex.Python.Call.HistoryTextTest do
   end
 
   test "no text is kept if that function fails" do
-    for function <- [:failing, :wrong] do
+    for function <- [:failing, :wrong, :quoting, :unmatched, :missing] do
       pool = start_pool!(history: :full, redact: {__MODULE__, function})
-      capture_log(fn -> assert {:ok, _prediction} = ask(pool, @secret) end)
+      log = capture_log(fn -> assert {:ok, _prediction} = ask(pool, @secret) end)
+      refute log =~ "4711"
       {:ok, [request]} = Python.history(pool: pool)
       assert {request["messages"], request["reply"], request["attempts"]} == {nil, nil, 1}
     end
+  end
+
+  test "errors of a pool that redacts quote nothing in its traces, whatever its history" do
+    unreadable = fn _request -> {:ok, "number 4711"} end
+
+    for history <- [:full, :metadata, false], trace <- [true, :metadata] do
+      pool = start_pool!(history: history, redact: {__MODULE__, :without_numbers})
+      options = [pool: pool, trace: trace, lm: {:elixir, unreadable}]
+      signature = "question -> answer: int"
+
+      {:error, %{kind: :parse} = error} =
+        Python.execute_module("dspy.Predict", signature, "Why?", options)
+
+      texts = for %{"error" => %{"message" => text}} <- error.trace.spans, do: text
+      assert Enum.uniq(texts) == ["[redacted]"]
+      assert {:ok, requests} = Python.history(pool: pool)
+      refute inspect(requests) =~ "4711"
+    end
+  end
+
+  test "the log of a model function of such a pool quotes nothing" do
+    failing = {:elixir, function: fn %{"no such key" => _none} -> "never" end}
+    redact = {__MODULE__, :without_numbers}
+    pool = start_pool!(redact: redact, model: failing)
+    question = [pool: pool, request_id: "quiet"]
+
+    log =
+      capture_log(fn ->
+        assert {:error, _error} = Python.execute_module("dspy.Predict", @qa, @secret, question)
+
+        {:ok, _model} =
+          Python.configure_lm(:elixir, [function: elem(failing, 1)[:function]], pool: pool)
+
+        assert {:error, _error} = Python.execute_module("dspy.Predict", @qa, @secret, question)
+      end)
+
+    assert log =~ "** (FunctionClauseError) [redacted]"
+    refute log =~ "4711"
   end
 
   test "a pool may keep nothing" do

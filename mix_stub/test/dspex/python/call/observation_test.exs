@@ -318,6 +318,18 @@ defmodule DSPex.Python.Call.ObservationTest do
     end
   end
 
+  test "a batch that fails as a whole has one end", %{pool: pool} do
+    TestTelemetry.attach!([[:dspex, :model, :stop]])
+    assert {:error, error} = Python.execute_batch("dspy.Predict", "wrong", ["Why?"], pool: pool)
+    assert {error.kind, error.trace} == {:signature, nil}
+    assert_one_end(%{result: :signature, operation: :execute_batch})
+    batch = Python.stream_batch("dspy.Predict", "wrong", ["Why?"], pool: pool)
+    assert [{:error, %Error{kind: :signature}}] = Enum.to_list(batch)
+    assert_one_end(%{result: :signature, operation: :stream_batch})
+    {:error, _error} = Python.execute_batch("dspy.Predict", @qa, ["Why?"], pool: :nonesuch)
+    assert_one_end(%{result: :pool_not_found, worker: nil, usage_known?: false})
+  end
+
   test "calls have their ends also while the process that ends them is started again", %{
     pool: pool
   } do

@@ -4,6 +4,7 @@ defmodule DSPex.Python.Call.TracesTest do
   import DSPex.TestPython
 
   alias DSPex.{ModelServer, Prediction, Python, Trace}
+  alias DSPex.Python.Call.Traces
   alias DSPex.Python.{Error, ScriptedModel}
 
   @moduletag :capture_log
@@ -91,6 +92,23 @@ defmodule DSPex.Python.Call.TracesTest do
     end
   end
 
+  for size <- [1, 2] do
+    test "a batch that fails as a whole in #{size} workers has it too", %{url: url} do
+      pool = start_pool!(model: ModelServer.model(url, "good"), size: unquote(size))
+      options = [pool: pool, trace: true]
+      {:error, error} = Python.execute_batch("dspy.Predict", "wrong", ["Why?", "When?"], options)
+      assert error.kind == :signature
+      assert kinds(error.trace) == ~w(call queue python)
+      assert %{"status" => "error", "parent" => nil} = hd(error.trace.spans)
+      assert_tree(error.trace)
+
+      assert [{:error, error}] =
+               Enum.to_list(Python.stream_batch("dspy.Predict", "wrong", ["Why?"], options))
+
+      assert kinds(error.trace) == ~w(call queue python)
+    end
+  end
+
   test "an error that is made in Elixir has the span of the call", %{pool: pool} do
     {:error, error} =
       Python.execute_module("dspy.Predict", @qa, "Why?",
@@ -140,6 +158,19 @@ defmodule DSPex.Python.Call.TracesTest do
         )
 
       assert prediction.trace.id =~ ~r/^[0-9a-f]{32}$/
+    end
+  end
+
+  test "a header of a later version may have more, one of version 00 may not" do
+    header = "-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"
+
+    for right <- ["00" <> header, "01" <> header, "cc" <> header <> "-more-of-it"] do
+      traces = Traces.new(right)
+      assert {traces.trace_id, traces.flags} == {"0af7651916cd43dd8448eb211c80319c", "00"}
+    end
+
+    for wrong <- ["00" <> header <> "-more", "ff" <> header, "cc" <> header <> "0", "0" <> header] do
+      assert Traces.new(wrong).parent_id == nil
     end
   end
 

@@ -5,6 +5,7 @@ defmodule DSPex.Python.Functions.BudgetsTest do
 
   alias DSPex.{ModelServer, Python}
   alias DSPex.Python.Error
+  alias DSPex.Python.Functions.Budgets
 
   @qa "question -> answer"
 
@@ -63,6 +64,30 @@ defmodule DSPex.Python.Functions.BudgetsTest do
 
       assert Python.reset_budget(:tenant, "acme", pool: pool) == {:ok, true}
       assert {:ok, _prediction} = ask(acme)
+      assert Python.reset_budget("tenant", "acme", pool: pool) == {:ok, true}
+
+      assert {:error, %Error{kind: :input, message: message}} =
+               Python.reset_budget(:tenat, "acme", pool: pool)
+
+      assert message ==
+               "pool #{inspect(pool)} has no budgets of :tenat; its option budgets: names :tenant"
+    end
+
+    test "is any value but nil, under the key as an atom or as text", given do
+      for metadata <- [%{tenant: false}, %{"tenant" => "acme", tenant: nil}] do
+        options = [metadata: metadata] ++ given.options
+        results = for _call <- 1..4, do: ask(options)
+        assert {:error, %Error{kind: :budget}} = List.last(results)
+      end
+    end
+
+    test "is counted while it is reset" do
+      budgets = {Budgets.table(), [tenant: [max_cost: 1]]}
+      repeat = fn work -> Task.async(fn -> for _time <- 1..50_000, do: work.() end) end
+      count = fn -> [_budget] = Budgets.of_tenants(budgets, %{tenant: "acme"}) end
+      reset = fn -> Budgets.reset(budgets, :tenant, "acme") end
+      tasks = for work <- [count, count, reset, reset], do: repeat.(work)
+      assert length(Task.await_many(tasks, 60_000)) == 4
     end
 
     test "keeps its budget when Python dies", %{pool: pool} = given do
