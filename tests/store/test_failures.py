@@ -97,14 +97,16 @@ def test_call_ends_at_its_deadline_while_another_process_holds_the_lock(tmp_path
     worker.store.close()
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Yield a folder on a disk of 1 MiB."""
+@pytest.fixture(params=[1])
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """Yield a folder on a disk of 1 MiB, or of as many as the test says."""
     if os.geteuid() != 0:
         pytest.skip("only root may mount a small disk")
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["/bin/mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=False)
+    mounted = subprocess.run(
+        ["/bin/mount", "-t", "tmpfs", "-o", f"size={request.param}m", "tmpfs", folder], check=False
+    )
     if mounted.returncode:
         pytest.skip("this system lets root mount no small disk")
     try:
@@ -130,6 +132,52 @@ def test_full_disk_is_an_error_and_what_was_answered_stays(small_disk: Path) -> 
         assert len(await reader.questions(program.id, "user")) == told
         assert len(await worker.questions(program.id, "user")) == told
         reader.store.close()
+
+    asyncio.run(test())
+    worker.store.close()
+
+
+@pytest.mark.parametrize("small_disk", [24], indirect=True)
+@pytest.mark.parametrize("size", [500, 20_000])
+def test_full_disk_refuses_no_deletion_and_goes_on_with_the_room(small_disk: Path, size: int) -> None:
+    """What frees room was refused as well, so that a full disk stayed full."""
+    url = f"sqlite:///{small_disk}/dspex.db?synchronous=OFF"
+    worker = Worker(url)
+    told: list[str] = []
+    others = small_disk / "others"
+
+    async def fill(program_id: str) -> None:
+        for number in range(len(told), 20_000):
+            await worker.tell(program_id, f"user-{number}", "x" * size)
+            told.append(f"user-{number}")
+
+    async def test() -> None:
+        program = await worker.create(SPEC, "mine")
+        old = await worker.create(SPEC, "old")
+        other = await worker.create(SPEC, "old")
+        await worker.tell(old.id, "user", "y")
+        for number in range(3):
+            await worker.tell(program.id, f"kept-{number}", "x" * size)
+        others.write_bytes(bytes(17 * 2**20))
+        for _ in range(2):
+            with pytest.raises(OperationError, match="is full"):
+                await fill(program.id)
+            for conversation in [told.pop() for _ in range(40)]:
+                await worker.stored.conversations.delete(program, conversation)
+            with pytest.raises(OperationError, match="is full"):
+                await fill(program.id)
+        await worker.stored.conversations.cut(program, "kept-0", 0)
+        await worker.stored.delete_program(None, other.id)
+        await worker.stored.close("old")
+        # As others see it.
+        reader = Worker(url)
+        there = {one["id"] for one in await reader.stored.conversations.of(program) if one["turn_count"]}
+        assert there == {*told, "kept-1", "kept-2"}
+        assert [one["id"] for one in await reader.stored.all()] == ["mine"]
+        reader.store.close()
+        # The disk has room again, and what was kept is kept anew.
+        others.unlink()
+        await worker.tell(program.id, "user", "x" * size)
 
     asyncio.run(test())
     worker.store.close()

@@ -68,7 +68,13 @@ class StoredConversations:
         self._locks = Locks()
 
     async def open(
-        self, program: Program, conversation_id: str, session_id: str | None, left_s: float | None = None
+        self,
+        program: Program,
+        conversation_id: str,
+        session_id: str | None,
+        left_s: float | None = None,
+        *,
+        deletes: bool = False,
     ) -> Told:
         """Open a conversation for a call that adds a turn to it; it begins if there is none.
 
@@ -77,6 +83,7 @@ class StoredConversations:
             conversation_id: The conversation.
             session_id: The session through which it begins.
             left_s: How long the call waits.
+            deletes: Whether the call only deletes turns, for which a full disk has room.
 
         Raises:
             OperationError: As :meth:`.Conversations.opened`.
@@ -87,10 +94,10 @@ class StoredConversations:
         async with self._locks.of(program.id, conversation_id):
             self._known.make_room()
             found = self._known.opened(program.id, conversation_id, session_id)
-            await self._claim(program, found, left_s)
+            await self._claim(program, found, left_s, deletes=deletes)
             return Told(found, tuple(found.turns()), found.claim)
 
-    async def _claim(self, program: Program, found: Conversation, left_s: float | None) -> None:
+    async def _claim(self, program: Program, found: Conversation, left_s: float | None, *, deletes: bool) -> None:
         """Become the owner of a conversation, unless this process is it already."""
         for attempt in range(ATTEMPTS):
             if found.row == UNKNOWN:
@@ -98,7 +105,7 @@ class StoredConversations:
             if found.row is not None and found.claim is not None:
                 return
             try:
-                await self._claim_row(program, found)
+                await self._claim_row(program, found, deletes=deletes)
             except ConflictError:
                 if attempt == ATTEMPTS - 1:
                     raise
@@ -106,11 +113,13 @@ class StoredConversations:
             else:
                 return
 
-    async def _claim_row(self, program: Program, found: Conversation) -> None:
+    async def _claim_row(self, program: Program, found: Conversation, *, deletes: bool) -> None:
         seen, owner = found.row, self._owner()
         is_stored = program.session_id != POOL_SESSION
         found.row = found.claim = await self._changed(
-            found, lambda rows: rows.claim(program.id, found.id, found.session_id, owner, seen, is_stored=is_stored)
+            found,
+            lambda rows: rows.claim(program.id, found.id, found.session_id, owner, seen, is_stored=is_stored),
+            deletes=deletes,
         )
 
     async def answered(self, program: Program, told: Told, key: str | None) -> dict[str, Any] | None:
@@ -173,6 +182,7 @@ class StoredConversations:
                 found,
                 lambda rows: rows.append(program.id, found.id, owner, seen, turns, keep) or UNKNOWN,
                 is_one_statement=False,
+                deletes=not turns,
             )
         if row == UNKNOWN:
             # It was deleted meanwhile, so the turn came before.
@@ -202,7 +212,7 @@ class StoredConversations:
         if self._store is None:
             found.keep_last(keep)
             return found.describe()
-        told = await self.open(program, conversation_id, None)
+        told = await self.open(program, conversation_id, None, deletes=True)
         async with self._locks.of(program.id, found.id):
             if await self._append(program, told, [], keep):
                 found.keep_last(keep)
@@ -220,7 +230,7 @@ class StoredConversations:
                 self._known.forget_one(known)
             return self._known.delete(program.id, conversation_id).describe()
         described = self._description(replace(row, turn_count=len(row.turns), size=sum(map(len, row.turns))))
-        await self._store.write(lambda rows: rows.delete_conversation(program.id, conversation_id))
+        await self._store.delete(lambda rows: rows.delete_conversation(program.id, conversation_id))
         if known is not None:
             self._known.forget_one(known)
         return described
@@ -251,11 +261,15 @@ class StoredConversations:
             "idle_ms": max(0, row.idle_ms),
         }
 
-    async def _changed(self, found: Conversation, work: Callable[[Rows], int], *, is_one_statement: bool = True) -> int:
+    async def _changed(
+        self, found: Conversation, work: Callable[[Rows], int], *, is_one_statement: bool = True, deletes: bool = False
+    ) -> int:
         """Change a conversation, and return its new version; after a failure, its version is not known any more."""
         store: Store = self._store  # type: ignore[assignment]
         try:
-            return await (store.change(work) if is_one_statement else store.write(work))
+            return await (
+                store.delete(work) if deletes else store.change(work) if is_one_statement else store.write(work)
+            )
         except BaseException:
             found.row = UNKNOWN
             raise

@@ -420,7 +420,7 @@ class StoredSessions:
             program = self.sessions.find_program(session_id, program_id)
             check_changeable(program.session_id, "program_id")
             if self.store is not None:
-                await self.store.write(lambda rows: rows.delete_program(program_id))
+                await self.store.delete(lambda rows: rows.delete_program(program_id))
             self.sessions.forget_program(program)
         return program
 
@@ -430,7 +430,7 @@ class StoredSessions:
         async with self._locks.of("session", session_id):
             described = await self._describe(session_id)
             if self.store is not None:
-                await self.store.write(lambda rows: rows.close_session(session_id))
+                await self.store.delete(lambda rows: rows.close_session(session_id))
                 self._touched_at.pop(session_id, None)
             self.sessions.close(session_id)
         return described
@@ -533,7 +533,9 @@ class StoredSessions:
             # What left the registry is not remembered here either.
             self._touched_at = {name: at for name, at in self._touched_at.items() if now - at < self._touch_s}
             await self._touch_used()
-            await self._write(lambda rows: rows.expire(self._ttl_ms))
+            if self.store is not None:
+                with contextlib.suppress(OperationError):
+                    await self.store.delete(lambda rows: rows.expire(self._ttl_ms))
             await asyncio.sleep(self._touch_s)
 
     async def _touch_used(self) -> None:
