@@ -5,6 +5,8 @@ defmodule DSPex.Python.Port.RunStoreTest do
 
   alias DSPex.Python.Port.RunStore
   alias DSPex.Python.Pool
+  alias DSPex.Python.Pool.Routing
+  alias DSPex.Python.ScriptedModel
   alias DSPex.TestPython
 
   @moduletag timeout: 120_000
@@ -269,6 +271,44 @@ defmodule DSPex.Python.Port.RunStoreTest do
       {output, _status} = System.cmd("elixir", args, stderr_to_stdout: true)
       assert [_all, path] = Regex.run(~r/^store true (.+)$/m, output)
       TestPython.eventually(fn -> not File.exists?(Path.dirname(path)) end)
+    end
+  end
+
+  test "a variable says what the option would: false, run, or an address" do
+    variable = "DSPEX_TEST_STORE_#{System.unique_integer([:positive])}"
+    on_exit(fn -> System.delete_env(variable) end)
+
+    for {text, about} <- [{"false", nil}, {"run", "sqlite:///"}] do
+      System.put_env(variable, text)
+      # With `session_ttl:`, which is about a store that there may be.
+      pool = TestPython.start_pool!(store: {:system, variable}, session_ttl: 60_000, size: 2)
+      {:ok, ping} = DSPex.Python.ping(nil, pool: pool)
+      assert if(about, do: ping["store"]["address"] =~ about, else: ping["store"] == nil)
+      assert Routing.shares_sessions?(pool) == (about != nil)
+      # Found in each worker, or only where it is.
+      {:ok, program} = DSPex.Python.create_program([signature: "question -> answer"], pool: pool)
+      model = {:elixir, fn _request -> %{text: ScriptedModel.written(answer: "A")} end}
+      inputs = for number <- 1..40, do: "Q#{number}"
+      {:ok, results} = DSPex.Python.execute_program_batch(program, inputs, lm: model)
+      for result <- results, do: assert({:ok, _prediction} = result)
+      DSPex.Python.stop_pool(pool)
+    end
+
+    for {text, said} <- [
+          {" ", "is not set, or empty"},
+          {"mysql://app:hunter2pass@db", "expected run, false, or"}
+        ] do
+      System.put_env(variable, text)
+
+      log =
+        capture_log(fn ->
+          pool = TestPython.start_pool!(store: {:system, variable})
+          assert {:error, error} = DSPex.Python.ping(nil, pool: pool)
+          assert error.message =~ said
+          assert error.message =~ variable
+        end)
+
+      refute log =~ "hunter2pass"
     end
   end
 
