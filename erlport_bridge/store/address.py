@@ -103,6 +103,8 @@ def has_password(text: str) -> bool:
 
 
 def _sqlite(host: str, file: str, parameters: dict[str, str], path: str) -> Address:
+    if file.startswith("/:memory:"):
+        raise _wrong("expected a file; a database in memory would be of one process alone", path)
     if host or len(file) < 2:
         raise _wrong("it names no file", path)
     synchronous = parameters.pop("synchronous", "FULL").upper()

@@ -237,6 +237,7 @@ def test_database_that_cannot_be_opened_is_named_with_the_words_of_the_server(
         ("mysql://host/db", "its scheme is another one"),
         ("sqlite://", "it names no file"),
         ("sqlite:///", "it names no file"),
+        ("sqlite:///:memory:", "expected a file; a database in memory would be of one process alone"),
         ("sqlite://host/file", "it names no file"),
         ("sqlite:////a.db?sync=OFF", "unknown parameter 'sync'"),
         ("sqlite:////a.db?synchronous=MAYBE", "expected FULL, NORMAL, OFF"),

@@ -235,10 +235,10 @@ defmodule DSPex.Python.Functions.Model do
        do: key_function(fn -> apply(module, function, args) end, provider)
 
   defp read(name, {:system, variable}, _provider) when is_binary(variable) do
-    case System.fetch_env(variable) do
-      {:ok, text} -> {:ok, as_written(to_string(name), text)}
-      :error -> {:missing, variable}
-    end
+    {:ok, as_written(to_string(name), System.fetch_env!(variable))}
+  rescue
+    # It is not set, or cannot be: its name is empty or has a = in it.
+    _unset in [System.EnvError, ArgumentError, ErlangError] -> {:missing, variable}
   end
 
   defp read(_name, value, _provider), do: {:ok, value}

@@ -260,7 +260,13 @@ defmodule DSPex.Python.Port.PoolOptions do
   defp check!(:env, _value, _pool), do: :ok
   defp check!(:cd, nil, _pool), do: :ok
   defp check!(:name, _name, _pool), do: :ok
-  defp check!(:python, value, _pool) when is_binary(value) and value != "", do: :ok
+
+  defp check!(:python, value, pool) do
+    if value == "" or not Environment.text?(value) do
+      raise ArgumentError, "expected a path for #{where(:python, pool)}, got #{inspect(value)}"
+    end
+  end
+
   defp check!(:start_timeout, value, _pool) when value in 1..@max_timeout, do: :ok
 
   defp check!(option, value, _pool)
@@ -351,9 +357,14 @@ defmodule DSPex.Python.Port.PoolOptions do
   end
 
   defp check!(option, value, pool) when option in [:python_path, :modules, :preload] do
-    if not is_list(value) or not Enum.all?(value, &is_binary/1) do
+    if not is_list(value) or not Enum.all?(value, &Environment.text?/1) do
       raise ArgumentError,
             "expected a list of strings for #{where(option, pool)}, got #{inspect(value)}"
+    end
+
+    if option != :python_path and "" in value do
+      raise ArgumentError,
+            "expected names that are not empty for #{where(option, pool)}, got #{inspect(value)}"
     end
 
     # Python separates the folders by colons, and takes an empty one for the current folder.
@@ -365,14 +376,10 @@ defmodule DSPex.Python.Port.PoolOptions do
   end
 
   defp check!(:cd, value, pool) do
-    if not is_binary(value) or not File.dir?(value) do
+    if not Environment.text?(value) or not File.dir?(value) do
       raise ArgumentError,
             "expected a folder that exists for #{where(:cd, pool)}, got #{inspect(value)}"
     end
-  end
-
-  defp check!(:python, value, pool) do
-    raise ArgumentError, "expected a path for #{where(:python, pool)}, got #{inspect(value)}"
   end
 
   defp check!(:size, value, pool) do

@@ -4,9 +4,10 @@ defmodule DSPex.Python.Port.StoreOption do
   # The option `:store` of a pool. An address may have a password, so the options hold it in a function, as `:env`, no message
   # shows it, and Python gets it by its environment.
 
-  alias DSPex.Python.Port.RunStore
+  alias DSPex.Python.Port.{Environment, RunStore}
 
   @variable "DSPEX_STORE"
+  @beginnings ["sqlite:///", "postgresql://", "postgresql+psycopg://"]
   @ttl_variable "DSPEX_SESSION_TTL_MS"
   @address "an address such as \"sqlite:////srv/app/dspex.db\" or \"postgresql+psycopg://user:password@host/database\""
 
@@ -15,14 +16,23 @@ defmodule DSPex.Python.Port.StoreOption do
   """
   @spec validate(term()) :: :ok | {:error, String.t()}
   def validate(value) when value in [:run, false], do: :ok
-  def validate({:system, name}) when is_binary(name) and name != "", do: :ok
-  def validate("sqlite:///" <> _file), do: :ok
-  def validate("postgresql://" <> _rest), do: :ok
-  def validate("postgresql+psycopg://" <> _rest), do: :ok
 
-  def validate(_other) do
-    {:error, "expected :run, false, {:system, variable}, or #{@address}"}
+  def validate({:system, name}) do
+    if Environment.variable?(name), do: :ok, else: unexpected()
   end
+
+  def validate("sqlite:///:memory:" <> _parameters) do
+    {:error,
+     "expected a file, since each Python would have a database of its own in its memory; give :run or false"}
+  end
+
+  def validate(address) do
+    if Environment.text?(address) and String.starts_with?(address, @beginnings),
+      do: :ok,
+      else: unexpected()
+  end
+
+  defp unexpected, do: {:error, "expected :run, false, {:system, variable}, or #{@address}"}
 
   @doc """
   Tells whether a pool has a store.

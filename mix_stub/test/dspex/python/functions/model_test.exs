@@ -37,6 +37,14 @@ defmodule DSPex.Python.Functions.ModelTest do
     assert Model.resolve(model, nil) == {:ok, {:openai, %{model: "m", api_key: "k"}}, []}
   end
 
+  test "names a variable that can never be set" do
+    for variable <- ["", "A=B", "A\0B"] do
+      assert {:error, error} = Model.resolve({:openai, api_key: {:system, variable}}, nil)
+      assert error.kind == :lm_not_configured
+      assert error.message =~ "environment variable #{inspect(variable)} for api_key"
+    end
+  end
+
   test "reads numbers and booleans from the environment as they are written" do
     variable = "DSPEX_TEST_OPTION_#{System.unique_integer([:positive])}"
     on_exit(fn -> System.delete_env(variable) end)

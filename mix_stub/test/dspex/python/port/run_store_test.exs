@@ -325,6 +325,13 @@ defmodule DSPex.Python.Port.RunStoreTest do
     address = "mysql://app:hunter2pass@db/x"
     error = assert_raise ArgumentError, fn -> Pool.child_spec(name: :wrong, store: address) end
     assert error.message =~ "expected :run, false, {:system, variable}, or an address"
+
+    for store <- [{:system, "A=B"}, {:system, "A\0B"}, {:system, :a}, "sqlite:////tmp/a\0b"] do
+      assert_raise ArgumentError, ~r/expected :run, false/, fn ->
+        Pool.child_spec(name: :wrong, store: store)
+      end
+    end
+
     refute error.message =~ "hunter2pass"
 
     address = "postgresql://app:hunter2pass@db/x"
