@@ -7,16 +7,19 @@ does a call that went on from turns which are not the last any more.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.sessions.conversations import MAX_TURNS, Conversation, Conversations, Turn, bytes_of
 from erlport_bridge.programs.sessions.locks import Locks
 from erlport_bridge.programs.sessions.program import Program
 from erlport_bridge.programs.sessions.provided import POOL_SESSION
 from erlport_bridge.programs.values import plain
-from erlport_bridge.request import weight
+from erlport_bridge.request import weight, within_time
 from erlport_bridge.store import ConflictError, ConversationRow, Store, TurnRow, terms
 
 if TYPE_CHECKING:
@@ -130,6 +133,32 @@ class StoredConversations:
         if text is None:
             return None
         return dict(await weight.aside(terms.loads, text, heavy=weight.is_heavy(text)))
+
+    @contextlib.asynccontextmanager
+    async def same_call(
+        self, program: Program, of: str | None, key: str | None, left_s: float | None
+    ) -> AsyncIterator[None]:
+        """Wait until no other call of a program with the same key runs, and keep others waiting meanwhile.
+
+        Args:
+            program: The program.
+            of: Whose conversation it is.
+            key: As in :meth:`add_turn`.
+            left_s: How long to wait.
+
+        Raises:
+            OperationError: Of kind ``timeout``: the other call still runs.
+        """
+        async with contextlib.AsyncExitStack() as held:
+            if self._store is not None and key is not None:
+                try:
+                    await within_time(
+                        held.enter_async_context(self._locks.of("call", program.id, of or "", key)), left_s
+                    )
+                except asyncio.TimeoutError:
+                    message = "the same call, which has this request_id too, still runs"
+                    raise OperationError("timeout", message, stage="queue") from None
+            yield
 
     async def add_turn(
         self, program: Program, told: Told, turn: Turn, key: str | None = None, answer: Mapping[str, Any] | None = None

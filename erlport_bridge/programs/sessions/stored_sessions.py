@@ -159,16 +159,31 @@ class StoredSessions:
     ) -> None:
         if self.store is None or (not names and program_id is None):
             return
+        before = self._conversation_row(program_id, conversation_id)
         seen = await self.store.glance(lambda rows: rows.versions(names, program_id, conversation_id), left_s)
-        stale = self._stale(names, program_id, conversation_id, seen)
+        stale = self._stale(names, program_id, conversation_id, seen, before)
         if stale:
             await self._read(self.store, stale, left_s)
         self._touch([*names, *(seen.program_session or ())[:1]])
 
+    def _conversation_row(self, program_id: str | None, conversation_id: str | None) -> int | None:
+        if program_id is None or conversation_id is None:
+            return None
+        known = self.sessions.conversations.peek(program_id, conversation_id)
+        return None if known is None else known.row
+
     def _stale(
-        self, names: Sequence[str], program_id: str | None, conversation_id: str | None, seen: Versions
+        self,
+        names: Sequence[str],
+        program_id: str | None,
+        conversation_id: str | None,
+        seen: Versions,
+        before: int | None,
     ) -> _Stale:
-        """Return what must be read, and take out of the registry what the store does not have any more."""
+        """Return what must be read, and take out of the registry what the store does not have any more.
+
+        Another call may have begun the conversation since the store was asked, so it must be ``before`` still.
+        """
         stored = dict(zip(names, seen.sessions, strict=True))
         if seen.program_session is not None:
             stored[seen.program_session[0]] = seen.program_session[1]
@@ -188,6 +203,8 @@ class StoredSessions:
         if program_id is not None and conversation_id is not None:
             known = self.sessions.conversations.peek(program_id, conversation_id)
             if seen.conversation is None and known is not None and known.row is not None:
+                if known.row != before:
+                    return _Stale(sessions, program_id if is_stale else None, None)
                 self.sessions.conversations.forget_one(known)
                 known.row = known.claim = None
             elif seen.conversation is not None and (known is None or known.row != seen.conversation[0]):
