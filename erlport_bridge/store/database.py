@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from erlport_bridge.errors import OperationError
@@ -241,8 +241,10 @@ def _sqlite_engines(address: Address) -> tuple[Engine, Engine]:
     except OSError as error:
         raise store_error(error, address.shown) from None
     options: dict[str, Any] = {"connect_args": {"timeout": PATIENCE_S}, "hide_parameters": True}
-    reading = create_engine(address.url, isolation_level="AUTOCOMMIT", **options)
-    writing = create_engine(address.url, **options)
+    # Not as text, in which a ? of the name would end it.
+    url = URL.create("sqlite", database=path)
+    reading = create_engine(url, isolation_level="AUTOCOMMIT", **options)
+    writing = create_engine(url, **options)
 
     def configure(connection: sqlite3.Connection, _record: object) -> None:
         # Transactions begin by the listener below.

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
@@ -45,6 +46,20 @@ def test_file_that_is_no_database_is_refused_and_stays(tmp_path: Path, content: 
     assert (error.kind, error.retryable) == ("store", False)
     assert "no intact database" in error.message
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["a%3Fb%23c.db", "%C3%A9 %2525.db"])
+def test_name_of_a_file_may_have_any_character(tmp_path: Path, name: str) -> None:
+    """SQLAlchemy took what follows a ? for parameters, and read %25 twice, so that another file was written."""
+    url = f"sqlite:///{tmp_path}/{name}"
+    worker = Worker(url)
+    program = asyncio.run(worker.create(SPEC, "mine"))
+    asyncio.run(worker.tell(program.id, "user", "one"))
+    worker.store.close()
+    assert all(path.name.startswith(unquote(name)) for path in tmp_path.iterdir())
+    again = Worker(url)
+    assert asyncio.run(again.questions(program.id, "user")) == ["one"]
+    again.store.close()
 
 
 def test_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -237,6 +252,7 @@ def test_database_that_cannot_be_opened_is_named_with_the_words_of_the_server(
         ("mysql://host/db", "its scheme is another one"),
         ("sqlite://", "it names no file"),
         ("sqlite:///", "it names no file"),
+        ("sqlite:////srv/a#b.db", "it has a #, which ends an address; write %23"),
         ("sqlite:///:memory:", "expected a file; a database in memory would be of one process alone"),
         ("sqlite://host/file", "it names no file"),
         ("sqlite:////a.db?sync=OFF", "unknown parameter 'sync'"),

@@ -58,8 +58,13 @@ defmodule DSPex.Python.Call.EveryWorker do
       for {number, {:ok, value}} <- Enum.zip(numbers, results),
           do: of_node(operation, value, number)
 
-    # A worker that ends meanwhile holds nothing any more.
-    if values == [], do: hd(results), else: {:ok, together(operation, values, args, pool)}
+    cond do
+      # What the others have is not all.
+      failed = Enum.find(results, &match?({:error, %Error{kind: :store}}, &1)) -> failed
+      # A worker that ends meanwhile holds nothing any more.
+      values == [] -> hd(results)
+      true -> {:ok, together(operation, values, args, pool)}
+    end
   end
 
   defp in_parallel([number], call), do: [call.(number)]

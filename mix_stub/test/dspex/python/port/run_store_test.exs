@@ -274,6 +274,20 @@ defmodule DSPex.Python.Port.RunStoreTest do
     end
   end
 
+  test "a list is an error if a worker has lost the store, and not what the others have" do
+    pool = TestPython.start_pool!(size: 2)
+    assert DSPex.Python.await_pools([pool]) == :ok
+    # One of them has opened the file, and the other opens a new one.
+    {:ok, _program} = DSPex.Python.create_program([signature: "question -> answer"], pool: pool)
+    File.rm_rf!(Path.dirname(RunStore.path(pool)))
+    # Reads look once a second whether the file is there.
+    failed? = fn -> match?({:error, _error}, DSPex.Python.list_sessions(pool: pool)) end
+    TestPython.eventually(failed?, 500)
+    assert {:error, error} = DSPex.Python.list_sessions(pool: pool)
+    assert error.kind == :store
+    assert error.message =~ "was removed or replaced"
+  end
+
   test "a variable says what the option would: false, run, or an address" do
     variable = "DSPEX_TEST_STORE_#{System.unique_integer([:positive])}"
     on_exit(fn -> System.delete_env(variable) end)
