@@ -15,6 +15,8 @@ from urllib.parse import unquote
 import pytest
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.optimizing import nearest
+from erlport_bridge.programs.sessions import Sessions, StoredSessions
 from erlport_bridge.redaction import redact
 from erlport_bridge.request import ends_at
 from erlport_bridge.store import Store, VersionRow, from_environment, schema
@@ -294,3 +296,10 @@ def test_work_that_fails_leaves_nothing(url: str) -> None:
 
     asyncio.run(test())
     store.close()
+
+
+def test_time_to_live_that_is_too_short_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DSPEX_SESSION_TTL_MS", "999")
+    message = 'expected at least 1000 in the environment at DSPEX_SESSION_TTL_MS, got "999"'
+    with pytest.raises(OperationError, match=message):
+        StoredSessions.from_environment(Sessions(), read_neighbours=nearest.read)

@@ -58,6 +58,8 @@ _rehydrated: ContextVar[bool] = ContextVar("rehydrated", default=False)
 DEFAULT_TTL_MS: Final = 30 * 86_400_000
 # A use of a session is written at most this often.
 _TOUCH_S: Final = 60.0
+# With less, this process would do nothing but look for what is idle.
+_LEAST_TTL_MS: Final = 1_000
 
 
 class _Stale(NamedTuple):
@@ -113,7 +115,7 @@ class StoredSessions:
     def from_environment(cls, sessions: Sessions, read_neighbours: ReadNeighbours) -> StoredSessions:
         """Return the registry with the store that the environment names, if it names one."""
         address = from_environment()
-        ttl_ms = read_limit("DSPEX_SESSION_TTL_MS", DEFAULT_TTL_MS)
+        ttl_ms = read_limit("DSPEX_SESSION_TTL_MS", DEFAULT_TTL_MS, _LEAST_TTL_MS)
         return cls(
             sessions, None if address is None else Store(address), read_neighbours=read_neighbours, ttl_ms=ttl_ms
         )

@@ -44,7 +44,8 @@ defmodule DSPex.Python.Pool do
         * `{:system, variable}` - what a variable of the environment says when Python starts: an address, `run` or `false`
 
       All workers of a pool have its store, so a session is also found when another worker takes the place of its own
-    * `:session_ttl` - how long a session or a conversation that nobody uses stays in the store, in ms; 30 days by default
+    * `:session_ttl` - how long a session or a conversation that nobody uses stays in the store, in ms, at least
+      1,000; 30 days by default
     * `:programs` - programs that each worker has from its start on, by the names that calls give them:
       `programs: [triage: "priv/triage.json", chat: {:my_app, "priv/chat.json"}]`, then
       `DSPex.Python.execute_program(:triage, inputs)`. The files are what `DSPex.Python.dump_program/2` returned; a path is relative to the folder of the

@@ -39,6 +39,8 @@ defmodule DSPex.Python.Port.PoolOptions do
   @max_size 256
   # 1,000 years: the store subtracts it from a time of 64 bits.
   @max_ttl 31_557_600_000_000
+  # A ten-thousandth of it passes between two looks for what is idle: with less, Python would do nothing else.
+  @least_ttl 1_000
   # A thread costs memory, and with more of them each has less of the one GIL.
   @max_threads 1_024
   # Python and DSPy take about 60 MB: with a lower limit each Python would be replaced at once.
@@ -294,7 +296,7 @@ defmodule DSPex.Python.Port.PoolOptions do
        when option in [:max_memory, :max_calls, :max_age, :session_ttl],
        do: :ok
 
-  defp check!(:session_ttl, value, _pool) when value in 1..@max_ttl, do: :ok
+  defp check!(:session_ttl, value, _pool) when value in @least_ttl..@max_ttl, do: :ok
   defp check!(:max_calls, value, _pool) when is_integer(value) and value > 0, do: :ok
   defp check!(:max_age, value, _pool) when value in 1..@max_timeout, do: :ok
 
@@ -414,9 +416,14 @@ defmodule DSPex.Python.Port.PoolOptions do
   end
 
   defp check!(option, value, pool)
-       when option in [:start_timeout, :lost_after, :max_age, :session_ttl] do
+       when option in [:start_timeout, :lost_after, :max_age] do
     raise ArgumentError,
           "expected a positive number of milliseconds for #{where(option, pool)}, got #{inspect(value)}"
+  end
+
+  defp check!(:session_ttl, value, pool) do
+    raise ArgumentError,
+          "expected #{@least_ttl} to #{@max_ttl} ms for #{where(:session_ttl, pool)}, got #{inspect(value)}"
   end
 
   defp check!(:max_threads, value, pool) do

@@ -55,8 +55,8 @@ defmodule DSPex.Python.Port.PoolOptionsTest do
           # Longer than Erlang's timers: it would crash the owner of the port at each start.
           {[name: :p, start_timeout: 10_000_000_000_000],
            "expected a positive number of milliseconds for the option :start_timeout of pool :p, got 10000000000000"},
-          {[name: :p, store: :run, session_ttl: 0],
-           "expected a positive number of milliseconds for the option :session_ttl of pool :p, got 0"},
+          {[name: :p, store: :run, session_ttl: 1],
+           "expected 1000 to 31557600000000 ms for the option :session_ttl of pool :p, got 1"},
           {[name: :p, store: false, session_ttl: 1_000],
            "the option :session_ttl of pool :p is about the store of the pool, which has none; give it the option :store too"},
           {%{name: :p}, "expected the options of a pool as a keyword list"}
