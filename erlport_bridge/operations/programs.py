@@ -28,7 +28,7 @@ from erlport_bridge.programs.pipelines import learned
 from erlport_bridge.programs.sessions import Neighbours, Program, Session, Told
 from erlport_bridge.programs.text import arguments, quoted
 from erlport_bridge.request import weight
-from erlport_bridge.store import terms
+from erlport_bridge.store import ConflictError, terms
 
 _DESCRIBE_OPTIONS: Final = Vocabulary(VERSION_OPTION)
 
@@ -170,8 +170,27 @@ async def run_program(
         The prediction, as a term.
     """
     checked = await weight.aside(execution.read_inputs, program.stages, program.asked, inputs)
-    told = await _conversation(program, request, is_told=is_told) if program.keeps_history else None
-    key = _turn_key(request, inputs, index) if told is not None and is_told else None
+    if not program.keeps_history:
+        return await _run_told(program, checked, request, events, None)
+    key = _turn_key(request, inputs, index) if is_told else None
+    # The same call again, while the first one runs, is answered with its prediction.
+    whose = request.options.conversation or request.options.session_id
+    async with stored.conversations.same_call(program, whose, key, request.left_s()):
+        told = await _conversation(program, request, is_told=is_told)
+        return await _run_told(program, checked, request, events, told, key=key, is_told=is_told)
+
+
+async def _run_told(
+    program: Program,
+    checked: Mapping[str, Any],
+    request: CallRequest,
+    events: EventStream | None,
+    told: Told | None,
+    *,
+    key: str | None = None,
+    is_told: bool = False,
+) -> dict[str, Any]:
+    """Run a program in its conversation, unless the call has been answered before."""
     if told is not None and (answered := await stored.conversations.answered(program, told, key)) is not None:
         return answered
     turns = told.turns if told else ()
@@ -188,7 +207,13 @@ async def run_program(
     weight.add(prediction)
     if told is not None and is_told:
         turn = await weight.aside(program.turn_of, values, prediction)
-        await stored.conversations.add_turn(program, told, turn, key, prediction)
+        try:
+            await stored.conversations.add_turn(program, told, turn, key, prediction)
+        except ConflictError:
+            # It may have been the same call, in another worker.
+            if (answered := await stored.conversations.answered(program, told, key)) is None:
+                raise
+            return answered
     program.count_call()
     return prediction
 

@@ -61,6 +61,8 @@ def read(text: str, path: str = VARIABLE) -> Address:
         host, port = parts.hostname or "", f":{parts.port}" if parts.port else ""
     except ValueError:
         raise _wrong("its host or port is malformed", path) from None
+    if parts.fragment or text.endswith("#"):
+        raise _wrong("it has a #, which ends an address; write %23", path)
     parameters = dict(parse_qsl(parts.query, keep_blank_values=True))
     for secret in (parts.password, *(parameters.get(name) for name in _SECRET_PARAMETERS)):
         if secret:
@@ -103,6 +105,8 @@ def has_password(text: str) -> bool:
 
 
 def _sqlite(host: str, file: str, parameters: dict[str, str], path: str) -> Address:
+    if file.startswith("/:memory:"):
+        raise _wrong("expected a file; a database in memory would be of one process alone", path)
     if host or len(file) < 2:
         raise _wrong("it names no file", path)
     synchronous = parameters.pop("synchronous", "FULL").upper()

@@ -10,15 +10,16 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, text
 from sqlalchemy.exc import SQLAlchemyError
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.store import schema
 from erlport_bridge.store.address import SQLITE, Address
 from erlport_bridge.store.conflict import ConflictError
-from erlport_bridge.store.failures import removed_error, store_error
+from erlport_bridge.store.failures import is_full, removed_error, store_error
 from erlport_bridge.store.open_files import OpenFiles
+from erlport_bridge.store.reserve import LOG_PAGES, Reserve
 from erlport_bridge.store.rows import Rows
 
 _Result = TypeVar("_Result")
@@ -59,10 +60,12 @@ class Database:
             # They are open as long as the engines are: a connection that has read holds a lock, and no other process
             # that closes the database removes them.
             self._files = OpenFiles(str(address.path)) if self._is_sqlite else None
+            self._reserve = Reserve(str(address.path)) if self._is_sqlite else None
         except BaseException:
             self.close()
             raise
-        if self._is_sqlite:
+        if self._reserve is not None:
+            self._reserve.make()
             # Without waiting for locks; and not only for the thread that opens the store.
             self._glancing = sqlite3.connect(
                 str(address.path), timeout=0, isolation_level=None, check_same_thread=False
@@ -108,20 +111,58 @@ class Database:
                     raise
         raise ConflictError("a row was changed by another worker meanwhile; nothing of this call is stored: call again")
 
-    def write(self, work: Callable[[Rows], _Result]) -> _Result:
+    def write(self, work: Callable[[Rows], _Result], *, deletes: bool = False) -> _Result:
         """Run work in one transaction; what it changed is on its way to the disk when this returns.
+
+        Args:
+            work: Changes rows.
+            deletes: Whether it makes room, so that it may use the room that is kept for this on a full disk.
 
         Raises:
             OperationError: Of kind ``store``. Nothing of the work is stored, unless the connection broke while the
                 transaction ended.
         """
-        # One that begins with a read could not go on when another process has written meanwhile.
-        begin = "BEGIN IMMEDIATE" if self._is_sqlite else None
         with self._failures():
-            result = self._run(self._writing, work, begin=begin, commits=True)
+            try:
+                result = self._commit(work)
+            except self._driver_error as error:
+                if self._reserve is None or not is_full(error):
+                    raise
+                result = self._commit_on_full_disk(work, self._reserve, deletes=deletes)
         # After the commit, so that nothing is acknowledged that was stored in a file without a name.
         self._check_files(now=True)
         return result
+
+    def _commit(self, work: Callable[[Rows], _Result]) -> _Result:
+        # One that begins with a read could not go on when another process has written meanwhile.
+        begin = "BEGIN IMMEDIATE" if self._is_sqlite else None
+        return self._run(self._writing, work, begin=begin, commits=True)
+
+    def _commit_on_full_disk(self, work: Callable[[Rows], _Result], reserve: Reserve, *, deletes: bool) -> _Result:
+        # The log may have room that nothing needs any more.
+        self._empty_log()
+        try:
+            return self._commit(work)
+        except self._driver_error as error:
+            if not (deletes and is_full(error)):
+                raise
+        reserve.give()
+        try:
+            self._empty_log()
+            result = self._commit(work)
+            self._empty_log()
+        finally:
+            reserve.take()
+        return result
+
+    def _empty_log(self) -> None:
+        """Write SQLite's log to its file, if the disk has room for that."""
+        with contextlib.suppress(sqlite3.Error):
+            connection = self._reading.raw_connection()
+            try:
+                connection.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            finally:
+                connection.close()
 
     def snapshot(self, work: Callable[[Rows], _Result]) -> _Result:
         """Run work that reads the database as it is at one moment; errors as :meth:`write`."""
@@ -200,14 +241,17 @@ def _sqlite_engines(address: Address) -> tuple[Engine, Engine]:
     except OSError as error:
         raise store_error(error, address.shown) from None
     options: dict[str, Any] = {"connect_args": {"timeout": PATIENCE_S}, "hide_parameters": True}
-    reading = create_engine(address.url, isolation_level="AUTOCOMMIT", **options)
-    writing = create_engine(address.url, **options)
+    # Not as text, in which a ? of the name would end it.
+    url = URL.create("sqlite", database=path)
+    reading = create_engine(url, isolation_level="AUTOCOMMIT", **options)
+    writing = create_engine(url, **options)
 
     def configure(connection: sqlite3.Connection, _record: object) -> None:
         # Transactions begin by the listener below.
         connection.isolation_level = None
         _set_wal(connection)
         connection.execute(f"PRAGMA synchronous = {address.synchronous}")
+        connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
 
     def begin(connection: Connection) -> None:
         # Only while the schema is looked at: see `Database.write`.

@@ -67,6 +67,11 @@ def store_error(error: Exception, shown: str) -> OperationError:
     return OperationError("store", message, retryable=cause.retryable, stage="store")
 
 
+def is_full(error: Exception) -> bool:
+    """Return whether an error of SQLite says that the disk is full."""
+    return _cause_of(error) is _FULL
+
+
 def removed_error(shown: str) -> OperationError:
     """Return the error of a call whose store has lost its file while it was open."""
     message = (

@@ -99,6 +99,10 @@ class Store:
         """
         return await self._run("write", self._writers, self._write, work, left_s)
 
+    async def delete(self, work: Callable[[Rows], _Result]) -> _Result:
+        """Run work that makes room, as :meth:`write` does; in a file also when the disk is full."""
+        return await self._run("write", self._writers, self._delete, work, None)
+
     async def change(self, work: Callable[[Rows], _Result], left_s: float | None = None) -> _Result:
         """Run work that changes rows by one statement, as :meth:`write` does, without the cost of a transaction."""
         return await self._run("change", self._writers, self._change, work, left_s)
@@ -194,6 +198,9 @@ class Store:
 
     def _write(self, work: Callable[[Rows], _Result]) -> _Result:
         return self._observed(lambda database: database.write(work))
+
+    def _delete(self, work: Callable[[Rows], _Result]) -> _Result:
+        return self._observed(lambda database: database.write(work, deletes=True))
 
     def _change(self, work: Callable[[Rows], _Result]) -> _Result:
         return self._observed(lambda database: database.change(work))

@@ -10,10 +10,13 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from urllib.parse import unquote
 
 import pytest
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.optimizing import nearest
+from erlport_bridge.programs.sessions import Sessions, StoredSessions
 from erlport_bridge.redaction import redact
 from erlport_bridge.request import ends_at
 from erlport_bridge.store import Store, VersionRow, from_environment, schema
@@ -45,6 +48,20 @@ def test_file_that_is_no_database_is_refused_and_stays(tmp_path: Path, content: 
     assert (error.kind, error.retryable) == ("store", False)
     assert "no intact database" in error.message
     assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("name", ["a%3Fb%23c.db", "%C3%A9 %2525.db"])
+def test_name_of_a_file_may_have_any_character(tmp_path: Path, name: str) -> None:
+    """SQLAlchemy took what follows a ? for parameters, and read %25 twice, so that another file was written."""
+    url = f"sqlite:///{tmp_path}/{name}"
+    worker = Worker(url)
+    program = asyncio.run(worker.create(SPEC, "mine"))
+    asyncio.run(worker.tell(program.id, "user", "one"))
+    worker.store.close()
+    assert all(path.name.startswith(unquote(name)) for path in tmp_path.iterdir())
+    again = Worker(url)
+    assert asyncio.run(again.questions(program.id, "user")) == ["one"]
+    again.store.close()
 
 
 def test_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
@@ -97,14 +114,16 @@ def test_call_ends_at_its_deadline_while_another_process_holds_the_lock(tmp_path
     worker.store.close()
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """Yield a folder on a disk of 1 MiB."""
+@pytest.fixture(params=[1])
+def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
+    """Yield a folder on a disk of 1 MiB, or of as many as the test says."""
     if os.geteuid() != 0:
         pytest.skip("only root may mount a small disk")
     folder = tmp_path / "disk"
     folder.mkdir()
-    mounted = subprocess.run(["/bin/mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], check=False)
+    mounted = subprocess.run(
+        ["/bin/mount", "-t", "tmpfs", "-o", f"size={request.param}m", "tmpfs", folder], check=False
+    )
     if mounted.returncode:
         pytest.skip("this system lets root mount no small disk")
     try:
@@ -130,6 +149,52 @@ def test_full_disk_is_an_error_and_what_was_answered_stays(small_disk: Path) -> 
         assert len(await reader.questions(program.id, "user")) == told
         assert len(await worker.questions(program.id, "user")) == told
         reader.store.close()
+
+    asyncio.run(test())
+    worker.store.close()
+
+
+@pytest.mark.parametrize("small_disk", [24], indirect=True)
+@pytest.mark.parametrize("size", [500, 20_000])
+def test_full_disk_refuses_no_deletion_and_goes_on_with_the_room(small_disk: Path, size: int) -> None:
+    """What frees room was refused as well, so that a full disk stayed full."""
+    url = f"sqlite:///{small_disk}/dspex.db?synchronous=OFF"
+    worker = Worker(url)
+    told: list[str] = []
+    others = small_disk / "others"
+
+    async def fill(program_id: str) -> None:
+        for number in range(len(told), 20_000):
+            await worker.tell(program_id, f"user-{number}", "x" * size)
+            told.append(f"user-{number}")
+
+    async def test() -> None:
+        program = await worker.create(SPEC, "mine")
+        old = await worker.create(SPEC, "old")
+        other = await worker.create(SPEC, "old")
+        await worker.tell(old.id, "user", "y")
+        for number in range(3):
+            await worker.tell(program.id, f"kept-{number}", "x" * size)
+        others.write_bytes(bytes(17 * 2**20))
+        for _ in range(2):
+            with pytest.raises(OperationError, match="is full"):
+                await fill(program.id)
+            for conversation in [told.pop() for _ in range(40)]:
+                await worker.stored.conversations.delete(program, conversation)
+            with pytest.raises(OperationError, match="is full"):
+                await fill(program.id)
+        await worker.stored.conversations.cut(program, "kept-0", 0)
+        await worker.stored.delete_program(None, other.id)
+        await worker.stored.close("old")
+        # As others see it.
+        reader = Worker(url)
+        there = {one["id"] for one in await reader.stored.conversations.of(program) if one["turn_count"]}
+        assert there == {*told, "kept-1", "kept-2"}
+        assert [one["id"] for one in await reader.stored.all()] == ["mine"]
+        reader.store.close()
+        # The disk has room again, and what was kept is kept anew.
+        others.unlink()
+        await worker.tell(program.id, "user", "x" * size)
 
     asyncio.run(test())
     worker.store.close()
@@ -189,6 +254,8 @@ def test_database_that_cannot_be_opened_is_named_with_the_words_of_the_server(
         ("mysql://host/db", "its scheme is another one"),
         ("sqlite://", "it names no file"),
         ("sqlite:///", "it names no file"),
+        ("sqlite:////srv/a#b.db", "it has a #, which ends an address; write %23"),
+        ("sqlite:///:memory:", "expected a file; a database in memory would be of one process alone"),
         ("sqlite://host/file", "it names no file"),
         ("sqlite:////a.db?sync=OFF", "unknown parameter 'sync'"),
         ("sqlite:////a.db?synchronous=MAYBE", "expected FULL, NORMAL, OFF"),
@@ -229,3 +296,10 @@ def test_work_that_fails_leaves_nothing(url: str) -> None:
 
     asyncio.run(test())
     store.close()
+
+
+def test_time_to_live_that_is_too_short_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DSPEX_SESSION_TTL_MS", "999")
+    message = 'expected at least 1000 in the environment at DSPEX_SESSION_TTL_MS, got "999"'
+    with pytest.raises(OperationError, match=message):
+        StoredSessions.from_environment(Sessions(), read_neighbours=nearest.read)

@@ -157,3 +157,30 @@ def test_database_that_is_restarted_is_used_again(ports: ExitStack, postgresql_s
     port.done("execute_program", None, program, {"question": "two"}, told)
     turns = port.done("conversation", None, program, "user")["turns"]
     assert [turn["question"] for turn in turns] == ["one", "two"]
+
+
+def test_same_call_made_again_while_it_runs_waits_for_its_answer(
+    url: str, ports: ExitStack, model_server: ModelServer
+) -> None:
+    """All of them asked the model, and all but one were a conflict with `another worker`, which there was not."""
+    port = port_of(ports, url)
+    port.done("configure_lm", "openai", openai(model_server, "delay-300"))
+    program = port.done("create_program", SPEC, {"session_id": "mine"})
+    again = {"conversation": "user", "request_id": "once"}
+    late = {**again, "timeout": 100}
+    other = {**again, "conversation": "other"}
+    calls = [("dspy_bridge", "execute_program", [None, program["id"], "Why?", opts]) for opts in (again,) * 4]
+    calls += [("dspy_bridge", "execute_program", [None, program["id"], "Why?", opts]) for opts in (late, other)]
+    numbers = port.send_calls(calls)
+    answers = {}
+    for _ in numbers:
+        _, number, answer = port.receive()
+        answers[number] = answer
+    *same, too_late, elsewhere = (answers[number] for number in numbers)
+    assert [answer[0] for answer in same] == ["ok"] * 4, [a[1][1]["message"] for a in same if a[0] == "error"]
+    assert all(answer == same[0] for answer in same)
+    assert too_late[1][1]["kind"] == "timeout", too_late
+    assert "which has this request_id too, still runs" in too_late[1][1]["message"]
+    assert elsewhere[0] == "ok"
+    assert len(model_server.requests) == 2
+    assert len(port.done("conversation", None, program["id"], "user")["turns"]) == 1

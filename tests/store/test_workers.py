@@ -249,6 +249,35 @@ def test_same_call_adds_one_turn_and_is_answered_with_what_it_got_before(url: st
     with_workers(url, test)
 
 
+def test_a_call_that_asked_before_the_conversation_began_disturbs_no_other(url: str) -> None:
+    """What it had read, when the store answered late, ended the claim of the call that had begun it meanwhile."""
+    worker = Worker(url)
+    glance = worker.store.glance
+
+    async def test() -> None:
+        asked, goes_on = asyncio.Event(), asyncio.Event()
+
+        async def late(*args: Any) -> Any:
+            found = await glance(*args)
+            asked.set()
+            await goes_on.wait()
+            return found
+
+        program = await worker.create(SPEC)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(worker.store, "glance", late)
+            other = asyncio.ensure_future(worker.stored.refresh(program_id=program.id, conversation_id="user"))
+            await asked.wait()
+        running, told = await worker.begin(program.id, "user")
+        goes_on.set()
+        await other
+        await worker.end(running, told, {"question": "1", "answer": "-"})
+        assert await worker.questions(program.id, "user") == ["1"]
+
+    asyncio.run(test())
+    worker.store.close()
+
+
 def test_versions_that_two_workers_add_are_both_there(url: str) -> None:
     async def test(first: Worker, second: Worker) -> None:
         program = await first.create(SPEC)

@@ -480,13 +480,15 @@ def _settings(config: object) -> dict[str, Any]:
     return {name: generation_setting(name, value, "spec.config") for name, value in given.items()}
 
 
-def read_limit(variable: str, default: int) -> int:
-    """Return the positive integer of a variable of the environment, or its default."""
+def read_limit(variable: str, default: int, minimum: int = 1) -> int:
+    """Return the integer of a variable of the environment, or its default."""
     text = os.environ.get(variable)
     if text is None:
         return default
-    if not (text.isascii() and text.isdecimal()) or len(text) > _MAX_DIGITS or int(text) == 0:
+    if not (text.isascii() and text.isdecimal()) or len(text) > _MAX_DIGITS or int(text) < minimum:
         raise OperationError(
-            "input", f"expected a positive integer in the environment at {variable}, got {quoted(text)}"
+            "input",
+            f"expected {'a positive integer' if minimum == 1 else f'at least {minimum}'} in the environment at "
+            f"{variable}, got {quoted(text)}",
         )
     return int(text)

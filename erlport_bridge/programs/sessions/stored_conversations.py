@@ -7,16 +7,19 @@ does a call that went on from turns which are not the last any more.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
+from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.sessions.conversations import MAX_TURNS, Conversation, Conversations, Turn, bytes_of
 from erlport_bridge.programs.sessions.locks import Locks
 from erlport_bridge.programs.sessions.program import Program
 from erlport_bridge.programs.sessions.provided import POOL_SESSION
 from erlport_bridge.programs.values import plain
-from erlport_bridge.request import weight
+from erlport_bridge.request import weight, within_time
 from erlport_bridge.store import ConflictError, ConversationRow, Store, TurnRow, terms
 
 if TYPE_CHECKING:
@@ -68,7 +71,13 @@ class StoredConversations:
         self._locks = Locks()
 
     async def open(
-        self, program: Program, conversation_id: str, session_id: str | None, left_s: float | None = None
+        self,
+        program: Program,
+        conversation_id: str,
+        session_id: str | None,
+        left_s: float | None = None,
+        *,
+        deletes: bool = False,
     ) -> Told:
         """Open a conversation for a call that adds a turn to it; it begins if there is none.
 
@@ -77,6 +86,7 @@ class StoredConversations:
             conversation_id: The conversation.
             session_id: The session through which it begins.
             left_s: How long the call waits.
+            deletes: Whether the call only deletes turns, for which a full disk has room.
 
         Raises:
             OperationError: As :meth:`.Conversations.opened`.
@@ -87,10 +97,10 @@ class StoredConversations:
         async with self._locks.of(program.id, conversation_id):
             self._known.make_room()
             found = self._known.opened(program.id, conversation_id, session_id)
-            await self._claim(program, found, left_s)
+            await self._claim(program, found, left_s, deletes=deletes)
             return Told(found, tuple(found.turns()), found.claim)
 
-    async def _claim(self, program: Program, found: Conversation, left_s: float | None) -> None:
+    async def _claim(self, program: Program, found: Conversation, left_s: float | None, *, deletes: bool) -> None:
         """Become the owner of a conversation, unless this process is it already."""
         for attempt in range(ATTEMPTS):
             if found.row == UNKNOWN:
@@ -98,7 +108,7 @@ class StoredConversations:
             if found.row is not None and found.claim is not None:
                 return
             try:
-                await self._claim_row(program, found)
+                await self._claim_row(program, found, deletes=deletes)
             except ConflictError:
                 if attempt == ATTEMPTS - 1:
                     raise
@@ -106,11 +116,13 @@ class StoredConversations:
             else:
                 return
 
-    async def _claim_row(self, program: Program, found: Conversation) -> None:
+    async def _claim_row(self, program: Program, found: Conversation, *, deletes: bool) -> None:
         seen, owner = found.row, self._owner()
         is_stored = program.session_id != POOL_SESSION
         found.row = found.claim = await self._changed(
-            found, lambda rows: rows.claim(program.id, found.id, found.session_id, owner, seen, is_stored=is_stored)
+            found,
+            lambda rows: rows.claim(program.id, found.id, found.session_id, owner, seen, is_stored=is_stored),
+            deletes=deletes,
         )
 
     async def answered(self, program: Program, told: Told, key: str | None) -> dict[str, Any] | None:
@@ -121,6 +133,32 @@ class StoredConversations:
         if text is None:
             return None
         return dict(await weight.aside(terms.loads, text, heavy=weight.is_heavy(text)))
+
+    @contextlib.asynccontextmanager
+    async def same_call(
+        self, program: Program, of: str | None, key: str | None, left_s: float | None
+    ) -> AsyncIterator[None]:
+        """Wait until no other call of a program with the same key runs, and keep others waiting meanwhile.
+
+        Args:
+            program: The program.
+            of: Whose conversation it is.
+            key: As in :meth:`add_turn`.
+            left_s: How long to wait.
+
+        Raises:
+            OperationError: Of kind ``timeout``: the other call still runs.
+        """
+        async with contextlib.AsyncExitStack() as held:
+            if self._store is not None and key is not None:
+                try:
+                    await within_time(
+                        held.enter_async_context(self._locks.of("call", program.id, of or "", key)), left_s
+                    )
+                except asyncio.TimeoutError:
+                    message = "the same call, which has this request_id too, still runs"
+                    raise OperationError("timeout", message, stage="queue") from None
+            yield
 
     async def add_turn(
         self, program: Program, told: Told, turn: Turn, key: str | None = None, answer: Mapping[str, Any] | None = None
@@ -173,6 +211,7 @@ class StoredConversations:
                 found,
                 lambda rows: rows.append(program.id, found.id, owner, seen, turns, keep) or UNKNOWN,
                 is_one_statement=False,
+                deletes=not turns,
             )
         if row == UNKNOWN:
             # It was deleted meanwhile, so the turn came before.
@@ -202,7 +241,7 @@ class StoredConversations:
         if self._store is None:
             found.keep_last(keep)
             return found.describe()
-        told = await self.open(program, conversation_id, None)
+        told = await self.open(program, conversation_id, None, deletes=True)
         async with self._locks.of(program.id, found.id):
             if await self._append(program, told, [], keep):
                 found.keep_last(keep)
@@ -220,7 +259,7 @@ class StoredConversations:
                 self._known.forget_one(known)
             return self._known.delete(program.id, conversation_id).describe()
         described = self._description(replace(row, turn_count=len(row.turns), size=sum(map(len, row.turns))))
-        await self._store.write(lambda rows: rows.delete_conversation(program.id, conversation_id))
+        await self._store.delete(lambda rows: rows.delete_conversation(program.id, conversation_id))
         if known is not None:
             self._known.forget_one(known)
         return described
@@ -251,11 +290,15 @@ class StoredConversations:
             "idle_ms": max(0, row.idle_ms),
         }
 
-    async def _changed(self, found: Conversation, work: Callable[[Rows], int], *, is_one_statement: bool = True) -> int:
+    async def _changed(
+        self, found: Conversation, work: Callable[[Rows], int], *, is_one_statement: bool = True, deletes: bool = False
+    ) -> int:
         """Change a conversation, and return its new version; after a failure, its version is not known any more."""
         store: Store = self._store  # type: ignore[assignment]
         try:
-            return await (store.change(work) if is_one_statement else store.write(work))
+            return await (
+                store.delete(work) if deletes else store.change(work) if is_one_statement else store.write(work)
+            )
         except BaseException:
             found.row = UNKNOWN
             raise

@@ -58,6 +58,8 @@ _rehydrated: ContextVar[bool] = ContextVar("rehydrated", default=False)
 DEFAULT_TTL_MS: Final = 30 * 86_400_000
 # A use of a session is written at most this often.
 _TOUCH_S: Final = 60.0
+# With less, this process would do nothing but look for what is idle.
+_LEAST_TTL_MS: Final = 1_000
 
 
 class _Stale(NamedTuple):
@@ -113,7 +115,7 @@ class StoredSessions:
     def from_environment(cls, sessions: Sessions, read_neighbours: ReadNeighbours) -> StoredSessions:
         """Return the registry with the store that the environment names, if it names one."""
         address = from_environment()
-        ttl_ms = read_limit("DSPEX_SESSION_TTL_MS", DEFAULT_TTL_MS)
+        ttl_ms = read_limit("DSPEX_SESSION_TTL_MS", DEFAULT_TTL_MS, _LEAST_TTL_MS)
         return cls(
             sessions, None if address is None else Store(address), read_neighbours=read_neighbours, ttl_ms=ttl_ms
         )
@@ -159,16 +161,31 @@ class StoredSessions:
     ) -> None:
         if self.store is None or (not names and program_id is None):
             return
+        before = self._conversation_row(program_id, conversation_id)
         seen = await self.store.glance(lambda rows: rows.versions(names, program_id, conversation_id), left_s)
-        stale = self._stale(names, program_id, conversation_id, seen)
+        stale = self._stale(names, program_id, conversation_id, seen, before)
         if stale:
             await self._read(self.store, stale, left_s)
         self._touch([*names, *(seen.program_session or ())[:1]])
 
+    def _conversation_row(self, program_id: str | None, conversation_id: str | None) -> int | None:
+        if program_id is None or conversation_id is None:
+            return None
+        known = self.sessions.conversations.peek(program_id, conversation_id)
+        return None if known is None else known.row
+
     def _stale(
-        self, names: Sequence[str], program_id: str | None, conversation_id: str | None, seen: Versions
+        self,
+        names: Sequence[str],
+        program_id: str | None,
+        conversation_id: str | None,
+        seen: Versions,
+        before: int | None,
     ) -> _Stale:
-        """Return what must be read, and take out of the registry what the store does not have any more."""
+        """Return what must be read, and take out of the registry what the store does not have any more.
+
+        Another call may have begun the conversation since the store was asked, so it must be ``before`` still.
+        """
         stored = dict(zip(names, seen.sessions, strict=True))
         if seen.program_session is not None:
             stored[seen.program_session[0]] = seen.program_session[1]
@@ -188,6 +205,8 @@ class StoredSessions:
         if program_id is not None and conversation_id is not None:
             known = self.sessions.conversations.peek(program_id, conversation_id)
             if seen.conversation is None and known is not None and known.row is not None:
+                if known.row != before:
+                    return _Stale(sessions, program_id if is_stale else None, None)
                 self.sessions.conversations.forget_one(known)
                 known.row = known.claim = None
             elif seen.conversation is not None and (known is None or known.row != seen.conversation[0]):
@@ -420,7 +439,7 @@ class StoredSessions:
             program = self.sessions.find_program(session_id, program_id)
             check_changeable(program.session_id, "program_id")
             if self.store is not None:
-                await self.store.write(lambda rows: rows.delete_program(program_id))
+                await self.store.delete(lambda rows: rows.delete_program(program_id))
             self.sessions.forget_program(program)
         return program
 
@@ -430,7 +449,7 @@ class StoredSessions:
         async with self._locks.of("session", session_id):
             described = await self._describe(session_id)
             if self.store is not None:
-                await self.store.write(lambda rows: rows.close_session(session_id))
+                await self.store.delete(lambda rows: rows.close_session(session_id))
                 self._touched_at.pop(session_id, None)
             self.sessions.close(session_id)
         return described
@@ -533,7 +552,9 @@ class StoredSessions:
             # What left the registry is not remembered here either.
             self._touched_at = {name: at for name, at in self._touched_at.items() if now - at < self._touch_s}
             await self._touch_used()
-            await self._write(lambda rows: rows.expire(self._ttl_ms))
+            if self.store is not None:
+                with contextlib.suppress(OperationError):
+                    await self.store.delete(lambda rows: rows.expire(self._ttl_ms))
             await asyncio.sleep(self._touch_s)
 
     async def _touch_used(self) -> None:

@@ -7,7 +7,7 @@ defmodule DSPex.Application do
   alias DSPex.Python.Cluster.{Loads, ModelFunctions}
   alias DSPex.Python.Functions.CallbackRegistry
   alias DSPex.Python.Pool
-  alias DSPex.Python.Pool.{Membership, PoolSupervisor, Stopping}
+  alias DSPex.Python.Pool.{Membership, OpenBatches, PoolSupervisor, Stopping}
   alias DSPex.Python.Port.{AskedNotes, RunStore}
 
   @impl true
@@ -23,6 +23,7 @@ defmodule DSPex.Application do
       # After the pools, which need not start again with these: calls that use the registry get an error of their functions.
       CallbackRegistry,
       OpenCalls,
+      OpenBatches,
       # The last, so that other nodes send no calls any more when the pools end.
       ModelFunctions,
       Loads,

@@ -820,8 +820,9 @@ defmodule DSPex.Python do
   @doc """
   Cancels the calls with this `request_id:`; returns their number.
 
-  Each of them returns `{:error, %DSPex.Python.Error{kind: :cancelled}}`, and its request to the model is closed. A call whose
-  process ends is cancelled automatically.
+  Each of them returns `{:error, %DSPex.Python.Error{kind: :cancelled}}`, and its request to the model is closed. A batch of several
+  calls ends as a whole: what is left of it, further inputs of its stream too, is `:cancelled`. A call whose process ends is
+  cancelled automatically.
 
       iex> DSPex.Python.cancel("a request that does not run")
       {:ok, 0}

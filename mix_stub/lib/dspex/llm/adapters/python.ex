@@ -177,11 +177,10 @@ defmodule DSPex.LLM.Adapters.Python do
   @doc false
   def validate_config(%__MODULE__{pool: pool} = adapter) do
     with :ok <- check_fields(adapter) do
-      case Cluster.model_state(pool) do
-        {:ok, :configured} -> :ok
-        {:ok, :none} -> invalid({:error, Cluster.model_missing(pool)})
-        {:ok, {:failed, error}} -> invalid({:error, error.message})
-        {:error, error} -> invalid({:error, error.message})
+      case Cluster.check_model(pool) do
+        :ok -> :ok
+        {:missing, message} -> invalid({:error, message})
+        {_failed, error} -> invalid({:error, error.message})
       end
     end
   end

@@ -14,6 +14,7 @@ defmodule DSPex.Python.Call.CallOptions do
   #     within                                the call of which this one is a part, if it is observed
   #     budgets                               budgets that the call shares with other calls
   #     part?                                 whether the call is part of a batch that has begun
+  #     batch                                 the open batch of which the call is a part, by which it sees that it was cancelled
   #     functions                             those of the call that Python may call, registered on this node
   #     resolves?                             whether Python may call exported functions, which a stored program names
 
@@ -21,7 +22,7 @@ defmodule DSPex.Python.Call.CallOptions do
   alias DSPex.Python.{Cluster, Error, ModelFunction}
   alias DSPex.Python.Cluster.Placement
   alias DSPex.Python.Functions.{Budgets, Callback, CallerContext, Exported, Model}
-  alias DSPex.Python.Pool.Settings
+  alias DSPex.Python.Pool.{OpenBatches, Settings}
   alias DSPex.Python.Wire.{Keywords, Timeout}
 
   defstruct pool: :general,
@@ -38,6 +39,7 @@ defmodule DSPex.Python.Call.CallOptions do
             within: nil,
             budgets: [],
             part?: false,
+            batch: nil,
             resolves?: false
 
   @type t :: %__MODULE__{
@@ -55,6 +57,7 @@ defmodule DSPex.Python.Call.CallOptions do
           within: struct() | nil,
           budgets: [Budgets.t()],
           part?: boolean(),
+          batch: OpenBatches.t(),
           resolves?: boolean()
         }
   @type python :: %{optional(atom()) => term()}

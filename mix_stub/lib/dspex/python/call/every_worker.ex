@@ -6,7 +6,7 @@ defmodule DSPex.Python.Call.EveryWorker do
   alias DSPex.Python.Call.MetricsSum
   alias DSPex.Python.Cluster.Placement
   alias DSPex.Python.{Cluster, Error}
-  alias DSPex.Python.Pool.Routing
+  alias DSPex.Python.Pool.{OpenBatches, Routing}
 
   @typep result :: {:ok, term()} | {:error, Error.t()}
 
@@ -15,7 +15,20 @@ defmodule DSPex.Python.Call.EveryWorker do
   """
   @spec call(Cluster.pool(), atom(), [term()], ([term()], Placement.t() | nil -> result())) ::
           result()
-  def call(pool, operation, args, call) do
+  def call(pool, :cancel, [request_id], call) do
+    # A batch ends also if no worker has a call of it just now.
+    batches = OpenBatches.cancel(pool, request_id)
+
+    case of_workers(pool, :cancel, [request_id], call) do
+      {:ok, calls} -> {:ok, max(calls, batches)}
+      {:error, _error} when batches > 0 -> {:ok, batches}
+      error -> error
+    end
+  end
+
+  def call(pool, operation, args, call), do: of_workers(pool, operation, args, call)
+
+  defp of_workers(pool, operation, args, call) do
     if Routing.every_worker?(operation, args) do
       args = of_each(operation, args)
 
@@ -45,8 +58,13 @@ defmodule DSPex.Python.Call.EveryWorker do
       for {number, {:ok, value}} <- Enum.zip(numbers, results),
           do: of_node(operation, value, number)
 
-    # A worker that ends meanwhile holds nothing any more.
-    if values == [], do: hd(results), else: {:ok, together(operation, values, args, pool)}
+    cond do
+      # What the others have is not all.
+      failed = Enum.find(results, &match?({:error, %Error{kind: :store}}, &1)) -> failed
+      # A worker that ends meanwhile holds nothing any more.
+      values == [] -> hd(results)
+      true -> {:ok, together(operation, values, args, pool)}
+    end
   end
 
   defp in_parallel([number], call), do: [call.(number)]

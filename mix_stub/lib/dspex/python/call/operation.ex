@@ -218,9 +218,9 @@ defmodule DSPex.Python.Call.Operation do
 
   # Adds what Python does not know: where the pool's model is configured, or why that failed.
   defp explain_missing_model({:error, %Error{kind: :lm_not_configured} = error}, pool) do
-    case Cluster.model_state(pool) do
-      {:ok, :none} -> {:error, %{error | message: Cluster.model_missing(pool)}}
-      {:ok, {:failed, cause}} -> {:error, cause}
+    case Cluster.check_model(pool) do
+      {:missing, message} -> {:error, %{error | message: message}}
+      {:failed, cause} -> {:error, cause}
       _configured -> {:error, error}
     end
   end

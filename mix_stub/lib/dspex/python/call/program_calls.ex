@@ -18,6 +18,7 @@ defmodule DSPex.Python.Call.ProgramCalls do
   }
 
   alias DSPex.Python.Error
+  alias DSPex.Python.Pool.OpenBatches
 
   # A session names the program together with its id; a program that was compiled has versions.
   @of_program [:session_id, :version]
@@ -65,17 +66,19 @@ defmodule DSPex.Python.Call.ProgramCalls do
   def execute_batch(program, inputs_list, options) do
     inputs_list = python_inputs_list(inputs_list)
 
-    case SpreadProgram.plan(program, inputs_list, options) do
-      {:one_call, options} ->
-        with {:ok, terms} <-
-               execute_operation(:execute_program_batch, program, inputs_list, options),
-             do: {:ok, Results.batch_results(terms, inputs_list)}
+    as_batch(program, options, fn options ->
+      case SpreadProgram.plan(program, inputs_list, options) do
+        {:one_call, options} ->
+          with {:ok, terms} <-
+                 execute_operation(:execute_program_batch, program, inputs_list, options),
+               do: {:ok, Results.batch_results(terms, inputs_list)}
 
-      plan ->
-        SpreadProgram.run(plan, :execute_program_batch, fn plan ->
-          plan |> SpreadProgram.batch(inputs_list, 0) |> SpreadBatch.collected()
-        end)
-    end
+        plan ->
+          SpreadProgram.run(plan, :execute_program_batch, fn plan ->
+            plan |> SpreadProgram.batch(inputs_list, 0) |> SpreadBatch.collected()
+          end)
+      end
+    end)
   end
 
   @doc """
@@ -117,16 +120,21 @@ defmodule DSPex.Python.Call.ProgramCalls do
       options = CallOptions.put(options, :metric, metric)
       examples = python_inputs_list(examples)
 
-      case SpreadProgram.plan(program, examples, options) do
-        {:one_call, options} ->
-          with {:ok, report} <- execute_operation(:evaluate_program, program, examples, options),
-               do: {:ok, Results.evaluation(report, examples)}
+      as_batch(program, options, fn options ->
+        case SpreadProgram.plan(program, examples, options) do
+          {:one_call, options} ->
+            with {:ok, report} <-
+                   execute_operation(:evaluate_program, program, examples, options),
+                 do: {:ok, Results.evaluation(report, examples)}
 
-        plan ->
-          SpreadProgram.run(plan, :evaluate_program, fn plan ->
-            plan |> SpreadProgram.evaluation(examples) |> Enum.reduce(nil, fn last, _ -> last end)
-          end)
-      end
+          plan ->
+            SpreadProgram.run(plan, :evaluate_program, fn plan ->
+              plan
+              |> SpreadProgram.evaluation(examples)
+              |> Enum.reduce(nil, fn last, _ -> last end)
+            end)
+        end
+      end)
     else
       program |> stream_evaluate(examples, metric, options) |> ProgressLine.follow(progress)
     end
@@ -142,17 +150,26 @@ defmodule DSPex.Python.Call.ProgramCalls do
     examples = python_inputs_list(examples)
 
     # Only when the stream is read is the program there, and how many workers the pool has is known.
-    Stream.flat_map([:read], fn :read ->
-      case SpreadProgram.plan(program, examples, options) do
-        {:one_call, options} ->
-          :stream_evaluate
-          |> stream_operation(program, examples, options)
-          |> Stream.map(&Results.evaluation_element(&1, examples))
+    Stream.transform(
+      [:read],
+      fn -> OpenBatches.begun(pool(program, options), options.python[:request_id]) end,
+      fn :read, batch ->
+        {evaluation_stream(program, examples, %{options | batch: batch}), batch}
+      end,
+      &OpenBatches.ended/1
+    )
+  end
 
-        plan ->
-          SpreadProgram.stream(plan, :stream_evaluate, &SpreadProgram.evaluation(&1, examples))
-      end
-    end)
+  defp evaluation_stream(program, examples, options) do
+    case SpreadProgram.plan(program, examples, options) do
+      {:one_call, options} ->
+        :stream_evaluate
+        |> stream_operation(program, examples, options)
+        |> Stream.map(&Results.evaluation_element(&1, examples))
+
+      plan ->
+        SpreadProgram.stream(plan, :stream_evaluate, &SpreadProgram.evaluation(&1, examples))
+    end
   end
 
   # Of a compilation it is an option, so that it is written as one here too.
@@ -235,6 +252,12 @@ defmodule DSPex.Python.Call.ProgramCalls do
   def conversation(operation, program, args, options) do
     {session_id, program_id, options} = program_target(program, options)
     Operation.look_among(operation, [session_id, program_id | args], options, @of_program)
+  end
+
+  # So that it can be cancelled also while it is found out how it is run.
+  defp as_batch(program, options, run) do
+    pool = pool(program, options)
+    OpenBatches.during(pool, options.python[:request_id], &run.(%{options | batch: &1}))
   end
 
   defp execute_operation(operation, program, argument, options) do

@@ -14,7 +14,7 @@ defmodule DSPex.Python.Call.SpreadBatch do
   alias DSPex.Python.Call.{CallOptions, EventStream, Traces}
   alias DSPex.Python.{Cluster, Error}
   alias DSPex.Python.Functions.CallerContext
-  alias DSPex.Python.Pool.Stopping
+  alias DSPex.Python.Pool.{OpenBatches, Stopping}
   alias DSPex.Python.Wire.Timeout
 
   # As in Python, for one worker.
@@ -26,6 +26,8 @@ defmodule DSPex.Python.Call.SpreadBatch do
   # Items of a part that has its worker for itself. The spans of many more would not all be kept.
   @most_at_once 500
   @cancel_ms 5_000
+  # After a cancellation, how often the parts that run are cancelled again: one may have begun at that moment.
+  @cancel_again_ms 50
 
   @typedoc """
   Runs a list of inputs in one worker, with options that have its share of the time and of the concurrency.
@@ -43,10 +45,12 @@ defmodule DSPex.Python.Call.SpreadBatch do
     :context,
     :concurrency,
     :batch,
+    :open,
     parts: [],
     running: %{},
     fail_fast?: false,
     answered?: false,
+    cancelled?: false,
     failed: nil
   ]
 
@@ -85,7 +89,7 @@ defmodule DSPex.Python.Call.SpreadBatch do
     # The budget is that of the whole batch.
     deadline = Timeout.deadline(options.timeout)
 
-    run = fn items, concurrency, part? ->
+    run = fn items, concurrency, part?, options ->
       left = with ms when is_integer(ms) <- Timeout.remaining(deadline, 0), do: max(ms, 1)
       route = Cluster.route_of_part(options.pool) || options.route
 
@@ -93,13 +97,45 @@ defmodule DSPex.Python.Call.SpreadBatch do
         CallOptions.put(%{options | timeout: left, route: route}, :max_concurrency, concurrency)
 
       options = %{options | part?: options.part? or part?}
-      items |> Enum.map(&elem(&1, 1)) |> run.(%{options | counted?: false})
+
+      if OpenBatches.cancelled?(options.batch),
+        do: cancelled_results(items),
+        else: items |> Enum.map(&elem(&1, 1)) |> run.(%{options | counted?: false})
     end
 
     items =
       inputs_list |> Enum.with_index(offset) |> Enum.map(fn {inputs, at} -> {at, inputs} end)
 
-    Stream.resource(fn -> start(items, workers, options, run) end, &next/1, &halt/1)
+    Stream.resource(
+      fn ->
+        # The one who has begun the batch before ends it.
+        open =
+          if options.batch == nil,
+            do: OpenBatches.begun(options.pool, options.python[:request_id])
+
+        options = %{options | batch: options.batch || open}
+        {start(items, workers, options, &run.(&1, &2, &3, options)), open}
+      end,
+      fn {state, open} ->
+        {elements, state} = next(state)
+        {elements, {state, open}}
+      end,
+      fn {state, open} ->
+        halt(state)
+        OpenBatches.ended(open)
+      end
+    )
+  end
+
+  @doc """
+  Returns the error of what was cancelled before it began.
+  """
+  @spec cancelled_error() :: Error.t()
+  def cancelled_error, do: Error.new(:cancelled, "the call was cancelled")
+
+  defp cancelled_results(items) do
+    error = cancelled_error()
+    for {_item, position} <- Enum.with_index(items), do: {position, {:error, error}}
   end
 
   @doc """
@@ -116,7 +152,8 @@ defmodule DSPex.Python.Call.SpreadBatch do
     start = fn ->
       options = begin.()
       batch = Stopping.batch_begun(options.pool)
-      {0, %{options | part?: batch != nil}, batch}
+      open = OpenBatches.begun(options.pool, options.python[:request_id])
+      {0, %{options | part?: batch != nil, batch: open}, batch}
     end
 
     inputs
@@ -124,9 +161,17 @@ defmodule DSPex.Python.Call.SpreadBatch do
     |> Stream.transform(
       start,
       fn inputs, {offset, options, batch} ->
-        {chunk.(inputs, offset, options), {offset + length(inputs), options, batch}}
+        elements =
+          if OpenBatches.cancelled?(options.batch),
+            do: inputs |> cancelled_results() |> Enum.map(fn {at, one} -> {offset + at, one} end),
+            else: chunk.(inputs, offset, options)
+
+        {elements, {offset + length(inputs), options, batch}}
       end,
-      fn {_count, _options, batch} -> Stopping.batch_ended(batch) end
+      fn {_count, options, batch} ->
+        Stopping.batch_ended(batch)
+        OpenBatches.ended(options.batch)
+      end
     )
   end
 
@@ -161,6 +206,7 @@ defmodule DSPex.Python.Call.SpreadBatch do
       ref: make_ref(),
       run: &run.(&1, &2, batch != nil),
       batch: batch,
+      open: options.batch,
       context: CallerContext.current(),
       concurrency: concurrency,
       parts: Enum.chunk_every(items, size),
@@ -340,8 +386,26 @@ defmodule DSPex.Python.Call.SpreadBatch do
   defp next(%{running: running, parts: []} = state) when map_size(running) == 0,
     do: {:halt, state}
 
-  defp next(%{ref: ref} = state) do
+  defp next(%{cancelled?: false, open: open} = state) when open != nil do
+    if OpenBatches.cancelled?(open) do
+      {rest, state} = without_rest(%{state | cancelled?: true}, cancelled_error())
+      cancel_again(state)
+      {rest, state}
+    else
+      next_element(state)
+    end
+  end
+
+  defp next(state), do: next_element(state)
+
+  defp next_element(%{ref: ref, open: open} = state) do
+    cancelled = if open, do: open.ref, else: ref
+    again = if state.cancelled?, do: @cancel_again_ms, else: :infinity
+
     receive do
+      {:dspex_batch_cancelled, ^cancelled} ->
+        {[], state}
+
       {^ref, pid, {:error, %Error{} = error}} when state.answered? and not state.fail_fast? ->
         # The pool has stopped meanwhile, or refuses what is left: what was answered was paid, and stays.
         send(pid, {ref, :go_on})
@@ -378,6 +442,10 @@ defmodule DSPex.Python.Call.SpreadBatch do
         {{_pid, items}, running} = Map.pop!(state.running, monitor)
         lanes = map_size(state.running)
         {ended(items, reason), begin_parts(%{state | running: running}, lanes)}
+    after
+      again ->
+        cancel_again(state)
+        {[], state}
     end
   end
 

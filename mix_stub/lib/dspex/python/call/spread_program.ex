@@ -10,7 +10,7 @@ defmodule DSPex.Python.Call.SpreadProgram do
 
   alias DSPex.{Prediction, Program}
   alias DSPex.Python.Call.{CallOptions, Observation, Operation, Results, SpreadBatch}
-  alias DSPex.Python.Pool.Routing
+  alias DSPex.Python.Pool.{OpenBatches, Routing}
   alias DSPex.Python.Wire.Timeout
 
   @enforce_keys [:workers, :session_id, :program_id, :options]
@@ -47,9 +47,15 @@ defmodule DSPex.Python.Call.SpreadProgram do
         options: CallOptions.share_budget(%{options | resolves?: true, route: :any})
       }
     else
-      {:one_call, timeout} -> {:one_call, %{given | timeout: timeout}}
+      {:one_call, timeout} -> {:one_call, unless_cancelled(%{given | timeout: timeout})}
       _one_call -> {:one_call, given}
     end
+  end
+
+  defp unless_cancelled(options) do
+    if OpenBatches.cancelled?(options.batch),
+      do: %{options | once: {:error, SpreadBatch.cancelled_error()}},
+      else: options
   end
 
   # One worker that is replaced finds the program in the store, or says for the items that are left that there is none.

@@ -25,7 +25,8 @@ defmodule DSPex.Python.Cluster do
 
   Tools, rewards, metrics, models and API keys that are functions of Elixir run on the node of the caller, for the caller, whatever node
   Python is on. The code of the function is needed here only. Deadlines, cancelling and halted streams cross nodes, and the end of the caller ends the
-  call. `DSPex.Python.configure_lm/3` configures the pools of all nodes that are up, or the session on its node; a function of Elixir that is
+  call. `DSPex.Python.configure_lm/3` configures the pools of all nodes that are up, not those of nodes that join later, which have the model of
+  their own configuration; or the session on its node. A function of Elixir that is
   configured so is called here, and can be called no more when this node has gone.
 
   ## When a node goes down
@@ -98,18 +99,33 @@ defmodule DSPex.Python.Cluster do
   def strict?(pool), do: Settings.strict?(pool)
 
   @doc false
-  @spec model_state(pool()) ::
-          {:ok, :none | :configured | {:failed, Error.t()}} | {:error, Error.t()}
-  def model_state({:cluster, name}) do
-    node = Placement.node_for(name, :any, [])
+  # Tells whether a pool has a model, in a cluster on each node: `{:missing, message}` says where one is configured, `{:failed, error}`
+  # why that failed.
+  @spec check_model(pool()) ::
+          :ok | {:missing, String.t()} | {:failed, Error.t()} | {:error, Error.t()}
+  def check_model({:cluster, name}) do
+    states = about(name, :model_state)
+    without = for {node, {:ok, :none}} <- states, do: node
+    failed = for {node, {:ok, {:failed, cause}}} <- states, do: {node, cause}
 
-    case on_each(List.wrap(node), :about, question(name, :model_state), @question_ms) do
-      [{_node, result}] -> result
-      [] -> {:error, Placement.not_found(name)}
+    case {without, failed} do
+      {[], []} when states == [] -> {:error, Placement.not_found(name)}
+      {[], []} -> :ok
+      {[], [{node, cause} | _more]} -> {:failed, on_node(cause, node)}
+      {nodes, _failed} -> {:missing, Messages.model_missing(name, nodes)}
     end
   end
 
-  def model_state(pool), do: PoolModel.state(pool)
+  def check_model(pool) do
+    case PoolModel.state(pool) do
+      {:ok, :configured} -> :ok
+      {:ok, :none} -> {:missing, Messages.model_missing(pool)}
+      {:ok, {:failed, cause}} -> {:failed, cause}
+      {:error, error} -> {:error, error}
+    end
+  end
+
+  defp on_node(error, node), do: %{error | message: "node #{node}: #{error.message}"}
 
   @doc false
   # Counts the workers that take calls; 0 if there is no pool of this name.
@@ -249,10 +265,6 @@ defmodule DSPex.Python.Cluster do
 
   defp await(pool, deadline, _timeout),
     do: Readiness.await_all([pool], Timeout.remaining(deadline, 0))
-
-  @doc false
-  @spec model_missing(pool()) :: String.t()
-  def model_missing(pool), do: pool |> name() |> Messages.model_missing()
 
   # Questions about pools --------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ defmodule DSPex.Python.Cluster.Served do
   alias DSPex.Python.Cluster.{Exchange, Loads, Proxies}
   alias DSPex.Python.{Error, Pool}
   alias DSPex.Python.Functions.{CallbackRegistry, Invocation}
-  alias DSPex.Python.Pool.PoolModel
+  alias DSPex.Python.Pool.{OpenBatches, PoolModel}
 
   # How often a function is told to end until it has ended.
   @give_up_ms 50
@@ -97,6 +97,7 @@ defmodule DSPex.Python.Cluster.Served do
 
     Proxies.during(request.functions, node(from), fn ->
       args = events_to(keeper, request.args)
+      end_batches(pool, request.named || {request.operation, args})
       Pool.call(pool, request.operation, args, request.timeout, options)
     end)
   end
@@ -109,6 +110,12 @@ defmodule DSPex.Python.Cluster.Served do
 
   defp perform(:function, request, _from, _keeper, _ref),
     do: Invocation.run(request.id, request.arguments, & &1, request.log)
+
+  # Those that this node has begun, in pools of any nodes.
+  defp end_batches(pool, {:cancel, [request_id | _none]}),
+    do: OpenBatches.cancel({:cluster, pool}, request_id)
+
+  defp end_batches(_pool, _other), do: 0
 
   # The events of a stream go through the keeper, so that they come before the answer.
   defp events_to(keeper, [pid, ref | rest]) when is_pid(pid) and is_reference(ref),

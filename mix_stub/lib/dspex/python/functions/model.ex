@@ -7,6 +7,11 @@ defmodule DSPex.Python.Functions.Model do
   alias DSPex.Python.Functions.Callback
   alias DSPex.Python.Wire.Keywords
 
+  # The options that are no text, which a variable of the environment always is.
+  @numbers ~w(temperature max_tokens n top_p rollout_id seed presence_penalty frequency_penalty num_retries) ++
+             ~w(requests_per_minute max_concurrent_requests)
+  @booleans ~w(cache)
+
   @type t ::
           nil
           | provider()
@@ -229,14 +234,35 @@ defmodule DSPex.Python.Functions.Model do
               is_list(args),
        do: key_function(fn -> apply(module, function, args) end, provider)
 
-  defp read(_name, {:system, variable}, _provider) when is_binary(variable) do
-    case System.fetch_env(variable) do
-      {:ok, value} -> {:ok, value}
-      :error -> {:missing, variable}
-    end
+  defp read(name, {:system, variable}, _provider) when is_binary(variable) do
+    {:ok, as_written(to_string(name), System.fetch_env!(variable))}
+  rescue
+    # It is not set, or cannot be: its name is empty or has a = in it.
+    _unset in [System.EnvError, ArgumentError, ErlangError] -> {:missing, variable}
   end
 
   defp read(_name, value, _provider), do: {:ok, value}
+
+  # Python's error shows the text of one that is none.
+  defp as_written(name, text) when name in @numbers, do: number(String.trim(text)) || text
+
+  defp as_written(name, text) when name in @booleans,
+    do:
+      Map.get(
+        %{"true" => true, "false" => false},
+        text |> String.trim() |> String.downcase(),
+        text
+      )
+
+  defp as_written(_name, text), do: text
+
+  defp number(text) do
+    case {Integer.parse(text), Float.parse(text)} do
+      {{integer, ""}, _float} -> integer
+      {_part, {float, ""}} -> float
+      _none -> nil
+    end
+  end
 
   # The key is an answer to Python, so no log and no message of a process shows it.
   defp key_function(function, provider) do

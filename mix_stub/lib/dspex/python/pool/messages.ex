@@ -17,6 +17,16 @@ defmodule DSPex.Python.Pool.Messages do
   end
 
   @doc """
+  Says which nodes of a cluster have no model, and where one is configured.
+  """
+  @spec model_missing(atom(), [node()]) :: String.t()
+  def model_missing(pool, nodes) do
+    "pool #{inspect(pool)} has no language model on #{Enum.map_join(nodes, ", ", &to_string/1)}; write " <>
+      "config :dspex, DSPex.Python, pools: [#{key(pool)}: [model: #{Model.example()}]] on each node, or call " <>
+      "DSPex.Python.configure_lm with pool: {:cluster, #{inspect(pool)}} again: it configures the nodes that are up then"
+  end
+
+  @doc """
   Returns the error of a call of a pool that does not exist.
   """
   @spec not_found(atom()) :: Error.t()

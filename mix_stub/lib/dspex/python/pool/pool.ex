@@ -41,10 +41,11 @@ defmodule DSPex.Python.Pool do
         * `false` - nowhere: they end with their Python, and nothing is on the disk
         * `"sqlite:////srv/app/dspex.db"` - a file that outlives the BEAM too; `"postgresql+psycopg://user:password@host/name"` -
           a database, also for several machines; see "The store" in `docs/operations.md`
-        * `{:system, variable}` - an address in the environment, read when Python starts
+        * `{:system, variable}` - what a variable of the environment says when Python starts: an address, `run` or `false`
 
       All workers of a pool have its store, so a session is also found when another worker takes the place of its own
-    * `:session_ttl` - how long a session or a conversation that nobody uses stays in the store, in ms; 30 days by default
+    * `:session_ttl` - how long a session or a conversation that nobody uses stays in the store, in ms, at least
+      1,000; 30 days by default
     * `:programs` - programs that each worker has from its start on, by the names that calls give them:
       `programs: [triage: "priv/triage.json", chat: {:my_app, "priv/chat.json"}]`, then
       `DSPex.Python.execute_program(:triage, inputs)`. The files are what `DSPex.Python.dump_program/2` returned; a path is relative to the folder of the
@@ -187,6 +188,7 @@ defmodule DSPex.Python.Pool do
     PoolOptions,
     PoolTally,
     Quarantine,
+    StoreOption,
     Template,
     Workers
   }
@@ -241,7 +243,7 @@ defmodule DSPex.Python.Pool do
       retry: options.retry,
       places: options.size * options.max_in_flight,
       size: options.size,
-      store?: options.store != false,
+      store?: StoreOption.store?(options),
       quarantine: Quarantine.new(),
       tally: PoolTally.new(),
       budgets: {Budgets.table(), options.budgets},

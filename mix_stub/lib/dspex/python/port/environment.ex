@@ -47,9 +47,19 @@ defmodule DSPex.Python.Port.Environment do
   defp name?(name) when is_atom(name),
     do: name not in [nil, true, false] and name?(to_string(name))
 
-  defp name?(name), do: name != "" and text?(name) and not String.contains?(name, "=")
+  defp name?(name), do: variable?(name)
 
-  defp text?(value),
+  @doc """
+  Tells whether a value can be the name of a variable.
+  """
+  @spec variable?(term()) :: boolean()
+  def variable?(name), do: name != "" and text?(name) and not String.contains?(name, "=")
+
+  @doc """
+  Tells whether a value is text that a program can be given: in a variable, as an argument, as a path.
+  """
+  @spec text?(term()) :: boolean()
+  def text?(value),
     do: is_binary(value) and String.valid?(value) and not String.contains?(value, <<0>>)
 
   @doc """

@@ -39,6 +39,8 @@ defmodule DSPex.Python.Port.PoolOptions do
   @max_size 256
   # 1,000 years: the store subtracts it from a time of 64 bits.
   @max_ttl 31_557_600_000_000
+  # A ten-thousandth of it passes between two looks for what is idle: with less, Python would do nothing else.
+  @least_ttl 1_000
   # A thread costs memory, and with more of them each has less of the one GIL.
   @max_threads 1_024
   # Python and DSPy take about 60 MB: with a lower limit each Python would be replaced at once.
@@ -287,7 +289,7 @@ defmodule DSPex.Python.Port.PoolOptions do
        when option in [:max_memory, :max_calls, :max_age, :session_ttl],
        do: :ok
 
-  defp check!(:session_ttl, value, _pool) when value in 1..@max_ttl, do: :ok
+  defp check!(:session_ttl, value, _pool) when value in @least_ttl..@max_ttl, do: :ok
   defp check!(:max_calls, value, _pool) when is_integer(value) and value > 0, do: :ok
   defp check!(:max_age, value, _pool) when value in 1..@max_timeout, do: :ok
 
@@ -360,7 +362,7 @@ defmodule DSPex.Python.Port.PoolOptions do
             "expected names of modules, none of them empty, for #{where(option, pool)}, got #{inspect(value)}"
     end
 
-    if not Enum.all?(value, &name?/1), do: raise_unusable(option, value, pool)
+    if not Enum.all?(value, &Environment.text?/1), do: raise_unusable(option, value, pool)
 
     # Python separates the folders by colons, and takes an empty one for the current folder.
     if option == :python_path and Enum.any?(value, &(&1 == "" or String.contains?(&1, ":"))) do
@@ -371,7 +373,7 @@ defmodule DSPex.Python.Port.PoolOptions do
   end
 
   defp check!(:cd, value, pool) do
-    if not is_binary(value) or not File.dir?(value) do
+    if not Environment.text?(value) or not File.dir?(value) do
       raise ArgumentError,
             "expected a folder that exists for #{where(:cd, pool)}, got #{inspect(value)}"
     end
@@ -382,7 +384,7 @@ defmodule DSPex.Python.Port.PoolOptions do
       raise ArgumentError, "expected a path for #{where(:python, pool)}, got #{inspect(value)}"
     end
 
-    if not name?(value), do: raise_unusable(:python, value, pool)
+    if not Environment.text?(value), do: raise_unusable(:python, value, pool)
   end
 
   defp check!(:size, value, pool) do
@@ -417,9 +419,14 @@ defmodule DSPex.Python.Port.PoolOptions do
   end
 
   defp check!(option, value, pool)
-       when option in [:start_timeout, :lost_after, :max_age, :session_ttl] do
+       when option in [:start_timeout, :lost_after, :max_age] do
     raise ArgumentError,
           "expected a positive number of milliseconds for #{where(option, pool)}, got #{inspect(value)}"
+  end
+
+  defp check!(:session_ttl, value, pool) do
+    raise ArgumentError,
+          "expected #{@least_ttl} to #{@max_ttl} ms for #{where(:session_ttl, pool)}, got #{inspect(value)}"
   end
 
   defp check!(:max_threads, value, pool) do
@@ -458,8 +465,6 @@ defmodule DSPex.Python.Port.PoolOptions do
     do: is_list(value) and not List.improper?(value) and Enum.all?(value, check)
 
   # No argument of a program can hold a zero byte, and the BEAM takes names in UTF-8 only.
-  defp name?(text), do: String.valid?(text) and not String.contains?(text, <<0>>)
-
   defp raise_unusable(option, value, pool) do
     raise ArgumentError,
           "expected UTF-8 text without zero bytes for #{where(option, pool)}, got #{inspect(value)}"

@@ -4,26 +4,53 @@ defmodule DSPex.Python.Port.StoreOption do
   # The option `:store` of a pool. An address may have a password, so the options hold it in a function, as `:env`, no message
   # shows it, and Python gets it by its environment.
 
-  alias DSPex.Python.Port.RunStore
+  alias DSPex.Python.Port.{Environment, RunStore}
 
   @variable "DSPEX_STORE"
+  @beginnings ["sqlite:///", "postgresql://", "postgresql+psycopg://"]
   @ttl_variable "DSPEX_SESSION_TTL_MS"
+  @address "an address such as \"sqlite:////srv/app/dspex.db\" or \"postgresql+psycopg://user:password@host/database\""
 
   @doc """
   Checks the option; the error does not show the value.
   """
   @spec validate(term()) :: :ok | {:error, String.t()}
   def validate(value) when value in [:run, false], do: :ok
-  def validate({:system, name}) when is_binary(name) and name != "", do: :ok
-  def validate("sqlite:///" <> _file), do: :ok
-  def validate("postgresql://" <> _rest), do: :ok
-  def validate("postgresql+psycopg://" <> _rest), do: :ok
 
-  def validate(_other) do
-    {:error,
-     "expected :run, false, {:system, variable}, or an address such as \"sqlite:////srv/app/dspex.db\" or " <>
-       "\"postgresql+psycopg://user:password@host/database\""}
+  def validate({:system, name}) do
+    if Environment.variable?(name), do: :ok, else: unexpected()
   end
+
+  def validate("sqlite:///:memory:" <> _parameters) do
+    {:error,
+     "expected a file, since each Python would have a database of its own in its memory; give :run or false"}
+  end
+
+  def validate(address) do
+    if Environment.text?(address) and String.starts_with?(address, @beginnings),
+      do: :ok,
+      else: unexpected()
+  end
+
+  defp unexpected, do: {:error, "expected :run, false, {:system, variable}, or #{@address}"}
+
+  @doc """
+  Tells whether a pool has a store.
+  """
+  @spec store?(struct()) :: boolean()
+  def store?(options), do: read(options.store.()) != false
+
+  # What the environment says, in the words of the option.
+  defp read({:system, name} = variable) do
+    case name |> System.get_env("") |> String.trim() do
+      "" -> variable
+      text when text in ["false", "none"] -> false
+      text when text in ["run", ":run"] -> :run
+      text -> if validate(text) == :ok, do: text, else: {:wrong, name}
+    end
+  end
+
+  defp read(value), do: value
 
   @doc """
   Returns the variables of Python's environment that are about the store of a pool; the error is a sentence.
@@ -31,7 +58,8 @@ defmodule DSPex.Python.Port.StoreOption do
   @spec variables(struct()) ::
           {:ok, %{String.t() => String.t() | nil}} | {:error, String.t()}
   def variables(options) do
-    with {:ok, address} <- address(options.name, options.store.()) do
+    with {:ok, address} <- address(options.name, read(options.store.())) do
+      # Without a store, which the environment may say, nothing lives long.
       ttl = options.session_ttl
       of_ttl = if ttl, do: %{@ttl_variable => to_string(ttl)}, else: %{}
       {:ok, Map.put(of_ttl, @variable, address)}
@@ -47,14 +75,15 @@ defmodule DSPex.Python.Port.StoreOption do
   end
 
   defp address(pool, {:system, name}) do
-    case System.get_env(name) do
-      nil ->
-        {:error,
-         "the environment variable #{name} is not set, which has the address of the store of pool #{inspect(pool)}"}
+    {:error,
+     "the environment variable #{name} is not set, or empty, which has the address of the store of pool #{inspect(pool)}; " <>
+       "set it to false for no store"}
+  end
 
-      address ->
-        {:ok, address}
-    end
+  defp address(pool, {:wrong, name}) do
+    {:error,
+     "expected run, false, or #{@address} in the environment variable #{name}, which has the address of the store of pool " <>
+       inspect(pool)}
   end
 
   defp address(_pool, address), do: {:ok, address}

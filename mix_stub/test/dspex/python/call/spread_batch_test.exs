@@ -259,6 +259,29 @@ defmodule DSPex.Python.Call.SpreadBatchTest do
     end)
   end
 
+  test "a stream that is cancelled while its reader waits begins nothing more", %{pool: pool} do
+    options = [pool: pool, lm: {:elixir, &echo/1}, max_concurrency: 1, request_id: "paused"]
+    inputs = for number <- 1..150, do: "Q#{number}"
+
+    results =
+      "dspy.Predict"
+      |> Python.stream_batch(@qa, inputs, options)
+      |> Enum.map(fn {index, result} ->
+        if Process.get(:cancelled) == nil do
+          eventually(fn -> in_flight(pool) == 0 end)
+          Process.put(:cancelled, Python.cancel("paused", pool: pool))
+        end
+
+        {index, result}
+      end)
+
+    assert Process.get(:cancelled) == {:ok, 1}
+    assert Enum.sort(Enum.map(results, &elem(&1, 0))) == Enum.to_list(0..149)
+    # In this chunk, and in the next.
+    assert Enum.count(results, &match?({_index, {:error, %Error{kind: :cancelled}}}, &1)) >= 130
+    assert Process.info(self(), :message_queue_len) == {:message_queue_len, 0}
+  end
+
   # With a model of 100 ms, which counts what it is asked.
   defp begin_batch(pool, count, concurrency) do
     url = ModelServer.start!()

@@ -5,6 +5,7 @@ defmodule DSPex.Python.Call.SpreadProgramTest do
 
   alias DSPex.{Prediction, Python}
   alias DSPex.Python.{Error, ScriptedModel}
+  alias DSPex.Python.Port.{Names, PendingCalls}
 
   setup_all do
     pools = [one: start_pool!(), two: start_pool!(size: 2, store: :run)]
@@ -232,4 +233,58 @@ defmodule DSPex.Python.Call.SpreadProgramTest do
       assert took < 3_900
     end
   end
+
+  test "what is cancelled before it is known how it runs does not run", %{two: two} do
+    test = self()
+
+    lm =
+      {:elixir,
+       fn _request -> send(test, :asked) && %{text: ScriptedModel.written(answer: "A")} end}
+
+    options = [lm: lm, timeout: 60_000, request_id: "early"]
+    program = program!(two)
+    # Only the worker in which it was made may run it.
+    own = program!(two, lm: {:openai, model: "m", api_key: "sk-only-here-0123456789"})
+    {:ok, metrics} = Python.metrics(pool: two)
+    pids = for worker <- metrics["workers"], do: worker["pid"]
+
+    ways = [
+      fn -> Python.execute_program_batch(program, inputs(40), options) |> elem(1) end,
+      fn -> Python.execute_program_batch(own, inputs(40), options) |> List.wrap() end,
+      fn ->
+        Python.evaluate_program(program, examples(40), "exact_match", options) |> results()
+      end,
+      fn -> program |> Python.stream_program_batch(inputs(40), options) |> results() end,
+      fn ->
+        program |> Python.stream_evaluate(examples(40), "exact_match", options) |> results()
+      end
+    ]
+
+    for way <- ways do
+      for pid <- pids, do: signal_process(pid, "STOP")
+      batch = Task.async(way)
+      eventually(fn -> in_flight(two) > 0 end)
+      cancel = Task.async(fn -> Python.cancel("early", pool: two) end)
+      refute Task.yield(cancel, 100)
+      for pid <- pids, do: signal_process(pid, "CONT")
+      assert {:ok, 1} = Task.await(cancel, 60_000)
+      results = Task.await(batch, 60_000)
+      assert length(results) in [1, 40]
+      for result <- results, do: assert({:error, %Error{kind: :cancelled}} = result)
+    end
+
+    refute_received :asked
+    assert {:ok, 0} = Python.cancel("early", pool: two)
+  end
+
+  defp in_flight(pool) do
+    counts =
+      for {_number, _owner, %{connection: connection}} <- Names.workers(pool),
+          do: PendingCalls.count_of_callers(connection.pending_calls)
+
+    Enum.sum(counts)
+  end
+
+  defp results({:ok, %{results: results}}), do: results
+  defp results(elements), do: for({at, result} when is_integer(at) <- elements, do: result)
 end

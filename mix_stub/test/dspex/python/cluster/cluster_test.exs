@@ -393,6 +393,34 @@ defmodule DSPex.Python.ClusterTest do
     end
   end
 
+  test "a node that joins after configure_lm has its own model, and the error names it", %{b: b} do
+    Nodes.start_pool!(b, :late, model: nil)
+    Nodes.await_members!(:late, [b.node])
+    late = [pool: {:cluster, :late}]
+    assert {:ok, _model} = Python.configure_lm(:embedded, %{}, late)
+    pool = start_pool!(name: :late, model: nil)
+    assert Python.await_pools([pool]) == :ok
+    Nodes.await_members!(:late, [node(), b.node])
+
+    for format <- [:native, :json] do
+      assert {:error, error} =
+               Python.execute_module(
+                 "dspy.Predict",
+                 @qa,
+                 "Why?",
+                 [serialization_format: format] ++ late
+               )
+
+      assert error.kind == :lm_not_configured
+      assert error.message =~ "pool :late has no language model on #{node()}; write config :dspex"
+      assert error.message =~ "configure_lm with pool: {:cluster, :late} again"
+    end
+
+    assert {:ok, _model} = Python.configure_lm(:embedded, %{}, late)
+    assert {:ok, _prediction} = Python.execute_module("dspy.Predict", @qa, "Why?", late)
+    :ok = Nodes.call(b, Python, :stop_pool, [:late])
+  end
+
   describe "a stream" do
     test "crosses nodes piece by piece, with back-pressure" do
       test = self()

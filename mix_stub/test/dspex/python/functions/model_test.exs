@@ -37,6 +37,56 @@ defmodule DSPex.Python.Functions.ModelTest do
     assert Model.resolve(model, nil) == {:ok, {:openai, %{model: "m", api_key: "k"}}, []}
   end
 
+  test "names a variable that can never be set" do
+    for variable <- ["", "A=B", "A\0B"] do
+      assert {:error, error} = Model.resolve({:openai, api_key: {:system, variable}}, nil)
+      assert error.kind == :lm_not_configured
+      assert error.message =~ "environment variable #{inspect(variable)} for api_key"
+    end
+  end
+
+  test "reads numbers and booleans from the environment as they are written" do
+    variable = "DSPEX_TEST_OPTION_#{System.unique_integer([:positive])}"
+    on_exit(fn -> System.delete_env(variable) end)
+
+    read = fn name, text ->
+      System.put_env(variable, text)
+
+      {:ok, {:openai, options}, []} =
+        Model.resolve({:openai, %{name => {:system, variable}}}, nil)
+
+      options[name]
+    end
+
+    assert read.(:temperature, "0.7") === 0.7
+    assert read.("max_tokens", " 100\n") === 100
+    assert read.(:cache, "false") === false
+    assert read.(:cache, "TRUE") === true
+    # Python says what is expected.
+    assert read.(:cache, "no") === "no"
+    assert read.(:num_retries, "2 times") === "2 times"
+    # What is text stays text.
+    for name <- [:api_key, :model, :stop], do: assert(read.(name, "123") === "123")
+  end
+
+  test "knows the type of each option that a variable of the environment may have" do
+    table = Path.expand("../../../../../docs/operations.md", __DIR__) |> File.read!()
+    [_all, models] = String.split(table, "\n## Models\n")
+    [_all, settings] = String.split(table, "\nSettings of a generation, which")
+    settings = settings |> String.split("\n\n") |> Enum.at(1)
+
+    for line <- String.split(settings <> hd(String.split(models, "\n\nRequests beyond")), "\n"),
+        [_all, name, type] <- [Regex.run(~r/^\| `(\w+)`.*?\| `(int|float|bool)` \|/, line)] do
+      System.put_env("DSPEX_TEST_TYPED", if(type == "bool", do: "true", else: "1"))
+      on_exit(fn -> System.delete_env("DSPEX_TEST_TYPED") end)
+
+      {:ok, {:openai, %{^name => value}}, []} =
+        Model.resolve({:openai, %{name => {:system, "DSPEX_TEST_TYPED"}}}, nil)
+
+      assert {name, is_binary(value)} == {name, false}
+    end
+  end
+
   describe "a key that is a function" do
     setup do
       counter = start_supervised!({Agent, fn -> 0 end})

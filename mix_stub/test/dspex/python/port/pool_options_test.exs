@@ -34,6 +34,17 @@ defmodule DSPex.Python.Port.PoolOptionsTest do
            "expected a number of milliseconds for the option :stop_timeout of pool :p, got -1"},
           {[python: "python3"], "expected the option :name of a pool to be an atom, got nil"},
           {[name: :p, python: 3], "expected a path for the option :python of pool :p, got 3"},
+          {[name: :p, python: "a\0b"],
+           "expected UTF-8 text without zero bytes for the option :python of pool :p, got <<97, 0, 98>>"},
+          {[name: :p, cd: "/tmp\0"],
+           "expected a folder that exists for the option :cd of pool :p, got <<47, 116, 109, 112, 0>>"},
+          {[name: :p, modules: [""]],
+           ~S|expected names of modules, none of them empty, for the option :modules of pool :p, got [""]|},
+          {[name: :p, preload: ["\xff"]],
+           "expected UTF-8 text without zero bytes for the option :preload of pool :p, got [<<255>>]"},
+          {[name: :p, store: "sqlite:///:memory:"],
+           "expected a file, since each Python would have a database of its own in its memory; give :run or false for " <>
+             "the option :store of pool :p"},
           {[name: :p, preload: "tools"],
            ~S|expected a list of strings for the option :preload of pool :p, got "tools"|},
           {[name: :p, python_path: ["/tools" | "/more"]],
@@ -58,8 +69,8 @@ defmodule DSPex.Python.Port.PoolOptionsTest do
           # Longer than Erlang's timers: it would crash the owner of the port at each start.
           {[name: :p, start_timeout: 10_000_000_000_000],
            "expected a positive number of milliseconds for the option :start_timeout of pool :p, got 10000000000000"},
-          {[name: :p, store: :run, session_ttl: 0],
-           "expected a positive number of milliseconds for the option :session_ttl of pool :p, got 0"},
+          {[name: :p, store: :run, session_ttl: 1],
+           "expected 1000 to 31557600000000 ms for the option :session_ttl of pool :p, got 1"},
           {[name: :p, store: false, session_ttl: 1_000],
            "the option :session_ttl of pool :p is about the store of the pool, which has none; give it the option :store too"},
           {%{name: :p}, "expected the options of a pool as a keyword list"}

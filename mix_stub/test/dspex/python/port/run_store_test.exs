@@ -5,6 +5,8 @@ defmodule DSPex.Python.Port.RunStoreTest do
 
   alias DSPex.Python.Port.RunStore
   alias DSPex.Python.Pool
+  alias DSPex.Python.Pool.Routing
+  alias DSPex.Python.ScriptedModel
   alias DSPex.TestPython
 
   @moduletag timeout: 120_000
@@ -272,6 +274,58 @@ defmodule DSPex.Python.Port.RunStoreTest do
     end
   end
 
+  test "a list is an error if a worker has lost the store, and not what the others have" do
+    pool = TestPython.start_pool!(size: 2)
+    assert DSPex.Python.await_pools([pool]) == :ok
+    # One of them has opened the file, and the other opens a new one.
+    {:ok, _program} = DSPex.Python.create_program([signature: "question -> answer"], pool: pool)
+    File.rm_rf!(Path.dirname(RunStore.path(pool)))
+    # Reads look once a second whether the file is there.
+    failed? = fn -> match?({:error, _error}, DSPex.Python.list_sessions(pool: pool)) end
+    TestPython.eventually(failed?, 500)
+    assert {:error, error} = DSPex.Python.list_sessions(pool: pool)
+    assert error.kind == :store
+    assert error.message =~ "was removed or replaced"
+  end
+
+  test "a variable says what the option would: false, run, or an address" do
+    variable = "DSPEX_TEST_STORE_#{System.unique_integer([:positive])}"
+    on_exit(fn -> System.delete_env(variable) end)
+
+    for {text, about} <- [{"false", nil}, {"run", "sqlite:///"}] do
+      System.put_env(variable, text)
+      # With `session_ttl:`, which is about a store that there may be.
+      pool = TestPython.start_pool!(store: {:system, variable}, session_ttl: 60_000, size: 2)
+      {:ok, ping} = DSPex.Python.ping(nil, pool: pool)
+      assert if(about, do: ping["store"]["address"] =~ about, else: ping["store"] == nil)
+      assert Routing.shares_sessions?(pool) == (about != nil)
+      # Found in each worker, or only where it is.
+      {:ok, program} = DSPex.Python.create_program([signature: "question -> answer"], pool: pool)
+      model = {:elixir, fn _request -> %{text: ScriptedModel.written(answer: "A")} end}
+      inputs = for number <- 1..40, do: "Q#{number}"
+      {:ok, results} = DSPex.Python.execute_program_batch(program, inputs, lm: model)
+      for result <- results, do: assert({:ok, _prediction} = result)
+      DSPex.Python.stop_pool(pool)
+    end
+
+    for {text, said} <- [
+          {" ", "is not set, or empty"},
+          {"mysql://app:hunter2pass@db", "expected run, false, or"}
+        ] do
+      System.put_env(variable, text)
+
+      log =
+        capture_log(fn ->
+          pool = TestPython.start_pool!(store: {:system, variable})
+          assert {:error, error} = DSPex.Python.ping(nil, pool: pool)
+          assert error.message =~ said
+          assert error.message =~ variable
+        end)
+
+      refute log =~ "hunter2pass"
+    end
+  end
+
   test "a variable that is not set is named, and no message shows an address" do
     log =
       capture_log(fn ->
@@ -285,6 +339,13 @@ defmodule DSPex.Python.Port.RunStoreTest do
     address = "mysql://app:hunter2pass@db/x"
     error = assert_raise ArgumentError, fn -> Pool.child_spec(name: :wrong, store: address) end
     assert error.message =~ "expected :run, false, {:system, variable}, or an address"
+
+    for store <- [{:system, "A=B"}, {:system, "A\0B"}, {:system, :a}, "sqlite:////tmp/a\0b"] do
+      assert_raise ArgumentError, ~r/expected :run, false/, fn ->
+        Pool.child_spec(name: :wrong, store: store)
+      end
+    end
+
     refute error.message =~ "hunter2pass"
 
     address = "postgresql://app:hunter2pass@db/x"
