@@ -34,6 +34,8 @@ from erlport_bridge.programs.sessions import Program
 from erlport_bridge.programs.signatures import SignatureSpec
 from erlport_bridge.request import Progress, weight
 
+# What a program needs for an option to have an effect.
+_REMEDIES: Final = {"conversation": ", and no turn is kept: create the program with history: true"}
 #: The option of operations that work on one session.
 SESSION_OPTION: Final = TextOption(name="session_id", limit=ID_BYTES, description="the session")
 _SESSION_ONLY: Final = Vocabulary(SESSION_OPTION)
@@ -107,7 +109,7 @@ def program_run(program: Program, values: Mapping[str, Any], request: CallReques
     if names and options.strict:
         message = f"this version takes no {names[0]}, and the call is strict"
         raise OperationError("input", message, path=f"opts.{names[0]}")
-    ignored = [f"this version takes no {name}; it was ignored" for name in names]
+    ignored = [f"this version takes no {name}; it was ignored{_REMEDIES.get(name, '')}" for name in names]
     of_program = replace(
         options,
         settings={**program.settings, **options.settings},

@@ -53,7 +53,7 @@ async def _evaluate(
     session_id: object, program_id: object, examples: object, request: CallRequest, events: EventStream | None = None
 ) -> dict[str, Any]:
     program = await find_program(session_id, program_id, request)
-    evaluation = Evaluation.of(request.own, program.asked)
+    evaluation = Evaluation.of(request.own, program.asked, program.prediction_fields)
 
     async def execute(numbered: tuple[int, Any], item: CallRequest) -> dict[str, Any]:
         index, example = numbered

@@ -347,6 +347,20 @@ def test_demos_stand_in_the_prompt_of_that_call_only(shared_port: PortProcess, m
     assert "demo answer" not in without
 
 
+def test_a_misspelt_field_of_a_demo_is_an_error_with_the_right_name(shared_port: PortProcess) -> None:
+    options = {"demos": [{"question": "a", "answer": "b"}, {"question": "a", "anser": "b"}]}
+    details = shared_port.failed("execute_module", "dspy.Predict", QA, {"question": "x"}, options)
+    assert (details["kind"], details["path"]) == ("input", "opts.demos[1].anser")
+    assert 'unknown field "anser" at opts.demos[1] (did you mean "answer"?)' in details["message"]
+
+
+def test_a_conversation_with_a_program_that_keeps_none_says_what_to_do(shared_port: PortProcess) -> None:
+    program = shared_port.done("create_program", {"signature": QA})
+    prediction = shared_port.done("execute_program", None, program["id"], {"question": "x"}, {"conversation": "c"})
+    (warning,) = prediction["$meta"]["warnings"]
+    assert warning.endswith("it was ignored, and no turn is kept: create the program with history: true")
+
+
 def test_batch_answers_in_order_with_an_error_for_each_bad_item(shared_port: PortProcess) -> None:
     items: list[Any] = [{"question": f"Q{number}"} for number in range(20)]
     items[7] = {"question": 7}

@@ -162,6 +162,15 @@ def test_a_tool_without_a_place_is_refused(port: PortProcess, model_server: Mode
     assert model_server.requests == []
 
 
+def test_a_tool_that_the_program_has_itself_is_refused(port: PortProcess) -> None:
+    spec = {"modules": [{"module": "dspy.ReAct", "signature": QA, "tools": ["calculator"]}]}
+    program = port.done("create_program", spec)
+    opts = {"tools": ["calculator"]}
+    details = port.failed("execute_program", None, program["id"], {"question": "x"}, opts)
+    assert (details["kind"], details["path"]) == ("input", "opts.tools")
+    assert details["message"].startswith('the program has the tool "calculator" already')
+
+
 def test_a_function_that_a_program_does_not_need_is_warned_of(port: PortProcess) -> None:
     port.done("configure_lm", "embedded", {})
     program = port.done("create_program", QA)

@@ -117,6 +117,27 @@ def test_an_example_without_what_the_metric_compares_costs_nothing(
     assert model_server.requests == []
 
 
+@pytest.mark.parametrize("field", ["anser", "reasoning"])
+def test_a_metric_of_a_field_that_no_prediction_has_costs_nothing(
+    port: PortProcess, model_server: ModelServer, field: str
+) -> None:
+    program = port.done("create_program", {"signature": QA, "lm": openai(model_server, "answer")})
+    metric = {"check": "equals", "field": field, "input": "answer"}
+    details = port.failed("evaluate_program", None, program["id"], EXAMPLES, {"metric": metric})
+    assert (details["kind"], details["path"]) == ("input", "opts.metric.field")
+    assert details["message"].startswith(f'unknown field of the prediction "{field}" at opts.metric')
+    assert ('did you mean "answer"' in details["message"]) == (field == "anser")
+    assert model_server.requests == []
+
+
+def test_a_metric_may_name_a_field_that_the_module_adds(port: PortProcess, model_server: ModelServer) -> None:
+    spec = {"modules": ["dspy.ChainOfThought"], "signature": QA, "lm": openai(model_server, "answer")}
+    program = port.done("create_program", spec)
+    metric = {"check": "length", "field": "reasoning", "minimum": 1}
+    evaluated = port.done("evaluate_program", None, program["id"], EXAMPLES, {"metric": metric})
+    assert evaluated["score"] == 100.0
+
+
 def test_a_function_may_do_with_any_example(port: PortProcess, model_server: ModelServer) -> None:
     program = port.done("create_program", {"signature": QA, "lm": openai(model_server, "answer")})
     opts = {"metric": {"callback": "id-1"}}

@@ -77,8 +77,9 @@ def with_demos(module: Pipeline, stage: Stage, demos: Sequence[Mapping[str, Any]
     fields = {item.name: item for item in (*stage.spec.inputs, *stage.spec.outputs)}
     checked = []
     for index, demo in enumerate(demos):
-        known = tuple(fields[name] for name in demo if name in fields)
         where = f"opts.demos[{index}]"
+        arguments.only(demo, [*fields, *stage.adds], "field", where)
+        known = tuple(fields[name] for name in demo if name in fields)
         added = {name: convert(Any, demo[name], f"{where}.{name}") for name in demo if name in stage.adds}
         given = {name: value for name, value in demo.items() if name not in added}
         spec = SignatureSpec(known, (), None)

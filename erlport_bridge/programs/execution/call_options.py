@@ -49,7 +49,14 @@ _OF_EVERY_CALL: Final = frozenset(
     }
 )
 # Names that other libraries use, with the option that is meant.
-_OTHER_NAMES: Final = {"model": "lm", "llm": "lm", "language_model": "lm", "timeout_ms": "timeout", "examples": "demos"}
+_OTHER_NAMES: Final = {
+    "model": "lm",
+    "llm": "lm",
+    "language_model": "lm",
+    "timeout_ms": "timeout",
+    "examples": "demos",
+    "session": "session_id",
+}
 
 
 class _AdapterOption(Option):

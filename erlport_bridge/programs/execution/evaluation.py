@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -48,15 +48,22 @@ class Evaluation:
     judging: Spent = field(default_factory=Spent)
 
     @classmethod
-    def of(cls, given: Mapping[str, Any], program: SignatureSpec) -> Evaluation:
+    def of(cls, given: Mapping[str, Any], program: SignatureSpec, fields: Collection[str]) -> Evaluation:
         """Return an evaluation of a program, from the caller's values for :data:`EVALUATION_OPTIONS`.
+
+        Args:
+            given: The values.
+            program: The signature of the program.
+            fields: The fields of its predictions; empty: they are not known.
 
         Raises:
             OperationError: Of kind ``input``: ``opts.metric`` is missing or invalid.
         """
         read = EVALUATION_OPTIONS.with_defaults(given)
-        choice = read["metric"] or read_metric(None, "opts.metric")
-        return cls(choice.of(program), read["failure_score"])
+        metric = (read["metric"] or read_metric(None, "opts.metric")).of(program)
+        if fields and metric.field is not None and metric.field not in fields:
+            raise arguments.unknown("field of the prediction", metric.field, fields, "opts.metric", "opts.metric.field")
+        return cls(metric, read["failure_score"])
 
     def require(self, example: Mapping[str, Any], path: str) -> None:
         """Check that an example has what the metric compares, before a model is paid for its prediction.

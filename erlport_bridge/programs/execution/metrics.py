@@ -76,6 +76,7 @@ class _OnlyShared:
     inputs: frozenset[str]
     path: str
     code: str = "a comparison with the right answer"
+    field: None = None
     compared: tuple[str, ...] = ()
 
     async def judge(

@@ -105,6 +105,10 @@ class Reward(Protocol):
         """A description of the reward, for a model that gives advice."""
 
     @property
+    def field(self) -> str | None:
+        """The one field of the prediction that it rates; ``None``: it is given them all."""
+
+    @property
     def compared(self) -> tuple[str, ...]:
         """The inputs, or fields of the example, that it compares a prediction with."""
 
@@ -142,6 +146,7 @@ class ElixirReward:
     arity: int = 2
     name: str = "function"
     role: str = "reward"
+    field: None = None
     compared: tuple[str, ...] = ()
 
     @property

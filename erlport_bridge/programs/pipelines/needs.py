@@ -163,7 +163,11 @@ def with_tools(
     filled_stages = tuple(filled(stage) for stage in stages)
     if others and not placed:
         taken = [name_of(tool) for tool in every]
-        message = f"the program has no place for the tool {quoted(name_of(others[0]))} at opts.tools"
+        name = name_of(others[0])
+        if name in taken:
+            message = f"the program has the tool {quoted(name)} already, so that no call brings it: leave it out of"
+            raise OperationError("input", f"{message} opts.tools", path="opts.tools")
+        message = f"the program has no place for the tool {quoted(name)} at opts.tools"
         message += f"; it takes {', '.join(taken)}" if taken else "; none of its modules takes tools"
         raise OperationError("input", message, path="opts.tools")
     return filled_stages

@@ -81,6 +81,15 @@ class Program:
         inputs = tuple(item for item in self.whole.inputs if not self.keeps_history or item.name != HISTORY_FIELD)
         return SignatureSpec(inputs, self.whole.outputs, self.whole.instructions)
 
+    @property
+    def prediction_fields(self) -> tuple[str, ...]:
+        """The fields of its predictions; empty: they are not known, as those of a module of the application."""
+        if self.outputs is not None:
+            return tuple(name for name, _source in self.outputs)
+        if any(stage.entry.signature is not None for outer in self.stages for stage in outer.chain):
+            return ()
+        return tuple(dict.fromkeys(name for stage in self.stages for name in stage.fields))
+
     def identify(self, program_id: str) -> None:
         """Set the id that the program has elsewhere: in the store, or in the pool's configuration."""
         self.id = program_id

@@ -52,7 +52,14 @@ def test_every_single_mistake_in_an_option_is_refused_with_the_right_name(name: 
 
 @pytest.mark.parametrize(
     ("wrong", "right"),
-    [("timout", "timeout"), ("ml", "lm"), ("pol", "pool"), ("temprature", "temperature"), ("model", "lm")],
+    [
+        ("timout", "timeout"),
+        ("ml", "lm"),
+        ("pol", "pool"),
+        ("temprature", "temperature"),
+        ("model", "lm"),
+        ("session", "session_id"),
+    ],
 )
 def test_misspelt_option_is_an_error_with_the_right_name(wrong: str, right: str) -> None:
     assert refused("dspy.Predict", {wrong: 1}).message == f'unknown option "{wrong}" at opts (did you mean "{right}"?)'

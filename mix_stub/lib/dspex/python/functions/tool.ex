@@ -28,7 +28,7 @@ defmodule DSPex.Python.Tool do
   ## Parameters
 
   A parameter is a type, `{type, description}`, or `{type, options}`. Types are `:string`, `:integer`, `:number`,
-  `:boolean`, `:object`, `:array`, `{:array, type}`, `:any`, and for a nested object its own parameters: `%{city: :string}`, a
+  `:boolean`, `:object`, `:array` or `:list`, `{:array, type}` or `{:list, type}`, `:any`, and for a nested object its own parameters: `%{city: :string}`, a
   keyword list or `{:object, parameters}`. Arguments are in the order of a keyword list. Options are `:description`, `:enum`, `:minimum`, `:maximum`,
   `:default` (for an argument that is left out) and `optional: true` (it may be missing in the map).
 
@@ -63,7 +63,9 @@ defmodule DSPex.Python.Tool do
           | :boolean
           | :object
           | :array
+          | :list
           | {:array, type()}
+          | {:list, type()}
           | :any
           | parameters()
           | {:object, parameters()}
@@ -255,7 +257,9 @@ defmodule DSPex.Python.Tool do
     }
   end
 
-  # Returns the schema of one parameter, and whether it is optional.
+  # Returns the schema of one parameter, and whether it is optional. A list may be called as in signatures.
+  defp property({:list, rest}, path), do: property({:array, rest}, path)
+
   defp property({type, fields}, path)
        when type in [:object, :array] and is_map(fields) and not is_struct(fields),
        do: {type_schema({type, fields}, path), false}
@@ -291,6 +295,8 @@ defmodule DSPex.Python.Tool do
     do: Keyword.get(options, :optional, Keyword.has_key?(options, :default)) == true
 
   defp type_schema(:any, _path), do: %{}
+  defp type_schema(:list, path), do: type_schema(:array, path)
+  defp type_schema({:list, type}, path), do: type_schema({:array, type}, path)
   defp type_schema(type, _path) when type in @types, do: %{"type" => Atom.to_string(type)}
 
   defp type_schema({:array, type}, path),

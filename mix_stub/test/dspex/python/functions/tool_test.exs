@@ -106,6 +106,21 @@ defmodule DSPex.Python.Functions.ToolTest do
            }
   end
 
+  test "takes a list by the name that it has in signatures" do
+    named = fn name ->
+      parameters(
+        tags: {name, :string},
+        any: name,
+        sizes: {{name, :integer}, "all of them"},
+        more: {name, description: "more", optional: true},
+        places: {name, %{x: :number}}
+      )
+    end
+
+    assert named.(:list) == named.(:array)
+    assert named.(:list)["properties"]["tags"]["type"] == "array"
+  end
+
   test "passes a JSON schema on, even if a parameter is called type" do
     schema = %{"type" => "object", "properties" => %{"n" => %{"type" => "integer"}}}
     assert parameters(schema) == schema
