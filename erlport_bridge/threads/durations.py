@@ -51,6 +51,11 @@ class Durations:
         # The mean of the runs, once it is known.
         self._expected: dict[str, float] = {}
 
+    @property
+    def are_known(self) -> bool:
+        """Whether anything is expected of any function."""
+        return bool(self._expected)
+
     def note(self, task: Queued) -> None:
         """Record the run of a task that has ended."""
         name = task.name

@@ -230,7 +230,8 @@ class Threads(ThreadPoolExecutor):
     def _refuse_late(self) -> None:
         """Refuse the queued tasks that are likely to get their thread too late."""
         now = time.monotonic()
-        if now - self._checked_at < _CHECK_S:
+        # The first of tasks that end together may not say enough yet: the next ones must not be too early to look.
+        if not self._durations.are_known or now - self._checked_at < _CHECK_S:
             return
         self._checked_at = now
         with self._lock:

@@ -100,6 +100,21 @@ def test_nothing_is_refused_while_the_rate_is_unknown(gate: threading.Event) -> 
         task.cancel()
 
 
+def test_work_is_refused_when_the_first_tasks_end_together(gate: threading.Event) -> None:
+    """Only the first of them looked, when too little was known: the others waited as long again."""
+    threads = Threads(16)
+    first = threading.Event()
+    begun = [submit(threads, None, None, first.wait, LONG_S) for _ in range(16)]
+    waiting = [submit(threads, None, 2.0, gate.wait, LONG_S) for _ in range(300)]
+    time.sleep(0.4)
+    first.set()
+    assert all(task.result(LONG_S) for task in begun)
+    # 284 tasks of 0.4 s in 16 threads need seven seconds; none of the second round ends.
+    with pytest.raises(NoThreadError):
+        waiting[-1].result(LONG_S)
+    assert not any(task.done() and task.exception() is None for task in waiting)
+
+
 def test_waiting_work_is_refused_as_soon_as_the_rate_is_known() -> None:
     """Work that came before anything was known does not wait until its deadline either."""
     threads = Threads(4)
