@@ -40,7 +40,7 @@ class Reserve:
             self._hold(_KEPT_BYTES)
 
     def give(self) -> None:
-        """Give the room away."""
+        """Release the reserved room."""
         with contextlib.suppress(OSError):
             os.unlink(self._path)
 
