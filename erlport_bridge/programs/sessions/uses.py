@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from contextvars import ContextVar
@@ -39,8 +40,13 @@ _current: ContextVar[_Uses | None] = ContextVar("uses", default=None)
 _lock: Final = threading.Lock()
 
 
-class during_operation:  # noqa: N801 - a context manager; as a generator it takes four times as long
+def during_operation() -> contextlib.AbstractContextManager[None]:
     """Hold whatever the ``with`` block touches until the end of the block, which counts as a use too."""
+    return _Holding()
+
+
+class _Holding:
+    """The ``with`` block of an operation; a class, because a generator takes four times as long."""
 
     __slots__ = ("_previous", "_uses")
 

@@ -188,7 +188,7 @@ defmodule DSPex.Trace do
   defp wrong(place, span),
     do: ", got #{Enum.join(place, ".")}: #{inspect(get_in(span, place), limit: 5)}"
 
-  # The place of what is wrong in a span; `nil`: nothing is.
+  # Returns the path of the first wrong part of a span; `nil` if all are right.
   defp fault(%{} = span) do
     name = Enum.find(@texts, &(not is_binary(span[&1])))
     time = Enum.find(@times, &(not is_number(span[&1])))
