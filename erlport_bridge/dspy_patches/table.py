@@ -15,10 +15,12 @@ from erlport_bridge.dspy_patches.callback_dispatch import chosen_once, quick_ins
 from erlport_bridge.dspy_patches.connections import last_head_async, last_head_sync, unread_is_stale
 from erlport_bridge.dspy_patches.decision_outputs import looked_for_once
 from erlport_bridge.dspy_patches.earlier_turns import held_fields_only
+from erlport_bridge.dspy_patches.encodable_texts import of_messages
 from erlport_bridge.dspy_patches.large_requests import building_aside, kept_canonical
 from erlport_bridge.dspy_patches.model_lookup import model_info
 from erlport_bridge.dspy_patches.optimizer_threads import carrying_context
 from erlport_bridge.dspy_patches.patch import PROVIDED, Patch, PrivateName
+from erlport_bridge.dspy_patches.predictor_calls import without_stream
 from erlport_bridge.dspy_patches.reply_limit import bounded_async, bounded_sync, large_events
 from erlport_bridge.dspy_patches.set_order import with_sorted_sets
 from erlport_bridge.dspy_patches.signature_fields import fields_with_type
@@ -280,6 +282,18 @@ PATCHES: Final[tuple[Patch, ...]] = (
         },
     ),
     Patch(
+        name="encodable_texts",
+        why="DSPy checks the texts of a request with a call for each message, name and value.",
+        since="3.4.1",
+        until="DSPy checks a request once it is encoded",
+        without="requests are prepared slower",
+        targets={"dspy.clients.execution:_check_encodable": of_messages},
+        expects={
+            "dspy.clients.execution:_check_encodable": ("76437e3e9610",),
+            "dspy.clients.execution:prepare": ("fa73d0542e1c",),
+        },
+    ),
+    Patch(
         name="two_step_reader",
         why="DSPy's adapter for two steps has the second answer read by its own ChatAdapter, with that one's mistakes.",
         since="3.4.0",
@@ -485,12 +499,25 @@ PATCHES: Final[tuple[Patch, ...]] = (
     ),
     Patch(
         name="predictor_models",
-        why="DSPy gives the predictors of a shared module no model for one call, but that of all predictors.",
+        why="DSPy gives the predictors of a shared module no model for one call, but that of all predictors. It "
+        "compares inputs that have been checked with the signature, field by field.",
         since="3.4.0",
         until="a context of DSPy can name a model for a predictor",
         without="programs with a model for a single predictor (lms) are refused",
         targets={"dspy.predict.predict:Predict._forward_preprocess": PROVIDED},
         expects={"dspy.predict.predict:Predict._forward_preprocess": ("bfdfa542d646",)},
+    ),
+    Patch(
+        name="predictor_calls",
+        why="DSPy copies all settings to turn off a stream for the call of a predictor, also where there is none.",
+        since="3.4.1",
+        until="DSPy makes this context only within a stream",
+        without="requests are prepared slower",
+        targets={"dspy.predict.predict:Predict.aforward": without_stream},
+        expects={
+            "dspy.predict.predict:Predict.aforward": ("461134ea509b",),
+            "dspy.predict.predict:Predict._should_stream": ("56b46d01a966",),
+        },
     ),
     Patch(
         name="module_spans",
@@ -746,6 +773,18 @@ PRIVATE_NAMES: Final[tuple[PrivateName, ...]] = (
         place="dspy:ReAct",
         used_in=("programs/modules/code_modules.py",),
         why="the text of a trajectory in a prompt, whose markers are its own",
+    ),
+    PrivateName(
+        name="_forward_preprocess",
+        place="dspy:Predict",
+        used_in=("dspy_patches/predictor_calls.py",),
+        why="what a predictor does before it calls its adapter",
+    ),
+    PrivateName(
+        name="_forward_postprocess",
+        place="dspy:Predict",
+        used_in=("dspy_patches/predictor_calls.py",),
+        why="what a predictor does after it calls its adapter",
     ),
     PrivateName(
         name="_set_lm_usage",
