@@ -13,16 +13,20 @@ import dspy
 from erlport_bridge.dspy_patches import content_markers
 from erlport_bridge.dspy_patches.callback_dispatch import chosen_once, quick_inspect
 from erlport_bridge.dspy_patches.connections import last_head_async, last_head_sync, unread_is_stale
+from erlport_bridge.dspy_patches.decision_outputs import looked_for_once
 from erlport_bridge.dspy_patches.earlier_turns import held_fields_only
+from erlport_bridge.dspy_patches.encodable_texts import of_messages
 from erlport_bridge.dspy_patches.large_requests import building_aside, kept_canonical
 from erlport_bridge.dspy_patches.model_lookup import model_info
 from erlport_bridge.dspy_patches.optimizer_threads import carrying_context
 from erlport_bridge.dspy_patches.patch import PROVIDED, Patch, PrivateName
+from erlport_bridge.dspy_patches.predictor_calls import without_stream
 from erlport_bridge.dspy_patches.reply_limit import bounded_async, bounded_sync, large_events
 from erlport_bridge.dspy_patches.set_order import with_sorted_sets
 from erlport_bridge.dspy_patches.signature_fields import fields_with_type
 from erlport_bridge.dspy_patches.strict_schemas import needs_json_mode, response_format
 from erlport_bridge.dspy_patches.system_message import kept
+from erlport_bridge.dspy_patches.text_requests import of_text
 from erlport_bridge.dspy_patches.type_adapters import type_adapter
 from erlport_bridge.dspy_patches.type_schema import type_schema
 
@@ -95,6 +99,18 @@ PATCHES: Final[tuple[Patch, ...]] = (
             "dspy.adapters.xml_adapter:XMLAdapter.format_task_description": ("544683a93621",),
             "dspy.adapters.utils:get_field_description_string": ("1116dd8e2ed0",),
             "dspy.adapters.utils:translate_field_type": ("0947b4184499",),
+        },
+    ),
+    Patch(
+        name="decision_outputs",
+        why="DSPy looks through the types of a signature's outputs for decisions again in each request.",
+        since="3.4.1",
+        until="DSPy caches whether a signature has decisions",
+        without="requests are prepared slower",
+        targets={"dspy.predict.predict:resolve_adapter": looked_for_once},
+        expects={
+            "dspy.predict.predict:resolve_adapter": ("78cf0362f43d",),
+            "dspy.adapters.decision_state:DecisionState.__init__": ("149f50d22b8b",),
         },
     ),
     Patch(
@@ -247,6 +263,34 @@ PATCHES: Final[tuple[Patch, ...]] = (
             "dspy.clients.execution:_canonical": ("209a87cb963f",),
             "dspy._vendor.lm15.providers.async_base:AsyncBaseProviderLM._build": ("73fbb9f038a4",),
             "dspy.clients.execution:aexecute": ("3001d4db7c91",),
+        },
+    ),
+    Patch(
+        name="text_requests",
+        why="DSPy reads all settings of a call anew to make its canonical request: a tenth of a prediction.",
+        since="3.4.1",
+        until="DSPy makes requests without the form of OpenAI's API between",
+        without="requests are prepared slower",
+        targets={"dspy.clients.execution:request_from_openai_chat": of_text},
+        expects={
+            "dspy.clients.execution:request_from_openai_chat": ("5d5a7da2f483",),
+            # What a request of text alone is made of: its messages, and a configuration that depends on the rest.
+            "dspy._vendor.lm15.providers.openai_chat:_ingest_openai_chat": ("666e7b327c8f",),
+            "dspy._vendor.lm15.providers.openai_chat:_ingest_messages": ("57190592ec42",),
+            "dspy._vendor.lm15.providers.openai_chat:_ingest_content_blocks": ("f9aa64af5c4a",),
+            "dspy._vendor.lm15.providers.openai_chat:_ingest_config": ("8051ae54d940",),
+        },
+    ),
+    Patch(
+        name="encodable_texts",
+        why="DSPy checks the texts of a request with a call for each message, name and value.",
+        since="3.4.1",
+        until="DSPy checks a request once it is encoded",
+        without="requests are prepared slower",
+        targets={"dspy.clients.execution:_check_encodable": of_messages},
+        expects={
+            "dspy.clients.execution:_check_encodable": ("76437e3e9610",),
+            "dspy.clients.execution:prepare": ("fa73d0542e1c",),
         },
     ),
     Patch(
@@ -455,7 +499,8 @@ PATCHES: Final[tuple[Patch, ...]] = (
     ),
     Patch(
         name="predictor_models",
-        why="DSPy gives the predictors of a shared module no model for one call, but that of all predictors.",
+        why="DSPy gives the predictors of a shared module no model for one call, but that of all predictors. It "
+        "compares inputs that have been checked with the signature, field by field.",
         since="3.4.0",
         until="a context of DSPy can name a model for a predictor",
         without="programs with a model for a single predictor (lms) are refused",
@@ -463,8 +508,21 @@ PATCHES: Final[tuple[Patch, ...]] = (
         expects={"dspy.predict.predict:Predict._forward_preprocess": ("bfdfa542d646",)},
     ),
     Patch(
+        name="predictor_calls",
+        why="DSPy copies all settings to turn off a stream for the call of a predictor, also where there is none.",
+        since="3.4.1",
+        until="DSPy makes this context only within a stream",
+        without="requests are prepared slower",
+        targets={"dspy.predict.predict:Predict.aforward": without_stream},
+        expects={
+            "dspy.predict.predict:Predict.aforward": ("461134ea509b",),
+            "dspy.predict.predict:Predict._should_stream": ("56b46d01a966",),
+        },
+    ),
+    Patch(
         name="module_spans",
-        why="DSPy tells callbacks which module begins, with all its arguments by name: 50 us for each request.",
+        why="DSPy tells callbacks which module begins, with all its arguments by name: 50 us for each request. It "
+        "copies all settings twice to add the module and a count of tokens.",
         since="3.4.0",
         until="DSPy tells of modules without reading their arguments",
         without="the spans of a call have no modules",
@@ -475,6 +533,9 @@ PATCHES: Final[tuple[Patch, ...]] = (
         expects={
             "dspy.primitives.module:Module.__call__": ("99f098a2ae7d",),
             "dspy.primitives.module:Module.acall": ("86505519e0c9",),
+            # What the replacement does in place of these.
+            "dspy.dsp.utils.settings:Settings.context": ("b42cefd5f8d2",),
+            "dspy.utils.usage_tracker:track_usage": ("b42cefd5f8d2",),
         },
     ),
     Patch(
@@ -712,6 +773,24 @@ PRIVATE_NAMES: Final[tuple[PrivateName, ...]] = (
         place="dspy:ReAct",
         used_in=("programs/modules/code_modules.py",),
         why="the text of a trajectory in a prompt, whose markers are its own",
+    ),
+    PrivateName(
+        name="_forward_preprocess",
+        place="dspy:Predict",
+        used_in=("dspy_patches/predictor_calls.py",),
+        why="what a predictor does before it calls its adapter",
+    ),
+    PrivateName(
+        name="_forward_postprocess",
+        place="dspy:Predict",
+        used_in=("dspy_patches/predictor_calls.py",),
+        why="what a predictor does after it calls its adapter",
+    ),
+    PrivateName(
+        name="_set_lm_usage",
+        place="dspy:Module",
+        used_in=("programs/pipelines/module_spans.py",),
+        why="gives a prediction the usage of its module, as Module.acall does",
     ),
     PrivateName(
         name="_store",

@@ -19,6 +19,7 @@ from dspy._vendor.lm15.providers import async_base, base, openai, openai_chat
 from dspy._vendor.lm15.transports import TransportResponse, _async, _sync
 from dspy.adapters import json_adapter, utils
 from dspy.clients import capabilities, costs, execution
+from dspy.predict import predict
 from dspy.propose import grounded_proposer
 from dspy.teleprompt import simba_utils
 from dspy.utils import callback
@@ -109,6 +110,11 @@ def _called_modules() -> Any:
     return Doubling()(number=2).toDict(), asyncio.run(Doubling().acall(number=3)).toDict()
 
 
+def _asked_predictor() -> Any:
+    with dspy.context(lm=dspy.utils.DummyLM([{"answer": "So.", "score": "0.5"}]), adapter=dspy.ChatAdapter()):
+        return asyncio.run(dspy.Predict(Scored).acall(question="Why?", level="low")).toDict()
+
+
 def _metadata_of_models() -> Any:
     models = ("gpt-4o-mini", "no-such-model")
     return [user.model_info("openai", model) for user in (capabilities, costs) for model in models]
@@ -185,6 +191,12 @@ PLAIN: dict[str, Callable[[], Any]] = {
     "set_order": lambda: [utils.serialize_for_json(value) for value in ({1}, [{"a": {2}}], "x")],
     "signature_fields": lambda: (Scored.input_fields, list(Scored.output_fields), Scored.signature),
     "system_message": lambda: [adapter.format_system_message(Scored) for adapter in ADAPTERS],
+    "decision_outputs": lambda: type(predict.resolve_adapter(None, ADAPTERS[0], Scored, {})),
+    "text_requests": lambda: repr(
+        execution._canonical(execution.prepare(dspy.LM("openai/m", api_key="k"), "x", None, {}))
+    ),
+    "encodable_texts": lambda: execution._check_encodable([{"role": "user", "content": "x"}], "messages"),
+    "predictor_calls": _asked_predictor,
     "type_schema": lambda: utils._get_json_schema(dict[str, Literal["low", "high"] | list[int]]),
     "strict_schemas": lambda: json_adapter._get_structured_outputs_response_format(Scored).model_json_schema(),
     "large_requests": _request_of_a_large_prompt,

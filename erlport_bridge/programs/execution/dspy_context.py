@@ -6,9 +6,11 @@ import contextlib
 from typing import Any
 
 import dspy
-from dspy.dsp.utils.settings import main_thread_config
+from dspy.dsp.utils import dotdict
+from dspy.dsp.utils.settings import main_thread_config, thread_local_overrides
 
 from erlport_bridge.programs.models import own_models
+from erlport_bridge.request import Assigned
 
 
 def dspy_context(lm: dspy.LM | None, adapter: dspy.Adapter, **settings: Any) -> contextlib.AbstractContextManager[None]:
@@ -18,17 +20,22 @@ def dspy_context(lm: dspy.LM | None, adapter: dspy.Adapter, **settings: Any) -> 
     beside those that a module of the application has configured for the whole process, such as MLflow's.
     """
     callbacks = [*main_thread_config["callbacks"], *settings.pop("callbacks", ())]
-    context: contextlib.AbstractContextManager[None] = dspy.context(
-        **{
-            "lm": lm,
-            "adapter": adapter,
-            "trace": [],
-            "disable_history": True,
-            "callbacks": callbacks,
-            # The inputs have been checked already.
-            "warn_on_type_mismatch": False,
-            **own_models.NO_OWN_MODELS,
-            **settings,
-        }
+    # As `dspy.context`, which is a generator and copies all settings once more.
+    return Assigned(
+        thread_local_overrides,
+        dotdict(
+            {
+                **main_thread_config,
+                **thread_local_overrides.get(),
+                "lm": lm,
+                "adapter": adapter,
+                "trace": [],
+                "disable_history": True,
+                "callbacks": callbacks,
+                # The inputs have been checked already.
+                "warn_on_type_mismatch": False,
+                **own_models.NO_OWN_MODELS,
+                **settings,
+            }
+        ),
     )
-    return context

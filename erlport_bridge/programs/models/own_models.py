@@ -22,6 +22,9 @@ _PREDICTOR_MODELS: Final = "predictor_models"
 #: The settings of a run in which every predictor asks the model of the run.
 NO_OWN_MODELS: Final[Mapping[str, Any]] = {OWN_MODELS: None, _PREDICTOR_MODELS: None}
 
+# What DSPy takes out of the inputs of a predictor.
+_SETTINGS: Final = frozenset({"new_signature", "signature", "demos", "config", "lm", "prediction"})
+
 # What distinguishes an attempt: the settings that change from one to the next.
 _Attempt = tuple[Any, Any]
 
@@ -75,11 +78,26 @@ def asking_own_model(preprocess: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(preprocess)
     def preprocess_with_model(self: dspy.Predict, **kwargs: Any) -> Any:
-        if "lm" not in kwargs and (own := _own_model(self)) is not None:
+        own = None if "lm" in kwargs else _own_model(self)
+        signature = self.signature
+        # What is left of DSPy's work for exactly the inputs of the signature, which have been checked already.
+        if kwargs.keys() == signature.input_fields.keys() and not (
+            kwargs.keys() & _SETTINGS or dspy.settings.warn_on_type_mismatch
+        ):
+            lm = own or self.lm or dspy.settings.lm
+            config = {**self.config}
+            if isinstance(lm, dspy.BaseLM) and _asks_once(config, lm.kwargs):
+                return lm, config, signature, self.demos, kwargs
+        if own is not None:
             kwargs["lm"] = own
         return preprocess(self, **kwargs)
 
     return preprocess_with_model
+
+
+def _asks_once(config: Mapping[str, Any], defaults: Mapping[str, Any]) -> bool:
+    """Return whether one answer is asked for; DSPy chooses the temperature for several."""
+    return (config.get("n") or defaults.get("n") or defaults.get("num_generations") or 1) == 1
 
 
 def _own_model(predictor: dspy.Predict) -> dspy.LM | None:

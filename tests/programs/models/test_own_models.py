@@ -8,6 +8,7 @@ from typing import Any
 import dspy
 import pytest
 
+from erlport_bridge.dspy_patches.installing import seam
 from erlport_bridge.programs.models import OwnModels, from_option, own_models
 from tests.model_server import ModelServer, openai
 
@@ -61,3 +62,57 @@ def test_a_rollout_that_a_caller_has_set_for_the_whole_run_stays_there(model_ser
     module = dspy.ChainOfThought("question -> answer")
     with running(usual), dspy.context(**OwnModels(usual, {"x.predict": own}).settings("x", module)):
         assert own_models.model_of(module.predict) is own
+
+
+prepared_by_dspy = seam.originals["predictor_models"]["dspy.predict.predict:Predict._forward_preprocess"]
+
+
+@pytest.mark.parametrize("warns", [True, False])
+@pytest.mark.parametrize("defaults", [{}, {"n": 2}, {"num_generations": 2}, {"n": 2, "temperature": 0.9}], ids=str)
+@pytest.mark.parametrize("config", [{}, {"n": 1}, {"n": 3}, {"n": True}, {"temperature": 0.5, "n": 2}], ids=str)
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"question": "Why?", "level": 1},
+        {"level": 1, "question": 7},
+        {"question": "Why?"},
+        {"question": "Why?", "level": 1, "more": 2},
+        {"question": "Why?", "level": 1, "config": {"temperature": 0.1}},
+        {"question": "Why?", "level": 1, "demos": []},
+        {"question": "Why?", "level": 1, "lm": dspy.utils.DummyLM([])},
+        {"question": "Why?", "prediction": {"type": "content", "content": "x"}},
+        {},
+    ],
+    ids=["all", "other order", "default", "more", "config", "demos", "model", "prediction", "none"],
+)
+def test_a_request_is_prepared_as_by_dspy(
+    given: dict[str, Any], config: dict[str, Any], defaults: dict[str, Any], warns: bool, caplog: Any
+) -> None:
+    fields = {
+        "question": (str, dspy.InputField()),
+        "level": (int, dspy.InputField(default=3)),
+        "answer": (str, dspy.OutputField()),
+    }
+    predictor = dspy.Predict(dspy.Signature(fields), **config)
+    lm = dspy.LM("openai/m", api_key="k", **defaults)
+    found = []
+    with dspy.context(lm=lm, warn_on_type_mismatch=warns), caplog.at_level("WARNING"):
+        for prepare in (prepared_by_dspy, dspy.Predict._forward_preprocess):
+            caplog.clear()
+            prepared = prepare(predictor, **given)
+            found.append((prepared, [record.getMessage() for record in caplog.records]))
+            # A copy, which the adapter changes.
+            assert prepared[1] is not predictor.config
+    assert found[0] == found[1]
+
+
+def test_a_field_may_have_the_name_of_a_setting() -> None:
+    predictor = dspy.Predict("config, demos -> answer")
+    with dspy.context(lm=dspy.utils.DummyLM([]), warn_on_type_mismatch=False):
+        prepared = dspy.Predict._forward_preprocess(predictor, config={"temperature": 0.5}, demos=[])
+        assert prepared == prepared_by_dspy(predictor, config={"temperature": 0.5}, demos=[])
+
+
+def test_a_request_without_a_model_is_an_error_of_dspy() -> None:
+    with dspy.context(lm=None, warn_on_type_mismatch=False), pytest.raises(ValueError, match="No LM is loaded"):
+        dspy.Predict._forward_preprocess(dspy.Predict("question -> answer"), question="Why?")

@@ -7,8 +7,10 @@ import random
 from typing import Any
 
 import dspy
+import pytest
 from dspy.utils.callback import BaseCallback
 from dspy.utils.callback_context import ACTIVE_CALL_ID
+from dspy.utils.usage_tracker import UsageTracker
 
 from erlport_bridge import tracing
 from erlport_bridge.programs import pipelines
@@ -107,3 +109,56 @@ def test_spans_have_the_parents_that_dspy_tells_in_200_calls_at_once(model_serve
         models = [span for span in term["spans"] if span["kind"] == "model"]
         assert all(f"question {number}." in str(span["attributes"]["messages"]) for span in models)
         assert all(span["status"] == "ok" for span in term["spans"])
+
+
+class Observing(dspy.Module):  # type: ignore[misc]
+    """Runs two modules, and tells what DSPy's context is within each."""
+
+    def __init__(self, depth: int = 2) -> None:
+        super().__init__()
+        self.depth = depth
+        self.inner = Observing(depth - 1) if depth else dspy.Predict("question -> answer")
+
+    async def aforward(self, question: str) -> Any:
+        """Ask."""
+        dspy.settings.seen.append(
+            {
+                "modules": [type(module).__name__ for module in dspy.settings.caller_modules],
+                "tracker": dspy.settings.usage_tracker is not None,
+                **{name: value for name, value in dspy.settings.config.items() if name in ("lm", "own")},
+            }
+        )
+        return await self.inner.acall(question=question)
+
+
+@pytest.mark.parametrize("track_usage", [False, True])
+@pytest.mark.parametrize("has_tracker", [False, True])
+def test_the_context_within_modules_is_that_of_dspy(track_usage: bool, has_tracker: bool) -> None:
+    """With a callback DSPy's own method runs."""
+    lm = dspy.utils.DummyLM([{"answer": "So."}] * 4)
+    found = []
+    for callbacks in ([], [Recorder()]):
+        tracker = UsageTracker() if has_tracker else None
+        settings = {"lm": lm, "adapter": dspy.ChatAdapter(), "track_usage": track_usage, "usage_tracker": tracker}
+        seen: list[Any] = []
+        trace: list[Any] = []
+        with dspy.context(**settings, seen=seen, own=1, trace=trace, callbacks=callbacks):
+            before = dspy.settings.config
+            prediction = asyncio.run(Observing().acall(question="Why?"))
+            assert dspy.settings.config == before
+        modules = [type(module).__name__ for module, *_ in trace]
+        found.append((seen, prediction.toDict(), prediction.get_lm_usage(), modules, tracker and tracker.usage_data))
+    assert found[0] == found[1]
+    assert found[0][0][-1]["modules"] == ["Observing"] * 3
+
+
+def test_the_context_ends_with_a_module_that_raises() -> None:
+    with dspy.context(lm=dspy.utils.DummyLM([]), seen=[]):
+        before = dspy.settings.config
+
+        async def failing() -> None:
+            with pytest.raises(TypeError):
+                await Observing().acall(unknown="Why?")
+            assert dspy.settings.config == before
+
+        asyncio.run(failing())
