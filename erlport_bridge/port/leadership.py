@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any, Final
 
+from erlport_bridge.port.implementation import native
+
 # A function that has not returned after two ticks is overdue: another thread becomes the leader.
 _TICK_S: Final = 0.002
 # The watching thread sleeps after so many ticks with nothing to watch, so that it costs an idle process nothing.
@@ -33,6 +35,7 @@ class Leadership:
         self._lead = lead
         self._overdue = overdue
         self._running: list[Any] | None = None
+        self._turns = None if native is None else native.Turns()
         # The lock of a former leader's thread, which waits there to lead again.
         self._parked: threading.Lock | None = None
         self._parking = threading.Lock()
@@ -43,6 +46,8 @@ class Leadership:
     def begin(self, what: object) -> list[Any]:
         """Record what the leader runs now; return the token to pass to :meth:`end`."""
         running = self._running = [what]
+        if self._turns is not None:
+            self._turns.begin()
         if self._watch_sleeps:
             self._watch_sleeps = False
             self._wake_watch.set()
@@ -56,6 +61,8 @@ class Leadership:
         except IndexError:
             return False
         self._running = None
+        if self._turns is not None:
+            self._turns.end()
         return True
 
     def pass_on(self) -> None:
@@ -82,13 +89,7 @@ class Leadership:
     def _watch(self) -> None:
         while self._wake_watch.wait():
             self._wake_watch.clear()
-            quiet_ticks = 0
-            while quiet_ticks < _QUIET_TICKS:
-                seen = self._running
-                time.sleep(_TICK_S)
-                quiet_ticks = 0 if seen is not None else quiet_ticks + 1
-                if seen is None:
-                    continue
+            while (seen := self._overrun()) is not None:
                 what = seen[:]
                 if self.end(seen):
                     self._overdue(*what)
@@ -96,3 +97,20 @@ class Leadership:
             self._watch_sleeps = True
             if self._running is not None:  # begun since the last look
                 self._wake_watch.set()
+
+    def _overrun(self) -> list[Any] | None:
+        """Wait until a function is overdue, and return its token; ``None``: nothing has run for some time."""
+        if self._turns is not None:
+            while number := self._turns.overrun(_TICK_S, _QUIET_TICKS):
+                running = self._running
+                if running is not None and self._turns.runs(number):
+                    return running
+            return None
+        quiet_ticks = 0
+        while quiet_ticks < _QUIET_TICKS:
+            seen = self._running
+            time.sleep(_TICK_S)
+            if seen:
+                return seen
+            quiet_ticks = 0 if seen is not None else quiet_ticks + 1
+        return None

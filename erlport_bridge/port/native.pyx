@@ -1,5 +1,5 @@
 # cython: language_level=3, boundscheck=False, wraparound=False, cdivision=True
-"""The part of the port in Cython, compiled to C: busy-waits, small writes, and whole calls of quick functions.
+"""The part of the port in Cython, compiled to C: busy-waits, small writes, a watch, and whole calls of quick functions.
 
 The interpreter takes longer for such a call than the system takes to transport it. Anything rare or invalid is left to
 ``receiver.py`` and ``dispatcher.py``, which can also do all of it without this module.
@@ -9,7 +9,7 @@ from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_Release, PyOb
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport uint8_t
 from libc.string cimport memcpy
-from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
+from posix.time cimport CLOCK_MONOTONIC, clock_gettime, nanosleep, timespec
 from posix.unistd cimport read, write
 
 import sys
@@ -28,6 +28,14 @@ cdef extern from "poll.h" nogil:
 
 cdef extern from "sched.h" nogil:
     int sched_yield()
+
+cdef extern from *:
+    """
+    static inline long long load(const long long *from) { return __atomic_load_n(from, __ATOMIC_RELAXED); }
+    static inline void store(long long *to, long long value) { __atomic_store_n(to, value, __ATOMIC_RELAXED); }
+    """
+    long long load(const long long *from_) nogil
+    void store(long long *to, long long value) nogil
 
 cdef extern from "Python.h":
     object PyContext_CopyCurrent()
@@ -84,6 +92,51 @@ def write_small(int descriptor, bytes data):
     Holds the GIL, which may take longer to get back than the write takes.
     """
     return max(0, write(descriptor, <char*>data, len(data)))
+
+
+cdef class Turns:
+    """The turns of the leader: each of its functions is one, and so is each time that the loop runs its callbacks.
+
+    They can be watched without the GIL. A thread that took it at each tick would make the leader wait for it.
+    """
+
+    # Odd while a turn runs.
+    cdef long long _number
+
+    def begin(self):
+        """Begin a turn."""
+        store(&self._number, (self._number + 1) | 1)
+
+    def end(self):
+        """End the turn that runs."""
+        store(&self._number, (self._number + 1) & ~<long long>1)
+
+    def runs(self, long long number):
+        """Return whether this turn still runs."""
+        return self._number == number
+
+    def overrun(self, double tick_s, int quiet_ticks):
+        """Wait until a turn has run for a whole tick, or no turn has run for so many ticks in a row.
+
+        Returns:
+            The number of the turn, or 0.
+        """
+        cdef long long seen
+        cdef int quiet = 0
+        cdef timespec tick
+        tick.tv_sec = 0
+        tick.tv_nsec = <long>(tick_s * 1e9)
+        with nogil:
+            while quiet < quiet_ticks:
+                seen = load(&self._number)
+                nanosleep(&tick, NULL)
+                if not seen & 1:
+                    quiet += 1
+                    continue
+                quiet = 0
+                if load(&self._number) == seen:
+                    break
+        return 0 if quiet else seen
 
 
 cdef Py_ssize_t _after_atom(const uint8_t* data, Py_ssize_t start, Py_ssize_t end) noexcept:

@@ -2,9 +2,12 @@
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -145,3 +148,54 @@ def test_idle_process_watches_nothing(port: PortProcess) -> None:
     time.sleep(1.5)
     # A tick is a hundredth of a second. A watch that went on would wake 750 times.
     assert ticks() - before <= 3
+
+
+@pytest.fixture
+def turns() -> Any:
+    """Return what the compiled part watches; without it there is nothing to test."""
+    return pytest.importorskip("erlport_bridge.port.native").Turns()
+
+
+TICK_S = 0.05
+
+
+def watched(turns: Any, quiet_ticks: int = 1_000) -> Future[int]:
+    found: Future[int] = Future()
+    threading.Thread(target=lambda: found.set_result(turns.overrun(TICK_S, quiet_ticks)), daemon=True).start()
+    return found
+
+
+def test_a_turn_that_runs_for_a_whole_tick_is_overdue(turns: Any) -> None:
+    found = watched(turns)
+    turns.begin()
+    number = found.result(60)
+    assert number
+    assert turns.runs(number)
+    turns.end()
+    assert not turns.runs(number)
+    turns.begin()
+    assert not turns.runs(number)
+
+
+def test_short_turns_are_never_overdue_however_many_there_are(turns: Any) -> None:
+    found = watched(turns)
+    ends_at = time.monotonic() + 10 * TICK_S
+    while time.monotonic() < ends_at:
+        turns.begin()
+        turns.end()
+    assert not found.done()
+    turns.begin()
+    assert found.result(60)
+
+
+def test_the_watch_ends_when_nothing_has_run_for_some_time(turns: Any) -> None:
+    assert watched(turns, 3).result(60) == 0
+
+
+def test_a_turn_is_another_one_after_the_next_begin(turns: Any) -> None:
+    """Also if the first one was never ended, as when another thread leads since."""
+    turns.begin()
+    number = watched(turns).result(60)
+    turns.begin()
+    assert not turns.runs(number)
+    assert watched(turns).result(60) > number
