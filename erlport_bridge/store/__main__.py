@@ -39,7 +39,7 @@ def _run(command: str, path: str, store: str | None) -> dict[str, int]:
         raise OperationError("input", f"expected the address of a store: --store, or the variable {VARIABLE}")
     if command == "export" and address.path is not None and not os.path.exists(address.path):
         raise OperationError("input", f"there is no store at {address.shown}")
-    database, stop = Database(address, 1), threading.Event()
+    database, stop = Database(address), threading.Event()
     try:
         if command == "export":
             if path == "-":
