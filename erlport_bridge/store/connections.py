@@ -134,6 +134,8 @@ def _sqlite_engine(address: Address) -> Engine:
         _set_wal(connection)
         connection.execute(f"PRAGMA synchronous = {address.synchronous}")
         connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
+        # From now on who uses it decides whether to wait.
+        connection.execute("PRAGMA busy_timeout = 0")
 
     event.listen(engine, "connect", configure)
     return engine

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Final, TypeVar
 
@@ -12,8 +13,8 @@ from sqlalchemy.exc import SQLAlchemyError
 from erlport_bridge.store import schema
 from erlport_bridge.store.address import SQLITE, Address
 from erlport_bridge.store.conflict import ConflictError
-from erlport_bridge.store.connections import Connections
-from erlport_bridge.store.failures import is_full, removed_error, store_error
+from erlport_bridge.store.connections import PATIENCE_S, Connections
+from erlport_bridge.store.failures import is_full, is_locked, removed_error, store_error
 from erlport_bridge.store.open_files import OpenFiles
 from erlport_bridge.store.reserve import Reserve
 from erlport_bridge.store.rows import Rows
@@ -28,6 +29,9 @@ _NOW_MS: Final = {
 }
 # How long a glance may wait for PostgreSQL. Less cannot be said to the system.
 _GLANCE_MS: Final = 1
+# How long to wait before SQLite is asked again whether another process has done with its lock.
+_FIRST_PAUSE_S: Final = 0.001
+_LONGEST_PAUSE_S: Final = 0.025
 
 
 class Database:
@@ -40,7 +44,6 @@ class Database:
     def __init__(self, address: Address) -> None:
         self.shown = address.shown
         self._is_sqlite = address.database == SQLITE
-        self._glancing: sqlite3.Connection | None = None
         self._now_ms = _NOW_MS[address.database]
         self._connections = Connections(address)
         self._driver_error = self._connections.driver_error
@@ -58,10 +61,6 @@ class Database:
             raise
         if self._reserve is not None:
             self._reserve.make()
-            # Without waiting for locks; and not only for the thread that opens the store.
-            self._glancing = sqlite3.connect(
-                str(address.path), timeout=0, isolation_level=None, check_same_thread=False
-            )
 
     def read(self, work: Callable[[Rows], _Result]) -> _Result:
         """Run work that only reads, without a transaction around it; errors as :meth:`write`."""
@@ -71,38 +70,24 @@ class Database:
         return result
 
     def glance(self, work: Callable[[Rows], _Result]) -> _Result | None:
-        """Run a small read that waits for nobody, or for a moment; ``None``: :meth:`read` must do it.
-
-        In SQLite for one thread only.
-        """
-        if self._glancing is None:
-            return self._glance_at_server(work)
-        try:
-            cursor = self._glancing.cursor()
-            try:
-                result = work(Rows(cursor, self._now_ms, is_sqlite=True))
-            finally:
-                cursor.close()
-        except sqlite3.Error:
-            # Locked for a moment, or broken, which is told by the other connection.
-            return None
-        self._check_files(now=False)
-        return result
-
-    def _glance_at_server(self, work: Callable[[Rows], _Result]) -> _Result | None:
+        """Run a small read that waits for no lock, and for a server a moment; ``None``: :meth:`read` must do it."""
         connection = self._connections.take_idle()
         if connection is None:
             return None
-        cursor = connection.cursor
-        cursor.most_ms = _GLANCE_MS
+        cursor = connection.cursor or connection.pooled.cursor()
+        if not self._is_sqlite:
+            cursor.most_ms = _GLANCE_MS
         try:
-            result: _Result | None = work(Rows(cursor, self._now_ms, is_sqlite=False))
+            result: _Result | None = work(Rows(cursor, self._now_ms, is_sqlite=self._is_sqlite))
         except self._driver_error:
-            # Late, or broken, which the next user of the connection sees.
-            result = None
+            # Locked, late or broken, which the next user of the connection sees.
+            return None
         finally:
-            cursor.most_ms = None
+            if not self._is_sqlite:
+                cursor.most_ms = None
+            cursor.close()
             self._connections.give_back(connection)
+        self._check_files(now=False)
         return result
 
     def change(self, work: Callable[[Rows], _Result]) -> _Result:
@@ -167,7 +152,7 @@ class Database:
     def _empty_log(self) -> None:
         """Write SQLite's log to its file, if the disk has room for that."""
         with contextlib.suppress(self._driver_error):
-            self._run(lambda rows: rows.all("PRAGMA wal_checkpoint(TRUNCATE)"))
+            self._run(_empty_log)
 
     def snapshot(self, work: Callable[[Rows], _Result]) -> _Result:
         """Run work that reads the database as it is at one moment; errors as :meth:`write`."""
@@ -180,8 +165,6 @@ class Database:
     def close(self) -> None:
         """Close all connections."""
         self._connections.close()
-        if self._glancing is not None:
-            self._glancing.close()
 
     def _check_files(self, *, now: bool) -> None:
         if self._files is not None and not self._files.are_there(now=now):
@@ -195,31 +178,49 @@ class Database:
             raise store_error(error, self.shown) from None
 
     def _run(self, work: Callable[[Rows], _Result], *, begin: str | None = None, repeats: bool = True) -> _Result:
-        """Run work, in a transaction that a statement begins; once more if its connection was lost before.
+        """Run work, in a transaction that a statement begins.
+
+        It is run again on another connection if its own one was lost before, and as long as SQLite is locked by another
+        process, since no connection waits for that itself: a glance must not.
 
         Args:
             work: The work.
             begin: Begins the transaction; ``None``: each statement is one.
             repeats: Whether nothing of the work can be stored when its connection is lost.
         """
-        connection = self._connections.take()
-        cursor: Any = None
-        try:
-            cursor = connection.cursor or connection.pooled.cursor()
-            if begin is not None:
-                cursor.execute(begin)
-            result = work(Rows(cursor, self._now_ms, is_sqlite=self._is_sqlite))
-            if begin is not None:
-                # What fails while a transaction ends may have been stored.
-                repeats = False
-                cursor.execute("COMMIT")
-            cursor.close()
-        except BaseException as error:
-            if cursor is not None:
+        ends_at, pause_s, was_lost = time.monotonic() + PATIENCE_S, _FIRST_PAUSE_S, False
+        while True:
+            connection = self._connections.take()
+            cursor: Any = None
+            try:
+                cursor = connection.cursor or connection.pooled.cursor()
+                if begin is not None:
+                    cursor.execute(begin)
+                result = work(Rows(cursor, self._now_ms, is_sqlite=self._is_sqlite))
+                if begin is not None:
+                    # What fails while a transaction ends may have been stored.
+                    repeats = False
+                    cursor.execute("COMMIT")
                 cursor.close()
-            if not (self._connections.give_back_failed(connection, error) and repeats):
-                raise
-        else:
-            self._connections.give_back(connection)
-            return result
-        return self._run(work, begin=begin, repeats=False)
+            except BaseException as error:
+                if cursor is not None:
+                    cursor.close()
+                is_lost = self._connections.give_back_failed(connection, error)
+                waits = self._is_sqlite and is_locked(error) and time.monotonic() < ends_at
+                if not repeats or was_lost or not (is_lost or waits):
+                    raise
+                was_lost = is_lost
+            else:
+                self._connections.give_back(connection)
+                return result
+            if waits:
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+
+
+def _empty_log(rows: Rows) -> None:
+    rows.all(f"PRAGMA busy_timeout = {PATIENCE_S * 1000}")
+    try:
+        rows.all("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        rows.all("PRAGMA busy_timeout = 0")
