@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -93,6 +96,42 @@ def test_glance_at_a_server_that_is_late_is_made_in_a_thread(postgresql_server: 
         # The loop went on meanwhile.
         assert len(blocked) > 20
         assert await opened.read(lambda rows: rows.one("SELECT 8 AS eight")) == (8,)
+
+    asyncio.run(glances())
+    opened.close()
+
+
+@pytest.mark.skipif(postgresql.MISSING is not None, reason=str(postgresql.MISSING))
+def test_server_that_hangs_stops_neither_the_loop_nor_other_threads(postgresql_server: postgresql.Server) -> None:
+    """A result that is not there yet must not be asked for: libpq waits for it with the GIL."""
+    opened = Store(read(postgresql_server.url))
+
+    def ask(rows: Rows) -> Any:
+        return rows.one("SELECT 9 AS nine")
+
+    async def glances() -> None:
+        for _ in range(3):
+            assert await opened.glance(ask) == (9,)
+        processes = postgresql_server.processes()
+        for process in processes:
+            os.kill(process, signal.SIGSTOP)
+        try:
+            for work in (opened.glance, opened.read, opened.write, opened.change):
+                began, turns = time.monotonic(), 0
+                waiting = asyncio.ensure_future(work(ask, 0.3))
+                while not waiting.done():
+                    await asyncio.sleep(0.005)
+                    turns += 1
+                with pytest.raises(OperationError) as caught:
+                    await waiting
+                assert (caught.value.kind, caught.value.facts["stage"]) == ("timeout", "store")
+                assert turns > 10
+                assert time.monotonic() - began < 10
+        finally:
+            for process in processes:
+                os.kill(process, signal.SIGCONT)
+        for _ in range(3):
+            assert await opened.glance(ask) == (9,)
 
     asyncio.run(glances())
     opened.close()
