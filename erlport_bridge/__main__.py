@@ -225,7 +225,7 @@ def _use_store(address: str) -> None:
     """Set the store of the flag in the environment, which the operations read."""
     if store.has_password(address):
         sys.exit(f"erlport_bridge: --store has a password, which ps would show; write it to {store.VARIABLE}")
-    os.environ[store.VARIABLE] = address
+    os.environ.update({store.VARIABLE: address, store.NAME_VARIABLE: "--store"})
 
 
 def _add_python_path() -> None:

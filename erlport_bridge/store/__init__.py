@@ -11,7 +11,7 @@ Nothing here knows what a program is: bodies are JSON text, which :mod:`.terms` 
 from typing import TYPE_CHECKING
 
 from erlport_bridge.store import terms, transfer
-from erlport_bridge.store.address import VARIABLE, from_environment, has_password
+from erlport_bridge.store.address import NAME_VARIABLE, VARIABLE, from_environment, has_password
 from erlport_bridge.store.conflict import ConflictError
 from erlport_bridge.store.records import (
     ConversationRow,
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from erlport_bridge.store.rows import Rows
 
 __all__ = [
+    "NAME_VARIABLE",
     "VARIABLE",
     "ConflictError",
     "ConversationRow",

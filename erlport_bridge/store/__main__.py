@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from erlport_bridge.errors import OperationError, message_of
 from erlport_bridge.store import transfer
-from erlport_bridge.store.address import VARIABLE, from_environment, has_password
+from erlport_bridge.store.address import NAME_VARIABLE, VARIABLE, from_environment, has_password
 from erlport_bridge.store.database import Database
 
 
@@ -33,13 +33,13 @@ def _run(command: str, path: str, store: str | None) -> dict[str, int]:
         if has_password(store):
             message = f"--store has a password, which ps would show; write it to {VARIABLE}"
             raise OperationError("input", message)
-        os.environ[VARIABLE] = store
+        os.environ.update({VARIABLE: store, NAME_VARIABLE: "--store"})
     address = from_environment()
     if address is None:
         raise OperationError("input", f"expected the address of a store: --store, or the variable {VARIABLE}")
     if command == "export" and address.path is not None and not os.path.exists(address.path):
         raise OperationError("input", f"there is no store at {address.shown}")
-    database, stop = Database(address, 1), threading.Event()
+    database, stop = Database(address), threading.Event()
     try:
         if command == "export":
             if path == "-":

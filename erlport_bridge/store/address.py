@@ -17,6 +17,8 @@ from erlport_bridge.redaction import remember_secret
 
 #: The variable of the environment that holds the address of the port's store.
 VARIABLE: Final = "DSPEX_STORE"
+#: Holds the name of the place where the user has written the address, for errors.
+NAME_VARIABLE: Final = "DSPEX_STORE_NAME"
 SQLITE: Final = "sqlite"
 POSTGRESQL: Final = "postgresql"
 
@@ -93,8 +95,9 @@ def from_environment(environment: MutableMapping[str, str] = os.environ) -> Addr
         OperationError: As :func:`read`.
     """
     text = environment.get(VARIABLE, "")
-    address = None if text.lower() in _NONE else read(text)
-    environment.pop(VARIABLE, None)
+    address = None if text.lower() in _NONE else read(text, environment.get(NAME_VARIABLE, VARIABLE))
+    for name in (VARIABLE, NAME_VARIABLE):
+        environment.pop(name, None)
     return address
 
 

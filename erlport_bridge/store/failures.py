@@ -67,9 +67,14 @@ def store_error(error: Exception, shown: str) -> OperationError:
     return OperationError("store", message, retryable=cause.retryable, stage="store")
 
 
-def is_full(error: Exception) -> bool:
+def is_full(error: BaseException) -> bool:
     """Return whether an error of SQLite says that the disk is full."""
     return _cause_of(error) is _FULL
+
+
+def is_locked(error: BaseException) -> bool:
+    """Return whether an error of SQLite says that another process holds a lock."""
+    return _cause_of(error) is _LOCKED
 
 
 def removed_error(shown: str) -> OperationError:

@@ -6,10 +6,8 @@ version of a row is the time, so that a session or a conversation that was delet
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any, Final, Protocol
 
 from erlport_bridge.store.conflict import ConflictError
@@ -27,13 +25,8 @@ from erlport_bridge.store.records import (
 # How many idle sessions and conversations one transaction removes.
 _EXPIRED_AT_ONCE: Final = 500
 _TURN_COLUMNS: Final = "program_id, conversation_id, number, request_key, body, bytes, answer"
-_NAMED: Final = re.compile(r":(\w+)")
-
-
-@lru_cache(maxsize=256)
-def _of_psycopg(sql: str) -> str:
-    """Return a statement with its parameters in the form of psycopg; SQLite takes ``:name``."""
-    return _NAMED.sub(r"%(\1)s", sql)
+# Any number, the same for all: who holds this lock migrates.
+_MIGRATION_LOCK: Final = 0x64737065785F31
 
 
 class Cursor(Protocol):
@@ -44,7 +37,7 @@ class Cursor(Protocol):
         """How many rows the last statement has changed."""
 
     def execute(self, sql: str, parameters: dict[str, Any], /) -> object:
-        """Execute a statement."""
+        """Execute a statement, whose parameters are written ``:name``."""
 
     def fetchone(self) -> Any:
         """Return the next row."""
@@ -57,10 +50,10 @@ class Rows:
     """The rows of a store, on one connection.
 
     Args:
-        cursor: A cursor of the driver, for more than one change in a transaction. SQLAlchemy's own results take longer
-            than SQLite takes for a statement.
+        cursor: A cursor of SQLite's driver, or a :class:`.prepared_cursor.PreparedCursor`. SQLAlchemy's results take
+            longer than SQLite takes for a statement.
         now_ms: The SQL expression of the database's clock, in milliseconds.
-        is_sqlite: Whether the database is SQLite, with its driver's form of parameters.
+        is_sqlite: Whether the database is SQLite.
     """
 
     def __init__(self, cursor: Cursor, now_ms: str, *, is_sqlite: bool) -> None:
@@ -71,6 +64,20 @@ class Rows:
     def ask(self) -> None:
         """Ask the database anything."""
         self.one("SELECT 1 FROM dspex_schema")
+
+    def has_table(self, name: str) -> bool:
+        """Return whether the database has a table."""
+        if self._is_sqlite:
+            tables = "sqlite_master WHERE type = 'table' AND name = :name"
+        else:
+            # Not `to_regclass`, which would not see what another process has made since it was asked first.
+            tables = "pg_class WHERE relname = :name AND pg_table_is_visible(oid)"
+        return self.one(f"SELECT 1 FROM {tables}", name=name) is not None
+
+    def lock_schema(self) -> None:
+        """Wait until no other process migrates, and keep others from it until the transaction ends."""
+        if not self._is_sqlite:  # a transaction of SQLite that writes has the database for itself
+            self.one("SELECT pg_advisory_xact_lock(:lock)", lock=_MIGRATION_LOCK)
 
     def versions(
         self, session_ids: Sequence[str], program_id: str | None, conversation_id: str | None = None
@@ -568,7 +575,7 @@ class Rows:
 
     def run(self, sql: str, **given: Any) -> Cursor:
         """Execute a statement whose parameters are written ``:name``."""
-        self._cursor.execute(sql if self._is_sqlite else _of_psycopg(sql), given)
+        self._cursor.execute(sql, given)
         return self._cursor
 
     def one(self, sql: str, **given: Any) -> Any:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from erlport_bridge.errors import OperationError
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from erlport_bridge.store.rows import Rows
 
 #: The statements of each migration, which lead from the schema before to that of its number, counted from 1.
 MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
@@ -54,30 +54,29 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
 VERSION: Final = len(MIGRATIONS)
 
 
-def version_of(connection: Connection) -> int:
+def version_of(rows: Rows) -> int:
     """Return the schema of a store; 0: it has no tables yet."""
-    from sqlalchemy import inspect, text
-
-    if not inspect(connection).has_table("dspex_schema"):
+    if not rows.has_table("dspex_schema"):
         return 0
-    return int(connection.execute(text("SELECT max(version) FROM dspex_schema")).scalar() or 0)
+    return int(rows.one("SELECT max(version) FROM dspex_schema")[0] or 0)
 
 
-def migrate(connection: Connection, shown: str) -> None:
+def migrate(rows: Rows, shown: str) -> None:
     """Bring a store to the schema of this version, in a transaction that keeps others from doing so too.
 
     Raises:
         OperationError: Of kind ``store``: its schema is newer.
     """
-    from sqlalchemy import text
-
-    found = version_of(connection)
+    if version_of(rows) == VERSION:
+        return
+    rows.lock_schema()
+    found = version_of(rows)
     if found > VERSION:
         message = f"the store at {shown} has schema {found}, of a newer erlport_bridge; this one has schema {VERSION}: "
         raise OperationError("store", f"{message}install the newer erlport_bridge here too, or name another store")
     if found == 0:
-        connection.execute(text("CREATE TABLE IF NOT EXISTS dspex_schema (version BIGINT NOT NULL)"))
+        rows.run("CREATE TABLE IF NOT EXISTS dspex_schema (version BIGINT NOT NULL)")
     for number in range(found, VERSION):
         for statement in MIGRATIONS[number]:
-            connection.execute(text(statement))
-        connection.execute(text("INSERT INTO dspex_schema (version) VALUES (:version)"), {"version": number + 1})
+            rows.run(statement)
+        rows.run("INSERT INTO dspex_schema (version) VALUES (:version)", version=number + 1)

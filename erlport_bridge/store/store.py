@@ -10,12 +10,13 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from erlport_bridge.errors import OperationError, message_of
 from erlport_bridge.request import ends_at, within
-from erlport_bridge.store.address import SQLITE, Address
+from erlport_bridge.store.address import POSTGRESQL, SQLITE, Address
+from erlport_bridge.store.hand_over import ClosedError, Threads
 from erlport_bridge.tracing import passed, span
 
 if TYPE_CHECKING:
@@ -31,9 +32,11 @@ _MAX_WAITING: Final = 2_000
 _POSTGRESQL_THREADS: Final = 4
 # Tells the cancellation at the deadline from that of the whole call.
 _LATE: Final = "the store has not answered in time"
-# A glance that takes longer shows that the disk or the machine is busy: for a while a thread makes the next ones.
-_QUICK_S: Final = 0.001
-_BUSY_S: Final = 1.0
+# A glance that takes longer shows that the disk, the server or the machine is busy. A thread makes the next ones for a
+# hundred times as long, so that slow ones have at most a hundredth of the event loop's time.
+_QUICK_S: Final = {SQLITE: 0.001, POSTGRESQL: 0.0005}
+_BUSY_TIMES: Final = 100
+_BUSY_MOST_S: Final = 10.0
 # A probe for `ping` is not begun more often.
 _PROBE_S: Final = 1.0
 
@@ -49,11 +52,9 @@ class Store:
         self.address = address
         self._database: Database | None = None
         self._opening = threading.Lock()
-        is_sqlite = address.database == SQLITE
-        self._can_glance = is_sqlite
-        self._connections = 1 if is_sqlite else _POSTGRESQL_THREADS
-        self._readers = ThreadPoolExecutor(1 if is_sqlite else _POSTGRESQL_THREADS, "store-reader")
-        self._writers = ThreadPoolExecutor(self._connections, "store-writer")
+        count = 1 if address.database == SQLITE else _POSTGRESQL_THREADS
+        self._readers = Threads(count, "store-reader")
+        self._writers = Threads(count, "store-writer")
         self._waiting = 0
         self._state: dict[str, Any] = {"ready": None}
         # When work has failed last.
@@ -68,18 +69,19 @@ class Store:
     async def glance(self, work: Callable[[Rows], _Result], left_s: float | None = None) -> _Result:
         """Run work that reads a few rows by their keys, and return its result, not ``None``; errors as :meth:`write`.
 
-        In a file, such a read takes less time than to hand it to a thread and back, so it is made at once.
+        Such a read of a file, or of a server that is near, takes less time than to hand it to a thread and back, so it
+        is made at once. It waits for no lock, and for a server no longer than a millisecond.
         """
         began = time.monotonic()
-        if self._can_glance and self._database is not None and began >= self._glances_from:
+        if self._database is not None and began >= self._glances_from:
             try:
                 found = self._observed(lambda database: database.glance(work))
             except OperationError as error:
                 passed("store", "read", began, error)
                 raise
             took = time.monotonic() - began
-            if found is None or took > _QUICK_S:
-                self._glances_from = began + took + _BUSY_S
+            if found is None or took > _QUICK_S[self.address.database]:
+                self._glances_from = began + took + min(took * _BUSY_TIMES, _BUSY_MOST_S)
             if found is not None:
                 passed("store", "read", began)
                 return found
@@ -109,11 +111,11 @@ class Store:
 
     def read_in_thread(self, work: Callable[[Rows], _Result]) -> _Result:
         """Do what :meth:`read` does, from a thread that may wait."""
-        return self._readers.submit(self._read, work).result()
+        return self._readers.run(partial(self._read, work))
 
     def change_in_thread(self, work: Callable[[Rows], _Result]) -> _Result:
         """Do what :meth:`change` does, from a thread that may wait."""
-        return self._writers.submit(self._change, work).result()
+        return self._writers.run(partial(self._change, work))
 
     async def transfer(self, work: Callable[[Database, threading.Event], _Result]) -> _Result:
         """Run work on the whole database in a thread of its own, for as long as it takes.
@@ -135,20 +137,20 @@ class Store:
         state = {"address": self.address.shown, **self._state}
         if (self._database is not None or self.address.path is None) and time.monotonic() - self._probed_at > _PROBE_S:
             self._probed_at = time.monotonic()
-            self._readers.submit(self._probe)
+            self._readers.begin_unawaited(self._probe)
         return state
 
     def close(self) -> None:
         """Close the store; work that has begun is done before."""
-        self._readers.shutdown()
-        self._writers.shutdown()
+        self._readers.close()
+        self._writers.close()
         if self._database is not None:
             self._database.close()
 
     async def _run(
         self,
         name: str,
-        executor: ThreadPoolExecutor,
+        threads: Threads,
         function: Callable[[Callable[[Rows], _Result]], _Result],
         work: Callable[[Rows], _Result],
         left_s: float | None,
@@ -162,7 +164,7 @@ class Store:
         self._waiting += 1
         try:
             with within("store"), span("store", name):
-                future = self._begun(executor, function, work)
+                future = self._begun(threads, function, work)
                 # A timer costs a quarter of `asyncio.wait`. Work that no thread has begun is not begun any more.
                 timer = future.get_loop().call_later(max(0.0, min(left_s, _LONGEST_S)), future.cancel, _LATE)
                 try:
@@ -178,13 +180,13 @@ class Store:
 
     def _begun(
         self,
-        executor: ThreadPoolExecutor,
+        threads: Threads,
         function: Callable[[Callable[[Rows], _Result]], _Result],
         work: Callable[[Rows], _Result],
     ) -> asyncio.Future[_Result]:
         try:
-            return asyncio.get_running_loop().run_in_executor(executor, function, work)
-        except RuntimeError:
+            return threads.begin(partial(function, work))
+        except ClosedError:
             raise OperationError("store", f"the store at {self.address.shown} is closed", stage="store") from None
 
     def _late(self, left_s: float) -> OperationError:
@@ -233,5 +235,5 @@ class Store:
 
         with self._opening:
             if self._database is None:
-                self._database = Database(self.address, self._connections)
+                self._database = Database(self.address)
         return self._database

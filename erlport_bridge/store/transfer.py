@@ -7,15 +7,13 @@ the store as a whole or not at all. What is kept of compilations that run is not
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import stat
 import threading
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.store import transfer_files
 from erlport_bridge.store.names import key_of, name_of
 
 if TYPE_CHECKING:
@@ -104,22 +102,8 @@ def export_file(database: Database, path: str, stop: threading.Event) -> dict[st
     Raises:
         OperationError: Of kind ``input``: the file is there already, or cannot be written. Of kind ``store``.
     """
-    if os.path.exists(path):
-        message = f"the file {path!r} exists already; name another one, so that no backup is written over"
-        raise OperationError("input", message, path="path")
-    part = f"{path}.part-{os.getpid()}"
-    try:
-        with open(os.open(part, os.O_CREAT | os.O_EXCL | os.O_WRONLY, stat.S_IRUSR | stat.S_IWUSR), "wb") as file:
-            counts = export_lines(database, file, stop)
-            file.flush()
-            os.fsync(file.fileno())
-        os.link(part, path)
-    except OSError as error:
-        raise OperationError("input", f"the file {path!r} cannot be written: {error.strerror}", path="path") from None
-    finally:
-        with contextlib.suppress(OSError):
-            os.unlink(part)
-    return counts
+    with transfer_files.new(path) as file:
+        return export_lines(database, file, stop)
 
 
 def import_file(database: Database, path: str, stop: threading.Event) -> dict[str, int]:
@@ -129,11 +113,8 @@ def import_file(database: Database, path: str, stop: threading.Event) -> dict[st
         OperationError: Of kind ``input``: the file cannot be read, or a line is wrong, or is in the store already; its
             number is in the message. Of kind ``store``. Nothing is stored.
     """
-    try:
-        with open(path, "rb") as file:
-            return import_lines(database, file, stop)
-    except OSError as error:
-        raise OperationError("input", f"the file {path!r} cannot be read: {error.strerror}", path="path") from None
+    with transfer_files.existing(path) as file:
+        return import_lines(database, file, stop)
 
 
 def export_lines(database: Database, file: IO[bytes], stop: threading.Event) -> dict[str, int]:

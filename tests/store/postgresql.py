@@ -11,6 +11,8 @@ import time
 from pathlib import Path
 from types import TracebackType
 
+from tests.proc import children
+
 _INSTALLED = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))
 #: Why there is none; ``None``: it is installed.
 MISSING = (
@@ -57,6 +59,11 @@ class Server:
     def stop(self) -> None:
         """Stop the server at once, with all its connections."""
         self._run("pg_ctl", "-D", str(self._folder / "data"), "-m", "fast", "-w", "stop")
+
+    def processes(self) -> list[int]:
+        """Return the process ids of the server and of its connections."""
+        server = int((self._folder / "data" / "postmaster.pid").read_text().split()[0])
+        return [server, *children(server)]
 
     def empty(self) -> None:
         """Remove all tables."""

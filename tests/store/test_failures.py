@@ -114,6 +114,25 @@ def test_call_ends_at_its_deadline_while_another_process_holds_the_lock(tmp_path
     worker.store.close()
 
 
+def test_write_waits_for_the_lock_of_another_process_and_reads_do_not(tmp_path: Path) -> None:
+    worker = Worker(f"sqlite:///{tmp_path}/dspex.db")
+
+    async def test() -> None:
+        program = await worker.create(SPEC, "mine")
+        with closing(sqlite3.connect(tmp_path / "dspex.db", isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            told = asyncio.ensure_future(worker.tell(program.id, "user", "one"))
+            await asyncio.sleep(0.3)
+            assert await worker.store.glance(lambda rows: rows.one("SELECT count(*) FROM dspex_turns")) == (0,)
+            assert not told.done()
+            other.execute("COMMIT")
+            await told
+        assert await worker.questions(program.id, "user") == ["one"]
+
+    asyncio.run(test())
+    worker.store.close()
+
+
 @pytest.fixture(params=[1])
 def small_disk(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Path]:
     """Yield a folder on a disk of 1 MiB, or of as many as the test says."""

@@ -181,6 +181,8 @@ def test_command_needs_no_port(tmp_path: Path) -> None:
     assert done.stdout == Path(path).read_bytes()
     done = run("import", path, "--store", first)
     assert (done.returncode, b"line 2: session 'mine' is in the store" in done.stderr) == (1, True)
+    wrong = run("export", "-", "--store", "sqlite:///").stderr
+    assert b"expected the address of a store at --store, such as" in wrong
     assert b"there is no store" in run("export", "-", "--store", f"sqlite:///{tmp_path}/none.db").stderr
     done = run("export", "-", "--store", "postgresql://app:hunter2pass@db/x")
     assert (b"hunter2pass" in done.stderr, b"write it to DSPEX_STORE" in done.stderr) == (False, True)

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from erlport_bridge.term import Atom, encode
+from tests.deadlines import Busyness
 from tests.port.test_lifeline import wait_for
 from tests.proc import children
 from tests.template_process import LAUNCHER, RUNTIME, TemplateProcess, Worker, wait_until_ended
@@ -198,6 +199,45 @@ def test_a_stopped_template_delays_a_worker_and_its_late_fork_leaves_the_port_al
             assert later.is_forked()
         # Two readers of one port would lose calls.
         assert [worker.call("math", "sqrt", number * number)[2] for number in range(200)] == list(range(200))
+
+
+@pytest.mark.parametrize("large", ["", "x" * 100_000])
+@pytest.mark.parametrize("imports", [False, True])
+def test_template_that_stays_stopped_is_killed_and_workers_start_directly(
+    imports: bool, large: str, environment: dict[str, str], tmp_path: Path
+) -> None:
+    """All workers waited for half of the time that a start may take, and the template process stayed as it was."""
+    (tmp_path / "stops.py").write_text(
+        "import os, signal\nif os.environ['STOPS']: os.kill(os.getpid(), signal.SIGSTOP)\n"
+    )
+    # A request that does not fit into a socket's buffer is sent while the template process reads it.
+    environment = {**environment, **{f"LARGE_{number}": large for number in range(8)}, "STOPS": "1" if imports else ""}
+    with TemplateProcess(["--preload=stops"], environment) as template:
+        if not imports:
+            with template.worker() as first:
+                assert first.is_forked()
+            os.kill(template.pid, signal.SIGSTOP)
+        began_at = time.monotonic()
+        directly = {"STOPS": ""}
+        with (
+            Busyness() as busyness,
+            template.worker(environment=directly) as worker,
+            template.worker(environment=directly) as other,
+        ):
+            assert not worker.is_forked()
+            assert not other.is_forked()
+        assert template.port.process.wait(10) == -signal.SIGKILL
+    assert time.monotonic() - began_at < 5 * busyness.factor
+
+
+def test_template_that_is_stopped_for_a_moment_is_waited_for(template: TemplateProcess) -> None:
+    with template.worker() as first:
+        first.python()
+    os.kill(template.pid, signal.SIGSTOP)
+    with template.worker() as worker:
+        time.sleep(0.5)
+        os.kill(template.pid, signal.SIGCONT)
+        assert worker.is_forked()
 
 
 def test_template_of_another_environment_is_not_used_and_ends(template: TemplateProcess) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
 from weakref import WeakValueDictionary
 
 
@@ -14,14 +12,12 @@ class Locks:
     def __init__(self) -> None:
         self._locks: WeakValueDictionary[tuple[str, ...], asyncio.Lock] = WeakValueDictionary()
 
-    @contextlib.asynccontextmanager
-    async def of(self, *name: str) -> AsyncIterator[None]:
-        """Hold the lock of a name for the ``async with`` block."""
+    def of(self, *name: str) -> asyncio.Lock:
+        """Return the lock of a name; whoever waits for it or holds it keeps it."""
         lock = self._locks.get(name)
         if lock is None:
             lock = self._locks[name] = asyncio.Lock()
-        async with lock:
-            yield
+        return lock
 
     async def passed(self, *name: str) -> None:
         """Wait until nobody holds the lock of a name."""

@@ -792,7 +792,7 @@ defmodule DSPex.Python do
       :ok
   """
   @spec export_store(Path.t(), options()) :: result(%{String.t() => non_neg_integer()})
-  def export_store(path, options \\ []), do: call(:export_store, [Path.expand(path)], options)
+  def export_store(path, options \\ []), do: transfer(:export_store, path, options)
 
   @doc """
   Reads a file of `export_store/2` into the pool's store, as a whole or not at all: a line that is wrong, or whose row is there already, is
@@ -803,7 +803,27 @@ defmodule DSPex.Python do
       :input
   """
   @spec import_store(Path.t(), options()) :: result(%{String.t() => non_neg_integer()})
-  def import_store(path, options \\ []), do: call(:import_store, [Path.expand(path)], options)
+  def import_store(path, options \\ []), do: transfer(:import_store, path, options)
+
+  defp transfer(operation, path, options) do
+    case expanded(path) do
+      {:ok, path} ->
+        call(operation, [path], options)
+
+      :error ->
+        message = "expected a path at path, got #{inspect(path, limit: 5)}"
+        {:error, Error.new(:input, message, %{"path" => "path"})}
+    end
+  end
+
+  defp expanded(path) when is_binary(path) or is_list(path) do
+    {:ok, Path.expand(path)}
+  rescue
+    # A list that is no text.
+    _error in [ArgumentError, UnicodeConversionError] -> :error
+  end
+
+  defp expanded(_other), do: :error
 
   @doc """
   Closes a session and deletes its programs; returns its description. Its model is gone with it.

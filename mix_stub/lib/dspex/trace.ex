@@ -218,13 +218,15 @@ defmodule DSPex.Trace do
   defp number_or_nil?(value), do: value == nil or is_number(value)
   defp maps_or_nil?(value), do: value == nil or (is_list(value) and Enum.all?(value, &is_map/1))
 
-  defp write(path, text) do
+  defp write(path, text) when is_binary(path) or is_list(path) do
     new? = not File.exists?(path)
 
     with :ok <- if(new?, do: File.write(path, ""), else: :ok),
          :ok <- if(new?, do: File.chmod(path, 0o600), else: :ok),
          do: File.write(path, text)
   end
+
+  defp write(other, _text), do: raise(ArgumentError, "expected a path, got #{inspect(other)}")
 
   @doc """
   Joins traces into one, such as those of the items of a batch. A span that several of them have is there once.

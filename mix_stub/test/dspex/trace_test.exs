@@ -54,6 +54,16 @@ defmodule DSPex.TraceTest do
     end
   end
 
+  test "is written to a path only" do
+    trace = %Trace{id: "t", spans: []}
+
+    for write <- [&Trace.write_html/2, &Trace.write_json/2], path <- [nil, 1, %{}, :atom] do
+      assert_raise ArgumentError, "expected a path, got #{inspect(path)}", fn ->
+        write.(trace, path)
+      end
+    end
+  end
+
   test "a written page and JSON can be read by their owner only", %{tmp_dir: folder} do
     for write <- [&Trace.write_html/2, &Trace.write_json/2] do
       path = Path.join(folder, "trace-#{System.unique_integer([:positive])}")

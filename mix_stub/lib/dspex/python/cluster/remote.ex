@@ -53,7 +53,7 @@ defmodule DSPex.Python.Cluster.Remote do
     # It would find the calling process alive.
     if keeper && outcome == :late, do: send(keeper, {:dspex_cancel, reply_to})
     discard(id, reply_to)
-    {read(outcome, node, request), so_far}
+    {read(outcome, node, kind, request), so_far}
   end
 
   defp wait(%{id: id, reply_to: reply_to} = asked) do
@@ -107,10 +107,10 @@ defmodule DSPex.Python.Cluster.Remote do
     end
   end
 
-  defp read({:answer, result, load}, node, request) do
-    if load != nil, do: Loads.learn(request[:pool], node, load)
+  defp read({:answer, result, load}, node, kind, request) do
+    if load != nil, do: Loads.learn(request[:pool], node, load, if(kind == :call, do: 1, else: 0))
     {:answer, Exchange.to_result(result)}
   end
 
-  defp read(outcome, _node, _request), do: outcome
+  defp read(outcome, _node, _kind, _request), do: outcome
 end

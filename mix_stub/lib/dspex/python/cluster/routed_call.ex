@@ -101,8 +101,9 @@ defmodule DSPex.Python.Cluster.RoutedCall do
       functions: Proxies.described(call.functions, log(call))
     }
 
-    Loads.add_call(call.pool, node)
-    Remote.ask(node, :call, request, call.deadline, false, &told(&1, &2, node, call))
+    Loads.during(call.pool, node, fn ->
+      Remote.ask(node, :call, request, call.deadline, false, &told(&1, &2, node, call))
+    end)
   end
 
   # Returns whether the caller has seen something of the call.

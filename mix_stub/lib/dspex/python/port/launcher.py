@@ -1,11 +1,11 @@
 """Request a worker from the pool's template process, and watch it; the program of the worker's port.
 
 Usage: ``python -I -S -c CODE SOCKET TIMEOUT_MS COMMAND...``. COMMAND starts the worker without a template. This program
-becomes it if the template does not fork within the time, refuses, or is not there. Otherwise this process gives the
-port to the worker and stays: it is what the BEAM sees of the worker. It ends with the worker's exit status, and kills
-the worker's process group when the BEAM closes the port. When this process is killed, the template process kills the
-worker. ``erlport_bridge/template/`` has the other side, and ``erlport_bridge/port/watching.py`` is the same for a
-worker that was started directly.
+becomes it if the template does not fork within the time, refuses, stays stopped, or is not there. Otherwise this
+process gives the port to the worker and stays: it is what the BEAM sees of the worker. It ends with the worker's exit
+status, and kills the worker's process group when the BEAM closes the port. When this process is killed, the template
+process kills the worker. ``erlport_bridge/template/`` has the other side, and ``erlport_bridge/port/watching.py`` is
+the same for a worker that was started directly.
 
 Only modules without any of their own are imported, because each worker waits for this start.
 """
@@ -28,6 +28,10 @@ GRACE_MS = 400
 REPORT_MS = 400
 # The interval at which to look for a template process that has just been started.
 LOOK_MS = 2
+# After how long a template process that is stopped (SIGSTOP, a debugger) is killed, so that the pool starts another
+# one. One that is not stopped imports, or forks for others, and is waited for.
+MOST_STOPPED_MS = 2_000
+LOOK_STOPPED_MS = 100
 
 PORT_READ = 3
 PORT_WRITE = 4
@@ -91,17 +95,10 @@ def ask(connection: _socket.socket, command: list[str], ends_at: float) -> tuple
     data = marshal.dumps((command, environment(), posix.getcwd(), places))
     data = len(data).to_bytes(4, "big") + data
     rights = b"".join(descriptor.to_bytes(4, sys.byteorder) for descriptor in [unconfirmed, *places])
-    connection.settimeout(max(ends_at - time.monotonic(), 0.001))
+    connection.setblocking(False)
     sent = connection.sendmsg([data], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, rights)])
-    connection.sendall(data[sent:])
     posix.close(unconfirmed)
-    poller = select.poll()
-    poller.register(connection, select.POLLIN)
-    poller.register(PORT_READ, 0)
-    ready = dict(poller.poll(max(int((ends_at - time.monotonic()) * 1000), 0)))
-    if PORT_READ in ready:
-        posix._exit(0)
-    if ready:
+    if has_answer(connection, data[sent:], ends_at):
         answer, ancillary, _flags, _address = connection.recvmsg(1 << 12, _socket.CMSG_SPACE(4))
         if answer[:1] == b"F" and ancillary:
             # Until it is confirmed, the worker does not read from the port.
@@ -111,6 +108,46 @@ def ask(connection: _socket.socket, command: list[str], ends_at: float) -> tuple
     # A worker that is forked nevertheless reads the end of this pipe, and leaves.
     posix.close(confirming)
     return None
+
+
+def has_answer(connection: _socket.socket, unsent: bytes, ends_at: float) -> bool:
+    """Send the rest of the request, and wait for the answer; kill a template process that stays stopped meanwhile."""
+    poller = select.poll()
+    poller.register(PORT_READ, 0)
+    stopped_at = None
+    while (now := time.monotonic()) < ends_at:
+        poller.register(connection, select.POLLIN | (select.POLLOUT if unsent else 0))
+        ready = dict(poller.poll(min(LOOK_STOPPED_MS, max(int((ends_at - now) * 1000), 1))))
+        if PORT_READ in ready:
+            posix._exit(0)
+        if ready.get(connection.fileno(), 0) & ~select.POLLOUT:
+            return True
+        if ready:
+            unsent = unsent[connection.send(unsent) :]
+        elif not is_stopped(template := template_of(connection)):
+            stopped_at = None
+        elif stopped_at is None:
+            stopped_at = now
+        elif now - stopped_at > MOST_STOPPED_MS / 1000:
+            posix.write(2, b"erlport_bridge: the template process of the pool was stopped, and is killed\n")
+            # Its socket is open, so its number belongs to no other process.
+            posix.kill(template, _signal.SIGKILL)
+            return False
+    return False
+
+
+def template_of(connection: _socket.socket) -> int:
+    """Return the process id of the template process."""
+    credentials = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
+    return int.from_bytes(credentials[:4], sys.byteorder)
+
+
+def is_stopped(process: int) -> bool:
+    """Return whether a process is stopped, by a signal or by a debugger."""
+    stat = posix.open(f"/proc/{process}/stat", posix.O_RDONLY | posix.O_CLOEXEC)
+    state = posix.read(stat, 1 << 12).rpartition(b")")[2].split()[0]
+    posix.close(stat)
+    return state in (b"T", b"t")
 
 
 def is_open(descriptor: int) -> bool:

@@ -7,6 +7,7 @@ defmodule DSPex.Python.Port.StoreOption do
   alias DSPex.Python.Port.{Environment, RunStore}
 
   @variable "DSPEX_STORE"
+  @name_variable "DSPEX_STORE_NAME"
   @beginnings ["sqlite:///", "postgresql://", "postgresql+psycopg://"]
   @ttl_variable "DSPEX_SESSION_TTL_MS"
   @address "an address such as \"sqlite:////srv/app/dspex.db\" or \"postgresql+psycopg://user:password@host/database\""
@@ -62,7 +63,19 @@ defmodule DSPex.Python.Port.StoreOption do
       # Without a store, which the environment may say, nothing lives long.
       ttl = options.session_ttl
       of_ttl = if ttl, do: %{@ttl_variable => to_string(ttl)}, else: %{}
-      {:ok, Map.put(of_ttl, @variable, address)}
+
+      of_store = %{@variable => address, @name_variable => place(options)}
+      {:ok, Map.merge(of_ttl, of_store)}
+    end
+  end
+
+  # Where the user has written the address, for errors.
+  defp place(options) do
+    option = "store: of pool #{inspect(options.name)}"
+
+    case options.store.() do
+      {:system, name} -> "the environment variable #{name}, #{option}"
+      _literal -> option
     end
   end
 

@@ -199,6 +199,25 @@ defmodule DSPex.Python.ClusterTest do
       assert Python.drain_pool(:shared) == {:error, :not_found}
     end
 
+    test "that takes long counts on its node for as long as it runs, and not when its process is killed",
+         %{b: b, c: c} do
+      eventually(fn -> Enum.all?([b, c], &(Loads.calls(:shared, &1.node) < 0.1)) end)
+      [session] = opened!(b.node, 1)
+      held = for _ <- 1..3, do: hold(session_id: session)
+      assert [3, 0] == Enum.map([b, c], &in_flight/1)
+      # What others had told of it has faded: an eighth was left of these calls, too.
+      Process.sleep(3_000)
+      further = for _ <- 1..3, do: hold()
+      assert [3, 3] == Enum.map([b, c], &in_flight/1)
+      assert_in_delta Loads.calls(:shared, b.node), 3, 0.1
+
+      [{killed, _model} | held] = held ++ further
+      Task.shutdown(killed, :brutal_kill)
+      eventually(fn -> Loads.calls(:shared, b.node) < 2.1 end)
+      for call <- held, do: assert({:ok, _prediction} = let_go(call))
+      eventually(fn -> Enum.all?([b, c], &(Loads.calls(:shared, &1.node) < 0.1)) end)
+    end
+
     test "ends on its node when the pool there is stopped, and further ones go to another node" do
       # Other tests end those of the setup.
       [c, d] = Nodes.start!(["e", "f"])

@@ -351,4 +351,49 @@ defmodule DSPex.Python.Port.RunStoreTest do
     address = "postgresql://app:hunter2pass@db/x"
     refute inspect(Pool.child_spec(name: :right, store: address)) =~ "hunter2pass"
   end
+
+  test "an address that Python refuses is named as the user has written it" do
+    variable = "DSPEX_TEST_STORE_ADDRESS"
+    on_exit(fn -> System.delete_env(variable) end)
+
+    for {address, problem} <- [
+          {"postgresql://app:hunter2pass@host", "it names no database"},
+          {"sqlite:////tmp/dspex-none.db?sync=OFF", "it has the unknown parameter 'sync'"}
+        ],
+        store <- [address, {:system, variable}] do
+      System.put_env(variable, address)
+
+      capture_log(fn ->
+        pool = TestPython.start_pool!(store: store)
+        assert {:error, error} = DSPex.Python.ping(nil, pool: pool)
+        option = "store: of pool #{inspect(pool)}"
+
+        place =
+          if store == address, do: option, else: "the environment variable #{variable}, #{option}"
+
+        assert error.message =~ "expected the address of a store at #{place}, such as"
+        assert error.message =~ problem
+        refute error.message =~ "hunter2pass"
+        DSPex.Python.stop_pool(pool)
+      end)
+    end
+  end
+
+  test "what is no path of a store is an error that says so" do
+    fun = fn -> :ok end
+
+    for path <- [nil, 1, %{}, {:a, 1}, :atom, fun, [1 | 2], [1.0], <<255>>],
+        function <- [:export_store, :import_store] do
+      assert {:error, %{kind: kind, path: "path", message: message}} =
+               apply(DSPex.Python, function, [path])
+
+      assert {function, path, kind} == {function, path, :input}
+      assert message =~ "expected"
+    end
+
+    for function <- [:export_store, :import_store] do
+      assert {:error, %{kind: :input, message: message}} = apply(DSPex.Python, function, [~c"."])
+      assert message =~ "the directory #{inspect(File.cwd!()) |> String.replace("\"", "'")}"
+    end
+  end
 end

@@ -136,6 +136,40 @@ defmodule DSPex.Python.Port.TemplateTest do
     assert [_forked] = workers(pool)
   end
 
+  test "a template process that stays stopped is replaced, and workers start by themselves until then",
+       %{
+         options: options
+       } do
+    pool = start_pool!(Keyword.put(options, :size, 2))
+    {:ok, _pong} = Python.ping(nil, pool: pool)
+    eventually(fn -> length(workers(pool)) == 2 end)
+    [worker, other] = workers(pool)
+    %{template: template} = processes(pool)
+    socket = Template.socket(pool)
+
+    log =
+      capture_log(fn ->
+        signal_process(template, "STOP")
+        began_at = System.monotonic_time(:millisecond)
+        for pid <- [worker, other], do: signal_process(pid, "KILL")
+
+        eventually(fn ->
+          match?(
+            {:ok, %{"pid" => pid}} when pid not in [worker, other],
+            Python.ping(nil, pool: pool)
+          )
+        end)
+
+        # Half of the time that a start may take, and more, before: it was waited for.
+        assert System.monotonic_time(:millisecond) - began_at < 15_000
+        eventually(fn -> Template.socket(pool) not in [socket, nil] end)
+      end)
+
+    refute alive?(template)
+    assert log =~ "the template process of pool #{inspect(pool)} was killed by signal 9"
+    assert log =~ "workers start by themselves until then"
+  end
+
   test "restart_pool/1 forks the next worker", %{options: options} do
     pool = start_pool!(options)
     {:ok, _pong} = Python.ping(nil, pool: pool)
