@@ -86,8 +86,9 @@ defmodule DSPex.Telemetry do
       `cached_tokens`, `reasoning_tokens`, `total_tokens`, and `cost` in US dollars, which is
       missing if the price of an answer is unknown. Of a request, counts that the provider does not
       report are missing, `queue_time` where its model has no limits, and `time_to_first_token` if
-      it was not streamed. The costs of all models' events of a call add up to that of the call, but
-      for a stream that is halted, whose end has those of the items that were read
+      it was not streamed. The costs of all models' events of a call add up to that of the call. A
+      stream that is halted has those of all that Python had answered, also what nobody has read;
+      what it was still asking is not known
 
   Times and durations have native units, see `System.convert_time_unit/3`. No event has a prompt, an
   answer, or an API key; the `reason` of a failure may quote one, unless the pool has `redact:`. A

@@ -130,12 +130,12 @@ defmodule DSPex.Python.Call.Observation do
   defp last(:ended), do: {[], :ended}
 
   defp last(call) do
-    finish(call, {:ok, nil})
+    call |> with_unread() |> finish({:ok, nil})
     {[], :ended}
   end
 
   defp left(:ended), do: :ok
-  defp left(call), do: cancelled(call)
+  defp left(call), do: call |> with_unread() |> cancelled()
 
   @doc """
   Begins a call of the calling process, which must end it by `finish/2` or `cancelled/1`; returns the options for it too.
@@ -304,6 +304,48 @@ defmodule DSPex.Python.Call.Observation do
   end
 
   def event(call, event), do: {event, call}
+
+  @doc """
+  Takes an event of a stream that is halted, which nobody reads: emits the events of the spans of an item.
+  """
+  @spec unread_event(t(), map()) :: t()
+  def unread_event(call, %{"type" => "result"} = event), do: call |> event(event) |> elem(1)
+  def unread_event(call, _event), do: call
+
+  @doc """
+  Takes the result of a stream that is halted, which nobody reads: emits the events of its spans.
+  """
+  @spec unread_result(t(), result()) :: t()
+  def unread_result(call, result) do
+    {_value, told} = taken(result)
+    counted(call, SpanEvents.emit(call, told))
+  end
+
+  @doc """
+  Counts the result of a part of `call`, a call that is a stream, which nobody reads; to be called by the process that reads it.
+  """
+  @spec unread(t(), term()) :: term()
+  def unread(call, result) do
+    case Traces.pop(result) do
+      {_item, %Trace{spans: spans}} -> send(self(), {unread_key(call), spans})
+      _not_traced -> :ok
+    end
+  end
+
+  # The parts are halted before the call is.
+  defp with_unread(nil), do: nil
+
+  defp with_unread(call) do
+    key = unread_key(call)
+
+    receive do
+      {^key, spans} -> call |> counted(spans) |> with_unread()
+    after
+      0 -> call
+    end
+  end
+
+  defp unread_key(call), do: {__MODULE__, call.metadata.telemetry_span_context}
 
   @doc """
   Ends a call with its result, which has its trace if the caller wants it.
