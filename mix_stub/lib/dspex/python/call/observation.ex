@@ -18,6 +18,7 @@ defmodule DSPex.Python.Call.Observation do
   @stop [:dspex, :call, :stop]
   @exception [:dspex, :call, :exception]
   @chunk [:dspex, :stream, :chunk]
+  @kinds [:call | SpanEvents.kinds()]
   # Long enough for a Python that takes the place of one that has died.
   @export_timeout 10_000
 
@@ -142,9 +143,6 @@ defmodule DSPex.Python.Call.Observation do
   """
   @spec start(atom(), CallOptions.t(), about()) :: {t(), CallOptions.t()}
   def start(operation, options, about) do
-    wanted = options.python[:trace]
-    kinds = Telemetry.handled_kinds(SpanEvents.kinds())
-
     cond do
       options.within != nil ->
         part = %{options.within | part?: true, open: nil}
@@ -154,12 +152,17 @@ defmodule DSPex.Python.Call.Observation do
         {nil, options}
 
       true ->
-        begin(operation, options, about, wanted, kinds)
+        begin(operation, options, about, options.python[:trace])
     end
   end
 
-  defp begin(operation, options, about, wanted, kinds) do
-    events? = Telemetry.handled_kinds([:call]) != []
+  defp begin(operation, options, about, wanted) do
+    {events?, kinds} =
+      case Telemetry.handled_kinds(@kinds) do
+        [:call | kinds] -> {true, kinds}
+        kinds -> {false, kinds}
+      end
+
     chunks = if Telemetry.handled?(@chunk), do: :none
     telling = %{exports?: exports?} = Settings.telling(Cluster.name(options.pool))
     given = options.python[:traceparent]
@@ -544,18 +547,21 @@ defmodule DSPex.Python.Call.Observation do
 
   defp add_known_usage(usage, spans) do
     new = Trace.usage(%Trace{id: "", spans: spans})
-    last = Enum.find(Enum.reverse(spans), &(&1["kind"] == "model" and &1["status"] == "ok"))
-    answered = (last && last["attributes"]) || %{}
-
-    (usage || %{})
-    |> Map.merge(new, fn
-      _name, one, other when is_number(one) and is_number(other) -> one + other
-      _name, _one, _other -> nil
-    end)
-    |> Map.put(:model, answered["model"] || usage[:model])
-    |> Map.put(:provider, answered["provider"] || usage[:provider])
+    # Of most calls it is the first one.
+    sum = if usage == nil, do: new, else: Map.merge(usage, new, &add/3)
+    {model, provider} = answered(spans, {usage[:model], usage[:provider]})
+    sum |> Map.put(:model, model) |> Map.put(:provider, provider)
   end
 
-  defp known(usage),
-    do: for({name, value} <- usage, is_number(value), into: %{}, do: {name, value})
+  defp add(_name, one, other) when is_number(one) and is_number(other), do: one + other
+  defp add(_name, _one, _other), do: nil
+
+  # Who gave the last answer.
+  defp answered([%{"kind" => "model", "status" => "ok", "attributes" => told} | spans], before),
+    do: answered(spans, {told["model"] || elem(before, 0), told["provider"] || elem(before, 1)})
+
+  defp answered([_other | spans], before), do: answered(spans, before)
+  defp answered([], found), do: found
+
+  defp known(usage), do: :maps.filter(fn _name, value -> is_number(value) end, usage)
 end
