@@ -9,7 +9,7 @@ defmodule DSPex.Python.Call.Observation do
   # A call has a span in OpenTelemetry too, if the application has a tracer, or if Python exports its own spans: then it
   # exports that of the call for the caller.
 
-  alias DSPex.Python.Call.{CallOptions, OpenCalls, OpenTelemetry, SpanEvents, Traces}
+  alias DSPex.Python.Call.{CallOptions, CallUsage, OpenCalls, OpenTelemetry, SpanEvents, Traces}
   alias DSPex.Python.{Cluster, Error}
   alias DSPex.Python.Pool.Settings
   alias DSPex.{Telemetry, Trace}
@@ -510,7 +510,7 @@ defmodule DSPex.Python.Call.Observation do
     found = Traces.python_times(spans, call.started_us)
     python = Map.get(found, :measurements, %{})
     usage = call.usage || %{}
-    measurements = call |> ended() |> Map.merge(python) |> Map.merge(known(usage))
+    measurements = call |> ended() |> Map.merge(python) |> Map.merge(CallUsage.known(usage))
 
     metadata =
       Map.merge(call.metadata, %{
@@ -534,34 +534,7 @@ defmodule DSPex.Python.Call.Observation do
   defp outcome({:error, error}), do: %{result: error.kind, error: error}
 
   defp counted(call, spans) do
-    call = %{call | usage: add_usage(call.usage, spans)}
+    call = %{call | usage: CallUsage.add(call.usage, spans)}
     if call.otel && not call.exports?, do: %{call | spans: [spans | call.spans]}, else: call
   end
-
-  # Without spans of Python nothing is known.
-  defp add_usage(usage, spans) do
-    if Enum.all?(spans, &(&1["kind"] in ["call", "queue"])),
-      do: usage,
-      else: add_known_usage(usage, spans)
-  end
-
-  defp add_known_usage(usage, spans) do
-    new = Trace.usage(%Trace{id: "", spans: spans})
-    # Of most calls it is the first one.
-    sum = if usage == nil, do: new, else: Map.merge(usage, new, &add/3)
-    {model, provider} = answered(spans, {usage[:model], usage[:provider]})
-    sum |> Map.put(:model, model) |> Map.put(:provider, provider)
-  end
-
-  defp add(_name, one, other) when is_number(one) and is_number(other), do: one + other
-  defp add(_name, _one, _other), do: nil
-
-  # Who gave the last answer.
-  defp answered([%{"kind" => "model", "status" => "ok", "attributes" => told} | spans], before),
-    do: answered(spans, {told["model"] || elem(before, 0), told["provider"] || elem(before, 1)})
-
-  defp answered([_other | spans], before), do: answered(spans, before)
-  defp answered([], found), do: found
-
-  defp known(usage), do: :maps.filter(fn _name, value -> is_number(value) end, usage)
 end
