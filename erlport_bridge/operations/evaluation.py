@@ -29,9 +29,9 @@ async def evaluate_program(
     """Run a stored program for each example of a list, and score its predictions with the option ``metric``.
 
     An example is a map of the program's inputs and of the fields that the metric compares with. Answers ``score``,
-    ``count``, ``failed``, ``total_tokens``, ``metric_tokens`` (the metric's own share of them), ``duration_ms`` and
-    ``results``. Each result is ``{:ok, %{"prediction", "score"}}``, also with ``"feedback"`` if the metric gave some,
-    or ``{:error, …}``, which counts as ``failure_score``. The other options are those of a batch.
+    ``count``, ``failed``, ``total_tokens``, ``metric_tokens`` (the metric's own share of them), ``duration_ms``,
+    ``warnings`` and ``results``. Each result is ``{:ok, %{"prediction", "score"}}``, also with ``"feedback"`` if the
+    metric gave some, or ``{:error, …}``, which counts as ``failure_score``. The other options are those of a batch.
     """
     return await _evaluate(session_id, program_id, examples, await begin_program_call(opts, EVALUATION_OPTIONS))
 
@@ -54,6 +54,8 @@ async def _evaluate(
 ) -> dict[str, Any]:
     program = await find_program(session_id, program_id, request)
     evaluation = Evaluation.of(request.own, program.asked, program.prediction_fields)
+    # Of the whole operation, with what examples have spent that failed.
+    spent = spending.get()
 
     async def execute(numbered: tuple[int, Any], item: CallRequest) -> dict[str, Any]:
         index, example = numbered
@@ -76,5 +78,5 @@ async def _evaluate(
     try:
         answers = await run_batch(list(enumerate(batch.items_of(examples))), execute, request, events)
     finally:
-        spending.get().add(evaluation.judging)
-    return evaluation.report(answers)
+        spent.add(evaluation.judging)
+    return evaluation.report(answers, spent.tokens, request.options.warnings)

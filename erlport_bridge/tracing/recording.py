@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 import time
 from collections.abc import Mapping
 from contextvars import ContextVar
+from operator import itemgetter
 from types import TracebackType
 from typing import Any, Final, Literal, NamedTuple
 
@@ -21,7 +23,7 @@ from erlport_bridge.tracing.conventions import TEXTS
 from erlport_bridge.tracing.exporting import Exporter, Finished
 from erlport_bridge.tracing.texts import Texts
 from erlport_bridge.tracing.texts import name as short_name
-from erlport_bridge.tracing.traceparent import Traceparent, new_span_id
+from erlport_bridge.tracing.traceparent import Traceparent, first_span_number
 
 #: The most spans of one call; the others are counted.
 MAX_SPANS: Final = 10_000
@@ -35,58 +37,112 @@ _MAX_MESSAGE: Final = 500
 
 _here: ContextVar[Place | None] = ContextVar("place_in_trace", default=None)
 _nothing: Final[contextlib.nullcontext[None]] = contextlib.nullcontext()
+_start: Final = itemgetter("start_us")
 
 
 class Span:
-    """One span.
+    """One span. As a context manager it is the current place of its body.
+
+    A call pays for each step of a span that its events need, so a span is also the place of what begins in it, and its
+    id is written when somebody reads it.
+
+    Args:
+        recording: The recording.
+        around: Where it stands; ``None``: below the span around the call.
+        kind: What it is about.
+        name: Its name.
+        attributes: What is known of it already; modified.
+        started_at: When it began, by the clock ``time.monotonic``; ``None``: when it is entered.
 
     Attributes:
-        id: 16 hexadecimal digits.
+        recording: The recording.
+        labels: Attributes of all spans that begin here.
         attributes: What is known of it, as terms by name.
     """
 
     __slots__ = (
+        "_around",
+        "_before",
         "_ended_ns",
         "_error",
+        "_kind",
         "_name",
-        "_parent",
-        "_recording",
+        "_number",
         "_started_ns",
         "_status",
         "attributes",
-        "id",
-        "kind",
+        "labels",
+        "recording",
     )
 
     def __init__(
         self,
         recording: Recording,
-        parent: str | None,
+        around: Place | None,
         kind: str,
         name: str,
         attributes: dict[str, Any],
-        started_ns: int,
+        started_at: float | None = None,
     ) -> None:
-        self.id = new_span_id()
-        self._recording = recording
-        self._parent = parent
-        self.kind = kind
+        self.recording = recording
+        self._around = around
+        self._number = next(recording.numbers)
+        self._kind = kind
         self._name = name
-        self.attributes = attributes
-        self._started_ns = started_ns
+        self._started_ns = 0 if started_at is None else int(started_at * 1e9)
         self._ended_ns: int | None = None
         self._status = "ok"
         self._error: dict[str, str] | None = None
+        labels = _NO_LABELS if around is None else around.labels
+        self.labels: Mapping[str, Any] = labels
+        self.attributes = {**labels, **attributes} if labels else attributes
+
+    def __enter__(self) -> Span:
+        if not self._started_ns:
+            self._started_ns = time.monotonic_ns()
+        recording = self.recording
+        recording.begun(self, self._number)
+        _here.set(self)
+        # A span that is not exported is no parent of the application's spans.
+        self._before = (
+            None if recording.exporter is None else application_context.entered(recording.traceparent, self.id)
+        )
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        # Not `reset`, which fails in another context, where a generator of the body may be closed.
+        _here.set(self._around)
+        if self._before is not None:
+            application_context.left(self._before)
+        self.end(error)
+
+    @property
+    def span(self) -> Span:
+        """Return the span of this place."""
+        return self
+
+    @property
+    def id(self) -> str:
+        """Return its id, 16 hexadecimal digits."""
+        return f"{self._number:016x}"
+
+    @property
+    def parent(self) -> str | None:
+        """Return the id of the span around it; ``None``: nothing is around the call."""
+        around = None if self._around is None else self._around.span
+        return self.recording.traceparent.span_id if around is None else around.id
 
     @property
     def texts(self) -> Texts | None:
         """Return what keeps the texts of the trace; ``None``: they are not wanted."""
-        return self._recording.texts
+        return self.recording.texts
 
     @property
     def is_redacted(self) -> bool:
         """Return whether only texts may be kept that the application has redacted."""
-        return self._recording.is_redacted
+        return self.recording.is_redacted
 
     def set(self, /, **attributes: Any) -> None:
         """Set attributes; ``None`` leaves one out."""
@@ -96,8 +152,8 @@ class Span:
 
     def keep(self, **values: Any) -> None:
         """Keep texts, or values as JSON, if the trace has texts that the application does not redact."""
-        texts = self._recording.texts
-        if texts is not None and not self._recording.is_redacted:
+        texts = self.recording.texts
+        if texts is not None and not self.recording.is_redacted:
             self.set(**{name: texts.keep(value) for name, value in values.items()})
 
     def since_start_us(self) -> int:
@@ -111,7 +167,7 @@ class Span:
 
     def shown(self, message: str) -> str:
         """Return what is told of the message of an error, which may quote prompts, answers and tools."""
-        return _HIDDEN if self._recording.is_redacted else message
+        return _HIDDEN if self.recording.is_redacted else message
 
     def end(self, error: BaseException | None = None) -> None:
         """End the span, with the exception that ended it; only the first end counts."""
@@ -123,25 +179,31 @@ class Span:
             if kind == "cancelled":
                 self._status = "cancelled"
         self._ended_ns = time.monotonic_ns()
-        self._recording.ended(self)
+        if self.recording.exporter is not None:
+            self.recording.ended(self, self._number)
+
+    def passed(self, error: BaseException | None) -> None:
+        """Record the span, which has a ``started_at``, without a body, and end it."""
+        self.recording.begun(self, self._number)
+        self.end(error)
 
     def cut(self, now_ns: int) -> None:
         """End a span that has not ended when its call has, as cancelled."""
-        if self._ended_ns is None:
-            self._status = "cancelled"
-            self._ended_ns = now_ns
-            self._recording.ended(self)
+        self._status = "cancelled"
+        self._ended_ns = now_ns
+        if self.recording.exporter is not None:
+            self.recording.ended(self, self._number)
 
     def finished(self, offset_ns: int) -> Finished:
         """Return the span, which has ended, for its export."""
-        recording, error, ended_ns = self._recording, self._error, self._ended_ns or self._started_ns
+        recording, error, ended_ns = self.recording, self._error, self._ended_ns or self._started_ns
         error_kind = error["kind"] if error else None
         return Finished(
             trace_id=recording.traceparent.trace_id,
             id=self.id,
-            parent=self._parent,
-            is_parent_remote=self._parent == recording.traceparent.span_id,
-            kind=self.kind,
+            parent=self.parent,
+            is_parent_remote=self.parent == recording.traceparent.span_id,
+            kind=self._kind,
             name=short_name(self._name),
             start_ns=self._started_ns + offset_ns,
             end_ns=ended_ns + offset_ns,
@@ -161,35 +223,33 @@ class Span:
 
     def term(self, now_ns: int, offset_ns: int, *, has_texts: bool) -> dict[str, Any]:
         """Return the span as a term; one that has not ended is cancelled at ``now_ns``."""
-        ended_ns = self._ended_ns
-        attributes = dict(self.attributes)
+        ended_ns, attributes = self._ended_ns, self.attributes
         return {
-            "id": self.id,
-            "parent": self._parent,
-            "kind": self.kind,
+            "id": f"{self._number:016x}",
+            "parent": self.parent,
+            "kind": self._kind,
             "name": short_name(self._name),
             "start_us": (self._started_ns + offset_ns) // 1000,
             "duration_us": ((now_ns if ended_ns is None else ended_ns) - self._started_ns) // 1000,
             "status": "cancelled" if ended_ns is None else self._status,
             "error": self._error,
-            "attributes": attributes
-            if has_texts
+            # A copy: a thread that cannot be stopped may still set some.
+            "attributes": dict(attributes)
+            if has_texts or TEXTS.isdisjoint(attributes)
             else {name: value for name, value in attributes.items() if name not in TEXTS},
         }
 
 
-class Place(NamedTuple):
-    """Where a span that begins now would stand.
-
-    Attributes:
-        recording: The recording.
-        span: The span around it.
-        labels: Attributes of all spans that begin here.
-    """
+class _Labelled(NamedTuple):
+    """A place whose spans have further labels; the attributes are those of :class:`Span`."""
 
     recording: Recording
     span: Span | None
     labels: Mapping[str, Any]
+
+
+#: Where a span that begins now would stand.
+Place = Span | _Labelled
 
 
 class Recording:
@@ -204,6 +264,8 @@ class Recording:
 
     Attributes:
         texts: Keeps prompts, answers and the like; ``None``: they are not wanted.
+        numbers: The numbers of spans, of which their ids are made.
+        is_told: Whether the answer to the call has the spans.
     """
 
     def __init__(
@@ -219,14 +281,17 @@ class Recording:
         self.is_redacted = is_redacted
         self.texts = Texts() if tells == "texts" or (exporter is not None and exporter.has_texts) else None
         self.exporter = exporter
+        self.is_told = tells != "nothing"
         self._tells = tells
         self._called_at_us = called_at_us
         self._spans: list[Span] = []
-        self._open: dict[str, Span] = {}
+        self._open: dict[int, Span] = {}
         self._parts: list[Recording] = []
         self._is_over = False
         self._within: Span | None = None
         self._counts = _Counts()
+        # Of all parts. Threads that take one at the same time get different ones.
+        self.numbers = itertools.count(first_span_number())
         # The one clock: the system's time now, and differences of the monotonic clock.
         self._offset_ns = time.time_ns() - time.monotonic_ns()
 
@@ -246,40 +311,23 @@ class Recording:
         if self.exporter is not None and self._called_at_us is not None:
             self.exporter.put(span.wait_before(self._called_at_us, self._offset_ns))
 
-    @property
-    def is_told(self) -> bool:
-        """Return whether the answer to the call has the spans."""
-        return self._tells != "nothing"
-
-    def begin(
-        self, place: Place | None, kind: str, name: str, attributes: dict[str, Any], started_at: float | None = None
-    ) -> Span:
-        """Begin a span at a place; ``None``: below the span around the call.
-
-        Args:
-            place: Where it stands.
-            kind: What it is about.
-            name: Its name.
-            attributes: What is known of it already.
-            started_at: When it began, by the clock ``time.monotonic``, if not now.
-        """
-        parent = self.traceparent.span_id if place is None or place.span is None else place.span.id
-        started_ns = time.monotonic_ns() if started_at is None else int(started_at * 1e9)
-        span = Span(self, parent, kind, name, attributes, started_ns)
+    def begun(self, span: Span, number: int) -> None:
+        """Record a span that has begun."""
         if self._is_over:
-            return span
-        if self._counts.begun < MAX_SPANS:
-            self._counts.begun += 1
-            self._open[span.id] = span
-            if self.is_told:
-                self._spans.append(span)
-        else:
-            self._counts.dropped += 1
-        return span
+            return
+        counts = self._counts
+        if counts.begun >= MAX_SPANS:
+            counts.dropped += 1
+            return
+        counts.begun += 1
+        if self.is_told:
+            self._spans.append(span)
+        if self.exporter is not None:
+            self._open[number] = span
 
-    def ended(self, span: Span) -> None:
+    def ended(self, span: Span, number: int) -> None:
         """Export a span that has ended, unless it was dropped."""
-        if self._open.pop(span.id, None) is not None and self.exporter is not None:
+        if self._open.pop(number, None) is not None and self.exporter is not None:
             self.exporter.put(span.finished(self._offset_ns))
 
     def close(self) -> None:
@@ -291,8 +339,9 @@ class Recording:
         for part in self._parts:
             part.close()
         self._parts.clear()
-        for span in tuple(self._open.values()):
-            span.cut(now_ns)
+        for span in (*self._open.values(), *self._spans):
+            if span._ended_ns is None:
+                span.cut(now_ns)
 
     def take(self) -> list[dict[str, Any]]:
         """End the recording, and return its spans as terms, in the order in which they began."""
@@ -304,7 +353,8 @@ class Recording:
         if self._within is not None:
             around = self._within.term(now_ns, self._offset_ns, has_texts=has_texts)
             terms.append({**around, "status": "ok"} if around["status"] == "cancelled" else around)
-        return sorted(terms, key=_start)
+        terms.sort(key=_start)
+        return terms
 
     def term(self) -> dict[str, Any]:
         """Return the recording as a term: the id of the trace, its spans, and how many were dropped."""
@@ -321,66 +371,22 @@ class _Counts:
         self.dropped = 0
 
 
-class _Entered:
-    """A context manager for a span of the current place; its body runs within the span."""
-
-    __slots__ = ("_attributes", "_before", "_kind", "_name", "_place", "_recording", "_started_at", "span")
-
-    def __init__(
-        self,
-        recording: Recording,
-        place: Place | None,
-        kind: str,
-        name: str,
-        attributes: dict[str, Any],
-        started_at: float | None = None,
-    ) -> None:
-        self._recording = recording
-        self._place = place
-        self._kind = kind
-        self._name = name
-        self._attributes = attributes
-        self._started_at = started_at
-
-    def __enter__(self) -> Span:
-        place = self._place
-        labels = _NO_LABELS if place is None else place.labels
-        attributes = {**labels, **self._attributes} if labels else self._attributes
-        self.span = self._recording.begin(place, self._kind, self._name, attributes, self._started_at)
-        _here.set(Place(self._recording, self.span, labels))
-        # A span that is not exported is no parent of the application's spans.
-        exported = self._recording.exporter is not None
-        self._before = application_context.entered(self._recording.traceparent, self.span.id) if exported else None
-        return self.span
-
-    def __exit__(
-        self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
-    ) -> None:
-        # Not `reset`, which fails in another context, where a generator of the body may be closed.
-        _here.set(self._place)
-        if self._before is not None:
-            application_context.left(self._before)
-        self.span.end(error)
-
-
-def record(
-    recording: Recording, kind: str, name: str, started_at: float | None = None, **attributes: Any
-) -> contextlib.AbstractContextManager[Span]:
+def record(recording: Recording, kind: str, name: str, started_at: float | None = None, **attributes: Any) -> Span:
     """Record the body, and what runs on its behalf, in ``recording``, as a span of the current place."""
-    return _Entered(recording, _here.get(), kind, name, attributes, started_at)
+    return Span(recording, _here.get(), kind, name, attributes, started_at)
 
 
 def span(kind: str, name: str, **attributes: Any) -> contextlib.AbstractContextManager[Span | None]:
     """Return a context manager whose body is a span; it yields the span, or ``None`` if nothing is recorded."""
     place = _here.get()
-    return _nothing if place is None else _Entered(place.recording, place, kind, name, attributes)
+    return _nothing if place is None else Span(place.recording, place, kind, name, attributes)
 
 
 def passed(kind: str, name: str, started_at: float, error: BaseException | None = None) -> None:
     """Record a span that began at ``started_at``, by the clock ``time.monotonic``, and ends now, without a body."""
     place = _here.get()
     if place is not None:
-        place.recording.begin(place, kind, name, dict(place.labels), started_at).end(error)
+        Span(place.recording, place, kind, name, {}, started_at).passed(error)
 
 
 def current() -> Span | None:
@@ -403,7 +409,7 @@ def enter(place: Place | None) -> None:
 
 @contextlib.contextmanager
 def _labelled(place: Place, labels: Mapping[str, Any]) -> Any:
-    _here.set(place._replace(labels={**place.labels, **labels}))
+    _here.set(_Labelled(place.recording, place.span, {**place.labels, **labels}))
     try:
         yield
     finally:
@@ -414,8 +420,3 @@ def labelled(**labels: Any) -> contextlib.AbstractContextManager[None]:
     """Return a context manager whose body gives these attributes to every span that begins in it."""
     place = _here.get()
     return _nothing if place is None else _labelled(place, labels)
-
-
-def _start(term: dict[str, Any]) -> int:
-    start: int = term["start_us"]
-    return start

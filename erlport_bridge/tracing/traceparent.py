@@ -60,6 +60,10 @@ def new_trace() -> Traceparent:
     return Traceparent(f"{_random.getrandbits(128) or 1:032x}")
 
 
-def new_span_id() -> str:
-    """Return a new span id."""
-    return f"{_random.getrandbits(64) or 1:016x}"
+def first_span_number() -> int:
+    """Return the number of the first span of a recording; those of the others follow.
+
+    The id of a span is its number as 16 hexadecimal digits.
+    """
+    # So many bits that the last one has 16 digits too.
+    return _random.getrandbits(63) or 1

@@ -184,3 +184,35 @@ def test_model_requests_of_a_metric_are_counted_too(port: PortProcess, model_ser
     (of_models,) = [tally["total_tokens"] for tally in counted["models"].values()]
     assert evaluation["total_tokens"] == of_models > usage["total_tokens"]
     assert counted["operations"]["evaluate_program"]["total_tokens"] == of_models
+
+
+def test_evaluation_counts_what_failed_examples_have_paid(port: PortProcess, model_server: ModelServer) -> None:
+    """Only the predictions of examples with a score were counted, although the others had been paid for too."""
+    program = port.done("create_program", "question -> answer")["id"]
+    judged = {"fields": {"reasoning": "r", "recall": 1.0, "precision": 1.0}}
+    answered = {"fields": {"answer": "Lisbon"}}
+    # Of the second example the answer cannot be read, of the third the judge's.
+    model_server.script("judge", answered, judged, *[{"content": "?"}] * 2, answered, *[{"content": "?"}] * 2)
+    options = {"lm": openai(model_server, "scripted:judge"), "metric": "semantic_f1", "max_concurrency": 1}
+    examples = [{"question": f"{number}?", "answer": "Lisbon"} for number in range(3)]
+    evaluation = port.done("evaluate_program", None, program, examples, options)
+    assert [result[0] for result in evaluation["results"]] == ["ok", "error", "error"]
+    counted = port.done("metrics")
+    (of_models,) = [tally["total_tokens"] for tally in counted["models"].values()]
+    assert evaluation["total_tokens"] == of_models
+    of_errors = [usage for _, (_, details) in evaluation["results"][1:] for usage in details["usage"].values()]
+    assert of_models > sum(usage["total_tokens"] for usage in of_errors) > 0
+
+
+def test_evaluation_says_that_examples_failed(port: PortProcess, model_server: ModelServer) -> None:
+    """An evaluation in which every example failed was a score of 0 and not a word more."""
+    program = port.done("create_program", "question -> answer")["id"]
+    options = {"lm": openai(model_server, "error-invalid_api_key"), "metric": "equals", "no_option_at_all": 1}
+    examples = [{"question": f"{number}?", "answer": "Lisbon"} for number in range(3)]
+    evaluation = port.done("evaluate_program", None, program, examples, options)
+    assert (evaluation["score"], evaluation["failed"]) == (0, 3)
+    _, (_, details) = evaluation["results"][0]
+    ignored, failed = evaluation["warnings"]
+    assert "no_option_at_all" in ignored
+    first_line = details["message"].partition("\n")[0]
+    assert failed == f"3 of 3 examples failed; the first one, examples[0]: {first_line}"

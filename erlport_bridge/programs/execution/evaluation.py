@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from erlport_bridge.counting import Spent
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.execution.batch import BATCH_OPTIONS
 from erlport_bridge.programs.execution.metrics import METRIC, read_metric
-from erlport_bridge.programs.execution.prediction_terms import META, total_tokens
+from erlport_bridge.programs.execution.prediction_terms import META
 from erlport_bridge.programs.modules import Reward, rated
 from erlport_bridge.programs.options import NumberOption, Vocabulary
 from erlport_bridge.programs.pipelines import Stage
@@ -92,13 +92,19 @@ class Evaluation:
         feedback = {} if judged.feedback is None else {"feedback": judged.feedback}
         return {"prediction": prediction, "score": judged.score, **feedback}
 
-    def report(self, answers: Sequence[tuple[Any, ...]]) -> dict[str, Any]:
+    def report(self, answers: Sequence[tuple[Any, ...]], tokens: int, warnings: Sequence[str] = ()) -> dict[str, Any]:
         """Return the result of the evaluation as a term.
+
+        Args:
+            answers: The answers for the examples, in order.
+            tokens: The tokens of all model calls, also of examples that failed.
+            warnings: One sentence for each ignored option.
 
         Returns:
             ``score`` (0 to 100 if each score is 0 to 1; ``None`` without an example), ``count``, ``failed`` (how many
             examples have the failure score), ``total_tokens``, ``metric_tokens`` (those among them that the metric's
-            own requests took), ``duration_ms``, and ``results``, the answers in order.
+            own requests took), ``duration_ms``, ``warnings`` (of the options, and one about examples that failed), and
+            ``results``, the answers in order.
         """
         done = [answer for status, answer, *_ in answers if status == "ok"]
         failed = len(answers) - len(done)
@@ -107,11 +113,22 @@ class Evaluation:
             "score": 100 * total / len(answers) if answers else None,
             "count": len(answers),
             "failed": failed,
-            "total_tokens": self.judging.tokens + sum(total_tokens(answer["prediction"]) for answer in done),
+            "total_tokens": tokens,
             "metric_tokens": self.judging.tokens,
             "duration_ms": (time.monotonic() - self.started_at) * 1000,
+            "warnings": [*warnings, *_failures(answers, failed)],
             "results": list(answers),
         }
+
+
+def _failures(answers: Sequence[tuple[Any, ...]], failed: int) -> Iterator[str]:
+    """Yield a sentence if examples failed; `mix_stub/lib/dspex/python/call/spread_program.ex` words it too."""
+    for index, (status, reason, *_) in enumerate(answers):
+        if status != "ok":
+            _, details = reason
+            message = details["message"].partition("\n")[0]
+            yield f"{failed} of {len(answers)} examples failed; the first one, examples[{index}]: {message}"
+            return
 
 
 def inputs_of(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 import dspy
@@ -79,9 +79,3 @@ def _usage(prediction: dspy.Prediction, models: Sequence[LanguageModel]) -> list
 
 def _name_of(name: str, models: Sequence[LanguageModel]) -> str:
     return next((shown for model in models if (shown := model.name_of(name)) != name), name)
-
-
-def total_tokens(prediction: Mapping[str, Any]) -> int:
-    """Return the number of tokens that a prediction's term reports, summed over all models."""
-    counts = (usage.get("total_tokens") for usage in prediction[META]["usage"].values())
-    return sum(count for count in counts if isinstance(count, int))

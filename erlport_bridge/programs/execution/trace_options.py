@@ -28,7 +28,8 @@ class _TraceOption(Option):
     def _read(self, value: object, path: str) -> str | bool:
         if isinstance(value, bool):
             return value
-        if text_of(value) == _METADATA:
+        # What Elixir sends for events, without a step more.
+        if value == _METADATA or text_of(value) == _METADATA:
             return _METADATA
         raise wrong(f"true, false or :{_METADATA}", value, path)
 
@@ -68,18 +69,22 @@ def wanted_recording(name: str, given: Any) -> Recording | None:
     """
     given = _as_map(given)
     wanted = given.get("trace")
-    is_told = wanted is True or (wanted is not None and wanted is not False and text_of(wanted) == _METADATA)
+    # What Elixir sends for events comes first: such a call should pay for no step more.
+    is_told = wanted == _METADATA or wanted is True or (bool(wanted) and text_of(wanted) == _METADATA)
     exporter = exporting.exporter()
-    if not (is_told or exporter is not None or application_context.is_used()):
+    has_application = application_context.is_used()
+    if not (is_told or exporter is not None or has_application):
         return None
-    text = text_of(given.get("traceparent"))
+    text = given.get("traceparent")
+    if type(text) is not str:
+        text = text_of(text)
     caller = read_traceparent(text) if text else None
     trace = caller or new_trace()
     if exporter is not None:
         trace = exporter.sampled(trace, name, is_root=caller is None or given.get("begins_trace") is True)
-    if application_context.is_used():
+    if has_application:
         application_context.follow(trace)
-    if not trace.is_sampled:
+    if exporter is not None and not trace.is_sampled:
         exporter = None
     if not is_told and exporter is None:
         return None

@@ -5,11 +5,20 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from erlport_bridge import tracing
 from erlport_bridge.errors import cause_of
 from erlport_bridge.tracing import Span
+
+#: The counts of a request: the name here, and where an answer's usage has it: under which key of which group.
+_COUNTS: Final = (
+    ("input_tokens", None, "prompt_tokens"),
+    ("output_tokens", None, "completion_tokens"),
+    ("total_tokens", None, "total_tokens"),
+    ("cached_tokens", "prompt_tokens_details", "cached_tokens"),
+    ("reasoning_tokens", "completion_tokens_details", "reasoning_tokens"),
+)
 
 
 def request(asked: str, model: str, sent: Any) -> contextlib.AbstractContextManager[Span | None]:
@@ -49,18 +58,21 @@ def repeated(span: Span, error: Exception) -> None:
 
 def answered(span: Span, result: Any) -> None:
     """Record DSPy's result of a request."""
-    usage = {} if result.cache_hit else result.usage or {}
-    cost = 0.0 if result.cache_hit else result.cost
-    span.set(
-        cache_hit=bool(result.cache_hit),
-        input_tokens=_count(usage.get("prompt_tokens")),
-        output_tokens=_count(usage.get("completion_tokens")),
-        total_tokens=_count(usage.get("total_tokens")),
-        cached_tokens=_detail(usage, "prompt_tokens_details", "cached_tokens"),
-        reasoning_tokens=_detail(usage, "completion_tokens_details", "reasoning_tokens"),
-        cost=float(cost) if isinstance(cost, int | float) and math.isfinite(cost) else None,
-        finish_reason=_finish_reason(result),
-    )
+    usage, cost = ({}, 0.0) if result.cache_hit else (result.usage or {}, result.cost)
+    told: dict[str, Any] = span.attributes
+    told["cache_hit"] = bool(result.cache_hit)
+    for name, group, key in _COUNTS:
+        counts = usage if group is None else usage.get(group)
+        if counts:
+            count = counts.get(key) if isinstance(counts, dict) else None
+            if type(count) is int and count >= 0:
+                told[name] = count
+    if isinstance(cost, int | float) and math.isfinite(cost):
+        told["cost"] = float(cost)
+    for response in result.responses:
+        if response.finish_reason:
+            told["finish_reason"] = str(response.finish_reason)
+            break
     if span.texts is not None and not span.is_redacted:
         span.set(reply=[span.texts.keep(_reply(output)) for output in result.outputs])
 
@@ -80,17 +92,3 @@ def _reply(output: Any) -> Any:
     if isinstance(output, Mapping) and output.keys() == {"text"}:
         output = output["text"]
     return "" if output is None else output
-
-
-def _count(value: Any) -> int | None:
-    return value if type(value) is int and value >= 0 else None
-
-
-def _detail(usage: Mapping[str, Any], group: str, name: str) -> int | None:
-    details = usage.get(group)
-    return _count(details.get(name)) if isinstance(details, Mapping) else None
-
-
-def _finish_reason(result: Any) -> str | None:
-    reasons = [str(response.finish_reason) for response in result.responses if response.finish_reason]
-    return reasons[0] if reasons else None

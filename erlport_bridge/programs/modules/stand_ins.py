@@ -16,7 +16,9 @@ def plain_module(module: dspy.Module) -> dspy.Module:
 
 def public_name(module: dspy.Module) -> str | None:
     """Return the name of a module as callers know it; ``None`` for a wrapper, which callers do not know."""
-    if getattr(module, "wraps", False):
+    # Of the class: DSPy looks at every read of an attribute of a module.
+    cls = type(module)
+    if getattr(cls, "wraps", False):
         return None
-    cls = getattr(module, "stands_for", type(module))
+    cls = getattr(cls, "stands_for", cls)
     return f"dspy.{cls.__name__}" if cls.__module__.startswith("dspy.") else f"{cls.__module__}.{cls.__name__}"

@@ -189,9 +189,13 @@ defmodule DSPex.Prediction do
       120
   """
   @spec total_tokens(t()) :: non_neg_integer()
-  def total_tokens(%__MODULE__{} = prediction) do
-    prediction |> usage() |> Enum.map(fn {_model, counts} -> tokens(counts) end) |> Enum.sum()
-  end
+  def total_tokens(%__MODULE__{} = prediction), do: prediction |> usage() |> usage_tokens()
+
+  @doc false
+  # Returns the number of all tokens of a usage, which errors have too.
+  @spec usage_tokens(map()) :: non_neg_integer()
+  def usage_tokens(usage),
+    do: usage |> Enum.map(fn {_model, counts} -> tokens(counts) end) |> Enum.sum()
 
   @doc """
   Returns what the call cost, in US dollars; `nil` if the price of one of its answers is unknown.

@@ -86,8 +86,9 @@ defmodule DSPex.Telemetry do
       `cached_tokens`, `reasoning_tokens`, `total_tokens`, and `cost` in US dollars, which is
       missing if the price of an answer is unknown. Of a request, counts that the provider does not
       report are missing, `queue_time` where its model has no limits, and `time_to_first_token` if
-      it was not streamed. The costs of all models' events of a call add up to that of the call, but
-      for a stream that is halted, whose end has those of the items that were read
+      it was not streamed. The costs of all models' events of a call add up to that of the call. A
+      stream that is halted has those of all that Python had answered, also what nobody has read;
+      what it was still asking is not known
 
   Times and durations have native units, see `System.convert_time_unit/3`. No event has a prompt, an
   answer, or an API key; the `reason` of a failure may quote one, unless the pool has `redact:`. A
@@ -246,22 +247,40 @@ defmodule DSPex.Telemetry do
   # Tells whether an event has a handler. Without handlers a call pays for no more than this.
   @spec handled?([atom()]) :: boolean()
   def handled?(event) do
-    # Not Code.ensure_loaded?/1: without the module it searches the disk for a millisecond in each call. A module that is not
-    # loaded has no handlers either.
-    function_exported?(:telemetry, :execute, 3) and
-      (not function_exported?(:telemetry_handler_table, :list_for_event, 1) or
-         apply(:telemetry_handler_table, :list_for_event, [event]) != [])
+    case table() do
+      nil -> false
+      table -> handled?(table, event)
+    end
   end
 
   @doc false
   # Returns those of some kinds of spans of which an event has a handler.
   @spec handled_kinds([atom()]) :: [atom()]
   def handled_kinds(kinds) do
-    # What `:telemetry.execute/3` does first. `:telemetry.list_handlers/1` takes a prefix, and reads the handlers of all events.
-    if function_exported?(:telemetry, :execute, 3),
-      do: for(kind <- kinds, Enum.any?(@phases, &handled?([:dspex, kind, &1])), do: kind),
-      else: []
+    case table() do
+      nil -> []
+      table -> for kind <- kinds, handled_kind?(table, kind, @phases), do: kind
+    end
   end
+
+  # What `:telemetry.execute/3` asks first. `:telemetry.list_handlers/1` takes a prefix, and reads the handlers of all events.
+  # Not Code.ensure_loaded?/1: without the module it searches the disk for a millisecond in each call. A module that is not
+  # loaded has no handlers either.
+  defp table do
+    cond do
+      not function_exported?(:telemetry, :execute, 3) -> nil
+      function_exported?(:telemetry_handler_table, :list_for_event, 1) -> :telemetry_handler_table
+      true -> :unknown
+    end
+  end
+
+  defp handled?(:unknown, _event), do: true
+  defp handled?(table, event), do: apply(table, :list_for_event, [event]) != []
+
+  defp handled_kind?(table, kind, [phase | phases]),
+    do: handled?(table, [:dspex, kind, phase]) or handled_kind?(table, kind, phases)
+
+  defp handled_kind?(_table, _kind, []), do: false
 
   @doc false
   # Emits an event, if the application has `:telemetry`, which may not exist when this module is compiled.

@@ -283,7 +283,9 @@ defmodule DSPex.Trace do
     models = for %{"kind" => "model", "attributes" => attributes} <- spans, do: attributes
     usage = %{cost: cost(models, 0.0), model_requests: length(models)}
 
-    for {name, key} <- @counts, into: usage, do: {name, sum(models, key, 0)}
+    for {name, key} <- @counts,
+        reduce: usage,
+        do: (usage -> Map.put(usage, name, sum(models, key, 0)))
   end
 
   defp sum([%{} = attributes | models], key, sum) do

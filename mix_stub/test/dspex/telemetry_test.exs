@@ -454,6 +454,31 @@ defmodule DSPex.TelemetryTest do
       spent = for {:ok, prediction} <- results, do: Prediction.total_tokens(prediction)
       assert tokens_of(:execute_program_batch) == Enum.sum(spent)
     end
+
+    # What Python had answered and nobody had read was in no event, although it was paid.
+    test "a stream that is halted counts what was answered and not read, of #{pool}", %{url: url} do
+      pool = start_pool!([model: ModelServer.model(url, "good")] ++ @options)
+      {:ok, program} = Python.create_program(%{signature: @qa}, pool: pool)
+      examples = for number <- 1..12, do: %{question: "Q#{number}", answer: "?"}
+      inputs = Enum.map(examples, &Map.take(&1, [:question]))
+
+      for {operation, stream} <- [
+            {:stream_program_batch, Python.stream_program_batch(program, inputs)},
+            {:stream_evaluate, Python.stream_evaluate(program, examples, :exact_match)}
+          ] do
+        tokens =
+          Enum.reduce_while(stream, nil, fn {_index, {:ok, result}}, nil ->
+            # The others are answered meanwhile, but for those for which a reader must make room.
+            Process.sleep(1_000)
+            {:halt, Prediction.total_tokens(Map.get(result, :prediction, result))}
+          end)
+
+        assert tokens > 0
+        assert tokens_of(operation) > 8 * tokens
+      end
+
+      assert Process.info(self(), :messages) == {:messages, []}
+    end
   end
 
   defp tokens_of(operation) do

@@ -23,7 +23,17 @@ defmodule DSPex.Python.Call.EventStream do
   @ack_timeout 5_000
 
   @enforce_keys [:relay, :monitor, :ref, :pool, :observed, :ack_every]
-  defstruct [:relay, :monitor, :ref, :pool, :observed, :ack_every, :worker, taken: 0]
+  defstruct [
+    :relay,
+    :monitor,
+    :ref,
+    :pool,
+    :observed,
+    :ack_every,
+    :worker,
+    taken: 0,
+    ending?: false
+  ]
 
   @typedoc "Begins the call for its events and its trace, in the reader; returns its options."
   @type observe :: (... -> {Observation.t(), CallOptions.t()})
@@ -62,6 +72,12 @@ defmodule DSPex.Python.Call.EventStream do
   """
   @spec runs_in(pid(), reference(), Cluster.worker()) :: term()
   def runs_in(relay, ref, worker), do: send(relay, {ref, :worker, worker})
+
+  @doc """
+  Ends the call of the stream that `pid` reads. That process gets the events that have come, and exits with `:shutdown`.
+  """
+  @spec shut_down(pid()) :: term()
+  def shut_down(pid), do: send(pid, {__MODULE__, :shut_down})
 
   defp start(pool, observe, buffer, call) do
     reader = self()
@@ -117,6 +133,16 @@ defmodule DSPex.Python.Call.EventStream do
 
   defp next(:ended), do: {:halt, :ended}
 
+  defp next(%{ending?: true, ref: ref} = state) do
+    receive do
+      {^ref, {:event, event}} ->
+        {event, observed} = Observation.event(state.observed, event)
+        {[{:event, event}], %{state | observed: observed}}
+    after
+      0 -> exit(:shutdown)
+    end
+  end
+
   defp next(%{ref: ref, monitor: monitor} = state) do
     receive do
       {^ref, {:event, event}} ->
@@ -128,7 +154,12 @@ defmodule DSPex.Python.Call.EventStream do
 
       {^ref, {:result, result}} ->
         end_relay(state)
+        flush(ref)
         {[Observation.finish(state.observed, result)], :ended}
+
+      {__MODULE__, :shut_down} ->
+        end_relay(state)
+        {[], %{state | ending?: true}}
 
       {:DOWN, ^monitor, :process, _relay, reason} ->
         error = Error.new(:internal, "the stream has ended: #{Exception.format_exit(reason)}")
@@ -150,17 +181,32 @@ defmodule DSPex.Python.Call.EventStream do
   end
 
   defp halt(:ended), do: :ok
+  # The process that reads it exits.
+  defp halt(%{ending?: true}), do: :ok
 
-  defp halt(state) do
+  defp halt(%{ref: ref} = state) do
     end_relay(state)
-    Observation.cancelled(state.observed)
+    ref |> unread(state.observed) |> Observation.cancelled()
+    flush(ref)
   end
 
-  defp end_relay(%{relay: relay, monitor: monitor, ref: ref}) do
+  # What Python has answered was paid, although nobody reads it.
+  defp unread(_ref, nil), do: nil
+
+  defp unread(ref, observed) do
+    receive do
+      {^ref, {:event, event}} -> unread(ref, Observation.unread_event(observed, event))
+      {^ref, {:result, result}} -> unread(ref, Observation.unread_result(observed, result))
+    after
+      0 -> observed
+    end
+  end
+
+  defp end_relay(%{relay: relay, monitor: monitor}) do
     Process.exit(relay, :kill)
 
     receive do
-      {:DOWN, ^monitor, :process, _relay, _reason} -> flush(ref)
+      {:DOWN, ^monitor, :process, _relay, _reason} -> :ok
     end
   end
 

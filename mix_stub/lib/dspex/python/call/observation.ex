@@ -9,7 +9,7 @@ defmodule DSPex.Python.Call.Observation do
   # A call has a span in OpenTelemetry too, if the application has a tracer, or if Python exports its own spans: then it
   # exports that of the call for the caller.
 
-  alias DSPex.Python.Call.{CallOptions, OpenCalls, OpenTelemetry, SpanEvents, Traces}
+  alias DSPex.Python.Call.{CallOptions, CallUsage, OpenCalls, OpenTelemetry, SpanEvents, Traces}
   alias DSPex.Python.{Cluster, Error}
   alias DSPex.Python.Pool.Settings
   alias DSPex.{Telemetry, Trace}
@@ -18,6 +18,7 @@ defmodule DSPex.Python.Call.Observation do
   @stop [:dspex, :call, :stop]
   @exception [:dspex, :call, :exception]
   @chunk [:dspex, :stream, :chunk]
+  @kinds [:call | SpanEvents.kinds()]
   # Long enough for a Python that takes the place of one that has died.
   @export_timeout 10_000
 
@@ -130,21 +131,18 @@ defmodule DSPex.Python.Call.Observation do
   defp last(:ended), do: {[], :ended}
 
   defp last(call) do
-    finish(call, {:ok, nil})
+    call |> with_unread() |> finish({:ok, nil})
     {[], :ended}
   end
 
   defp left(:ended), do: :ok
-  defp left(call), do: cancelled(call)
+  defp left(call), do: call |> with_unread() |> cancelled()
 
   @doc """
   Begins a call of the calling process, which must end it by `finish/2` or `cancelled/1`; returns the options for it too.
   """
   @spec start(atom(), CallOptions.t(), about()) :: {t(), CallOptions.t()}
   def start(operation, options, about) do
-    wanted = options.python[:trace]
-    kinds = Telemetry.handled_kinds(SpanEvents.kinds())
-
     cond do
       options.within != nil ->
         part = %{options.within | part?: true, open: nil}
@@ -154,12 +152,17 @@ defmodule DSPex.Python.Call.Observation do
         {nil, options}
 
       true ->
-        begin(operation, options, about, wanted, kinds)
+        begin(operation, options, about, options.python[:trace])
     end
   end
 
-  defp begin(operation, options, about, wanted, kinds) do
-    events? = Telemetry.handled_kinds([:call]) != []
+  defp begin(operation, options, about, wanted) do
+    {events?, kinds} =
+      case Telemetry.handled_kinds(@kinds) do
+        [:call | kinds] -> {true, kinds}
+        kinds -> {false, kinds}
+      end
+
     chunks = if Telemetry.handled?(@chunk), do: :none
     telling = %{exports?: exports?} = Settings.telling(Cluster.name(options.pool))
     given = options.python[:traceparent]
@@ -304,6 +307,48 @@ defmodule DSPex.Python.Call.Observation do
   end
 
   def event(call, event), do: {event, call}
+
+  @doc """
+  Takes an event of a stream that is halted, which nobody reads: emits the events of the spans of an item.
+  """
+  @spec unread_event(t(), map()) :: t()
+  def unread_event(call, %{"type" => "result"} = event), do: call |> event(event) |> elem(1)
+  def unread_event(call, _event), do: call
+
+  @doc """
+  Takes the result of a stream that is halted, which nobody reads: emits the events of its spans.
+  """
+  @spec unread_result(t(), result()) :: t()
+  def unread_result(call, result) do
+    {_value, told} = taken(result)
+    counted(call, SpanEvents.emit(call, told))
+  end
+
+  @doc """
+  Counts the result of a part of `call`, a call that is a stream, which nobody reads; to be called by the process that reads it.
+  """
+  @spec unread(t(), term()) :: term()
+  def unread(call, result) do
+    case Traces.pop(result) do
+      {_item, %Trace{spans: spans}} -> send(self(), {unread_key(call), spans})
+      _not_traced -> :ok
+    end
+  end
+
+  # The parts are halted before the call is.
+  defp with_unread(nil), do: nil
+
+  defp with_unread(call) do
+    key = unread_key(call)
+
+    receive do
+      {^key, spans} -> call |> counted(spans) |> with_unread()
+    after
+      0 -> call
+    end
+  end
+
+  defp unread_key(call), do: {__MODULE__, call.metadata.telemetry_span_context}
 
   @doc """
   Ends a call with its result, which has its trace if the caller wants it.
@@ -465,7 +510,7 @@ defmodule DSPex.Python.Call.Observation do
     found = Traces.python_times(spans, call.started_us)
     python = Map.get(found, :measurements, %{})
     usage = call.usage || %{}
-    measurements = call |> ended() |> Map.merge(python) |> Map.merge(known(usage))
+    measurements = call |> ended() |> Map.merge(python) |> Map.merge(CallUsage.known(usage))
 
     metadata =
       Map.merge(call.metadata, %{
@@ -489,31 +534,7 @@ defmodule DSPex.Python.Call.Observation do
   defp outcome({:error, error}), do: %{result: error.kind, error: error}
 
   defp counted(call, spans) do
-    call = %{call | usage: add_usage(call.usage, spans)}
+    call = %{call | usage: CallUsage.add(call.usage, spans)}
     if call.otel && not call.exports?, do: %{call | spans: [spans | call.spans]}, else: call
   end
-
-  # Without spans of Python nothing is known.
-  defp add_usage(usage, spans) do
-    if Enum.all?(spans, &(&1["kind"] in ["call", "queue"])),
-      do: usage,
-      else: add_known_usage(usage, spans)
-  end
-
-  defp add_known_usage(usage, spans) do
-    new = Trace.usage(%Trace{id: "", spans: spans})
-    last = Enum.find(Enum.reverse(spans), &(&1["kind"] == "model" and &1["status"] == "ok"))
-    answered = (last && last["attributes"]) || %{}
-
-    (usage || %{})
-    |> Map.merge(new, fn
-      _name, one, other when is_number(one) and is_number(other) -> one + other
-      _name, _one, _other -> nil
-    end)
-    |> Map.put(:model, answered["model"] || usage[:model])
-    |> Map.put(:provider, answered["provider"] || usage[:provider])
-  end
-
-  defp known(usage),
-    do: for({name, value} <- usage, is_number(value), into: %{}, do: {name, value})
 end

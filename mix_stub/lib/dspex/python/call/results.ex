@@ -58,6 +58,7 @@ defmodule DSPex.Python.Call.Results do
       total_tokens: report["total_tokens"],
       metric_tokens: report["metric_tokens"],
       duration_ms: report["duration_ms"],
+      warnings: report["warnings"],
       results: Enum.with_index(report["results"], &scored(&1, examples, &2))
     }
     |> with_trace(report["trace"])

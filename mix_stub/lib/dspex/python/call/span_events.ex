@@ -27,37 +27,52 @@ defmodule DSPex.Python.Call.SpanEvents do
   def emit(%{kinds: []}, term), do: term["spans"]
 
   def emit(call, %{"spans" => spans}) do
-    worker = Enum.find_value(spans, &(&1["kind"] == "python" && &1["attributes"]["worker"]))
-    of_spans = call.metadata |> Map.delete(:module) |> Map.put(:worker, worker)
+    of_spans = call.metadata |> Map.delete(:module) |> Map.put(:worker, worker(spans))
 
     spans
-    |> Enum.with_index()
-    |> Enum.flat_map(&events(&1, call, of_spans))
+    |> events(0, call, of_spans, [])
     # A parent that ends in the same microsecond ends after its child.
-    |> Enum.sort_by(&elem(&1, 0))
-    |> Enum.each(fn {_at, event, measurements, metadata} ->
-      Telemetry.emit(event, measurements, metadata)
-    end)
+    |> List.keysort(0)
+    |> emit_all()
 
     spans
   end
 
-  defp events({%{"kind" => name} = span, index}, call, of_spans) do
+  defp worker([%{"kind" => "python", "attributes" => %{"worker" => worker}} | _spans]), do: worker
+  defp worker([_other | spans]), do: worker(spans)
+  defp worker([]), do: nil
+
+  defp emit_all([{_at, event, measurements, metadata} | events]) do
+    Telemetry.emit(event, measurements, metadata)
+    emit_all(events)
+  end
+
+  defp emit_all([]), do: :ok
+
+  defp events([%{"kind" => name} = span | spans], index, call, of_spans, events) do
     kind = @kind_of_name[name]
 
     if kind in call.kinds do
-      metadata = metadata(kind, span, of_spans)
-      start_us = span["start_us"]
-      end_us = start_us + span["duration_us"]
+      %{"start_us" => start_us, "duration_us" => duration_us, "attributes" => attributes} = span
+      end_us = start_us + duration_us
+      metadata = metadata(kind, span, attributes, of_spans)
+      start = {{start_us, 0, index}, [:dspex, kind, :start], started(start_us, call), metadata}
 
-      [
-        {{start_us, 0, index}, [:dspex, kind, :start], started(start_us, call), metadata},
-        ended(kind, span, {end_us, 1, -index}, at(end_us, call), metadata)
-      ]
+      measurements =
+        measured(kind, attributes, %{
+          duration: Traces.native(duration_us),
+          monotonic_time: at(end_us, call)
+        })
+
+      {phase, measurements, metadata} = ended(kind, span, attributes, measurements, metadata)
+      stop = {{end_us, 1, -index}, [:dspex, kind, phase], measurements, metadata}
+      events(spans, index + 1, call, of_spans, [start, stop | events])
     else
-      []
+      events(spans, index + 1, call, of_spans, events)
     end
   end
+
+  defp events([], _index, _call, _of_spans, events), do: events
 
   defp started(start_us, call),
     do: %{system_time: Traces.native(start_us), monotonic_time: at(start_us, call)}
@@ -65,13 +80,12 @@ defmodule DSPex.Python.Call.SpanEvents do
   # The monotonic time of a moment that the system's clock names.
   defp at(us, call), do: call.started + Traces.native(us - call.started_us)
 
-  defp ended(kind, %{"status" => "ok"} = span, place, at, metadata) do
-    metadata = metadata |> Map.put(:result, :ok) |> answer(kind, span["attributes"])
-    measurements = Map.merge(measurements(kind, span, at), usage(kind, span["attributes"]))
-    {place, [:dspex, kind, :stop], measurements, metadata}
+  defp ended(kind, %{"status" => "ok"}, attributes, measurements, metadata) do
+    metadata = answer(Map.put(metadata, :result, :ok), kind, attributes)
+    {:stop, used(kind, attributes, measurements), metadata}
   end
 
-  defp ended(kind, span, place, at, metadata) do
+  defp ended(_kind, span, _attributes, measurements, metadata) do
     error = span["error"] || %{"kind" => "cancelled", "message" => "the call ended before"}
 
     failure = %{
@@ -81,22 +95,18 @@ defmodule DSPex.Python.Call.SpanEvents do
       stacktrace: []
     }
 
-    {place, [:dspex, kind, :exception], measurements(kind, span, at),
-     Map.merge(metadata, failure)}
+    {:exception, measurements, Map.merge(metadata, failure)}
   end
 
-  defp metadata(kind, span, of_spans) do
-    attributes = span["attributes"]
+  defp metadata(kind, %{"id" => id, "parent" => parent, "name" => name}, attributes, of_spans) do
+    own = %{
+      of_spans
+      | span_id: id,
+        parent_id: parent,
+        telemetry_span_context: id
+    }
 
-    of_spans
-    |> Map.merge(%{
-      span_id: span["id"],
-      parent_id: span["parent"],
-      telemetry_span_context: span["id"],
-      name: span["name"],
-      stage: attributes["stage"]
-    })
-    |> model(kind, attributes)
+    own |> Map.put(:name, name) |> Map.put(:stage, attributes["stage"]) |> model(kind, attributes)
   end
 
   defp model(metadata, :model, attributes) do
@@ -118,27 +128,30 @@ defmodule DSPex.Python.Call.SpanEvents do
 
   defp answer(metadata, _kind, _attributes), do: metadata
 
-  defp measurements(:model, span, at) do
-    attributes = span["attributes"]
-
-    %{
-      duration: Traces.native(span["duration_us"]),
-      monotonic_time: at,
-      attempts: attributes["attempts"]
-    }
+  defp measured(:model, attributes, measurements) do
+    measurements
+    |> Map.put(:attempts, attributes["attempts"])
     |> put_time(:queue_time, attributes["queue_us"])
     |> put_time(:time_to_first_token, attributes["first_token_us"])
   end
 
-  defp measurements(_kind, span, at),
-    do: %{duration: Traces.native(span["duration_us"]), monotonic_time: at}
+  defp measured(_kind, _attributes, measurements), do: measurements
 
   defp put_time(measurements, _name, nil), do: measurements
   defp put_time(measurements, name, us), do: Map.put(measurements, name, Traces.native(us))
 
-  defp usage(:model, attributes) do
-    for {key, name} <- @usage, value = attributes[key], into: %{}, do: {name, value}
+  defp used(:model, attributes, measurements), do: put_usage(@usage, attributes, measurements)
+  defp used(_kind, _attributes, measurements), do: measurements
+
+  defp put_usage([{key, name} | names], attributes, measurements) do
+    case attributes do
+      %{^key => value} when value not in [nil, false] ->
+        put_usage(names, attributes, Map.put(measurements, name, value))
+
+      _unknown ->
+        put_usage(names, attributes, measurements)
+    end
   end
 
-  defp usage(_kind, _attributes), do: %{}
+  defp put_usage([], _attributes, measurements), do: measurements
 end

@@ -11,7 +11,7 @@ defmodule DSPex.Python.Call.SpreadBatch do
   # Each part has a process of its own, which enumerates the part's stream of events on behalf of the reader, and hands over
   # one result at a time. It ends with the reader.
 
-  alias DSPex.Python.Call.{CallOptions, EventStream, Traces}
+  alias DSPex.Python.Call.{CallOptions, EventStream, Observation, Traces}
   alias DSPex.Python.{Cluster, Error}
   alias DSPex.Python.Functions.CallerContext
   alias DSPex.Python.Pool.{OpenBatches, Stopping}
@@ -28,6 +28,8 @@ defmodule DSPex.Python.Call.SpreadBatch do
   @cancel_ms 5_000
   # After a cancellation, how often the parts that run are cancelled again: one may have begun at that moment.
   @cancel_again_ms 50
+  # How long a part may take to hand over what it has when nobody reads it any more.
+  @unread_ms 1_000
 
   @typedoc """
   Runs a list of inputs in one worker, with options that have its share of the time and of the concurrency.
@@ -46,6 +48,7 @@ defmodule DSPex.Python.Call.SpreadBatch do
     :concurrency,
     :batch,
     :open,
+    :within,
     parts: [],
     running: %{},
     fail_fast?: false,
@@ -207,6 +210,7 @@ defmodule DSPex.Python.Call.SpreadBatch do
       run: &run.(&1, &2, batch != nil),
       batch: batch,
       open: options.batch,
+      within: options.within,
       context: CallerContext.current(),
       concurrency: concurrency,
       parts: Enum.chunk_every(items, size),
@@ -427,7 +431,9 @@ defmodule DSPex.Python.Call.SpreadBatch do
 
         case result do
           {:error, _error} when state.fail_fast? ->
-            {[{index, result} | cancelled(state, index)],
+            {elements, state} = unread(state)
+
+            {[{index, result} | elements] ++ cancelled(state, index),
              %{stopped(state) | parts: [], running: %{}}}
 
           {:error, error} ->
@@ -494,17 +500,53 @@ defmodule DSPex.Python.Call.SpreadBatch do
     for {index, _inputs} <- items, do: {index, {:error, error}}
   end
 
-  defp halt(state) do
+  defp halt(%{within: within} = state) do
     Stopping.batch_ended(state.batch)
-    stopped(state)
+
+    if within == nil do
+      stopped(state)
+    else
+      {elements, state} = unread(state)
+      for {_index, result} <- elements, do: Observation.unread(within, result)
+      stopped(state)
+    end
+  end
+
+  # Ends the parts, and takes what Python had answered them: it was paid, although nobody has read it.
+  defp unread(%{running: running} = state) do
+    for {_monitor, {pid, _items}} <- running, do: EventStream.shut_down(pid)
+    until = System.monotonic_time(:millisecond) + @unread_ms
+    unread(state, Map.keys(running), until, [])
+  end
+
+  defp unread(state, [], _until, elements), do: {elements, state}
+
+  defp unread(%{ref: ref} = state, monitors, until, elements) do
+    receive do
+      {^ref, pid, {index, _result} = element} when is_integer(index) ->
+        send(pid, {ref, :go_on})
+        unread(finished(state, pid, index), monitors, until, [element | elements])
+
+      {^ref, pid, _other} ->
+        send(pid, {ref, :go_on})
+        unread(state, monitors, until, elements)
+
+      {:DOWN, monitor, :process, _pid, _reason} when is_map_key(state.running, monitor) ->
+        unread(state, List.delete(monitors, monitor), until, elements)
+    after
+      max(until - System.monotonic_time(:millisecond), 0) -> {elements, state}
+    end
   end
 
   defp stopped(%{ref: ref} = state) do
     for {monitor, {pid, _items}} <- state.running do
       Process.exit(pid, :kill)
+      # It may have ended before.
+      Process.demonitor(monitor, [:flush])
+      ended = Process.monitor(pid)
 
       receive do
-        {:DOWN, ^monitor, :process, _pid, _reason} -> :ok
+        {:DOWN, ^ended, :process, _pid, _reason} -> :ok
       end
     end
 

@@ -122,12 +122,12 @@ defmodule DSPex.Python.Call.SpreadProgram do
       plan
       |> call(:stream_evaluate, examples, options)
       |> Stream.map(&Results.evaluation_element(&1, examples))
-      |> Stream.map(&with({:ok, evaluation} <- &1, do: {:ended, evaluation.metric_tokens}))
+      |> Stream.map(&with({:ok, evaluation} <- &1, do: {:ended, beside_results(evaluation)}))
     end)
     |> Stream.transform(
-      fn -> %{began: System.monotonic_time(), scored: [], metric_tokens: 0, failed?: false} end,
+      fn -> %{began: System.monotonic_time(), scored: [], parts: [], failed?: false} end,
       fn
-        {:ended, tokens}, seen -> {[], %{seen | metric_tokens: seen.metric_tokens + tokens}}
+        {:ended, part}, seen -> {[], %{seen | parts: [part | seen.parts]}}
         {:error, _error} = failed, seen -> {[failed], %{seen | failed?: true}}
         element, seen -> {[element], %{seen | scored: [element | seen.scored]}}
       end,
@@ -136,24 +136,58 @@ defmodule DSPex.Python.Call.SpreadProgram do
     )
   end
 
+  # What the results of a part do not show. A part whose worker dies has no report, and the results that it had count all the same.
+  defp beside_results(evaluation) do
+    %{
+      metric_tokens: evaluation.metric_tokens,
+      tokens: evaluation.total_tokens - tokens(evaluation.results),
+      warnings:
+        if(evaluation.failed > 0,
+          do: Enum.drop(evaluation.warnings, -1),
+          else: evaluation.warnings
+        )
+    }
+  end
+
+  defp tokens(results), do: results |> Enum.map(&result_tokens/1) |> Enum.sum()
+
+  defp result_tokens({:ok, scored}), do: Prediction.total_tokens(scored.prediction)
+  # What was paid before it failed, also for its metric.
+  defp result_tokens({:error, error}), do: Prediction.usage_tokens(error.details["usage"] || %{})
+
   # As Python's report of an evaluation in one call.
   defp whole(seen, failure_score) do
     results = seen.scored |> List.keysort(0) |> Enum.map(&elem(&1, 1))
     done = for {:ok, scored} <- results, do: scored
     failed = length(results) - length(done)
     total = Enum.sum(Enum.map(done, & &1.score)) + failed * failure_score
-    tokens = done |> Enum.map(&Prediction.total_tokens(&1.prediction)) |> Enum.sum()
     took = System.monotonic_time() - seen.began
 
     %{
       score: 100 * total / length(results),
       count: length(results),
       failed: failed,
-      total_tokens: tokens + seen.metric_tokens,
-      metric_tokens: seen.metric_tokens,
+      total_tokens: tokens(results) + sum(seen.parts, :tokens),
+      metric_tokens: sum(seen.parts, :metric_tokens),
       duration_ms: System.convert_time_unit(took, :native, :microsecond) / 1000,
+      warnings: Enum.uniq(Enum.flat_map(seen.parts, & &1.warnings)) ++ failures(results, failed),
       results: results
     }
+  end
+
+  defp sum(parts, name), do: parts |> Enum.map(&Map.fetch!(&1, name)) |> Enum.sum()
+
+  # As erlport_bridge/programs/execution/evaluation.py words it.
+  defp failures(_results, 0), do: []
+
+  defp failures(results, failed) do
+    index = Enum.find_index(results, &match?({:error, _error}, &1))
+    {:error, error} = Enum.at(results, index)
+    [message | _more] = String.split(error.message, "\n", parts: 2)
+
+    [
+      "#{failed} of #{length(results)} examples failed; the first one, examples[#{index}]: #{message}"
+    ]
   end
 
   defp spread(plan, inputs_list, offset, run),

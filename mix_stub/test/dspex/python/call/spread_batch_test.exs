@@ -93,6 +93,38 @@ defmodule DSPex.Python.Call.SpreadBatchTest do
     assert message == "not done, since item 2 failed and on_error is fail_fast"
   end
 
+  # They were told to be cancelled, although they had been answered and paid.
+  test "with on_error: :fail_fast what other workers have answered is there", %{pool: pool} do
+    model = fn request ->
+      if List.last(request.messages).content =~ "Q1\n" do
+        # Not the first result that is read.
+        Process.sleep(500)
+        {:error, {:billing, "no money"}}
+      else
+        ScriptedModel.written(answer: "a")
+      end
+    end
+
+    inputs = for number <- 1..40, do: "Q#{number}"
+    options = [pool: pool, lm: {:elixir, model}, on_error: :fail_fast]
+
+    results =
+      "dspy.Predict"
+      |> Python.stream_batch(@qa, inputs, options)
+      |> Stream.with_index()
+      |> Enum.map(fn {result, count} ->
+        # All are answered meanwhile.
+        if count == 0, do: Process.sleep(2_000)
+        result
+      end)
+      |> Enum.sort()
+
+    assert {0, {:error, %Error{kind: :billing}}} = List.first(results)
+    # Those of the same part are its worker's to cancel.
+    for {index, result} <- results, index >= 10, do: assert({^index, {:ok, _}} = {index, result})
+    assert Enum.map(results, &elem(&1, 0)) == Enum.to_list(0..39)
+  end
+
   test "a halted stream ends the batch in all workers", %{pool: pool} do
     inputs = for number <- 1..100, do: "Q#{number}"
     stream = Python.stream_batch("dspy.Predict", @qa, inputs, pool: pool, lm: {:elixir, &echo/1})

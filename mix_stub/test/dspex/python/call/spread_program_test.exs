@@ -151,6 +151,48 @@ defmodule DSPex.Python.Call.SpreadProgramTest do
     assert {evaluation.metric_tokens, evaluation.total_tokens} == {60, 120}
   end
 
+  # Their predictions and judges had been paid, and counted for nothing.
+  test "tokens of examples that failed are counted as in one worker, and a warning names the first",
+       %{
+         one: one,
+         two: two
+       } do
+    judge = fn request ->
+      first = List.first(request.messages).content
+      asked = List.last(request.messages).content
+
+      fields =
+        cond do
+          not (first =~ "precision") -> [answer: "x"]
+          asked =~ ~r/Q[37]\b/ -> [reasoning: "r"]
+          true -> [reasoning: "r", precision: "1.0", recall: "1.0"]
+        end
+
+      %{text: ScriptedModel.written(fields), usage: %{input_tokens: 3, output_tokens: 2}}
+    end
+
+    examples = for number <- 1..12, do: %{question: "Q#{number}", answer: "x"}
+    # Python does not know it.
+    options = [lm: {:elixir, judge}, no_option_at_all: 1]
+
+    [expected, got] =
+      for pool <- [one, two] do
+        {:ok, evaluation} =
+          Python.evaluate_program(program!(pool), examples, "semantic_f1", options)
+
+        Map.take(evaluation, [:failed, :total_tokens, :metric_tokens, :warnings])
+      end
+
+    assert got == expected
+    assert %{failed: 2, warnings: [ignored, warning]} = got
+    assert ignored =~ "no_option_at_all"
+    assert warning =~ "2 of 12 examples failed; the first one, examples[2]: "
+
+    # Twelve predictions, ten verdicts, and those that could not be read, for which the judge was asked once more or not.
+    assert got.total_tokens == 60 + got.metric_tokens
+    assert got.metric_tokens >= 60
+  end
+
   test "what only its own worker knows stays there", %{two: two} do
     key =
       {:openai,

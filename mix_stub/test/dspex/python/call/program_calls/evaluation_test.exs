@@ -76,6 +76,25 @@ defmodule DSPex.Python.Call.ProgramCalls.EvaluationTest do
     assert evaluation.score == 100 * (1 + 1 + 0 + 0.5) / 4
     assert evaluation.total_tokens == 15
     assert evaluation.duration_ms > 0
+
+    assert ["1 of 4 examples failed; the first one, examples[2]: " <> _message] =
+             evaluation.warnings
+  end
+
+  # Their predictions had been paid, and counted for nothing; and nothing but the results said that all had failed.
+  test "counts the tokens of examples whose metric failed, and says so", %{program: program} do
+    metric = fn _example, _prediction -> raise "no" end
+    examples = Enum.take(@examples, 2)
+    assert {:ok, evaluation} = Python.evaluate_program(program, examples, metric, lm: model())
+    assert {evaluation.score, evaluation.failed, evaluation.total_tokens} == {0.0, 2, 10}
+
+    {:error, %{details: %{"usage" => usage}}} = List.first(evaluation.results)
+    assert [%{"total_tokens" => 5}] = Map.values(usage)
+
+    assert ["2 of 2 examples failed; the first one, examples[0]: " <> message] =
+             evaluation.warnings
+
+    assert message =~ "no"
   end
 
   test "takes a check instead of a function, and another score for failures", %{program: program} do
