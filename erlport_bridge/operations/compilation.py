@@ -97,11 +97,12 @@ async def _compile(
         chosen,
         await weight.aside(partial(compiling.read_examples, trainset, program, "trainset", least=least)),
         None if valset is None else await weight.aside(compiling.read_examples, valset, program, "opts.valset"),
-        None if metric is None else metric.of(program.asked),
+        None if metric is None else metric.of(program.asked, program.prediction_fields),
         own["num_threads"],
         own["max_errors"],
         {number: version for number, version in sessions.versions(found).items() if version.neighbours is None},
     )
+    await weight.aside(compilation.check_compared)
     if entry.at_each_call:
         neighbours, report = await nearest.remember(compilation, metric)
         return await _stored(found, program.learned or {}, _with_tools(report, request), neighbours)
