@@ -36,6 +36,7 @@ from erlport_bridge.programs.pipelines import (
     Stage,
     learned,
     learned_tools,
+    misplaced,
     models_of,
     pipeline,
     read_outputs,
@@ -61,7 +62,8 @@ DEFAULT_SESSION_IDLE_MS: Final = 3_600_000
 #: The maximum number of versions that vote together.
 MAX_MEMBERS: Final = 100
 
-_SPEC_KEYS: Final = frozenset(
+#: The keys of a program's spec.
+SPEC_KEYS: Final = frozenset(
     ["signature", "instructions", "modules", "outputs", "history", "lm", "config", *BUDGET_OPTIONS]
 )
 _DEFAULT_MODULES: Final = ["dspy.Predict"]
@@ -206,7 +208,7 @@ class Sessions(CachedSessions):
         given: dict[str, Any] = (
             {"signature": spec} if isinstance(spec, str | bytes) or text_of(spec) else arguments.options(spec, "spec")
         )
-        arguments.only(given, _SPEC_KEYS, "key", "spec")
+        arguments.only(given, SPEC_KEYS, "key", "spec", misplaced.IN_PROGRAM)
         size = size_of((given, known), PROGRAM_BYTES.most)
         PROGRAM_BYTES.check(size, "spec")
         history = arguments.boolean(given.get("history"), "spec.history")

@@ -129,21 +129,23 @@ def misspelt(name: str, known: Iterable[str]) -> str | None:
 
     This is stricter than :func:`suggestion`, which may guess. Two letters swapped, or one letter missing, added or
     wrong, count as one mistake. A name of up to five letters may have one mistake, a longer name two, a single letter
-    none.
+    none. Of names that are equally near, one that begins like ``name`` is meant, as a plural does.
 
     >>> misspelt("timout", ["timeout", "temperature"]), misspelt("ml", ["lm"]), misspelt("max_hops", ["max_iters"])
     ('timeout', 'lm', None)
+    >>> misspelt("tool", ["pool", "tools"])
+    'tools'
     """
     if not 1 < len(name) <= _MAX_NAME_CHARACTERS:
         return None
     folded = name.lower()
     allowed = 1 if len(name) <= 5 else 2
     mistakes = [
-        (_mistakes(folded, candidate.lower()), candidate)
+        (_mistakes(folded, candidate.lower()), not candidate.lower().startswith(folded), candidate)
         for candidate in known
         if len(candidate) > 1 and abs(len(candidate) - len(name)) <= allowed
     ]
-    count, nearest = min(mistakes, default=(allowed + 1, None))
+    count, _, nearest = min(mistakes, default=(allowed + 1, True, None))
     return nearest if count <= allowed else None
 
 
