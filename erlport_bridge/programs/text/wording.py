@@ -30,6 +30,7 @@ _MAX_CODE_POINT: Final = 0x10FFFF
 # A longer name is not a misspelling of a known name. It is not compared, since its sender would choose how long that
 # takes, and not shown in full.
 _MAX_NAME_CHARACTERS: Final = 64
+_MAX_WORD_CHARACTERS: Final = 64
 
 
 def text_of(value: object) -> str | None:
@@ -109,6 +110,19 @@ def quoted(name: str) -> str:
 def inside(path: str, key: object) -> str:
     """Return the path of an entry of a map: ``inputs.scores["a"]``, ``inputs.scores[1]``."""
     return f"{path}[{quoted(key) if isinstance(key, str) else shown(key)}]"
+
+
+def beginning(text: str, most: int) -> str:
+    """Return a text of at most ``most`` characters, or its beginning up to the end of a word, with an ellipsis.
+
+    >>> beginning("the model refused the request", 20)
+    'the model refused…'
+    """
+    if len(text) <= most:
+        return text
+    # What is longer, such as base64, is no word.
+    end = text.rfind(" ", max(0, most - _MAX_WORD_CHARACTERS), most)
+    return f"{text[: most - 1 if end < 0 else end]}…"
 
 
 def suggestion(name: str, known: Iterable[str]) -> str:
