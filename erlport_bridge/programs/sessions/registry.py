@@ -415,9 +415,9 @@ class Sessions(CachedSessions):
             return [session for session in self._sessions.values() if session.id != POOL_SESSION]
 
     def _no_program(self, program_id: str, session_id: str | None, known: Mapping[str, Program]) -> OperationError:
-        where = f"in session {quoted(session_id)}" if session_id is not None else "on this port"
-        message = f"unknown program {quoted(program_id)} {where}{suggestion(program_id, known)}; {self._started()}"
-        message += "; create it anew with create_program or load_program"
+        where = "" if session_id is None else f" in session {quoted(session_id)}"
+        message = f"unknown program {quoted(program_id)}{where}{suggestion(program_id, known)}; {self._started()}"
+        message += "; list_programs shows those that there are; create it anew with create_program or load_program"
         return OperationError("program_not_found", message, path="program_id")
 
     def _suggested(self, session_id: str | None) -> Mapping[str, Program]:

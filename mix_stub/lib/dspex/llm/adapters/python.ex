@@ -369,7 +369,7 @@ defmodule DSPex.LLM.Adapters.Python do
   defp reason(%Error{type: "ValueError", message: message}), do: {:invalid_input, message}
   defp reason(%Error{type: "TimeoutError"}), do: :python_timeout
 
-  # The message may say more than Python knew, see explain_missing_model/2 in DSPex.Python.Call.Operation.
+  # The message may say more than Python knew, see explain_missing/2 in DSPex.Python.Call.Operation.
   defp reason(%Error{details: details, message: message}),
     do: {:python_error, Map.put(details, "message", message)}
 

@@ -5,8 +5,8 @@ defmodule DSPex.Python.Pool.PoolSupervisor do
 
   use Supervisor
 
-  alias DSPex.Python.Pool
-  alias DSPex.Python.Pool.Stopping
+  alias DSPex.Python.{Error, Pool}
+  alias DSPex.Python.Pool.{Messages, Stopping}
   alias DSPex.Python.Port.Names
   alias DSPex.Python.Wire.Keywords
 
@@ -31,15 +31,15 @@ defmodule DSPex.Python.Pool.PoolSupervisor do
   end
 
   @doc """
-  Stops a pool that the configuration or `start_pool/2` started. The stop goes on when the calling process ends, and all that ask
+  Stops a pool that the configuration or `start_pool/2` started; `:pool_not_found` if there is none. The stop goes on when the calling process ends, and all that ask
   for it meanwhile wait for the same.
   """
-  @spec stop_pool(atom()) :: :ok | {:error, :not_found}
+  @spec stop_pool(atom()) :: :ok | {:error, Error.t()}
   def stop_pool(name) do
-    unless_stopped({:error, :not_found}, fn ->
+    unless_stopped(not_found(name), fn ->
       if List.keymember?(Supervisor.which_children(__MODULE__), {Pool, name}, 0),
         do: stopped(name),
-        else: {:error, :not_found}
+        else: not_found(name)
     end)
   end
 
@@ -66,13 +66,16 @@ defmodule DSPex.Python.Pool.PoolSupervisor do
   end
 
   defp stop(name) do
-    unless_stopped({:error, :not_found}, fn ->
+    unless_stopped(not_found(name), fn ->
       if Names.register(:stop, name) do
         # Before, because the supervisor starts and stops no other pool until this one has ended.
         Stopping.drain(name)
 
-        with :ok <- Supervisor.terminate_child(__MODULE__, {Pool, name}) do
-          Supervisor.delete_child(__MODULE__, {Pool, name})
+        with :ok <- Supervisor.terminate_child(__MODULE__, {Pool, name}),
+             :ok <- Supervisor.delete_child(__MODULE__, {Pool, name}) do
+          :ok
+        else
+          {:error, _gone} -> not_found(name)
         end
       else
         with {stopper, _value} <- Names.lookup(:stop, name),
@@ -99,6 +102,8 @@ defmodule DSPex.Python.Pool.PoolSupervisor do
     options = if Keyword.keyword?(options), do: Keyword.put(options, :name, name), else: options
     Pool.child_spec(options)
   end
+
+  defp not_found(name), do: {:error, Messages.not_found(name)}
 
   defp unless_stopped(otherwise, work) do
     work.()
