@@ -89,8 +89,9 @@ defmodule DSPex.Python do
   Starts a pool under the supervision of `:dspex`. `name` is what calls name in their option `:pool`; `options` are described in
   `DSPex.Python.Pool`, and an unknown option raises.
 
-  Does not wait for Python: calls do. Returns `{:error, {:already_started, pid}}` if there is a pool of that name, and
-  `{:error, :not_started}` if the application `:dspex` has not been started.
+  Does not wait for Python: calls do, and have the error of a Python that cannot be started; so has `await_pools/2`. Returns
+  `{:error, {:already_started, pid}}` if there is a pool of that name, `{:error, :not_started}` if the application `:dspex` has not been
+  started, and `{:error, %DSPex.Python.Error{}}` if `:python` names no executable file.
 
       {:ok, _pid} = DSPex.Python.start_pool(:reports, python: ".venv/bin/python", model: :embedded)
   """

@@ -7,7 +7,7 @@ defmodule DSPex.Python.Pool.PoolSupervisor do
 
   alias DSPex.Python.{Error, Pool}
   alias DSPex.Python.Pool.{Messages, Stopping}
-  alias DSPex.Python.Port.Names
+  alias DSPex.Python.Port.{Diagnosis, Interpreter, Names}
   alias DSPex.Python.Wire.Keywords
 
   @spec start_link(keyword()) :: Supervisor.on_start()
@@ -15,19 +15,28 @@ defmodule DSPex.Python.Pool.PoolSupervisor do
 
   @doc """
   Starts a pool; `{:error, {:already_started, pid}}` if there is a pool of that name, `{:error, :not_started}` if the
-  application `:dspex` has not been started.
+  application `:dspex` has not been started, `:missing_dependency` if there is no executable file where the interpreter should be.
   """
   @spec start_pool(atom(), keyword()) :: {:ok, pid()} | {:error, term()}
   def start_pool(name, options) do
-    child_spec = child_spec_of_pool(name, options)
+    %{start: {Pool, :start_link, [read]}} = child_spec = child_spec_of_pool(name, options)
 
     unless_stopped({:error, :not_started}, fn ->
-      with {:error, :already_present} <- Supervisor.start_child(__MODULE__, child_spec) do
+      with :ok <- found(read),
+           {:error, :already_present} <- Supervisor.start_child(__MODULE__, child_spec) do
         # It has just been stopped, and its stop has not removed it yet.
         Supervisor.delete_child(__MODULE__, {Pool, name})
         Supervisor.start_child(__MODULE__, child_spec)
       end
     end)
+  end
+
+  # What else may be wrong with a Python takes its start to find out, and is told by the first call. A pool of the configuration
+  # starts without its interpreter too, and tries again, since the application is more than this pool.
+  defp found(options) do
+    with {:not_found, path} <- Interpreter.find(options),
+         do: {:error, Diagnosis.not_found(path, options)},
+         else: ({:ok, _path} -> :ok)
   end
 
   @doc """
