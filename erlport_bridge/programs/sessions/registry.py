@@ -118,12 +118,12 @@ class Sessions(CachedSessions):
             self._close_idle()
             self._opened(session_id).model = model
 
-    def open(self, session_id: str, limits: BudgetLimits) -> Session:
-        """Open a session that may spend this, or set what one may spend that is open."""
+    def open(self, session_id: str, limits: Mapping[str, Any]) -> Session:
+        """Open a session, or take an open one, and set those limits of its budget that are given by name."""
         with self._lock:
             self._close_idle()
             session = self._opened(session_id)
-            session.budget.limits = limits
+            session.budget.limits = session.budget.limits._replace(**limits)
             return session
 
     def model_for(self, session_id: str | None, *preferred: LanguageModel | None) -> LanguageModel:

@@ -709,13 +709,16 @@ defmodule DSPex.Python do
   @doc """
   Opens a session that may spend no more than this on models, or sets what one may spend that is open; returns its description.
 
-  `limits` are `:max_cost` (US dollars) and `:max_tokens_total`; what is left out has no limit. At the limit, calls of the session end with
+  `limits` are `:max_cost` (US dollars) and `:max_tokens_total`. A session that is open keeps a limit that is left out; `nil` removes it. At the limit, calls of the session end with
   kind `:budget`. What was spent is under `"budget"`, here and in `list_sessions/1`; setting other limits does not forget it.
   A session need not be opened otherwise: the first program or model in it opens it.
 
       iex> {:ok, session} = DSPex.Python.open_session("user-43", max_cost: 0.5)
       iex> session["budget"]
       %{"max_cost" => 0.5, "max_tokens_total" => nil, "cost" => 0.0, "total_tokens" => 0}
+      iex> {:ok, again} = DSPex.Python.open_session("user-43", max_tokens_total: 10_000)
+      iex> again["budget"]["max_cost"]
+      0.5
   """
   @spec open_session(String.t(), keyword() | map(), options()) :: result(map())
   def open_session(session_id, limits \\ [], options \\ []) do
