@@ -105,7 +105,7 @@ def read_examples(value: object, program: Program, path: str, *, least: int = 1)
     Raises:
         OperationError: Of kind ``input``, with the path of the invalid element.
     """
-    if not isinstance(value, list):
+    if not isinstance(value, list) or (value and arguments.is_keyword_list(value)):
         raise OperationError("input", f"expected a list of maps at {path}, got {shown(value)}", path=path)
     if len(value) < least:
         message = f"expected at least {least} example{'s' if least > 1 else ''} at {path}, got {len(value)}"

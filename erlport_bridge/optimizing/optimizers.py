@@ -166,14 +166,18 @@ def find_entry(name: object, path: str) -> OptimizerEntry:
         message = f"expected the name of an optimizer at {path}; known: {', '.join(ENTRIES)}"
         raise OperationError("input", message, path=path)
     text = arguments.text(name, path)
-    entry = ENTRIES.get(text) or ENTRIES.get(f"dspy.{text}")
+    entry = ENTRIES.get(_full(text))
     if entry is None:
         raise OperationError(
             "module_not_found",
-            f"unknown optimizer {quoted(text)}{suggestion(text, ENTRIES)}; known: {', '.join(ENTRIES)}",
+            f"unknown optimizer {quoted(text)}{suggestion(_full(text), ENTRIES)}; known: {', '.join(ENTRIES)}",
             path=path,
         )
     return entry
+
+
+def _full(name: str) -> str:
+    return name if name.startswith("dspy.") else f"dspy.{name}"
 
 
 def _integer(

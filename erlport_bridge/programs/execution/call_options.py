@@ -57,6 +57,10 @@ _OTHER_NAMES: Final = {
     "timeout_ms": "timeout",
     "examples": "demos",
     "session": "session_id",
+    # DSPy's.
+    "reward_fn": "reward",
+    "module": "of",
+    "num_threads": "max_concurrency",
 }
 
 
@@ -74,7 +78,8 @@ class _DemosOption(Option):
     """Demos: a list of maps of fields."""
 
     def _read(self, value: object, path: str) -> tuple[Mapping[str, Any], ...]:
-        if not isinstance(value, list):
+        if not isinstance(value, list) or (value and arguments.is_keyword_list(value)):
+            # A keyword list is one map.
             raise OperationError("input", f"expected a list of maps at {path}, got {shown(value)}", path=path)
         DEMOS.check(len(value), path)
         return tuple(arguments.options(item, f"{path}[{index}]") for index, item in enumerate(value))

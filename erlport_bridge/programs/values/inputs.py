@@ -74,7 +74,8 @@ def input_values(spec: SignatureSpec, inputs: object, *, path: str = "inputs") -
             fit the type of its field.
     """
     if not isinstance(inputs, Mapping):
-        raise OperationError("input", f"expected a map at {path}, got {shown(inputs)}", path=path)
+        form = f" such as %{{{spec.inputs[0].name}: …}}" if spec.inputs else ""
+        raise OperationError("input", f"expected a map{form} at {path}, got {shown(inputs)}", path=path)
     if _STRUCT in inputs:
         raise OperationError("input", f"expected a map of inputs at {path}, got the struct {shown(inputs)}", path=path)
     given = {_field_name(key, path): value for key, value in inputs.items()}

@@ -96,6 +96,39 @@ def test_a_misspelt_option_of_many_calls_has_its_right_name(wrong: str, right: s
         check_spelling({wrong: 1, "timeout": 5, "temperature": 1}, ["optimizer", "metric"])
 
 
+@pytest.mark.parametrize(
+    ("module", "wrong", "right"),
+    [
+        ("dspy.BestOfN", "reward_fn", "reward"),
+        ("dspy.BestOfN", "module", "of"),
+        ("dspy.Predict", "num_threads", "max_concurrency"),
+    ],
+)
+def test_an_option_by_the_name_of_dspy_has_its_name_here(module: str, wrong: str, right: str) -> None:
+    assert refused(module, {wrong: 1}).message == f'unknown option "{wrong}" at opts (did you mean "{right}"?)'
+
+
+def test_demos_are_a_list_of_maps_and_not_one_map() -> None:
+    """The error was about a tuple at opts.demos[0]."""
+    error = refused("dspy.Predict", {"demos": [("question", "a"), ("answer", "b")]})
+    assert error.message.startswith("expected a list of maps at opts.demos, got [")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("dspy.JSONAdapter", '; its name here is "json"'),
+        ("XMLAdapter", '; its name here is "xml"'),
+        ("TwoStepAdapter", '; its name here is "two_step"'),
+        ("jsn", ' (did you mean "json"?)'),
+        ("BAMLAdapter", "; known here: chat"),
+    ],
+)
+def test_an_adapter_by_the_name_of_its_class_has_its_name_here(name: str, hint: str) -> None:
+    message = refused("dspy.Predict", {"adapter": name}).message
+    assert message.startswith(f'unknown adapter "{name}" at opts.adapter{hint}')
+
+
 @pytest.mark.parametrize("opts", [{"max_hops": 3}, {"tools": ["today"]}, {"version": 2}])
 def test_strict_call_refuses_what_would_be_ignored(opts: dict[str, Any]) -> None:
     read_module_call("dspy.ChainOfThought", QA, {**opts, "strict": False})

@@ -187,6 +187,13 @@ defmodule DSPex.Python.Functions.Model do
     do:
       {:error, Error.new(:input, "expected a model at #{path}, got a function; #{@as_function}")}
 
+  defp read_for_call(pid, _pool_call, path) when is_pid(pid) do
+    message =
+      "expected a model at #{path}, got a process; a scripted model is written DSPex.Python.ScriptedModel.lm(pid)"
+
+    {:error, Error.new(:input, message)}
+  end
+
   defp read_for_call(elixir, _pool_call, _path) when elixir in [:elixir, "elixir"],
     do: checked({elixir, nil})
 

@@ -39,6 +39,7 @@ defmodule DSPex.Python.Functions.ModelTest do
           {%{model: "mine"},
            ~S|expected a provider at opts.lm.provider, such as "openai/gpt-4o-mini", {:openai, |},
           {%{modle: "gpt-4o"}, ~S|unknown option "modle" at opts.lm (did you mean "model"?)|},
+          {self(), "a scripted model is written DSPex.Python.ScriptedModel.lm(pid)"},
           {[], ~S|expected a provider at opts.lm.provider, such as "openai/gpt-4o-mini"|},
           {{:openai}, ~S|expected a model at opts.lm, such as "openai/gpt-4o-mini", |},
           {{:openai, "gpt-4o", temperature: 1}, "expected a model at opts.lm, such as"},
