@@ -315,6 +315,8 @@ def check_spelling(given: Mapping[str, Any], own: Collection[str]) -> None:
 
 def _check_spelling(unknown: Collection[str], known: Collection[str]) -> None:
     for name in unknown:
+        if name in _OF_ELIXIR:  # taken by other functions of DSPex.Python, such as progress
+            continue
         other = _OTHER_NAMES.get(name)
         meant = other if other in known else misspelt(name, {*_OF_ELIXIR, *known})
         if meant is not None:

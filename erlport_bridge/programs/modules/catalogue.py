@@ -36,7 +36,8 @@ from erlport_bridge.programs.options import (
 )
 from erlport_bridge.programs.sandbox import DEFAULT_CODE_CALLS, DEFAULT_CODE_TIMEOUT_MS, CodeLimits
 from erlport_bridge.programs.signatures import parse_signature
-from erlport_bridge.programs.text import arguments, quoted, suggestion
+from erlport_bridge.programs.text import arguments, quoted, suggestion, text_of
+from erlport_bridge.term import shown
 
 # DSPy repeats this warning at each construction; `describe_module` reports the deprecation instead.
 warnings.filterwarnings("ignore", r".*(ProgramOfThought|CodeAct) is deprecated", DeprecationWarning)
@@ -369,6 +370,9 @@ def find_entry(name: object, path: str = "module") -> ModuleEntry:
     Raises:
         OperationError: Of kind ``module_not_found``. The name is only looked up here; nothing is imported for it.
     """
+    if text_of(name) is None and not isinstance(name, bytes):
+        forms = 'such as "dspy.Predict", or a map such as %{module: "dspy.Predict", signature: "question -> answer"},'
+        raise OperationError("input", f"expected the name of a module, {forms} at {path}, got {shown(name)}", path=path)
     wanted = arguments.text(name, path, NAME_BYTES)
     entry = ENTRIES.get(wanted)
     if entry is None:

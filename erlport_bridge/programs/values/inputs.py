@@ -274,7 +274,8 @@ def _object(annotation: Any, value: object, path: str, lenient: bool) -> Any:
     for key, item in value.items():
         name = text_of(key)
         if name not in annotation.model_fields:
-            raise mismatch(f"one of {', '.join(annotation.model_fields)} as a key", key, path)
+            hint = suggestion(key, annotation.model_fields) if isinstance(key, str) else ""
+            raise mismatch(f"one of {', '.join(annotation.model_fields)} as a key{hint}", key, path)
         field = annotation.model_fields[name]
         given[name] = convert(field.annotation, item, f"{path}.{name}", lenient=lenient)
     for name, field in annotation.model_fields.items():

@@ -129,6 +129,12 @@ def test_an_adapter_by_the_name_of_its_class_has_its_name_here(name: str, hint: 
     assert message.startswith(f'unknown adapter "{name}" at opts.adapter{hint}')
 
 
+def test_an_option_of_other_functions_of_elixir_is_no_misspelling_of_itself() -> None:
+    """`unknown option "progress" at opts (did you mean "progress"?)`."""
+    (warning,) = read_module_call("dspy.Predict", QA, {"progress": True}).options.warnings
+    assert warning == 'dspy.Predict takes no option "progress"; it was ignored'
+
+
 @pytest.mark.parametrize("opts", [{"max_hops": 3}, {"tools": ["today"]}, {"version": 2}])
 def test_strict_call_refuses_what_would_be_ignored(opts: dict[str, Any]) -> None:
     read_module_call("dspy.ChainOfThought", QA, {**opts, "strict": False})
