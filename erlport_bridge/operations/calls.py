@@ -32,6 +32,7 @@ from erlport_bridge.programs.options import NO_OPTIONS, TextOption, Vocabulary
 from erlport_bridge.programs.pipelines import Stage, pipeline
 from erlport_bridge.programs.sessions import Program
 from erlport_bridge.programs.signatures import SignatureSpec
+from erlport_bridge.programs.text import arguments
 from erlport_bridge.request import Progress, weight
 
 # What a program needs for an option to have an effect.
@@ -41,9 +42,9 @@ SESSION_OPTION: Final = TextOption(name="session_id", limit=ID_BYTES, descriptio
 _SESSION_ONLY: Final = Vocabulary(SESSION_OPTION)
 
 
-def session_option(opts: object) -> str | None:
-    """Return the session that the options name; an option other than ``session_id`` is an error."""
-    session_id: str | None = _SESSION_ONLY.read_all(opts)["session_id"]
+def session_option(opts: object, hints: Mapping[str, str] = arguments.NO_HINTS) -> str | None:
+    """Return the session that the options name; an option other than ``session_id`` is an error, with its hint."""
+    session_id: str | None = _SESSION_ONLY.read_all(opts, hints=hints)["session_id"]
     return session_id
 
 

@@ -14,7 +14,14 @@ from erlport_bridge.operations.port_state import sessions, stored
 from erlport_bridge.operations.programs import find_program
 from erlport_bridge.optimizing import compiling, nearest, optimizers
 from erlport_bridge.optimizing.compiling import Compilation
-from erlport_bridge.programs.execution import STREAM_OPTIONS, CallRequest, EventStream, read_many_calls, read_metric
+from erlport_bridge.programs.execution import (
+    STREAM_OPTIONS,
+    CallRequest,
+    EventStream,
+    check_spelling,
+    read_many_calls,
+    read_metric,
+)
 from erlport_bridge.programs.models import LanguageModel, ModelAccount
 from erlport_bridge.programs.options import Vocabulary
 from erlport_bridge.programs.pipelines import Learned, named_tools, voting
@@ -63,6 +70,9 @@ async def _begin(opts: object, own: Vocabulary) -> CallRequest:
     """Read the options of a compilation and of the optimizer that they name; an unknown option is an error."""
 
     def with_optimizer(given: Mapping[str, Any]) -> tuple[str, Vocabulary]:
+        if given.get("optimizer") is None:
+            # Its own options are not known without it, but this one may be what a misspelt name means: "optimiser".
+            check_spelling(given, own)
         entry = optimizers.find_entry(given.get("optimizer"), "opts.optimizer")
         return entry.name, own | entry.vocabulary
 
@@ -97,11 +107,12 @@ async def _compile(
         chosen,
         await weight.aside(partial(compiling.read_examples, trainset, program, "trainset", least=least)),
         None if valset is None else await weight.aside(compiling.read_examples, valset, program, "opts.valset"),
-        None if metric is None else metric.of(program.asked),
+        None if metric is None else metric.of(program.asked, program.prediction_fields),
         own["num_threads"],
         own["max_errors"],
         {number: version for number, version in sessions.versions(found).items() if version.neighbours is None},
     )
+    await weight.aside(compilation.check_compared)
     if entry.at_each_call:
         neighbours, report = await nearest.remember(compilation, metric)
         return await _stored(found, program.learned or {}, _with_tools(report, request), neighbours)

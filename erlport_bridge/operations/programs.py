@@ -24,19 +24,24 @@ from erlport_bridge.programs import execution, models
 from erlport_bridge.programs.execution import META, STREAM_OPTIONS, VERSION_OPTION, CallRequest, EventStream
 from erlport_bridge.programs.models import ModelAccount, budgets, history
 from erlport_bridge.programs.options import Vocabulary
-from erlport_bridge.programs.pipelines import learned
-from erlport_bridge.programs.sessions import Neighbours, Program, Session, Told
+from erlport_bridge.programs.pipelines import learned, misplaced
+from erlport_bridge.programs.sessions import SPEC_KEYS, Neighbours, Program, Session, Told
 from erlport_bridge.programs.text import arguments, quoted
 from erlport_bridge.request import weight
 from erlport_bridge.store import ConflictError, terms
 
 _DESCRIBE_OPTIONS: Final = Vocabulary(VERSION_OPTION)
+# What stands in the spec of a program, and not among the options beside it.
+_IN_SPEC: Final = {
+    **misplaced.IN_PROGRAM,
+    **{name: f"it belongs to the spec, the first argument: %{{signature: …, {name}: …}}" for name in SPEC_KEYS},
+}
 
 
 @operation
 async def create_program(spec: object, opts: object = None) -> dict[str, Any]:
     """Store a program in a session; answer its description, with its id, its session's id and its version."""
-    program = await weight.aside(sessions.build_program, spec, session_option(opts))
+    program = await weight.aside(sessions.build_program, spec, session_option(opts, _IN_SPEC))
     await stored.add_program(program)
     return program.describe()
 

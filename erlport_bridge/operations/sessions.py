@@ -7,7 +7,7 @@ from typing import Any
 from erlport_bridge.limits import ID_BYTES
 from erlport_bridge.operations import port_state
 from erlport_bridge.operations.operation import operation
-from erlport_bridge.programs.models import BUDGET_OPTIONS, BudgetLimits
+from erlport_bridge.programs.models import BUDGET_OPTIONS
 from erlport_bridge.programs.text import arguments
 
 
@@ -15,9 +15,12 @@ from erlport_bridge.programs.text import arguments
 async def open_session(session_id: object, opts: object = None) -> dict[str, Any]:
     """Open a session, or set what a session may spend that is open; answer its description.
 
-    ``opts``: ``max_cost`` and ``max_tokens_total``; what is left out has no limit. What was spent stays.
+    ``opts``: ``max_cost`` and ``max_tokens_total``; what is left out stays as it is, and ``nil`` is no limit. What was
+    spent stays.
     """
-    limits = BudgetLimits.of(BUDGET_OPTIONS.read_all(opts))
+    given = arguments.options(opts, "opts")
+    read = BUDGET_OPTIONS.read_all(given)
+    limits = {name: read[name] for name in given}
     return await port_state.stored.open(arguments.text(session_id, "session_id", ID_BYTES), limits)
 
 

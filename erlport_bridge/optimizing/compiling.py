@@ -28,7 +28,7 @@ from erlport_bridge.programs.pipelines import HISTORY_FIELD, Learned, learned
 from erlport_bridge.programs.sessions import Program
 from erlport_bridge.programs.signatures import SignatureSpec
 from erlport_bridge.programs.text import arguments
-from erlport_bridge.programs.values import convert, input_values, require_inputs
+from erlport_bridge.programs.values import convert, input_values, require_compared, require_inputs
 from erlport_bridge.request import Progress
 from erlport_bridge.term import shown
 
@@ -85,6 +85,19 @@ class Compilation:
     max_errors: int = 10
     versions: Mapping[int, Program] = field(default_factory=dict)
 
+    def check_compared(self) -> None:
+        """Check that each example has what the metric compares, before a model is paid.
+
+        Raises:
+            OperationError: Of kind ``input``, with the path of the example: a field is missing.
+        """
+        if self.metric is None or not self.entry.uses_metric:
+            return
+        for path, examples in (("trainset", self.trainset), ("opts.valset", self.valset or ())):
+            for index, example in enumerate(examples):
+                given = [name for name in example.keys() if name != HISTORY_FIELD]  # noqa: SIM118 (no mapping)
+                require_compared(self.metric.compared, given, f"{path}[{index}]")
+
 
 def read_examples(value: object, program: Program, path: str, *, least: int = 1) -> list[dspy.Example]:
     """Read examples: maps of the program's inputs, and of further fields for the metric or the prompt.
@@ -92,7 +105,7 @@ def read_examples(value: object, program: Program, path: str, *, least: int = 1)
     Raises:
         OperationError: Of kind ``input``, with the path of the invalid element.
     """
-    if not isinstance(value, list):
+    if not isinstance(value, list) or (value and arguments.is_keyword_list(value)):
         raise OperationError("input", f"expected a list of maps at {path}, got {shown(value)}", path=path)
     if len(value) < least:
         message = f"expected at least {least} example{'s' if least > 1 else ''} at {path}, got {len(value)}"

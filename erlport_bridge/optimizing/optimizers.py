@@ -78,6 +78,7 @@ class OptimizerEntry:
         run: Compiles a copy of the student.
         options: The optimizer's options.
         needs_metric: It cannot run without a metric.
+        uses_metric: It rates runs of the program by the metric, if there is one.
         takes_valset: It chooses among its candidates by examples besides the trainset.
         packages: Packages that it needs besides DSPy; the extra ``optimizers`` installs them.
         least_examples: The minimum number of examples in a trainset without a valset.
@@ -92,6 +93,7 @@ class OptimizerEntry:
     run: Callable[[CompileJob], dspy.Module]
     options: tuple[Option, ...]
     needs_metric: bool = True
+    uses_metric: bool = True
     takes_valset: bool = False
     packages: tuple[str, ...] = ()
     least_examples: int = 1
@@ -164,14 +166,18 @@ def find_entry(name: object, path: str) -> OptimizerEntry:
         message = f"expected the name of an optimizer at {path}; known: {', '.join(ENTRIES)}"
         raise OperationError("input", message, path=path)
     text = arguments.text(name, path)
-    entry = ENTRIES.get(text) or ENTRIES.get(f"dspy.{text}")
+    entry = ENTRIES.get(_full(text))
     if entry is None:
         raise OperationError(
             "module_not_found",
-            f"unknown optimizer {quoted(text)}{suggestion(text, ENTRIES)}; known: {', '.join(ENTRIES)}",
+            f"unknown optimizer {quoted(text)}{suggestion(_full(text), ENTRIES)}; known: {', '.join(ENTRIES)}",
             path=path,
         )
     return entry
+
+
+def _full(name: str) -> str:
+    return name if name.startswith("dspy.") else f"dspy.{name}"
 
 
 def _integer(
@@ -353,6 +359,7 @@ _SHOWN: Final[Sequence[OptimizerEntry]] = (
             BooleanOption(name="sample", default=True, description="random examples instead of the first ones"),
         ),
         needs_metric=False,
+        uses_metric=False,
     ),
     OptimizerEntry(
         "dspy.BootstrapFewShot",
@@ -491,6 +498,7 @@ _SHOWN: Final[Sequence[OptimizerEntry]] = (
             ),
         ),
         needs_metric=False,
+        uses_metric=False,
         least_examples=0,
     ),
 )

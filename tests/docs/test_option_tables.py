@@ -61,7 +61,7 @@ CHECKED = {
     "a call": (CALL, PROGRAM_CALL_OPTIONS),
     "a generation": (GENERATION, GENERATION_SETTINGS),
     "streams and batches": (MANY, STREAM_OPTIONS | BATCH_OPTIONS),
-    "a model": (MODEL, configuration.OPTIONS.without(*GENERATION_SETTINGS)),
+    "a model": (MODEL, configuration.MODEL_OPTIONS.without(*GENERATION_SETTINGS)),
     "a compilation": (COMPILATION, COMPILE_OPTIONS),
     "an evaluation": (EVALUATION, EVALUATION_OPTIONS.without(*BATCH_OPTIONS)),
 }

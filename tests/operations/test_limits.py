@@ -318,7 +318,7 @@ def test_wrong_limit_in_the_environment_is_named() -> None:
 def test_list_of_numbers_as_inputs_is_no_text(port: PortProcess, inputs: list[Any]) -> None:
     """``[1, 2]`` was read as a text of control characters, about which the errors were."""
     details = port.failed("execute_module", *ASK[:2], inputs)
-    assert details["message"].startswith("expected a map at inputs, got [")
+    assert details["message"].startswith("expected a map such as %{question: …} at inputs, got [")
     assert port.done("execute_module", *ASK[:2], [ord(one) for one in "Hi\tthere"])
 
 

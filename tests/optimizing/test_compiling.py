@@ -13,7 +13,7 @@ import pytest
 from dspy import lm15
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.optimizing.optimizers import ENTRIES
+from erlport_bridge.optimizing.optimizers import ENTRIES, find_entry
 from tests.model_server import ModelServer
 from tests.port_process import PortProcess
 from tests.proc import children
@@ -327,3 +327,13 @@ def test_value_that_json_lacks_is_named(compiler: PortProcess) -> None:
         assert details["kind"] == "encode"
         assert part in details["message"]
         assert 'learned"]["modules[0]"]["demos"][0]["x"]' in details["message"]
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("MIPRO", "dspy.MIPROv2"), ("dspy.MIPRO", "dspy.MIPROv2"), ("bootstrap", "dspy.BootstrapFewShot")],
+)
+def test_an_unknown_optimizer_is_told_what_may_be_meant(name: str, meant: str) -> None:
+    """Without `dspy.` there was no suggestion."""
+    with pytest.raises(OperationError, match=f'did you mean "{meant}"'):
+        find_entry(name, "name")

@@ -130,6 +130,51 @@ def test_a_metric_of_a_field_that_no_prediction_has_costs_nothing(
     assert model_server.requests == []
 
 
+@pytest.mark.parametrize(
+    ("optimizer", "opts", "place"),
+    [
+        ("dspy.BootstrapFewShot", {}, "trainset"),
+        ("dspy.KNNFewShot", {"vectors": [[1.0]] * len(EXAMPLES)}, "trainset"),
+        ("dspy.COPRO", {"breadth": 2}, "trainset"),
+        ("dspy.GEPA", {"valset": EXAMPLES}, "trainset"),
+        ("dspy.GEPA", {}, "opts.valset"),
+        ("dspy.BootstrapFewShotWithRandomSearch", {}, "opts.valset"),
+    ],
+)
+def test_a_compilation_with_an_example_that_lacks_what_is_compared_costs_nothing(
+    port: PortProcess, model_server: ModelServer, optimizer: str, opts: dict[str, Any], place: str
+) -> None:
+    """Such runs failed one by one, after they were paid for, each with `unknown input "answer" at reward`."""
+    program = port.done("create_program", {"signature": QA, "lm": openai(model_server, "answer")})
+    incomplete = [*EXAMPLES[:3], {"question": "d", "anser": "x"}]
+    opts = {"optimizer": optimizer, "metric": "exact_match", **opts}
+    opts |= {"valset": incomplete} if place == "opts.valset" else {}
+    trainset = incomplete if place == "trainset" else EXAMPLES
+    details = port.failed("compile_program", None, program["id"], trainset, opts)
+    assert (details["kind"], details["path"]) == ("input", f"{place}[3].answer")
+    assert details["message"].startswith(f"missing at {place}[3]: answer, which the metric compares; ")
+    assert 'did you mean "answer" by "anser"?' in details["message"]
+    assert model_server.requests == []
+
+
+def test_an_optimizer_without_scores_takes_examples_without_what_a_metric_compares(port: PortProcess) -> None:
+    program = port.done("create_program", {"signature": QA, "lm": {"provider": "embedded"}})
+    opts = {"optimizer": "dspy.LabeledFewShot", "metric": "exact_match"}
+    assert port.done("compile_program", None, program["id"], [{"question": "a"}], opts)["version"] == 2
+
+
+def test_a_compilation_by_a_field_that_no_prediction_has_costs_nothing(
+    port: PortProcess, model_server: ModelServer
+) -> None:
+    program = port.done("create_program", {"signature": QA, "lm": openai(model_server, "answer")})
+    metric = {"check": "equals", "field": "anser", "input": "answer"}
+    opts = {"optimizer": "dspy.BootstrapFewShot", "metric": metric}
+    details = port.failed("compile_program", None, program["id"], EXAMPLES, opts)
+    assert (details["kind"], details["path"]) == ("input", "opts.metric.field")
+    assert 'did you mean "answer"' in details["message"]
+    assert model_server.requests == []
+
+
 def test_a_metric_may_name_a_field_that_the_module_adds(port: PortProcess, model_server: ModelServer) -> None:
     spec = {"modules": ["dspy.ChainOfThought"], "signature": QA, "lm": openai(model_server, "answer")}
     program = port.done("create_program", spec)

@@ -14,7 +14,7 @@ import dspy
 import pytest
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs.models import BudgetLimits, language_model
+from erlport_bridge.programs.models import language_model
 from erlport_bridge.programs.pipelines.learned import LearnedPredictor
 from erlport_bridge.programs.sessions import Program, during_operation, stored_sessions
 from erlport_bridge.programs.values import media, plain
@@ -521,7 +521,7 @@ def test_turn_is_one_read_and_one_write_and_old_turns_go(url: str, monkeypatch: 
 
 
 def test_limits_of_a_session_are_stored(url: str) -> None:
-    limits = BudgetLimits(max_cost=1.5, max_tokens_total=100)
+    limits = {"max_cost": 1.5, "max_tokens_total": 100}
 
     async def test(first: Worker, second: Worker) -> None:
         assert (await first.stored.open("mine", limits))["budget"]["max_cost"] == 1.5
@@ -529,10 +529,15 @@ def test_limits_of_a_session_are_stored(url: str) -> None:
         program = await first.create({"signature": "question -> answer"}, "mine")
         await second.find(program.id)
         session = second.sessions.find("mine")
-        assert (session.budget.limits, session.model is not None) == (limits, True)
+        assert (session.budget.limits._asdict(), session.model is not None) == (limits, True)
         (listed,) = await second.stored.all()
         assert listed["budget"] == {"max_cost": 1.5, "max_tokens_total": 100, "cost": 0.0, "total_tokens": 0}
-        await second.stored.open("mine", BudgetLimits())
+        # What is not given stays as it is, also where another process has set it.
+        await second.stored.open("mine", {})
+        assert (await second.stored.open("mine", {"max_cost": 2.0}))["budget"]["max_tokens_total"] == 100
+        await first.find(program.id)
+        assert first.sessions.find("mine").budget.limits == (2.0, 100)
+        await second.stored.open("mine", {"max_cost": None, "max_tokens_total": None})
         await first.find(program.id)
         assert not first.sessions.find("mine").budget.limits.are_set
 

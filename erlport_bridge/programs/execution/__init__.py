@@ -3,7 +3,12 @@
 from erlport_bridge.programs.execution import batch, streaming
 from erlport_bridge.programs.execution.batch import BATCH_OPTIONS, BatchOptions
 from erlport_bridge.programs.execution.call_inputs import read_inputs, with_demos
-from erlport_bridge.programs.execution.call_options import COMMON_OPTIONS, VERSION_OPTION, CallOptions
+from erlport_bridge.programs.execution.call_options import (
+    COMMON_OPTIONS,
+    VERSION_OPTION,
+    CallOptions,
+    check_spelling,
+)
 from erlport_bridge.programs.execution.call_request import (
     CallRequest,
     ModuleCallRequest,
@@ -39,6 +44,7 @@ __all__ = [
     "PreparedRun",
     "TurnFields",
     "batch",
+    "check_spelling",
     "checked",
     "dspy_context",
     "inputs_of",

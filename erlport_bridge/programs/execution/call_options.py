@@ -15,6 +15,7 @@ from erlport_bridge.programs.execution.trace_options import BEGINS_TRACE, CALLED
 from erlport_bridge.programs.models import (
     BUDGET_OPTIONS,
     GENERATION_SETTINGS,
+    MODEL_OPTIONS,
     SHARED_BUDGETS,
     AdapterChoice,
     BudgetLimits,
@@ -56,6 +57,10 @@ _OTHER_NAMES: Final = {
     "timeout_ms": "timeout",
     "examples": "demos",
     "session": "session_id",
+    # DSPy's.
+    "reward_fn": "reward",
+    "module": "of",
+    "num_threads": "max_concurrency",
 }
 
 
@@ -73,7 +78,8 @@ class _DemosOption(Option):
     """Demos: a list of maps of fields."""
 
     def _read(self, value: object, path: str) -> tuple[Mapping[str, Any], ...]:
-        if not isinstance(value, list):
+        if not isinstance(value, list) or (value and arguments.is_keyword_list(value)):
+            # A keyword list is one map.
             raise OperationError("input", f"expected a list of maps at {path}, got {shown(value)}", path=path)
         DEMOS.check(len(value), path)
         return tuple(arguments.options(item, f"{path}[{index}]") for index, item in enumerate(value))
@@ -273,11 +279,8 @@ def read_call_options(
         for name in given
         if name not in vocabulary and name not in GENERATION_SETTINGS and name not in of_module and name not in own
     ]
-    for name in unknown:
-        meant = _OTHER_NAMES.get(name) or misspelt(name, {*_OF_ELIXIR, *itertools.chain(*sources)})
-        if meant is not None:
-            raise _unknown_option(name, f' (did you mean "{meant}"?)')
-    warnings = [f"{called} takes no option {quoted(name)}; it was ignored" for name in unknown]
+    _check_spelling(unknown, set(itertools.chain(*sources)))
+    warnings = [f"{called} takes no option {quoted(name)}; it was ignored{_place(name)}" for name in unknown]
     ignored = {name for name in ("tools", "demos") if name in vocabulary and not _is_taken(name, spec)}
     given_ignored = [name for name in ignored if given.get(name)]
     warnings += [f"{called} takes no {name}; they were ignored" for name in given_ignored]
@@ -294,6 +297,35 @@ def read_call_options(
         limits=BudgetLimits.of(read),
         **_of_call(read),
     )
+
+
+def check_spelling(given: Mapping[str, Any], own: Collection[str]) -> None:
+    """Check that no option of an operation that calls a stored program many times is misspelt.
+
+    Args:
+        given: The options by name.
+        own: The names of the operation's own options, as far as they are known.
+
+    Raises:
+        OperationError: Of kind ``input``, with the path ``opts.…``: a name misspells that of an option.
+    """
+    known = {*MANY_CALLS_OPTIONS, *GENERATION_SETTINGS, *own}
+    _check_spelling([name for name in given if name not in known], known)
+
+
+def _check_spelling(unknown: Collection[str], known: Collection[str]) -> None:
+    for name in unknown:
+        if name in _OF_ELIXIR:  # taken by other functions of DSPex.Python, such as progress
+            continue
+        other = _OTHER_NAMES.get(name)
+        meant = other if other in known else misspelt(name, {*_OF_ELIXIR, *known})
+        if meant is not None:
+            raise _unknown_option(name, f' (did you mean "{meant}"?)')
+
+
+def _place(name: str) -> str:
+    """Return where an option belongs that means nothing among those of a call; an empty string: nowhere."""
+    return f": a model takes it, as lm: %{{provider: …, {name}: …}}" if name in MODEL_OPTIONS else ""
 
 
 def _of_call(read: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from erlport_bridge.programs.execution.call_options import (
     MODULE_CALL_OPTIONS,
     PROGRAM_CALL_OPTIONS,
     CallOptions,
+    check_spelling,
     read_call_options,
 )
 from erlport_bridge.programs.models import GENERATION_SETTINGS, budgets, history
@@ -149,6 +150,7 @@ def read_many_calls(opts: object, own: Callable[[Mapping[str, Any]], tuple[str, 
     given, functions = reading.given, reading.functions
     with reading:
         owner, vocabulary = own(given)
+        check_spelling(given, vocabulary)
         for name in given:
             if not (name in vocabulary or name in MANY_CALLS_OPTIONS or name in GENERATION_SETTINGS):
                 raise arguments.unknown(f"option of {owner}", name, vocabulary, "opts", f"opts.{name}")

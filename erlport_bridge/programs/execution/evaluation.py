@@ -57,13 +57,12 @@ class Evaluation:
             fields: The fields of its predictions; empty: they are not known.
 
         Raises:
-            OperationError: Of kind ``input``: ``opts.metric`` is missing or invalid.
+            OperationError: Of kind ``input``: ``opts.metric`` is missing or invalid, or names a field that no
+                prediction has.
         """
         read = EVALUATION_OPTIONS.with_defaults(given)
-        metric = (read["metric"] or read_metric(None, "opts.metric")).of(program)
-        if fields and metric.field is not None and metric.field not in fields:
-            raise arguments.unknown("field of the prediction", metric.field, fields, "opts.metric", "opts.metric.field")
-        return cls(metric, read["failure_score"])
+        metric = read["metric"] or read_metric(None, "opts.metric")
+        return cls(metric.of(program, fields), read["failure_score"])
 
     def require(self, example: Mapping[str, Any], path: str) -> None:
         """Check that an example has what the metric compares, before a model is paid for its prediction.

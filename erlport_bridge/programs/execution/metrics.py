@@ -6,7 +6,7 @@ A named metric compares the first output of the program with the field of that n
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -118,12 +118,23 @@ class MetricChoice:
         is_function = isinstance(self.given, Mapping) and "callback" in plain(self.given)
         return None if is_function else self.given
 
-    def of(self, program: SignatureSpec) -> Reward:
-        """Return the metric for a program of this signature.
+    def of(self, program: SignatureSpec, fields: Collection[str] = ()) -> Reward:
+        """Return the metric for a program.
+
+        Args:
+            program: The signature of the program.
+            fields: The fields of its predictions; empty: they are not known.
 
         Raises:
-            OperationError: Of kind ``input``, with the path of the invalid element.
+            OperationError: Of kind ``input``, with the path of the invalid element: also of a field that no prediction
+                has.
         """
+        metric = self._of(program)
+        if fields and metric.field is not None and metric.field not in fields:
+            raise arguments.unknown("field of the prediction", metric.field, fields, self.path, f"{self.path}.field")
+        return metric
+
+    def _of(self, program: SignatureSpec) -> Reward:
         if self.reward is not None:
             return self.reward
         name, field = text_of(self.given), program.outputs[0].name if program.outputs else None

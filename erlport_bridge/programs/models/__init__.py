@@ -21,6 +21,7 @@ from erlport_bridge.programs.models.budgets import (
     SharedBudget,
 )
 from erlport_bridge.programs.models.configuration import (
+    MODEL_OPTIONS,
     LanguageModel,
     from_option,
     language_model,
@@ -41,6 +42,7 @@ from erlport_bridge.programs.models.own_models import OwnModels
 __all__ = [
     "BUDGET_OPTIONS",
     "GENERATION_SETTINGS",
+    "MODEL_OPTIONS",
     "SHARED_BUDGETS",
     "AdapterChoice",
     "Budget",

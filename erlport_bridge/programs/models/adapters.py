@@ -94,7 +94,7 @@ def read_adapter(value: object, path: str = "opts.adapter") -> AdapterChoice:
     given = arguments.options(value, path)
     name = arguments.text(given.get("name", "chat"), f"{path}.name", NAME_BYTES)
     if name not in ADAPTERS:
-        raise arguments.unknown("adapter", name, ADAPTERS, path)
+        raise arguments.unknown("adapter", name, ADAPTERS, path, hints=_hint(name))
     own = {"extraction_model"} if name == _TWO_STEP else {_NATIVE_OPTION}
     if name in _WITH_JSON_FALLBACK:
         own.add("json_fallback")
@@ -105,6 +105,12 @@ def read_adapter(value: object, path: str = "opts.adapter") -> AdapterChoice:
     natively = given.get(_NATIVE_OPTION)
     calls_natively = None if natively is None else arguments.boolean(natively, f"{path}.{_NATIVE_OPTION}")
     return AdapterChoice(name, json_fallback=json_fallback, calls_natively=calls_natively)
+
+
+def _hint(name: str) -> dict[str, str]:
+    """Return what is said of the class of DSPy that an adapter is, such as ``dspy.JSONAdapter``."""
+    plain = name.rpartition(".")[2].lower().removesuffix("adapter").replace("twostep", _TWO_STEP)
+    return {name: f'its name here is "{plain}"'} if plain in ADAPTERS and plain != name.lower() else {}
 
 
 def _extraction_model(value: object, path: str) -> LanguageModel:

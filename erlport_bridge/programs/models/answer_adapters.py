@@ -31,7 +31,7 @@ from erlport_bridge.errors import OperationError, message_of
 from erlport_bridge.programs import values
 from erlport_bridge.programs.models import call_arguments, endings, off_loop, response_cache
 from erlport_bridge.programs.signatures import constraints
-from erlport_bridge.programs.text import chat_text, indented_below, without_headers, xml_text
+from erlport_bridge.programs.text import beginning, chat_text, indented_below, without_headers, xml_text
 from erlport_bridge.request import Assigned, weight
 
 _MAX_REASON_CHARACTERS: Final = 500
@@ -72,7 +72,7 @@ def problem_of(error: BaseException) -> str:
         reason = error.message
     else:
         reason = values.problem_of(error)[0] if isinstance(error, AdapterParseError) else message_of(error)
-    return reason[:_MAX_REASON_CHARACTERS]
+    return beginning(reason, _MAX_REASON_CHARACTERS)
 
 
 def would_end_alike(error: BaseException) -> bool:

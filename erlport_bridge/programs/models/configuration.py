@@ -1,7 +1,7 @@
 """Build a language model (``dspy.LM``) from a caller's configuration.
 
-A configuration is a provider's name and a map of options. The services of :mod:`.providers` take :data:`OPTIONS`. The
-provider ``elixir`` (a model function in Elixir) takes fewer, and ``embedded`` needs none.
+A configuration is a provider's name and a map of options. The services of :mod:`.providers` take
+:data:`MODEL_OPTIONS`. The provider ``elixir`` (a model function in Elixir) takes fewer, and ``embedded`` needs none.
 """
 
 from __future__ import annotations
@@ -71,9 +71,19 @@ _ELIXIR_OPTIONS: Final = Vocabulary(
     _FALLBACKS,
 )
 #: The options of ``configure_lm``.
-OPTIONS: Final = GENERATION_SETTINGS | _CLIENT_OPTIONS
+MODEL_OPTIONS: Final = GENERATION_SETTINGS | _CLIENT_OPTIONS
+# Names of options in other libraries, and on other services.
+_HINTS: Final = {
+    **dict.fromkeys(
+        ("url", "base_uri", "api_url", "endpoint", "host"), 'the address is api_base, such as "http://host/v1"'
+    ),
+    **dict.fromkeys(("key", "token", "api_token", "secret"), "the key is api_key"),
+    **dict.fromkeys(("timeout", "request_timeout"), "timeout is an option of the call"),
+    **dict.fromkeys(("name", "lm", "model_name"), "the model's name is model"),
+}
 
 _KNOWN: Final = tuple(sorted([EMBEDDED, ELIXIR, *PROVIDERS, *LITELLM_PROVIDERS]))
+_FORMS: Final = 'such as "openai/gpt-4o-mini", {:openai, model: "gpt-4o-mini"}, {:elixir, function}, or a list of these'
 _PROVIDER_NAME: Final = re.compile("[A-Za-z][A-Za-z_]{0,19}[A-Za-z0-9]?")
 _RESPONSES: Final = "responses"
 # Providers of DSPy's own client that have OpenAI's responses.
@@ -145,7 +155,7 @@ def language_model(
     Args:
         provider: ``embedded``, ``elixir``, a name of :data:`PROVIDERS` or :data:`LITELLM_PROVIDERS`, or
             ``"provider/model"``.
-        options: A map of :data:`OPTIONS`; ``api_base`` has the alias ``base_url``.
+        options: A map of :data:`MODEL_OPTIONS`; ``api_base`` has the alias ``base_url``.
         path: The path of the options, for errors.
         provider_path: The path of the provider, for errors.
         default_retries: Default of ``num_retries``. Requests to a model with ``fallbacks`` are not retried by default.
@@ -188,9 +198,12 @@ def from_option(value: object, path: str = "opts.lm", *, default_retries: int | 
         first = from_option(value[0], f"{path}[0]", default_retries=0 if len(value) > 1 else default_retries)
         rest = _fallbacks(value[1:], path, first_index=1)
         return first.with_fallbacks(rest) if rest else first
+    if not isinstance(value, Mapping) and not arguments.is_keyword_list(value):
+        message = f"expected a model at {path}, {_FORMS}, got {arguments.outline(value)}"
+        raise OperationError("input", message, path=path)
     given = arguments.options(value, path)
-    if "provider" not in given:
-        raise OperationError("input", f"expected a provider at {provider_path}", path=provider_path)
+    if given.get("provider") is None:
+        raise _no_provider(given, path)
     provider = given.pop("provider")
     return language_model(provider, given, path=path, provider_path=provider_path, default_retries=default_retries)
 
@@ -222,7 +235,7 @@ def _model(name: str, model: str, given: dict[str, Any], default_retries: int | 
     if "base_url" in given:
         base_url = given.pop("base_url")
         given["api_base"] = base_url if given.get("api_base") is None else given["api_base"]
-    arguments.only(given, OPTIONS, "option", path)
+    arguments.only(given, MODEL_OPTIONS, "option", path, _HINTS)
     if model:
         given.setdefault("model", model)
     settings = read_settings(given, path)
@@ -230,6 +243,16 @@ def _model(name: str, model: str, given: dict[str, Any], default_retries: int | 
         return _embedded(settings)
     retries = _DEFAULT_RETRIES if default_retries is None else default_retries
     return _remote(name, given, settings, retries, path)
+
+
+def _no_provider(given: Mapping[str, Any], path: str) -> OperationError:
+    """Return the error about a map of options that names no provider."""
+    arguments.only(given, {"provider", *MODEL_OPTIONS, *_ELIXIR_OPTIONS, "base_url"}, "option", path, _HINTS)
+    model = text_of(given.get("model"))
+    meant = None if model is None else providers.with_provider(model)
+    provider = None if meant is None else meant.partition("/")[0]
+    hint = f", {_FORMS}" if provider is None else f' (did you mean "{provider}"?)'
+    return OperationError("input", f"expected a provider at {path}.provider{hint}", path=f"{path}.provider")
 
 
 def _unknown_provider(name: str, path: str) -> OperationError:
@@ -264,7 +287,11 @@ def _embedded(settings: dict[str, Any]) -> LanguageModel:
 def _remote(
     name: str, given: dict[str, Any], settings: dict[str, Any], default_retries: int, path: str
 ) -> LanguageModel:
-    model = arguments.text(given.get("model"), f"{path}.model", NAME_BYTES)
+    if given.get("model") is None:
+        form = f'such as "{name}/MODEL" or {{:{name}, model: "MODEL"}}'
+        message = f'expected the name of a model of the provider "{name}" at {path}.model, {form}'
+        raise OperationError("input", message, path=f"{path}.model")
+    model = arguments.text(given["model"], f"{path}.model", NAME_BYTES)
     read = _CLIENT_OPTIONS.read(given, path)
     provider = PROVIDERS.get(name)
     api_base = providers.api_base(given.get("api_base"), provider, name, path)

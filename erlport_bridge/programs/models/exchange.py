@@ -22,6 +22,7 @@ from dspy import lm15
 from dspy._vendor.lm15.transports import TransportError as NetworkError
 from dspy._vendor.lm15.transports import TransportRequest
 
+from erlport_bridge.programs.models import reply_forms
 from erlport_bridge.programs.models.addresses import Address, proxy_for, public_address
 from erlport_bridge.programs.models.call_arguments import with_given_arguments
 
@@ -73,6 +74,9 @@ _DATA: Final = b"data:"
 # The last events of a stream that say nothing else.
 _DONE: Final = b"[DONE]"
 _LAST_EVENT: Final = re.compile(rb'"type"\s*:\s*"(?:message_stop|response\.(?:completed|incomplete|failed))"')
+# What ends the answer in chat completions, and what goes on.
+_REASON: Final = re.compile(rb'"finish_reason"\s*:\s*"[^"]')
+_CONTENT: Final = re.compile(rb'"content"\s*:\s*(?:"[^"]|\[\s*\{)')
 _EVENT: Final = b"event:"
 # What names an error beside the fields of an answer, and what the pieces of an answer have.
 _ERROR_NAMES: Final = (b'"error"', b'"base_resp"')
@@ -122,6 +126,8 @@ class Exchange:
         self._has_ended = False
         self._is_over = False
         self._has_begun = False
+        self._has_reason = False
+        self._goes_on = False
         self._said = ""
         self._event_name = b""
         self._error_body = b""
@@ -174,7 +180,7 @@ class Exchange:
         if not text or (text.startswith(b"{") and not text.endswith(b"}")):
             raise lm15.TransportError(f"{self._reply(len(body))} {'has ended in the middle' if text else 'is empty'}")
         self._raise_error_in(text)
-        return body
+        return reply_forms.usual(body, is_event=False)
 
     def lines(self) -> _Lines:
         """Return what takes the lines of a stream in their order."""
@@ -296,6 +302,10 @@ class Exchange:
         if not line.startswith(_DATA):
             return
         data = line[len(_DATA) :].strip()
+        if reply_forms.CHOICES in data:
+            # Some servers write a reason in each event, and one for each of several completions.
+            self._goes_on = self._goes_on or (self._has_reason and _CONTENT.search(data) is not None)
+            self._has_reason = self._has_reason or _REASON.search(data) is not None
         if self._event_name == b"error":
             self._raise_error_event(data)
         if any(name in data for name in _ERROR_NAMES) or not any(name in data for name in _PIECES):
@@ -308,6 +318,11 @@ class Exchange:
     def is_over(self) -> bool:
         """Whether the last event of the stream has come: nothing after it belongs to the answer."""
         return self._is_over
+
+    @property
+    def has_answer(self) -> bool:
+        """Whether a stream of chat completions lacks its last event alone, and before that maybe the usage."""
+        return self._has_reason and not self._goes_on
 
     def _raise_error_event(self, text: bytes) -> None:
         """Raise the error that an event of this name is, whatever stands in it."""
@@ -385,7 +400,11 @@ class _Lines:
             self._whole.append(line)
             return None
         self._exchange.line(line)
-        return line
+        if not line.startswith(_DATA):
+            return line
+        data = line[len(_DATA) :].strip()
+        read = reply_forms.usual(data, is_event=True)
+        return line if read is data else _DATA + read + b"\n"
 
     def are_over(self, line: bytes) -> bool:
         """Return whether this line ends the last event, after which the server may keep the connection open."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import replace
 from types import TracebackType
@@ -25,6 +26,9 @@ from erlport_bridge.request import weight, within_time
 
 # How long the end of a connection may be in coming after the last event of a stream.
 _END_S: Final = 0.1
+# How long the usage and the last event of chat completions may be in coming after the answer. Some gateways send no
+# such event, and keep the connection open.
+_LAST_EVENT_S: Final = 2.0
 
 
 class _WithExchanges:
@@ -213,14 +217,31 @@ class _AsyncTransport:
     async def aiter_lines(self) -> AsyncIterator[bytes]:
         lines = self._exchange.lines()
         async with contextlib.aclosing(self._reply.aiter_lines()) as received:
-            async for line in received:
+            ends_at = None
+            while (line := await _next(received, ends_at)) is not None:
                 taken = lines.take(line)
                 if taken is not None:
                     yield taken
                     if lines.are_over(line):
                         await _read_end(received)
                         break
+                # Known after the line was read.
+                ends_at = (ends_at or time.monotonic() + _LAST_EVENT_S) if self._exchange.has_answer else None
         lines.end()
+
+
+async def _next(received: AsyncIterator[bytes], ends_at: float | None) -> bytes | None:
+    """Return the next line of a stream; ``None``: there is none, or it has not come until ``ends_at``."""
+
+    async def line() -> bytes | None:
+        return await anext(received, None)
+
+    if ends_at is None:
+        return await line()
+    try:
+        return await within_time(line(), max(0.0, ends_at - time.monotonic()))
+    except (TimeoutError, asyncio.TimeoutError):
+        return None
 
 
 async def _read_end(received: AsyncIterator[bytes]) -> None:

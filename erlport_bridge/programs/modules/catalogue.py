@@ -36,7 +36,8 @@ from erlport_bridge.programs.options import (
 )
 from erlport_bridge.programs.sandbox import DEFAULT_CODE_CALLS, DEFAULT_CODE_TIMEOUT_MS, CodeLimits
 from erlport_bridge.programs.signatures import parse_signature
-from erlport_bridge.programs.text import arguments, quoted, suggestion
+from erlport_bridge.programs.text import arguments, quoted, suggestion, text_of
+from erlport_bridge.term import shown
 
 # DSPy repeats this warning at each construction; `describe_module` reports the deprecation instead.
 warnings.filterwarnings("ignore", r".*(ProgramOfThought|CodeAct) is deprecated", DeprecationWarning)
@@ -355,6 +356,8 @@ _OF_DSPY: Final = {
 #: All entries by name, for ``describe_module``: DSPy's modules and the application's.
 ENTRIES: Final[Mapping[str, ModuleEntry]] = _OF_DSPY | application_modules.from_environment()
 
+_ABBREVIATIONS: Final = {"cot": "dspy.ChainOfThought", "pot": "dspy.ProgramOfThought"}
+
 #: The modules that can be executed, by name.
 MODULES: Final[Mapping[str, ModuleEntry]] = {
     name: entry for name, entry in ENTRIES.items() if entry.operation == "execute_module"
@@ -367,13 +370,24 @@ def find_entry(name: object, path: str = "module") -> ModuleEntry:
     Raises:
         OperationError: Of kind ``module_not_found``. The name is only looked up here; nothing is imported for it.
     """
+    if text_of(name) is None and not isinstance(name, bytes):
+        forms = 'such as "dspy.Predict", or a map such as %{module: "dspy.Predict", signature: "question -> answer"},'
+        raise OperationError("input", f"expected the name of a module, {forms} at {path}, got {shown(name)}", path=path)
     wanted = arguments.text(name, path, NAME_BYTES)
     entry = ENTRIES.get(wanted)
     if entry is None:
-        # An alias of Elixir, `Dspy.Predict`, is the atom "Elixir.Dspy.Predict".
-        remedy = suggestion(wanted.removeprefix("Elixir."), ENTRIES) or f"; known modules: {', '.join(MODULES)}"
-        raise OperationError("module_not_found", f"unknown module {quoted(wanted)}{remedy}", path=path)
+        raise OperationError("module_not_found", f"unknown module {quoted(wanted)}{_remedy(wanted)}", path=path)
     return entry
+
+
+def _remedy(wanted: str) -> str:
+    if "->" in wanted:
+        return ', which is a signature; the module comes before it: ("dspy.Predict", "question -> answer", …)'
+    # An alias of Elixir, `Dspy.Predict`, is the atom "Elixir.Dspy.Predict".
+    name = wanted.removeprefix("Elixir.")
+    meant = _ABBREVIATIONS.get(name.rpartition(".")[2].lower())
+    hint = f' (did you mean "{meant}"?)' if meant else suggestion(name, ENTRIES)
+    return hint or f"; known modules: {', '.join(MODULES)}"
 
 
 def find_module(name: object, path: str = "module") -> ModuleEntry:

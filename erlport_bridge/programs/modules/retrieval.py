@@ -72,7 +72,9 @@ class Vectors:
         query_path: str = "inputs.vector",
     ) -> None:
         if vectors is None and embedder is None:
-            raise OperationError("input", "expected vectors of what is searched, or an embedder", path="vectors")
+            form = "an embedder, a function from a list of texts to a list of vectors"
+            message = f"expected vectors of what is searched, or {form}, among the options"
+            raise OperationError("input", message, path="vectors")
         if vectors is not None and len(vectors) != len(texts):
             message = f"expected {len(texts)} vectors, one for each that is searched, got {len(vectors)}"
             raise OperationError("input", message, path="vectors")

@@ -342,6 +342,11 @@ def read_reward(value: object, path: str, role: str = "reward") -> ElixirReward 
         if type(arity) is not int or not _LEAST_ARITY <= arity <= _MOST_ARITY:
             raise _expected(f"a number of arguments from {_LEAST_ARITY} to {_MOST_ARITY}", arity, f"{path}.arity")
         return ElixirReward(callbacks.read(path, given, role), description, arity, role=role)
+    if "check" not in given or "field" not in given:
+        # What is missing may be misspelt.
+        arguments.only(given, _COMPARED | _COUNTED, "key of a check", path)
+    if not given:
+        raise _expected('a function or a check such as %{check: "equals", …}', value, path)
     name = arguments.text(given.get("check"), f"{path}.check", NAME_BYTES)
     if name not in _CHECKS:
         raise arguments.unknown("check", name, _CHECKS, f"{path}.check")

@@ -53,14 +53,18 @@ class Vocabulary(Mapping[str, Option]):
             if name in self._options and value is not None and name not in skip
         }
 
-    def read_all(self, opts: object, path: str = "opts") -> dict[str, Any]:
+    def read_all(
+        self, opts: object, path: str = "opts", *, hints: Mapping[str, str] = arguments.NO_HINTS
+    ) -> dict[str, Any]:
         """Return a value for each option of the vocabulary, from a map or a keyword list.
+
+        ``hints`` say where names belong that are not in the vocabulary.
 
         Raises:
             OperationError: Of kind ``input``, with the path: a value is wrong, or a name is not in the vocabulary.
         """
         given = arguments.options(opts, path)
-        arguments.only(given, self, "option", path)
+        arguments.only(given, self, "option", path, hints)
         return self.with_defaults(self.read(given, path))
 
     def with_defaults(self, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Programs as data: their stages, how the stages are connected, and what their predictors have learned."""
 
 from erlport_bridge import dspy_patches
-from erlport_bridge.programs.pipelines import learned, module_spans, pipeline, voting
+from erlport_bridge.programs.pipelines import learned, misplaced, module_spans, pipeline, voting
 from erlport_bridge.programs.pipelines.learned import Learned
 from erlport_bridge.programs.pipelines.module_spec import CallPart, ModuleSpec, read_module_spec, stage_of_call
 from erlport_bridge.programs.pipelines.needs import Needs, Tools, learned_tools, named_tools, storable, with_tools
@@ -27,6 +27,7 @@ __all__ = [
     "Voting",
     "learned",
     "learned_tools",
+    "misplaced",
     "models_of",
     "named_tools",
     "pipeline",

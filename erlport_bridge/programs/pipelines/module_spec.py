@@ -19,6 +19,7 @@ from typing import Any, Final, NamedTuple
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import tools
 from erlport_bridge.programs.modules import ModuleEntry, catalogue
+from erlport_bridge.programs.pipelines import misplaced
 from erlport_bridge.programs.pipelines.needs import by_call, spec_is_map
 from erlport_bridge.programs.pipelines.stages import Stage
 from erlport_bridge.programs.signatures import MAX_REMEMBERED_CHARACTERS, Reserved, SignatureSpec, parse_signature
@@ -215,7 +216,7 @@ def stage_of(
         OperationError: An option, a tool or the signature is invalid; the error has its path.
     """
     entry, path = spec.entry, spec.path
-    options = _options(spec, call)
+    options = _options(spec, call, stored=stored)
     if stored:
         of_entry = {option.name: option for option in entry.options}
         options = {name: (by_call(of_entry[name], value), where) for name, (value, where) in options.items()}
@@ -268,7 +269,7 @@ def _own_signature(read: ModuleSpec, outer: SignatureSource) -> SignatureSource:
     return outer.with_instructions(arguments.text(instructions, f"{path}.instructions"))
 
 
-def _options(spec: ModuleSpec, call: CallPart) -> dict[str, tuple[object, str]]:
+def _options(spec: ModuleSpec, call: CallPart, *, stored: bool) -> dict[str, tuple[object, str]]:
     """Return the options of a module by their own names, each with its path."""
     if len(spec.given) == 1 and not call.options:  # the usual case: only a name
         return {}
@@ -276,8 +277,9 @@ def _options(spec: ModuleSpec, call: CallPart) -> dict[str, tuple[object, str]]:
     known = {alias: option.name for option in entry.options for alias in (option.name, *option.aliases)}
     if entry.takes_module:
         known["of"] = "of"
-    arguments.only(spec.given, [*_SPEC_KEYS, *known, *spec.beside], f"key or option of {entry.name}", path)
-    arguments.only(spec.listed, known, f"option of {entry.name}", f"{path}.options")
+    keys, hints = [*_SPEC_KEYS, *known, *spec.beside], misplaced.IN_STAGE if stored else misplaced.IN_MODULE
+    arguments.only(spec.given, keys, f"key or option of {entry.name}", path, hints)
+    arguments.only(spec.listed, known, f"option of {entry.name}", f"{path}.options", hints)
     found: dict[str, tuple[object, str]] = {}
     for options, where in ((call.options, "opts"), (spec.listed, f"{path}.options"), (spec.given, path)):
         for key, value in options.items():

@@ -57,7 +57,8 @@ def read_stages(
     if not isinstance(modules, list) or not modules:
         raise OperationError(
             "input",
-            f"expected a list of 1 to {MAX_STAGES} modules at spec.modules, got {shown(modules)}",
+            f'expected a list of 1 to {MAX_STAGES} modules at spec.modules, such as ["dspy.Predict"], '
+            f"got {shown(modules)}",
             path="spec.modules",
         )
     stages: list[Stage] = []

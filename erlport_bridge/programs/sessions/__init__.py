@@ -7,7 +7,7 @@ from erlport_bridge.programs.sessions.neighbours import (
 )
 from erlport_bridge.programs.sessions.program import Program
 from erlport_bridge.programs.sessions.provided import check_changeable
-from erlport_bridge.programs.sessions.registry import MAX_MEMBERS, Sessions
+from erlport_bridge.programs.sessions.registry import MAX_MEMBERS, SPEC_KEYS, Sessions
 from erlport_bridge.programs.sessions.session import Session
 from erlport_bridge.programs.sessions.stored_conversations import Told
 from erlport_bridge.programs.sessions.stored_sessions import StoredSessions
@@ -15,6 +15,7 @@ from erlport_bridge.programs.sessions.uses import during_operation
 
 __all__ = [
     "MAX_MEMBERS",
+    "SPEC_KEYS",
     "Neighbours",
     "Program",
     "Session",

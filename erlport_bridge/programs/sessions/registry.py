@@ -36,6 +36,7 @@ from erlport_bridge.programs.pipelines import (
     Stage,
     learned,
     learned_tools,
+    misplaced,
     models_of,
     pipeline,
     read_outputs,
@@ -61,7 +62,8 @@ DEFAULT_SESSION_IDLE_MS: Final = 3_600_000
 #: The maximum number of versions that vote together.
 MAX_MEMBERS: Final = 100
 
-_SPEC_KEYS: Final = frozenset(
+#: The keys of a program's spec.
+SPEC_KEYS: Final = frozenset(
     ["signature", "instructions", "modules", "outputs", "history", "lm", "config", *BUDGET_OPTIONS]
 )
 _DEFAULT_MODULES: Final = ["dspy.Predict"]
@@ -116,12 +118,12 @@ class Sessions(CachedSessions):
             self._close_idle()
             self._opened(session_id).model = model
 
-    def open(self, session_id: str, limits: BudgetLimits) -> Session:
-        """Open a session that may spend this, or set what one may spend that is open."""
+    def open(self, session_id: str, limits: Mapping[str, Any]) -> Session:
+        """Open a session, or take an open one, and set those limits of its budget that are given by name."""
         with self._lock:
             self._close_idle()
             session = self._opened(session_id)
-            session.budget.limits = limits
+            session.budget.limits = session.budget.limits._replace(**limits)
             return session
 
     def model_for(self, session_id: str | None, *preferred: LanguageModel | None) -> LanguageModel:
@@ -206,7 +208,7 @@ class Sessions(CachedSessions):
         given: dict[str, Any] = (
             {"signature": spec} if isinstance(spec, str | bytes) or text_of(spec) else arguments.options(spec, "spec")
         )
-        arguments.only(given, _SPEC_KEYS, "key", "spec")
+        arguments.only(given, SPEC_KEYS, "key", "spec", misplaced.IN_PROGRAM)
         size = size_of((given, known), PROGRAM_BYTES.most)
         PROGRAM_BYTES.check(size, "spec")
         history = arguments.boolean(given.get("history"), "spec.history")
@@ -413,9 +415,9 @@ class Sessions(CachedSessions):
             return [session for session in self._sessions.values() if session.id != POOL_SESSION]
 
     def _no_program(self, program_id: str, session_id: str | None, known: Mapping[str, Program]) -> OperationError:
-        where = f"in session {quoted(session_id)}" if session_id is not None else "on this port"
-        message = f"unknown program {quoted(program_id)} {where}{suggestion(program_id, known)}; {self._started()}"
-        message += "; create it anew with create_program or load_program"
+        where = "" if session_id is None else f" in session {quoted(session_id)}"
+        message = f"unknown program {quoted(program_id)}{where}{suggestion(program_id, known)}; {self._started()}"
+        message += "; list_programs shows those that there are; create it anew with create_program or load_program"
         return OperationError("program_not_found", message, path="program_id")
 
     def _suggested(self, session_id: str | None) -> Mapping[str, Program]:

@@ -295,14 +295,17 @@ class StoredSessions:
 
     # Sessions and programs
 
-    async def open(self, session_id: str, limits: BudgetLimits) -> dict[str, Any]:
-        """Open a session that may spend this, or set what one may spend that is open; return its description."""
+    async def open(self, session_id: str, limits: Mapping[str, Any]) -> dict[str, Any]:
+        """Open a session, or set those limits of an open one that are given by name; return its description."""
         check_changeable(session_id, "session_id")
         if self.store is None:
             return self.sessions.open(session_id, limits).describe()
-        owner, text = self._this_process(), terms.dumps(limits._asdict()) if limits.are_set else None
+        owner = self._this_process()
         async with self._locks.of("session", session_id):
             seen = await self._seen(session_id)
+            known = self.sessions.peek(session_id)
+            whole = (BudgetLimits() if known is None else known.budget.limits)._replace(**limits)
+            text = terms.dumps(whole._asdict()) if whole.are_set else None
             row = await self.store.write(lambda rows: rows.put_budget(session_id, owner, text, seen))
             session = self.sessions.open(session_id, limits)
             session.row = row

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from decimal import Decimal
 from typing import Annotated, Any, Final, TypeAlias, get_origin
 
@@ -16,6 +16,7 @@ import pydantic
 import pydantic_core
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.signatures import hints
 from erlport_bridge.term import shown
 
 #: Names and values of constraints, in the order in which the caller gave them; hashable.
@@ -52,7 +53,7 @@ def problem(annotation: Any, name: str, value: object) -> str | None:
     """Return what is wrong with a constraint of a type, or ``None`` if the constraint is valid."""
     takes = allowed(annotation)
     if name not in takes:
-        return f"takes no {name}" + (f"; it takes {', '.join(takes)}" if takes else "")
+        return takes_no(name, takes)
     if name == "pattern":
         return _pattern_problem(value) if isinstance(value, str) else f"takes text as {name}, not {shown(value)}"
     if name in _OF_LENGTHS:
@@ -60,6 +61,12 @@ def problem(annotation: Any, name: str, value: object) -> str | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or (name == "multiple_of" and value <= 0):
         return f"takes a number as {name}, not {shown(value)}"
     return None
+
+
+def takes_no(name: str, takes: Collection[str]) -> str:
+    """Return the words about a constraint that a type does not take, which takes others."""
+    known = tuple(dict.fromkeys(takes))
+    return f"takes no {name}{hints.of_setting(name, known)}" + (f"; it takes {', '.join(known)}" if known else "")
 
 
 def leaves_no_value(annotation: Any, constraints: Constraints) -> bool:

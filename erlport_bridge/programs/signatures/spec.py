@@ -157,7 +157,8 @@ def _source_text(source: object) -> str:
     if text is None:
         if isinstance(source, bytes):
             raise _error(expected_text("signature", source))
-        raise _error(f"expected text or a map at signature, got {shown(source)}")
+        forms = 'such as "question -> answer", or a map, such as %{inputs: "question", outputs: "answer"},'
+        raise _error(f"expected text {forms} at signature, got {shown(source)}")
     return text
 
 
@@ -171,7 +172,7 @@ def _parse_text(text: str) -> tuple[tuple[Field, ...], tuple[Field, ...]]:
 
 
 def _parse_fields(text: str) -> tuple[tuple[Field, ...], tuple[Field, ...]]:
-    reader = _reader(text, "signature")
+    reader = _reader(text, "signature", is_signature=True)
     inputs = tuple(_parse_side(reader, "inputs"))
     if not reader.take_mark("->"):
         reader.expected('"," or "->"', _remedy(reader))
@@ -184,11 +185,11 @@ def _parse_fields(text: str) -> tuple[tuple[Field, ...], tuple[Field, ...]]:
 _remembered_fields = lru_cache(maxsize=512)(_parse_fields)
 
 
-def _reader(text: str, where: str) -> TokenReader:
+def _reader(text: str, where: str, *, is_signature: bool = False) -> TokenReader:
     if len(text) > MAX_SIGNATURE_CHARACTERS:
         problem = f"expected at most {MAX_SIGNATURE_CHARACTERS} characters at {where}, got {len(text)}"
         raise _error(problem, where, limit=MAX_SIGNATURE_CHARACTERS)
-    return TokenReader(text, where)
+    return TokenReader(text, where, is_signature=is_signature)
 
 
 def _parse_side(reader: TokenReader, side: str) -> Iterable[Field]:
@@ -218,6 +219,8 @@ _TEXT_TYPE: Final = FieldType("str", str)
 
 
 def _remedy(reader: TokenReader) -> str:
+    if reader.lacks_arrow:  # of which the error tells
+        return ""
     mark = reader.next.text if reader.next.kind == "mark" else ""
     return {
         "=": "; a default stands with the type: k: int(default=3)",

@@ -36,12 +36,13 @@ from dspy.adapters.types.citation import Citations
 from dspy.adapters.types.document import Document
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs.signatures.constraints import allowed, leaves_no_value, problem
+from erlport_bridge.programs.signatures import hints
+from erlport_bridge.programs.signatures.constraints import allowed, leaves_no_value, problem, takes_no
 from erlport_bridge.programs.signatures.defaults import default_problem, read_default
 from erlport_bridge.programs.signatures.field_names import name_problem
 from erlport_bridge.programs.signatures.field_type import NO_DEFAULT, CompoundDefault, FieldType, choice_text
 from erlport_bridge.programs.signatures.object_types import object_model
-from erlport_bridge.programs.text import quoted, suggestion
+from erlport_bridge.programs.text import quoted
 from erlport_bridge.term import shown
 
 MAX_TYPE_DEPTH: Final = 20
@@ -133,8 +134,12 @@ _TOKEN: Final = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 # Characters that people write in place of "->": "question - answer", "question => answer", "question → answer".
-_LIKE_ARROWS: Final = frozenset("-–—→⇒>")
+_LIKE_ARROWS: Final = frozenset("-–—→⇒⟶➜<>~")
 _ARROW_REMEDY: Final = '; between the inputs and the outputs of a signature stands "->"'
+_CHARACTER_REMEDIES: Final = {
+    "?": '; a field that may be left out has a type such as "str | None"',
+    ";": '; a comma separates fields: "context, question -> answer"',
+}
 _ESCAPE: Final = re.compile(r"\\(.)", re.DOTALL)
 _ESCAPED: Final = {"\\": "\\", '"': '"', "'": "'", "n": "\n", "r": "\r", "t": "\t"}
 _CODE_LANGUAGE: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_+#.-]{0,31}")
@@ -160,13 +165,18 @@ class TokenReader:
     Args:
         text: The text of a whole signature, or of a type in a signature's map.
         where: The path of the text in errors, such as ``signature`` or ``signature.inputs.tags``.
+        is_signature: The text is that of a whole signature.
+
+    Attributes:
+        lacks_arrow: The text is that of a signature without ``->``; each error says so.
 
     Raises:
         OperationError: Of kind ``signature``: a character that begins no token.
     """
 
-    def __init__(self, text: str, where: str) -> None:
+    def __init__(self, text: str, where: str, *, is_signature: bool = False) -> None:
         self.where = where
+        self.lacks_arrow = is_signature and "->" not in text
         self._tokens = list(self._split(text))
         self._index = 0
 
@@ -196,6 +206,9 @@ class TokenReader:
 
     def fail(self, problem: str, position: int, remedy: str = "", *, limit: int | None = None) -> NoReturn:
         """Raise an error about a problem at a position, counted in characters from 0."""
+        if self.lacks_arrow and remedy != _ARROW_REMEDY:
+            # Whatever else may be wrong: "question: answer", "question = answer", "question, answer".
+            remedy = _ARROW_REMEDY + remedy
         message = f"{problem} at character {position} of {self.where}{remedy}"
         raise OperationError("signature", message, path=self.where, limit=limit)
 
@@ -206,12 +219,16 @@ class TokenReader:
             match = _TOKEN.match(text, position)
             if match is None:
                 problem = "unterminated string" if text[position] in "\"'" else "unexpected character"
-                remedy = _ARROW_REMEDY if text[position] in _LIKE_ARROWS else ""
-                self.fail(f"{problem} {shown(text[position])}", position, remedy)
+                self.fail(f"{problem} {shown(text[position])}", position, self._remedy(text, position))
             if match.lastgroup != "space":
                 tokens.append(Token(str(match.lastgroup), match.group(), position))
             position = match.end()
         return [*tokens, Token("end", "", len(text))]
+
+    def _remedy(self, text: str, position: int) -> str:
+        if text[position] in _LIKE_ARROWS:
+            return "" if "->" in text[:position] else _ARROW_REMEDY
+        return _CHARACTER_REMEDIES.get(text[position], "")
 
 
 def parse_type(reader: TokenReader, field_name: str) -> FieldType:
@@ -362,10 +379,7 @@ class _TypeParser:
     def _constrained_union(self, read: FieldType, given: Mapping[str, Any], start: int) -> FieldType:
         for name in given:
             if not any(name in allowed_in(member) for member in read.members):
-                takes = list(dict.fromkeys(known for member in read.members for known in allowed_in(member)))
-                self._fail(
-                    f"{read.text}, which takes no {name}" + (f"; it takes {', '.join(takes)}," if takes else ","), start
-                )
+                self._fail(f"{read.text}, which {takes_no(name, allowed_in(read))},", start)
         members = []
         for member in read.members:
             own = {name: value for name, value in given.items() if name in allowed_in(member)}
@@ -396,7 +410,7 @@ class _TypeParser:
         return canonical
 
     def _unknown(self, name: str, position: int) -> NoReturn:
-        remedy = f"{suggestion(name, [*_NAMES, *_ALIASES])}; known types: {', '.join(_NAMES)}"
+        remedy = f"{hints.of_type(name, [*_NAMES, *_ALIASES])}; known types: {', '.join(_NAMES)}"
         problem = f'unknown type {quoted(name)} of field "{self._field_name}"'
         self._reader.fail(problem, position, remedy)
 
@@ -438,7 +452,7 @@ class _TypeParser:
         elif token.kind == "name" and token.text in constants:
             choice = constants[token.text]
         else:
-            self._reader.expected("a string, an integer, True, False or None in Literal")
+            self._reader.expected("a string in quotes, an integer, True, False or None")
         self._reader.take()
         return choice
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sized
 from typing import Any, Final
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.programs.signatures import hints
 from erlport_bridge.programs.signatures.constraints import NAMES
 from erlport_bridge.programs.signatures.field_type import string_text
 from erlport_bridge.programs.signatures.type_parser import MAX_TYPE_DEPTH, MAX_TYPE_MEMBERS
@@ -81,7 +82,8 @@ def with_settings(text: str, settings: Any, where: str) -> str:
     given = {text_of(key) or shown(key): value for key, value in pairs}
     for name in given:
         if name not in SETTINGS:
-            raise _error(f"unknown option {name} at {where}; known are {', '.join(SETTINGS)}", where)
+            hint = hints.of_setting(name, SETTINGS)
+            raise _error(f"unknown option {name} at {where}{hint}; known are {', '.join(SETTINGS)}", where)
     if "enum" in given:
         text = _enum([given.pop("enum")], where, 1)
     optional = given.pop("optional", False)

@@ -17,6 +17,7 @@ from erlport_bridge.programs.text.extraction import (
     words,
 )
 from erlport_bridge.programs.text.wording import (
+    beginning,
     expected_text,
     indented_below,
     inside,
@@ -32,6 +33,7 @@ __all__ = [
     "Number",
     "Passages",
     "arguments",
+    "beginning",
     "chat_text",
     "dates",
     "evaluate",

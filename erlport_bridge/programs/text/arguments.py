@@ -89,11 +89,11 @@ def options(value: object, path: str) -> dict[str, Any]:
     elif is_keyword_list(value):
         pairs = value
     else:
-        raise OperationError("input", f"expected a map or a keyword list at {path}, got {_outline(value)}", path=path)
+        raise OperationError("input", f"expected a map or a keyword list at {path}, got {outline(value)}", path=path)
     for key, _ in pairs:
         if not isinstance(key, str):
             raise OperationError(
-                "input", f"expected an atom or a string as a key of {path}, got {_outline(key)}", path=path
+                "input", f"expected an atom or a string as a key of {path}, got {outline(key)}", path=path
             )
     read = {str(key): item for key, item in pairs}
     if len(read) < len(pairs):
@@ -112,7 +112,7 @@ def is_keyword_list(value: object) -> TypeGuard[list[tuple[Any, Any]]]:
     return isinstance(value, list) and all(isinstance(item, tuple) and len(item) == 2 for item in value)
 
 
-def _outline(value: object) -> str:
+def outline(value: object) -> str:
     """Return the kind of a value that came in place of options, without its content, which may hold an API key."""
     for kind, name in ((Atom, None), (str, "a string"), (list, "a list"), (tuple, "a tuple"), (Mapping, "a map")):
         if isinstance(value, kind):
@@ -135,7 +135,18 @@ def timeout_ms(value: object, path: str = "opts.timeout") -> int | None:
     )
 
 
-def unknown(what: str, name: str, known: Collection[str], where: str, path: str | None = None) -> OperationError:
+#: No hints for :func:`unknown`.
+NO_HINTS: Final[Mapping[str, str]] = {}
+
+
+def unknown(
+    what: str,
+    name: str,
+    known: Collection[str],
+    where: str,
+    path: str | None = None,
+    hints: Mapping[str, str] = NO_HINTS,
+) -> OperationError:
     """Return the error about an unknown name, with the nearest known name as a suggestion.
 
     Args:
@@ -144,14 +155,22 @@ def unknown(what: str, name: str, known: Collection[str], where: str, path: str 
         known: All names that are allowed here.
         where: The place of the name, as the message shows it.
         path: The ``path`` of the error's details; by default ``where``.
+        hints: What the message says in place of a suggestion, by names that have their place elsewhere.
     """
     choices = ", ".join(sorted(known))
-    message = f"unknown {what} {quoted(name)} at {where}{suggestion(name, known)}; known here: {choices}"
+    hint = f"; {hints[name]}" if name in hints else suggestion(name, known)
+    message = f"unknown {what} {quoted(name)} at {where}{hint}; known here: {choices}"
     return OperationError("input", message, path=path or where)
 
 
-def only(given: Mapping[str, Any], known: Collection[str], what: str, path: str) -> None:
+def only(
+    given: Mapping[str, Any],
+    known: Collection[str],
+    what: str,
+    path: str,
+    hints: Mapping[str, str] = NO_HINTS,
+) -> None:
     """Raise the error of :func:`unknown` for the first key of ``given`` that is not in ``known``."""
     for name in given:
         if name not in known:
-            raise unknown(what, name, known, path, f"{path}.{name}")
+            raise unknown(what, name, known, path, f"{path}.{name}", hints)

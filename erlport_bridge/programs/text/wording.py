@@ -30,6 +30,7 @@ _MAX_CODE_POINT: Final = 0x10FFFF
 # A longer name is not a misspelling of a known name. It is not compared, since its sender would choose how long that
 # takes, and not shown in full.
 _MAX_NAME_CHARACTERS: Final = 64
+_MAX_WORD_CHARACTERS: Final = 64
 
 
 def text_of(value: object) -> str | None:
@@ -111,6 +112,19 @@ def inside(path: str, key: object) -> str:
     return f"{path}[{quoted(key) if isinstance(key, str) else shown(key)}]"
 
 
+def beginning(text: str, most: int) -> str:
+    """Return a text of at most ``most`` characters, or its beginning up to the end of a word, with an ellipsis.
+
+    >>> beginning("the model refused the request", 20)
+    'the model refused…'
+    """
+    if len(text) <= most:
+        return text
+    # What is longer, such as base64, is no word.
+    end = text.rfind(" ", max(0, most - _MAX_WORD_CHARACTERS), most)
+    return f"{text[: most - 1 if end < 0 else end]}…"
+
+
 def suggestion(name: str, known: Iterable[str]) -> str:
     """Return ``(did you mean "…"?)`` with the nearest known name, or an empty string if none is near."""
     if len(name) > _MAX_NAME_CHARACTERS:
@@ -129,21 +143,23 @@ def misspelt(name: str, known: Iterable[str]) -> str | None:
 
     This is stricter than :func:`suggestion`, which may guess. Two letters swapped, or one letter missing, added or
     wrong, count as one mistake. A name of up to five letters may have one mistake, a longer name two, a single letter
-    none.
+    none. Of names that are equally near, one that begins like ``name`` is meant, as a plural does.
 
     >>> misspelt("timout", ["timeout", "temperature"]), misspelt("ml", ["lm"]), misspelt("max_hops", ["max_iters"])
     ('timeout', 'lm', None)
+    >>> misspelt("tool", ["pool", "tools"])
+    'tools'
     """
     if not 1 < len(name) <= _MAX_NAME_CHARACTERS:
         return None
     folded = name.lower()
     allowed = 1 if len(name) <= 5 else 2
     mistakes = [
-        (_mistakes(folded, candidate.lower()), candidate)
+        (_mistakes(folded, candidate.lower()), not candidate.lower().startswith(folded), candidate)
         for candidate in known
         if len(candidate) > 1 and abs(len(candidate) - len(name)) <= allowed
     ]
-    count, nearest = min(mistakes, default=(allowed + 1, None))
+    count, _, nearest = min(mistakes, default=(allowed + 1, True, None))
     return nearest if count <= allowed else None
 
 

@@ -20,7 +20,7 @@ from erlport_bridge.errors import OperationError
 from erlport_bridge.limits import NAME_BYTES, SCHEMA_BYTES, SCHEMA_PARTS, size_of
 from erlport_bridge.programs import callbacks
 from erlport_bridge.programs.callbacks import ElixirFunction
-from erlport_bridge.programs.text import arguments, inside
+from erlport_bridge.programs.text import arguments, beginning, inside
 from erlport_bridge.programs.tools.observed_tool import (
     NAME,
     RESERVED_NAMES,
@@ -236,7 +236,7 @@ class _FunctionTool(ObservedTool):
         error = jsonschema.exceptions.best_match(jsonschema.Draft202012Validator(self._schema).iter_errors(values))
         if error is None:
             return values
-        reason = error.message[:_MAX_REASON_CHARACTERS]
+        reason = beginning(error.message, _MAX_REASON_CHARACTERS)
         if not error.absolute_path:
             raise ArgumentsError(f"the arguments are invalid: {reason}")
         name, *inner = error.absolute_path

@@ -20,7 +20,7 @@ from dspy.utils.callback import with_callbacks
 from erlport_bridge.dspy_patches import sets_as_lists
 from erlport_bridge.errors import message_of
 from erlport_bridge.limits import TOOL_RESULT_BYTES, size_of
-from erlport_bridge.programs.text import neutral
+from erlport_bridge.programs.text import beginning, neutral
 from erlport_bridge.request import asking, within
 from erlport_bridge.term import shown
 from erlport_bridge.threads import NoThreadError
@@ -134,5 +134,5 @@ def _neutral(result: Any) -> Any:
 
 
 def _error_text(error: BaseException) -> str:
-    text = " ".join(_HOST_PATH.sub("…", message_of(error)).split())[:_MAX_ERROR_CHARACTERS]
-    return neutral(text) or type(error).__name__
+    text = " ".join(_HOST_PATH.sub("…", message_of(error)).split())
+    return neutral(beginning(text, _MAX_ERROR_CHARACTERS)) or type(error).__name__

@@ -74,7 +74,8 @@ def input_values(spec: SignatureSpec, inputs: object, *, path: str = "inputs") -
             fit the type of its field.
     """
     if not isinstance(inputs, Mapping):
-        raise OperationError("input", f"expected a map at {path}, got {shown(inputs)}", path=path)
+        form = f" such as %{{{spec.inputs[0].name}: …}}" if spec.inputs else ""
+        raise OperationError("input", f"expected a map{form} at {path}, got {shown(inputs)}", path=path)
     if _STRUCT in inputs:
         raise OperationError("input", f"expected a map of inputs at {path}, got the struct {shown(inputs)}", path=path)
     given = {_field_name(key, path): value for key, value in inputs.items()}
@@ -273,7 +274,8 @@ def _object(annotation: Any, value: object, path: str, lenient: bool) -> Any:
     for key, item in value.items():
         name = text_of(key)
         if name not in annotation.model_fields:
-            raise mismatch(f"one of {', '.join(annotation.model_fields)} as a key", key, path)
+            hint = suggestion(key, annotation.model_fields) if isinstance(key, str) else ""
+            raise mismatch(f"one of {', '.join(annotation.model_fields)} as a key{hint}", key, path)
         field = annotation.model_fields[name]
         given[name] = convert(field.annotation, item, f"{path}.{name}", lenient=lenient)
     for name, field in annotation.model_fields.items():

@@ -89,8 +89,9 @@ defmodule DSPex.Python do
   Starts a pool under the supervision of `:dspex`. `name` is what calls name in their option `:pool`; `options` are described in
   `DSPex.Python.Pool`, and an unknown option raises.
 
-  Does not wait for Python: calls do. Returns `{:error, {:already_started, pid}}` if there is a pool of that name, and
-  `{:error, :not_started}` if the application `:dspex` has not been started.
+  Does not wait for Python: calls do, and have the error of a Python that cannot be started; so has `await_pools/2`. Returns
+  `{:error, {:already_started, pid}}` if there is a pool of that name, `{:error, :not_started}` if the application `:dspex` has not been
+  started, and `{:error, %DSPex.Python.Error{}}` if `:python` names no executable file.
 
       {:ok, _pid} = DSPex.Python.start_pool(:reports, python: ".venv/bin/python", model: :embedded)
   """
@@ -101,10 +102,11 @@ defmodule DSPex.Python do
   Stops the pool `name`, of the configuration or of `start_pool/2`. Its calls in flight end within the pool's `:stop_timeout`, and are
   answered with an error after that; further calls are refused meanwhile. Returns when the pool has stopped.
 
-      iex> DSPex.Python.stop_pool(:no_such_pool)
-      {:error, :not_found}
+      iex> {:error, error} = DSPex.Python.stop_pool(:no_such_pool)
+      iex> error.kind
+      :pool_not_found
   """
-  @spec stop_pool(atom()) :: :ok | {:error, :not_found}
+  @spec stop_pool(atom()) :: :ok | {:error, Error.t()}
   defdelegate stop_pool(name), to: PoolSupervisor
 
   @doc """
@@ -117,10 +119,11 @@ defmodule DSPex.Python do
 
   If the new Python cannot be started, its error is returned, and the old one stays.
 
-      iex> DSPex.Python.restart_pool(:no_such_pool)
-      {:error, :not_found}
+      iex> {:error, error} = DSPex.Python.restart_pool(:no_such_pool)
+      iex> error.kind
+      :pool_not_found
   """
-  @spec restart_pool(atom()) :: :ok | {:error, :not_found | Error.t()}
+  @spec restart_pool(atom()) :: :ok | {:error, Error.t()}
   defdelegate restart_pool(name), to: RollingRestart, as: :restart
 
   @doc """
@@ -141,10 +144,11 @@ defmodule DSPex.Python do
   Waits until its calls have ended, at most `timeout` ms, and returns how many are still in flight. The pool still takes calls of
   this node that name it. It is out until it is stopped and started again.
 
-      iex> DSPex.Python.drain_pool(:no_such_pool)
-      {:error, :not_found}
+      iex> {:error, error} = DSPex.Python.drain_pool(:no_such_pool)
+      iex> error.kind
+      :pool_not_found
   """
-  @spec drain_pool(atom(), timeout()) :: {:ok, non_neg_integer()} | {:error, :not_found}
+  @spec drain_pool(atom(), timeout()) :: {:ok, non_neg_integer()} | {:error, Error.t()}
   defdelegate drain_pool(name, timeout \\ 30_000), to: Membership, as: :drain
 
   @doc """
@@ -573,16 +577,24 @@ defmodule DSPex.Python do
     do: ProgramCalls.execute(program, inputs, CallOptions.new!(options))
 
   @doc """
-  Lists the descriptions of the programs of a session, or of all sessions for `nil`.
+  Lists the descriptions of the programs of a session, or of all sessions for `nil`, which may be left out before options:
+  `list_programs(pool: :reports)`.
 
       iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer")
       iex> {:ok, [description]} = DSPex.Python.list_programs(program.session_id)
       iex> description["id"] == program.id
       true
   """
-  @spec list_programs(String.t() | nil, options()) :: result([map()])
-  def list_programs(session_id \\ nil, options \\ []),
-    do: Operation.look_among(:list_programs, [session_id], CallOptions.new!(options))
+  @spec list_programs(String.t() | nil | options(), options()) :: result([map()])
+  def list_programs(session_id \\ nil, options \\ []) do
+    {session_id, options} =
+      case {session_id, options} do
+        {[{_option, _value} | _rest] = options, []} -> {nil, options}
+        given -> given
+      end
+
+    Operation.look_among(:list_programs, [session_id], CallOptions.new!(options))
+  end
 
   @doc """
   Describes a program, which is a `%DSPex.Program{}` or its id: its signature, its stages, how often it was called.
@@ -698,13 +710,16 @@ defmodule DSPex.Python do
   @doc """
   Opens a session that may spend no more than this on models, or sets what one may spend that is open; returns its description.
 
-  `limits` are `:max_cost` (US dollars) and `:max_tokens_total`; what is left out has no limit. At the limit, calls of the session end with
+  `limits` are `:max_cost` (US dollars) and `:max_tokens_total`. A session that is open keeps a limit that is left out; `nil` removes it. At the limit, calls of the session end with
   kind `:budget`. What was spent is under `"budget"`, here and in `list_sessions/1`; setting other limits does not forget it.
   A session need not be opened otherwise: the first program or model in it opens it.
 
       iex> {:ok, session} = DSPex.Python.open_session("user-43", max_cost: 0.5)
       iex> session["budget"]
       %{"max_cost" => 0.5, "max_tokens_total" => nil, "cost" => 0.0, "total_tokens" => 0}
+      iex> {:ok, again} = DSPex.Python.open_session("user-43", max_tokens_total: 10_000)
+      iex> again["budget"]["max_cost"]
+      0.5
   """
   @spec open_session(String.t(), keyword() | map(), options()) :: result(map())
   def open_session(session_id, limits \\ [], options \\ []) do

@@ -14,10 +14,12 @@ defmodule DSPex.Suggestion do
   Returns the known name of which `name` is a misspelling; `nil` if it is another word.
 
   Two letters swapped, one missing, added or wrong count as one mistake. A name of up to five letters may have one mistake, a
-  longer name two, and a single letter none.
+  longer name two, and a single letter none. Of names that are equally near, one that begins like `name` is meant, as a plural does.
 
       iex> DSPex.Suggestion.misspelt(:timout, [:timeout, :temperature])
       :timeout
+      iex> DSPex.Suggestion.misspelt(:tool, [:pool, :tools])
+      :tools
       iex> DSPex.Suggestion.misspelt("max_hops", ["max_iters"])
       nil
   """
@@ -29,12 +31,14 @@ defmodule DSPex.Suggestion do
 
     if count in 2..@max_characters do
       known
-      |> Enum.map(&{mistakes(letters, letters(&1)), &1})
-      |> Enum.filter(fn {mistakes, known} ->
+      |> Enum.map(
+        &{mistakes(letters, letters(&1)), not List.starts_with?(letters(&1), letters), &1}
+      )
+      |> Enum.filter(fn {mistakes, _otherwise?, known} ->
         mistakes <= allowed and String.length(to_string(known)) > 1
       end)
-      |> Enum.min(fn -> {nil, nil} end)
-      |> elem(1)
+      |> Enum.min(fn -> {nil, nil, nil} end)
+      |> elem(2)
     end
   end
 

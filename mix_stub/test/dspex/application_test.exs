@@ -57,7 +57,7 @@ defmodule DSPex.ApplicationTest do
     assert {:error, %DSPex.Python.Error{kind: :pool_not_found} = error} = DSPex.Python.ping()
     assert error.message =~ "start the application :dspex"
     assert {:error, :not_started} = DSPex.Python.start_pool(:late, model: :embedded)
-    assert DSPex.Python.restart_pool(:general) == {:error, :not_found}
+    assert {:error, %{kind: :pool_not_found}} = DSPex.Python.restart_pool(:general)
 
     # A pool under a supervisor of the application's own.
     message =
@@ -71,7 +71,7 @@ defmodule DSPex.ApplicationTest do
              Supervisor.start_link([{DSPex.Python.Pool, options}], strategy: :one_for_one)
 
     assert Exception.format_exit(reason) =~ message
-    assert {:error, :not_found} = DSPex.Python.stop_pool(:general)
+    assert {:error, %{kind: :pool_not_found}} = DSPex.Python.stop_pool(:general)
 
     {:ok, _started} = Application.ensure_all_started(:dspex)
     # A call that is made before Python is ready waits for it.

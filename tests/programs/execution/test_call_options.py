@@ -9,7 +9,7 @@ import pytest
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.execution.batch import BATCH_OPTIONS
 from erlport_bridge.programs.execution.call_inputs import read_inputs
-from erlport_bridge.programs.execution.call_options import COMMON_OPTIONS, PROGRAM_CALL_OPTIONS
+from erlport_bridge.programs.execution.call_options import COMMON_OPTIONS, PROGRAM_CALL_OPTIONS, check_spelling
 from erlport_bridge.programs.execution.call_request import read_module_call, read_program_call
 from erlport_bridge.programs.models import GENERATION_SETTINGS
 from erlport_bridge.programs.text import misspelt
@@ -65,10 +65,74 @@ def test_misspelt_option_is_an_error_with_the_right_name(wrong: str, right: str)
     assert refused("dspy.Predict", {wrong: 1}).message == f'unknown option "{wrong}" at opts (did you mean "{right}"?)'
 
 
-@pytest.mark.parametrize("other", ["max_hops", "k", "x", "retriever", "verbose", "num_threads", "cache"])
+@pytest.mark.parametrize("other", ["max_hops", "k", "x", "retriever", "verbose", "num_threads"])
 def test_another_word_is_a_warning(other: str) -> None:
     request = read_module_call("dspy.ChainOfThought", QA, {other: 3})
     assert request.options.warnings == (f'dspy.ChainOfThought takes no option "{other}"; it was ignored',)
+
+
+@pytest.mark.parametrize("name", ["cache", "api_key", "fallbacks", "headers"])
+def test_the_warning_about_an_option_of_a_model_says_where_it_belongs(name: str) -> None:
+    (warning,) = read_module_call("dspy.Predict", QA, {name: "x"}).options.warnings
+    assert warning.endswith(f"it was ignored: a model takes it, as lm: %{{provider: …, {name}: …}}")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("optimiser", "optimizer"),
+        ("optimizers", "optimizer"),
+        ("session", "session_id"),
+        ("requestid", "request_id"),
+        ("pools", "pool"),
+        ("model", "lm"),
+        ("metrics", "metric"),
+        ("progres", "progress"),
+    ],
+)
+def test_a_misspelt_option_of_many_calls_has_its_right_name(wrong: str, right: str) -> None:
+    """`optimiser` was told that an optimizer is needed, and only the optimizer's own options were suggested."""
+    with pytest.raises(OperationError, match=f'unknown option "{wrong}" at opts .did you mean "{right}"'):
+        check_spelling({wrong: 1, "timeout": 5, "temperature": 1}, ["optimizer", "metric"])
+
+
+@pytest.mark.parametrize(
+    ("module", "wrong", "right"),
+    [
+        ("dspy.BestOfN", "reward_fn", "reward"),
+        ("dspy.BestOfN", "module", "of"),
+        ("dspy.Predict", "num_threads", "max_concurrency"),
+    ],
+)
+def test_an_option_by_the_name_of_dspy_has_its_name_here(module: str, wrong: str, right: str) -> None:
+    assert refused(module, {wrong: 1}).message == f'unknown option "{wrong}" at opts (did you mean "{right}"?)'
+
+
+def test_demos_are_a_list_of_maps_and_not_one_map() -> None:
+    """The error was about a tuple at opts.demos[0]."""
+    error = refused("dspy.Predict", {"demos": [("question", "a"), ("answer", "b")]})
+    assert error.message.startswith("expected a list of maps at opts.demos, got [")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("dspy.JSONAdapter", '; its name here is "json"'),
+        ("XMLAdapter", '; its name here is "xml"'),
+        ("TwoStepAdapter", '; its name here is "two_step"'),
+        ("jsn", ' (did you mean "json"?)'),
+        ("BAMLAdapter", "; known here: chat"),
+    ],
+)
+def test_an_adapter_by_the_name_of_its_class_has_its_name_here(name: str, hint: str) -> None:
+    message = refused("dspy.Predict", {"adapter": name}).message
+    assert message.startswith(f'unknown adapter "{name}" at opts.adapter{hint}')
+
+
+def test_an_option_of_other_functions_of_elixir_is_no_misspelling_of_itself() -> None:
+    """`unknown option "progress" at opts (did you mean "progress"?)`."""
+    (warning,) = read_module_call("dspy.Predict", QA, {"progress": True}).options.warnings
+    assert warning == 'dspy.Predict takes no option "progress"; it was ignored'
 
 
 @pytest.mark.parametrize("opts", [{"max_hops": 3}, {"tools": ["today"]}, {"version": 2}])

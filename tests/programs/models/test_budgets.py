@@ -254,6 +254,24 @@ def test_wrong_limit_is_an_error_that_names_its_place(
     assert message in details["message"]
 
 
+def test_a_session_that_is_opened_again_keeps_its_limits(budgeted: PortProcess) -> None:
+    """They were gone, unless they were given again."""
+    limits: dict[str, Any] = {"max_cost": 0.5, "max_tokens_total": 10}
+    budgeted.done("open_session", "again", limits)
+    for given, expected in [
+        ({}, limits),
+        (None, limits),
+        ({"max_cost": 1.5}, {**limits, "max_cost": 1.5}),
+        ({"max_cost": None}, {**limits, "max_cost": None}),
+        ({"max_tokens_total": None}, {"max_cost": None, "max_tokens_total": None}),
+    ]:
+        budget = budgeted.done("open_session", "again", given)["budget"]
+        assert budget == {**expected, "cost": 0.0, "total_tokens": 0}
+    budgeted.done("close_session", "again")
+    assert budgeted.done("open_session", "again")["budget"]["max_cost"] is None
+    budgeted.done("close_session", "again")
+
+
 def test_wrong_limit_of_a_program_and_a_session_names_its_place(budgeted: PortProcess) -> None:
     assert budgeted.failed("create_program", {"signature": QA, "max_cost": -1})["path"] == "spec.max_cost"
     assert budgeted.failed("open_session", "s", {"max_cost": -1})["path"] == "opts.max_cost"

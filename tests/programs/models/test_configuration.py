@@ -180,3 +180,17 @@ def test_model_without_its_provider_is_named_with_it(name: str, meant: str, as_m
 @pytest.mark.parametrize("name", ["sk-ant-0123456789", "gsk_0123456789", "AKIAIOSFODNN7EXAMPLE1234"])
 def test_what_may_be_a_key_is_not_shown_as_a_provider(name: str) -> None:
     assert name not in error_of(name, {"model": "m"}).message
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("url", 'the address is api_base, such as "http://host/v1"'),
+        ("key", "the key is api_key"),
+        ("timeout", "timeout is an option of the call"),
+    ],
+)
+def test_an_option_of_other_libraries_has_its_name_here(name: str, hint: str) -> None:
+    message = error_of("openai", {"model": "m", name: "sk-1"}).message
+    assert message.startswith(f'unknown option "{name}" at config; {hint}; known here: api_base, ')
+    assert "sk-1" not in message

@@ -106,6 +106,42 @@ def test_stream_ends_with_its_last_event(shared_port: PortProcess, ends: str) ->
         assert (status, text) == ("ok", "Lisbon"), prediction
 
 
+@pytest.mark.parametrize("ends", ["open", "pings", "usage"])
+def test_chat_stream_without_its_last_event_ends_after_the_answer(shared_port: PortProcess, ends: str) -> None:
+    """Some gateways send no `[DONE]` and keep the connection open: the call with the whole answer timed out."""
+
+    def reply(_: int, body: dict[str, Any]) -> Any:
+        yield begun(STREAM, transfer_encoding="chunked") + chunk(pieces("[[ ## answer ## ]]\n", "Lisbon", done=False))
+        if ends == "usage":
+            server.ended.wait(0.3)
+            yield chunk(event({"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 4}}))
+        while not server.ended.wait(0.05):
+            if ends == "pings":
+                yield chunk(b": ping\n\n")
+
+    with RawServer(reply) as server:
+        (status, prediction), text = streamed(shared_port, server.model(), timeout=TIMEOUT_MS)
+        assert (status, text) == ("ok", "Lisbon"), prediction
+        if ends == "usage":
+            (usage,) = prediction["$meta"]["usage"].values()
+            assert usage["total_tokens"] == 7
+
+
+def test_stream_with_a_reason_in_each_event_ends_with_its_last_one(shared_port: PortProcess) -> None:
+    def reply(_: int, body: dict[str, Any]) -> Any:
+        yield begun(STREAM, transfer_encoding="chunked")
+        for text in ("[[ ## answer ## ]]\n", "Lis", "bon"):
+            delta = {"index": 0, "delta": {"content": text}, "finish_reason": "stop"}
+            yield chunk(event({"choices": [delta]}))
+            # The second one shows that the first reason was none.
+            yield lambda text=text: server.ended.wait(3.0 if text == "Lis" else 0.1)
+        yield chunk(event(b"[DONE]"))
+
+    with RawServer(reply) as server:
+        (status, prediction), text = streamed(shared_port, server.model(), timeout=TIMEOUT_MS)
+        assert (status, text) == ("ok", "Lisbon"), prediction
+
+
 def test_stream_may_break_after_its_last_event(shared_port: PortProcess) -> None:
     def reply(*_: Any) -> Any:
         return [begun(STREAM, transfer_encoding="chunked") + chunk(pieces("[[ ## answer ## ]]\n", "Lisbon")), None]

@@ -48,3 +48,27 @@ def test_module_of_another_operation_is_described_with_it() -> None:
     assert catalogue.find_entry("dspy.Parallel").describe()["operation"] == "execute_batch"
     with pytest.raises(OperationError, match="call execute_batch instead"):
         catalogue.find_module("dspy.Parallel")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("dspy.CoT", ' (did you mean "dspy.ChainOfThought"?)'),
+        ("PoT", ' (did you mean "dspy.ProgramOfThought"?)'),
+        ("Elixir.Dspy.Predict", ' (did you mean "dspy.Predict"?)'),
+        ("question -> answer", ", which is a signature; the module comes before it: "),
+        ("xyz", "; known modules: dspy.Predict, "),
+    ],
+)
+def test_an_unknown_name_is_told_what_may_be_meant(name: str, hint: str) -> None:
+    with pytest.raises(OperationError) as caught:
+        catalogue.find_module(name)
+    assert caught.value.message.startswith(f'unknown module "{name}"{hint}')
+
+
+@pytest.mark.parametrize("name", [None, 7, ["dspy.Predict"], ("dspy.Predict", "q -> a")])
+def test_what_is_no_name_is_told_how_a_module_is_written(name: object) -> None:
+    with pytest.raises(OperationError) as caught:
+        catalogue.find_module(name, "spec.modules[0]")
+    assert caught.value.message.startswith('expected the name of a module, such as "dspy.Predict", or a map such as %{')
+    assert "at spec.modules[0], got " in caught.value.message

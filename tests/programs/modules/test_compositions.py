@@ -139,7 +139,7 @@ def nested(depth: int) -> Any:
         ({**BEST, "options": {"N": 2}}, "input", "spec.N", "expected N once"),
         ({**BEST, "of": {"module": "os.system"}}, "module_not_found", "spec.of.module", "unknown module"),
         ({**BEST, "of": "subprocess.run"}, "module_not_found", "spec.of", "unknown module"),
-        ({**BEST, "of": 7}, "input", "spec.of", "expected a string at spec.of, got 7"),
+        ({**BEST, "of": 7}, "input", "spec.of", "at spec.of, got 7"),
         ({**BEST, "of": None}, "input", "spec.of", "the module that dspy.BestOfN runs"),
         ({"modul": "dspy.Predict"}, "input", "spec.modul", 'did you mean "module"?'),
         ({}, "input", "spec.module", "expected the name of a module"),

@@ -11,7 +11,7 @@ import pytest
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.callbacks import ElixirFunction
-from erlport_bridge.programs.modules.rewards import ElixirReward
+from erlport_bridge.programs.modules.rewards import ElixirReward, read_reward
 from erlport_bridge.term import Atom
 
 
@@ -47,3 +47,21 @@ def test_what_is_no_number_is_an_error_of_the_function(number: Any, as_map: bool
         judged({"score": number} if as_map else number)
     assert (caught.value.kind, caught.value.facts["path"]) == ("tool", "opts.reward")
     assert "expected a number, or a map with score and feedback" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("check", "message"),
+    [
+        ({"chck": "equals", "field": "a"}, 'unknown key of a check "chck" at opts.metric (did you mean "check"?)'),
+        ({"check": "equals", "fields": "a"}, 'unknown key of a check "fields" at opts.metric (did you mean "field"?)'),
+        ({"check": "words", "feild": "a"}, 'unknown key of a check "feild" at opts.metric (did you mean "field"?)'),
+        ({"check": "equals"}, "expected a string at opts.metric.field, got nil"),
+        ({}, 'expected a function or a check such as %{check: "equals", …} at opts.metric, got %{}'),
+        ([], 'expected a function or a check such as %{check: "equals", …} at opts.metric, got []'),
+    ],
+)
+def test_a_misspelt_key_of_a_check_is_named(check: Any, message: str) -> None:
+    """The error was `expected a string at opts.metric.check, got nil`."""
+    with pytest.raises(OperationError) as caught:
+        read_reward(check, "opts.metric", "metric")
+    assert caught.value.message.startswith(message)

@@ -11,7 +11,7 @@ from erlport_bridge.optimizing import optimizers
 from erlport_bridge.optimizing.compiling import COMPILE_OPTIONS
 from erlport_bridge.programs.execution import BATCH_OPTIONS, EVALUATION_OPTIONS, STREAM_OPTIONS
 from erlport_bridge.programs.execution.call_options import PROGRAM_CALL_OPTIONS
-from erlport_bridge.programs.models.configuration import OPTIONS
+from erlport_bridge.programs.models.configuration import MODEL_OPTIONS
 from erlport_bridge.programs.modules.catalogue import ENTRIES
 from erlport_bridge.programs.options import (
     BooleanOption,
@@ -34,7 +34,7 @@ KNOWN = Vocabulary(
 )
 EVERY_OPTION: list[Option] = [
     *PROGRAM_CALL_OPTIONS.values(),
-    *OPTIONS.values(),
+    *MODEL_OPTIONS.values(),
     *(BATCH_OPTIONS | EVALUATION_OPTIONS | STREAM_OPTIONS | COMPILE_OPTIONS).values(),
     *(option for entry in ENTRIES.values() for option in entry.options),
     *(option for entry in optimizers.ENTRIES.values() for option in entry.options),

@@ -206,7 +206,10 @@ def test_constraint_of_a_union_holds_for_the_members_that_take_it(field: Any, te
 
 
 def test_constraint_that_no_member_takes_is_refused() -> None:
-    assert "int | None, which takes no max_length; it takes gt, ge" in wrong((OPTIONAL, [("max_length", 1)])).message
+    assert (
+        "int | None, which takes no max_length (did you mean le?); it takes gt, ge"
+        in wrong((OPTIONAL, [("max_length", 1)])).message
+    )
     assert "bool | None, which takes no ge," in wrong((("optional", "boolean"), [("ge", 1)])).message
 
 

@@ -129,8 +129,11 @@ def test_map_form_has_descriptions_and_instructions() -> None:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (42, "expected text or a map at signature, got 42"),
-        (None, "expected text or a map at signature, got nil"),
+        (
+            42,
+            'expected text such as "question -> answer", or a map, such as %{inputs: "question", outputs: "answer"}',
+        ),
+        (None, "at signature, got nil"),
         (b"\xff", "expected UTF-8 text at signature, got a binary that is not UTF-8"),
         ({b"\xff": 1}, "expected UTF-8 text at a key of signature, got a binary that is not UTF-8"),
         ({}, "a signature without inputs"),
@@ -282,10 +285,41 @@ def test_error_says_position_and_remedy() -> None:
     assert refused("a, a -> b").message == 'field "a" stands twice among the inputs'
 
 
-@pytest.mark.parametrize("arrow", ["-", "=>", "→", "—"])
-def test_wrong_arrow_is_an_error_that_names_the_right_one(arrow: str) -> None:
-    message = refused(f"question {arrow} answer").message
-    assert message.endswith('of signature; between the inputs and the outputs of a signature stands "->"')
+@pytest.mark.parametrize(
+    "text",
+    [
+        *(
+            f"question {arrow} answer"
+            for arrow in ("-", "=>", "→", "⇒", "—", "-->", ">", "<-", "~>", "|>", "=", ":", ",", "")
+        ),
+        "question",
+        "question: str = answer: int",
+        "question: int, answer: float(ge=0)",
+        "",
+    ],
+)
+def test_signature_without_an_arrow_is_an_error_that_names_it(text: str) -> None:
+    """`question = answer` was told how a default is written, and `question: answer` that the type is unknown."""
+    message = refused(text).message
+    assert 'of signature; between the inputs and the outputs of a signature stands "->"' in message
+    assert "default" not in message
+
+
+def test_a_character_after_the_arrow_is_not_called_an_arrow() -> None:
+    assert refused("a -> b: str(pattern=[a-z])").message.endswith(
+        'unexpected character "-" at character 22 of signature'
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("a? -> b", '; a field that may be left out has a type such as "str | None"'),
+        ("a; b -> c", '; a comma separates fields: "context, question -> answer"'),
+    ],
+)
+def test_characters_of_other_languages_have_their_meaning_here(text: str, remedy: str) -> None:
+    assert refused(text).message.endswith(f"of signature{remedy}")
 
 
 @pytest.mark.parametrize("name", [*sorted(RESERVED_NAMES), "model_config", "model_fields", "model_x"])

@@ -98,7 +98,7 @@ def test_an_input_may_have_a_default_and_an_output_not() -> None:
         ((STRING, options(max_length={})), "expected text, a number", "signature.outputs.a.max_length"),
         ((INTEGER, options(max_length=1)), "takes no max_length", "signature.outputs.a"),
         ((atom("enum"), []), "expected choices", "signature.outputs.a"),
-        ((atom("enum"), [1.5]), "expected a string, an integer", "signature.outputs.a"),
+        ((atom("enum"), [1.5]), "expected a string in quotes, an integer", "signature.outputs.a"),
         ({atom("name"): 4}, "expected a type such as :string", "signature.outputs.a.name"),
         ({atom("p"): {atom("q"): (atom("list"), 4)}}, "expected a type such as :string", "signature.outputs.a.p.q"),
         ({4: STRING}, "expected a name as a key", "signature.outputs.a"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from erlport_bridge.programs.text.wording import (
+    beginning,
     expected_text,
     inside,
     neutral,
@@ -82,3 +83,20 @@ def test_names_and_paths_are_quoted_and_cut() -> None:
     assert len(quoted("a" * 1_000)) < 70
     assert inside("inputs.m", "k") == 'inputs.m["k"]'
     assert inside("inputs.m", 1) == "inputs.m[1]"
+
+
+@pytest.mark.parametrize(
+    ("text", "most", "expected"),
+    [
+        ("a few words", 11, "a few words"),
+        ("a few words", 10, "a few…"),
+        ("a few words", 6, "a few…"),
+        ("a few words", 5, "a…"),
+        ("word", 3, "wo…"),
+        ("", 3, ""),
+        ("x" * 300, 200, "x" * 199 + "…"),
+        ("head " + "x" * 300, 200, "head " + "x" * 194 + "…"),
+    ],
+)
+def test_a_beginning_ends_with_a_word_unless_that_is_very_long(text: str, most: int, expected: str) -> None:
+    assert beginning(text, most) == expected

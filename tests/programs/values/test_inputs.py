@@ -390,3 +390,10 @@ def test_keys_that_are_one_text_are_refused(annotation: Any, keys: tuple[Any, ..
         convert(annotation, [value] if annotation == list[Any] else value, "inputs.q")
     others = {1: "a", "2": "b", 3.5: "c", None: "d"}
     assert convert(Any, others, "inputs.q") == others
+
+
+def test_a_misspelt_key_of_an_object_has_its_name_in_the_error() -> None:
+    spec = parse_signature("p: {name: str, age: int} -> b")
+    with pytest.raises(OperationError) as caught:
+        input_values(spec, {"p": {"name": "a", "agee": 3}})
+    assert caught.value.message == 'expected one of name, age as a key (did you mean "age"?) at inputs.p, got "agee"'

@@ -25,6 +25,8 @@ defmodule DSPex.LLM.Adapters.Python do
     * `:strict` - `true`: an option that means nothing to a call is an error; without it only a misspelt one is, and another is
       named in `prediction.warnings`
     * `:module_config` - options for every call (as below); options of the call itself override them
+    * `:errors` - `:reasons` (the default): the reasons below; `:structs`: each error is a `%DSPex.Python.Error{}`, as
+      from the functions of `DSPex.Python`, with its kind, message and path
 
   ## Options of `generate/3`, `stream/3` and `batch/3`
 
@@ -43,7 +45,12 @@ defmodule DSPex.LLM.Adapters.Python do
   | `{:error, :python_timeout}` | the call had a timeout |
   | `{:error, {:invalid_config, message}}` | a field of the adapter is wrong |
   | `{:error, {:python_error, details}}` | any other error; `details` is a map with string keys, see `DSPex.Python.Error` |
+
+  What `:module_not_found` and `:python_timeout` leave out (which module may have been meant, where the time went) is logged at the
+  level `debug`, and is in the error with `errors: :structs`.
   """
+
+  require Logger
 
   alias DSPex.{Prediction, Program, Suggestion}
   alias DSPex.Python.Call.CallOptions
@@ -52,6 +59,7 @@ defmodule DSPex.LLM.Adapters.Python do
   alias DSPex.Python.Wire.{Keywords, Timeout}
 
   @formats [:native, :json]
+  @errors [:reasons, :structs]
   # The options of create_program/3 that belong to the call and not to the program.
   @call_options [:timeout, :session_id]
   # The options of a request that are arguments of DSPex.Python.
@@ -61,14 +69,16 @@ defmodule DSPex.LLM.Adapters.Python do
             timeout: 30_000,
             serialization_format: :native,
             strict: false,
-            module_config: %{}
+            module_config: %{},
+            errors: :reasons
 
   @type t :: %__MODULE__{
           pool: Cluster.pool(),
           timeout: timeout(),
           serialization_format: :native | :json,
           strict: boolean(),
-          module_config: map() | keyword()
+          module_config: map() | keyword(),
+          errors: :reasons | :structs
         }
 
   @type reason ::
@@ -77,6 +87,7 @@ defmodule DSPex.LLM.Adapters.Python do
           | {:invalid_input, String.t()}
           | {:invalid_config, String.t()}
           | {:python_error, %{String.t() => term()}}
+          | Error.t()
 
   @doc """
   Returns the DSPy modules that this adapter supports.
@@ -90,12 +101,12 @@ defmodule DSPex.LLM.Adapters.Python do
   @spec configure(t(), Model.t()) :: :ok | {:error, reason()}
   def configure(%__MODULE__{} = adapter, model) do
     with :ok <- check_fields(adapter),
-         :ok <- invalid(Model.validate(model)) do
-      case DSPex.Python.configure_lm(model, %{}, call_options(adapter, %{})) do
-        {:ok, _configured} -> :ok
-        {:error, error} -> {:error, reason(error)}
-      end
+         :ok <- invalid(Model.validate(model)),
+         {:ok, _configured} <-
+           DSPex.Python.configure_lm(model, %{}, call_options(adapter, %{})) do
+      :ok
     end
+    |> told(adapter)
   end
 
   @doc """
@@ -112,10 +123,9 @@ defmodule DSPex.LLM.Adapters.Python do
       {call, spec} = adapter |> merged(options) |> Map.split(@call_options)
       spec = spec |> Map.put_new(:modules, ["dspy.Predict"]) |> Map.put(:signature, signature)
 
-      spec
-      |> DSPex.Python.create_program(call_options(adapter, call))
-      |> mapped()
+      DSPex.Python.create_program(spec, call_options(adapter, call))
     end
+    |> told(adapter)
   end
 
   @doc """
@@ -126,10 +136,10 @@ defmodule DSPex.LLM.Adapters.Python do
   def execute_program(%__MODULE__{} = adapter, program, inputs, options \\ []) do
     with :ok <- check_fields(adapter),
          :ok <- check_once(options) do
-      program
-      |> DSPex.Python.execute_program(inputs, call_options(adapter, CallOptions.to_map!(options)))
-      |> mapped()
+      options = call_options(adapter, CallOptions.to_map!(options))
+      DSPex.Python.execute_program(program, inputs, options)
     end
+    |> told(adapter)
   end
 
   @doc false
@@ -149,8 +159,9 @@ defmodule DSPex.LLM.Adapters.Python do
     with :ok <- check_fields(adapter),
          {:ok, inputs} <- inputs(prompt),
          {:ok, {module, signature, options}} <- request(adapter, options) do
-      mapped(DSPex.Python.execute_module(module, signature, inputs, options))
+      DSPex.Python.execute_module(module, signature, inputs, options)
     end
+    |> told(adapter)
   end
 
   @doc false
@@ -158,9 +169,10 @@ defmodule DSPex.LLM.Adapters.Python do
     with :ok <- check_fields(adapter),
          {:ok, inputs} <- inputs(prompt),
          {:ok, {module, signature, options}} <- request(adapter, options) do
-      {:ok,
-       module |> DSPex.Python.stream(signature, inputs, options) |> Stream.map(&mapped_element/1)}
+      elements = DSPex.Python.stream(module, signature, inputs, options)
+      {:ok, Stream.map(elements, &told(&1, adapter))}
     end
+    |> told(adapter)
   end
 
   @doc false
@@ -169,9 +181,10 @@ defmodule DSPex.LLM.Adapters.Python do
          {:ok, inputs_list} <- all_inputs(prompts),
          {:ok, {module, signature, options}} <- request(adapter, options),
          {:ok, results} <-
-           mapped(DSPex.Python.execute_batch(module, signature, inputs_list, options)) do
-      {:ok, Enum.map(results, &mapped/1)}
+           DSPex.Python.execute_batch(module, signature, inputs_list, options) do
+      {:ok, Enum.map(results, &told(&1, adapter))}
     end
+    |> told(adapter)
   end
 
   @doc false
@@ -183,11 +196,12 @@ defmodule DSPex.LLM.Adapters.Python do
         {_failed, error} -> invalid({:error, error.message})
       end
     end
+    |> told(adapter)
   end
 
   @doc false
   # One message becomes its text; several become a transcript. So they fit the first input of any signature.
-  def format_messages(%__MODULE__{}, messages) do
+  def format_messages(%__MODULE__{} = adapter, messages) do
     messages
     |> Enum.with_index()
     |> Enum.reduce_while({:ok, []}, fn {message, index}, {:ok, read} ->
@@ -210,14 +224,16 @@ defmodule DSPex.LLM.Adapters.Python do
       error ->
         error
     end
+    |> told(adapter)
   end
 
   @doc false
-  def extract_content(%__MODULE__{}, %Prediction{} = prediction) do
+  def extract_content(%__MODULE__{} = adapter, %Prediction{} = prediction) do
     case Prediction.main(prediction) do
       nil -> {:error, {:invalid_input, "the prediction has no output but its reasoning"}}
       content -> {:ok, content}
     end
+    |> told(adapter)
   end
 
   # Returns the module, signature and options of a request, from the options of the adapter and of the call.
@@ -359,17 +375,28 @@ defmodule DSPex.LLM.Adapters.Python do
 
   # Results ----------------------------------------------------------------------------------------------------------
 
-  defp mapped_element({:error, error}), do: {:error, reason(error)}
-  defp mapped_element(element), do: element
+  # Returns a result, or an element of a stream, with its error as the adapter's field `:errors` says.
+  defp told({:error, %Error{}} = result, %{errors: :structs}), do: result
 
-  defp mapped({:ok, _value} = ok), do: ok
-  defp mapped({:error, %Error{} = error}), do: {:error, reason(error)}
+  defp told({:error, {:invalid_input, message}}, %{errors: :structs}),
+    do: {:error, Error.new(:input, message)}
+
+  defp told({:error, {:invalid_config, message}}, %{errors: :structs}),
+    do: {:error, Error.new(:input, message)}
+
+  defp told({:error, %Error{} = error}, _adapter) do
+    reason = reason(error)
+    if is_atom(reason), do: Logger.debug("#{inspect(reason)}: #{error.message}")
+    {:error, reason}
+  end
+
+  defp told(other, _adapter), do: other
 
   defp reason(%Error{type: "ModuleNotFoundError"}), do: :module_not_found
   defp reason(%Error{type: "ValueError", message: message}), do: {:invalid_input, message}
   defp reason(%Error{type: "TimeoutError"}), do: :python_timeout
 
-  # The message may say more than Python knew, see explain_missing_model/2 in DSPex.Python.Call.Operation.
+  # The message may say more than Python knew, see explain_missing/2 in DSPex.Python.Call.Operation.
   defp reason(%Error{details: details, message: message}),
     do: {:python_error, Map.put(details, "message", message)}
 
@@ -392,6 +419,9 @@ defmodule DSPex.LLM.Adapters.Python do
 
         not is_boolean(adapter.strict) ->
           {:error, "expected a boolean at strict, got #{inspect(adapter.strict)}"}
+
+        adapter.errors not in @errors ->
+          {:error, "expected :reasons or :structs at errors, got #{inspect(adapter.errors)}"}
 
         not is_map(adapter.module_config) and not Keyword.keyword?(adapter.module_config) ->
           {:error,

@@ -151,7 +151,7 @@ defmodule DSPex.Python.Call.CallOptions do
     if Keyword.keyword?(limits) and Enum.any?(limits, &(elem(&1, 0) in @every)) do
       raise ArgumentError,
             "expected the limits of the session before the options of open_session/3, got both or options alone; " <>
-              "write open_session(session_id, [max_cost: 0.5], pool: :reports), or [] for no limits"
+              "write open_session(session_id, [max_cost: 0.5], pool: :reports), or [] in place of the limits"
     end
 
     :ok

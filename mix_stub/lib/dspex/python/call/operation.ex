@@ -123,7 +123,7 @@ defmodule DSPex.Python.Call.Operation do
 
         options.serialization_format
         |> call_as(operation, args, options)
-        |> explain_missing_model(pool)
+        |> explain_missing(pool)
       end)
     end
   end
@@ -216,8 +216,9 @@ defmodule DSPex.Python.Call.Operation do
     end
   end
 
-  # Adds what Python does not know: where the pool's model is configured, or why that failed.
-  defp explain_missing_model({:error, %Error{kind: :lm_not_configured} = error}, pool) do
+  # Adds what Python does not know: where the pool's model is configured, or why that failed; in which pool there is no such
+  # program or session.
+  defp explain_missing({:error, %Error{kind: :lm_not_configured} = error}, pool) do
     case Cluster.check_model(pool) do
       {:missing, message} -> {:error, %{error | message: message}}
       {:failed, cause} -> {:error, cause}
@@ -225,5 +226,9 @@ defmodule DSPex.Python.Call.Operation do
     end
   end
 
-  defp explain_missing_model(result, _pool), do: result
+  defp explain_missing({:error, %Error{kind: kind} = error}, pool)
+       when kind in [:program_not_found, :session_not_found],
+       do: {:error, %{error | message: "#{error.message} (in the pool #{inspect(pool)})"}}
+
+  defp explain_missing(result, _pool), do: result
 end

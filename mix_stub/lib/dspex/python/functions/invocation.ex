@@ -8,8 +8,8 @@ defmodule DSPex.Python.Functions.Invocation do
 
   alias DSPex.Python.Functions.{CallbackRegistry, CallerContext, Exported}
 
-  # A language model reads the sentence, and each word of it costs tokens.
-  @max_characters 200
+  # Enough for who wrote the function. Python shows a language model less of the error of a tool.
+  @max_characters 500
   @ended "there is no such function any more: the call has ended, or the Python for which it was configured; " <>
            "configure it again"
 
@@ -149,8 +149,21 @@ defmodule DSPex.Python.Functions.Invocation do
     "** (#{what}) [redacted]\n" <> Exception.format_stacktrace(places)
   end
 
-  defp failure(:error, reason, stacktrace),
-    do: :error |> Exception.normalize(reason, stacktrace) |> Exception.message()
+  defp failure(:error, reason, stacktrace) do
+    case Exception.normalize(:error, reason, stacktrace) do
+      %KeyError{key: key, term: term} = error when is_atom(key) and is_map(term) ->
+        name = Atom.to_string(key)
+
+        # The message would show the whole map, and end before what is wrong.
+        if is_map_key(term, name),
+          do:
+            "there is no key #{inspect(key)}, but #{inspect(name)}: maps from Python have strings as keys",
+          else: Exception.message(error)
+
+      error ->
+        Exception.message(error)
+    end
+  end
 
   defp failure(:throw, value, _stacktrace), do: "it threw #{shown(value)}"
   defp failure(:exit, reason, _stacktrace), do: ended(reason)
@@ -169,7 +182,19 @@ defmodule DSPex.Python.Functions.Invocation do
 
     case text |> String.split() |> Enum.join(" ") do
       "" -> "it failed without a message"
-      line -> String.slice(line, 0, @max_characters)
+      line -> beginning(line)
+    end
+  end
+
+  # Up to the end of a word.
+  defp beginning(line) do
+    if String.length(line) <= @max_characters do
+      line
+    else
+      line
+      |> String.slice(0, @max_characters - 1)
+      |> String.replace(~r/\s+\S{0,63}$/u, "")
+      |> Kernel.<>("…")
     end
   end
 end

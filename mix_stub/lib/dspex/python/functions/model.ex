@@ -12,6 +12,8 @@ defmodule DSPex.Python.Functions.Model do
              ~w(requests_per_minute max_concurrent_requests)
   @booleans ~w(cache)
 
+  @as_function "a model that is a function of Elixir is written {:elixir, function}"
+
   @type t ::
           nil
           | provider()
@@ -37,6 +39,11 @@ defmodule DSPex.Python.Functions.Model do
      "expected a function of one argument, the request, as the model :elixir, got #{inspect(function)}"}
   end
 
+  def validate({elixir, other})
+      when elixir in [:elixir, "elixir"] and not is_list(other) and not is_map(other) do
+    {:error, "expected a function of one argument, the request, as in {:elixir, function}"}
+  end
+
   def validate({provider, options})
       when not is_nil(provider) and (is_atom(provider) or is_binary(provider)) do
     if (is_map(options) and not is_struct(options)) or Keyword.keyword?(options) do
@@ -44,12 +51,17 @@ defmodule DSPex.Python.Functions.Model do
       if message, do: {:error, message}, else: :ok
     else
       {:error,
-       "expected the options of the model #{inspect(provider)} as a keyword list or a map"}
+       "expected the options of the model #{inspect(provider)} as a keyword list or a map, " <>
+         "such as {#{inspect(provider)}, model: \"MODEL\"}"}
     end
   end
 
   def validate(model) when is_boolean(model), do: unexpected()
   def validate(model) when is_atom(model) or is_binary(model), do: :ok
+
+  def validate(function) when is_function(function),
+    do: {:error, "expected a model, got a function; #{@as_function}"}
+
   def validate(_model), do: unexpected()
 
   @doc """
@@ -162,13 +174,28 @@ defmodule DSPex.Python.Functions.Model do
       List.improper?(models) ->
         {:ok, models, []}
 
-      Keyword.keyword?(models) and models[:provider] != nil ->
+      # Or without it: `[model: "gpt-4o"]`, where Python says what is missing.
+      Keyword.keyword?(models) and (models[:provider] != nil or models[:model] != nil) ->
         one_for_call(models, pool_call, path)
 
       true ->
         all_for_call(models, pool_call, path)
     end
   end
+
+  defp read_for_call(function, _pool_call, path) when is_function(function),
+    do:
+      {:error, Error.new(:input, "expected a model at #{path}, got a function; #{@as_function}")}
+
+  defp read_for_call(pid, _pool_call, path) when is_pid(pid) do
+    message =
+      "expected a model at #{path}, got a process; a scripted model is written DSPex.Python.ScriptedModel.lm(pid)"
+
+    {:error, Error.new(:input, message)}
+  end
+
+  defp read_for_call(elixir, _pool_call, _path) when elixir in [:elixir, "elixir"],
+    do: checked({elixir, nil})
 
   defp read_for_call(lm, pool_call, path), do: one_for_call(lm, pool_call, path)
 

@@ -55,6 +55,24 @@ defmodule DSPex.Python.Tool do
   @keys [:name, :description, :parameters, :function, :timeout]
   @types [:string, :integer, :number, :boolean, :object, :array]
   @options [:description, :enum, :minimum, :maximum, :default, :optional]
+  # What other libraries, and signatures, write for these types.
+  @meant %{
+    "str" => ":string",
+    "text" => ":string",
+    "binary" => ":string",
+    "atom" => ":string",
+    "int" => ":integer",
+    "float" => ":number",
+    "bool" => ":boolean",
+    "map" => ":object",
+    "dict" => ":object",
+    "struct" => ":object",
+    "enum" => ~S|{:string, enum: ["a", "b"]}|,
+    "optional" => "{type, optional: true}",
+    "nil" => "{type, optional: true}"
+  }
+
+  @with_options ~S|{type, options}, such as {:string, description: "its name", enum: ["a", "b"]},|
 
   @type type ::
           :string
@@ -135,6 +153,12 @@ defmodule DSPex.Python.Tool do
     keys = Enum.map_join(known, ", ", &inspect/1)
     hint = if is_atom(key) or is_binary(key), do: Suggestion.hint(key, known)
     message({:tool, path, "only the keys #{keys}", key}) <> "#{hint}"
+  end
+
+  defp message({:tool, path, :type, got}) do
+    types = Enum.map_join(@types, ", ", &inspect/1)
+    expected = "a type (#{types}, :any or {:array, type})"
+    message({:tool, path, expected, got}) <> meant(got)
   end
 
   defp message({:tool, path, expected, :deeper}), do: "expected #{expected} at #{path}"
@@ -277,12 +301,25 @@ defmodule DSPex.Python.Tool do
   defp property({type, description}, path) when is_binary(description),
     do: {Map.put(type_schema(type, path), "description", description), false}
 
-  defp property({type, options}, path) do
-    if not Keyword.keyword?(options),
-      do: throw({:tool, path, "a description or a keyword list in {type, …}", options})
+  defp property({type, options} = given, path) do
+    if not Keyword.keyword?(options) do
+      # What is wrong may be the form, `{:optional, :string}`, and not what stands in it.
+      if is_atom(type) and type not in [:any, :list | @types],
+        do: throw({:tool, path, :type, given})
+
+      throw({:tool, path, "a description or a keyword list in {type, …}", options})
+    end
 
     for {key, _value} <- once!(options, path), do: known_key!(key, @options, path)
     {Map.merge(type_schema(type, path), described(options)), optional?(options)}
+  end
+
+  # In signatures such a map is a type with its settings. Here it is an object with a parameter named type.
+  defp property(%{type: _type} = fields, path) do
+    if is_binary(fields[:description]) or is_list(fields[:enum]),
+      do: throw({:tool, path, @with_options, fields})
+
+    {type_schema(fields, path), false}
   end
 
   defp property(type, path), do: {type_schema(type, path), false}
@@ -305,14 +342,34 @@ defmodule DSPex.Python.Tool do
   defp type_schema({:object, fields}, path) when is_map(fields) or is_list(fields),
     do: schema(fields, path)
 
+  defp type_schema([type], path) when is_atom(type), do: throw({:tool, path, :type, [type]})
+
   defp type_schema(fields, path)
        when (is_map(fields) and not is_struct(fields)) or (is_list(fields) and fields != []),
        do: schema(fields, path)
 
-  defp type_schema(other, path) do
-    types = Enum.map_join(@types, ", ", &inspect/1)
-    throw({:tool, path, "a type (#{types}, :any or {:array, type})", other})
+  defp type_schema(other, path), do: throw({:tool, path, :type, other})
+
+  # The alias `String` is the atom :"Elixir.String".
+  defp meant(type) when is_atom(type) or is_binary(type) do
+    name = type |> to_string() |> String.replace_prefix("Elixir.", "") |> String.downcase()
+    name = if type == nil, do: "nil", else: name
+
+    case @meant do
+      %{^name => meant} ->
+        " (did you mean #{meant}?)"
+
+      _unknown ->
+        case Suggestion.misspelt(name, [:any, :list | @types]) do
+          nil -> ""
+          meant -> " (did you mean #{inspect(meant)}?)"
+        end
+    end
   end
+
+  defp meant({form, _rest}) when form in [:optional, :enum, :map], do: meant(form)
+  defp meant([type]) when is_atom(type), do: " (did you mean {:array, #{inspect(type)}}?)"
+  defp meant(_other), do: ""
 
   defp shown_name(name) when is_binary(name), do: name
   defp shown_name(name), do: inspect(name)

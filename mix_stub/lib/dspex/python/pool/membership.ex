@@ -10,7 +10,8 @@ defmodule DSPex.Python.Pool.Membership do
 
   use GenServer
 
-  alias DSPex.Python.Pool.{Queue, Routing}
+  alias DSPex.Python.Error
+  alias DSPex.Python.Pool.{Messages, Queue, Routing}
   alias DSPex.Python.Port.{Connection, Names, PoolOptions}
   alias DSPex.Python.Wire.Timeout
 
@@ -79,7 +80,7 @@ defmodule DSPex.Python.Pool.Membership do
 
   Returns how many are still in flight at the timeout.
   """
-  @spec drain(atom(), timeout()) :: {:ok, non_neg_integer()} | {:error, :not_found}
+  @spec drain(atom(), timeout()) :: {:ok, non_neg_integer()} | {:error, Error.t()}
   def drain(pool, timeout) do
     :ok = Timeout.check_argument!(timeout)
 
@@ -89,11 +90,11 @@ defmodule DSPex.Python.Pool.Membership do
         wait_until_idle(pool, Timeout.deadline(timeout))
 
       nil ->
-        {:error, :not_found}
+        {:error, Messages.not_found(pool)}
     end
   catch
     # The pool has just been stopped.
-    :exit, _reason -> {:error, :not_found}
+    :exit, _reason -> {:error, Messages.not_found(pool)}
   end
 
   defp wait_until_idle(pool, deadline) do

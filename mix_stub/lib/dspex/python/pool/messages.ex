@@ -6,6 +6,7 @@ defmodule DSPex.Python.Pool.Messages do
   alias DSPex.Python.Error
   alias DSPex.Python.Functions.Model
   alias DSPex.Python.Port.Names
+  alias DSPex.Suggestion
 
   @doc """
   Says that a pool has no model, and where one is configured.
@@ -29,12 +30,19 @@ defmodule DSPex.Python.Pool.Messages do
   @doc """
   Returns the error of a call of a pool that does not exist.
   """
-  @spec not_found(atom()) :: Error.t()
-  def not_found(pool) do
+  @spec not_found(term()) :: Error.t()
+  def not_found(pool) when is_atom(pool) do
     Error.new(
       :pool_not_found,
-      "there is no pool #{inspect(pool)}; write config :dspex, DSPex.Python, " <>
+      "there is no pool #{inspect(pool)}#{Suggestion.hint(pool, names())}; write config :dspex, DSPex.Python, " <>
         "pools: [#{key(pool)}: [python: \"/path/to/python\", model: :embedded]]#{running()}"
+    )
+  end
+
+  def not_found(other) do
+    Error.new(
+      :pool_not_found,
+      "expected the name of a pool of this node, an atom, got #{inspect(other)};#{running()}"
     )
   end
 
@@ -50,16 +58,15 @@ defmodule DSPex.Python.Pool.Messages do
   end
 
   defp running do
-    case Enum.map_join(Names.pools(), ", ", &inspect/1) do
-      "" -> ""
-      names -> " or use one of: #{names}"
+    case {Names.available?(), Enum.map_join(names(), ", ", &inspect/1)} do
+      {false, _none} -> " and start the application :dspex"
+      {true, ""} -> ""
+      {true, names} -> " or use one of: #{names}"
     end
-  rescue
-    # The registry is not running: the application :dspex has not been started.
-    ArgumentError -> " and start the application :dspex"
   end
 
+  defp names, do: if(Names.available?(), do: Enum.sort(Names.pools()), else: [])
+
   # Returns the name as a keyword list writes it, without its colon.
-  defp key(pool) when is_atom(pool), do: pool |> inspect() |> String.trim_leading(":")
-  defp key(pool), do: inspect(pool)
+  defp key(pool), do: pool |> inspect() |> String.trim_leading(":")
 end

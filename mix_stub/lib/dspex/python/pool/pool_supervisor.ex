@@ -5,9 +5,9 @@ defmodule DSPex.Python.Pool.PoolSupervisor do
 
   use Supervisor
 
-  alias DSPex.Python.Pool
-  alias DSPex.Python.Pool.Stopping
-  alias DSPex.Python.Port.Names
+  alias DSPex.Python.{Error, Pool}
+  alias DSPex.Python.Pool.{Messages, Stopping}
+  alias DSPex.Python.Port.{Diagnosis, Interpreter, Names}
   alias DSPex.Python.Wire.Keywords
 
   @spec start_link(keyword()) :: Supervisor.on_start()
@@ -15,14 +15,15 @@ defmodule DSPex.Python.Pool.PoolSupervisor do
 
   @doc """
   Starts a pool; `{:error, {:already_started, pid}}` if there is a pool of that name, `{:error, :not_started}` if the
-  application `:dspex` has not been started.
+  application `:dspex` has not been started, `:missing_dependency` if there is no executable file where the interpreter should be.
   """
   @spec start_pool(atom(), keyword()) :: {:ok, pid()} | {:error, term()}
   def start_pool(name, options) do
-    child_spec = child_spec_of_pool(name, options)
+    %{start: {Pool, :start_link, [read]}} = child_spec = child_spec_of_pool(name, options)
 
     unless_stopped({:error, :not_started}, fn ->
-      with {:error, :already_present} <- Supervisor.start_child(__MODULE__, child_spec) do
+      with :ok <- found(read),
+           {:error, :already_present} <- Supervisor.start_child(__MODULE__, child_spec) do
         # It has just been stopped, and its stop has not removed it yet.
         Supervisor.delete_child(__MODULE__, {Pool, name})
         Supervisor.start_child(__MODULE__, child_spec)
@@ -30,16 +31,24 @@ defmodule DSPex.Python.Pool.PoolSupervisor do
     end)
   end
 
+  # What else may be wrong with a Python takes its start to find out, and is told by the first call. A pool of the configuration
+  # starts without its interpreter too, and tries again, since the application is more than this pool.
+  defp found(options) do
+    with {:not_found, path} <- Interpreter.find(options),
+         do: {:error, Diagnosis.not_found(path, options)},
+         else: ({:ok, _path} -> :ok)
+  end
+
   @doc """
-  Stops a pool that the configuration or `start_pool/2` started. The stop goes on when the calling process ends, and all that ask
+  Stops a pool that the configuration or `start_pool/2` started; `:pool_not_found` if there is none. The stop goes on when the calling process ends, and all that ask
   for it meanwhile wait for the same.
   """
-  @spec stop_pool(atom()) :: :ok | {:error, :not_found}
+  @spec stop_pool(atom()) :: :ok | {:error, Error.t()}
   def stop_pool(name) do
-    unless_stopped({:error, :not_found}, fn ->
+    unless_stopped(not_found(name), fn ->
       if List.keymember?(Supervisor.which_children(__MODULE__), {Pool, name}, 0),
         do: stopped(name),
-        else: {:error, :not_found}
+        else: not_found(name)
     end)
   end
 
@@ -66,13 +75,16 @@ defmodule DSPex.Python.Pool.PoolSupervisor do
   end
 
   defp stop(name) do
-    unless_stopped({:error, :not_found}, fn ->
+    unless_stopped(not_found(name), fn ->
       if Names.register(:stop, name) do
         # Before, because the supervisor starts and stops no other pool until this one has ended.
         Stopping.drain(name)
 
-        with :ok <- Supervisor.terminate_child(__MODULE__, {Pool, name}) do
-          Supervisor.delete_child(__MODULE__, {Pool, name})
+        with :ok <- Supervisor.terminate_child(__MODULE__, {Pool, name}),
+             :ok <- Supervisor.delete_child(__MODULE__, {Pool, name}) do
+          :ok
+        else
+          {:error, _gone} -> not_found(name)
         end
       else
         with {stopper, _value} <- Names.lookup(:stop, name),
@@ -99,6 +111,8 @@ defmodule DSPex.Python.Pool.PoolSupervisor do
     options = if Keyword.keyword?(options), do: Keyword.put(options, :name, name), else: options
     Pool.child_spec(options)
   end
+
+  defp not_found(name), do: {:error, Messages.not_found(name)}
 
   defp unless_stopped(otherwise, work) do
     work.()

@@ -5,7 +5,7 @@ defmodule DSPex.Python.Pool.RollingRestart do
   # from one Python to its successor.
 
   alias DSPex.Python.Error
-  alias DSPex.Python.Pool.{Readiness, Routing}
+  alias DSPex.Python.Pool.{Messages, Readiness, Routing}
   alias DSPex.Python.Port.{Names, Owner, Recycling, Template}
   alias DSPex.Python.Wire.Timeout
 
@@ -17,11 +17,11 @@ defmodule DSPex.Python.Pool.RollingRestart do
   @doc """
   Replaces the pool's Pythons by new ones, one after the other, see `DSPex.Python.restart_pool/1`.
   """
-  @spec restart(atom()) :: :ok | {:error, :not_found | Error.t()}
+  @spec restart(atom()) :: :ok | {:error, Error.t()}
   def restart(pool) do
     case Routing.size(pool) do
       0 ->
-        {:error, :not_found}
+        {:error, Messages.not_found(pool)}
 
       size ->
         # What it has imported is to be replaced too.
@@ -45,7 +45,6 @@ defmodule DSPex.Python.Pool.RollingRestart do
       nil
     else
       :replacing -> wait_for_successor(pool, slot, deadline)
-      {:error, %Error{kind: :pool_not_found}} -> {:error, :not_found}
       {:error, _error} = error -> error
     end
   end
@@ -66,8 +65,8 @@ defmodule DSPex.Python.Pool.RollingRestart do
       {:ok, _successor} ->
         nil
 
-      {:error, _pool_not_found} ->
-        {:error, :not_found}
+      {:error, _pool_not_found} = error ->
+        error
     end
   end
 end

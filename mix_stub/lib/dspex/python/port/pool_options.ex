@@ -35,6 +35,21 @@ defmodule DSPex.Python.Port.PoolOptions do
              :session_ttl
            ] ++
            [:budgets, :log_metadata, :history, :redact, :otlp]
+  # What calls, and other libraries, have as names of these.
+  @other_names %{
+    lm: :model,
+    llm: :model,
+    interpreter: :python,
+    venv: :python,
+    workers: :size,
+    pool_size: :size,
+    timeout: :start_timeout,
+    pythonpath: :python_path,
+    environment: :env,
+    dir: :cd,
+    database: :store,
+    max_concurrency: :max_in_flight
+  }
   # More would only be a slip of the keyboard: each takes tens of MB.
   @max_size 256
   # 1,000 years: the store subtracts it from a time of 64 bits.
@@ -455,8 +470,14 @@ defmodule DSPex.Python.Port.PoolOptions do
 
   # The message does not show the value, which may be a key in the wrong place.
   defp check!(option, _value, pool) do
+    hint =
+      case @other_names do
+        %{^option => meant} -> " (did you mean #{inspect(meant)}?)"
+        _unknown -> Suggestion.hint(option, @known)
+      end
+
     raise ArgumentError,
-          "unknown option #{inspect(option)} of pool #{inspect(pool)}#{Suggestion.hint(option, @known)}; known are " <>
+          "unknown option #{inspect(option)} of pool #{inspect(pool)}#{hint}; known are " <>
             Enum.map_join(@known, ", ", &inspect/1)
   end
 

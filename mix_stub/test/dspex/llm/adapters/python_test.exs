@@ -152,6 +152,55 @@ defmodule DSPex.LLM.Adapters.PythonTest do
       assert message =~ "expected a prompt as text, a map of inputs or a list of messages, got 42"
     end
 
+    test "logs what a bare reason leaves out", %{adapter: adapter} do
+      log =
+        ExUnit.CaptureLog.capture_log(fn ->
+          {:error, :module_not_found} = Adapter.generate(adapter, "Why?", module: "dspy.Predcit")
+        end)
+
+      assert log =~
+               ~s|[debug] :module_not_found: unknown module "dspy.Predcit" (did you mean "dspy.Predict"?)|
+    end
+
+    test "returns errors as those of DSPex.Python with errors: :structs", %{adapter: adapter} do
+      adapter = %{adapter | errors: :structs}
+      alias DSPex.Python.Error
+
+      assert {:error, %Error{kind: :module_not_found} = error} =
+               Adapter.generate(adapter, "Why?", module: "dspy.Predcit")
+
+      assert error.message =~ ~s|did you mean "dspy.Predict"|
+
+      for {result, kind, part} <- [
+            {Adapter.generate(adapter, %{question: 42}), :input,
+             "expected a string at inputs.question"},
+            {Adapter.generate(adapter, 42), :input, "expected a prompt as text"},
+            {Adapter.generate(adapter, "Why?", modul: 1), :input, "unknown option :modul"},
+            {Adapter.generate(adapter, "Why?", session_id: "s-none"), :session_not_found,
+             "s-none"},
+            {Adapter.batch(adapter, "Why?"), :input, "expected a list of prompts"},
+            {Adapter.stream(adapter, 42), :input, "expected a prompt as text"},
+            {Adapter.format_messages(adapter, []), :input, "at least one message"},
+            {Adapter.validate_config(%{adapter | pool: :nonesuch}), :input,
+             "there is no pool :nonesuch"},
+            {Adapters.Python.create_program(adapter, "question ->"), :signature,
+             "without outputs"},
+            {Adapters.Python.execute_program(adapter, "none", "Why?"), :program_not_found,
+             "none"},
+            {Adapters.Python.configure(adapter, {:openai, "m"}), :input, "as a keyword list"}
+          ] do
+        assert {:error, %Error{kind: ^kind} = error} = result
+        assert error.message =~ part
+      end
+
+      assert {:ok, [{:ok, _prediction}, {:error, %Error{kind: :input}}]} =
+               Adapter.batch(adapter, ["Why?", %{qestion: "Why?"}])
+
+      {:ok, elements} = Adapter.stream(adapter, "Why?", module: "dspy.Predcit")
+      assert [{:error, %Error{kind: :module_not_found}}] = Enum.to_list(elements)
+      assert {:ok, %DSPex.Prediction{}} = Adapter.generate(adapter, "Why?")
+    end
+
     test "reports a value that JSON cannot carry", %{adapter: adapter} do
       adapter = %{adapter | serialization_format: :json}
       assert {:error, {:invalid_input, message}} = Adapter.generate(adapter, %{question: <<255>>})
@@ -293,6 +342,7 @@ defmodule DSPex.LLM.Adapters.PythonTest do
             {%{serialization_format: :xml},
              "expected :native or :json at serialization_format, got :xml"},
             {%{strict: 1}, "expected a boolean at strict, got 1"},
+            {%{errors: :all}, "expected :reasons or :structs at errors, got :all"},
             {%{module_config: 1}, "at module_config, got 1"}
           ] do
         assert {:error, {:invalid_config, message}} =

@@ -196,7 +196,7 @@ defmodule DSPex.Python.ClusterTest do
       stop_supervised!(:shared)
       assert_receive {:asked, again, _node}, 30_000
       assert node_of(let_go({here, again})) != to_string(node())
-      assert Python.drain_pool(:shared) == {:error, :not_found}
+      assert {:error, %{kind: :pool_not_found}} = Python.drain_pool(:shared)
     end
 
     test "that takes long counts on its node for as long as it runs, and not when its process is killed",

@@ -210,7 +210,9 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
 
     test "occur for wrong options before the model is asked" do
       assert {:error, %Error{kind: :input} = error} = ask("no function")
-      assert error.message =~ "expected the options of the model :elixir"
+
+      assert error.message =~
+               "expected a function of one argument, the request, as in {:elixir, function}"
 
       assert {:error, error} = ask(function: fn -> "none" end)
       assert error.message =~ "expected a function of one argument"

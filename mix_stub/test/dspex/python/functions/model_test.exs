@@ -23,6 +23,38 @@ defmodule DSPex.Python.Functions.ModelTest do
     end
   end
 
+  test "what is no model is told what is one" do
+    for {given, expected} <- [
+          {fn _request -> "x" end,
+           "got a function; a model that is a function of Elixir is written {:elixir, function}"},
+          {:elixir, "as in {:elixir, function}"},
+          {{:elixir, 5}, "as in {:elixir, function}"},
+          {:openai,
+           ~S|expected the name of a model of the provider "openai" at opts.lm.model, such as "openai/MODEL" or {:openai|},
+          {{:openai, []}, ~S|or {:openai, model: "MODEL"}|},
+          {{:openai, "gpt-4o"},
+           ~S|as a keyword list or a map, such as {:openai, model: "MODEL"}|},
+          {[model: "gpt-4o"],
+           ~S|expected a provider at opts.lm.provider (did you mean "openai"?)|},
+          {%{model: "mine"},
+           ~S|expected a provider at opts.lm.provider, such as "openai/gpt-4o-mini", {:openai, |},
+          {%{modle: "gpt-4o"}, ~S|unknown option "modle" at opts.lm (did you mean "model"?)|},
+          {self(), "a scripted model is written DSPex.Python.ScriptedModel.lm(pid)"},
+          {[], ~S|expected a provider at opts.lm.provider, such as "openai/gpt-4o-mini"|},
+          {{:openai}, ~S|expected a model at opts.lm, such as "openai/gpt-4o-mini", |},
+          {{:openai, "gpt-4o", temperature: 1}, "expected a model at opts.lm, such as"},
+          {5, "expected a model at opts.lm, such as"},
+          {{:openai, url: "http://x"}, "the address is api_base"}
+        ] do
+      assert {:error, error} =
+               Python.execute_module("dspy.Predict", "question -> answer", "x", lm: given)
+
+      assert error.message =~ expected
+      assert error.kind == :input
+      assert error.path =~ "opts.lm"
+    end
+  end
+
   test "reads keys from the environment when the model is resolved" do
     variable = "DSPEX_TEST_KEY_#{System.unique_integer([:positive])}"
     model = {:openai, model: "m", api_key: {:system, variable}}

@@ -127,6 +127,41 @@ defmodule DSPex.Python.Functions.ToolTest do
     assert parameters(%{"type" => :string})["properties"] == %{"type" => %{"type" => "string"}}
   end
 
+  test "a misspelt type, or one of another library, has its right name" do
+    for {type, meant} <- [
+          {:strng, ":string"},
+          {"string", ":string"},
+          {String, ":string"},
+          {:str, ":string"},
+          {:int, ":integer"},
+          {:bolean, ":boolean"},
+          {:map, ":object"},
+          {{:array, :nmber}, ":number"},
+          {{:list, :flot}, nil},
+          {{:strng, "its name"}, ":string"},
+          {{:optional, :string}, "{type, optional: true}"},
+          {{:enum, ["a"]}, ~S|{:string, enum: ["a", "b"]}|},
+          {[:string], "{:array, :string}"},
+          {%{x: :strng}, ":string"},
+          {:banana, nil}
+        ] do
+      assert {:error, error} = Tool.read([tool(parameters: [n: type])])
+      assert error.message =~ "expected a type (:string, "
+      found = Regex.run(~r/ \(did you mean (.*)\?\)$/, error.message, capture: :all_but_first)
+      assert {type, found} == {type, meant && [meant]}
+    end
+  end
+
+  test "a type with its options as a map, as in signatures, is told how it is written" do
+    for fields <- [%{type: :string, description: "its name"}, %{type: "string", enum: ["a"]}] do
+      assert {:error, error} = Tool.read([tool(parameters: [n: fields])])
+      assert error.message =~ "expected {type, options}, such as {:string, description: "
+      assert error.path == "opts.tools[0].parameters.n"
+    end
+
+    assert parameters(n: %{type: :string, description: :string})["properties"]["n"]["required"]
+  end
+
   test "names the path of the mistake" do
     for {changed, path, expected} <- [
           {[function: fn -> 1 end], "opts.tools[0].function", "a function of one argument"},

@@ -89,7 +89,7 @@ defmodule DSPex.Python.Pool.PoolTest do
       :ok = signal_process(python, "CONT")
       eventually(fn -> not alive?(python) end)
       assert {:error, %Error{kind: :pool_not_found}} = Python.ping(nil, pool: :to_be_stopped)
-      assert {:error, :not_found} = Python.stop_pool(:to_be_stopped)
+      assert {:error, %{kind: :pool_not_found}} = Python.stop_pool(:to_be_stopped)
       assert Connection.of(:to_be_stopped, 1) == nil
     end
 
@@ -210,6 +210,47 @@ defmodule DSPex.Python.Pool.PoolTest do
 
       assert error.message =~ ":general"
     end
+
+    test "is told alike by each function, with the name that may be meant" do
+      for look <- [
+            &Python.stop_pool/1,
+            &Python.restart_pool/1,
+            &Python.drain_pool/1,
+            &Python.await_pools([&1], 1_000),
+            &Python.metrics(pool: &1),
+            &Python.list_programs(pool: &1),
+            &Python.list_programs(nil, pool: &1),
+            &Python.inspect_history(pool: &1)
+          ] do
+        assert {:error, %Error{kind: :pool_not_found} = error} = look.(:genral)
+        assert error.message =~ "there is no pool :genral (did you mean :general?); write config"
+        assert error.message =~ ~r/ or use one of: .*:general/
+      end
+    end
+
+    test "is none of a name that is no atom" do
+      for stop <- [&Python.stop_pool/1, &Python.restart_pool/1, &Python.drain_pool/1],
+          name <- ["general", {:cluster, :general}, [:general]] do
+        assert {:error, %Error{kind: :pool_not_found} = error} = stop.(name)
+
+        assert error.message =~
+                 "expected the name of a pool of this node, an atom, got #{inspect(name)};"
+      end
+    end
+  end
+
+  test "the error of an unknown program or session names the pool, and how to see those that there are" do
+    pool = start_pool!()
+    assert {:error, error} = Python.execute_program("none", %{question: "x"}, pool: pool)
+    assert error.kind == :program_not_found
+    assert error.message =~ ~r/^unknown program "none"; Python was started/
+    assert error.message =~ ~r/; list_programs shows .* \(in the pool #{inspect(pool)}\)$/
+
+    assert {:error, error} = Python.session_info("none", pool: pool)
+    assert error.kind == :session_not_found
+    assert error.message =~ "(in the pool #{inspect(pool)})"
+    assert Python.list_programs(pool: pool) == {:ok, []}
+    assert Python.list_programs!(pool: pool) == []
   end
 
   describe "the pool's model" do

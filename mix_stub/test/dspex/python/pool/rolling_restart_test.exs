@@ -162,7 +162,7 @@ defmodule DSPex.Python.Pool.RollingRestartTest do
   end
 
   test "a pool that is not there is not found" do
-    assert Python.restart_pool(:nonesuch) == {:error, :not_found}
-    assert RollingRestart.restart(:nonesuch) == {:error, :not_found}
+    assert {:error, %{kind: :pool_not_found}} = Python.restart_pool(:nonesuch)
+    assert {:error, %{kind: :pool_not_found}} = RollingRestart.restart(:nonesuch)
   end
 end

@@ -389,7 +389,7 @@ defmodule DSPex.Python.Pool.StoppingTest do
       send(model, :go_on)
       assert {:ok, %Prediction{}} = Task.await(call, 60_000)
       assert Task.await(second, 30_000) == :ok
-      assert Python.stop_pool(pool) == {:error, :not_found}
+      assert {:error, %{kind: :pool_not_found}} = Python.stop_pool(pool)
       start_named!(pool, [])
     end
 

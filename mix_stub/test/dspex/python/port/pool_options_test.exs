@@ -10,6 +10,19 @@ defmodule DSPex.Python.Port.PoolOptionsTest do
     assert options.model.() == nil
   end
 
+  test "by another name raise an error with the name that they have here" do
+    for {wrong, right} <- [
+          lm: :model,
+          workers: :size,
+          interpreter: :python,
+          timeout: :start_timeout
+        ] do
+      assert_raise ArgumentError,
+                   ~r/^unknown option :#{wrong} of pool :p \(did you mean :#{right}\?\); known are /,
+                   fn -> PoolOptions.new!([{:name, :p}, {wrong, 1}]) end
+    end
+  end
+
   test "raise an error that names the mistake, the pool and the known options" do
     for {options, message} <- [
           {[name: :p, modle: 1],

@@ -24,6 +24,43 @@ defmodule DSPex.Python.Port.StartupTest do
       assert duration_ms < @tolerance_ms
     end
 
+    test "is the error of start_pool/2, if its path names no executable file", %{tmp_dir: folder} do
+      plain = Path.join(folder, "plain")
+      File.write!(plain, "")
+      Enum.each([".venv", ".venv/bin"], &File.mkdir!(Path.join(folder, &1)))
+      venv = Path.join(folder, ".venv")
+      File.write!(Path.join(venv, "bin/python"), "")
+
+      for {python, part} <- [
+            {"/there/is/no/python",
+             ~s|there is no executable python at "/there/is/no/python"; set the option :python|},
+            {"no-such-python", ~s|there is no executable python at "no-such-python"|},
+            {plain, "is not executable; set the option :python of pool :not_started"},
+            {venv,
+             ~s|is a folder; set the option :python of pool :not_started to "#{venv}/bin/python"|}
+          ] do
+        assert {:error, %Error{kind: :missing_dependency} = error} =
+                 Python.start_pool(:not_started, python: python, model: :embedded)
+
+        assert error.message =~ part
+        assert {:error, %Error{kind: :pool_not_found}} = Python.stop_pool(:not_started)
+      end
+
+      # What must be run to be found out is told by the first call, and by await_pools.
+      python = script!(folder, "#!/bin/sh\nexit 3\n")
+
+      capture_log(fn ->
+        assert {:ok, _pool} = Python.start_pool(:broken, python: python, model: :embedded)
+
+        assert {:error, %Error{kind: :missing_dependency} = error} =
+                 Python.ping(nil, pool: :broken)
+
+        assert error.message =~ ~s|python at "#{python}" ended with status 3 before it was ready|
+        assert {:error, ^error} = Python.await_pools([:broken], 5_000)
+        assert :ok = Python.stop_pool(:broken)
+      end)
+    end
+
     test "is said once in the log, and anew when the cause changes", %{tmp_dir: folder} do
       # Each attempt once wrote its entry over the prompt of IEx: six in the first half minute.
       python = Path.join(folder, "python")

@@ -236,6 +236,25 @@ defmodule DSPex.Python.Call.ProgramCalls.EvaluationTest do
              Python.evaluate_program("none", @examples, fn _, _ -> 1 end)
   end
 
+  test "the error of a metric ends with a word, and says which keys there are", %{
+    program: program
+  } do
+    words = Enum.map_join(1..100, " ", &"word#{&1}")
+
+    for {metric, part} <- [
+          {fn _, _ -> raise words end, ~r/ failed: word1 word2 .* word\d+…$/},
+          {fn example, _ -> example.expected end,
+           ~r/ failed: there is no key :expected, but "expected": maps from Python have strings as keys$/}
+        ] do
+      ExUnit.CaptureLog.capture_log(fn ->
+        assert {:ok, %{results: [{:error, error} | _rest]}} =
+                 Python.evaluate_program(program, @examples, metric, lm: model())
+
+        assert error.message =~ part
+      end)
+    end
+  end
+
   test "returns the same by JSON", %{program: program} do
     check = %{check: :equals, field: :answer, input: :expected}
     options = [lm: model(), serialization_format: :json]
