@@ -275,7 +275,7 @@ def _object(annotation: Any, value: object, path: str, lenient: bool) -> Any:
         name = text_of(key)
         if name not in annotation.model_fields:
             hint = suggestion(key, annotation.model_fields) if isinstance(key, str) else ""
-            raise mismatch(f"one of {', '.join(annotation.model_fields)} as a key{hint}", key, path)
+            raise mismatch(f"one of {', '.join(annotation.model_fields)} as a key", key, path, hint)
         field = annotation.model_fields[name]
         given[name] = convert(field.annotation, item, f"{path}.{name}", lenient=lenient)
     for name, field in annotation.model_fields.items():

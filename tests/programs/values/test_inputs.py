@@ -396,4 +396,4 @@ def test_a_misspelt_key_of_an_object_has_its_name_in_the_error() -> None:
     spec = parse_signature("p: {name: str, age: int} -> b")
     with pytest.raises(OperationError) as caught:
         input_values(spec, {"p": {"name": "a", "agee": 3}})
-    assert caught.value.message == 'expected one of name, age as a key (did you mean "age"?) at inputs.p, got "agee"'
+    assert caught.value.message == 'expected one of name, age as a key at inputs.p, got "agee" (did you mean "age"?)'
