@@ -318,6 +318,8 @@ defmodule DSPex.Python do
     * `:on_error` - `:collect` (the default), or `:fail_fast`: the first error ends the others, whose errors have the kind
       `:cancelled`
 
+  For example:
+
       iex> {:ok, [{:ok, first}, {:error, second}]} =
       ...>   DSPex.Python.execute_batch("dspy.Predict", "question -> answer", ["What is ETF?", %{query: "What?"}])
       iex> {is_binary(first[:answer]), second.kind}
@@ -437,6 +439,8 @@ defmodule DSPex.Python do
     * `{:scored, %{score: score, metric_calls: count, failures: count, best_score: score | nil}}` - one answer was scored
     * `{:candidate, %{number: number, score: score, best_score: score}}` - one candidate was scored with all its examples
     * `{:program, program}` or `{:error, error}` - the last element
+
+  For example:
 
       iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer")
       iex> stream = DSPex.Python.stream_compile(program, [[question: "What?", answer: "ETF"]], optimizer: "dspy.LabeledFewShot")

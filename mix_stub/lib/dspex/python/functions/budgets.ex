@@ -59,8 +59,12 @@ defmodule DSPex.Python.Functions.Budgets do
     for {key, limits} <- budgets,
         value <- [named(metadata, key)],
         value != nil,
-        do: tenant(table, key, value, Map.new(limits))
+        do: tenant(table, key, one_form(value), Map.new(limits))
   end
+
+  # A tenant that is named by an atom here and by a text there has one budget.
+  defp one_form(value) when is_atom(value) and not is_boolean(value), do: Atom.to_string(value)
+  defp one_form(value), do: value
 
   # `false` is a value too.
   defp named(metadata, key) do
@@ -156,7 +160,7 @@ defmodule DSPex.Python.Functions.Budgets do
   def reset({table, budgets}, key, value) do
     case Enum.find(Keyword.keys(budgets), &(key in [&1, Atom.to_string(&1)])) do
       nil -> {:unknown, Keyword.keys(budgets)}
-      key -> :ets.take(table, {key, value}) != []
+      key -> :ets.take(table, {key, one_form(value)}) != []
     end
   end
 end

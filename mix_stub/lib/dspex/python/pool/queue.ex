@@ -369,12 +369,20 @@ defmodule DSPex.Python.Pool.Queue do
     end
   end
 
-  # How many calls each slot has room for; slots without room are missing.
+  # How many calls each slot has room for; slots without room are missing, and silent ones unless all are silent.
   defp room(state) do
     granted = Enum.frequencies_by(state.granted, fn {_tag, {_monitor, slot}} -> slot end)
 
-    for slot <- 1..state.size,
-        %Connection{port: port} = connection when port != nil <- [Connection.of(state.pool, slot)],
+    ready =
+      for slot <- 1..state.size,
+          %Connection{port: port} = connection when port != nil <- [
+            Connection.of(state.pool, slot)
+          ],
+          do: {slot, connection}
+
+    heard = Enum.reject(ready, fn {_slot, connection} -> Connection.silent?(connection) end)
+
+    for {slot, connection} <- if(heard == [], do: ready, else: heard),
         in_flight = Connection.in_flight(connection),
         in_flight != nil,
         free = state.max_in_flight - in_flight - Map.get(granted, slot, 0),

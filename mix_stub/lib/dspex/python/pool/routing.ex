@@ -3,7 +3,7 @@ defmodule DSPex.Python.Pool.Routing do
 
   # Decides which worker of a pool gets a call, and which calls count as work.
   #
-  #     :any              the worker with the fewest calls in flight
+  #     :any              the worker with the fewest calls in flight; one that is silent only if all are
   #     {:home, key}      always the same slot for the same key: that of a session, which is its checksum
   #     {:worker, number} this worker: what the call is about runs there
   #     {:slot, slot}     this slot
@@ -40,6 +40,8 @@ defmodule DSPex.Python.Pool.Routing do
   # Operations whose session is an option.
   @by_option ~w(execute_module execute_batch stream_module stream_batch create_program load_program configure_lm
                 validate_module)a
+  # More calls than any worker has in flight.
+  @of_silence 1_000_000_000
   @of_every_worker ~w(cancel metrics reset_metrics list_sessions history)a
 
   @doc """
@@ -199,7 +201,12 @@ defmodule DSPex.Python.Pool.Routing do
 
   defp load(nil), do: :none
   defp load(%{port: nil}), do: :none
-  defp load(connection), do: Connection.in_flight(connection) || :none
+
+  # A stopped worker has the fewest calls in flight, because they run out.
+  defp load(connection) do
+    calls = Connection.in_flight(connection) || :none
+    if calls != :none and Connection.silent?(connection), do: @of_silence + calls, else: calls
+  end
 
   # No worker is ready: the call waits at one that is being started.
   defp any(pool, size), do: Enum.find_value(1..size, &Connection.of(pool, &1))

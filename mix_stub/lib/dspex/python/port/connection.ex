@@ -82,6 +82,12 @@ defmodule DSPex.Python.Port.Connection do
   def in_flight(connection), do: PendingCalls.count(connection.pending_calls)
 
   @doc """
+  Tells whether a call has run out without an answer, and nothing has come from this Python since: it may be stopped.
+  """
+  @spec silent?(t()) :: boolean()
+  def silent?(connection), do: PendingCalls.silent?(connection.pending_calls)
+
+  @doc """
   Calls an operation and waits for its answer until `deadline`.
 
   Returns `:restarting` if the owner of the port ended before the call was sent. Python has not seen the call then, so it
@@ -217,6 +223,7 @@ defmodule DSPex.Python.Port.Connection do
     case PendingCalls.take(connection.pending_calls, id) do
       %PendingCall{} = call ->
         if call.sent?, do: cancel(connection, id)
+        if connection.port, do: PendingCalls.ran_out(connection.pending_calls)
         {stage, cause} = silence(connection, call)
         {:error, Error.timeout(timeout, stage, cause)}
 

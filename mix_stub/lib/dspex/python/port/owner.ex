@@ -229,6 +229,7 @@ defmodule DSPex.Python.Port.Owner do
 
   @impl true
   def handle_info({port, {:data, frame}}, %{port: port} = state) do
+    PendingCalls.heard(state.pending_calls)
     state = handle_frame(Protocol.peek(frame), frame, state)
     if byte_size(frame) > @large_bytes, do: {:noreply, state, :hibernate}, else: {:noreply, state}
   end

@@ -22,6 +22,8 @@ defmodule DSPex.Python.Port.PendingCalls do
   # Positions in the counters.
   @last_id 1
   @monitored 2
+  # 1: a call has run out without an answer, and Python has sent nothing since.
+  @silent 3
 
   # The position of `sent?` in a row of the table.
   @sent_position 4
@@ -33,7 +35,7 @@ defmodule DSPex.Python.Port.PendingCalls do
   def new do
     %__MODULE__{
       table: :ets.new(__MODULE__, [:public, write_concurrency: true]),
-      counters: :atomics.new(2, signed: false)
+      counters: :atomics.new(3, signed: false)
     }
   end
 
@@ -136,6 +138,28 @@ defmodule DSPex.Python.Port.PendingCalls do
   """
   @spec stop_monitoring(t()) :: :ok
   def stop_monitoring(calls), do: :atomics.put(calls.counters, @monitored, 0)
+
+  @doc """
+  Notes that a call has run out without an answer of Python.
+  """
+  @spec ran_out(t()) :: :ok
+  def ran_out(calls), do: :atomics.put(calls.counters, @silent, 1)
+
+  @doc """
+  Notes that Python has sent something.
+  """
+  @spec heard(t()) :: :ok
+  def heard(calls) do
+    # Reading is cheaper than writing, and this is done for each answer.
+    if :atomics.get(calls.counters, @silent) == 1, do: :atomics.put(calls.counters, @silent, 0)
+    :ok
+  end
+
+  @doc """
+  Tells whether a call has run out since Python has sent something.
+  """
+  @spec silent?(t()) :: boolean()
+  def silent?(calls), do: :atomics.get(calls.counters, @silent) == 1
 
   defp insert_new(table, row) do
     :ets.insert_new(table, row)

@@ -37,6 +37,25 @@ defmodule DSPex.Python.Functions.BudgetsTest do
   defp ask(options), do: Python.execute_module("dspy.Predict", @qa, "Why?", options)
 
   describe "a tenant" do
+    test "has one budget whether an atom or a text names it, which no other value shares" do
+      budgets = {table, _limits} = {Budgets.table(), [tenant: [max_cost: 1]]}
+
+      for value <- [:acme, "acme", true, "true", 1, "1"],
+          do: [_budget] = Budgets.of_tenants(budgets, %{tenant: value})
+
+      assert table |> :ets.tab2list() |> Enum.map(&elem(&1, 0)) |> Enum.sort() ==
+               Enum.sort([
+                 {:tenant, "acme"},
+                 {:tenant, true},
+                 {:tenant, "true"},
+                 {:tenant, 1},
+                 {:tenant, "1"}
+               ])
+
+      assert Budgets.reset(budgets, :tenant, :acme)
+      refute Budgets.reset(budgets, :tenant, "acme")
+    end
+
     setup do
       pool = start_pool!(size: 2, standby: 0, budgets: [tenant: [max_tokens_total: 30]])
       assert Python.await_pools([pool]) == :ok

@@ -40,6 +40,45 @@ defmodule DSPex.Python.Pool.WorkersTest do
     Task.await(call, 60_000)
   end
 
+  describe "a worker that is silent" do
+    setup do
+      # Nothing but the calls finds out.
+      pool = start_ready!(size: 2, standby: 0, heartbeat: false, max_in_flight: 1)
+      {:ok, %{meta: %{"worker" => number, "pid" => pid}}} = ask(pool)
+      signal_process(pid, "STOP")
+      assert {:error, %Error{kind: :timeout}} = ask(pool, timeout: 500)
+      {:ok, pool: pool, number: number, pid: pid}
+    end
+
+    test "gets no calls until it has sent something", %{pool: pool, number: number, pid: pid} do
+      # An idle worker has the fewest calls in flight.
+      for _ <- 1..10, do: refute(worker(ask(pool, timeout: 30_000)) == number)
+      signal_process(pid, "CONT")
+      eventually(fn -> worker(ask(pool)) == number end)
+    end
+
+    test "gets no calls that wait for room either", %{pool: pool, number: number} do
+      held = hold(pool)
+      waiting = Task.async(fn -> ask(pool, timeout: 30_000) end)
+      assert Task.yield(waiting, 300) == nil
+      refute worker(let_go(held)) == number
+      refute worker(Task.await(waiting, 60_000)) == number
+    end
+
+    test "gets calls when all others are silent too", %{pool: pool, number: number, pid: pid} do
+      {:ok, %{meta: %{"pid" => other}}} = ask(pool)
+      signal_process(other, "STOP")
+      for _ <- 1..3, do: assert({:error, %Error{kind: :timeout}} = ask(pool, timeout: 300))
+      signal_process(pid, "CONT")
+
+      eventually(fn ->
+        match?({:ok, %{meta: %{"worker" => ^number}}}, ask(pool, timeout: 5_000))
+      end)
+
+      signal_process(other, "CONT")
+    end
+  end
+
   describe "a pool of several workers" do
     setup do
       {:ok, pool: start_ready!(size: 3)}
