@@ -43,7 +43,7 @@ defmodule DSPex.Python.Cluster.Loads do
   @doc """
   Makes a call of a pool of another node, which counts there until it has ended, or the calling process has.
   """
-  @spec during(atom(), node(), (() -> result)) :: result when result: term()
+  @spec during(atom(), node(), (... -> result)) :: result when result: term()
   def during(pool, node, call) do
     ref = begin(pool, node)
 
