@@ -142,7 +142,10 @@ def _sqlite_engine(address: Address) -> Engine:
 
 
 def _set_wal(connection: sqlite3.Connection) -> None:
-    """Have readers and the writer not wait for each other. The first process sets it, for which no lock is waited."""
+    """Turn on write-ahead logging, with which readers and the writer do not wait for each other.
+
+    SQLite does not wait for a lock here, so this tries again while another process turns it on.
+    """
     ends_at = time.monotonic() + PATIENCE_S
     while True:
         try:

@@ -90,7 +90,7 @@ def _text(part: Any) -> str:
 
 
 def _use_counts(holder: dict[str, Any]) -> None:
-    """Make the counts of tokens integers; what is none of them is not known."""
+    """Convert the counts of tokens to integers, and leave out those that cannot be converted."""
     for name in _USAGES:
         usage = holder.get(name)
         if isinstance(usage, dict):
