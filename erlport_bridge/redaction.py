@@ -12,6 +12,8 @@ import threading
 from typing import Final
 from urllib.parse import quote
 
+from erlport_bridge.bounded_output import BoundedOutput
+
 _REPLACEMENT: Final = "[redacted]"
 
 # A shorter key ("test", "none" of a local server) may be part of any word, so it is replaced as a whole word only.
@@ -61,11 +63,12 @@ class RedactedStream(io.TextIOWrapper):
     """A text stream that redacts what is written to a file descriptor, for ``sys.stdout`` and ``sys.stderr``.
 
     Libraries log texts of providers and programs, and neither knows which texts are keys.
+    What nobody reads is dropped (:mod:`erlport_bridge.bounded_output`).
     """
 
     def __init__(self, descriptor: int) -> None:
-        binary = open(descriptor, "wb", buffering=0, closefd=False)  # noqa: SIM115 - open as long as the process
-        super().__init__(binary, encoding="utf-8", errors="backslashreplace", write_through=True)
+        output = BoundedOutput(descriptor)
+        super().__init__(output, encoding="utf-8", errors="backslashreplace", write_through=True)
 
     def write(self, text: str) -> int:
         """Write ``text`` with its secrets replaced, and return the length of the original ``text``."""

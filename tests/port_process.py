@@ -42,6 +42,7 @@ class PortProcess:
         packet: Size of a frame's length prefix, in bytes.
         environment: Variables added to this process's environment.
         command: The program, with what stands before its flags; ``python -m erlport_bridge`` by default.
+        stderr: The descriptor of its stderr; by default a file, which is never full, for :meth:`stderr_text`.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class PortProcess:
         packet: int = 4,
         environment: dict[str, str] | None = None,
         command: Sequence[str] = (sys.executable, "-m", "erlport_bridge"),
+        stderr: int | None = None,
     ) -> None:
         environment = {**_store_of_tests(), **(environment or {})}
         self._packet = packet
@@ -58,6 +60,7 @@ class PortProcess:
         self._received: list[Any] = []
         self._next_id = 0
         use_stdio = "--use_stdio" in flags
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the port
         child_read, self.write_end = os.pipe()
         self.read_end, child_write = os.pipe()
         command = [*command, f"--packet={packet}", *flags]
@@ -67,7 +70,7 @@ class PortProcess:
             command,
             stdin=child_read if use_stdio else subprocess.DEVNULL,
             stdout=child_write if use_stdio else subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
+            stderr=self._stderr if stderr is None else stderr,
             pass_fds=() if use_stdio else (child_read, child_write),
             env={**os.environ, **environment},
         )
@@ -84,8 +87,7 @@ class PortProcess:
         os.close(self.read_end)
         self.process.kill()
         self.process.wait()
-        assert self.process.stderr is not None
-        self.process.stderr.close()
+        self._stderr.close()
 
     def close(self) -> None:
         """Close this side's writing end, as the BEAM does when it ends."""
@@ -95,8 +97,12 @@ class PortProcess:
 
     def stderr_text(self) -> str:
         """Wait for the end of the process, and return all that it wrote to stderr."""
-        assert self.process.stderr is not None
-        return self.process.stderr.read().decode()
+        self.process.wait()
+        return self.stderr_until_now()
+
+    def stderr_until_now(self) -> str:
+        """Return what the process has written to stderr."""
+        return os.pread(self._stderr.fileno(), os.fstat(self._stderr.fileno()).st_size, 0).decode()
 
     def send_bytes(self, data: bytes) -> None:
         """Write bytes as they are."""

@@ -108,9 +108,10 @@ def wait_until_ended(pids: Sequence[int]) -> None:
 
 
 def open_descriptors(pid: int) -> dict[int, str]:
-    """Return what the descriptors of a process lead to, without the numbers of pipes and sockets."""
+    """Return what the descriptors of a process lead to, without the numbers of pipes, sockets and files without a name."""
     found = {}
     for place in proc(f"{pid}/fd").iterdir():
         with contextlib.suppress(OSError):
-            found[int(place.name)] = os.readlink(place).partition(":[")[0]
+            leads_to = os.readlink(place)
+            found[int(place.name)] = "a file" if leads_to.endswith(" (deleted)") else leads_to.partition(":[")[0]
     return found

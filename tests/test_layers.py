@@ -18,7 +18,8 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Every package, and every module that stands alone, lowest first; with the packages that it imports. A name that begins
 # with a dot is one of programs.
 _LAYERS = {
-    "redaction": "",
+    "bounded_output": "",
+    "redaction": "bounded_output",
     "request": "",
     "worker": "",
     "errors": "redaction",

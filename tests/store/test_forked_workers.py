@@ -67,8 +67,7 @@ def test_conversation_goes_on_in_a_worker_forked_after_another_has_died(tmp_path
 def test_template_process_refuses_the_flag_of_the_store(tmp_path: Path) -> None:
     with TemplateProcess([f"--store=sqlite:///{tmp_path}/dspex.db"]) as template:
         assert template.port.process.wait(60) == 1
-        assert template.port.process.stderr is not None
-        assert b"have their store from DSPEX_STORE" in template.port.process.stderr.read()
+        assert "have their store from DSPEX_STORE" in template.port.stderr_text()
 
 
 def owners(url: str) -> set[str]:

@@ -153,8 +153,7 @@ def test_nothing_is_left_of_a_beam_that_is_killed(
 def test_template_ends_while_it_imports(environment: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "slow.py").write_text("print('imports', flush=True)\nsum(range(10**13))\n")
     with TemplateProcess(["--preload=slow"], environment) as template:
-        assert template.port.process.stderr is not None
-        assert template.port.process.stderr.readline() == b"imports\n"
+        wait_for(lambda: template.port.stderr_until_now() == "imports\n")
         template.port.close()
         wait_until_ended([template.pid])
 
