@@ -108,7 +108,7 @@ def wait_until_ended(pids: Sequence[int]) -> None:
 
 
 def open_descriptors(pid: int) -> dict[int, str]:
-    """Return what the descriptors of a process lead to, without the numbers of pipes, sockets and files without a name."""
+    """Return what the descriptors of a process lead to; pipes, sockets and deleted files without their numbers."""
     found = {}
     for place in proc(f"{pid}/fd").iterdir():
         with contextlib.suppress(OSError):

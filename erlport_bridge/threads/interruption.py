@@ -216,19 +216,27 @@ def wait_for(future: Future[_Result]) -> _Result:
 
 
 @functools.cache
-def protect_logging() -> None:
-    """Hold back interrupts in every handler of ``logging`` while it handles a record; once for the process.
+def protect_standard_library() -> None:
+    """Hold back interrupts in two methods of the standard library; once for the process.
 
-    A handler takes its lock before the ``try`` that releases it. An exception between the two would make every thread
-    that logs wait for ever.
+    A handler of ``logging`` takes its lock before the ``try`` that releases it. An exception between the two would make
+    every thread that logs wait for ever.
+
+    Before Python 3.13, a new thread has the id of the thread that starts it until it runs, and gets the exception that
+    is set for this one. It ends then without a word to its starter, which waits for that for ever: in
+    ``ThreadPoolExecutor.submit`` with a lock that all executors share.
     """
-    handle = logging.Handler.handle
+    for owner, name in ((logging.Handler, "handle"), (threading.Thread, "start")):
+        setattr(owner, name, _whole(getattr(owner, name)))
 
-    def handle_whole(handler: logging.Handler, record: logging.LogRecord) -> Any:
+
+def _whole(method: Callable[..., _Result]) -> Callable[..., _Result]:
+    @functools.wraps(method)
+    def run_whole(*arguments: Any) -> _Result:
         with uninterrupted():
-            return handle(handler, record)
+            return method(*arguments)
 
-    logging.Handler.handle = handle_whole  # type: ignore[method-assign, assignment]
+    return run_whole
 
 
 def _raise_pending() -> None:

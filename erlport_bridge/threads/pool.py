@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 from erlport_bridge import request
 from erlport_bridge.request import FairQueue
 from erlport_bridge.threads.durations import Durations
-from erlport_bridge.threads.interruption import Interrupted, Work, protect_logging
+from erlport_bridge.threads.interruption import Interrupted, Work, protect_standard_library
 from erlport_bridge.threads.stuck import DEFAULT_LOST_AFTER_S, NoThreadError, StuckThreads, name_of
 
 _Result = TypeVar("_Result")
@@ -149,7 +149,7 @@ class Threads(ThreadPoolExecutor):
         is_reported: bool = True,
     ) -> None:
         super().__init__(max_threads)
-        protect_logging()
+        protect_standard_library()
         self._max_threads = max_threads
         self._max_queued = max_queued
         self.stuck = StuckThreads(max_stuck, self._start_missing, self._none_free_s, lost_after_s)

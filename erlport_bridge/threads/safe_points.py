@@ -26,7 +26,7 @@ _FRAGILE: Final = (
     # A half-done count would stay wrong for ever.
     "erlport_bridge.counting.",
 )
-# Functions of `logging` that take a lock before the `try` that releases it; see also `protect_logging`.
+# Functions of `logging` that take a lock before the `try` that releases it; see also `protect_standard_library`.
 _FRAGILE_IN_LOGGING: Final = frozenset(
     {"handle", "acquire", "release", "flush", "close", "isEnabledFor", "getLogger", "_acquireLock", "_releaseLock"}
 )

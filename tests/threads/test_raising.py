@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import os
 import queue
+import subprocess
 import sys
 import threading
 import time
@@ -223,6 +224,32 @@ def test_an_import_is_not_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyP
     task.cancel()
     assert outcome(task) is Interrupted
     assert sys.modules["imported_slowly"].runs == ["begins", "ends", "whole"]
+
+
+@pytest.fixture
+def busy_machine() -> Iterator[None]:
+    """Keep all cores busy, so that a new thread waits until it runs."""
+    endless = [sys.executable, "-I", "-S", "-c", "while True: pass"]
+    processes = [subprocess.Popen(endless) for _ in range(2 * (os.cpu_count() or 1))]
+    yield
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.usefixtures("busy_machine")
+def test_interrupt_does_not_go_to_a_thread_that_is_being_started() -> None:
+    """It ended the new thread, and its starter waited for ever for a word of it."""
+
+    def work() -> None:
+        while True:
+            threading.Thread(target=int).start()
+
+    for _ in range(30):
+        task = Threads(1).submit(work)
+        eventually(task.running)
+        task.cancel()
+        assert outcome(task) is Interrupted
 
 
 def test_clean_up_of_an_interrupted_function_is_not_interrupted_again() -> None:
