@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -66,6 +69,17 @@ def shared_port(ports: Ports) -> Iterator[PortProcess]:
     with ports.start("--modules=dspy_bridge") as port:
         port.done("configure_lm", Atom("embedded"), {})
         yield port
+
+
+@pytest.fixture
+def busy_machine() -> Iterator[None]:
+    """Keep all cores busy, so that a new thread waits until it runs."""
+    endless = [sys.executable, "-I", "-S", "-c", "while True: pass"]
+    processes = [subprocess.Popen(endless) for _ in range(2 * (os.cpu_count() or 1))]
+    yield
+    for process in processes:
+        process.kill()
+        process.wait()
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager
 from types import CodeType, FrameType
 from typing import Any, Final, Protocol
 
-from erlport_bridge.threads.safe_points import after_call, is_fragile, is_importing, safe_points, takes_or_gives_back
+from erlport_bridge.threads.safe_points import after_call, is_fragile, is_indivisible, safe_points, takes_or_gives_back
 
 
 class Request:
@@ -99,7 +99,7 @@ class Asynchronous:
 
     def _try(self, request: Request) -> bool:
         frame = innermost(request.thread_id)
-        if frame is None or is_fragile(frame) or is_importing(frame, request.outermost):
+        if frame is None or is_fragile(frame) or is_indivisible(frame, request.outermost):
             return False
         offset = frame.f_lasti
         if request.asked < _PATIENCE_OF_ASYNCHRONOUS and (
@@ -216,7 +216,7 @@ class Monitored:
         with self._lock:
             if not request.is_due or not request.is_possible():
                 return
-            if is_importing(frame, request.outermost):
+            if is_indivisible(frame, request.outermost):
                 return
             if request.asked < _PATIENCE_OF_MONITORED and takes_or_gives_back(frame, request.outermost):
                 return

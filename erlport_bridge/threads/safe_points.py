@@ -8,7 +8,8 @@ loop's body. Three of these places are unsafe:
 - within a context manager that is written in Python (``threading.Condition``), before or after its lock is taken,
 - in code that briefly holds a lock of the whole process without a ``with`` (``logging``, the import system).
 
-Nor is it safe anywhere in the code of a module that is being imported.
+Nor is it safe anywhere in the code of a module that is being imported, or in what a function calls that takes a lock
+without a ``try``: ``lock.acquire(); show(); lock.release()``, as the progress bars of tqdm do.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ _TAKE_OR_GIVE_BACK: Final = frozenset(
         *("acquire", "release", "_release_save", "_acquire_restore"),
     }
 )
+_LOCK_BY_HAND: Final = frozenset({"acquire", "release"})
 # Instructions that may stand between a call and the `try` that belongs to it: storing what the call has returned.
 _STORING: Final = ("STORE_", "POP_TOP", "NOP", "NOT_TAKEN", "LOAD_CONST", "LOAD_FAST", "LOAD_SMALL_INT", "COPY", "SWAP")
 _SKIPPED: Final = frozenset({"CACHE", "EXTENDED_ARG"})
@@ -51,11 +53,13 @@ class SafePoints(NamedTuple):
         after_call: The instruction after each call, by the offset of the call; without the calls after which an
             exception is unsafe.
         unsafe_calls: The calls after which an exception is unsafe.
+        unprotected: All places without a handler, if the function takes and gives back a lock by its methods.
     """
 
     repeated: frozenset[int]
     after_call: dict[int, int]
     unsafe_calls: frozenset[int]
+    unprotected: frozenset[int]
 
 
 @functools.lru_cache(maxsize=512)
@@ -81,7 +85,16 @@ def safe_points(code: CodeType) -> SafePoints:
             # block: `with lock: return call()`.
             elif handlers.get(following) == handlers.get(each.offset):
                 after_call[each.offset] = following
-    return SafePoints(frozenset(repeated), after_call, frozenset(unsafe))
+    return SafePoints(frozenset(repeated), after_call, frozenset(unsafe), _unprotected(code, handlers))
+
+
+def _unprotected(code: CodeType, handlers: dict[int, int]) -> frozenset[int]:
+    if not _LOCK_BY_HAND.issubset(code.co_names):
+        return frozenset()
+    # Python 3.10 has no table of handlers. There, one `try` is taken as protecting the whole function.
+    if any(each.opname == "SETUP_FINALLY" for each in dis.get_instructions(code)):
+        return frozenset()
+    return frozenset(range(0, len(code.co_code), 2)).difference(handlers)
 
 
 def _begins_block(following: list[dis.Instruction], handlers: dict[int, int], handler: int | None) -> bool:
@@ -123,8 +136,10 @@ def takes_or_gives_back(frame: FrameType, outermost: CodeType) -> bool:
     return False
 
 
-def is_importing(frame: FrameType, outermost: CodeType) -> bool:
-    """Return whether the function runs for an import: one that is broken off leaves modules half made for ever.
+def is_indivisible(frame: FrameType, outermost: CodeType) -> bool:
+    """Return whether the function runs for an import, or while a caller holds a lock without a ``try``.
+
+    An import that is broken off leaves modules half made for ever, and such a lock would never be given back.
 
     Args:
         frame: The innermost function.
@@ -132,7 +147,7 @@ def is_importing(frame: FrameType, outermost: CodeType) -> bool:
     """
     each: FrameType | None = frame
     while each is not None and each.f_code is not outermost:
-        if each.f_globals.get("__name__") == _IMPORT_SYSTEM:
+        if each.f_globals.get("__name__") == _IMPORT_SYSTEM or each.f_lasti in safe_points(each.f_code).unprotected:
             return True
         each = each.f_back
     return False

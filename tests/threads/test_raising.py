@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import queue
-import subprocess
 import sys
 import threading
 import time
@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tqdm  # type: ignore[import-untyped]
 
 from erlport_bridge.threads import Interrupted, Threads
 from erlport_bridge.threads.safe_points import safe_points
@@ -61,6 +62,27 @@ def by_stored_acquire_and_try(lock: Any) -> None:
             lock.release()
 
 
+def by_hand_without_try(lock: Any) -> None:
+    """Hold a lock as tqdm's ``refresh`` does."""
+    lock.acquire()
+    calls_another()
+    lock.release()
+
+
+def calls_another() -> None:
+    for _ in range(3):
+        len("held")
+
+
+class Bar(tqdm.tqdm):  # type: ignore[misc]
+    """A progress bar with a lock of its own."""
+
+
+def by_progress_bar(lock: Any) -> None:
+    Bar.set_lock(lock)
+    Bar(range(3), file=io.StringIO()).refresh()
+
+
 def by_context_manager(lock: Any) -> None:
     with generated(lock):
         len("held")
@@ -96,18 +118,27 @@ class Wrapped:
         self.release()
 
 
+def test_progress_bars_leave_no_lock_behind() -> None:
+    """All optimizers share one, which must be reentrant, since bars are closed by their finalizer too."""
+    assert_nothing_is_left_behind(threading.RLock(), by_progress_bar)
+
+
 @pytest.mark.parametrize("lock", [threading.Lock, threading.RLock, threading.Condition, threading.Semaphore, Wrapped])
 @pytest.mark.parametrize(
     "hold",
     [
         *(by_with, by_with_and_return, by_with_and_a_loop, by_with_and_sleep, by_acquire_and_try),
-        *(by_stored_acquire_and_try, by_context_manager),
+        *(by_stored_acquire_and_try, by_hand_without_try, by_context_manager),
     ],
 )
 def test_no_lock_is_left_behind(lock: Callable[[], Any], hold: Callable[[Any], object]) -> None:
     """From Python 3.14 on, an interrupt once fell between taking a lock and the ``with`` block; others did always."""
+    assert_nothing_is_left_behind(lock(), hold)
+
+
+def assert_nothing_is_left_behind(shared: Any, hold: Callable[[Any], object]) -> None:
+    """Interrupt a function that holds a lock again and again, and check each time that the lock is free."""
     threads = Threads(2)
-    shared = lock()
 
     def work() -> None:
         while True:
@@ -224,17 +255,6 @@ def test_an_import_is_not_broken_off(tmp_path: Path, monkeypatch: pytest.MonkeyP
     task.cancel()
     assert outcome(task) is Interrupted
     assert sys.modules["imported_slowly"].runs == ["begins", "ends", "whole"]
-
-
-@pytest.fixture
-def busy_machine() -> Iterator[None]:
-    """Keep all cores busy, so that a new thread waits until it runs."""
-    endless = [sys.executable, "-I", "-S", "-c", "while True: pass"]
-    processes = [subprocess.Popen(endless) for _ in range(2 * (os.cpu_count() or 1))]
-    yield
-    for process in processes:
-        process.kill()
-        process.wait()
 
 
 @pytest.mark.usefixtures("busy_machine")
