@@ -53,7 +53,7 @@ class SafePoints(NamedTuple):
         after_call: The instruction after each call, by the offset of the call; without the calls after which an
             exception is unsafe.
         unsafe_calls: The calls after which an exception is unsafe.
-        unprotected: All places without a handler, if the function takes and gives back a lock by its methods.
+        unprotected: The places without a handler from ``acquire`` on, in a function with ``acquire`` and ``release``.
     """
 
     repeated: frozenset[int]
@@ -71,13 +71,14 @@ def safe_points(code: CodeType) -> SafePoints:
     after_call: dict[int, int] = {}
     unsafe: set[int] = set()
     has_begun = False
-    for index, each in enumerate(instructions[:-1]):
-        following = instructions[index + 1].offset
+    for index, each in enumerate(instructions):
+        if each.opname == "JUMP_BACKWARD":  # also as the last instruction of all, where the loop has no end
+            repeated.add(each.offset)
+            continue
+        following = instructions[index + 1].offset if index + 1 < len(instructions) else each.offset
         if each.opname == "RESUME" and not has_begun:
             has_begun = True
             repeated.add(following)
-        elif each.opname == "JUMP_BACKWARD":
-            repeated.add(each.offset)
         elif each.opname.startswith("CALL"):
             if _begins_block(instructions[index + 1 :], handlers, handlers.get(each.offset)):
                 unsafe.add(each.offset)
@@ -85,16 +86,18 @@ def safe_points(code: CodeType) -> SafePoints:
             # block: `with lock: return call()`.
             elif handlers.get(following) == handlers.get(each.offset):
                 after_call[each.offset] = following
-    return SafePoints(frozenset(repeated), after_call, frozenset(unsafe), _unprotected(code, handlers))
+    unprotected = _unprotected(instructions, handlers) if _LOCK_BY_HAND.issubset(code.co_names) else frozenset()
+    return SafePoints(frozenset(repeated), after_call, frozenset(unsafe), unprotected)
 
 
-def _unprotected(code: CodeType, handlers: dict[int, int]) -> frozenset[int]:
-    if not _LOCK_BY_HAND.issubset(code.co_names):
-        return frozenset()
+def _unprotected(instructions: list[dis.Instruction], handlers: dict[int, int]) -> frozenset[int]:
     # Python 3.10 has no table of handlers. There, one `try` is taken as protecting the whole function.
-    if any(each.opname == "SETUP_FINALLY" for each in dis.get_instructions(code)):
+    if any(each.opname == "SETUP_FINALLY" for each in instructions):
         return frozenset()
-    return frozenset(range(0, len(code.co_code), 2)).difference(handlers)
+    end = instructions[-1].offset + 2
+    # There is none where the name stands in code that was optimized away.
+    begin = min((each.offset for each in instructions if each.argval == "acquire"), default=end)
+    return frozenset(range(begin, end, 2)).difference(handlers)
 
 
 def _begins_block(following: list[dis.Instruction], handlers: dict[int, int], handler: int | None) -> bool:

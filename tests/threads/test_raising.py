@@ -323,7 +323,19 @@ def test_safe_points_are_found_in_each_shape() -> None:
         for _ in range(3):
             call()
 
+    def without_end(call: Callable[[], object]) -> None:
+        while True:
+            call()
+
+    def optimized_away(lock: Any) -> None:
+        if False:
+            lock.acquire()
+        lock.release()
+
     assert safe_points(plain.__code__).unsafe_calls == frozenset()
+    assert safe_points(by_hand_without_try.__code__).unprotected
+    assert not safe_points(optimized_away.__code__).unprotected
+    assert len(safe_points(without_end.__code__).repeated) == (2 if sys.version_info >= (3, 11) else 0)
     assert len(safe_points(by_acquire_and_try.__code__).unsafe_calls) == 1
     assert len(safe_points(by_stored_acquire_and_try.__code__).unsafe_calls) == 1
     assert len(safe_points(by_with.__code__).unsafe_calls) == (sys.version_info >= (3, 14))
