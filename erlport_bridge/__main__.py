@@ -98,7 +98,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         metavar="FOLDER",
         help="serve no calls; import what a worker needs, and fork workers for launchers",
     )
-    own.add_argument("--warm-up", action="store_true", help="run a prediction before any call, which takes its time")
+    own.add_argument("--warm-up", action="store_true", help="run predictions before any call, which takes its time")
     own.add_argument("--max-calls", type=_positive, default=DEFAULT_MAX_CALLS, help="calls in flight")
     own.add_argument(
         "--max-request-bytes", type=_bytes, default=REQUEST_BYTES.default, help="of a call, and of an answer of Elixir"

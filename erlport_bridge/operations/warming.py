@@ -1,4 +1,4 @@
-"""Run one prediction before any call, so that a first call takes no longer than later ones.
+"""Run predictions before any call, so that a first call takes no longer than later ones.
 
 A first prediction takes three times as long as a second: DSPy, pydantic and asyncio build things when they are first
 used, the interpreter adapts its bytecode, and a forked process copies each page of memory that it writes to. In a
@@ -23,8 +23,12 @@ _CALL: Final[tuple[Any, ...]] = (
 )
 
 
+# The interpreter adapts the bytecode of a function that has been called some eight times.
+_TIMES: Final = 16
+
+
 def warm_up() -> None:
-    """Run one prediction with the embedded model, which no counter, history or trace shows afterwards.
+    """Run some predictions with the embedded model, which no counter, history or trace shows afterwards.
 
     The event loop is one of its own, which is closed then: a template process must have none.
     """
@@ -36,4 +40,5 @@ def warm_up() -> None:
 async def _predict() -> None:
     # A template process must not start the thread that exports spans.
     exporting.is_wanted.set(False)
-    await cast(Awaitable[Any], execute_module(*_CALL))
+    for _ in range(_TIMES):
+        await cast(Awaitable[Any], execute_module(*_CALL))
