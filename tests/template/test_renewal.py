@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tests.port.test_lifeline import wait_for
 from tests.template_process import TemplateProcess, Worker, open_descriptors, python_path
 
 # What a module of the application may have done while it was imported.
@@ -80,6 +81,7 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def template(environment: dict[str, str]) -> Iterator[TemplateProcess]:
     with TemplateProcess(FLAGS, environment) as template:
+        wait_for(template.socket.exists)
         yield template
 
 
