@@ -10,11 +10,14 @@ import asyncio
 import contextlib
 import threading
 import time
+from collections.abc import Coroutine
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
 from erlport_bridge.request import running
 from erlport_bridge.request.context import Waiting
+
+_Result = TypeVar("_Result")
 
 _current: ContextVar[Progress | None] = ContextVar("progress", default=None)
 
@@ -46,6 +49,19 @@ class Progress:
     def end_with(self, error: Exception) -> None:
         """End the request with an error, whatever its work makes of it; to be called on the event loop."""
         self._end(error)
+
+    def begin(self, work: Coroutine[Any, Any, _Result]) -> asyncio.Task[_Result]:
+        """Return a task for the work of the request; its last step tells :meth:`end_of`.
+
+        The callback of a task runs a turn of the loop after its last step, and who waits for that another one later.
+        """
+        return self.loop.create_task(self._until_end(work))
+
+    async def _until_end(self, work: Coroutine[Any, Any, _Result]) -> _Result:
+        try:
+            return await work
+        finally:
+            self._end(None)
 
     async def end_of(self, work: asyncio.Future[Any], timeout_s: float | None) -> Exception | None:
         """Wait until some work, or the time for it, or the request has ended; return the error that ended the request.

@@ -98,7 +98,7 @@ async def _run(
     running_request.ends_at.set(None if timeout_s is None else time.monotonic() + timeout_s)
     started_at = time.monotonic()
     with sandbox.Sandboxes() as sandboxes:
-        work = progress.loop.create_task(_predict(prepared, sandboxes, events))
+        work = progress.begin(_predict(prepared, sandboxes, events))
         try:
             ended = await progress.end_of(work, timeout_s)
             if ended is not None:
