@@ -1,8 +1,9 @@
 defmodule DSPex.Python.Port.RunStore do
   @moduledoc false
 
-  # Keeps the files of stores that live as long as this BEAM: the option `store: :run` of a pool. Python makes the folder and the
-  # file when the first session is stored. The folder is removed
+  # Keeps the files that live as long as this BEAM: the stores of pools with the option `store: :run`, and the notes of starting
+  # Pythons (DSPex.Python.Port.AskedNotes). Python makes the folder and the file of a store when the first session is stored. A folder
+  # is removed
   #
   #   * when its pool stops, and by this process when the application stops
   #   * by the keeper, a shell that sees the end of the BEAM: `System.halt`, Ctrl-C in IEx, SIGKILL
@@ -38,7 +39,7 @@ defmodule DSPex.Python.Port.RunStore do
   remove "$@"
   """
 
-  # folders: pool => {monitor of the pool's supervisor, folder}
+  # folders: pool => {monitor of the pool's supervisor, folder}; `nil`, which names no pool, has the folder of notes
   defstruct folders: %{}, beam: nil, keeper: nil
 
   @doc false
@@ -51,6 +52,16 @@ defmodule DSPex.Python.Port.RunStore do
   @spec path(atom()) :: Path.t() | nil
   def path(pool) do
     GenServer.call(__MODULE__, {:path, pool})
+  catch
+    :exit, _not_started -> nil
+  end
+
+  @doc """
+  Returns the folder for the notes of Pythons, which is there; `nil` as `path/1`.
+  """
+  @spec folder_of_notes() :: Path.t() | nil
+  def folder_of_notes do
+    GenServer.call(__MODULE__, :folder_of_notes)
   catch
     :exit, _not_started -> nil
   end
@@ -71,6 +82,15 @@ defmodule DSPex.Python.Port.RunStore do
       %{^pool => {monitor, folder}} when monitor != nil -> {:reply, file(folder), state}
       %{^pool => {nil, folder}} -> with_folder(pool, folder, state)
       _new -> with_folder(pool, new_folder(state.beam), state)
+    end
+  end
+
+  def handle_call(:folder_of_notes, _from, state) do
+    with %{folders: %{nil: {_no_monitor, folder}}} <- state,
+         :ok <- made(folder) do
+      {:reply, folder, state}
+    else
+      _none -> with_folder_of_notes(new_folder(state.beam), state)
     end
   end
 
@@ -119,6 +139,24 @@ defmodule DSPex.Python.Port.RunStore do
   defp with_folder(pool, folder, state) do
     state = put_in(state.folders[pool], {watch(pool), folder})
     {:reply, file(folder), %{state | keeper: keep(folder, state)}}
+  end
+
+  defp with_folder_of_notes(folder, state) do
+    # The keeper knows it before it is there.
+    state = if folder, do: %{state | keeper: keep(folder, state)}, else: state
+
+    if folder != nil and made(folder) == :ok,
+      do: {:reply, folder, put_in(state.folders[nil], {nil, folder})},
+      else: {:reply, nil, state}
+  end
+
+  # Makes a folder that only this user may read, unless it is there.
+  defp made(folder) do
+    case File.mkdir(folder) do
+      :ok -> File.chmod(folder, 0o700)
+      {:error, :eexist} -> :ok
+      {:error, _unwritable} = error -> error
+    end
   end
 
   defp keep(folder, %{keeper: nil} = state) do
