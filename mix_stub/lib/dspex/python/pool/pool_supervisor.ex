@@ -112,7 +112,7 @@ defmodule DSPex.Python.Pool.PoolSupervisor do
     Pool.child_spec(options)
   end
 
-  defp not_found(name), do: {:error, Messages.not_found(name)}
+  defp not_found(name), do: {:error, Messages.not_running(name)}
 
   defp unless_stopped(otherwise, work) do
     work.()
