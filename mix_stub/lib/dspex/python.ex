@@ -91,7 +91,7 @@ defmodule DSPex.Python do
 
   Does not wait for Python: calls do, and have the error of a Python that cannot be started; so has `await_pools/2`. Returns
   `{:error, {:already_started, pid}}` if there is a pool of that name, `{:error, :not_started}` if the application `:dspex` has not been
-  started, and `{:error, %DSPex.Python.Error{}}` if `:python` names no executable file.
+  started, and `{:error, %DSPex.Python.Error{}}` if `:python` names no executable file or `:model` no provider.
 
       {:ok, _pid} = DSPex.Python.start_pool(:reports, python: ".venv/bin/python", model: :embedded)
   """
