@@ -201,8 +201,10 @@ defmodule DSPex.Python do
   # Of an evaluation.
   def trace(%{prediction: %Prediction{trace: trace}, score: _score}), do: trace
 
-  def trace(results) when is_list(results),
-    do: results |> Enum.map(&trace/1) |> Enum.filter(& &1) |> Trace.join()
+  def trace(results) when is_list(results) do
+    if not List.improper?(results),
+      do: results |> Enum.map(&trace/1) |> Enum.filter(& &1) |> Trace.join()
+  end
 
   def trace(_other), do: nil
 
