@@ -838,6 +838,8 @@ defmodule DSPex.Python do
     end
   end
 
+  defp expanded(empty) when empty in ["", []], do: :error
+
   defp expanded(path) when is_binary(path) or is_list(path) do
     {:ok, Path.expand(path)}
   rescue

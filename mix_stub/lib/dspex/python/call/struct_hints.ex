@@ -10,7 +10,7 @@ defmodule DSPex.Python.Call.StructHints do
   # Structs that are one value in Python.
   @values [Date, DateTime, NaiveDateTime, Time, Decimal, MapSet, Range]
   # Where the last argument of an operation is a list.
-  @lists ["inputs", "examples", "trainset"]
+  @lists ["inputs", "examples", "trainset", "turns"]
 
   @doc """
   Adds to an error about a part of `inputs` which struct is at its path; says of `inputs`, or of one of the `options`, that a stream came

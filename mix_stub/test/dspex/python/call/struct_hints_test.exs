@@ -71,7 +71,7 @@ defmodule DSPex.Python.Call.StructHintsTest do
 
   test "a stream in the place of a list is told so, from every function that takes a list" do
     # It was shown as the map of a struct's fields, `%{accs: [], done: nil, …}`.
-    program = Python.create_program!(signature: "question -> answer")
+    program = Python.create_program!(signature: "question -> answer", history: true)
     {module, signature} = {"dspy.Predict", "question -> answer"}
     options = [optimizer: "dspy.LabeledFewShot"]
     examples = [%{question: "Why?", answer: "So."}]
@@ -80,6 +80,7 @@ defmodule DSPex.Python.Call.StructHintsTest do
       for {result, path} <- [
             {Python.execute_batch(module, signature, stream), "inputs"},
             {Python.execute_program_batch(program, stream), "inputs"},
+            {Python.seed_conversation(program, "c", stream), "turns"},
             {Python.evaluate_program(program, stream, "equals"), "examples"},
             {program |> Python.stream_evaluate(stream, "equals") |> Enum.at(0), "examples"},
             {Python.compile_program(program, stream, options), "trainset"},
