@@ -277,7 +277,7 @@ def test_database_that_cannot_be_opened_is_named_with_the_words_of_the_server(
     error = failure(postgresql_server.url.replace("/dspex?", "/nowhere?"))
     # The driver gives no code for that, and another server may have it in a moment.
     assert (error.kind, error.retryable) == ("store", True)
-    assert "cannot be reached" in error.message
+    assert "cannot be reached; check that its server runs, and the host, port, user, password and" in error.message
     assert "does not exist" in error.message
 
 
