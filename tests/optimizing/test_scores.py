@@ -180,8 +180,8 @@ def test_what_an_optimizer_ignores_is_a_warning_or_an_error_of_a_strict_call(por
         details = port.failed("compile_program", None, program, examples, {**given, "strict": True, "version": 1})
         assert (details["kind"], details["path"]) == ("input", path)
         assert details["message"].endswith(", and the call is strict")
-    opts = {"optimizer": "dspy.BootstrapFewShot", "metric": "exact_match", "version": 1}
-    assert port.done("compile_program", None, program, EXAMPLES, opts)["compiled"]["warnings"] == []
+    used = {**opts, "optimizer": "dspy.BootstrapFewShot", "version": 1}
+    assert port.done("compile_program", None, program, EXAMPLES, used)["compiled"]["warnings"] == []
 
 
 def test_a_compilation_by_a_field_that_no_prediction_has_costs_nothing(

@@ -358,7 +358,7 @@ defmodule DSPex.Python do
       example's field of that name; for `"semantic_f1"` the model of the call is the judge
 
   Returns a map with `:score` (0 to 100), `:count`, `:failed`, `:total_tokens` (those of failed examples too), `:metric_tokens`
-  (those of the metric's own requests), `:duration_ms`, `:warnings` (sentences about ignored options, and one that names the first
+  (those of the metric's own requests), `:duration_ms`, `:warnings` (sentences about ignored options, about scores that are not from 0 to 1, and one that names the first
   error if examples failed), and `:results` in the order of the examples: `{:ok, %{prediction: prediction, score: score, feedback: text | nil}}`, or `{:error, error}` if the call or the
   metric failed. A failed example counts as `:failure_score`, 0.0 by default. `progress: true` draws a progress line on
   standard error; `progress: function` calls a function with each element of `stream_evaluate/4`. Other options are those of
