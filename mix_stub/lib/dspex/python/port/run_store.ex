@@ -1,8 +1,8 @@
 defmodule DSPex.Python.Port.RunStore do
   @moduledoc false
 
-  # Keeps the files that live as long as this BEAM: the stores of pools with the option `store: :run`, and the notes of starting
-  # Pythons (DSPex.Python.Port.AskedNotes). Python makes the folder and the file of a store when the first session is stored. A folder
+  # Keeps the files that live as long as this BEAM: the stores of pools with the option `store: :run`, the notes of starting Pythons
+  # (DSPex.Python.Port.AskedNotes), and the sockets of template processes. Python makes the folder and the file of a store when the first session is stored. A folder
   # is removed
   #
   #   * when its pool stops, and by this process when the application stops
@@ -39,7 +39,7 @@ defmodule DSPex.Python.Port.RunStore do
   remove "$@"
   """
 
-  # folders: pool => {monitor of the pool's supervisor, folder}; `nil`, which names no pool, has the folder of notes
+  # folders: pool => {monitor of the pool's supervisor, folder}; {:private, :notes} and {:private, {:socket, pool}} => {nil, folder}
   defstruct folders: %{}, beam: nil, keeper: nil
 
   @doc false
@@ -66,6 +66,16 @@ defmodule DSPex.Python.Port.RunStore do
     :exit, _not_started -> nil
   end
 
+  @doc """
+  Makes a folder for the socket of a pool's template process; `nil` as `path/1`.
+  """
+  @spec folder_of_socket(atom()) :: Path.t() | nil
+  def folder_of_socket(pool) do
+    GenServer.call(__MODULE__, {:folder_of_socket, pool})
+  catch
+    :exit, _not_started -> nil
+  end
+
   @impl true
   def init(nil) do
     # So that `terminate/2` is called when the application stops.
@@ -86,13 +96,17 @@ defmodule DSPex.Python.Port.RunStore do
   end
 
   def handle_call(:folder_of_notes, _from, state) do
-    with %{folders: %{nil: {_no_monitor, folder}}} <- state,
+    with %{folders: %{{:private, :notes} => {nil, folder}}} <- state,
          :ok <- made(folder) do
       {:reply, folder, state}
     else
-      _none -> with_folder_of_notes(new_folder(state.beam), state)
+      _none -> with_private(:notes, new_folder(state.beam), state)
     end
   end
+
+  # The path of a socket has at most 107 bytes, so the name does not tell the BEAM.
+  def handle_call({:folder_of_socket, pool}, _from, state),
+    do: with_private({:socket, pool}, random_folder("dspex-"), state)
 
   @impl true
   def handle_info({:DOWN, monitor, :process, _supervisor, reason}, state) do
@@ -141,12 +155,12 @@ defmodule DSPex.Python.Port.RunStore do
     {:reply, file(folder), %{state | keeper: keep(folder, state)}}
   end
 
-  defp with_folder_of_notes(folder, state) do
+  defp with_private(of, folder, state) do
     # The keeper knows it before it is there.
     state = if folder, do: %{state | keeper: keep(folder, state)}, else: state
 
     if folder != nil and made(folder) == :ok,
-      do: {:reply, folder, put_in(state.folders[nil], {nil, folder})},
+      do: {:reply, folder, put_in(state.folders[{:private, of}], {nil, folder})},
       else: {:reply, nil, state}
   end
 
@@ -204,9 +218,11 @@ defmodule DSPex.Python.Port.RunStore do
     end
   end
 
-  defp new_folder(beam) do
+  defp new_folder(beam), do: random_folder("#{@prefix}#{beam}-")
+
+  defp random_folder(prefix) do
     random = Base.encode16(:rand.bytes(12), case: :lower)
-    if tmp = System.tmp_dir(), do: Path.join(tmp, "#{@prefix}#{beam}-#{random}")
+    if tmp = System.tmp_dir(), do: Path.join(tmp, prefix <> random)
   end
 
   # Only the folders of this user can be removed, as in every shared folder for temporary files.

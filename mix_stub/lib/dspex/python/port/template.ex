@@ -12,7 +12,7 @@ defmodule DSPex.Python.Port.Template do
 
   require Logger
 
-  alias DSPex.Python.Port.{Interpreter, Log, Names, PoolOptions}
+  alias DSPex.Python.Port.{Interpreter, Log, Names, PoolOptions, RunStore}
 
   require Interpreter
 
@@ -110,7 +110,7 @@ defmodule DSPex.Python.Port.Template do
     state = %{state | started_at: System.monotonic_time(:millisecond)}
 
     with {:ok, python} <- Interpreter.find(options),
-         {:ok, folder} <- private_folder(),
+         folder when folder != nil <- RunStore.folder_of_socket(options.name),
          state = %{state | folder: folder},
          {:ok, port} <- Interpreter.open_template(python, options, folder) do
       Names.set_value(:template, options.name, Path.join(folder, "socket"))
@@ -119,17 +119,6 @@ defmodule DSPex.Python.Port.Template do
       # The start of a worker fails for the same reason, and says so.
       _error -> state |> forget() |> start_later()
     end
-  end
-
-  # Only this user may connect to the socket.
-  defp private_folder do
-    name = "dspex-" <> Base.encode16(:rand.bytes(12), case: :lower)
-
-    with temporary when is_binary(temporary) <- System.tmp_dir(),
-         folder = Path.join(temporary, name),
-         :ok <- File.mkdir(folder),
-         :ok <- File.chmod(folder, 0o700),
-         do: {:ok, folder}
   end
 
   # Where no worker can start, this process cannot either: it would only write the same to standard error once more.
