@@ -43,13 +43,14 @@ defmodule DSPex.Python.Call.StructHints do
   # Most are functions: those of Stream.resource/3, Stream.iterate/2, …
   defp stream?(value), do: is_struct(value, Stream) or is_function(value, 2)
 
-  defp got_stream(path) do
-    lazily =
-      if path == "inputs",
-        do: ", and a function whose name begins with stream_ reads it piece by piece"
-
-    "expected a list of maps at #{path}, got a stream; Enum.to_list/1 makes a list of it#{lazily}"
+  # One map, or the list of a batch.
+  defp got_stream("inputs") do
+    "expected a map, or a list of maps for a batch, at inputs, got a stream; Enum.to_list/1 makes a list of it, and " <>
+      "stream_batch and stream_program_batch read it piece by piece"
   end
+
+  defp got_stream(path),
+    do: "expected a list of maps at #{path}, got a stream; Enum.to_list/1 makes a list of it"
 
   defp explain_part(error, value, place, path) do
     case struct_at(value, steps(path), place, nil) do

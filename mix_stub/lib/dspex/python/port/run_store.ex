@@ -2,8 +2,8 @@ defmodule DSPex.Python.Port.RunStore do
   @moduledoc false
 
   # Keeps the files that live as long as this BEAM: the stores of pools with the option `store: :run`, the notes of starting Pythons
-  # (DSPex.Python.Port.AskedNotes), and the sockets of template processes. Python makes the folder and the file of a store when the first session is stored. A folder
-  # is removed
+  # (DSPex.Python.Port.AskedNotes), and the sockets of template processes. Python makes the folder and the file of a store when
+  # the first session is stored. A folder is removed
   #
   #   * when its pool stops, and by this process when the application stops
   #   * by the keeper, a shell that sees the end of the BEAM: `System.halt`, Ctrl-C in IEx, SIGKILL
