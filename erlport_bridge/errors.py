@@ -313,6 +313,11 @@ def message_of(error: BaseException) -> str:
     return _sendable(text.partition(_ADVICE)[0], _MAX_MESSAGE_CHARACTERS)
 
 
+def json_fault(error: Exception) -> str:
+    """Return why a text cannot be read as JSON, from the exception of its reader."""
+    return "its values are nested too deeply" if isinstance(error, RecursionError) else message_of(error)
+
+
 def traceback_lines(error: BaseException) -> list[str]:
     """Return the last lines of an exception's traceback, its causes included, with API keys redacted."""
     try:

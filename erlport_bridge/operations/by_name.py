@@ -7,7 +7,7 @@ import json
 from collections.abc import Awaitable, Mapping, Sequence
 from typing import Any, Final
 
-from erlport_bridge.errors import EncodeError, OperationError
+from erlport_bridge.errors import EncodeError, OperationError, json_fault
 from erlport_bridge.limits import NAME_BYTES
 from erlport_bridge.operations.operation import (
     ERROR,
@@ -86,7 +86,7 @@ def _json_arguments(text: object) -> object:
     try:
         return json.loads(arguments.text(text, "text"), object_pairs_hook=OrderedMap)
     except (ValueError, RecursionError) as error:
-        raise OperationError("input", f"expected JSON at text: {error}", path="text") from None
+        raise OperationError("input", f"expected JSON at text: {json_fault(error)}", path="text") from None
 
 
 def _json_text(value: object) -> str:

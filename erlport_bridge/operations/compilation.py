@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from erlport_bridge.operations.port_state import sessions, stored
 from erlport_bridge.operations.programs import find_program
 from erlport_bridge.optimizing import compiling, nearest, optimizers
 from erlport_bridge.optimizing.compiling import Compilation
+from erlport_bridge.optimizing.optimizers import OptimizerEntry
 from erlport_bridge.programs.execution import (
     STREAM_OPTIONS,
     CallRequest,
@@ -100,6 +101,7 @@ async def _compile(
         raise OperationError("input", message, path="opts.valset")
     if metric is None and entry.needs_metric:
         metric = read_metric(None, "opts.metric")
+    ignored = _ignored(entry, own, trainset, is_strict=request.options.strict)
     least = 1 if valset is not None else entry.least_examples
     compilation = Compilation(
         program,
@@ -115,7 +117,7 @@ async def _compile(
     await weight.aside(compilation.check_compared)
     if entry.at_each_call:
         neighbours, report = await nearest.remember(compilation, metric)
-        return await _stored(found, program.learned or {}, _with_tools(report, request), neighbours)
+        return await _stored(found, program.learned or {}, _completed(report, request, ignored), neighbours)
     model = program_model(program, request)
     key = await weight.aside(_compilation_key, found, model, trainset, request)
 
@@ -134,7 +136,7 @@ async def _compile(
             )
         finally:
             spending.get().add(account.spent)
-        return await _stored(found, knows, _with_tools(report, request), compilation=key)
+        return await _stored(found, knows, _completed(report, request, ignored), compilation=key)
 
 
 def _compilation_key(program: Program, model: LanguageModel, trainset: object, request: CallRequest) -> str | None:
@@ -173,14 +175,32 @@ async def _stored(
         return (await stored.add_version(program, knows, report, neighbours, compilation=compilation)).describe()
     except OperationError as error:
         warning = f"the new version is not stored: {error.message}; load_program keeps it, from the text at dump"
-        report = {**report, "warnings": [*report.get("warnings", ()), warning]}
+        report = {**report, "warnings": [*report["warnings"], warning]}
         unstored = program.next_version(program.version + 1, knows, report, neighbours)
         return {**unstored.describe(), "compiled": {**report, "dump": stored_form.dump(unstored)}}
 
 
-def _with_tools(report: Mapping[str, Any], request: CallRequest) -> dict[str, Any]:
-    """Return the report of a compilation with the tools with which the program has learned, by their names.
+def _ignored(entry: OptimizerEntry, own: Mapping[str, Any], trainset: object, *, is_strict: bool) -> list[str]:
+    """Return a warning for each part of the call that the optimizer has no use for.
 
-    A call of the new version must bring them too, so that it is no agent without its tools.
+    Raises:
+        OperationError: Of kind ``input``: there is one, and the call is strict.
     """
-    return {**report, "tools": named_tools(request.options.tools)}
+    found = []
+    if own["metric"] is not None and not entry.uses_metric:
+        found.append(("opts.metric", f"{entry.name} takes no metric", "it was ignored"))
+    if trainset and not entry.least_examples:
+        found.append(("trainset", f"{entry.name} takes no examples", "the trainset was ignored"))
+    if found and is_strict:
+        path, problem, _ = found[0]
+        raise OperationError("input", f"{problem}, and the call is strict", path=path)
+    return [f"{problem}; {done}" for _, problem, done in found]
+
+
+def _completed(report: Mapping[str, Any], request: CallRequest, ignored: Sequence[str]) -> dict[str, Any]:
+    """Return the report of a compilation with what was ignored, and the tools with which the program has learned.
+
+    A call of the new version must bring the tools, by their names, too, so that it is no agent without its tools.
+    """
+    warnings = [*ignored, *report["warnings"]]
+    return {**report, "warnings": warnings, "tools": named_tools(request.options.tools)}

@@ -300,6 +300,8 @@ class _Record(BaseCallback):  # type: ignore[misc]
         self._tell = tell
         self.metric_calls = 0
         self.failures = 0
+        # Scores that are not from 0 to 1.
+        self._beyond = 0
         self.last_error: Exception | None = None
         self._candidates: list[float] = []
 
@@ -328,6 +330,7 @@ class _Record(BaseCallback):  # type: ignore[misc]
             self._note(error)
             raise
         self.metric_calls += 1
+        self._beyond += not 0 <= judged.score <= 1
         await self._tell(
             {
                 "type": "scored",
@@ -375,6 +378,9 @@ class _Record(BaseCallback):  # type: ignore[misc]
     def report(self, optimizer: str, found: Learned, account: Mapping[str, Any], duration_s: float) -> dict[str, Any]:
         """Return the optimizer's report as a term."""
         warnings = []
+        if self._beyond:
+            scores = f"{self._beyond} of {self.metric_calls} scores of the metric are not from 0 to 1"
+            warnings.append(f"{scores}, so that those of candidates are no percentages")
         if self.last_error is not None:
             failed = details(self.last_error)["message"].partition("\n")[0]
             warnings.append(f"some calls failed, at last: {failed}")

@@ -15,6 +15,7 @@ from erlport_bridge.errors import OperationError
 from erlport_bridge.store.address import SQLITE, Address
 from erlport_bridge.store.failures import store_error
 from erlport_bridge.store.reserve import LOG_PAGES
+from erlport_bridge.store.transfer_files import kind_of
 
 #: How long a statement waits for a lock of another process, and a connection for its server.
 PATIENCE_S: Final = 5
@@ -119,6 +120,7 @@ class Connections:
 
 def _sqlite_engine(address: Address) -> Engine:
     path = str(address.path)
+    _check_is_regular(path, address.shown)
     try:
         _make_private(path)
     except OSError as error:
@@ -156,6 +158,19 @@ def _set_wal(connection: sqlite3.Connection) -> None:
             time.sleep(0.01)
         else:
             return
+
+
+def _check_is_regular(path: str, shown: str) -> None:
+    """Refuse what is there and no regular file, of which SQLite would say that the disk has failed."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError:
+        return  # there is none, or the attempt to open it fails for the same reason
+    if not stat.S_ISREG(mode):
+        kind = kind_of(mode)
+        remedy = "name a file in it" if kind == "directory" else "name a regular file"
+        message = f"expected the file of a store at {shown}, got a {kind}; {remedy}"
+        raise OperationError("store", message, retryable=False, stage="store")
 
 
 def _make_private(path: str) -> None:

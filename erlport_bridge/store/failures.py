@@ -21,7 +21,11 @@ _CORRUPT: Final = _Cause(
     "the file of the store at {shown} is no intact database; put a backup in its place, or move it away", False
 )
 _READ_ONLY: Final = _Cause("the store at {shown} cannot be written; check the owner of its file and folder", False)
-_GONE: Final = _Cause("the store at {shown} cannot be reached", True)
+_GONE: Final = _Cause(
+    "the store at {shown} cannot be reached; check that its server runs, and the host, port, user, password and "
+    "database of the address",
+    True,
+)
 _REFUSED: Final = _Cause("the user of the store at {shown} may not do this", False)
 _BROKEN: Final = _Cause("the disk of the store at {shown} has failed", True)
 

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
-from erlport_bridge.errors import OperationError
+from erlport_bridge.errors import OperationError, json_fault
 from erlport_bridge.store import transfer_files
 from erlport_bridge.store.names import key_of, name_of
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from erlport_bridge.store.rows import Rows
 
 _FORMAT: Final = "dspex.store"
+_NO_EXPORT: Final = f'expected a file that export_store has written, with "format": "{_FORMAT}"'
 _VERSION: Final = 1
 # Of a program with its versions the limit is 16 MiB, and JSON may be six times as long as the text.
 _MAX_LINE: Final = 128 * 1024 * 1024
@@ -191,12 +192,19 @@ def _lines(file: IO[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
         if len(line) == _MAX_LINE:
             _refuse(number, f"expected at most {_MAX_LINE} bytes")
         try:
-            found = json.loads(line.decode(), parse_constant=_no_json)
+            # An editor may have put a byte order mark before the first line.
+            found = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"), parse_constant=_no_json)
         except (ValueError, RecursionError) as error:
-            _refuse(number, f"expected JSON: {error}")
+            _refuse(number, _NO_EXPORT if number == 1 else _no_line(line, error))
         if not isinstance(found, dict):
-            _refuse(number, "expected an object")
+            _refuse(number, _NO_EXPORT if number == 1 else "expected an object")
         yield number, found
+
+
+def _no_line(line: bytes, error: ValueError | RecursionError) -> str:
+    """Return what is wrong with a line that cannot be read."""
+    is_cut = isinstance(error, json.JSONDecodeError) and not line.endswith(b"\n")
+    return "the file has been cut off in this line" if is_cut else f"expected JSON: {json_fault(error)}"
 
 
 def _import(rows: Rows, lines: Iterator[tuple[int, dict[str, Any]]], stop: threading.Event) -> dict[str, int]:
@@ -220,7 +228,8 @@ def _import(rows: Rows, lines: Iterator[tuple[int, dict[str, Any]]], stop: threa
         if problem := known.problem_of(table, row):
             _refuse(number, problem)
         if not _insert(rows, table, row):
-            _refuse(number, f"{table.name} {_named(table, row)} is in the store, or in the file, already")
+            there = f"{table.name} {_named(table, row)} is in the store, or in the file, already"
+            _refuse(number, f"{there}; import into a new store, or close its session before")
         known.add(table, row)
         if table.name == "version":
             described.add(row["program_id"])
@@ -231,7 +240,7 @@ def _import(rows: Rows, lines: Iterator[tuple[int, dict[str, Any]]], stop: threa
 def _read_header(lines: Iterator[tuple[int, dict[str, Any]]]) -> None:
     header: dict[str, Any] = next(lines, (1, {}))[1]
     if header.get("format") != _FORMAT:
-        _refuse(1, f'expected a file that export_store has written, with "format": "{_FORMAT}"')
+        _refuse(1, _NO_EXPORT)
     version = header.get("format_version")
     if version != _VERSION:
         newer = ", of a newer erlport_bridge" if type(version) is int and version > _VERSION else ""

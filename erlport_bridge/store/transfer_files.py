@@ -75,20 +75,21 @@ def _check_is_new(path: str) -> None:
         mode = os.lstat(path).st_mode
     except OSError:
         return  # there is none, or the attempt to write it fails for the same reason
-    kind = "file" if stat.S_ISREG(mode) else _kind_of(mode)
+    kind = "file" if stat.S_ISREG(mode) else kind_of(mode)
     remedy = "a file in it" if kind == "directory" else "another one, so that no backup is written over"
     raise OperationError("input", f"the {kind} {path!r} exists already; name {remedy}", path="path")
 
 
 def _check_is_regular(path: str, mode: int) -> None:
     if not stat.S_ISREG(mode):
-        kind = _kind_of(mode)
+        kind = kind_of(mode)
         remedy = "name a file in it" if kind == "directory" else "write what it gives to a regular file and name that"
         message = f"expected a file that export_store has written at path, got the {kind} {path!r}; {remedy}"
         raise OperationError("input", message, path="path")
 
 
-def _kind_of(mode: int) -> str:
+def kind_of(mode: int) -> str:
+    """Return the kind of what is no regular file, such as "directory", by its mode."""
     return next(kind for kind, is_it in _KINDS.items() if is_it(mode))
 
 

@@ -77,6 +77,7 @@ def test_calls_cannot_change_it(shared_port: PortProcess, operation: str, args: 
     ("change", "problem"),
     [
         (lambda stored: "no JSON", "expected the JSON that dump_program gave"),
+        (lambda stored: "[" * 99_999, "that dump_program gave at text: its values are nested too deeply"),
         (lambda stored: json.dumps({**stored, "format_version": 99}), "the text has 99"),
         (lambda stored: json.dumps({**stored, "spec": {"modules": ["dspy.Predcit"]}}), 'did you mean "dspy.Predict"'),
         (lambda stored: 5, "expected a string at text, got 5"),

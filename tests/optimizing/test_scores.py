@@ -160,7 +160,28 @@ def test_a_compilation_with_an_example_that_lacks_what_is_compared_costs_nothing
 def test_an_optimizer_without_scores_takes_examples_without_what_a_metric_compares(port: PortProcess) -> None:
     program = port.done("create_program", {"signature": QA, "lm": {"provider": "embedded"}})
     opts = {"optimizer": "dspy.LabeledFewShot", "metric": "exact_match"}
-    assert port.done("compile_program", None, program["id"], [{"question": "a"}], opts)["version"] == 2
+    version = port.done("compile_program", None, program["id"], [{"question": "a"}], opts)
+    assert version["version"] == 2
+    assert version["compiled"]["warnings"] == ["dspy.LabeledFewShot takes no metric; it was ignored"]
+
+
+def test_what_an_optimizer_ignores_is_a_warning_or_an_error_of_a_strict_call(port: PortProcess) -> None:
+    """A metric of an optimizer without scores, and a trainset of one without examples, were ignored in silence."""
+    program = port.done("create_program", {"signature": QA, "lm": {"provider": "embedded"}})["id"]
+    opts = {"optimizer": "dspy.Ensemble", "metric": "exact_match"}
+    compiled = port.done("compile_program", None, program, EXAMPLES, opts)["compiled"]
+    assert compiled["warnings"] == [
+        "dspy.Ensemble takes no metric; it was ignored",
+        "dspy.Ensemble takes no examples; the trainset was ignored",
+    ]
+    wrong: list[tuple[dict[str, Any], Any, str]] = [(opts, [], "opts.metric")]
+    wrong.append(({"optimizer": "dspy.Ensemble"}, EXAMPLES, "trainset"))
+    for given, examples, path in wrong:
+        details = port.failed("compile_program", None, program, examples, {**given, "strict": True, "version": 1})
+        assert (details["kind"], details["path"]) == ("input", path)
+        assert details["message"].endswith(", and the call is strict")
+    used = {**opts, "optimizer": "dspy.BootstrapFewShot", "version": 1}
+    assert port.done("compile_program", None, program, EXAMPLES, used)["compiled"]["warnings"] == []
 
 
 def test_a_compilation_by_a_field_that_no_prediction_has_costs_nothing(

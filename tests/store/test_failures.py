@@ -70,6 +70,20 @@ def test_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
     assert "cannot be opened; check its rights and its folder, of which only the last part is made" in error.message
 
 
+@pytest.mark.parametrize("kind", ["directory", "named pipe", "device"])
+def test_what_is_no_regular_file_is_named(tmp_path: Path, kind: str) -> None:
+    """Of a named pipe and a device the disk had failed, and the call could be tried again."""
+    path = "/dev/null" if kind == "device" else f"{tmp_path}/there"
+    if kind == "named pipe":
+        os.mkfifo(path)
+    elif kind == "directory":
+        os.mkdir(path)
+    error = failure(f"sqlite:///{path}")
+    assert (error.kind, error.retryable) == ("store", False)
+    remedy = "name a file in it" if kind == "directory" else "name a regular file"
+    assert error.message == f"expected the file of a store at sqlite:///{path}, got a {kind}; {remedy}"
+
+
 def test_newer_schema_is_refused(url: str) -> None:
     worker = Worker(url)
     asyncio.run(worker.create(SPEC, "mine"))
@@ -263,7 +277,7 @@ def test_database_that_cannot_be_opened_is_named_with_the_words_of_the_server(
     error = failure(postgresql_server.url.replace("/dspex?", "/nowhere?"))
     # The driver gives no code for that, and another server may have it in a moment.
     assert (error.kind, error.retryable) == ("store", True)
-    assert "cannot be reached" in error.message
+    assert "cannot be reached; check that its server runs, and the host, port, user, password and" in error.message
     assert "does not exist" in error.message
 
 

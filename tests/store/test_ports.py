@@ -115,7 +115,9 @@ def test_address_is_not_in_the_environment_of_children_and_not_in_errors(ports: 
     port = port_of(ports, "postgresql+psycopg://app:hunter2pass@127.0.0.1:9/dspex")
     details = port.failed("create_program", "question -> answer")
     assert (details["kind"], details["retryable"], details["stage"]) == ("store", True, "store")
-    assert "postgresql+psycopg://app@127.0.0.1:9/dspex cannot be reached" in details["message"]
+    assert (
+        "postgresql+psycopg://app@127.0.0.1:9/dspex cannot be reached; check that its server runs" in details["message"]
+    )
     assert "hunter2pass" not in repr(details)
     assert port.done("ping")["store"]["ready"] is False
     # Calls without a session go on.

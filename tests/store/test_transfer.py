@@ -140,7 +140,16 @@ def test_wrong_line_is_named_and_nothing_is_imported(tmp_path: Path) -> None:
         with pytest.raises(OperationError, match="exists already"):
             await exported(first, path)
         lines = path.read_text().splitlines()
-        texts = [("\n".join([lines[0], "{"]), "line 2: expected JSON"), ("", "line 1: expected a file")]
+        texts = [("\n".join([lines[0], "{"]), "line 2: the file has been cut off in this line")]
+        texts += [("\n".join([lines[0], "{", ""]), "line 2: expected JSON: Expecting property name")]
+        # The first line of what is no export was told what is wrong with its JSON.
+        texts += [
+            (text, "line 1: expected a file that export_store") for text in ("", "# Title\n", "[1]\n", "[" * 99999)
+        ]
+        texts += [("\n".join([lines[0], "[" * 99999, ""]), "line 2: expected JSON: its values are nested too deeply")]
+        texts += [
+            ("\n".join([*lines[:2], *lines[1:]]), "already; import into a new store, or close its session before")
+        ]
         texts += [("\n".join([lines[0], '{"session": NaN}']), "line 2: expected JSON: NaN is no JSON")]
         for change, problem in CHANGES:
             changed = [json.loads(line) for line in lines]
@@ -152,7 +161,9 @@ def test_wrong_line_is_named_and_nothing_is_imported(tmp_path: Path) -> None:
                 await imported(second, wrong)
             assert problem in caught.value.message
             assert await second.stored.all() == []
-        await imported(second, path)
+        # As an editor may have written it.
+        wrong.write_text(f"\ufeff{path.read_text()}")
+        await imported(second, wrong)
         with pytest.raises(OperationError, match="line 2: session 'mine' is in the store"):
             await imported(second, path)
         assert len(await second.stored.all()) == 2

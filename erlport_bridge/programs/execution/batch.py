@@ -64,14 +64,14 @@ class BatchOptions(NamedTuple):
         return cls(read["max_concurrency"], read["item_timeout"], read["on_error"] == _FAIL_FAST)
 
 
-def items_of(list_of_inputs: object) -> list[Any]:
-    """Return the inputs of a batch, one element per item.
+def items_of(list_of_inputs: object, path: str = "inputs") -> list[Any]:
+    """Return the inputs of a batch, or the examples of an evaluation, one element per item.
 
     Raises:
         OperationError: Of kind ``input``: the inputs are not a list.
     """
     if not isinstance(list_of_inputs, list):
-        raise OperationError("input", f"expected a list of maps at inputs, got {shown(list_of_inputs)}", path="inputs")
+        raise OperationError("input", f"expected a list of maps at {path}, got {shown(list_of_inputs)}", path=path)
     return list_of_inputs
 
 

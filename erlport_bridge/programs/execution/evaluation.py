@@ -102,8 +102,8 @@ class Evaluation:
         Returns:
             ``score`` (0 to 100 if each score is 0 to 1; ``None`` without an example), ``count``, ``failed`` (how many
             examples have the failure score), ``total_tokens``, ``metric_tokens`` (those among them that the metric's
-            own requests took), ``duration_ms``, ``warnings`` (of the options, and one about examples that failed), and
-            ``results``, the answers in order.
+            own requests took), ``duration_ms``, ``warnings`` (of the options, about scores, and about examples that
+            failed), and ``results``, the answers in order.
         """
         done = [answer for status, answer, *_ in answers if status == "ok"]
         failed = len(answers) - len(done)
@@ -115,9 +115,21 @@ class Evaluation:
             "total_tokens": tokens,
             "metric_tokens": self.judging.tokens,
             "duration_ms": (time.monotonic() - self.started_at) * 1000,
-            "warnings": [*warnings, *_failures(answers, failed)],
+            "warnings": [*warnings, *_beyond(answers), *_failures(answers, failed)],
             "results": list(answers),
         }
+
+
+def _beyond(answers: Sequence[tuple[Any, ...]]) -> Iterator[str]:
+    """Yield a sentence if scores are not from 0 to 1; `spread_program.ex` words it too, as :func:`_failures`."""
+    found = [
+        index for index, (status, answer, *_) in enumerate(answers) if status == "ok" and not 0 <= answer["score"] <= 1
+    ]
+    if found:
+        yield (
+            f"{len(found)} of {len(answers)} scores are not from 0 to 1, the first one that of examples[{found[0]}], "
+            "so that the score is no percentage"
+        )
 
 
 def _failures(answers: Sequence[tuple[Any, ...]], failed: int) -> Iterator[str]:

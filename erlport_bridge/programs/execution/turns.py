@@ -62,6 +62,9 @@ class TurnFields:
             if not isinstance(item, Mapping):
                 message = f"expected a turn (a map from the names of fields) at {where}, got {shown(item)}"
                 raise OperationError("input", message, path=where)
+            if not item:
+                message = f"expected a turn with at least one field at {where}, got an empty map{self._holds()}"
+                raise OperationError("input", message, path=where)
             given = {_key(key, where): one for key, one in item.items()}
             if not ("role" in given and "role" not in self.known):
                 self._check_names(given, where)
@@ -96,7 +99,7 @@ class TurnFields:
         for name in given if self.outputs else ():
             if name not in self.known:
                 where = f"{path}.{quoted(name)[1:-1]}"
-                remedy = suggestion(name, self.known) or f"; a turn holds {self._listed()}"
+                remedy = suggestion(name, self.known) or self._holds()
                 raise OperationError("input", f"unknown field {quoted(name)} at {path}{remedy}", path=where)
 
     def _message(self, given: Mapping[str, Any], path: str) -> tuple[str, dict[str, Any]]:
@@ -121,6 +124,9 @@ class TurnFields:
         if text_of(content) is None:
             raise OperationError("input", expected_text(f"{path}.content", content), path=f"{path}.content")
         return role, {fields[0].name: content}
+
+    def _holds(self) -> str:
+        return f"; a turn holds {self._listed()}"
 
     def _listed(self) -> str:
         return ", ".join(item.name for item in (*self.inputs, *self.outputs))

@@ -19,8 +19,8 @@ from typing import Any, Final
 from urllib.parse import urljoin
 
 from dspy import lm15
+from dspy._vendor.lm15.transports import ConnectError, TransportRequest
 from dspy._vendor.lm15.transports import TransportError as NetworkError
-from dspy._vendor.lm15.transports import TransportRequest
 
 from erlport_bridge.programs.models import reply_forms
 from erlport_bridge.programs.models.addresses import Address, proxy_for, public_address
@@ -284,7 +284,7 @@ class Exchange:
                 f"{self._through_proxy()}"
             )
         if isinstance(error, NetworkError):
-            return lm15.TransportError(f"{error}{self._through_proxy()}")
+            return lm15.TransportError(f"{error}{self._through_proxy() or self._way_to(error)}")
         if proxy is not None:
             # The text of the error may show the password of the proxy.
             return SetupError(
@@ -374,6 +374,16 @@ class Exchange:
         what = "stream" if self._is_stream else "reply"
         bytes_ = "" if size is None else f", {size} bytes"
         return f"the {what} (HTTP {self._status}, {self._content_type}{bytes_})"
+
+    def _way_to(self, error: NetworkError) -> str:
+        """Return what helps if there is no connection."""
+        if not isinstance(error, ConnectError):
+            return ""
+        if self._address is not None:
+            return "; check that its server runs, and the address at api_base"
+        return (
+            "; check the address at api_base if one is given, the network, and whether it needs a proxy (HTTPS_PROXY)"
+        )
 
     def _through_proxy(self) -> str:
         proxy = proxy_for(self._url)

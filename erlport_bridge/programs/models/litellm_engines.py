@@ -20,6 +20,7 @@ from typing import Any, Final, NamedTuple
 
 from dspy import lm15
 from dspy._vendor.lm15.errors import map_http_error
+from dspy._vendor.lm15.transports import ConnectError
 from dspy._vendor.lm15.transports import TransportError as NetworkError
 from dspy.clients._http import retry_after_seconds
 from dspy.clients.engines.litellm_engine import AsyncLiteLLMEngine, LiteLLMEngine
@@ -494,16 +495,17 @@ def _recording(module: Any, exchange: LiteLLMExchange) -> Iterator[None]:
         raise
     except module.TransportError as error:
         text = str(error) or type(error).__name__
-        exchange.failed = exchange.failed or exchange.unreachable(_network_error(text, error))
+        found = ConnectError(text) if isinstance(error, module.ConnectError) else NetworkError(text)
+        exchange.failed = exchange.failed or exchange.unreachable(_with_cause(found, error))
         raise
     except Exception as error:
         exchange.failed = exchange.failed or error
         raise
 
 
-def _network_error(text: str, error: BaseException) -> NetworkError:
-    """Return the error as DSPy's client words it, with the error of TLS that caused it, if one did."""
-    found, cause = NetworkError(text), error.__cause__ or error.__context__
+def _with_cause(found: NetworkError, error: BaseException) -> NetworkError:
+    """Return an error of DSPy's client with the error of TLS that caused the one of httpx, if one did."""
+    cause = error.__cause__ or error.__context__
     while cause is not None and not isinstance(cause, ssl.SSLError):
         cause = cause.__cause__ or cause.__context__
     found.__cause__ = cause

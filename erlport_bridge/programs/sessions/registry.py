@@ -146,8 +146,13 @@ class Sessions(CachedSessions):
         """Return the port's default model; ``None`` if none is configured."""
         return self._default_model
 
-    def find(self, session_id: str, *, is_used: bool = True) -> Session:
+    def find(self, session_id: str, *, is_used: bool = True, program_id: str | None = None) -> Session:
         """Return a session; unless ``is_used`` is false, this counts as a use until the running operation ends.
+
+        Args:
+            session_id: The session.
+            is_used: See above.
+            program_id: The program that is looked for in it, for the error.
 
         Raises:
             OperationError: Of kind ``session_not_found``.
@@ -157,10 +162,14 @@ class Sessions(CachedSessions):
             session = uses.held(Session, session_id) or self._sessions.get(session_id)
             if session is None:
                 # Without a suggestion: it would tell one user the id of another.
+                whose = "" if program_id is None else f" of the program {quoted(program_id)}"
+                remedy = "open it anew with open_session or create_program"
+                if program_id is not None:
+                    remedy = "create the program anew with create_program or load_program"
                 raise OperationError(
                     "session_not_found",
-                    f"unknown session {quoted(session_id)}; it was never opened, or closed, or idle for more than "
-                    f"{self._session_idle_s:g} s; {self._started()}; open it anew with open_session or create_program",
+                    f"unknown session {quoted(session_id)}{whose}; it was never opened, or closed, or idle for more "
+                    f"than {self._session_idle_s:g} s; {self._started()}; {remedy}",
                     path="session_id",
                 )
             if is_used:
@@ -347,7 +356,7 @@ class Sessions(CachedSessions):
             OperationError: Of kind ``session_not_found`` or ``program_not_found``.
         """
         if session_id is not None:
-            programs = self.find(session_id, is_used=is_used).programs
+            programs = self.find(session_id, is_used=is_used, program_id=program_id).programs
         else:
             with self._lock:
                 self._close_idle()

@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import dspy
 
-from erlport_bridge.errors import EncodeError, OperationError
+from erlport_bridge.errors import EncodeError, OperationError, json_fault
 from erlport_bridge.programs.pipelines import learned
 from erlport_bridge.programs.sessions.program import Program
 from erlport_bridge.programs.text import arguments, inside
@@ -72,7 +72,7 @@ def load(text: object) -> Stored:
     try:
         stored = json.loads(given, object_pairs_hook=OrderedMap, parse_constant=_refuse_constant)
     except (ValueError, RecursionError) as error:
-        raise _wrong(f"expected the JSON that dump_program gave at text: {error}") from None
+        raise _wrong(f"expected the JSON that dump_program gave at text: {json_fault(error)}") from None
     return read(stored)
 
 

@@ -16,7 +16,7 @@ import dspy
 import jsonschema
 import pydantic
 
-from erlport_bridge.errors import OperationError
+from erlport_bridge.errors import OperationError, json_fault
 from erlport_bridge.limits import NAME_BYTES, SCHEMA_BYTES, SCHEMA_PARTS, size_of
 from erlport_bridge.programs import callbacks
 from erlport_bridge.programs.callbacks import ElixirFunction
@@ -175,7 +175,7 @@ def read_schema(value: object, path: str) -> tuple[str, int]:
         where = "".join(f".{part}" if isinstance(part, str) else f"[{part}]" for part in error.absolute_path)
         raise _wrong(path + where, "a JSON schema", error.instance) from None
     except (TypeError, ValueError, RecursionError) as error:
-        raise OperationError("input", f"expected a JSON schema at {path}: {error}", path=path) from None
+        raise OperationError("input", f"expected a JSON schema at {path}: {json_fault(error)}", path=path) from None
     for name in schema.get("required", ()):
         if name not in properties:
             raise _wrong(f"{path}.required", "names of properties", name)

@@ -8,12 +8,11 @@ defmodule DSPex.Application do
   alias DSPex.Python.Functions.CallbackRegistry
   alias DSPex.Python.Pool
   alias DSPex.Python.Pool.{Membership, OpenBatches, PoolSupervisor, Stopping}
-  alias DSPex.Python.Port.{AskedNotes, RunStore}
+  alias DSPex.Python.Port.RunStore
 
   @impl true
   def start(_type, _args) do
     pools = Application.get_env(:dspex, DSPex.Python, [])[:pools] || []
-    AskedNotes.remove_abandoned()
 
     children = [
       {Registry, keys: :unique, name: DSPex.Python.Registry},

@@ -91,7 +91,7 @@ defmodule DSPex.Python do
 
   Does not wait for Python: calls do, and have the error of a Python that cannot be started; so has `await_pools/2`. Returns
   `{:error, {:already_started, pid}}` if there is a pool of that name, `{:error, :not_started}` if the application `:dspex` has not been
-  started, and `{:error, %DSPex.Python.Error{}}` if `:python` names no executable file.
+  started, and `{:error, %DSPex.Python.Error{}}` if `:python` names no executable file or `:model` no provider.
 
       {:ok, _pid} = DSPex.Python.start_pool(:reports, python: ".venv/bin/python", model: :embedded)
   """
@@ -201,8 +201,10 @@ defmodule DSPex.Python do
   # Of an evaluation.
   def trace(%{prediction: %Prediction{trace: trace}, score: _score}), do: trace
 
-  def trace(results) when is_list(results),
-    do: results |> Enum.map(&trace/1) |> Enum.filter(& &1) |> Trace.join()
+  def trace(results) when is_list(results) do
+    if not List.improper?(results),
+      do: results |> Enum.map(&trace/1) |> Enum.filter(& &1) |> Trace.join()
+  end
 
   def trace(_other), do: nil
 
@@ -356,7 +358,7 @@ defmodule DSPex.Python do
       example's field of that name; for `"semantic_f1"` the model of the call is the judge
 
   Returns a map with `:score` (0 to 100), `:count`, `:failed`, `:total_tokens` (those of failed examples too), `:metric_tokens`
-  (those of the metric's own requests), `:duration_ms`, `:warnings` (sentences about ignored options, and one that names the first
+  (those of the metric's own requests), `:duration_ms`, `:warnings` (sentences about ignored options, about scores that are not from 0 to 1, and one that names the first
   error if examples failed), and `:results` in the order of the examples: `{:ok, %{prediction: prediction, score: score, feedback: text | nil}}`, or `{:error, error}` if the call or the
   metric failed. A failed example counts as `:failure_score`, 0.0 by default. `progress: true` draws a progress line on
   standard error; `progress: function` calls a function with each element of `stream_evaluate/4`. Other options are those of
@@ -835,6 +837,8 @@ defmodule DSPex.Python do
         {:error, Error.new(:input, message, %{"path" => "path"})}
     end
   end
+
+  defp expanded(empty) when empty in ["", []], do: :error
 
   defp expanded(path) when is_binary(path) or is_list(path) do
     {:ok, Path.expand(path)}

@@ -104,10 +104,11 @@ defmodule DSPex.Trace do
 
   `trace` may also be what has one, such as a prediction, an error or the result of a call, `{:ok, prediction}`, a map as from `to_map/1`, an element of a
   stream, or a list of these, which `join/1` makes one; those of a list that have none are left out. A new file can be read by its owner only: it has the texts that the call had. Raises `ArgumentError` for what is no trace.
+  A file that cannot be written, such as one in a folder that does not exist, is a `File.Error`, whose message names it.
 
       DSPex.Trace.write_html(prediction, "trace.html")
   """
-  @spec write_html(traced() | [traced()], Path.t()) :: :ok | {:error, File.posix()}
+  @spec write_html(traced() | [traced()], Path.t()) :: :ok | {:error, %File.Error{}}
   def write_html(trace, path) do
     case trace |> read!() |> to_map() |> Page.new() do
       {:ok, page} -> write(path, page)
@@ -118,7 +119,7 @@ defmodule DSPex.Trace do
   @doc """
   Writes a trace as JSON, which `mix dspex.trace` shows as a page. Arguments and result as for `write_html/2`.
   """
-  @spec write_json(traced() | [traced()], Path.t()) :: :ok | {:error, File.posix()}
+  @spec write_json(traced() | [traced()], Path.t()) :: :ok | {:error, %File.Error{}}
   def write_json(trace, path) do
     case trace |> read!() |> to_map() |> JSON.encode() do
       {:ok, text} -> write(path, text)
@@ -223,7 +224,13 @@ defmodule DSPex.Trace do
 
     with :ok <- if(new?, do: File.write(path, ""), else: :ok),
          :ok <- if(new?, do: File.chmod(path, 0o600), else: :ok),
-         do: File.write(path, text)
+         :ok <- File.write(path, text) do
+      :ok
+    else
+      # As File.write!/2 raises it: its message names the file and the reason.
+      {:error, reason} ->
+        {:error, %File.Error{reason: reason, action: "write to file", path: to_string(path)}}
+    end
   end
 
   defp write(other, _text), do: raise(ArgumentError, "expected a path, got #{inspect(other)}")

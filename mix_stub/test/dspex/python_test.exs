@@ -238,6 +238,22 @@ defmodule DSPex.PythonTest do
     end
   end
 
+  test "what is no operation, no list of arguments or no trace is told so" do
+    # Each was a FunctionClauseError.
+    for {operation, args, message} <- [
+          {:ping, nil, "expected a list of arguments, [] for none, at arguments, got nil"},
+          {:ping, %{}, "expected a list of arguments, [] for none, at arguments, got %{}"},
+          {"ping", [nil], ~s|at operation, got "ping"|},
+          {nil, [nil], "expected the name of an operation, such as :ping, at operation, got nil"},
+          {5, [], "at operation, got 5"}
+        ] do
+      assert {:error, %Error{kind: :input} = error} = Python.call(operation, args)
+      assert error.message =~ message
+    end
+
+    for other <- [[1 | 2], [1], nil, %{}], do: assert(Python.trace(other) == nil)
+  end
+
   describe "options" do
     test "that are misspelt are an error of every function, also of functions that send none to Python" do
       program = Python.create_program!(signature: "question -> answer")

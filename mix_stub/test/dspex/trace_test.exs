@@ -72,7 +72,14 @@ defmodule DSPex.TraceTest do
       File.chmod!(path, 0o644)
       assert write.(@trace, path) == :ok
       assert Bitwise.band(File.stat!(path).mode, 0o777) == 0o644
-      assert {:error, :enoent} = write.(@trace, Path.join(folder, "none/trace"))
+      # It was `{:error, :enoent}`, which names nothing.
+      none = Path.join(folder, "none/trace")
+      assert {:error, %File.Error{reason: :enoent} = error} = write.(@trace, none)
+
+      assert Exception.message(error) ==
+               "could not write to file #{inspect(none)}: no such file or directory"
+
+      assert {:error, %File.Error{reason: :eisdir}} = write.(@trace, to_charlist(folder))
     end
   end
 

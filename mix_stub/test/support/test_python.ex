@@ -235,8 +235,8 @@ defmodule DSPex.TestPython do
   @doc """
   Writes an executable file, for a test that needs an interpreter that does not work.
   """
-  def script!(folder, text) do
-    path = Path.join(folder, "python")
+  def script!(folder, text, name \\ "python") do
+    path = Path.join(folder, name)
     File.write!(path, text)
     File.chmod!(path, 0o755)
     path

@@ -78,6 +78,11 @@ def test_turns_of_fields_and_messages_may_be_mixed() -> None:
         ([{"text": "x"}], "inputs.history[0].text", "question, answer"),
         ([{"question": "x"}, {"content": "x"}], "inputs.history[1].content", "unknown field"),
         (["x"], "inputs.history[0]", "a turn"),
+        (
+            [{"question": "x"}, {}],
+            "inputs.history[1]",
+            "at least one field at inputs.history[1], got an empty map; a turn",
+        ),
         ([{5: "x"}], "inputs.history[0]", "as a key"),
     ],
 )

@@ -6,7 +6,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dspy import lm15
+from dspy._vendor.lm15.transports import ConnectError
 
+from erlport_bridge.programs.models.exchange import Exchange
 from tests.model_server import CERTIFICATE, ModelServer, openai
 from tests.port_process import PortProcess
 from tests.programs.models.test_provider_errors import QA
@@ -14,6 +17,9 @@ from tests.programs.models.test_provider_errors import QA
 SECRET = "pr0xy-secret-word"  # noqa: S105 - made up
 # A host that no name server knows: a request reaches it through a proxy only.
 BEHIND_PROXY = {"provider": "openai", "model": "answer", "api_base": "http://nowhere.test/v1", "api_key": "key-012345"}
+PUBLIC_REMEDY = (
+    "; check the address at api_base if one is given, the network, and whether it needs a proxy (HTTPS_PROXY)"
+)
 UNUSABLE_PROXIES = {
     "socks5": f"socks5://bob:{SECRET}@127.0.0.1:1080",
     "socks5h": "socks5h://127.0.0.1:1080",
@@ -119,3 +125,41 @@ def test_server_without_tls_is_told_from_one_with_a_wrong_certificate(model_serv
     details = failure({}, lm)
     assert (details["kind"], details["retryable"]) == ("transport", False)
     assert "its address may begin with http://" in details["message"]
+
+
+@pytest.mark.parametrize(
+    ("lm", "host"),
+    [
+        (
+            {"provider": "openai", "model": "m", "api_key": "key-012345", "api_base": "http://127.0.0.1:9/v1"},
+            "127.0.0.1:9",
+        ),
+        ({"provider": "ollama", "model": "m", "api_base": "http://127.0.0.1:9"}, "127.0.0.1:9"),
+        (
+            {"provider": "openai", "model": "m", "api_key": "key-012345", "api_base": "http://a.invalid/v1"},
+            "a.invalid:80",
+        ),
+    ],
+)
+def test_server_that_cannot_be_reached_is_named_with_what_to_check(lm: dict[str, Any], host: str) -> None:
+    """The message ended with the system's words."""
+    details = failure({}, lm)
+    assert (details["kind"], details["retryable"]) == ("transport", True)
+    assert f"failed to connect to {host}: " in details["message"]
+    assert details["message"].endswith("; check that its server runs, and the address at api_base")
+
+
+def test_public_server_that_cannot_be_reached_is_not_told_of_an_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    error = Exchange(None, lm15.ProviderError).unreachable(ConnectError("failed to connect to api.openai.com:443: no"))
+    assert str(error).endswith(PUBLIC_REMEDY)
+
+
+def test_server_that_litellm_cannot_reach_is_named_with_what_to_check() -> None:
+    """LiteLLM knows whether the address is the provider's own."""
+    lm = {"provider": "mistral", "model": "m", "api_key": "key-012345", "api_base": "http://127.0.0.1:9/v1"}
+    details = failure({}, lm)
+    assert details["kind"] == "transport"
+    assert details["message"].endswith(PUBLIC_REMEDY)

@@ -39,6 +39,10 @@ def test_unknown_ids_are_not_answered_with_ids_of_others() -> None:
     with pytest.raises(OperationError, match=r'unknown session "user-43"; it was .*open_session') as caught:
         registry.find("user-43")
     assert "user-42" not in caught.value.message
+    # Callers of a program whose session nobody has named know the program alone.
+    message = r'unknown session "user-43" of the program "p-1"; .* create the program anew with create_program or load'
+    with pytest.raises(OperationError, match=message):
+        registry.find_program("user-43", "p-1")
     with pytest.raises(OperationError, match=r"unknown program .* create_program or load_program") as caught:
         registry.find_program(None, other.id[:-1])
     assert other.id not in caught.value.message

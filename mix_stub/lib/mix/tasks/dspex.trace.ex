@@ -41,8 +41,11 @@ defmodule Mix.Tasks.Dspex.Trace do
       {:error, {:unexpected, position}} ->
         Mix.raise("#{file} is no JSON: byte #{position} is unexpected")
 
+      {:error, %File.Error{} = error} ->
+        Mix.raise(Exception.message(error))
+
       {:error, reason} ->
-        Mix.raise("cannot read #{file}, or write #{out}: #{:file.format_error(reason)}")
+        Mix.raise("cannot read #{file}: #{:file.format_error(reason)}")
     end
   rescue
     error in ArgumentError -> Mix.raise("#{file} has no trace: #{Exception.message(error)}")

@@ -62,7 +62,8 @@ defmodule Mix.Tasks.Dspex.TraceTest do
           {[path.("other.json")], "expected a DSPex.Trace"},
           {[path.("odd.json")], "expected a span at spans[0]"},
           {[path.("list.json")], "expected a DSPex.Trace"},
-          {[path.("trace.json"), "--out", path.("none/x.html")], "no such file"},
+          {[path.("trace.json"), "--out", path.("none/x.html")],
+           "could not write to file #{inspect(path.("none/x.html"))}: no such file"},
           {[path.("trace.json"), "--out", path.("trace.json")], "would be overwritten"}
         ] do
       error = assert_raise Mix.Error, fn -> run(arguments) end

@@ -27,10 +27,23 @@ defmodule DSPex.Python.Call.Operation do
   Calls an operation as `call/3` does, after a check of the names of its options: it takes those of every function, and `taken`.
   """
   @spec look_up(atom(), [term()], CallOptions.t(), [atom()]) :: result()
-  def look_up(operation, args, options, taken \\ []) when is_atom(operation) and is_list(args) do
+  def look_up(operation, args, options, taken \\ [])
+
+  def look_up(operation, _args, _options, _taken) when not is_atom(operation) or operation == nil,
+    do: refused("the name of an operation, such as :ping,", "operation", operation)
+
+  def look_up(_operation, args, _options, _taken) when not is_list(args),
+    do: refused("a list of arguments, [] for none,", "arguments", args)
+
+  def look_up(operation, args, options, taken) do
     Observation.span(operation, options, fn ->
       with :ok <- CallOptions.check_names(options, taken), do: request(operation, args, options)
     end)
+  end
+
+  defp refused(expected, path, got) do
+    message = "expected #{expected} at #{path}, got #{inspect(got, limit: 5)}"
+    {:error, Error.new(:input, message, %{"path" => path})}
   end
 
   @doc """
@@ -109,7 +122,7 @@ defmodule DSPex.Python.Call.Operation do
           options
           | functions: callbacks
         })
-        |> StructHints.explain(List.last(args))
+        |> StructHints.explain(List.last(args), options.python)
       end)
     end
   end

@@ -5,8 +5,8 @@ defmodule DSPex.Python.Call.Overview do
   # answer soon is shown as silent; nothing here waits for it.
 
   alias DSPex.Python.Pool
+  alias DSPex.Python.Pool.Messages
   alias DSPex.Python.Port.{Connection, Names}
-  alias DSPex.Suggestion
 
   # What a busy Python needs at most to answer a short call.
   @timeout 2_000
@@ -43,15 +43,11 @@ defmodule DSPex.Python.Call.Overview do
   def pools!(:all), do: :all
 
   def pools!(names) when is_list(names) do
-    known = if Names.available?(), do: Enum.sort(Names.pools()), else: []
+    known = if Names.available?(), do: Names.pools(), else: []
 
-    for name <- names, name not in known do
-      hint = if is_atom(name) or is_binary(name), do: Suggestion.hint(name, known), else: ""
-      there = if known == [], do: "none", else: Enum.map_join(known, ", ", &inspect/1)
-
-      raise ArgumentError,
-            "there is no pool #{inspect(name)} on this node#{hint}; the pools are: #{there}"
-    end
+    for name <- names,
+        name not in known,
+        do: raise(ArgumentError, Messages.not_running(name).message)
 
     names
   end

@@ -14,7 +14,8 @@ defmodule DSPex.Python.Call.ProgramCalls do
     ProgressLine,
     Results,
     SpreadBatch,
-    SpreadProgram
+    SpreadProgram,
+    StructHints
   }
 
   alias DSPex.Python.Error
@@ -251,7 +252,10 @@ defmodule DSPex.Python.Call.ProgramCalls do
   @spec conversation(atom(), program(), [term()], CallOptions.t()) :: result(term())
   def conversation(operation, program, args, options) do
     {session_id, program_id, options} = program_target(program, options)
-    Operation.look_among(operation, [session_id, program_id | args], options, @of_program)
+
+    operation
+    |> Operation.look_among([session_id, program_id | args], options, @of_program)
+    |> StructHints.explain(List.last(args))
   end
 
   # So that it can be cancelled also while it is found out how it is run.

@@ -141,11 +141,8 @@ defmodule DSPex.Python.Call.SpreadProgram do
     %{
       metric_tokens: evaluation.metric_tokens,
       tokens: evaluation.total_tokens - tokens(evaluation.results),
-      warnings:
-        if(evaluation.failed > 0,
-          do: Enum.drop(evaluation.warnings, -1),
-          else: evaluation.warnings
-        )
+      # Without those about its results, which are the last ones.
+      warnings: Enum.drop(evaluation.warnings, -length(of_results(evaluation.results)))
     }
   end
 
@@ -170,7 +167,7 @@ defmodule DSPex.Python.Call.SpreadProgram do
       total_tokens: tokens(results) + sum(seen.parts, :tokens),
       metric_tokens: sum(seen.parts, :metric_tokens),
       duration_ms: System.convert_time_unit(took, :native, :microsecond) / 1000,
-      warnings: Enum.uniq(Enum.flat_map(seen.parts, & &1.warnings)) ++ failures(results, failed),
+      warnings: Enum.uniq(Enum.flat_map(seen.parts, & &1.warnings)) ++ of_results(results),
       results: results
     }
   end
@@ -178,15 +175,32 @@ defmodule DSPex.Python.Call.SpreadProgram do
   defp sum(parts, name), do: parts |> Enum.map(&Map.fetch!(&1, name)) |> Enum.sum()
 
   # As erlport_bridge/programs/execution/evaluation.py words it.
-  defp failures(_results, 0), do: []
+  defp of_results(results) do
+    numbered = Enum.with_index(results)
 
-  defp failures(results, failed) do
-    index = Enum.find_index(results, &match?({:error, _error}, &1))
-    {:error, error} = Enum.at(results, index)
+    beyond =
+      for {{:ok, %{score: score}}, index} when score < 0 or score > 1 <- numbered, do: index
+
+    failed = for {{:error, error}, index} <- numbered, do: {error, index}
+    beyond(beyond, length(results)) ++ failures(failed, length(results))
+  end
+
+  defp beyond([], _count), do: []
+
+  defp beyond([index | _more] = found, count) do
+    [
+      "#{length(found)} of #{count} scores are not from 0 to 1, the first one that of examples[#{index}], so that the " <>
+        "score is no percentage"
+    ]
+  end
+
+  defp failures([], _count), do: []
+
+  defp failures([{error, index} | _more] = found, count) do
     [message | _more] = String.split(error.message, "\n", parts: 2)
 
     [
-      "#{failed} of #{length(results)} examples failed; the first one, examples[#{index}]: #{message}"
+      "#{length(found)} of #{count} examples failed; the first one, examples[#{index}]: #{message}"
     ]
   end
 

@@ -2,21 +2,55 @@ defmodule DSPex.Python.Call.StructHints do
   @moduledoc false
 
   # Says in errors about inputs that a struct came. Python takes a struct as the map of its fields, and so its errors name fields
-  # that the caller has never written: `unknown input "authority"`.
+  # that the caller has never written: `unknown input "authority"`. A stream, which is a struct or a function, is told where a list
+  # belongs.
 
   alias DSPex.Python.Error
 
   # Structs that are one value in Python.
   @values [Date, DateTime, NaiveDateTime, Time, Decimal, MapSet, Range]
+  # Where the last argument of an operation is a list.
+  @lists ["inputs", "examples", "trainset", "turns"]
 
   @doc """
-  Adds to an error about a part of `inputs` which struct is at its path.
+  Adds to an error about a part of `inputs` which struct is at its path; says of `inputs`, or of one of the `options`, that a stream came
+  in place of a list.
   """
-  @spec explain(result, term()) :: result when result: {:ok, term()} | {:error, Error.t()}
-  def explain({:error, %Error{kind: :input, path: "inputs" <> path} = error}, inputs),
-    do: explain_part(error, inputs, "inputs", path)
+  @spec explain(result, term(), map()) :: result when result: {:ok, term()} | {:error, Error.t()}
+  def explain(result, inputs, options \\ %{})
 
-  def explain(result, _inputs), do: result
+  def explain({:error, %Error{kind: :input, path: path} = error} = result, inputs, options)
+      when is_binary(path) do
+    cond do
+      stream?(at(path, inputs, options)) ->
+        {:error, %{error | message: got_stream(path)}}
+
+      String.starts_with?(path, "inputs") ->
+        explain_part(error, inputs, "inputs", String.replace_prefix(path, "inputs", ""))
+
+      true ->
+        result
+    end
+  end
+
+  def explain(result, _inputs, _options), do: result
+
+  defp at("opts." <> name, _inputs, options),
+    do: Enum.find_value(options, fn {key, value} -> if to_string(key) == name, do: value end)
+
+  defp at(path, inputs, _options), do: if(path in @lists, do: inputs)
+
+  # Most are functions: those of Stream.resource/3, Stream.iterate/2, …
+  defp stream?(value), do: is_struct(value, Stream) or is_function(value, 2)
+
+  # One map, or the list of a batch.
+  defp got_stream("inputs") do
+    "expected a map, or a list of maps for a batch, at inputs, got a stream; Enum.to_list/1 makes a list of it, and " <>
+      "stream_batch and stream_program_batch read it piece by piece"
+  end
+
+  defp got_stream(path),
+    do: "expected a list of maps at #{path}, got a stream; Enum.to_list/1 makes a list of it"
 
   defp explain_part(error, value, place, path) do
     case struct_at(value, steps(path), place, nil) do

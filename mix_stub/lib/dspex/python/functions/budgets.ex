@@ -6,8 +6,15 @@ defmodule DSPex.Python.Functions.Budgets do
   # function that is registered for the call.
 
   alias DSPex.Python.Functions.Callback
+  alias DSPex.Python.Wire.Keywords
+  alias DSPex.Suggestion
 
   @limits [:max_cost, :max_tokens_total]
+  @ranges [
+    max_cost: "a number of dollars from 0 to 1,000,000",
+    max_tokens_total: "a whole number of tokens from 0 to 2^53"
+  ]
+  @example "[max_cost: 5.0, max_tokens_total: 1_000_000]"
   # Counters hold integers: costs are counted in billionths of a dollar.
   @per_dollar 1_000_000_000
   # The function counts and returns.
@@ -29,24 +36,62 @@ defmodule DSPex.Python.Functions.Budgets do
   def table, do: :ets.new(__MODULE__, [:public, read_concurrency: true])
 
   @doc """
-  Checks the option `:budgets` of a pool: for each key of `metadata:`, the limits of each of its values.
+  Checks the option `:budgets` of a pool: for each key of `metadata:`, the limits of each of its values. The error is a sentence.
   """
-  @spec check(term()) :: :ok | :error
+  @spec check(term()) :: :ok | {:error, String.t()}
   def check(budgets) do
-    keyword =
-      Keyword.keyword?(budgets) and Enum.uniq(Keyword.keys(budgets)) == Keyword.keys(budgets)
-
-    if keyword and Enum.all?(budgets, fn {_key, limits} -> limits?(limits) end),
-      do: :ok,
-      else: :error
+    if Keyword.keyword?(budgets),
+      do: check_each(budgets, "budgets", &check_limits/2),
+      else: expected("the budgets", "[tenant: #{@example}]", budgets)
   end
 
-  defp limits?([_one | _more] = limits) do
-    Keyword.keyword?(limits) and Keyword.keys(limits) -- @limits == [] and
-      Enum.all?(limits, &limit?/1)
+  defp check_limits({key, [_one | _more] = limits}, path) do
+    if Keyword.keyword?(limits),
+      do: check_each(limits, "#{path}.#{key}", &check_limit/2),
+      else: expected_limits(key, limits, path)
   end
 
-  defp limits?(_other), do: false
+  # A limit of the whole pool, which there is not.
+  defp check_limits({limit, value}, path) when limit in @limits,
+    do:
+      expected(
+        "a key of the metadata of calls at #{path}",
+        "[tenant: [#{limit}: #{inspect(value)}]]",
+        limit
+      )
+
+  defp check_limits({key, limits}, path), do: expected_limits(key, limits, path)
+
+  defp expected_limits(key, limits, path),
+    do: expected("limits at #{path}.#{key}", @example, limits)
+
+  defp check_limit({name, value} = limit, path) do
+    cond do
+      name not in @limits ->
+        {:error,
+         "unknown limit #{inspect(name)} at #{path}#{Suggestion.hint(name, @limits)}; known are " <>
+           Enum.map_join(@limits, ", ", &inspect/1)}
+
+      not limit?(limit) ->
+        {:error, "expected #{@ranges[name]} at #{path}.#{name}, got #{inspect(value)}"}
+
+      true ->
+        :ok
+    end
+  end
+
+  defp check_each(pairs, path, check) do
+    with nil <- Keywords.repeated(pairs, path),
+         nil <- Enum.find_value(pairs, &wrong(check.(&1, path))),
+         do: :ok,
+         else: (message -> {:error, message})
+  end
+
+  defp wrong(:ok), do: nil
+  defp wrong({:error, message}), do: message
+
+  defp expected(what, example, got),
+    do: {:error, "expected #{what}, such as #{example}, got #{inspect(got)}"}
 
   defp limit?({:max_cost, cost}), do: is_number(cost) and cost >= 0 and cost <= 1_000_000
   defp limit?({:max_tokens_total, tokens}), do: is_integer(tokens) and tokens in 0..(2 ** 53)

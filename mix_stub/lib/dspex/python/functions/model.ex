@@ -6,11 +6,17 @@ defmodule DSPex.Python.Functions.Model do
   alias DSPex.Python.{Error, ModelFunction}
   alias DSPex.Python.Functions.Callback
   alias DSPex.Python.Wire.Keywords
+  alias DSPex.Suggestion
 
   # The options that are no text, which a variable of the environment always is.
   @numbers ~w(temperature max_tokens n top_p rollout_id seed presence_penalty frequency_penalty num_retries) ++
              ~w(requests_per_minute max_concurrent_requests)
   @booleans ~w(cache)
+
+  # Those of Python (erlport_bridge/programs/models/providers.py); a test compares the two.
+  @providers ~w(anthropic azure bedrock cerebras cohere databricks deepseek elixir embedded fireworks_ai gemini groq hosted_vllm) ++
+               ~w(huggingface litellm_proxy lm_studio mistral moonshot nvidia_nim ollama openai openai_compatible openrouter) ++
+               ~w(perplexity sagemaker sambanova together_ai vertex_ai watsonx xai)
 
   @as_function "a model that is a function of Elixir is written {:elixir, function}"
 
@@ -63,6 +69,44 @@ defmodule DSPex.Python.Functions.Model do
     do: {:error, "expected a model, got a function; #{@as_function}"}
 
   def validate(_model), do: unexpected()
+
+  @doc """
+  Returns the names of all providers.
+  """
+  @spec providers() :: [String.t()]
+  def providers, do: @providers
+
+  @doc """
+  Checks the providers of a valid model and of its fallback models; all else that may be wrong is left to Python. The error is a sentence.
+  """
+  @spec check_provider(t()) :: :ok | {:error, String.t()}
+  def check_provider({provider, options}) when is_list(options) or is_map(options) do
+    options = Map.new(options)
+    fallbacks = options[:fallbacks] || options["fallbacks"]
+    fallbacks = if is_list(fallbacks) and not List.improper?(fallbacks), do: fallbacks, else: []
+
+    Enum.find_value([provider | fallbacks], :ok, fn model ->
+      with :ok <- check_provider(model), do: nil
+    end)
+  end
+
+  def check_provider({provider, _function}), do: check_provider(provider)
+
+  def check_provider(model) when (is_atom(model) and model != nil) or is_binary(model) do
+    # Or `"provider/model"`.
+    [name | _model] = model |> to_string() |> String.split("/", parts: 2)
+    if name in @providers, do: :ok, else: {:error, unknown_provider(name)}
+  end
+
+  def check_provider(_none_or_map), do: :ok
+
+  # A text that is near to no name may be a key in the wrong place, and is not shown.
+  defp unknown_provider(name) do
+    hint = Suggestion.hint(name, @providers)
+    shown = if hint != "", do: " #{inspect(name)}#{hint}"
+
+    "unknown provider#{shown}; write a model as in #{example()}; known providers: #{Enum.join(@providers, ", ")}"
+  end
 
   @doc """
   Returns the provider and the options for `configure_lm`, and the functions that Python must be able to call as long as

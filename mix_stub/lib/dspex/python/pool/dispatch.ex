@@ -163,7 +163,7 @@ defmodule DSPex.Python.Pool.Dispatch do
   defp wait_for_restart(%{pool: pool} = call) do
     cond do
       Names.lookup(:pool, pool) == nil ->
-        {:error, Messages.not_found(pool)}
+        {:error, not_found(call)}
 
       # What the call is about has ended with its worker.
       match?({:worker, _number}, call.route) ->
@@ -177,5 +177,11 @@ defmodule DSPex.Python.Pool.Dispatch do
         Process.sleep(@restart_poll_ms)
         call_until(call)
     end
+  end
+
+  defp not_found(%{pool: pool} = call) do
+    if Routing.every_worker?(call.operation, call.args),
+      do: Messages.not_running(pool),
+      else: Messages.not_found(pool)
   end
 end

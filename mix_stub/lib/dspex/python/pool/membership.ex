@@ -90,11 +90,11 @@ defmodule DSPex.Python.Pool.Membership do
         wait_until_idle(pool, Timeout.deadline(timeout))
 
       nil ->
-        {:error, Messages.not_found(pool)}
+        {:error, Messages.not_running(pool)}
     end
   catch
     # The pool has just been stopped.
-    :exit, _reason -> {:error, Messages.not_found(pool)}
+    :exit, _reason -> {:error, Messages.not_running(pool)}
   end
 
   defp wait_until_idle(pool, deadline) do

@@ -39,12 +39,26 @@ defmodule DSPex.Python.Pool.Messages do
     )
   end
 
-  def not_found(other) do
+  def not_found(other),
+    do: Error.new(:pool_not_found, "#{expected_name(other)};#{running()}")
+
+  @doc """
+  Returns the error of a pool that does not exist and of which something was asked that only a running pool has: to stop it, its calls,
+  its counts.
+  """
+  @spec not_running(term()) :: Error.t()
+  def not_running(pool) when is_atom(pool) do
     Error.new(
       :pool_not_found,
-      "expected the name of a pool of this node, an atom, got #{inspect(other)};#{running()}"
+      "there is no pool #{inspect(pool)} on this node#{Suggestion.hint(pool, names())}; #{there()}"
     )
   end
+
+  def not_running(other),
+    do: Error.new(:pool_not_found, "#{expected_name(other)}; #{there()}")
+
+  defp expected_name(other),
+    do: "expected the name of a pool of this node, an atom, got #{inspect(other)}"
 
   @doc """
   Returns the error of a call that comes while its pool is being stopped.
@@ -62,6 +76,14 @@ defmodule DSPex.Python.Pool.Messages do
       {false, _none} -> " and start the application :dspex"
       {true, ""} -> ""
       {true, names} -> " or use one of: #{names}"
+    end
+  end
+
+  defp there do
+    case {Names.available?(), names()} do
+      {false, _none} -> "start the application :dspex"
+      {true, []} -> "there are no pools"
+      {true, names} -> "the pools are: #{Enum.map_join(names, ", ", &inspect/1)}"
     end
   end
 

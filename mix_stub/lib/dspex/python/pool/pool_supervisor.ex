@@ -6,6 +6,7 @@ defmodule DSPex.Python.Pool.PoolSupervisor do
   use Supervisor
 
   alias DSPex.Python.{Error, Pool}
+  alias DSPex.Python.Functions.Model
   alias DSPex.Python.Pool.{Messages, Stopping}
   alias DSPex.Python.Port.{Diagnosis, Interpreter, Names}
   alias DSPex.Python.Wire.Keywords
@@ -15,7 +16,8 @@ defmodule DSPex.Python.Pool.PoolSupervisor do
 
   @doc """
   Starts a pool; `{:error, {:already_started, pid}}` if there is a pool of that name, `{:error, :not_started}` if the
-  application `:dspex` has not been started, `:missing_dependency` if there is no executable file where the interpreter should be.
+  application `:dspex` has not been started, `:missing_dependency` if there is no executable file where the interpreter should be,
+  `:provider` if there is no such provider of models.
   """
   @spec start_pool(atom(), keyword()) :: {:ok, pid()} | {:error, term()}
   def start_pool(name, options) do
@@ -31,12 +33,19 @@ defmodule DSPex.Python.Pool.PoolSupervisor do
     end)
   end
 
-  # What else may be wrong with a Python takes its start to find out, and is told by the first call. A pool of the configuration
-  # starts without its interpreter too, and tries again, since the application is more than this pool.
-  defp found(options) do
-    with {:not_found, path} <- Interpreter.find(options),
-         do: {:error, Diagnosis.not_found(path, options)},
-         else: ({:ok, _path} -> :ok)
+  # What else may be wrong with a Python or a model takes its start to find out, and is told by the first call. A pool of the
+  # configuration starts without its interpreter too, and tries again, since the application is more than this pool.
+  defp found(%{name: pool} = options) do
+    with {:ok, _path} <- Interpreter.find(options),
+         :ok <- Model.check_provider(options.model.()) do
+      :ok
+    else
+      {:not_found, path} ->
+        {:error, Diagnosis.not_found(path, options)}
+
+      {:error, text} ->
+        {:error, Error.new(:provider, "#{text} (the option :model of pool #{inspect(pool)})")}
+    end
   end
 
   @doc """
@@ -112,7 +121,7 @@ defmodule DSPex.Python.Pool.PoolSupervisor do
     Pool.child_spec(options)
   end
 
-  defp not_found(name), do: {:error, Messages.not_found(name)}
+  defp not_found(name), do: {:error, Messages.not_running(name)}
 
   defp unless_stopped(otherwise, work) do
     work.()

@@ -21,7 +21,7 @@ defmodule DSPex.Python.Pool.RollingRestart do
   def restart(pool) do
     case Routing.size(pool) do
       0 ->
-        {:error, Messages.not_found(pool)}
+        {:error, Messages.not_running(pool)}
 
       size ->
         # What it has imported is to be replaced too.

@@ -73,7 +73,7 @@ defmodule DSPex.Python.Pool.Settings do
   def with_budgets(pool, work) do
     case Names.lookup(:pool, pool) do
       {_supervisor, %{budgets: budgets}} -> {:ok, work.(budgets)}
-      nil -> {:error, Messages.not_found(pool)}
+      nil -> {:error, Messages.not_running(pool)}
     end
   end
 end

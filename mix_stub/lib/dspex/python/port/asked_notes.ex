@@ -9,12 +9,12 @@ defmodule DSPex.Python.Port.AskedNotes do
   # function or sent a piece of a stream, so that others have seen it. The slot of a call is its id modulo the number of
   # slots. A later call with the same slot overwrites it; then nothing is known about the earlier one.
   #
-  # The file has a name only until Python has opened it (erlport_bridge/request/asking.py).
+  # The file has a name only until Python has opened it (erlport_bridge/request/asking.py). Its folder is removed with the BEAM, also one
+  # that ends meanwhile.
+
+  alias DSPex.Python.Port.RunStore
 
   @slots 65_536
-  @prefix "dspex-asked-"
-  # Longer than any Python takes to open its file. One that takes longer is without notes.
-  @abandoned_s 60 * 60
 
   @enforce_keys [:path, :file]
   defstruct @enforce_keys
@@ -25,11 +25,11 @@ defmodule DSPex.Python.Port.AskedNotes do
   Makes the file in `folder`, which ends with the calling process; `nil` where none can be made, or the disk has no room for it.
   """
   @spec open(Path.t() | nil) :: t() | nil
-  def open(folder \\ System.tmp_dir())
+  def open(folder \\ RunStore.folder_of_notes())
   def open(nil), do: nil
 
   def open(folder) do
-    path = Path.join(folder, @prefix <> Base.encode16(:rand.bytes(12), case: :lower))
+    path = Path.join(folder, "asked-" <> Base.encode16(:rand.bytes(12), case: :lower))
 
     case :file.open(path, [:raw, :binary, :read, :write, :exclusive]) do
       {:ok, file} -> filled(%__MODULE__{path: path, file: file})
@@ -48,22 +48,6 @@ defmodule DSPex.Python.Port.AskedNotes do
         close(notes)
         nil
     end
-  end
-
-  @doc """
-  Removes the files in `folder` of BEAMs that ended while their Python started.
-  """
-  @spec remove_abandoned(Path.t() | nil) :: :ok
-  def remove_abandoned(folder \\ System.tmp_dir()) do
-    with true <- folder != nil, {:ok, names} <- File.ls(folder) do
-      for @prefix <> _random = name <- names,
-          path = Path.join(folder, name),
-          {:ok, %File.Stat{mtime: made}} <- [File.lstat(path, time: :posix)],
-          System.os_time(:second) - made > @abandoned_s,
-          do: File.rm(path)
-    end
-
-    :ok
   end
 
   @doc """

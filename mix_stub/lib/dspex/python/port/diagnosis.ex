@@ -14,33 +14,38 @@ defmodule DSPex.Python.Port.Diagnosis do
   # Python imports these before it runs a program.
   @needed_by_python ~w(encodings codecs io abc site os stat posixpath genericpath _collections_abc _sitebuiltins zipimport)
 
+  @typedoc "Why Python does not start: what the probe has found, or what is known without it."
+  @type t :: {:found, Error.t()} | {:unknown, Error.t()}
+
   @doc """
   Returns why Python at `path` is not ready, by starting it once more. Waits for its end.
 
   `seen` says what was noticed first: the exit status, or `{:cannot_load, message}` if a call has failed.
   """
-  @spec diagnose(String.t(), PoolOptions.t(), term()) :: Error.t()
+  @spec diagnose(String.t(), PoolOptions.t(), term()) :: t()
   def diagnose(path, %PoolOptions{} = options, seen) do
-    case {probe(path, options), seen} do
-      {{cause, remedy}, _seen} ->
-        missing("#{seen(path, seen)}: #{cause}; #{remedy}")
-
-      {:error, {:cannot_load, message}} ->
-        missing("#{seen(path, seen)}: #{message}")
-
-      # This Python can do what it must: somebody killed it, or the kernel because no memory was left.
-      {:error, status} when Interpreter.killed?(status) ->
-        Error.new(
-          :port_closed,
-          "#{seen(path, seen)}; if nobody killed it, see standard error, and the system's log whether memory ran out"
-        )
-
-      {:error, _status} ->
-        missing(
-          "#{seen(path, seen)}; see standard error for what it said, and check that the option :python of pool " <>
-            "#{inspect(options.name)} names a python"
-        )
+    case probe(path, options) do
+      {cause, remedy} -> {:found, missing("#{seen(path, seen)}: #{cause}; #{remedy}")}
+      :error -> {:unknown, unknown(path, options, seen)}
     end
+  end
+
+  defp unknown(path, _options, {:cannot_load, message} = seen),
+    do: missing("#{seen(path, seen)}: #{message}")
+
+  # This Python can do what it must: somebody killed it, or the kernel because no memory was left.
+  defp unknown(path, _options, status) when Interpreter.killed?(status) do
+    Error.new(
+      :port_closed,
+      "#{seen(path, status)}; if nobody killed it, see standard error, and the system's log whether memory ran out"
+    )
+  end
+
+  defp unknown(path, options, status) do
+    missing(
+      "#{seen(path, status)}; see standard error for what it said, and check that the option :python of pool " <>
+        "#{inspect(options.name)} names a python"
+    )
   end
 
   @doc """

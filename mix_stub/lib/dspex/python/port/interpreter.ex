@@ -22,8 +22,12 @@ defmodule DSPex.Python.Port.Interpreter do
   """
 
   # Some packages take a program without a file for an interactive one, and read the `.env` of the current folder then.
+  # The pool finds out by itself why it cannot be imported (Diagnosis), and logs it with the remedy: each worker would write a traceback.
   @runtime """
-  import erlport_bridge.__main__ as program
+  try:
+      import erlport_bridge.__main__ as program
+  except Exception:
+      sys.exit(1)
   __file__ = program.__file__
   program.main()
   """

@@ -141,7 +141,15 @@ defmodule DSPex.Python.Port.Owner do
       options: options,
       pool_call: pool_call,
       role: role,
-      startup: Startup.new(options, pool_call, pending_calls, worker, role.slot == nil),
+      startup:
+        Startup.new(
+          options,
+          pool_call,
+          pending_calls,
+          pool && pool.tally,
+          worker,
+          role.slot == nil
+        ),
       model_state: if(options.model.() == nil, do: :none, else: :configured),
       pending_calls: pending_calls,
       pool: pool
@@ -294,8 +302,8 @@ defmodule DSPex.Python.Port.Owner do
   def handle_info(:start_timeout, %{phase: :starting} = state),
     do: {:noreply, started(Startup.timed_out(state.startup), state)}
 
-  def handle_info({probe, %Error{} = error}, %{startup: %{probe: %Task{ref: probe}}} = state),
-    do: {:noreply, started(Startup.diagnosed(state.startup, error), state)}
+  def handle_info({probe, {:probed, result}}, %{startup: %{probe: %Task{ref: probe}}} = state),
+    do: {:noreply, started(Startup.probed(state.startup, result), state)}
 
   def handle_info(:check_drained, %{role: %{recycling: {:draining, _ends_at}}} = state) do
     case Recycling.check(state.role.recycling, state.pending_calls) do

@@ -353,10 +353,8 @@ defmodule DSPex.Python.Port.PoolOptions do
   end
 
   defp check!(:budgets, value, pool) do
-    if Budgets.check(value) == :error do
-      raise ArgumentError,
-            "expected budgets such as [tenant: [max_cost: 5.0, max_tokens_total: 1_000_000]] for " <>
-              "#{where(:budgets, pool)}, got #{inspect(value)}"
+    with {:error, message} <- Budgets.check(value) do
+      raise ArgumentError, "#{message} for #{where(:budgets, pool)}"
     end
   end
 

@@ -2,7 +2,8 @@ defmodule DSPex.Python.Port.PoolTally do
   @moduledoc false
 
   # Counts what happens to the workers of a pool: how many were started, died, and were replaced and why; how many calls
-  # were refused. The table belongs to the supervisor of the pool.
+  # were refused. It also remembers why workers could not start, so that the log says each cause once for all of them. The
+  # table belongs to the supervisor of the pool.
 
   @type t :: :ets.tid()
   @type event :: :died | {:recycled, String.t()} | :retried | :overloaded
@@ -28,6 +29,27 @@ defmodule DSPex.Python.Port.PoolTally do
   rescue
     # The pool has been stopped.
     ArgumentError -> 0
+  end
+
+  @doc """
+  Notes why a worker could not start; tells whether no worker of the pool has failed so since one was ready.
+  """
+  @spec first_failure?(t(), String.t()) :: boolean()
+  def first_failure?(tally, cause) do
+    :ets.insert_new(tally, {{:failed, cause}, true})
+  rescue
+    ArgumentError -> true
+  end
+
+  @doc """
+  Forgets why workers could not start, since one is ready.
+  """
+  @spec forget_failures(t()) :: :ok
+  def forget_failures(tally) do
+    :ets.match_delete(tally, {{:failed, :_}, :_})
+    :ok
+  rescue
+    ArgumentError -> :ok
   end
 
   @doc """

@@ -56,7 +56,7 @@ def explain(error, preloaded):
     bridge = install("/path/to/erlport_bridge")
     missing = (error.name or "").split(".")[0] if isinstance(error, ModuleNotFoundError) else ""
     if missing in ("erlport_bridge", "dspy_bridge", "dspy", "erlang"):
-        end(cause, "install it with: " + bridge)
+        end(cause, "install it with: %s; or set the option :python of pool %s to a python that has it" % (bridge, POOL))
     if type(error).__name__ == "MissingPackageError":
         end(error.cause, error.remedy)
     if preloaded or type(error).__module__.startswith("erlport_bridge"):

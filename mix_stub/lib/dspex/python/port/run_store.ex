@@ -1,8 +1,9 @@
 defmodule DSPex.Python.Port.RunStore do
   @moduledoc false
 
-  # Keeps the files of stores that live as long as this BEAM: the option `store: :run` of a pool. Python makes the folder and the
-  # file when the first session is stored. The folder is removed
+  # Keeps the files that live as long as this BEAM: the stores of pools with the option `store: :run`, the notes of starting Pythons
+  # (DSPex.Python.Port.AskedNotes), and the sockets of template processes. Python makes the folder and the file of a store when
+  # the first session is stored. A folder is removed
   #
   #   * when its pool stops, and by this process when the application stops
   #   * by the keeper, a shell that sees the end of the BEAM: `System.halt`, Ctrl-C in IEx, SIGKILL
@@ -38,7 +39,7 @@ defmodule DSPex.Python.Port.RunStore do
   remove "$@"
   """
 
-  # folders: pool => {monitor of the pool's supervisor, folder}
+  # folders: pool => {monitor of the pool's supervisor, folder}; {:private, :notes} and {:private, {:socket, pool}} => {nil, folder}
   defstruct folders: %{}, beam: nil, keeper: nil
 
   @doc false
@@ -51,6 +52,26 @@ defmodule DSPex.Python.Port.RunStore do
   @spec path(atom()) :: Path.t() | nil
   def path(pool) do
     GenServer.call(__MODULE__, {:path, pool})
+  catch
+    :exit, _not_started -> nil
+  end
+
+  @doc """
+  Returns the folder for the notes of Pythons, which is there; `nil` as `path/1`.
+  """
+  @spec folder_of_notes() :: Path.t() | nil
+  def folder_of_notes do
+    GenServer.call(__MODULE__, :folder_of_notes)
+  catch
+    :exit, _not_started -> nil
+  end
+
+  @doc """
+  Makes a folder for the socket of a pool's template process; `nil` as `path/1`.
+  """
+  @spec folder_of_socket(atom()) :: Path.t() | nil
+  def folder_of_socket(pool) do
+    GenServer.call(__MODULE__, {:folder_of_socket, pool})
   catch
     :exit, _not_started -> nil
   end
@@ -73,6 +94,19 @@ defmodule DSPex.Python.Port.RunStore do
       _new -> with_folder(pool, new_folder(state.beam), state)
     end
   end
+
+  def handle_call(:folder_of_notes, _from, state) do
+    with %{folders: %{{:private, :notes} => {nil, folder}}} <- state,
+         :ok <- made(folder) do
+      {:reply, folder, state}
+    else
+      _none -> with_private(:notes, new_folder(state.beam), state)
+    end
+  end
+
+  # The path of a socket has at most 107 bytes, so the name does not tell the BEAM.
+  def handle_call({:folder_of_socket, pool}, _from, state),
+    do: with_private({:socket, pool}, random_folder("dspex-"), state)
 
   @impl true
   def handle_info({:DOWN, monitor, :process, _supervisor, reason}, state) do
@@ -121,6 +155,24 @@ defmodule DSPex.Python.Port.RunStore do
     {:reply, file(folder), %{state | keeper: keep(folder, state)}}
   end
 
+  defp with_private(of, folder, state) do
+    # The keeper knows it before it is there.
+    state = if folder, do: %{state | keeper: keep(folder, state)}, else: state
+
+    if folder != nil and made(folder) == :ok,
+      do: {:reply, folder, put_in(state.folders[{:private, of}], {nil, folder})},
+      else: {:reply, nil, state}
+  end
+
+  # Makes a folder that only this user may read, unless it is there.
+  defp made(folder) do
+    case File.mkdir(folder) do
+      :ok -> File.chmod(folder, 0o700)
+      {:error, :eexist} -> :ok
+      {:error, _unwritable} = error -> error
+    end
+  end
+
   defp keep(folder, %{keeper: nil} = state) do
     port = Port.open({:spawn_executable, "/bin/sh"}, args: ["-c", @keeper], cd: "/")
     # Those of a keeper that was killed too.
@@ -166,9 +218,11 @@ defmodule DSPex.Python.Port.RunStore do
     end
   end
 
-  defp new_folder(beam) do
+  defp new_folder(beam), do: random_folder("#{@prefix}#{beam}-")
+
+  defp random_folder(prefix) do
     random = Base.encode16(:rand.bytes(12), case: :lower)
-    if tmp = System.tmp_dir(), do: Path.join(tmp, "#{@prefix}#{beam}-#{random}")
+    if tmp = System.tmp_dir(), do: Path.join(tmp, prefix <> random)
   end
 
   # Only the folders of this user can be removed, as in every shared folder for temporary files.

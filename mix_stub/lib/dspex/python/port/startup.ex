@@ -23,6 +23,7 @@ defmodule DSPex.Python.Port.Startup do
     Interpreter,
     PendingCalls,
     PoolOptions,
+    PoolTally,
     ProgramFiles,
     Template
   }
@@ -32,37 +33,42 @@ defmodule DSPex.Python.Port.Startup do
   @first_retry_ms 1_000
   @last_retry_ms 30_000
 
-  @enforce_keys [:options, :pool_call, :pending_calls, :worker, :successor?]
+  @enforce_keys [:options, :pool_call, :pending_calls, :tally, :worker, :successor?]
   defstruct [
     :options,
     :pool_call,
     :pending_calls,
+    :tally,
     :worker,
     :successor?,
     :port,
     :python,
     :timer,
     :probe,
+    :ended,
     :logged,
     :asked_notes,
     failures: 0
   ]
 
   @typedoc """
-  `worker` is the number of the Python, `successor?` tells whether other Pythons take the calls until this one is ready,
-  `port` is the port of the Python that is being started, `python` the path of its interpreter, `probe` the task that finds
-  out why it has ended, `logged` the cause of the last failure, `asked_notes` where Python notes which calls ask a model.
+  `tally` is that of the pool, `nil` without a pool, `worker` the number of the Python, `successor?` tells whether other Pythons take
+  the calls until this one is ready, `port` is the port of the Python that is being started, `python` the path of its interpreter,
+  `probe` the task that finds out why it has ended, `ended` how it ended the last time if the probe has found the cause,
+  `logged` the cause of the last failure, `asked_notes` where Python notes which calls ask a model.
   """
   @type t :: %__MODULE__{
           options: PoolOptions.t(),
           pool_call: ModelFunction.pool_call(),
           pending_calls: PendingCalls.t(),
+          tally: PoolTally.t() | nil,
           worker: pos_integer(),
           successor?: boolean(),
           port: port() | nil,
           python: String.t() | nil,
           timer: reference() | nil,
           probe: Task.t() | nil,
+          ended: term(),
           logged: String.t() | nil,
           asked_notes: AskedNotes.t() | nil,
           failures: non_neg_integer()
@@ -81,14 +87,16 @@ defmodule DSPex.Python.Port.Startup do
           PoolOptions.t(),
           ModelFunction.pool_call(),
           PendingCalls.t(),
+          PoolTally.t() | nil,
           pos_integer(),
           boolean()
         ) :: t()
-  def new(options, pool_call, pending_calls, worker, successor?) do
+  def new(options, pool_call, pending_calls, tally, worker, successor?) do
     %__MODULE__{
       options: options,
       pool_call: pool_call,
       pending_calls: pending_calls,
+      tally: tally,
       worker: worker,
       successor?: successor?
     }
@@ -103,13 +111,22 @@ defmodule DSPex.Python.Port.Startup do
     timer = Process.send_after(self(), :start_timeout, options.start_timeout)
     startup = %{startup | timer: timer}
 
-    with {:ok, python} <- Interpreter.find(options),
-         notes = AskedNotes.open(),
-         startup = %{startup | asked_notes: notes},
-         {:ok, port} <- Interpreter.open(python, options, worker(startup)) do
-      {:wait, call(%{startup | port: port, python: python}, :ping, [])}
-    else
+    case Interpreter.find(options) do
       {:not_found, path} -> failed(startup, Diagnosis.not_found(path, options))
+      {:ok, python} -> start(%{startup | python: python})
+    end
+  end
+
+  # A Python that has ended writes to standard error why. The probe finds out whether it would do so again, and only this
+  # module reads what the probe writes.
+  defp start(%{ended: status} = startup) when status != nil, do: probe(startup, status)
+  defp start(startup), do: open(startup)
+
+  defp open(%{python: python, options: options} = startup) do
+    startup = %{startup | asked_notes: AskedNotes.open()}
+
+    case Interpreter.open(python, options, worker(startup)) do
+      {:ok, port} -> {:wait, call(%{startup | port: port}, :ping, [])}
       {:error, error} -> failed(startup, error)
     end
   end
@@ -202,28 +219,36 @@ defmodule DSPex.Python.Port.Startup do
   @doc """
   Begins to find out why Python has ended before it was ready, or cannot load the operations.
 
-  This takes as long as an import of DSPy, so it runs in a task, whose result `{ref, error}` is for `diagnosed/2`.
+  This takes as long as an import of DSPy, so it runs in a task, whose result `{ref, {:probed, result}}` is for `probed/2`.
   """
   @spec python_ended(t(), term()) :: step()
-  def python_ended(%{python: python, options: options} = startup, status) do
+  def python_ended(startup, status), do: probe(%{startup | port: nil, ended: nil}, status)
+
+  defp probe(%{python: python, options: options} = startup, status) do
     probe =
       Task.async(fn ->
         # A process that ends while it opens a port makes Erlang print `erl_child_setup: failed with error 32`. So the
         # end of the owner, such as when the pool is stopped, waits for the end of the probe and not the other way round.
         Process.flag(:trap_exit, true)
-        Diagnosis.diagnose(python, options, status)
+        {:probed, {status, Diagnosis.diagnose(python, options, status)}}
       end)
 
-    {:wait, %{startup | port: nil, probe: probe}}
+    {:wait, %{startup | probe: probe}}
   end
 
   @doc """
-  Ends a start whose Python has ended, with the cause.
+  Ends a start whose Python has ended, with the cause; or goes on with one that was probed before and would not end now.
   """
-  @spec diagnosed(t(), Error.t()) :: step()
-  def diagnosed(startup, error) do
+  @spec probed(t(), {term(), Diagnosis.t()}) :: step()
+  def probed(startup, {status, diagnosis}) do
     Process.demonitor(startup.probe.ref, [:flush])
-    failed(startup, error)
+    startup = %{startup | probe: nil}
+
+    case {diagnosis, startup.ended} do
+      {{:found, error}, _before} -> failed(%{startup | ended: status}, error)
+      {{:unknown, error}, nil} -> failed(startup, error)
+      {{:unknown, _error}, _mended} -> open(%{startup | ended: nil})
+    end
   end
 
   defp provide(%{options: %{programs: []}} = startup), do: configure(startup)
@@ -261,6 +286,7 @@ defmodule DSPex.Python.Port.Startup do
 
   defp ready(startup, model) do
     cancel(startup.timer)
+    if startup.tally, do: PoolTally.forget_failures(startup.tally)
     {:ready, %{startup | timer: nil, failures: 0, logged: nil}, model}
   end
 
@@ -286,7 +312,7 @@ defmodule DSPex.Python.Port.Startup do
      }, error}
   end
 
-  # Each cause once: an entry for each attempt would be written over the prompt of IEx, and fill a log.
+  # Each cause once for all workers: an entry for each attempt would be written over the prompt of IEx, and fill a log.
   defp log_failure(%{logged: cause}, %{message: cause}), do: :ok
 
   # Whether it is tried again depends on who has asked for it, see Recycling.
@@ -297,10 +323,12 @@ defmodule DSPex.Python.Port.Startup do
   end
 
   defp log_failure(startup, error) do
-    Logger.error(
-      "pool #{inspect(startup.options.name)} has no python: #{error.message}; its start is tried again, at least " <>
-        "every #{div(@last_retry_ms, 1000)} s"
-    )
+    if startup.tally == nil or PoolTally.first_failure?(startup.tally, error.message) do
+      Logger.error(
+        "pool #{inspect(startup.options.name)} has no python: #{error.message}; its start is tried again, at least " <>
+          "every #{div(@last_retry_ms, 1000)} s"
+      )
+    end
   end
 
   defp cancel(nil), do: :ok

@@ -12,7 +12,9 @@ defmodule DSPex.Python.Port.Template do
 
   require Logger
 
-  alias DSPex.Python.Port.{Interpreter, Log, Names, PoolOptions}
+  alias DSPex.Python.Port.{Interpreter, Log, Names, PoolOptions, RunStore}
+
+  require Interpreter
 
   # The statuses of erlport_bridge/template/process.py.
   @unfit 3
@@ -90,7 +92,12 @@ defmodule DSPex.Python.Port.Template do
   def handle_info({:EXIT, port, reason}, %{port: port} = state) when is_port(port),
     do: {:noreply, ended(reason, state)}
 
-  def handle_info(:start, %{port: nil} = state), do: {:noreply, start(state)}
+  def handle_info(:start, %{port: nil} = state) do
+    if ready_worker?(state.options.name),
+      do: {:noreply, start(state)},
+      else: {:noreply, start_after(state, @first_retry_ms)}
+  end
+
   def handle_info(_late, state), do: {:noreply, state}
 
   @impl true
@@ -103,7 +110,7 @@ defmodule DSPex.Python.Port.Template do
     state = %{state | started_at: System.monotonic_time(:millisecond)}
 
     with {:ok, python} <- Interpreter.find(options),
-         {:ok, folder} <- private_folder(),
+         folder when folder != nil <- RunStore.folder_of_socket(options.name),
          state = %{state | folder: folder},
          {:ok, port} <- Interpreter.open_template(python, options, folder) do
       Names.set_value(:template, options.name, Path.join(folder, "socket"))
@@ -114,29 +121,28 @@ defmodule DSPex.Python.Port.Template do
     end
   end
 
-  # Only this user may connect to the socket.
-  defp private_folder do
-    name = "dspex-" <> Base.encode16(:rand.bytes(12), case: :lower)
-
-    with temporary when is_binary(temporary) <- System.tmp_dir(),
-         folder = Path.join(temporary, name),
-         :ok <- File.mkdir(folder),
-         :ok <- File.chmod(folder, 0o700),
-         do: {:ok, folder}
-  end
+  # Where no worker can start, this process cannot either: it would only write the same to standard error once more.
+  defp ready_worker?(pool),
+    do: Enum.any?(Names.workers(pool), fn {_, _, worker} -> worker.connection.port != nil end)
 
   defp ended(@unfit, state), do: forget(state)
 
   defp ended(status, state) do
-    if status != @stale and status != state.logged do
+    # Where no worker is ready either, theirs is the cause, and they log it.
+    if status not in [@stale, state.logged] and
+         (Interpreter.killed?(status) or ready_worker?(state.options.name)) do
       Logger.warning(
         "the template process of pool #{inspect(state.options.name)} #{Interpreter.ending(status)}; " <>
           "it is started again, and workers start by themselves until then"
       )
-    end
 
-    %{state | logged: status} |> forget() |> start_later()
+      forget_and_retry(%{state | logged: status})
+    else
+      forget_and_retry(state)
+    end
   end
+
+  defp forget_and_retry(state), do: state |> forget() |> start_later()
 
   defp forget(state) do
     # Launchers that wait see that there is nothing to wait for.
@@ -149,7 +155,11 @@ defmodule DSPex.Python.Port.Template do
     worked? = System.monotonic_time(:millisecond) - state.started_at > @worked_ms
     failures = if worked?, do: 0, else: state.failures
     retry_ms = min(@first_retry_ms * Integer.pow(2, min(failures, 10)), @last_retry_ms)
-    Process.send_after(self(), :start, retry_ms)
-    %{state | failures: failures + 1}
+    start_after(%{state | failures: failures + 1}, retry_ms)
+  end
+
+  defp start_after(state, ms) do
+    Process.send_after(self(), :start, ms)
+    state
   end
 end

@@ -33,6 +33,7 @@ defmodule DSPex.Python.Error do
     input: {"ValueError", false},
     lm_not_configured: {"LMNotConfiguredError", false},
     timeout: {"TimeoutError", true},
+    provider: {"ProviderError", false},
     missing_dependency: {"MissingDependencyError", false},
     internal: {"InternalError", false},
     pool_not_found: {"PoolNotFoundError", false},

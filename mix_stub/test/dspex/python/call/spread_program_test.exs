@@ -193,6 +193,32 @@ defmodule DSPex.Python.Call.SpreadProgramTest do
     assert got.metric_tokens >= 60
   end
 
+  test "scores that are not from 0 to 1 are a warning, the same from one worker and from two", %{
+    one: one,
+    two: two
+  } do
+    # The score was 350.0, and nothing said why.
+    examples = for number <- 1..12, do: %{question: "Q#{number}", answer: "x"}
+    said = "are not from 0 to 1, the first one that of examples["
+
+    for {scores, parts} <- [
+          {%{"Q3" => 7, "Q9" => -0.5, "Q5" => "none"},
+           [
+             "2 of 12 scores #{said}2], so that the score is no percentage",
+             "1 of 12 examples failed"
+           ]},
+          {%{"Q3" => 0, "Q9" => 1.0, "Q5" => true}, []}
+        ],
+        pool <- [one, two] do
+      metric = fn %{"question" => question}, _prediction -> Map.get(scores, question, 0.5) end
+      {:ok, evaluation} = Python.evaluate_program(program!(pool), examples, metric)
+      assert length(evaluation.warnings) == length(parts)
+
+      for {warning, part} <- Enum.zip(evaluation.warnings, parts),
+          do: assert(String.starts_with?(warning, part))
+    end
+  end
+
   test "what only its own worker knows stays there", %{two: two} do
     key =
       {:openai,

@@ -69,6 +69,39 @@ defmodule DSPex.Python.Call.StructHintsTest do
         do: assert({path, said.(path)} == {path, "no"})
   end
 
+  test "a stream in the place of a list is told so, from every function that takes a list" do
+    # It was shown as the map of a struct's fields, `%{accs: [], done: nil, …}`.
+    program = Python.create_program!(signature: "question -> answer", history: true)
+    {module, signature} = {"dspy.Predict", "question -> answer"}
+    options = [optimizer: "dspy.LabeledFewShot"]
+    examples = [%{question: "Why?", answer: "So."}]
+
+    for stream <- [Stream.map(examples, & &1), Stream.cycle(examples)] do
+      for {result, path} <- [
+            {Python.execute_batch(module, signature, stream), "inputs"},
+            {Python.execute_program_batch(program, stream), "inputs"},
+            {Python.seed_conversation(program, "c", stream), "turns"},
+            {Python.evaluate_program(program, stream, "equals"), "examples"},
+            {program |> Python.stream_evaluate(stream, "equals") |> Enum.at(0), "examples"},
+            {Python.compile_program(program, stream, options), "trainset"},
+            {program |> Python.stream_compile(stream, options) |> Enum.at(0), "trainset"},
+            {Python.compile_program(program, examples,
+               optimizer: "dspy.BootstrapFewShotWithRandomSearch",
+               metric: "equals",
+               valset: stream
+             ), "opts.valset"},
+            {Python.execute_module(module, signature, "Why?", demos: stream), "opts.demos"}
+          ] do
+        assert {:error, %Error{kind: :input, path: ^path, message: message}} = result
+
+        assert message =~
+                 ~r/^expected a .*list of maps.* at #{Regex.escape(path)}, got a stream; /
+
+        assert message =~ "Enum.to_list/1 makes a list of it"
+      end
+    end
+  end
+
   test "a struct whose fields are the inputs is taken as it is" do
     assert {:ok, _prediction} =
              Python.execute_module("dspy.Predict", "question, about -> answer", %Ticket{

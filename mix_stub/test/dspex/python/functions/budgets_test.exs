@@ -204,18 +204,37 @@ defmodule DSPex.Python.Functions.BudgetsTest do
     assert listed["budget"]["total_tokens"] == 10
   end
 
-  test "wrong budgets of a pool are refused" do
-    for wrong <- [
-          :x,
-          [tenant: []],
-          [tenant: [max_cost: -1]],
-          [tenant: [max_tokens: 1]],
-          [tenant: 5],
-          %{}
+  test "wrong budgets of a pool are refused, with the place and what may be meant" do
+    # Each was told "expected budgets such as …", and a misspelt limit was not named.
+    for {wrong, message} <- [
+          {[tenant: [max_costs: 1]],
+           "unknown limit :max_costs at budgets.tenant (did you mean :max_cost?); known are :max_cost, :max_tokens_total"},
+          {[tenant: [max_total_tokens: 1]], "(did you mean :max_tokens_total?)"},
+          {[tenant: [max_cost: 1, dollars: 1]],
+           "unknown limit :dollars at budgets.tenant; known"},
+          {[tenant: [max_cost: -1]],
+           "expected a number of dollars from 0 to 1,000,000 at budgets.tenant.max_cost, got -1"},
+          {[tenant: [max_tokens_total: 1.5]],
+           "expected a whole number of tokens from 0 to 2^53 at budgets.tenant.max_tokens_total, got 1.5"},
+          {[tenant: [max_cost: 1, max_cost: 2]],
+           "expected the key :max_cost once at budgets.tenant"},
+          {[tenant: [max_cost: 1], tenant: [max_cost: 2]],
+           "expected the key :tenant once at budgets"},
+          {[tenant: 5], "expected limits at budgets.tenant, such as [max_cost: 5.0"},
+          {[tenant: []], "expected limits at budgets.tenant, such as"},
+          {[tenant: [1]], "expected limits at budgets.tenant, such as"},
+          {[max_cost: 5.0],
+           "expected a key of the metadata of calls at budgets, such as [tenant: [max_cost: 5.0]], got :max_cost"},
+          {%{tenant: [max_cost: 1]}, "expected the budgets, such as [tenant: [max_cost: 5.0"},
+          {5, "expected the budgets, such as"}
         ] do
-      assert_raise ArgumentError, ~r/expected budgets such as/, fn ->
-        Python.Pool.child_spec(name: :wrong, budgets: wrong)
-      end
+      error =
+        assert_raise ArgumentError, fn ->
+          Python.Pool.child_spec(name: :wrong, budgets: wrong)
+        end
+
+      assert error.message =~ message
+      assert error.message =~ "for the option :budgets of pool :wrong"
     end
   end
 end

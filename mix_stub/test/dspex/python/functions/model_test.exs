@@ -55,6 +55,53 @@ defmodule DSPex.Python.Functions.ModelTest do
     end
   end
 
+  test "the providers are those of Python" do
+    assert {:error, %Error{kind: :provider} = error} = Python.configure_lm(:nonesuch)
+    assert [_before, names] = String.split(error.message, "known providers: ")
+    assert Enum.sort(Model.providers()) == names |> String.split(", ") |> Enum.sort()
+  end
+
+  test "an unknown provider is the error of start_pool/2" do
+    # It was `{:ok, pid}` first, and a warning in the log.
+    for {model, message} <- [
+          {:opnai, ~S|unknown provider "opnai" (did you mean "openai"?); write a model as in {|},
+          {{:opnai, model: "m"}, ~S|(did you mean "openai"?)|},
+          {{"opnai", %{"model" => "m"}}, ~S|(did you mean "openai"?)|},
+          {"opnai/gpt-4o", ~S|(did you mean "openai"?)|},
+          {{:openai, model: "m", fallbacks: [:embedded, {:anthropc, model: "m"}]},
+           ~S|(did you mean "anthropic"?)|},
+          {{:openai, %{"fallbacks" => ["groc/m"]}}, ~S|(did you mean "groq"?)|}
+        ] do
+      assert {:error, %Error{kind: :provider} = error} =
+               Python.start_pool(:no_provider, python: interpreter(), model: model)
+
+      assert error.message =~ message
+      assert error.message =~ "(the option :model of pool :no_provider)"
+      assert {:error, %Error{kind: :pool_not_found}} = Python.stop_pool(:no_provider)
+    end
+
+    # It may be a key.
+    assert {:error, %Error{message: message}} =
+             Python.start_pool(:no_provider, python: interpreter(), model: "sk-ant-0123456789")
+
+    refute message =~ "0123"
+  end
+
+  test "each form of a model with a provider that there is may be that of a pool" do
+    for model <- [
+          nil,
+          :embedded,
+          "openai/gpt-4o",
+          {"openai", %{model: "m"}},
+          {:elixir, fn _request -> "x" end},
+          {:elixir, function: {__MODULE__, :model}},
+          {:openai, model: "m", fallbacks: [%{provider: :groq, model: "m"}, [provider: :groq]]},
+          {:openai, model: "m", fallbacks: [[provider: :groq, model: "m"] | :improper]},
+          {:openai, model: "m", fallbacks: nil}
+        ],
+        do: assert(Model.check_provider(model) == :ok)
+  end
+
   test "reads keys from the environment when the model is resolved" do
     variable = "DSPEX_TEST_KEY_#{System.unique_integer([:positive])}"
     model = {:openai, model: "m", api_key: {:system, variable}}

@@ -212,19 +212,30 @@ defmodule DSPex.Python.Pool.PoolTest do
     end
 
     test "is told alike by each function, with the name that may be meant" do
+      for call <- [&Python.await_pools([&1], 1_000), &Python.list_modules(pool: &1)] do
+        assert {:error, %Error{kind: :pool_not_found} = error} = call.(:genral)
+        assert error.message =~ "there is no pool :genral (did you mean :general?); write config"
+        assert error.message =~ ~r/ or use one of: .*:general/
+      end
+
+      # They were told to write a configuration, which makes no sense of a pool that is to be stopped.
       for look <- [
             &Python.stop_pool/1,
             &Python.restart_pool/1,
             &Python.drain_pool/1,
-            &Python.await_pools([&1], 1_000),
+            &Python.cancel("some request", pool: &1),
             &Python.metrics(pool: &1),
+            &Python.reset_metrics(pool: &1),
+            &Python.list_sessions(pool: &1),
+            &Python.list_budgets(pool: &1),
             &Python.list_programs(pool: &1),
             &Python.list_programs(nil, pool: &1),
             &Python.inspect_history(pool: &1)
           ] do
         assert {:error, %Error{kind: :pool_not_found} = error} = look.(:genral)
-        assert error.message =~ "there is no pool :genral (did you mean :general?); write config"
-        assert error.message =~ ~r/ or use one of: .*:general/
+
+        assert error.message =~
+                 ~r/^there is no pool :genral on this node \(did you mean :general\?\); the pools are: .*:general/
       end
     end
 

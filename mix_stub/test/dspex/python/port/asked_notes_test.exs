@@ -20,20 +20,6 @@ defmodule DSPex.Python.Port.AskedNotesTest do
     assert AskedNotes.noted(nil, 7) == %{"asked" => nil, "called" => nil}
   end
 
-  test "files of BEAMs that have ended are removed after an hour", %{tmp_dir: folder} do
-    [old, new, other] =
-      for name <- ["dspex-asked-00", "dspex-asked-01", "other"] do
-        path = Path.join(folder, name)
-        File.write!(path, "")
-        path
-      end
-
-    for path <- [old, other], do: File.touch!(path, System.os_time(:second) - 3_700)
-    assert AskedNotes.remove_abandoned(folder) == :ok
-    assert Enum.map([old, new, other], &File.exists?/1) == [false, true, true]
-    assert AskedNotes.remove_abandoned(Path.join(folder, "none")) == :ok
-  end
-
   # The file was made without its blocks, and Python was killed by SIGBUS when it wrote the first note.
   test "there are no notes on a full disk, and no file stays there", %{tmp_dir: folder} do
     {_said, status} =

@@ -245,7 +245,10 @@ defmodule DSPex.Python.Port.DiagnosisTest do
   test "a sound Python that a signal has ended before it was ready is not said to be wrong" do
     # It was of the kind missing_dependency, and the remedy another Python.
     options = PoolOptions.new!(name: :here, python: interpreter())
-    assert %Error{kind: :port_closed} = error = Diagnosis.diagnose(interpreter(), options, 137)
+
+    assert {:unknown, %Error{kind: :port_closed} = error} =
+             Diagnosis.diagnose(interpreter(), options, 137)
+
     assert error.message =~ "was killed by signal 9 before it was ready"
     assert error.message =~ "whether memory ran out"
     refute error.message =~ ":python"
@@ -265,7 +268,10 @@ defmodule DSPex.Python.Port.DiagnosisTest do
 
   defp failure(python, options \\ []) do
     options = PoolOptions.new!([name: :here, python: python] ++ options)
-    %Error{kind: :missing_dependency, message: message} = Diagnosis.diagnose(python, options, 1)
+
+    {_found?, %Error{kind: :missing_dependency, message: message}} =
+      Diagnosis.diagnose(python, options, 1)
+
     message
   end
 

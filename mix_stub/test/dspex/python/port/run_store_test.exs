@@ -255,6 +255,29 @@ defmodule DSPex.Python.Port.RunStoreTest do
     "SIGKILL" => ~S|System.cmd("kill", ["-KILL", System.pid()])|
   }
   for {name, code} <- @ends do
+    # The file in which Python notes its requests stayed for an hour, and longer if no other BEAM started; the folder of a template
+    # process for ever.
+    @tag :tmp_dir
+    test "nothing is left of a BEAM that ends by #{name} while its Python starts", %{
+      tmp_dir: folder
+    } do
+      script = """
+      [python] = System.argv()
+      {:ok, _started} = Application.ensure_all_started(:dspex)
+      {:ok, _pid} = DSPex.Python.start_pool(:ended, python: python, store: false, size: 2)
+      files = fn -> Path.wildcard(System.tmp_dir!() <> "/**/*asked-*") end
+      IO.puts("begun \#{Enum.find(Stream.repeatedly(files), &(&1 != []))}")
+      #{unquote(code)}
+      """
+
+      beams = Path.join(Application.app_dir(:dspex), "ebin")
+      args = ["-pa", beams, "-e", script, "--", TestPython.interpreter()]
+      settings = [stderr_to_stdout: true, env: [{"TMPDIR", folder}]]
+      {output, _status} = System.cmd("elixir", args, settings)
+      assert output =~ "begun " <> folder
+      TestPython.eventually(fn -> File.ls!(folder) == [] end)
+    end
+
     test "the folder is removed after #{name}" do
       script = """
       [python] = System.argv()

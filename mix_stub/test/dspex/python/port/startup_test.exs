@@ -80,6 +80,44 @@ defmodule DSPex.Python.Port.StartupTest do
       assert second =~ "before it was ready"
     end
 
+    test "writes what its end says once, and the log has one entry for all workers", %{
+      tmp_dir: folder
+    } do
+      # Each attempt of each worker, and of the template process, wrote a traceback to standard error.
+      ends = script!(folder, "#!/bin/sh\necho told >&2\nexit 3\n")
+      bare = script!(folder, ~s|#!/bin/sh\nexec #{interpreter()} -I -S "$@"\n|, "bare")
+
+      script = """
+      {:ok, _started} = Application.ensure_all_started(:dspex)
+      failures = fn pool ->
+        for {_number, owner, _worker} <- DSPex.Python.Port.Names.workers(pool),
+            do: :sys.get_state(owner).startup.failures
+      end
+
+      for {python, index} <- Enum.with_index(System.argv()) do
+        pool = :"pool_\#{index}"
+        {:ok, _pid} = DSPex.Python.start_pool(pool, python: python, size: 2, standby: 0, template: true)
+        Enum.find(Stream.repeatedly(fn -> Process.sleep(20); failures.(pool) end), &Enum.min(&1) > 2)
+        IO.puts("tried")
+      end
+      """
+
+      beams = Path.join(Application.app_dir(:dspex), "ebin")
+      args = ["-pa", beams, "-e", script, "--", ends, bare]
+      {output, 0} = System.cmd("elixir", args, stderr_to_stdout: true)
+      lines = String.split(output, "\n")
+      assert Enum.count(lines, &(&1 == "tried")) == 2
+      # The two workers, and the template process.
+      assert Enum.count(lines, &(&1 == "told")) <= 3
+      refute output =~ "Traceback"
+      refute output =~ "the template process"
+
+      assert [_before, of_ends, of_bare] = String.split(output, " has no python: ")
+      assert of_ends =~ "ended with status 3 before it was ready"
+      assert of_bare =~ "ModuleNotFoundError: No module named"
+      assert of_bare =~ "or set the option :python of pool :pool_1 to a python that has it"
+    end
+
     test "is made by make demo in the repository of this project", %{tmp_dir: folder} do
       for path <- ["Makefile", "erlport_bridge/__main__.py"] do
         file = Path.join(folder, path)

@@ -225,6 +225,15 @@ defmodule DSPex.Python.Call.ProgramCalls.CompileTest do
     assert Callbacks.count().running >= 0
   end
 
+  test "scores that are not from 0 to 1 are a warning", %{program: program} do
+    options = [optimizer: "dspy.BootstrapFewShot", lm: model(), max_labeled_demos: 0]
+    metric = fn _example, _prediction -> 7 end
+    {:ok, better} = Python.compile_program(program, @examples, [metric: metric] ++ options)
+    assert [warning] = better.compiled.warnings
+    count = better.compiled.metric_calls
+    assert warning =~ "#{count} of #{count} scores of the metric are not from 0 to 1"
+  end
+
   test "returns the error that occurs too often", %{program: program} do
     options = [optimizer: "dspy.BootstrapFewShotWithRandomSearch", metric: :exact_match]
     dead = {:elixir, fn _request -> {:error, {:auth, "no such key"}} end}
