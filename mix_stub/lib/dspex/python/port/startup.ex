@@ -23,6 +23,7 @@ defmodule DSPex.Python.Port.Startup do
     Interpreter,
     PendingCalls,
     PoolOptions,
+    ProcessState,
     ProgramFiles,
     Template
   }
@@ -41,6 +42,7 @@ defmodule DSPex.Python.Port.Startup do
     :successor?,
     :port,
     :python,
+    :process,
     :timer,
     :probe,
     :logged,
@@ -50,8 +52,8 @@ defmodule DSPex.Python.Port.Startup do
 
   @typedoc """
   `worker` is the number of the Python, `successor?` tells whether other Pythons take the calls until this one is ready,
-  `port` is the port of the Python that is being started, `python` the path of its interpreter, `probe` the task that finds
-  out why it has ended, `logged` the cause of the last failure, `asked_notes` where Python notes which calls ask a model.
+  `port` is the port of the Python that is being started, `python` the path of its interpreter, `process` the
+  state of its process once it has answered, `probe` the task that finds out why it has ended, `logged` the cause of the last failure, `asked_notes` where Python notes which calls ask a model.
   """
   @type t :: %__MODULE__{
           options: PoolOptions.t(),
@@ -61,6 +63,7 @@ defmodule DSPex.Python.Port.Startup do
           successor?: boolean(),
           port: port() | nil,
           python: String.t() | nil,
+          process: ProcessState.t() | nil,
           timer: reference() | nil,
           probe: Task.t() | nil,
           logged: String.t() | nil,
@@ -127,7 +130,8 @@ defmodule DSPex.Python.Port.Startup do
   Continues with the answer to a call `{:startup, operation}`.
   """
   @spec answered(t(), atom(), {:ok, term()} | {:error, Error.t()}) :: step()
-  def answered(startup, :ping, {:ok, {:ok, _pong}}), do: provide(startup)
+  def answered(startup, :ping, {:ok, {:ok, pong}}),
+    do: provide(%{startup | process: Interpreter.process_state(startup.port, pong["pid"])})
 
   def answered(startup, :ping, {:ok, {:error, {:python_exception, details}}}),
     do: failed(startup, Error.from_details(details))
