@@ -214,7 +214,7 @@ defmodule DSPex.Python.Call.SpreadBatchTest do
     end)
   end
 
-  test "with a function, only what may have been in flight is not run again" do
+  test "with a function, only what was in flight is not run again" do
     pool = start_pool!()
     test = self()
 
@@ -235,7 +235,7 @@ defmodule DSPex.Python.Call.SpreadBatchTest do
       assert {:ok, results} = Task.await(batch, 120_000)
       assert length(results) == 40
       died = for {:error, %Error{kind: :worker_died}} <- results, do: :died
-      assert length(died) in 1..4
+      assert length(died) in 1..2
       assert Enum.count(results, &match?({:ok, _prediction}, &1)) == 40 - length(died)
     end)
   end
