@@ -14,7 +14,9 @@ defmodule DSPex.Python.Port.Heartbeat do
 
   alias DSPex.Python.Port.ProcessState
 
+  # A look wakes up two threads of an idle node, which takes about 1 ms of CPU time. So it is rare while no call is pending.
   @look_ms 250
+  @idle_look_ms 1_000
 
   @enforce_keys [:interval, :limit, :stopped]
   defstruct [:interval, :limit, :stopped, :process, unanswered: 0, seen_stopped: 0]
@@ -43,7 +45,10 @@ defmodule DSPex.Python.Port.Heartbeat do
 
   def start(options, process) do
     heartbeat = schedule(struct!(__MODULE__, Map.put(options, :process, process)))
-    if process != nil and options.stopped != false, do: look_later(heartbeat), else: heartbeat
+
+    if process != nil and options.stopped != false,
+      do: look_after(@look_ms, heartbeat),
+      else: heartbeat
   end
 
   @doc """
@@ -66,16 +71,16 @@ defmodule DSPex.Python.Port.Heartbeat do
 
   @doc """
   Tells what the message `:look_at_process` has found: a process that runs, runs again, or is stopped; or to kill one that was
-  stopped for at least `ms`.
+  stopped for at least `ms`. `idle?`: whether no call waits for it.
   """
-  @spec look(t()) ::
+  @spec look(t(), boolean()) ::
           {:runs | :continues | :is_stopped, t()} | {:kill, {:stopped, ms :: pos_integer()}}
-  def look(%__MODULE__{seen_stopped: seen, stopped: limit} = heartbeat) do
+  def look(%__MODULE__{seen_stopped: seen, stopped: limit} = heartbeat, idle?) do
     case ProcessState.stopped?(heartbeat.process) do
       true when seen * @look_ms >= limit -> {:kill, {:stopped, seen * @look_ms}}
-      true -> {:is_stopped, look_later(%{heartbeat | seen_stopped: seen + 1})}
-      false when seen > 0 -> {:continues, look_later(%{heartbeat | seen_stopped: 0})}
-      false -> {:runs, look_later(heartbeat)}
+      true -> {:is_stopped, look_after(@look_ms, %{heartbeat | seen_stopped: seen + 1})}
+      false when seen > 0 -> {:continues, look_after(@look_ms, %{heartbeat | seen_stopped: 0})}
+      false -> {:runs, look_after(if(idle?, do: @idle_look_ms, else: @look_ms), heartbeat)}
     end
   end
 
@@ -84,8 +89,8 @@ defmodule DSPex.Python.Port.Heartbeat do
     heartbeat
   end
 
-  defp look_later(heartbeat) do
-    Process.send_after(self(), :look_at_process, @look_ms)
+  defp look_after(ms, heartbeat) do
+    Process.send_after(self(), :look_at_process, ms)
     heartbeat
   end
 end

@@ -279,7 +279,11 @@ defmodule DSPex.Python.Port.Owner do
   end
 
   def handle_info(:heartbeat, state), do: heartbeat(Heartbeat.tick(state.heartbeat), state)
-  def handle_info(:look_at_process, state), do: heartbeat(Heartbeat.look(state.heartbeat), state)
+
+  def handle_info(:look_at_process, state) do
+    idle? = PendingCalls.count(state.pending_calls) == 0
+    heartbeat(Heartbeat.look(state.heartbeat, idle?), state)
+  end
 
   def handle_info(:start_again, state) do
     case WorkerRole.next_start(state.role) do

@@ -199,17 +199,28 @@ defmodule DSPex.Python.Port.HeartbeatTest do
     {:ok, pid} = sleeping()
     process = ProcessState.open(pid)
     heartbeat = Heartbeat.start(%{interval: 60_000, limit: 60_000, stopped: 500}, process)
-    assert_receive :look_at_process, 5_000
-    assert {:runs, heartbeat} = Heartbeat.look(heartbeat)
+    assert {:runs, heartbeat} = Heartbeat.look(heartbeat, false)
     signal_process(pid, "STOP")
     eventually(fn -> ProcessState.stopped?(process) end)
-    assert {:is_stopped, heartbeat} = Heartbeat.look(heartbeat)
-    assert {:is_stopped, stopped} = Heartbeat.look(heartbeat)
-    assert {:kill, {:stopped, 500}} = Heartbeat.look(stopped)
+    assert {:is_stopped, heartbeat} = Heartbeat.look(heartbeat, false)
+    assert {:is_stopped, stopped} = Heartbeat.look(heartbeat, false)
+    assert {:kill, {:stopped, 500}} = Heartbeat.look(stopped, false)
     signal_process(pid, "CONT")
     eventually(fn -> not ProcessState.stopped?(process) end)
-    assert {:continues, heartbeat} = Heartbeat.look(stopped)
-    assert {:runs, _heartbeat} = Heartbeat.look(heartbeat)
+    assert {:continues, heartbeat} = Heartbeat.look(stopped, false)
+    assert {:runs, heartbeat} = Heartbeat.look(heartbeat, false)
+    # One message at the start, and one for each look.
+    for _ <- 1..6, do: assert_receive(:look_at_process, 5_000)
+    # Less often while there is nothing to do.
+    {_message, busy_ms} = timed(fn -> look_again(heartbeat, false) end)
+    {_message, idle_ms} = timed(fn -> look_again(heartbeat, true) end)
+    assert busy_ms >= 250 and idle_ms >= 1_000
+    refute_received :look_at_process
+  end
+
+  defp look_again(heartbeat, idle?) do
+    assert {:runs, _heartbeat} = Heartbeat.look(heartbeat, idle?)
+    assert_receive :look_at_process, 5_000
   end
 
   test "the option takes false, or an interval, a limit of at least the interval, and a time for stopped processes" do
