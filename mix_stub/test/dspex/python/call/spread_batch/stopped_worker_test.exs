@@ -138,21 +138,6 @@ defmodule DSPex.Python.Call.SpreadBatch.StoppedWorkerTest do
     end
   end
 
-  @tag options: [retry: :safe]
-  test "a pool that retries calls does not run items again that have a result", %{pool: pool} do
-    capture_log(fn ->
-      results =
-        while_stopped(pool, fn options ->
-          "dspy.Predict"
-          |> Python.stream_batch(@qa, inputs(200), [pool: pool] ++ options)
-          |> Enum.sort()
-        end)
-
-      assert Enum.map(results, &elem(&1, 0)) == Enum.to_list(0..199)
-      for {_index, result} <- results, do: assert({:ok, _prediction} = result)
-    end)
-  end
-
   test "a batch is not disturbed by workers that only take long", %{pool: pool} do
     asked = :counters.new(1, [])
 
