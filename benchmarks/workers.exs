@@ -96,7 +96,7 @@ defmodule Workers do
     {Enum.max(answers, fn -> 0 end), Enum.max(errors, fn -> 0 end), length(waits), median(usual)}
   end
 
-  # Stops a worker (SIGSTOP) under 16 callers. Returns the answers a second before, those until the heartbeat has the worker
+  # Stops a worker (SIGSTOP) under 16 callers. Returns the answers a second before, those until the worker is
   # killed, and how long that took.
   def stopped(pool) do
     {stop, answers} = {:atomics.new(1, []), :counters.new(1, [])}
@@ -204,7 +204,7 @@ for _ <- 1..3 do
   Process.sleep(1_500)
 end
 
-Workers.start(:watched, size: 2, standby: 1, heartbeat: [interval: 200, limit: 2_000])
+Workers.start(:watched, size: 2, standby: 1)
 
 for _ <- 1..3 do
   {before, meanwhile, took} = Workers.stopped(:watched)

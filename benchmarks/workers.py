@@ -51,7 +51,7 @@ def _stopped(measured: dict[str, list[float]]) -> Iterator[str]:
     shares, times = sorted(measured["stopped, share"]), measured["stopped, killed"]
     what = "one of two workers stopped (SIGSTOP) under 16 callers: answers meanwhile against before"
     yield row([what, f"{statistics.median(shares):.2f}", f"{shares[0]:.2f}", ""])
-    what = "of that: until it is killed and replaced, with a heartbeat of 2,000 ms"
+    what = "of that: until it is killed"
     yield row([what, f"{statistics.median(times):.0f} ms", f"{max(times):.0f} ms", ""])
 
 

@@ -21,7 +21,7 @@ from erlport_bridge.programs.execution import (
     ModuleCallRequest,
     batch,
 )
-from erlport_bridge.request import ends_at, weight
+from erlport_bridge.request import asking, ends_at, weight
 from erlport_bridge.term import sort_maps
 from erlport_bridge.tracing import Recording, here, record
 
@@ -87,6 +87,7 @@ async def run_batch(
 
     async def execute_item(numbered: tuple[int, Any]) -> dict[str, Any]:
         index, inputs = numbered
+        asking.note_begun(index + 1)
         with traces.item(index):
             return await execute_one(inputs)
 

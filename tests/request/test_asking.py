@@ -24,15 +24,21 @@ PID = decode(b"\x83X" + b"w\x0dnonode@nohost" + bytes(3) + b"\x05" + bytes(8))
 def notes(tmp_path: Path) -> Path:
     """Return a file with a few slots, and a second name by which the test can read it."""
     path = tmp_path / "notes"
-    path.write_bytes(bytes(2 * 4 * SLOTS))
+    path.write_bytes(bytes(8 * SLOTS + 8 * asking.BATCHES))
     (tmp_path / "read").hardlink_to(path)
     return path
 
 
 def slots(notes: Path, *, seen: bool = False) -> list[int]:
     """Return the ids of calls that asked a model, or of those of which others have seen something."""
-    both = struct.unpack(f">{2 * SLOTS}I", (notes.parent / "read").read_bytes())
+    both = struct.unpack_from(f">{2 * SLOTS}I", (notes.parent / "read").read_bytes())
     return list(both[SLOTS:] if seen else both[:SLOTS])
+
+
+def begun(notes: Path) -> dict[int, int]:
+    """Return how many items of each batch have begun, by the id of its call."""
+    pairs = struct.iter_unpack(">II", (notes.parent / "read").read_bytes()[8 * SLOTS :])
+    return {call_id: count for call_id, count in pairs if count}
 
 
 def model(server: ModelServer, name: str) -> dict[str, Any]:
@@ -75,7 +81,29 @@ def test_every_way_to_a_model_is_noted(notes: Path, model_server: ModelServer, o
         assert slots(notes, seen=True)[call_id % SLOTS] == (call_id if operation == "stream_module" else 0)
 
 
-@pytest.mark.parametrize("content", [None, b""])
+@pytest.mark.parametrize("name", ["stream_batch", "stream_program_batch", "stream_evaluate"])
+def test_items_that_have_begun_are_noted_and_the_note_survives_the_process(
+    notes: Path, model_server: ModelServer, name: str
+) -> None:
+    items = [{"question": str(number), "answer": "A"} for number in range(20)]
+    options = {"max_concurrency": 3, "lm": model(model_server, "delay-60000")}
+    with PortProcess(["--preload=dspy_bridge", f"--asked-notes={notes}"]) as port:
+        about: list[Any] = ["dspy.Predict", QA, [{"question": item["question"]} for item in items]]
+        if name != "stream_batch":
+            program = port.done("create_program", {"signature": QA}, {"session_id": "s"})
+            about = ["s", program["id"], items if name == "stream_evaluate" else about[2]]
+        if name == "stream_evaluate":
+            options["metric"] = "exact_match"
+        requests = len(model_server.requests)
+        call_id = port.send_call("dspy_bridge", name, [PID, 1, *about, options])
+        model_server.wait_for_requests(requests + 3)
+        port.process.send_signal(signal.SIGKILL)
+        port.process.wait()
+        # As many as run at the same time.
+        assert begun(notes) == {call_id: 3}
+
+
+@pytest.mark.parametrize("content", [None, b"", bytes(8 * asking.BATCHES)])
 def test_port_works_without_the_notes(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "notes"
     if content is not None:
@@ -93,8 +121,13 @@ def test_nothing_is_noted_outside_of_a_call(notes: Path, monkeypatch: pytest.Mon
     assert slots(notes) == [0] * SLOTS
     token = asking.call_id.set(SLOTS + 3)
     asking.note()
+    assert begun(notes) == {}
+    asking.note_begun(1)
+    asking.note_begun(2)
     asking.call_id.reset(token)
+    asking.note_begun(3)
     assert slots(notes) == [0, 0, 0, SLOTS + 3, 0, 0, 0, 0]
+    assert begun(notes) == {SLOTS + 3: 2}
 
 
 def test_a_tool_that_is_called_is_noted_as_seen(notes: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ defmodule DSPex.Chaos.PortTest do
   @signature "question -> answer"
 
   setup do
-    pool = start_pool!()
+    pool = start_pool!(heartbeat: false)
     {:ok, _pong} = Python.ping(nil, pool: pool)
     {:ok, pool: pool}
   end
@@ -20,7 +20,7 @@ defmodule DSPex.Chaos.PortTest do
   test "calls with a long timeout survive a stopped Python, the others have a timeout", %{
     pool: pool
   } do
-    # Five seconds in `make chaos`; the heartbeat's limit is thirty.
+    # Five seconds in `make chaos`.
     still_ms = if System.get_env("CHAOS_ROUNDS"), do: 5_000, else: 1_000
     signal(pool, "STOP")
     patient = for number <- 1..50, do: Task.async(fn -> Python.ping(number, pool: pool) end)

@@ -77,7 +77,7 @@ defmodule DSPex.Chaos.WorkersTest do
       for {kind, verdict, _began, _ended} <- seen,
           do: assert(verdict in @allowed, "#{kind} gave #{inspect(verdict)}, #{seed}")
 
-      # The pings of the heartbeat were silent for 3 s; the machine may be busy.
+      # A second; the machine may be busy.
       assert killed_at - stopped_at < 20_000, seed
       silent? = fn at -> at in (stopped_at + 200)..(killed_at - 200)//1 end
 

@@ -12,6 +12,9 @@ defmodule DSPex.Python.Call.Operation do
   # The operations that execute a module by its spec; the others execute a program of a session.
   @of_modules [:validate_module, :execute_module, :stream_module, :execute_batch, :stream_batch]
 
+  # Streams whose results may have been read when their worker dies. Made again, they would have them twice.
+  @of_results [:stream_batch, :stream_program_batch, :stream_evaluate]
+
   @typep result :: {:ok, term()} | {:error, Error.t()}
 
   @doc """
@@ -96,6 +99,7 @@ defmodule DSPex.Python.Call.Operation do
     buffer = EventStream.buffer!(options.python)
     # Events are messages of terms; JSON is a format of calls only, with the same results.
     options = CallOptions.put(%{options | serialization_format: :native}, :buffer, buffer)
+    options = if operation in @of_results, do: %{options | retry: false}, else: options
 
     about = about(operation, executed, args)
     observe = fn -> Observation.start(operation, options, about) end

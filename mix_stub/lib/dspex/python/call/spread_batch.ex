@@ -287,14 +287,12 @@ defmodule DSPex.Python.Call.SpreadBatch do
 
     part = items |> run.(concurrency) |> Enum.reduce(start, &part_element(&1, &2, hand_over))
 
-    unfinished = part.left |> Enum.sort() |> Enum.map(&elem(&1, 1))
-
     case part.failure do
       nil ->
         part.ended
 
       %Error{kind: :worker_died} = error ->
-        died(error, unfinished, concurrency, run, hand_over, attempt)
+        died(error, Enum.sort(part.left), concurrency, run, hand_over, attempt)
 
       error ->
         hand_over.({:error, error})
@@ -322,13 +320,12 @@ defmodule DSPex.Python.Call.SpreadBatch do
     end
   end
 
-  # Items begin in their order, so that the first ones without a result were in flight.
-  defp died(%Error{details: %{"called" => false}}, items, concurrency, run, hand_over, 1),
-    do: run_part(items, concurrency, run, hand_over, 2)
+  defp died(%Error{details: %{"called" => false}}, left, concurrency, run, hand_over, 1),
+    do: left |> items() |> run_part(concurrency, run, hand_over, 2)
 
-  defp died(%Error{details: %{"called" => false}}, items, concurrency, run, hand_over, 2) do
+  defp died(%Error{details: %{"called" => false}} = error, left, concurrency, run, hand_over, 2) do
     # One of them may be what kills Python: the others first, and then each of these alone.
-    {suspects, others} = Enum.split(items, concurrency)
+    {suspects, others} = split_begun(left, error, concurrency)
     # It may have been killed by something else twice.
     attempt = if match?([_only], suspects), do: 3, else: 1
 
@@ -337,13 +334,26 @@ defmodule DSPex.Python.Call.SpreadBatch do
     |> and_then(suspects, hand_over, &run_part([&1], 1, run, hand_over, attempt))
   end
 
-  defp died(%Error{details: details} = error, items, concurrency, run, hand_over, _attempt) do
+  defp died(%Error{details: details} = error, left, concurrency, run, hand_over, _attempt) do
     # With a function, none is run again of those that were in flight, or had just ended.
-    count = if details["called"] == false, do: length(items), else: 2 * concurrency
-    {begun, others} = Enum.split(items, count)
+    {begun, others} =
+      if details["called"] == false,
+        do: {items(left), []},
+        else: split_begun(left, error, 2 * concurrency)
+
     for {index, _inputs} <- begun, do: hand_over.({index, {:error, error}})
     run_others(others, concurrency, run, hand_over)
   end
+
+  # Items begin in their order. Python has noted how many have begun; if the note is lost, `count` of those without a result.
+  defp split_begun(left, %Error{details: %{"begun" => begun}}, _count) do
+    {begun, others} = Enum.split_while(left, fn {position, _item} -> position < begun end)
+    {items(begun), items(others)}
+  end
+
+  defp split_begun(left, _error, count), do: left |> items() |> Enum.split(count)
+
+  defp items(left), do: Enum.map(left, &elem(&1, 1))
 
   defp run_others([], _concurrency, _run, _hand_over), do: :go_on
 

@@ -59,9 +59,10 @@ defmodule DSPex.Python.Pool do
     * `:strict` - whether an option of a call that means nothing to it is an error; `false` by default: then only a misspelt one is an
       error, and another is named in `prediction.warnings`. A call may say otherwise with its own `:strict`
     * `:start_timeout` - how long Python may take to be ready, in ms; 60,000 by default
-    * `:heartbeat` - how to notice a Python that is alive and silent, such as a stopped process, or C code that holds the
-      GIL: `[interval: 5_000, limit: 30_000]`, the default, sends a ping every 5 s, and kills a Python that has not answered
-      for 30 s. `false` sends no pings
+    * `:heartbeat` - how to notice a Python that is alive and silent, such as one in C code that holds the GIL, or a stopped process:
+      `[interval: 5_000, limit: 30_000, stopped: 1_000]`, the default, sends a ping every 5 s, and kills a Python that has not answered
+      for 30 s, or whose process was stopped by a signal (SIGSTOP) for 1 s, which Linux tells. `stopped: false` leaves stopped processes
+      to the pings, for who stops a worker by hand; one that a debugger holds is left to them anyway. `false` does neither
     * `:max_threads` - how many threads run Python's tools and other blocking work, 64 by default
     * `:max_stuck` - how many threads of Python may be stuck, 32 by default, and `:lost_after` - after which time a stuck thread
       is lost, in ms; 30,000 by default; see below

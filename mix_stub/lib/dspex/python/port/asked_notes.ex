@@ -7,7 +7,8 @@ defmodule DSPex.Python.Port.AskedNotes do
   #
   # The file has two notes for each slot: that the call has asked a model or called a function, and that it has called a
   # function or sent a piece of a stream, so that others have seen it. The slot of a call is its id modulo the number of
-  # slots. A later call with the same slot overwrites it; then nothing is known about the earlier one.
+  # slots. A later call with the same slot overwrites it; then nothing is known about the earlier one. Batches have a further
+  # slot each, among fewer, with their id and how many of their items have begun.
   #
   # The file has a name only until Python has opened it (erlport_bridge/request/asking.py). Its folder is removed with the BEAM, also one
   # that ends meanwhile.
@@ -15,6 +16,8 @@ defmodule DSPex.Python.Port.AskedNotes do
   alias DSPex.Python.Port.RunStore
 
   @slots 65_536
+  @batches 4_096
+  @bytes 8 * @slots + 8 * @batches
 
   @enforce_keys [:path, :file]
   defstruct @enforce_keys
@@ -41,7 +44,7 @@ defmodule DSPex.Python.Port.AskedNotes do
   # (SIGBUS). So all blocks are written here, where a full disk is an error.
   defp filled(notes) do
     with :ok <- File.chmod(notes.path, 0o600),
-         :ok <- :file.pwrite(notes.file, 0, <<0::size(8 * @slots)-unit(8)>>) do
+         :ok <- :file.pwrite(notes.file, 0, <<0::size(@bytes)-unit(8)>>) do
       notes
     else
       {:error, _no_room} ->
@@ -52,14 +55,20 @@ defmodule DSPex.Python.Port.AskedNotes do
 
   @doc """
   Returns what is noted of a call: whether it has `"asked"` a model or called a function, and whether it has `"called"` a
-  function or sent a piece of a stream; `nil` if that is not known.
+  function or sent a piece of a stream; `nil` if that is not known. Of a batch also how many of its items have `"begun"`, if
+  that is known: always the first ones.
   """
-  @spec noted(t() | nil, pos_integer()) :: %{optional(String.t()) => boolean() | nil}
+  @spec noted(t() | nil, pos_integer()) :: %{optional(String.t()) => boolean() | integer() | nil}
   def noted(nil, _id), do: %{"asked" => nil, "called" => nil}
 
   def noted(%__MODULE__{file: file}, id) do
     slot = rem(id, @slots)
-    %{"asked" => noted_at(file, slot, id), "called" => noted_at(file, @slots + slot, id)}
+    facts = %{"asked" => noted_at(file, slot, id), "called" => noted_at(file, @slots + slot, id)}
+
+    case :file.pread(file, 8 * @slots + 8 * rem(id, @batches), 8) do
+      {:ok, <<^id::32, count::32>>} -> Map.put(facts, "begun", count)
+      _no_batch_or_unreadable -> facts
+    end
   end
 
   defp noted_at(file, place, id) do

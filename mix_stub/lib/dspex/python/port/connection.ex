@@ -82,7 +82,8 @@ defmodule DSPex.Python.Port.Connection do
   def in_flight(connection), do: PendingCalls.count(connection.pending_calls)
 
   @doc """
-  Tells whether a call has run out without an answer, and nothing has come from this Python since: it may be stopped.
+  Tells whether this Python seems to be silent: a call has run out without an answer, or its process is stopped, and nothing has come from
+  it since.
   """
   @spec silent?(t()) :: boolean()
   def silent?(connection), do: PendingCalls.silent?(connection.pending_calls)
@@ -223,7 +224,7 @@ defmodule DSPex.Python.Port.Connection do
     case PendingCalls.take(connection.pending_calls, id) do
       %PendingCall{} = call ->
         if call.sent?, do: cancel(connection, id)
-        if connection.port, do: PendingCalls.ran_out(connection.pending_calls)
+        if connection.port, do: PendingCalls.silent(connection.pending_calls)
         {stage, cause} = silence(connection, call)
         {:error, Error.timeout(timeout, stage, cause)}
 

@@ -4,7 +4,7 @@ defmodule DSPex.Python.Port.Interpreter do
   # Finds, starts and kills the Python that a pool names.
 
   alias DSPex.Python.Error
-  alias DSPex.Python.Port.{Environment, PoolOptions, StoreOption}
+  alias DSPex.Python.Port.{Environment, PoolOptions, ProcessState, StoreOption}
 
   # How many bytes the driver of the port may hold before it is busy. With the default (8 KiB), every larger call would
   # wait for the next attempt.
@@ -147,6 +147,18 @@ defmodule DSPex.Python.Port.Interpreter do
   end
 
   @doc """
+  Opens the state of the port's Python, which says that its process number is `pid`; `nil` if the system does not tell it, or the port
+  has been given a program that does not become Python, but starts it.
+  """
+  @spec process_state(port(), term()) :: ProcessState.t() | nil
+  def process_state(port, pid) do
+    with {:os_pid, os_pid} <- Port.info(port, :os_pid),
+         true <- pid in [os_pid | with_descriptors(os_pid)],
+         do: ProcessState.open(pid),
+         else: (_another -> nil)
+  end
+
+  @doc """
   Returns the arguments with which Python runs `code`, without the current folder in its search path.
   """
   @spec program(String.t()) :: [String.t()]
@@ -194,6 +206,7 @@ defmodule DSPex.Python.Port.Interpreter do
   @spec ending(term()) :: String.t()
   def ending(status) when killed?(status), do: "was killed by signal #{status - 128}"
   def ending({:silent, ms}), do: "was silent for #{ms} ms and was killed"
+  def ending({:stopped, ms}), do: "was stopped by a signal for #{ms} ms and was killed"
 
   def ending(@unknown_status),
     do: "ended with an unknown status, after the template process that had forked it"
@@ -269,14 +282,23 @@ defmodule DSPex.Python.Port.Interpreter do
   # The worker of a launcher, for which the launcher has a descriptor. It is killed here too, because the launcher and the
   # template process may both be stopped or gone.
   defp forked(os_pid) do
-    with {:ok, @launcher_name <> _newline} <- File.read("/proc/#{os_pid}/comm"),
-         {:ok, descriptors} <- File.ls("/proc/#{os_pid}/fdinfo") do
-      for descriptor <- descriptors,
-          {:ok, info} <- [File.read("/proc/#{os_pid}/fdinfo/#{descriptor}")],
-          [_line, pid] <- [Regex.run(~r/^Pid:\s*([1-9]\d*)$/m, info)],
-          do: pid
-    else
+    case File.read("/proc/#{os_pid}/comm") do
+      {:ok, @launcher_name <> _newline} -> with_descriptors(os_pid)
       _python_itself -> []
+    end
+  end
+
+  # The processes for which the process `os_pid` has a descriptor.
+  defp with_descriptors(os_pid) do
+    case File.ls("/proc/#{os_pid}/fdinfo") do
+      {:ok, descriptors} ->
+        for descriptor <- descriptors,
+            {:ok, info} <- [File.read("/proc/#{os_pid}/fdinfo/#{descriptor}")],
+            [_line, pid] <- [Regex.run(~r/^Pid:\s*([1-9]\d*)$/m, info)],
+            do: String.to_integer(pid)
+
+      {:error, _none} ->
+        []
     end
   end
 

@@ -288,6 +288,11 @@ defmodule DSPex.Python.Port.Owner do
 
   def handle_info(:heartbeat, state), do: heartbeat(Heartbeat.tick(state.heartbeat), state)
 
+  def handle_info(:look_at_process, state) do
+    idle? = PendingCalls.count(state.pending_calls) == 0
+    heartbeat(Heartbeat.look(state.heartbeat, idle?), state)
+  end
+
   def handle_info(:start_again, state) do
     case WorkerRole.next_start(state.role) do
       {:start, role} -> {:noreply, start_python(published(%{state | role: role}))}
@@ -407,7 +412,7 @@ defmodule DSPex.Python.Port.Owner do
     do: configured(%{state | startup: startup}, model)
 
   defp started({:ready, startup, model}, state) do
-    heartbeat = Heartbeat.start(state.options.heartbeat)
+    heartbeat = Heartbeat.start(state.options.heartbeat, startup.process)
     duration = System.monotonic_time() - state.began_at
     Telemetry.pool(:worker_ready, %{duration: duration}, of_worker(state))
 
@@ -504,10 +509,23 @@ defmodule DSPex.Python.Port.Owner do
     {:noreply, %{state | heartbeat: heartbeat}}
   end
 
-  defp heartbeat({:silent, ms}, state) do
+  defp heartbeat({:kill, ending}, state) do
     Interpreter.kill(state.port)
-    python_ended({:silent, ms}, state)
+    python_ended(ending, state)
   end
+
+  # Known before any call runs out.
+  defp heartbeat({:is_stopped, heartbeat}, state) do
+    PendingCalls.silent(state.pending_calls)
+    {:noreply, %{state | heartbeat: heartbeat}}
+  end
+
+  defp heartbeat({:continues, heartbeat}, state) do
+    PendingCalls.heard(state.pending_calls)
+    {:noreply, %{state | heartbeat: heartbeat}}
+  end
+
+  defp heartbeat({:runs, heartbeat}, state), do: {:noreply, %{state | heartbeat: heartbeat}}
 
   # Sending ----------------------------------------------------------------------------------------------------------
 

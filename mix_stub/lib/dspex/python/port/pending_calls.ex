@@ -22,7 +22,7 @@ defmodule DSPex.Python.Port.PendingCalls do
   # Positions in the counters.
   @last_id 1
   @monitored 2
-  # 1: a call has run out without an answer, and Python has sent nothing since.
+  # 1: Python seems to be silent, and has sent nothing since.
   @silent 3
 
   # The position of `sent?` in a row of the table.
@@ -140,13 +140,13 @@ defmodule DSPex.Python.Port.PendingCalls do
   def stop_monitoring(calls), do: :atomics.put(calls.counters, @monitored, 0)
 
   @doc """
-  Notes that a call has run out without an answer of Python.
+  Notes that Python seems to be silent: a call has run out without an answer, or its process is stopped.
   """
-  @spec ran_out(t()) :: :ok
-  def ran_out(calls), do: :atomics.put(calls.counters, @silent, 1)
+  @spec silent(t()) :: :ok
+  def silent(calls), do: :atomics.put(calls.counters, @silent, 1)
 
   @doc """
-  Notes that Python has sent something.
+  Notes that Python has sent something, or that its process goes on.
   """
   @spec heard(t()) :: :ok
   def heard(calls) do
@@ -156,7 +156,7 @@ defmodule DSPex.Python.Port.PendingCalls do
   end
 
   @doc """
-  Tells whether a call has run out since Python has sent something.
+  Tells whether Python seems to be silent, and has sent nothing since.
   """
   @spec silent?(t()) :: boolean()
   def silent?(calls), do: :atomics.get(calls.counters, @silent) == 1

@@ -6,7 +6,7 @@ defmodule DSPex.Python.Port.PoolOptions do
   # this model run: the process that wrote the options. `env` is a function as well, because variables may be keys.
 
   alias DSPex.Python.Functions.{Budgets, CallerContext, Model}
-  alias DSPex.Python.Port.{Environment, ProgramFiles, StoreOption}
+  alias DSPex.Python.Port.{Environment, Heartbeat, ProgramFiles, StoreOption}
   alias DSPex.Suggestion
   alias DSPex.Python.Wire.{Keywords, Limits, Timeout}
 
@@ -62,8 +62,9 @@ defmodule DSPex.Python.Port.PoolOptions do
   @least_memory_mb 100
   @limits Map.keys(Limits.defaults())
   @least_bytes Limits.least_bytes()
-  # Far longer than real C code holds the GIL, and than a machine under load lets a process wait.
-  @heartbeat %{interval: 5_000, limit: 30_000}
+  # The limit is far longer than real C code holds the GIL, and than a machine under load lets a process wait. A process that is
+  # stopped waits for neither.
+  @heartbeat %{interval: 5_000, limit: 30_000, stopped: 1_000}
 
   @enforce_keys [:name]
   defstruct [
@@ -118,7 +119,7 @@ defmodule DSPex.Python.Port.PoolOptions do
           modules: [String.t()],
           preload: [String.t()],
           start_timeout: pos_integer(),
-          heartbeat: false | %{interval: pos_integer(), limit: pos_integer()},
+          heartbeat: false | Heartbeat.options(),
           max_threads: pos_integer(),
           max_stuck: non_neg_integer(),
           lost_after: pos_integer(),
@@ -210,14 +211,16 @@ defmodule DSPex.Python.Port.PoolOptions do
   defp heartbeat!(given, pool) do
     with true <- Keyword.keyword?(given),
          nil <- Keywords.repeated(given, "heartbeat"),
-         %{interval: interval, limit: limit} = heartbeat <- Map.merge(@heartbeat, Map.new(given)),
+         %{interval: interval, limit: limit, stopped: stopped} = heartbeat <-
+           Map.merge(@heartbeat, Map.new(given)),
          true <- interval in 1..@max_timeout and limit in interval..@max_timeout//1,
-         2 <- map_size(heartbeat) do
+         true <- stopped == false or stopped in 1..@max_timeout,
+         3 <- map_size(heartbeat) do
       heartbeat
     else
       _wrong ->
         raise ArgumentError,
-              "expected false or [interval: ms, limit: ms] with a limit of at least the interval for " <>
+              "expected false or [interval: ms, limit: ms, stopped: ms or false] with a limit of at least the interval for " <>
                 "#{where(:heartbeat, pool)}, got #{inspect(given)}#{heartbeat_hint(given)}"
     end
   end

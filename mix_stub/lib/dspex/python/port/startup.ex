@@ -24,6 +24,7 @@ defmodule DSPex.Python.Port.Startup do
     PendingCalls,
     PoolOptions,
     PoolTally,
+    ProcessState,
     ProgramFiles,
     Template
   }
@@ -43,6 +44,7 @@ defmodule DSPex.Python.Port.Startup do
     :successor?,
     :port,
     :python,
+    :process,
     :timer,
     :probe,
     :ended,
@@ -54,8 +56,9 @@ defmodule DSPex.Python.Port.Startup do
   @typedoc """
   `tally` is that of the pool, `nil` without a pool, `worker` the number of the Python, `successor?` tells whether other Pythons take
   the calls until this one is ready, `port` is the port of the Python that is being started, `python` the path of its interpreter,
-  `probe` the task that finds out why it has ended, `ended` how it ended the last time if the probe has found the cause,
-  `logged` the cause of the last failure, `asked_notes` where Python notes which calls ask a model.
+  `process` the state of its process once it has answered, `probe` the task that finds out why it has ended, `ended` how it ended the
+  last time if the probe has found the cause, `logged` the cause of the last failure, `asked_notes` where Python notes which calls ask a
+  model.
   """
   @type t :: %__MODULE__{
           options: PoolOptions.t(),
@@ -66,6 +69,7 @@ defmodule DSPex.Python.Port.Startup do
           successor?: boolean(),
           port: port() | nil,
           python: String.t() | nil,
+          process: ProcessState.t() | nil,
           timer: reference() | nil,
           probe: Task.t() | nil,
           ended: term(),
@@ -144,7 +148,8 @@ defmodule DSPex.Python.Port.Startup do
   Continues with the answer to a call `{:startup, operation}`.
   """
   @spec answered(t(), atom(), {:ok, term()} | {:error, Error.t()}) :: step()
-  def answered(startup, :ping, {:ok, {:ok, _pong}}), do: provide(startup)
+  def answered(startup, :ping, {:ok, {:ok, pong}}),
+    do: provide(%{startup | process: Interpreter.process_state(startup.port, pong["pid"])})
 
   def answered(startup, :ping, {:ok, {:error, {:python_exception, details}}}),
     do: failed(startup, Error.from_details(details))

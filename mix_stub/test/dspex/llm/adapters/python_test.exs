@@ -224,7 +224,7 @@ defmodule DSPex.LLM.Adapters.PythonTest do
     end
 
     test "respects the timeout of the adapter and of the call" do
-      pool = start_pool!()
+      pool = start_pool!(heartbeat: false)
       {:ok, _pong} = DSPex.Python.ping(nil, pool: pool)
       signal(pool, "STOP")
 

@@ -69,7 +69,7 @@ defmodule DSPex.Python.Call.OverviewTest do
   defp running(pool), do: Enum.flat_map(workers(pool), & &1.calls)
 
   test "a worker that does not answer, or is being started, is shown as that" do
-    pool = start_pool!()
+    pool = start_pool!(heartbeat: false)
     assert Python.await_pools([pool]) == :ok
     signal(pool, "STOP")
     assert [%{state: :silent, memory: nil}] = workers(pool)

@@ -8,7 +8,12 @@ defmodule DSPex.Python.Call.SpreadProgramTest do
   alias DSPex.Python.Port.{Names, PendingCalls}
 
   setup_all do
-    pools = [one: start_pool!(), two: start_pool!(size: 2, store: :run)]
+    # They stand still for some time in these tests.
+    pools = [
+      one: start_pool!(heartbeat: false),
+      two: start_pool!(size: 2, store: :run, heartbeat: false)
+    ]
+
     assert Python.await_pools(Keyword.values(pools)) == :ok
     {:ok, pools}
   end

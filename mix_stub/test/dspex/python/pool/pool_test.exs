@@ -28,7 +28,7 @@ defmodule DSPex.Python.Pool.PoolTest do
     end
 
     test "forgets a dead caller" do
-      pool = start_pool!()
+      pool = start_pool!(heartbeat: false)
       {:ok, _pong} = Python.ping(nil, pool: pool)
       signal(pool, "STOP")
       test = self()
@@ -72,7 +72,7 @@ defmodule DSPex.Python.Pool.PoolTest do
     end
 
     test "ends its Python when it is stopped, and answers pending calls" do
-      options = [python: interpreter(), model: :embedded, stop_timeout: 100]
+      options = [python: interpreter(), model: :embedded, stop_timeout: 100, heartbeat: false]
       {:ok, _pool} = Python.start_pool(:to_be_stopped, options)
       {:ok, _pong} = Python.ping(nil, pool: :to_be_stopped)
       python = os_pid(:to_be_stopped)
@@ -101,7 +101,7 @@ defmodule DSPex.Python.Pool.PoolTest do
 
   describe "deadlines" do
     test "are kept when Python does not answer; its late answer is dropped" do
-      pool = start_pool!()
+      pool = start_pool!(heartbeat: false)
       {:ok, _pong} = Python.ping(nil, pool: pool)
       signal(pool, "STOP")
 
@@ -140,7 +140,7 @@ defmodule DSPex.Python.Pool.PoolTest do
     end
 
     test "are kept when Python does not read and the pipe is full" do
-      pool = start_pool!()
+      pool = start_pool!(heartbeat: false)
       {:ok, _pong} = Python.ping(nil, pool: pool)
       signal(pool, "STOP")
       payload = :binary.copy("x", 1024 * 1024)
@@ -310,7 +310,7 @@ defmodule DSPex.Python.Pool.PoolTest do
 
       log =
         capture_log(fn ->
-          pool = start_pool!(model: model)
+          pool = start_pool!(model: model, heartbeat: false)
           {:ok, _pong} = Python.ping(nil, pool: pool)
           {:ok, _configured} = Python.configure_lm(:openai, elem(model, 1), pool: pool)
 

@@ -41,7 +41,7 @@ defmodule DSPex.Python.Port.QuarantineTest do
     do: Python.execute_module("dspy.Predict", @qa, question, [pool: pool] ++ options)
 
   test "the error says that a model of Elixir, a model of a provider, or none had been asked" do
-    pool = start_pool!()
+    pool = start_pool!(heartbeat: false)
     {:ok, _pong} = Python.ping(nil, pool: pool)
     model = waiting_model(self())
     url = ModelServer.start!()

@@ -10,7 +10,7 @@ defmodule DSPex.Python.Pool.Pool.RestartTest do
 
   describe "Python that ends" do
     test "answers all callers at once, and is started again" do
-      pool = start_pool!()
+      pool = start_pool!(heartbeat: false)
       {:ok, _pong} = Python.ping(nil, pool: pool)
       # Stopped first, so that the calls are pending when it is killed.
       signal(pool, "STOP")
