@@ -50,7 +50,8 @@ class BoundedOutput(io.FileIO):
             try:
                 if self._dropped and self._has_room():
                     missing = f"[{self._dropped} bytes are missing here: nobody read this output for a while]\n"
-                    self._dropped -= self._dropped if super().write(missing.encode()) else 0
+                    if super().write(missing.encode()):
+                        self._dropped = 0
                 while left and self._has_room():
                     # `None` where the descriptor does not wait, and another process took the room.
                     left = left[super().write(left[:_AT_ONCE]) or 0 :]

@@ -21,8 +21,6 @@ _CALL: Final[tuple[Any, ...]] = (
     {"question": "Where?"},
     {"lm": {"provider": "embedded"}},
 )
-
-
 # The interpreter adapts the bytecode of a function that has been called some eight times.
 _TIMES: Final = 16
 
