@@ -103,6 +103,36 @@ def test_items_that_have_begun_are_noted_and_the_note_survives_the_process(
         assert begun(notes) == {call_id: 3}
 
 
+@pytest.mark.parametrize("request_id", [None, "r"])
+def test_what_is_added_to_the_store_is_noted_as_seen_unless_it_would_be_found(
+    notes: Path, tmp_path: Path, request_id: str | None
+) -> None:
+    """Made again after the death of Python, a call would add its turn, program or version twice."""
+    flags = ["--preload=dspy_bridge", f"--asked-notes={notes}", f"--store=sqlite:///{tmp_path}/dspex.db"]
+    options = {} if request_id is None else {"request_id": request_id}
+    examples = [{"question": "Q", "answer": "A"}]
+    with PortProcess(flags) as port:
+        port.done("configure_lm", "embedded", {})
+
+        def is_noted(operation: str, *arguments: Any) -> bool:
+            call_id = port.send_call("dspy_bridge", operation, arguments)
+            tag, answered, (status, result) = port.receive()
+            assert (tag, answered, status) == ("r", call_id, "ok"), result
+            results.append(result)
+            return slots(notes, seen=True)[call_id % SLOTS] == call_id
+
+        results: list[Any] = []
+        assert is_noted("create_program", {"signature": QA, "history": True}, {"session_id": "s"})
+        program = results[0]["id"]
+        is_added = request_id is None
+        assert is_noted("execute_program", None, program, "x", {"conversation": "c", **options}) is is_added
+        compiled = {"optimizer": "dspy.LabeledFewShot", **options}
+        assert is_noted("compile_program", None, program, examples, compiled) is is_added
+        # What only reads, or gives the same when it is made again.
+        assert not is_noted("conversation", None, program, "c")
+        assert not is_noted("seed_conversation", None, program, "d", [{"question": "Q", "answer": "A"}])
+
+
 @pytest.mark.parametrize("content", [None, b"", bytes(8 * asking.BATCHES)])
 def test_port_works_without_the_notes(tmp_path: Path, content: bytes | None) -> None:
     path = tmp_path / "notes"

@@ -19,7 +19,7 @@ from erlport_bridge.programs.sessions.locks import Locks
 from erlport_bridge.programs.sessions.program import Program
 from erlport_bridge.programs.sessions.provided import POOL_SESSION
 from erlport_bridge.programs.values import plain
-from erlport_bridge.request import weight, within_time
+from erlport_bridge.request import asking, weight, within_time
 from erlport_bridge.store import ConflictError, ConversationRow, Store, TurnRow, terms
 
 if TYPE_CHECKING:
@@ -184,6 +184,9 @@ class StoredConversations:
         async with self._locks.of(program.id, found.id):
             count = len(found.turns()) + 1
             keep = min(count, MAX_TURNS) if found.has_dropped or count > MAX_TURNS else None
+            if key is None:
+                # Made again, the call would add its turn twice; with a key it is answered with what it has stored.
+                asking.note(is_seen=True)
             # At once: what is read from the store later has this turn.
             is_lacking = await self._append(program, told, [row], keep)
             found.has_dropped = False

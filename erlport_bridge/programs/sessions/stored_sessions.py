@@ -34,7 +34,7 @@ from erlport_bridge.programs.sessions.stored_compilations import CompilationAnsw
 from erlport_bridge.programs.sessions.stored_conversations import ATTEMPTS, UNKNOWN, StoredConversations
 from erlport_bridge.programs.sessions.stored_programs import ReadNeighbours
 from erlport_bridge.programs.values import media
-from erlport_bridge.request import weight, within_time
+from erlport_bridge.request import asking, weight, within_time
 from erlport_bridge.store import (
     ConflictError,
     ConversationRow,
@@ -342,6 +342,8 @@ class StoredSessions:
         self.sessions.make_room()
         self.sessions.check_room()
         version = await self._version_row(program)
+        # Made again, the call would add another program.
+        asking.note(is_seen=True)
         row = await self.store.write(lambda rows: rows.add_program(program.id, program.session_id, owner, [version]))
         program.row = 1
         self.sessions.add(program)
@@ -423,6 +425,9 @@ class StoredSessions:
         owner, row = self._this_process(), None
         try:
             version = await self._version_row(added)
+            if compilation is None:
+                # Made again, the call would add another version; with a key it is answered with this one.
+                asking.note(is_seen=True)
             row = await store.write(lambda rows: rows.add_version(added.id, owner, seen, version, compilation))
         finally:
             if row is None:

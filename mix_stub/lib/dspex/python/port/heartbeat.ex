@@ -6,7 +6,8 @@ defmodule DSPex.Python.Port.Heartbeat do
   #   * The owner sends a `ping` every `interval` ms; no answer has come for `limit` ms. So a Python is found that is
   #     deadlocked, or in C code that holds the GIL, or stopped where the system does not say so.
   #   * The system says that its process is stopped (DSPex.Python.Port.ProcessState), for `stopped` ms. A process that is
-  #     stopped does nothing at all, so there is no reason to wait for as long.
+  #     stopped does nothing at all, so there is no reason to wait for as long. If it has used CPU time since the last look, it
+  #     was going on in between, such as one that `cpulimit` slows down.
   #
   # Unanswered pings are counted instead of the time since the last answer, and looks at the process in the same way: if this
   # node itself did not run for a while (a suspended machine), the answer may be in the mailbox behind the timer, and a
@@ -19,13 +20,22 @@ defmodule DSPex.Python.Port.Heartbeat do
   @idle_look_ms 1_000
 
   @enforce_keys [:interval, :limit, :stopped]
-  defstruct [:interval, :limit, :stopped, :process, unanswered: 0, seen_stopped: 0]
+  defstruct [
+    :interval,
+    :limit,
+    :stopped,
+    :process,
+    :stopped_after,
+    unanswered: 0,
+    seen_stopped: 0
+  ]
 
   @type t :: %__MODULE__{
           interval: pos_integer(),
           limit: pos_integer(),
           stopped: pos_integer() | false,
           process: ProcessState.t() | nil,
+          stopped_after: non_neg_integer() | nil,
           unanswered: non_neg_integer(),
           seen_stopped: non_neg_integer()
         }
@@ -76,11 +86,22 @@ defmodule DSPex.Python.Port.Heartbeat do
   @spec look(t(), boolean()) ::
           {:runs | :continues | :is_stopped, t()} | {:kill, {:stopped, ms :: pos_integer()}}
   def look(%__MODULE__{seen_stopped: seen, stopped: limit} = heartbeat, idle?) do
-    case ProcessState.stopped?(heartbeat.process) do
-      true when seen * @look_ms >= limit -> {:kill, {:stopped, seen * @look_ms}}
-      true -> {:is_stopped, look_after(@look_ms, %{heartbeat | seen_stopped: seen + 1})}
-      false when seen > 0 -> {:continues, look_after(@look_ms, %{heartbeat | seen_stopped: 0})}
-      false -> {:runs, look_after(if(idle?, do: @idle_look_ms, else: @look_ms), heartbeat)}
+    case ProcessState.stopped_after(heartbeat.process) do
+      nil when seen > 0 ->
+        {:continues, look_after(@look_ms, %{heartbeat | seen_stopped: 0})}
+
+      nil ->
+        {:runs, look_after(if(idle?, do: @idle_look_ms, else: @look_ms), heartbeat)}
+
+      cpu_time when cpu_time != heartbeat.stopped_after ->
+        {:is_stopped,
+         look_after(@look_ms, %{heartbeat | seen_stopped: 1, stopped_after: cpu_time})}
+
+      _unchanged when seen * @look_ms >= limit ->
+        {:kill, {:stopped, seen * @look_ms}}
+
+      _unchanged ->
+        {:is_stopped, look_after(@look_ms, %{heartbeat | seen_stopped: seen + 1})}
     end
   end
 

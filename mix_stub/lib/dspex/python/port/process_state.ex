@@ -9,8 +9,9 @@ defmodule DSPex.Python.Port.ProcessState do
 
   @opaque t :: %__MODULE__{file: :file.fd()}
 
-  # The number of the process, its name of at most 15 bytes, its state, and more numbers.
-  @most_bytes 64
+  # The number of the process, its name of at most 15 bytes, its state, and 10 numbers before those of its CPU time.
+  @most_bytes 512
+  @numbers_before_cpu_time 10
 
   @doc """
   Opens the state of the process `pid`, which is closed with the calling process; `nil` where there is no `/proc`.
@@ -25,15 +26,21 @@ defmodule DSPex.Python.Port.ProcessState do
   end
 
   @doc """
-  Tells whether the process was stopped by a signal (SIGSTOP, SIGTSTP, SIGTTIN). One that a debugger holds has another state.
+  Returns the CPU time of a process that was stopped by a signal (SIGSTOP, SIGTSTP, SIGTTIN), in clock ticks; `nil`: it is not
+  stopped. One that a debugger holds has another state.
   """
-  @spec stopped?(t()) :: boolean()
-  def stopped?(%__MODULE__{file: file}) do
-    case :file.pread(file, 0, @most_bytes) do
-      # The name in parentheses may hold any character.
-      {:ok, stat} -> stat |> String.split(")") |> List.last() |> String.starts_with?(" T")
-      # It has ended.
-      _none -> false
+  @spec stopped_after(t()) :: non_neg_integer() | nil
+  def stopped_after(%__MODULE__{file: file}) do
+    with {:ok, stat} <- :file.pread(file, 0, @most_bytes),
+         # The name in parentheses may hold any character.
+         ["T" | numbers] <- stat |> String.split(")") |> List.last() |> String.split() do
+      [user, system] =
+        numbers |> Enum.slice(@numbers_before_cpu_time, 2) |> Enum.map(&String.to_integer/1)
+
+      user + system
+    else
+      # It runs, or it has ended.
+      _not_stopped -> nil
     end
   end
 end

@@ -201,12 +201,12 @@ defmodule DSPex.Python.Port.HeartbeatTest do
     heartbeat = Heartbeat.start(%{interval: 60_000, limit: 60_000, stopped: 500}, process)
     assert {:runs, heartbeat} = Heartbeat.look(heartbeat, false)
     signal_process(pid, "STOP")
-    eventually(fn -> ProcessState.stopped?(process) end)
+    eventually(fn -> ProcessState.stopped_after(process) end)
     assert {:is_stopped, heartbeat} = Heartbeat.look(heartbeat, false)
     assert {:is_stopped, stopped} = Heartbeat.look(heartbeat, false)
     assert {:kill, {:stopped, 500}} = Heartbeat.look(stopped, false)
     signal_process(pid, "CONT")
-    eventually(fn -> not ProcessState.stopped?(process) end)
+    eventually(fn -> ProcessState.stopped_after(process) == nil end)
     assert {:continues, heartbeat} = Heartbeat.look(stopped, false)
     assert {:runs, heartbeat} = Heartbeat.look(heartbeat, false)
     # One message at the start, and one for each look.
@@ -216,6 +216,36 @@ defmodule DSPex.Python.Port.HeartbeatTest do
     {_message, idle_ms} = timed(fn -> look_again(heartbeat, true) end)
     assert busy_ms >= 250 and idle_ms >= 1_000
     refute_received :look_at_process
+  end
+
+  test "a process that goes on between the looks is not stopped for as long" do
+    # It computes, so that its CPU time tells that it went on.
+    port =
+      Port.open({:spawn_executable, "/bin/sh"}, [:binary, args: ["-c", "while :; do :; done"]])
+
+    {:os_pid, pid} = Port.info(port, :os_pid)
+    on_exit(fn -> System.cmd("/bin/sh", ["-c", "kill -KILL #{pid}"], stderr_to_stdout: true) end)
+    process = ProcessState.open(pid)
+    heartbeat = Heartbeat.start(%{interval: 60_000, limit: 60_000, stopped: 500}, process)
+
+    for _round <- 1..6, reduce: heartbeat do
+      heartbeat ->
+        signal_process(pid, "STOP")
+        eventually(fn -> ProcessState.stopped_after(process) end)
+        assert {:is_stopped, heartbeat} = Heartbeat.look(heartbeat, false)
+        cpu_time = heartbeat.stopped_after
+        signal_process(pid, "CONT")
+        eventually(fn -> cpu_time(pid) > cpu_time end)
+        heartbeat
+    end
+  end
+
+  # The CPU time of a process, stopped or not, in clock ticks.
+  defp cpu_time(pid) do
+    numbers =
+      File.read!("/proc/#{pid}/stat") |> String.split(")") |> List.last() |> String.split()
+
+    numbers |> Enum.slice(11, 2) |> Enum.map(&String.to_integer/1) |> Enum.sum()
   end
 
   defp look_again(heartbeat, idle?) do

@@ -29,14 +29,14 @@ defmodule DSPex.Python.Port.ProcessStateTest do
       File.chmod!(program, 0o755)
       {_port, pid} = run!(program, [])
       process = ProcessState.open(pid)
-      refute ProcessState.stopped?(process)
+      refute ProcessState.stopped_after(process)
       signal_process(pid, "STOP")
-      eventually(fn -> ProcessState.stopped?(process) end)
+      eventually(fn -> ProcessState.stopped_after(process) end)
       signal_process(pid, "CONT")
-      eventually(fn -> not ProcessState.stopped?(process) end)
+      eventually(fn -> ProcessState.stopped_after(process) == nil end)
       signal_process(pid, "STOP")
       signal_process(pid, "KILL")
-      eventually(fn -> not ProcessState.stopped?(process) end)
+      eventually(fn -> ProcessState.stopped_after(process) == nil end)
     end
   end
 
@@ -46,7 +46,7 @@ defmodule DSPex.Python.Port.ProcessStateTest do
     Port.close(port)
     signal_process(pid, "KILL")
     eventually(fn -> not File.exists?("/proc/#{pid}") end)
-    refute ProcessState.stopped?(process)
+    refute ProcessState.stopped_after(process)
     assert ProcessState.open(pid) == nil
   end
 
@@ -72,7 +72,7 @@ defmodule DSPex.Python.Port.ProcessStateTest do
 
     if attached == "attached" do
       assert File.read!("/proc/#{pid}/stat") =~ ") t "
-      refute ProcessState.stopped?(ProcessState.open(pid))
+      refute ProcessState.stopped_after(ProcessState.open(pid))
     end
 
     Port.close(tracer)
