@@ -89,7 +89,7 @@ def _check_is_regular(path: str, mode: int) -> None:
 
 
 def kind_of(mode: int) -> str:
-    """Return the kind of what is no regular file, such as "directory", by its mode."""
+    """Return the kind of a file that is not regular, such as "directory", by its mode."""
     return next(kind for kind, is_it in _KINDS.items() if is_it(mode))
 
 

@@ -142,7 +142,7 @@ def test_wrong_line_is_named_and_nothing_is_imported(tmp_path: Path) -> None:
         lines = path.read_text().splitlines()
         texts = [("\n".join([lines[0], "{"]), "line 2: the file has been cut off in this line")]
         texts += [("\n".join([lines[0], "{", ""]), "line 2: expected JSON: Expecting property name")]
-        # The first line of what is no export was told what is wrong with its JSON.
+        # The first line of another file was told what is wrong with its JSON.
         texts += [
             (text, "line 1: expected a file that export_store") for text in ("", "# Title\n", "[1]\n", "[" * 99999)
         ]
