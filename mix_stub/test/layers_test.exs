@@ -121,6 +121,13 @@ defmodule DSPex.LayersTest do
     end
   end
 
+  test "no test that runs beside others changes the environment of the node" do
+    for path <- Path.wildcard(@tests <> "/**/*_test.exs"),
+        source = File.read!(path),
+        source =~ ~r/async: true/,
+        do: assert({path, source =~ ~r/System\.(put|delete)_env\(/} == {path, false})
+  end
+
   # Layers -----------------------------------------------------------------------------------------------------------
 
   defp layer(file), do: file |> layers_of() |> hd()

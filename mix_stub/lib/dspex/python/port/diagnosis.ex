@@ -20,21 +20,29 @@ defmodule DSPex.Python.Port.Diagnosis do
   @doc """
   Returns why Python at `path` is not ready, by starting it once more. Waits for its end.
 
-  `seen` says what was noticed first: the exit status, or `{:cannot_load, message}` if a call has failed.
+  `seen` says what was noticed first: the exit status, `{:cannot_load, message}` if a call has failed, or the reason with
+  which the port has broken, such as `:epipe`.
   """
   @spec diagnose(String.t(), PoolOptions.t(), term()) :: t()
   def diagnose(path, %PoolOptions{} = options, seen) do
     case probe(path, options) do
-      {cause, remedy} -> {:found, missing("#{seen(path, seen)}: #{cause}; #{remedy}")}
-      :error -> {:unknown, unknown(path, options, seen)}
+      {status, cause, remedy} ->
+        {:found, missing("#{seen(path, known(seen, status))}: #{cause}; #{remedy}")}
+
+      :error ->
+        {:unknown, unknown(path, options, seen)}
     end
   end
+
+  # A port that breaks while it is written to does not say how its process has ended.
+  defp known(broken, status) when is_atom(broken), do: status
+  defp known(seen, _status), do: seen
 
   defp unknown(path, _options, {:cannot_load, message} = seen),
     do: missing("#{seen(path, seen)}: #{message}")
 
   # This Python can do what it must: somebody killed it, or the kernel because no memory was left.
-  defp unknown(path, _options, status) when Interpreter.killed?(status) do
+  defp unknown(path, _options, status) when Interpreter.killed?(status) or is_atom(status) do
     Error.new(
       :port_closed,
       "#{seen(path, status)}; if nobody killed it, see standard error, and the system's log whether memory ran out"
@@ -90,10 +98,14 @@ defmodule DSPex.Python.Port.Diagnosis do
       )
 
     lines = output |> String.split("\n", trim: true) |> Enum.map(&String.trim/1)
-    if status == 0, do: :error, else: explained(lines) || guessed(lines, path, options)
+
+    with true <- status != 0,
+         {cause, remedy} <- explained(lines) || guessed(lines, path, options),
+         do: {status, cause, remedy},
+         else: (_none -> :error)
   catch
-    # The path names a script whose own interpreter does not exist.
-    :error, reason -> {"it cannot be executed (#{inspect(reason)})", choose_python(options)}
+    # The path names a script whose own interpreter does not exist: 126 is the status that a shell gives it.
+    :error, reason -> {126, "it cannot be executed (#{inspect(reason)})", choose_python(options)}
   end
 
   defp probe_environment(%PoolOptions{modules: modules} = options) do

@@ -4,7 +4,7 @@ defmodule DSPex.Python.Functions.ModelTest do
   import DSPex.TestPython
   import ExUnit.CaptureLog
 
-  alias DSPex.{ModelServer, Python}
+  alias DSPex.{ModelServer, Python, TestEnvironment}
   alias DSPex.Python.Error
   alias DSPex.Python.Functions.Model
 
@@ -103,17 +103,15 @@ defmodule DSPex.Python.Functions.ModelTest do
   end
 
   test "reads keys from the environment when the model is resolved" do
-    variable = "DSPEX_TEST_KEY_#{System.unique_integer([:positive])}"
-    model = {:openai, model: "m", api_key: {:system, variable}}
-    assert {:error, error} = Model.resolve(model, nil)
+    model = &{:openai, model: "m", api_key: {:system, &1}}
+    assert {:error, error} = Model.resolve(model.(TestEnvironment.unset()), nil)
     assert error.kind == :lm_not_configured
 
     assert error.message ==
-             ~s|the environment variable "#{variable}" for api_key of the model :openai is not set|
+             ~s|the environment variable "#{TestEnvironment.unset()}" for api_key of the model :openai is not set|
 
-    System.put_env(variable, "k")
-    on_exit(fn -> System.delete_env(variable) end)
-    assert Model.resolve(model, nil) == {:ok, {:openai, %{model: "m", api_key: "k"}}, []}
+    assert Model.resolve(model.(TestEnvironment.variable("k")), nil) ==
+             {:ok, {:openai, %{model: "m", api_key: "k"}}, []}
   end
 
   test "names a variable that can never be set" do
@@ -125,11 +123,8 @@ defmodule DSPex.Python.Functions.ModelTest do
   end
 
   test "reads numbers and booleans from the environment as they are written" do
-    variable = "DSPEX_TEST_OPTION_#{System.unique_integer([:positive])}"
-    on_exit(fn -> System.delete_env(variable) end)
-
     read = fn name, text ->
-      System.put_env(variable, text)
+      variable = TestEnvironment.variable(text)
 
       {:ok, {:openai, options}, []} =
         Model.resolve({:openai, %{name => {:system, variable}}}, nil)
@@ -156,11 +151,10 @@ defmodule DSPex.Python.Functions.ModelTest do
 
     for line <- String.split(settings <> hd(String.split(models, "\n\nRequests beyond")), "\n"),
         [_all, name, type] <- [Regex.run(~r/^\| `(\w+)`.*?\| `(int|float|bool)` \|/, line)] do
-      System.put_env("DSPEX_TEST_TYPED", if(type == "bool", do: "true", else: "1"))
-      on_exit(fn -> System.delete_env("DSPEX_TEST_TYPED") end)
+      variable = TestEnvironment.variable(if type == "bool", do: "true", else: "1")
 
       {:ok, {:openai, %{^name => value}}, []} =
-        Model.resolve({:openai, %{name => {:system, "DSPEX_TEST_TYPED"}}}, nil)
+        Model.resolve({:openai, %{name => {:system, variable}}}, nil)
 
       assert {name, is_binary(value)} == {name, false}
     end

@@ -252,6 +252,20 @@ defmodule DSPex.Python.Port.DiagnosisTest do
     assert error.message =~ "was killed by signal 9 before it was ready"
     assert error.message =~ "whether memory ran out"
     refute error.message =~ ":python"
+
+    assert {:unknown, %Error{kind: :port_closed}} =
+             Diagnosis.diagnose(interpreter(), options, :epipe)
+  end
+
+  test "a Python whose end came while it was written to is told by the status that it ends with",
+       %{tmp_dir: folder} do
+    # A pool of two said `ended with status 3` and `broke the pipe (:epipe)`, one entry for each.
+    python = script!(folder, "#!/bin/sh\necho told >&2\nexit 3\n")
+    options = PoolOptions.new!(name: :here, python: python)
+    ended = Diagnosis.diagnose(python, options, 3)
+    assert {:found, %Error{kind: :missing_dependency, message: message}} = ended
+    assert message =~ "ended with status 3 before it was ready: told"
+    assert Diagnosis.diagnose(python, options, :epipe) == ended
   end
 
   test "a pool whose Python has no DSPy says what to do", %{tmp_dir: folder} do

@@ -7,7 +7,7 @@ defmodule DSPex.Python.Port.RunStoreTest do
   alias DSPex.Python.Pool
   alias DSPex.Python.Pool.Routing
   alias DSPex.Python.ScriptedModel
-  alias DSPex.TestPython
+  alias DSPex.{TestEnvironment, TestPython}
 
   @moduletag timeout: 120_000
 
@@ -312,11 +312,8 @@ defmodule DSPex.Python.Port.RunStoreTest do
   end
 
   test "a variable says what the option would: false, run, or an address" do
-    variable = "DSPEX_TEST_STORE_#{System.unique_integer([:positive])}"
-    on_exit(fn -> System.delete_env(variable) end)
-
     for {text, about} <- [{"false", nil}, {"run", "sqlite:///"}] do
-      System.put_env(variable, text)
+      variable = TestEnvironment.variable(text)
       # With `session_ttl:`, which is about a store that there may be.
       pool = TestPython.start_pool!(store: {:system, variable}, session_ttl: 60_000, size: 2)
       {:ok, ping} = DSPex.Python.ping(nil, pool: pool)
@@ -335,7 +332,7 @@ defmodule DSPex.Python.Port.RunStoreTest do
           {" ", "is not set, or empty"},
           {"mysql://app:hunter2pass@db", "expected run, false, or"}
         ] do
-      System.put_env(variable, text)
+      variable = TestEnvironment.variable(text)
 
       log =
         capture_log(fn ->
@@ -352,12 +349,12 @@ defmodule DSPex.Python.Port.RunStoreTest do
   test "a variable that is not set is named, and no message shows an address" do
     log =
       capture_log(fn ->
-        pool = TestPython.start_pool!(store: {:system, "DSPEX_TEST_UNSET"})
+        pool = TestPython.start_pool!(store: {:system, TestEnvironment.unset()})
         assert {:error, error} = DSPex.Python.ping(nil, pool: pool)
-        assert error.message =~ "DSPEX_TEST_UNSET is not set"
+        assert error.message =~ "#{TestEnvironment.unset()} is not set"
       end)
 
-    assert log =~ "DSPEX_TEST_UNSET is not set"
+    assert log =~ "#{TestEnvironment.unset()} is not set"
 
     address = "mysql://app:hunter2pass@db/x"
     error = assert_raise ArgumentError, fn -> Pool.child_spec(name: :wrong, store: address) end
@@ -376,16 +373,12 @@ defmodule DSPex.Python.Port.RunStoreTest do
   end
 
   test "an address that Python refuses is named as the user has written it" do
-    variable = "DSPEX_TEST_STORE_ADDRESS"
-    on_exit(fn -> System.delete_env(variable) end)
-
     for {address, problem} <- [
           {"postgresql://app:hunter2pass@host", "it names no database"},
           {"sqlite:////tmp/dspex-none.db?sync=OFF", "it has the unknown parameter 'sync'"}
         ],
+        variable = TestEnvironment.variable(address),
         store <- [address, {:system, variable}] do
-      System.put_env(variable, address)
-
       capture_log(fn ->
         pool = TestPython.start_pool!(store: store)
         assert {:error, error} = DSPex.Python.ping(nil, pool: pool)
