@@ -19,8 +19,8 @@ defmodule DSPex.MixProject do
 
   # The tests ask a browser's driver by HTTP. From OTP 26 on, `:httpc` calls `:public_key` also for http://; from Elixir
   # 1.15 on, only what is named here, and what that needs, can be called.
-  defp extra_applications(:test), do: [:logger, :inets, :ssl]
-  defp extra_applications(_environment), do: [:logger]
+  defp extra_applications(:test), do: [:logger, :crypto, :inets, :ssl]
+  defp extra_applications(_environment), do: [:logger, :crypto]
 
   # DSPex needs no dependency. It uses these when the application has them:
   #

@@ -225,9 +225,11 @@ async def _run_told(
 
 def _turn_key(request: CallRequest, inputs: object, index: int) -> str | None:
     """Return what distinguishes a call from every other one, but not from its repetition; ``None``: it has no id."""
-    if stored.store is None or request.options.request_id is None:
+    options = request.options
+    if stored.store is None or options.request_id is options.repetition is None:
         return None
-    called = terms.dumps([request.options.request_id, index, inputs])
+    # The names that callers give are those of several calls.
+    called = terms.dumps([options.request_id, index, inputs] if options.request_id else [options.repetition, index])
     return hashlib.sha256(called.encode()).hexdigest()
 
 

@@ -103,13 +103,13 @@ def test_items_that_have_begun_are_noted_and_the_note_survives_the_process(
         assert begun(notes) == {call_id: 3}
 
 
-@pytest.mark.parametrize("request_id", [None, "r"])
+@pytest.mark.parametrize("name", [None, "request_id", "repetition"])
 def test_what_is_added_to_the_store_is_noted_as_seen_unless_it_would_be_found(
-    notes: Path, tmp_path: Path, request_id: str | None
+    notes: Path, tmp_path: Path, name: str | None
 ) -> None:
-    """Made again after the death of Python, a call would add its turn, program or version twice."""
+    """Made again after the death of Python, a call would add its turn, program or version twice, or delete nothing."""
     flags = ["--preload=dspy_bridge", f"--asked-notes={notes}", f"--store=sqlite:///{tmp_path}/dspex.db"]
-    options = {} if request_id is None else {"request_id": request_id}
+    named = {} if name is None else {name: "r"}
     examples = [{"question": "Q", "answer": "A"}]
     with PortProcess(flags) as port:
         port.done("configure_lm", "embedded", {})
@@ -124,13 +124,19 @@ def test_what_is_added_to_the_store_is_noted_as_seen_unless_it_would_be_found(
         results: list[Any] = []
         assert is_noted("create_program", {"signature": QA, "history": True}, {"session_id": "s"})
         program = results[0]["id"]
-        is_added = request_id is None
-        assert is_noted("execute_program", None, program, "x", {"conversation": "c", **options}) is is_added
-        compiled = {"optimizer": "dspy.LabeledFewShot", **options}
-        assert is_noted("compile_program", None, program, examples, compiled) is is_added
+        is_added = not named
+        assert is_noted("execute_program", None, program, "x", {"conversation": "c", **named}) is is_added
+        # Only the caller's own name is for compilations too.
+        of_caller = named if name == "request_id" else {}
+        compiled = {"optimizer": "dspy.LabeledFewShot", **of_caller}
+        assert is_noted("compile_program", None, program, examples, compiled) is (not of_caller)
         # What only reads, or gives the same when it is made again.
         assert not is_noted("conversation", None, program, "c")
         assert not is_noted("seed_conversation", None, program, "d", [{"question": "Q", "answer": "A"}])
+        # The call made again finds nothing to delete, which is an error.
+        assert is_noted("delete_conversation", None, program, "c")
+        assert is_noted("delete_program", None, program)
+        assert is_noted("close_session", "s")
 
 
 @pytest.mark.parametrize("content", [None, b"", bytes(8 * asking.BATCHES)])

@@ -64,14 +64,15 @@ def test_next_port_knows_all_that_a_killed_one_has_answered(
     assert second.done("list_sessions") == []
 
 
+@pytest.mark.parametrize("name", ["request_id", "repetition"])
 def test_call_that_is_repeated_after_a_kill_between_write_and_answer_is_one_turn(
-    tmp_path: Path, ports: ExitStack, model_server: ModelServer
+    tmp_path: Path, ports: ExitStack, model_server: ModelServer, name: str
 ) -> None:
     path = tmp_path / "dspex.db"
     first = port_of(ports, f"sqlite:///{path}", THE_KEY="key-of-the-tests")
     first.done("configure_lm", "openai", openai(model_server, "answer"), {"session_id": "mine"})
     program = first.done("create_program", SPEC, {"session_id": "mine"})["id"]
-    call = [None, program, {"question": "once"}, {"conversation": "user", "request_id": "r-1"}]
+    call = [None, program, {"question": "once"}, {"conversation": "user", name: "r-1"}]
     first.send_call("dspy_bridge", "execute_program", call)
     while not stored_turns(path):
         time.sleep(0.01)
@@ -82,7 +83,9 @@ def test_call_that_is_repeated_after_a_kill_between_write_and_answer_is_one_turn
     repeated = second.done("execute_program", *call)
     assert repeated["answer"] == "answer to once"
     assert len(model_server.requests) == asked
-    other = second.done("execute_program", None, program, {"question": "other"}, call[3])
+    # The name that a caller gives is that of several calls.
+    named = {"conversation": "user", name: "r-1" if name == "request_id" else "r-2"}
+    other = second.done("execute_program", None, program, {"question": "other"}, named)
     assert other["answer"] == "answer to other"
     turns = second.done("conversation", None, program, "user")["turns"]
     assert [turn["question"] for turn in turns] == ["once", "other"]

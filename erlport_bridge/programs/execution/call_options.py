@@ -183,6 +183,11 @@ PROGRAM_CALL_OPTIONS: Final = (
             limit=ID_BYTES,
             description="whose conversation this is, with a program that has a history",
         ),
+        TextOption(
+            name="repetition",
+            limit=ID_BYTES,
+            description="what the call has in common with its repetition, and with no other call",
+        ),
     )
 )
 #: The options of an operation that calls a stored program many times.
@@ -205,6 +210,7 @@ class CallOptions:
             embeddings.
         vector: The embedding of the inputs, in place of ``embedder``.
         conversation: The id of the conversation that the call continues, for a stored program with a history.
+        repetition: What the call has in common with its repetition by the caller's pool, and with no other call.
         strict: Whether an option that has no effect is an error.
         tools: The tools that a call of a stored program brings; the tools of a module's call are the module's.
         functions: The names of the options by which a call of a stored program brings functions.
@@ -229,6 +235,7 @@ class CallOptions:
     embedder: ElixirFunction | None = None
     vector: Vector | None = None
     conversation: str | None = None
+    repetition: str | None = None
     strict: bool = False
     tools: tuple[str | ElixirTool, ...] = ()
     functions: tuple[str, ...] = ()
@@ -244,7 +251,7 @@ _FIELDS: Final = {
         name: name
         for name in (
             *("session_id", "request_id", "caller", "adapter", "demos", "parse_retries", "allow_urls", "version"),
-            *("embedder", "vector", "conversation", "strict", "redact", "budgets"),
+            *("embedder", "vector", "conversation", "repetition", "strict", "redact", "budgets"),
         )
     },
     "timeout": "timeout_ms",

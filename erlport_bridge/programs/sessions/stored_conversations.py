@@ -262,6 +262,8 @@ class StoredConversations:
                 self._known.forget_one(known)
             return self._known.delete(program.id, conversation_id).describe()
         described = self._description(replace(row, turn_count=len(row.turns), size=sum(map(len, row.turns))))
+        # Made again, the call would find nothing.
+        asking.note(is_seen=True)
         await self._store.delete(lambda rows: rows.delete_conversation(program.id, conversation_id))
         if known is not None:
             self._known.forget_one(known)

@@ -447,6 +447,8 @@ class StoredSessions:
             program = self.sessions.find_program(session_id, program_id)
             check_changeable(program.session_id, "program_id")
             if self.store is not None:
+                # Made again, the call would find nothing.
+                asking.note(is_seen=True)
                 await self.store.delete(lambda rows: rows.delete_program(program_id))
             self.sessions.forget_program(program)
         return program
@@ -457,6 +459,8 @@ class StoredSessions:
         async with self._locks.of("session", session_id):
             described = await self._describe(session_id)
             if self.store is not None:
+                # As in :meth:`delete_program`.
+                asking.note(is_seen=True)
                 await self.store.delete(lambda rows: rows.close_session(session_id))
                 self._touched_at.pop(session_id, None)
             self.sessions.close(session_id)

@@ -22,8 +22,10 @@ defmodule DSPex.Python do
       stops the work, and the caller has its answer at most about 50 ms later
     * `:serialization_format` - `:native` (the default) or `:json`, which returns the same results more slowly
     * `:retry` - `:safe`: if the Python that works on the call dies, the call is made again, once, unless a tool or another function (also
-      a model in Elixir) was called for it, a piece of a stream was sent, or a program or, without a `:request_id`, a turn or version was stored; otherwise the error has the kind `:worker_died`. The default is the pool's. A batch or
-      evaluation whose results come one by one is not made again as a whole; those in all workers run the items that have no result yet
+      a model in Elixir) was called for it, a piece of a stream was sent, a program was stored, a version without a `:request_id`, or
+      something was deleted; otherwise the error has the kind `:worker_died`. A turn of a conversation is stored once. The default is the
+      pool's. A batch or evaluation whose results come one by one is not made again as a whole; those in all workers run the items that
+      have no result yet
     * `:metadata` - a map of your own, such as `%{tenant: "acme"}`, which is in the events of the call and in its trace, unchanged; a pool may limit
       what each tenant spends (`:budgets`)
     * `:strict` - `true`: an option that means nothing to the call is an error; by default what the pool says

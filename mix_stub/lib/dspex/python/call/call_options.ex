@@ -23,7 +23,7 @@ defmodule DSPex.Python.Call.CallOptions do
   alias DSPex.Python.Cluster.Placement
   alias DSPex.Python.Functions.{Budgets, Callback, CallerContext, Exported, Model}
   alias DSPex.Python.Pool.{OpenBatches, Settings}
-  alias DSPex.Python.Wire.{Keywords, Timeout}
+  alias DSPex.Python.Wire.{Keywords, Timeout, UniqueId}
 
   defstruct pool: :general,
             timeout: 30_000,
@@ -264,6 +264,18 @@ defmodule DSPex.Python.Call.CallOptions do
 
     with {:ok, python, callbacks} <- with_models(python, Cluster.caller(options.pool)),
          do: with_resolver(python, redacting ++ of_budgets ++ callbacks, options.resolves?)
+  end
+
+  @doc """
+  Gives a call that may be made again with `retry: :safe` a name that its repetition has too, and no other call.
+  """
+  @spec repeatable(t()) :: t()
+  def repeatable(%__MODULE__{python: python} = options) do
+    retry = if options.retry == nil, do: Cluster.retry(options.pool), else: options.retry
+
+    if retry == :safe,
+      do: %{options | python: Map.put(python, :repetition, UniqueId.new(12))},
+      else: options
   end
 
   # Longer than any text should need.

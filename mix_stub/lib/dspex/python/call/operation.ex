@@ -15,6 +15,9 @@ defmodule DSPex.Python.Call.Operation do
   # Streams whose results may have been read when their worker dies. Made again, they would have them twice.
   @of_results [:stream_batch, :stream_program_batch, :stream_evaluate]
 
+  # What must not be added to the store twice if a call is made again.
+  @adding_turns [:execute_program]
+
   @typep result :: {:ok, term()} | {:error, Error.t()}
 
   @doc """
@@ -112,6 +115,8 @@ defmodule DSPex.Python.Call.Operation do
 
   # The functions run on behalf of `context`.
   defp request_with_functions(operation, first_args, executed, args, options, context) do
+    options = if operation in @adding_turns, do: CallOptions.repeatable(options), else: options
+
     with {:ok, python_options, of_model} <- CallOptions.for_execution(options, context),
          {:ok, executed, python_options, callbacks} <-
            ModuleSpec.read(executed, python_options, Cluster.caller(options.pool)) do

@@ -5,6 +5,7 @@ defmodule DSPex.Python.Call.Traces do
 
   alias DSPex.{Prediction, Trace}
   alias DSPex.Python.Error
+  alias DSPex.Python.Wire.UniqueId
 
   @enforce_keys [:trace_id, :span_id]
   defstruct [:trace_id, :span_id, :parent_id, flags: "01"]
@@ -27,11 +28,11 @@ defmodule DSPex.Python.Call.Traces do
   def new(traceparent) do
     with true <- is_binary(traceparent),
          [_all, trace_id, parent_id, flags] <- Regex.run(@w3c, traceparent) do
-      <<span_id::binary-16>> = random_hex(8)
+      <<span_id::binary-16>> = UniqueId.new(8)
       %__MODULE__{trace_id: trace_id, span_id: span_id, parent_id: parent_id, flags: flags}
     else
       _none ->
-        <<trace_id::binary-32, span_id::binary-16>> = random_hex(24)
+        <<trace_id::binary-32, span_id::binary-16>> = UniqueId.new(24)
         %__MODULE__{trace_id: trace_id, span_id: span_id}
     end
   end
@@ -47,9 +48,6 @@ defmodule DSPex.Python.Call.Traces do
     parent_id = if around.trace_id == trace_id, do: around.parent_id
     %__MODULE__{trace_id: trace_id, span_id: span_id, parent_id: parent_id, flags: flags}
   end
-
-  # Not of the cryptographic source: an id protects nothing.
-  defp random_hex(bytes), do: bytes |> :rand.bytes() |> Base.encode16(case: :lower)
 
   @doc """
   Returns the header of W3C Trace Context that makes Python's spans children of the call.

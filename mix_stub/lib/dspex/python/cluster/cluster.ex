@@ -92,11 +92,24 @@ defmodule DSPex.Python.Cluster do
   def strict?({:cluster, name}) do
     if Names.lookup(:pool, name),
       do: Settings.strict?(name),
-      else:
-        name |> Placement.nodes() |> Enum.take(1) |> Enum.any?(&(load(name, &1)[:strict] == true))
+      else: first_load(name)[:strict] == true
   end
 
   def strict?(pool), do: Settings.strict?(pool)
+
+  @doc false
+  # Tells whether calls of the pool whose worker has died are made again unless they say otherwise, as in `strict?/1`.
+  @spec retry(pool()) :: :safe | false
+  def retry({:cluster, name}) do
+    if Names.lookup(:pool, name),
+      do: Settings.retry(name),
+      else: first_load(name)[:retry] || false
+  end
+
+  def retry(pool), do: Settings.retry(pool)
+
+  defp first_load(name),
+    do: with([first | _others] <- Placement.nodes(name), do: load(name, first))
 
   @doc false
   # Tells whether a pool has a model, in a cluster on each node: `{:missing, message}` says where one is configured, `{:failed, error}`

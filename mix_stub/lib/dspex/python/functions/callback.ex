@@ -12,6 +12,7 @@ defmodule DSPex.Python.Functions.Callback do
   #     proxy?    whether the function is on another node: it takes the reference behind the id, and the arguments
 
   alias DSPex.Python.Functions.CallerContext
+  alias DSPex.Python.Wire.UniqueId
 
   @enforce_keys [:id, :name, :function]
   defstruct [
@@ -41,8 +42,7 @@ defmodule DSPex.Python.Functions.Callback do
   """
   @spec new(String.t(), (map() -> term()), timeout()) :: t()
   def new(name, function, timeout) do
-    id = Base.encode16(:rand.bytes(16))
-    %__MODULE__{id: id, name: name, function: function, timeout: timeout}
+    %__MODULE__{id: UniqueId.new(16), name: name, function: function, timeout: timeout}
   end
 
   @doc """

@@ -5,7 +5,7 @@ defmodule DSPex.Python.Pool.Dispatch do
   # its worker has died and nobody has seen anything of it.
 
   alias DSPex.Python.Error
-  alias DSPex.Python.Pool.{Messages, Queue, Routing, Stopping}
+  alias DSPex.Python.Pool.{Messages, Queue, Routing, Settings, Stopping}
   alias DSPex.Python.Port.{Connection, Names, PoolTally, Quarantine}
   alias DSPex.Python.Wire.Timeout
   alias DSPex.Telemetry
@@ -154,10 +154,7 @@ defmodule DSPex.Python.Pool.Dispatch do
 
   defp answered(error, _connection, _call), do: error
 
-  defp retry_of(%{retry: nil, pool: pool}) do
-    with {_supervisor, %{retry: retry}} <- Names.lookup(:pool, pool), do: retry
-  end
-
+  defp retry_of(%{retry: nil, pool: pool}), do: Settings.retry(pool)
   defp retry_of(%{retry: retry}), do: retry
 
   defp wait_for_restart(%{pool: pool} = call) do

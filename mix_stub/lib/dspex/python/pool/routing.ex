@@ -9,6 +9,7 @@ defmodule DSPex.Python.Pool.Routing do
   #     {:slot, slot}     this slot
 
   alias DSPex.Python.Port.{Connection, Names}
+  alias DSPex.Python.Wire.UniqueId
 
   @type t :: :any | {:home, term()} | {:worker, pos_integer()} | {:slot, pos_integer()}
 
@@ -101,7 +102,7 @@ defmodule DSPex.Python.Pool.Routing do
 
   def with_session(_operation, args), do: args
 
-  defp new_session, do: "session-" <> Base.encode16(:rand.bytes(6), case: :lower)
+  defp new_session, do: "session-" <> UniqueId.new(6)
 
   defp home(nil), do: :any
   defp home(id), do: {:home, key(id)}

@@ -15,6 +15,14 @@ defmodule DSPex.Python.Pool.Settings do
   def strict?(pool), do: match?({_supervisor, %{strict: true}}, Names.lookup(:pool, pool))
 
   @doc """
+  Tells whether calls of the pool whose worker has died are made again unless they say otherwise: `:safe` or `false`.
+  """
+  @spec retry(atom()) :: :safe | false
+  def retry(pool),
+    do:
+      if(match?({_supervisor, %{retry: :safe}}, Names.lookup(:pool, pool)), do: :safe, else: false)
+
+  @doc """
   Returns the keys of the metadata of Logger that Python's log entries have from the caller.
   """
   @spec log_metadata(atom()) :: [atom()]

@@ -14,6 +14,7 @@ defmodule DSPex.Python.Port.AskedNotes do
   # that ends meanwhile.
 
   alias DSPex.Python.Port.RunStore
+  alias DSPex.Python.Wire.UniqueId
 
   @slots 65_536
   @batches 4_096
@@ -32,7 +33,7 @@ defmodule DSPex.Python.Port.AskedNotes do
   def open(nil), do: nil
 
   def open(folder) do
-    path = Path.join(folder, "asked-" <> Base.encode16(:rand.bytes(12), case: :lower))
+    path = Path.join(folder, "asked-" <> UniqueId.new(12))
 
     case :file.open(path, [:raw, :binary, :read, :write, :exclusive]) do
       {:ok, file} -> filled(%__MODULE__{path: path, file: file})

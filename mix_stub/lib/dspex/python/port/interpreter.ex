@@ -123,18 +123,26 @@ defmodule DSPex.Python.Port.Interpreter do
   end
 
   @doc """
-  Kills the Python of the port if it has not read all that was written to it.
+  Kills the Python of the port if it has not read all that was written to it, or is stopped.
 
   Closing a port and halting the BEAM both wait until all data is written. With a Python that does not read, such as a
-  stopped one, they would wait forever.
+  stopped one, they would wait forever. A stopped one that has read all would outlive both.
   """
   @spec kill_if_deaf(port() | nil) :: :ok
-  def kill_if_deaf(port) do
-    with port when port != nil <- port,
-         {:queue_size, bytes} when bytes > 0 <- Port.info(port, :queue_size),
-         do: kill_process(port)
+  def kill_if_deaf(nil), do: :ok
 
+  def kill_if_deaf(port) do
+    if unread?(port) or stopped?(port), do: kill_process(port)
     :ok
+  end
+
+  defp unread?(port),
+    do: match?({:queue_size, bytes} when bytes > 0, Port.info(port, :queue_size))
+
+  defp stopped?(port) do
+    with {:os_pid, os_pid} <- Port.info(port, :os_pid),
+         do: ProcessState.stopped?(os_pid),
+         else: (nil -> false)
   end
 
   @doc """

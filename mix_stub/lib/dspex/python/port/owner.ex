@@ -332,11 +332,7 @@ defmodule DSPex.Python.Port.Owner do
         # Before the calls are answered: their callers may make them again at once.
         WorkerRole.hand_over(state.role)
 
-        answer_dead(
-          state,
-          Interpreter.ending(status),
-          "while the call was being made#{what_follows(state)}"
-        )
+        answer_dead(state, status, "while the call was being made#{what_follows(state)}")
 
       _stopped when state.role.recycling == :leaving ->
         answer_all(state, Error.new(:port_closed, replaced_too_late(state)))
@@ -473,7 +469,7 @@ defmodule DSPex.Python.Port.Owner do
 
   defp python_ended(status, %{role: %{recycling: recycling}} = state)
        when recycling == :leaving or elem(recycling, 0) == :draining do
-    state = answer_dead(state, Interpreter.ending(status), "while it was being replaced")
+    state = answer_dead(state, status, "while it was being replaced")
     {:noreply, left(%{state | port: nil})}
   end
 
@@ -630,9 +626,11 @@ defmodule DSPex.Python.Port.Owner do
       else: state
   end
 
-  defp answer_dead(state, ending, meanwhile) do
-    error = Error.new(:worker_died, "python #{ending} #{meanwhile}")
-    LastAnswers.of_dead(state.pending_calls, error, notes(state), quarantine(state))
+  defp answer_dead(state, status, meanwhile) do
+    error = Error.new(:worker_died, "python #{Interpreter.ending(status)} #{meanwhile}")
+    # What stops a process comes from outside, so no call is to blame.
+    quarantine = unless match?({:stopped, _ms}, status), do: quarantine(state)
+    LastAnswers.of_dead(state.pending_calls, error, notes(state), quarantine)
     state
   end
 

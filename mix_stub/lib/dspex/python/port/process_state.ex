@@ -26,6 +26,22 @@ defmodule DSPex.Python.Port.ProcessState do
   end
 
   @doc """
+  Returns whether the process `pid` is stopped now.
+  """
+  @spec stopped?(pos_integer()) :: boolean()
+  def stopped?(pid) do
+    case open(pid) do
+      nil ->
+        false
+
+      state ->
+        stopped? = stopped_after(state) != nil
+        :ok = :file.close(state.file)
+        stopped?
+    end
+  end
+
+  @doc """
   Returns the CPU time of a process that was stopped by a signal (SIGSTOP, SIGTSTP, SIGTTIN), in clock ticks; `nil`: it is not
   stopped. One that a debugger holds has another state.
   """

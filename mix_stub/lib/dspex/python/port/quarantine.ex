@@ -20,7 +20,7 @@ defmodule DSPex.Python.Port.Quarantine do
   # Operations that work on what callers bring. The others are alike for many callers, such as `ping`, and kill nothing.
   @suspects ~r/^(execute|stream|compile|evaluate|create|load)_/
   # The options that say who calls, in which trace, and by which functions of this attempt.
-  @differing_names ~w(request_id caller caller_context trace traceparent begins_trace called_at_us redact budgets resolver)
+  @differing_names ~w(request_id repetition caller caller_context trace traceparent begins_trace called_at_us redact budgets resolver)
   @differing Enum.map(@differing_names, &String.to_atom/1) ++ @differing_names
 
   @type t :: :ets.tid()

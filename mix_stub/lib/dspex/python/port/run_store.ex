@@ -21,6 +21,7 @@ defmodule DSPex.Python.Port.RunStore do
   require Logger
 
   alias DSPex.Python.Port.Names
+  alias DSPex.Python.Wire.UniqueId
 
   @prefix "dspex-run-"
   @touch_ms :timer.hours(1)
@@ -221,8 +222,7 @@ defmodule DSPex.Python.Port.RunStore do
   defp new_folder(beam), do: random_folder("#{@prefix}#{beam}-")
 
   defp random_folder(prefix) do
-    random = Base.encode16(:rand.bytes(12), case: :lower)
-    if tmp = System.tmp_dir(), do: Path.join(tmp, prefix <> random)
+    if tmp = System.tmp_dir(), do: Path.join(tmp, prefix <> UniqueId.new(12))
   end
 
   # Only the folders of this user can be removed, as in every shared folder for temporary files.

@@ -63,6 +63,24 @@ defmodule DSPex.Python.Port.QuarantineTest do
     end)
   end
 
+  test "a call is not to blame for a Python that was stopped twice" do
+    pool = start_pool!()
+    {:ok, _pong} = Python.ping(nil, pool: pool)
+    test = self()
+    # It was not retryable, as after two crashes.
+    capture_log(fn ->
+      for _ <- 1..2 do
+        call = Task.async(fn -> ask(pool, "Q", lm: {:elixir, waiting_model(test)}) end)
+        eventually(&asked?/0)
+        signal(pool, "STOP")
+        assert {:error, %Error{kind: :worker_died} = error} = Task.await(call, 60_000)
+        assert error.message =~ "was stopped by a signal"
+        assert error.retryable
+        {:ok, _pong} = Python.ping(nil, pool: pool)
+      end
+    end)
+  end
+
   @tag :tmp_dir
   test "the error says that a call was not sent", %{tmp_dir: folder} do
     python = script!(folder, "#!/bin/sh\nexec sleep 60\n")

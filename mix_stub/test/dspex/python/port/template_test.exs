@@ -73,12 +73,7 @@ defmodule DSPex.Python.Port.TemplateTest do
       signal_process(processes[stopped], "STOP")
       :ok = stop_supervised(pool)
 
-      # A stopped launcher stays until the node ends; its worker ends by itself.
-      for {name, pid} <- processes, {name, stopped} != {:launcher, :launcher} do
-        eventually(fn -> not alive?(pid) end)
-      end
-
-      if alive?(processes.launcher), do: signal_process(processes.launcher, "KILL")
+      for {_name, pid} <- processes, do: eventually(fn -> not alive?(pid) end)
     end
   end
 

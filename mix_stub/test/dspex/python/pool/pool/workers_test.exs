@@ -296,6 +296,47 @@ defmodule DSPex.Python.Pool.WorkersTest do
 
       assert {:ok, %{"pool" => %{"retried" => 1}}} = Python.metrics(pool: pool)
     end
+
+    test "has its turns stored once, also those that it had stored before it died" do
+      pool = start_ready!(size: 2, standby: 1, retry: :safe)
+
+      {:ok, program} =
+        Python.create_program(%{signature: "question -> answer", history: true}, pool: pool)
+
+      # A conversation keeps its last 50 turns.
+      conversation = fn user, number -> "user-#{user}-#{div(number, 30)}" end
+
+      told = fn user ->
+        for number <- 0..149 do
+          Python.execute_program(program, "Q#{number}", conversation: conversation.(user, number))
+        end
+      end
+
+      capture_log(fn ->
+        users = for user <- 1..4, do: Task.async(fn -> told.(user) end)
+
+        for number <- 1..4 do
+          Process.sleep(150)
+          kill(pool, rem(number, 2) + 1)
+          :ok = Python.await_pools([pool])
+        end
+
+        for answers <- Task.await_many(users, 120_000), answer <- answers do
+          # One that was in flight at two of them is not made again, and says so.
+          case answer do
+            {:ok, _prediction} -> :ok
+            {:error, error} -> assert error.details["retryable"] == false, inspect(error)
+          end
+        end
+      end)
+
+      for user <- 1..4, first <- 0..149//30 do
+        {:ok, %{"turns" => turns}} = Python.conversation(program, conversation.(user, first))
+        asked = for turn <- turns, do: turn["question"]
+        assert asked == Enum.uniq(asked)
+        assert length(asked) > 25
+      end
+    end
   end
 
   # Tells whether the model function has been called; the message stays for the next time.
@@ -325,7 +366,10 @@ defmodule DSPex.Python.Pool.WorkersTest do
   end
 
   defp kill(pool, slot) do
-    {:ok, %{"pid" => pid}} = ping_slot(pool, slot)
+    # It may be starting.
+    {:ok, %{"pid" => pid}} =
+      eventually(fn -> with {:error, _starting} <- ping_slot(pool, slot), do: nil end)
+
     :ok = signal_process(pid, "KILL")
     eventually(fn -> not alive?(pid) end)
   end
