@@ -310,6 +310,10 @@ cdef class QuickCalls:
                 break
             if type(arguments) is not list:
                 break
+            if running is not None and not running:
+                # Since the last call another thread leads, and makes this one.
+                self.flush()
+                return False
             start[0] = body + size
             # Set before the function runs: if it takes long, another thread reads on from here.
             self._frames.start = start[0]

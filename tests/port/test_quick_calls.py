@@ -16,7 +16,7 @@ from erlport_bridge.term import PACKET_SIZES, Atom, encode
 from tests.port_process import PortProcess
 
 USER_MODULE = """
-import contextvars, sys
+import contextvars, sys, time
 
 def harmless(function):
     function.is_harmless = True
@@ -69,6 +69,26 @@ def replace():
 
 async def awaited(value):
     return value
+
+calls = []
+
+@harmless
+def counted(number):
+    calls.append(number)
+    return number
+
+@harmless
+def counts():
+    return calls
+
+class Slow(type(sys)):
+    def __getattribute__(self, name):
+        if name == "counted":
+            time.sleep(0.01)
+        return super().__getattribute__(name)
+
+def slow():
+    sys.modules[__name__].__class__ = Slow
 """
 PROOFS = 5
 LAST = 2**31
@@ -156,6 +176,17 @@ def test_unread_answers_are_queued_and_none_is_lost(port: PortProcess) -> None:
     ids = port.send_calls(calls)
     assert sorted(port.receive()[:2] for _ in ids) == [("r", call_id) for call_id in ids]
     assert port.call("user_module", "same", 1)[2] == 1
+
+
+def test_calls_between_which_another_thread_becomes_the_leader_are_made_once(port: PortProcess) -> None:
+    """On a busy machine a call that came just then was made by both threads, and answered twice."""
+    for number in range(PROOFS):
+        port.call("user_module", "counted", -number)
+    # While the next call is looked up, the one before it counts as running for long.
+    port.call("user_module", "slow")
+    ids = port.send_calls([("user_module", "counted", [number]) for number in range(20)])
+    assert sorted(port.receive()[1:] for _ in ids) == [(call_id, number) for number, call_id in enumerate(ids)]
+    assert sorted(port.call("user_module", "counts")[2][PROOFS:]) == list(range(20))
 
 
 def test_a_reader_that_is_gone_ends_the_process(port: PortProcess) -> None:
