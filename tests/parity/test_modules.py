@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import dspy
 import pytest
@@ -250,7 +250,11 @@ def through_the_port(
     return {name: value for name, value in prediction.items() if name != "$meta"}, prediction["$meta"], bodies(server)
 
 
-@pytest.mark.parametrize("name", CASES)
+# Those of two kinds at once, in a sandbox, take long.
+LONG: Final = ("ProgramOfThought with its own reasoning", "CodeAct with its own reasoning")
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=pytest.mark.long if name in LONG else ()) for name in CASES])
 def test_answer_prompts_and_usage_are_those_of_plain_dspy(
     port: PortProcess, model_server: ModelServer, name: str
 ) -> None:

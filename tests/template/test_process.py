@@ -122,8 +122,20 @@ Process.sleep(:infinity)
 """
 
 
-@pytest.mark.parametrize("function", ["sleeps", "keeps_the_lock", "is_stopped"])
-@pytest.mark.parametrize("stopped", [None, "template", "launcher", "python"])
+# Each starts a BEAM. All pairs run by `make long`, and one for each value always.
+@pytest.mark.parametrize(
+    ("stopped", "function"),
+    [
+        pytest.param(stopped, function, marks=() if function == always else pytest.mark.long)
+        for stopped, always in [
+            (None, "sleeps"),
+            ("template", "keeps_the_lock"),
+            ("launcher", "is_stopped"),
+            ("python", "sleeps"),
+        ]
+        for function in ("sleeps", "keeps_the_lock", "is_stopped")
+    ],
+)
 def test_nothing_is_left_of_a_beam_that_is_killed(
     stopped: str | None, function: str, environment: dict[str, str], ready: Path, tmp_path: Path
 ) -> None:

@@ -166,7 +166,7 @@ def test_both_write_the_same_bytes_and_read_the_same_term(compiled: ModuleType, 
 
 
 @given(term=odd_terms)
-@settings(max_examples=2_000)
+@settings(max_examples=700)
 def test_both_encode_or_refuse_any_python_value_alike(compiled: ModuleType, term: Any) -> None:
     result = agreed_bytes(compiled, term)
     if type(result) is bytes:
@@ -206,7 +206,7 @@ def test_both_name_the_same_byte_where_a_term_is_cut(compiled: ModuleType, term:
 
 
 @given(term=terms, damage=st.lists(st.tuples(st.integers(0), st.integers(0, 255)), min_size=1, max_size=4))
-@settings(max_examples=2_000)
+@settings(max_examples=700)
 def test_both_decode_or_refuse_a_damaged_term_alike(
     compiled: ModuleType, term: Any, damage: list[tuple[int, int]]
 ) -> None:
@@ -218,7 +218,7 @@ def test_both_decode_or_refuse_a_damaged_term_alike(
 
 
 @given(raw=bytes_like_terms)
-@settings(max_examples=3_000)
+@settings(max_examples=1_000)
 def test_both_decode_or_refuse_any_bytes_alike(compiled: ModuleType, raw: bytes) -> None:
     agreed_term(compiled, b"\x83" + raw)
 

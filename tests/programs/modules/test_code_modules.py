@@ -179,8 +179,14 @@ def scripted(port: PortProcess, server: ModelServer, module: str, *replies: dict
     return port.operate("execute_module", module, QA, {"question": "?"}, options)
 
 
-@pytest.mark.parametrize("module", STEPS)
-@pytest.mark.parametrize("is_first", [False, True], ids=["later", "first"])
+@pytest.mark.parametrize(
+    ("module", "is_first"),
+    [
+        pytest.param(module, is_first, marks=pytest.mark.long if is_first and module != "dspy.RLM" else ())
+        for module in STEPS
+        for is_first in (False, True)
+    ],
+)
 def test_a_step_that_cannot_be_read_is_an_observation(
     code_port: PortProcess, model_server: ModelServer, module: str, is_first: bool
 ) -> None:

@@ -148,7 +148,10 @@ def test_exception_with_any_arguments_is_an_error_of_the_code(interpreter: Inter
     assert str(caught.value) == RAISED[code]
 
 
-@pytest.mark.parametrize("end", ["x", "SUBMIT(x)", "tool(x)", "raise ValueError(x)"])
+@pytest.mark.parametrize(
+    "end",
+    ["SUBMIT(x)", *(pytest.param(end, marks=pytest.mark.long) for end in ("x", "tool(x)", "raise ValueError(x)"))],
+)
 def test_value_of_any_depth_ends_no_sandbox(prepared: None, end: str) -> None:
     """In a sandbox of its own: Pyodide itself fails when a list of so many levels is freed."""
     own = Interpreter.started()
