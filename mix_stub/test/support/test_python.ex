@@ -3,6 +3,8 @@ defmodule DSPex.TestPython do
   Helps tests with real Python processes.
   """
 
+  alias DSPex.Python.Port.{Connection, PendingCalls}
+
   @doc """
   Returns the interpreter of the test configuration.
   """
@@ -67,17 +69,24 @@ defmodule DSPex.TestPython do
   Counts the pending calls of the pool; `nil` if the owner of its port ends meanwhile.
   """
   def waiting(pool) do
-    DSPex.Python.Port.PendingCalls.count(:sys.get_state(client(pool)).pending_calls)
+    PendingCalls.count(:sys.get_state(client(pool)).pending_calls)
   catch
     :exit, _ended -> nil
   end
 
   @doc """
-  Counts the pending calls of the pool that are sent: a caller adds its call first, then writes it, then waits.
+  Counts the pending calls of the pool that are sent: a caller adds its call first, then writes it, where it may have to
+  wait for the port, then waits for its answer.
   """
   def sent(pool) do
-    callers = DSPex.Python.Port.PendingCalls.callers(:sys.get_state(client(pool)).pending_calls)
-    Enum.count(callers, fn {_id, pid} -> Process.info(pid, :status) == {:status, :waiting} end)
+    callers = PendingCalls.callers(:sys.get_state(client(pool)).pending_calls)
+
+    Enum.count(callers, fn {_id, pid} ->
+      Process.info(pid, [:status, :current_function]) in [
+        [status: :waiting, current_function: {Connection, :send_and_wait, 4}],
+        [status: :waiting, current_function: {Connection, :wait, 5}]
+      ]
+    end)
   catch
     :exit, _ended -> nil
   end
