@@ -135,10 +135,9 @@ defmodule DSPex.Python.Port.TemplateTest do
        %{
          options: options
        } do
-    pool = start_pool!(Keyword.put(options, :size, 2))
+    pool = start_pool!([size: 2, standby: 0] ++ options)
     {:ok, _pong} = Python.ping(nil, pool: pool)
-    eventually(fn -> length(workers(pool)) == 2 end)
-    [worker, other] = workers(pool)
+    [worker, other] = eventually(fn -> match?([_one, _other], workers(pool)) && workers(pool) end)
     %{template: template} = processes(pool)
     socket = Template.socket(pool)
 
