@@ -18,9 +18,12 @@ defmodule DSPex.Python.Pool.Settings do
   Tells whether calls of the pool whose worker has died are made again unless they say otherwise: `:safe` or `false`.
   """
   @spec retry(atom()) :: :safe | false
-  def retry(pool),
-    do:
-      if(match?({_supervisor, %{retry: :safe}}, Names.lookup(:pool, pool)), do: :safe, else: false)
+  def retry(pool) do
+    case Names.lookup(:pool, pool) do
+      {_supervisor, %{retry: retry}} -> retry
+      nil -> false
+    end
+  end
 
   @doc """
   Returns the keys of the metadata of Logger that Python's log entries have from the caller.
