@@ -4,7 +4,7 @@ defmodule DSPex.Python.Pool.Messages do
   # The errors about a pool that name its configuration.
 
   alias DSPex.Python.Error
-  alias DSPex.Python.Functions.Model
+  alias DSPex.Python.Functions.ModelOptions
   alias DSPex.Python.Port.Names
   alias DSPex.Suggestion
 
@@ -14,7 +14,7 @@ defmodule DSPex.Python.Pool.Messages do
   @spec model_missing(atom()) :: String.t()
   def model_missing(pool) do
     "pool #{inspect(pool)} has no language model; write config :dspex, DSPex.Python, " <>
-      "pools: [#{key(pool)}: [model: #{Model.example()}]] or call DSPex.Python.configure_lm"
+      "pools: [#{key(pool)}: [model: #{ModelOptions.example()}]] or call DSPex.Python.configure_lm"
   end
 
   @doc """
@@ -23,7 +23,7 @@ defmodule DSPex.Python.Pool.Messages do
   @spec model_missing(atom(), [node()]) :: String.t()
   def model_missing(pool, nodes) do
     "pool #{inspect(pool)} has no language model on #{Enum.map_join(nodes, ", ", &to_string/1)}; write " <>
-      "config :dspex, DSPex.Python, pools: [#{key(pool)}: [model: #{Model.example()}]] on each node, or call " <>
+      "config :dspex, DSPex.Python, pools: [#{key(pool)}: [model: #{ModelOptions.example()}]] on each node, or call " <>
       "DSPex.Python.configure_lm with pool: {:cluster, #{inspect(pool)}} again: it configures the nodes that are up then"
   end
 
