@@ -5,7 +5,7 @@ defmodule DSPex.Python.Port.PoolOptions do
   # neither `inspect` nor Erlang's formatting looks into a closure. `configured_by` returns on whose behalf the functions of
   # this model run: the process that wrote the options. `env` is a function as well, because variables may be keys.
 
-  alias DSPex.Python.Functions.{Budgets, CallerContext, Model}
+  alias DSPex.Python.Functions.{Budgets, CallerContext, Model, ModelOptions}
   alias DSPex.Python.Port.{Environment, Heartbeat, KeyedOptions, ProgramFiles, StoreOption}
   alias DSPex.Suggestion
   alias DSPex.Python.Wire.{Keywords, Limits, Timeout}
@@ -150,7 +150,8 @@ defmodule DSPex.Python.Port.PoolOptions do
 
   def new!(options) do
     if not Keyword.keyword?(options) do
-      raise ArgumentError, "expected the options of a pool as a keyword list"
+      raise ArgumentError,
+            "expected the options of a pool as a keyword list#{given(options)}"
     end
 
     name = options[:name]
@@ -200,6 +201,14 @@ defmodule DSPex.Python.Port.PoolOptions do
       )
     )
   end
+
+  # No more of them, because they may have a key.
+  defp given(options) when is_map(options), do: ", got a map; Map.to_list/1 makes a list of it"
+
+  defp given(options) when is_list(options),
+    do: ", got a list with what is no pair of an atom and a value"
+
+  defp given(other), do: ", got #{ModelOptions.outline(other)}"
 
   defp size(:schedulers), do: min(System.schedulers_online(), @max_size)
   defp size(number), do: number
@@ -289,7 +298,8 @@ defmodule DSPex.Python.Port.PoolOptions do
   defp check!(:log_metadata, value, pool) do
     if not all?(value, &is_atom/1) do
       raise ArgumentError,
-            "expected a list of keys such as [:request_id] for #{where(:log_metadata, pool)}, got #{inspect(value)}"
+            "expected a list of keys such as [:request_id] for #{where(:log_metadata, pool)}, got #{inspect(value)}" <>
+              Suggestion.list_hint(value)
     end
   end
 
@@ -308,7 +318,7 @@ defmodule DSPex.Python.Port.PoolOptions do
   defp check!(option, value, pool) when option in [:python_path, :modules, :preload] do
     if not all?(value, &is_binary/1) do
       raise ArgumentError,
-            "expected a list of strings for #{where(option, pool)}, got #{inspect(value)}"
+            "expected a list of strings for #{where(option, pool)}, got #{inspect(value)}#{Suggestion.list_hint(value)}"
     end
 
     if option != :python_path and Enum.any?(value, &(String.trim(&1) == "")) do

@@ -84,7 +84,14 @@ defmodule DSPex.Python.Port.PoolOptionsTest do
            "expected 1000 to 31557600000000 ms for the option :session_ttl of pool :p, got 1"},
           {[name: :p, store: false, session_ttl: 1_000],
            "the option :session_ttl of pool :p is about the store of the pool, which has none; give it the option :store too"},
-          {%{name: :p}, "expected the options of a pool as a keyword list"}
+          {[name: :p, modules: Stream.map(["a.B"], & &1)],
+           ~r/^expected a list of strings for the option :modules .*; Enum.to_list\/1 makes a list of it$/},
+          {[name: :p, log_metadata: MapSet.new([:a])], ~r/; Enum.to_list\/1 makes a list of it$/},
+          {%{name: :p},
+           "expected the options of a pool as a keyword list, got a map; Map.to_list/1 makes a list of it"},
+          {[{"name", :p}],
+           "expected the options of a pool as a keyword list, got a list with what is no pair of an atom and a value"},
+          {nil, "expected the options of a pool as a keyword list, got nil"}
         ] do
       assert_raise ArgumentError, message, fn -> PoolOptions.new!(options) end
       assert_raise ArgumentError, message, fn -> Pool.child_spec(options) end
