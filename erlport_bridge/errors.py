@@ -20,7 +20,7 @@ import asyncio
 import sys
 import traceback as traceback_module
 from collections.abc import Mapping
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 from erlport_bridge.redaction import redact_beginning
 
@@ -313,9 +313,25 @@ def message_of(error: BaseException) -> str:
     return _sendable(text.partition(_ADVICE)[0], _MAX_MESSAGE_CHARACTERS)
 
 
+class ConstantError(ValueError):
+    """A text holds ``NaN`` or an infinity, which are no JSON."""
+
+
+def refuse_constant(name: str) -> NoReturn:
+    """Raise :class:`ConstantError`: the ``parse_constant`` of a reader of JSON."""
+    raise ConstantError(f"{name} is no JSON")
+
+
 def json_fault(error: Exception) -> str:
-    """Return why a text cannot be read as JSON, from the exception of its reader."""
-    return "its values are nested too deeply" if isinstance(error, RecursionError) else message_of(error)
+    """Return why a text cannot be read as JSON, or a value cannot be written, from the exception of the json module."""
+    if isinstance(error, RecursionError):
+        return "its values are nested too deeply"
+    if isinstance(error, UnicodeDecodeError):
+        return f"its byte {error.start} is not UTF-8"
+    # An integer of more than 4,300 digits, for which its words name a setting of the interpreter, or an infinity.
+    if type(error) is ValueError:
+        return "it has a number that is too large"
+    return message_of(error)
 
 
 def traceback_lines(error: BaseException) -> list[str]:

@@ -35,6 +35,9 @@ def _path(path: object) -> str:
 
 def _store() -> Store:
     if stored.store is None:
-        message = "this port has no store; give the pool the option store, or the port the variable DSPEX_STORE"
+        message = (
+            "there is no store to read or to write: the pool has store: false; give it an address, such as "
+            '"sqlite:////srv/app/dspex.db", or a port without a pool the variable DSPEX_STORE'
+        )
         raise OperationError("input", message)
     return stored.store

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Iterator
 from typing import IO, TYPE_CHECKING, Any, Final, NamedTuple, NoReturn
 
-from erlport_bridge.errors import OperationError, json_fault
+from erlport_bridge.errors import OperationError, json_fault, refuse_constant
 from erlport_bridge.store import transfer_files
 from erlport_bridge.store.names import key_of, name_of
 
@@ -185,15 +185,18 @@ def _shown(column: _Column, value: Any) -> Any:
 
 
 def _lines(file: IO[bytes]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield each line as an object, with its number."""
+    """Yield each line that is not empty as an object, with its number."""
     number = 0
     while line := file.readline(_MAX_LINE):
         number += 1
+        # As an editor, or a join of parts, may leave one. That no row is missing is seen at the end.
+        if not line.strip():
+            continue
         if len(line) == _MAX_LINE:
             _refuse(number, f"expected at most {_MAX_LINE} bytes")
         try:
             # An editor may have put a byte order mark before the first line.
-            found = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"), parse_constant=_no_json)
+            found = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"), parse_constant=refuse_constant)
         except (ValueError, RecursionError) as error:
             _refuse(number, _NO_EXPORT if number == 1 else _no_line(line, error))
         if not isinstance(found, dict):
@@ -228,13 +231,28 @@ def _import(rows: Rows, lines: Iterator[tuple[int, dict[str, Any]]], stop: threa
         if problem := known.problem_of(table, row):
             _refuse(number, problem)
         if not _insert(rows, table, row):
+            # First, because a session that is closed for a file without an end is lost.
+            _read_to_end(number, lines)
             there = f"{table.name} {_named(table, row)} is in the store, or in the file, already"
             _refuse(number, f"{there}; import into a new store, or close its session before")
         known.add(table, row)
         if table.name == "version":
             described.add(row["program_id"])
         counts[table.name] += 1
-    return _refuse(last, "expected further lines after this one: the file has been cut off")
+    return _refuse_cut_off(last)
+
+
+def _read_to_end(last: int, lines: Iterator[tuple[int, dict[str, Any]]]) -> None:
+    """Raise if the file has been cut off."""
+    ended = False
+    for number, line in lines:
+        last, ended = number, "end" in line
+    if not ended:
+        _refuse_cut_off(last)
+
+
+def _refuse_cut_off(last: int) -> NoReturn:
+    _refuse(last, "expected further lines after this one: the file has been cut off")
 
 
 def _read_header(lines: Iterator[tuple[int, dict[str, Any]]]) -> None:
@@ -254,7 +272,7 @@ def _read_row(number: int, line: dict[str, Any]) -> tuple[_Table, dict[str, Any]
     if len(line) != 1 or table is None or not isinstance(row, dict):
         _refuse(number, f"expected an object with one of {', '.join(_BY_NAME)} or end")
     if unknown := row.keys() - {column.name for column in table.columns}:
-        _refuse(number, f"unknown column {min(unknown)!r} of a {name}")
+        _refuse(number, f"unknown column {_short(min(unknown))} of a {name}")
     return table, {column.name: _read_value(number, table, column, row) for column in table.columns}
 
 
@@ -263,7 +281,10 @@ def _read_value(number: int, table: _Table, column: _Column, row: dict[str, Any]
     if value is None and column.optional:
         return None
     if column.is_json and value is not None and isinstance(value, column.kind):
-        return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+        try:
+            return json.dumps(value, ensure_ascii=True, allow_nan=False, separators=(",", ":"))
+        except ValueError:  # 1e999 is read as an infinity
+            _refuse(number, f"expected numbers that a float can hold at {table.name}.{column.name}")
     is_right = isinstance(value, column.kind) and not isinstance(value, bool) and value != ""
     if not is_right or (isinstance(value, int) and not 0 <= value < 2**63):
         expected = {int: "a number that is not negative", str: "a text"}.get(column.kind, "an object")
@@ -340,12 +361,8 @@ def _named(table: _Table, row: dict[str, Any]) -> str:
 
 
 def _short(value: object) -> str:
-    text = repr(value)
+    text = "nothing" if value is None else repr(value)
     return text if len(text) <= 80 else f"{text[:80]}…"
-
-
-def _no_json(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
 
 
 def _refuse(number: int, problem: str) -> NoReturn:

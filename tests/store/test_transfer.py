@@ -116,7 +116,9 @@ CHANGES: list[tuple[Callable[[list[Line]], object], str]] = [
     (lambda lines: lines.append({}), "line 11: expected nothing after the end"),
     (lambda lines: lines.insert(1, {"sesion": {}}), "line 2: expected an object with one of session"),
     (lambda lines: _row(lines, "session").update(owner="me"), "line 2: unknown column 'owner' of a session"),
+    (lambda lines: _row(lines, "session").update({"x" * 300: 1}), f"unknown column '{'x' * 79}… of a session"),
     (lambda lines: _row(lines, "session").update(version="1"), "at session.version, got '1'"),
+    (lambda lines: _row(lines, "session").pop("version"), "at session.version, got nothing"),
     (lambda lines: _row(lines, "turn").update(body="{}"), "line 9: expected an object at turn.body, got '{}'"),
     (lambda lines: _row(lines, "turn").update(number=2**62), "of the conversation, at turn.number, got"),
     (lambda lines: _row(lines, "program").update(id=""), "line 4: expected a text at program.id, got ''"),
@@ -151,21 +153,43 @@ def test_wrong_line_is_named_and_nothing_is_imported(tmp_path: Path) -> None:
             ("\n".join([*lines[:2], *lines[1:]]), "already; import into a new store, or close its session before")
         ]
         texts += [("\n".join([lines[0], '{"session": NaN}']), "line 2: expected JSON: NaN is no JSON")]
+        # These were told of Python's settings, of its codecs, and that the bridge has a fault.
+        digits = "9" * 5000
+        texts += [
+            (
+                "\n".join([lines[0], f'{{"session": {digits}}}', ""]),
+                "line 2: expected JSON: it has a number that is too large",
+            )
+        ]
+        (turn,) = (number for number, line in enumerate(lines) if '"thing":1' in line)
+        huge = lines[turn].replace('"thing":1', '"thing":1e999')
+        texts += [
+            ("\n".join([*lines[:turn], huge, *lines[turn + 1 :]]), "numbers that a float can hold at turn.body"),
+            ("\n".join([lines[0], '{"session": "\udcff"}', ""]), "line 2: expected JSON: its byte 13 is not UTF-8"),
+        ]
         for change, problem in CHANGES:
             changed = [json.loads(line) for line in lines]
             change(changed)
             texts.append(("\n".join(map(json.dumps, changed)), problem))
         for text, problem in texts:
-            wrong.write_text(text)
+            wrong.write_bytes(text.encode(errors="surrogateescape"))
             with pytest.raises(OperationError) as caught:
                 await imported(second, wrong)
             assert problem in caught.value.message
             assert await second.stored.all() == []
         # As an editor may have written it.
-        wrong.write_text(f"\ufeff{path.read_text()}")
+        text = "\r\n \n\n".join(lines)
+        wrong.write_text(f"\ufeff{text}\n\n", newline="")
         await imported(second, wrong)
         with pytest.raises(OperationError, match="line 2: session 'mine' is in the store"):
             await imported(second, path)
+        # Who closed the session for such a file had neither.
+        for part in (lines[:-1], lines[:2]):
+            for rest, problem in (("", "expected further lines after this one"), ('{"tu', "in this line")):
+                wrong.write_text("\n".join([*part, rest]))
+                with pytest.raises(OperationError, match=problem) as caught:
+                    await imported(second, wrong)
+                assert caught.value.message.startswith(f"line {len(part) + bool(rest)}: ")
         assert len(await second.stored.all()) == 2
         assert not [name for name in os.listdir(tmp_path) if ".part" in name]
         first.store.close()

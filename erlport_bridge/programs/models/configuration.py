@@ -249,23 +249,26 @@ def _no_provider(given: Mapping[str, Any], path: str) -> OperationError:
     """Return the error about a map of options that names no provider."""
     arguments.only(given, {"provider", *MODEL_OPTIONS, *_ELIXIR_OPTIONS, "base_url"}, "option", path, _HINTS)
     model = text_of(given.get("model"))
-    meant = None if model is None else providers.with_provider(model)
-    provider = None if meant is None else meant.partition("/")[0]
-    hint = f", {_FORMS}" if provider is None else f' (did you mean "{provider}"?)'
+    names = [name.partition("/")[0] for name in providers.meant(model or "")]
+    hint = _did_you_mean(names) if names else f", {_FORMS}"
     return OperationError("input", f"expected a provider at {path}.provider{hint}", path=f"{path}.provider")
 
 
 def _unknown_provider(name: str, path: str) -> OperationError:
-    meant = providers.with_provider(name)
+    meant = providers.meant(name)
     # Text that does not look like a name may be an API key in the wrong place, so it is not shown.
-    is_name = meant is not None or _PROVIDER_NAME.fullmatch(name)
-    hint = suggestion(name, _KNOWN) if meant is None else f" (did you mean {quoted(meant)}?)"
+    is_name = meant or _PROVIDER_NAME.fullmatch(name)
+    hint = _did_you_mean(meant) if meant else suggestion(name, _KNOWN)
     return OperationError(
         "provider",
         f"unknown provider{f' {quoted(name)}' if is_name else ''}{hint}; known providers: {', '.join(_KNOWN)}",
         path=path,
         provider=name if is_name else None,
     )
+
+
+def _did_you_mean(names: Sequence[str]) -> str:
+    return f" (did you mean {' or '.join(map(quoted, names))}?)"
 
 
 def _embedded(settings: dict[str, Any]) -> LanguageModel:

@@ -66,6 +66,23 @@ LITELLM_PROVIDERS: Final = frozenset(
     }
 )
 
+# What callers may mean by the name of a company or of a product, or by a name of other libraries.
+_OTHER_NAMES: Final[Mapping[str, tuple[str, ...]]] = {
+    "amazon": ("bedrock", "sagemaker"),
+    "aws": ("bedrock", "sagemaker"),
+    "azure_openai": ("azure",),
+    "function": ("elixir",),
+    "google": ("gemini", "vertex_ai"),
+    "hf": ("huggingface",),
+    "ibm": ("watsonx",),
+    "llama_cpp": (OPENAI_COMPATIBLE,),
+    "llamacpp": (OPENAI_COMPATIBLE,),
+    "local": ("ollama", OPENAI_COMPATIBLE),
+    "microsoft": ("azure",),
+    "nvidia": ("nvidia_nim",),
+    "vertex": ("vertex_ai",),
+    "vllm": ("hosted_vllm",),
+}
 # How the names of a provider's models begin: for callers who leave out the provider.
 _FAMILIES: Final[Mapping[str, str]] = {
     "gpt": "openai",
@@ -100,18 +117,25 @@ _HEADER_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _CLIENT_HEADERS: Final = frozenset(["authorization", "content-type", "content-length", "host", "x-api-key"])
 
 
-def with_provider(model: str) -> str | None:
-    """Return ``"provider/model"`` for the name of a model whose provider was left out; ``None`` if it is not known.
+def meant(name: str) -> tuple[str, ...]:
+    """Return the providers that a name which is no provider may mean, or the model with its provider.
 
-    >>> with_provider("gpt-4o-mini"), with_provider("openai:gpt-4o"), with_provider("sk-0123")
-    ('openai/gpt-4o-mini', 'openai/gpt-4o', None)
+    >>> meant("google"), meant("claude"), meant("sk-0123")
+    (('gemini', 'vertex_ai'), ('anthropic',), ())
+    >>> meant("gpt-4o-mini"), meant("openai:gpt-4o")
+    (('openai/gpt-4o-mini',), ('openai/gpt-4o',))
     """
-    provider, is_pair, rest = model.partition(":")
+    if others := _OTHER_NAMES.get(name.lower()):
+        return others
+    provider, is_pair, rest = name.partition(":")
     if is_pair and rest and (provider in PROVIDERS or provider in LITELLM_PROVIDERS):
-        return f"{provider}/{rest}"
-    found = _MODEL_NAME.fullmatch(model)
+        return (f"{provider}/{rest}",)
+    found = _MODEL_NAME.fullmatch(name)
     family = found and (_FAMILIES.get(found[1]) or _FAMILIES.get(found[1].rstrip("0123456789")))
-    return f"{family}/{model}" if family else None
+    if not family:
+        return ()
+    # A name of letters alone, such as ``claude``, is that of no model.
+    return (family if name.isalpha() else f"{family}/{name}",)
 
 
 def api_base(value: object, provider: Provider | None, name: str, path: str) -> str | None:

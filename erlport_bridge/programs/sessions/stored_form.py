@@ -13,7 +13,7 @@ from typing import Any, Final, NamedTuple
 
 import dspy
 
-from erlport_bridge.errors import EncodeError, OperationError, json_fault
+from erlport_bridge.errors import EncodeError, OperationError, json_fault, refuse_constant
 from erlport_bridge.programs.pipelines import learned
 from erlport_bridge.programs.sessions.program import Program
 from erlport_bridge.programs.text import arguments, inside
@@ -70,7 +70,7 @@ def load(text: object) -> Stored:
     if len(given) > MAX_CHARACTERS:
         raise _wrong(f"expected at most {MAX_CHARACTERS} characters at text, got {len(given)}")
     try:
-        stored = json.loads(given, object_pairs_hook=OrderedMap, parse_constant=_refuse_constant)
+        stored = json.loads(given, object_pairs_hook=OrderedMap, parse_constant=refuse_constant)
     except (ValueError, RecursionError) as error:
         raise _wrong(f"expected the JSON that dump_program gave at text: {json_fault(error)}") from None
     return read(stored)
@@ -92,10 +92,6 @@ def read(stored: object) -> Stored:
     if "lm" in spec:
         raise _wrong("expected no model in a stored program, got one at text.spec.lm; give load_program the option lm")
     return Stored(spec, stored.get("learned"), compiled or None, stored.get("neighbours"))
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
 
 
 def _wrong(message: str) -> OperationError:

@@ -220,7 +220,9 @@ def _literal(annotation: Any, value: object, path: str, lenient: bool) -> Any:
 
 def _list(types: tuple[Any, ...], value: object, path: str, lenient: bool) -> list[Any]:
     if not isinstance(value, list):
-        raise mismatch("a list", value, path)
+        # A MapSet, or a range.
+        remedy = "; Enum.to_list/1 makes a list of it" if isinstance(value, set | range) else ""
+        raise mismatch("a list", value, path, remedy)
     (element_type,) = types or (Any,)
     return [convert(element_type, item, f"{path}[{index}]", lenient=lenient) for index, item in enumerate(value)]
 

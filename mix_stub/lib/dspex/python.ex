@@ -94,7 +94,9 @@ defmodule DSPex.Python do
 
   Does not wait for Python: calls do, and have the error of a Python that cannot be started; so has `await_pools/2`. Returns
   `{:error, {:already_started, pid}}` if there is a pool of that name, `{:error, :not_started}` if the application `:dspex` has not been
-  started, and `{:error, %DSPex.Python.Error{}}` if `:python` names no executable file or `:model` no provider.
+  started, and `{:error, %DSPex.Python.Error{}}` if `:python` names no executable file, `:model` no provider, or if what can be told of the options of
+  the model without Python is wrong: a misspelt name, a type, no `model:`. A pool of the configuration starts with such a model, since calls
+  may bring their own.
 
       {:ok, _pid} = DSPex.Python.start_pool(:reports, python: ".venv/bin/python", model: :embedded)
   """

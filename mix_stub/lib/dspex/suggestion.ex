@@ -1,7 +1,7 @@
 defmodule DSPex.Suggestion do
   @moduledoc false
 
-  # Finds the name that was meant by a wrong one. `misspelt/2` follows the rules of Python's `misspelt`
+  # Finds the name that was meant by a wrong one, and the list by a stream. `misspelt/2` follows the rules of Python's `misspelt`
   # (erlport_bridge/programs/text/wording.py), so that an option is judged alike on both sides.
 
   @max_characters 64
@@ -69,6 +69,26 @@ defmodule DSPex.Suggestion do
           else: ""
     end
   end
+
+  @doc """
+  Returns `; Enum.to_list/1 makes a list of it` for an enumerable that is neither a list nor a map, such as a stream; otherwise `""`.
+
+      iex> DSPex.Suggestion.list_hint(Stream.map([1], & &1))
+      "; Enum.to_list/1 makes a list of it"
+      iex> DSPex.Suggestion.list_hint(%{a: 1})
+      ""
+  """
+  @spec list_hint(term()) :: String.t()
+  def list_hint(value),
+    do: if(enumerable?(value), do: "; Enum.to_list/1 makes a list of it", else: "")
+
+  @doc """
+  Tells whether a value is an enumerable that is neither a list nor a map. Most streams are functions: those of `Stream.resource/3`,
+  `Stream.iterate/2`, …
+  """
+  @spec enumerable?(term()) :: boolean()
+  def enumerable?(value),
+    do: is_function(value, 2) or (is_struct(value) and Enumerable.impl_for(value) != nil)
 
   defp letters(name), do: name |> to_string() |> String.downcase() |> String.graphemes()
 

@@ -71,6 +71,7 @@ defmodule DSPex.Trace do
   """
 
   alias DSPex.Python.JSON
+  alias DSPex.Suggestion
   alias DSPex.Trace.Page
 
   @texts ~w(id kind name status)
@@ -167,8 +168,15 @@ defmodule DSPex.Trace do
     do:
       raise(
         ArgumentError,
-        "expected a DSPex.Trace or what has one, got #{inspect(other, limit: 5)}; DSPex.Python.trace/1 finds it in any result"
+        "expected a DSPex.Trace or what has one, got #{inspect(other, limit: 5)}#{remedy(other)}"
       )
+
+  defp remedy(other) do
+    case Suggestion.list_hint(other) do
+      "" -> "; DSPex.Python.trace/1 finds it in any result"
+      hint -> hint
+    end
+  end
 
   # The page and its readers count on these.
   defp check!(%__MODULE__{id: id, spans: spans, dropped: dropped}) do

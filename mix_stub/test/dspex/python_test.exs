@@ -232,7 +232,7 @@ defmodule DSPex.PythonTest do
           {[serialization_format: :xml],
            "expected :serialization_format to be :native or :json, got :xml"},
           {[pool: "general"],
-           ~s|expected :pool to be a pool's name, an atom, or {:cluster, name}, got "general"|}
+           ~r/^expected :pool to be a pool's name, an atom, or \{:cluster, name\}, got "general" \(did you mean :general\?\); the pools are: /}
         ] do
       assert_raise ArgumentError, message, fn -> Python.ping(nil, options) end
     end

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,8 @@ from erlport_bridge.programs.models.generation_settings import generation_settin
 from erlport_bridge.programs.models.providers import PROVIDERS
 
 HOST = "http://127.0.0.1:9"
+CONFORMANCE = Path(__file__).parents[3] / "conformance" / "providers.tsv"
+MEANT = [line.split("\t") for line in CONFORMANCE.read_text(encoding="utf-8").splitlines() if line[0] != "#"]
 
 
 def error_of(provider: object, config: object) -> OperationError:
@@ -156,24 +159,14 @@ def test_setting_at_its_bounds_is_taken(name: str, values: tuple[Any, ...]) -> N
         assert generation_setting(name, value) == value
 
 
-@pytest.mark.parametrize(
-    ("name", "meant"),
-    [
-        ("gpt-4o-mini", "openai/gpt-4o-mini"),
-        ("o3-mini", "openai/o3-mini"),
-        ("o1", "openai/o1"),
-        ("claude-3-5-sonnet-20241022", "anthropic/claude-3-5-sonnet-20241022"),
-        ("gemini-2.0-flash", "gemini/gemini-2.0-flash"),
-        ("llama3.2:3b", "ollama/llama3.2:3b"),
-        ("openai:gpt-4o", "openai/gpt-4o"),
-        ("groq:llama3", "groq/llama3"),
-    ],
-)
+@pytest.mark.parametrize(("name", "meant"), MEANT)
 @pytest.mark.parametrize("as_map", [False, True])
-def test_model_without_its_provider_is_named_with_it(name: str, meant: str, as_map: bool) -> None:
+def test_name_that_is_no_provider_is_told_which_may_be_meant(name: str, meant: str, as_map: bool) -> None:
+    """``google`` and ``local`` had no hint, ``claude`` meant the model "anthropic/claude", and ``vllm`` "ollama"."""
     with pytest.raises(OperationError) as caught:
         from_option(["embedded", {"provider": name} if as_map else name])
-    assert f'unknown provider "{name}" (did you mean "{meant}"?)' in caught.value.message
+    names = " or ".join(f'"{one}"' for one in meant.split(","))
+    assert f'unknown provider "{name}" (did you mean {names}?)' in caught.value.message
     assert (caught.value.kind, caught.value.facts["path"]) == ("provider", "opts.lm[1].provider")
 
 

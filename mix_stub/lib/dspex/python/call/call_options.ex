@@ -22,7 +22,7 @@ defmodule DSPex.Python.Call.CallOptions do
   alias DSPex.Python.{Cluster, Error, ModelFunction}
   alias DSPex.Python.Cluster.Placement
   alias DSPex.Python.Functions.{Budgets, Callback, CallerContext, Exported, Model}
-  alias DSPex.Python.Pool.{OpenBatches, Settings}
+  alias DSPex.Python.Pool.{Messages, OpenBatches, Settings}
   alias DSPex.Python.Wire.{Keywords, Timeout, UniqueId}
 
   defstruct pool: :general,
@@ -375,8 +375,8 @@ defmodule DSPex.Python.Call.CallOptions do
     if Cluster.pool?(pool) do
       pool
     else
-      raise ArgumentError,
-            "expected :pool to be a pool's name, an atom, or {:cluster, name}, got #{inspect(pool)}"
+      expected = ":pool to be a pool's name, an atom, or {:cluster, name},"
+      raise ArgumentError, Messages.no_name(expected, pool)
     end
   end
 

@@ -8,6 +8,7 @@ defmodule DSPex.Python.Call.Operation do
   alias DSPex.Python.{Callbacks, Cluster, Error, JSON, ModuleSpec}
   alias DSPex.Python.Functions.{Callback, CallerContext}
   alias DSPex.Python.Pool.{Routing, Settings}
+  alias DSPex.Suggestion
 
   # The operations that execute a module by its spec; the others execute a program of a session.
   @of_modules [:validate_module, :execute_module, :stream_module, :execute_batch, :stream_batch]
@@ -48,7 +49,9 @@ defmodule DSPex.Python.Call.Operation do
   end
 
   defp refused(expected, path, got) do
-    message = "expected #{expected} at #{path}, got #{inspect(got, limit: 5)}"
+    message =
+      "expected #{expected} at #{path}, got #{inspect(got, limit: 5)}#{Suggestion.list_hint(got)}"
+
     {:error, Error.new(:input, message, %{"path" => path})}
   end
 
@@ -131,7 +134,12 @@ defmodule DSPex.Python.Call.Operation do
           options
           | functions: callbacks
         })
-        |> StructHints.explain(List.last(args), options.python)
+        |> StructHints.explain(List.last(args), %{
+          "opts" => options.python,
+          "spec" => executed,
+          "module" => executed,
+          "signature" => hd(args)
+        })
       end)
     end
   end

@@ -42,7 +42,8 @@ defmodule DSPex.Python.Call.Overview do
   @spec pools!(term()) :: [atom()] | :all
   def pools!(:all), do: :all
 
-  def pools!(names) when is_list(names) do
+  def pools!(names) do
+    :ok = Messages.check_list!(names)
     known = if Names.available?(), do: Names.pools(), else: []
 
     for name <- names,
@@ -50,10 +51,6 @@ defmodule DSPex.Python.Call.Overview do
         do: raise(ArgumentError, Messages.not_running(name).message)
 
     names
-  end
-
-  def pools!(other) do
-    raise ArgumentError, "expected a list of names of pools, or :all, got #{inspect(other)}"
   end
 
   @doc """

@@ -36,8 +36,11 @@ defmodule DSPex.Python.Call.ProgramCalls do
     {_strict, options} = CallOptions.pop(options, :strict)
 
     with {:ok, spec} <- ProgramSpec.to_python(spec, options.pool),
-         {:ok, term} <- Operation.call(:create_program, [spec, options.python], options),
-         do: {:ok, Program.from_term(term, options.pool)}
+         {:ok, term} <- Operation.call(:create_program, [spec, options.python], options) do
+      {:ok, Program.from_term(term, options.pool)}
+    else
+      error -> StructHints.explain(error, nil, %{"spec" => spec, "opts" => options.python})
+    end
   end
 
   @doc """

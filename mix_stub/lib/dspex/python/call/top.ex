@@ -4,6 +4,7 @@ defmodule DSPex.Python.Call.Top do
   # Shows pools and running calls in a terminal, refreshed in place, until a line is entered.
 
   alias DSPex.Python.Call.Overview
+  alias DSPex.Python.Wire.Keywords
   alias DSPex.Suggestion
 
   @known [:interval, :pools, :frames]
@@ -25,6 +26,9 @@ defmodule DSPex.Python.Call.Top do
       raise ArgumentError,
             "unknown option #{inspect(name)} of top/1#{Suggestion.hint(name, @known)}"
     end
+
+    if message = Keywords.repeated(options, "the options of top/1"),
+      do: raise(ArgumentError, message)
 
     interval = Keyword.get(options, :interval, 1_000)
     frames = Keyword.get(options, :frames, :infinity)

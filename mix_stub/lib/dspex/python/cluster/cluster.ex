@@ -56,8 +56,8 @@ defmodule DSPex.Python.Cluster do
 
   @doc false
   @spec pool?(term()) :: boolean()
-  def pool?({:cluster, name}), do: pool?(name)
-  def pool?(name), do: is_atom(name) and name != nil
+  def pool?({:cluster, name}), do: is_atom(name) and pool?(name)
+  def pool?(name), do: is_atom(name) and name not in [nil, true, false]
 
   @doc false
   # The name that the pool has on each node.
@@ -250,16 +250,20 @@ defmodule DSPex.Python.Cluster do
     Readiness.await_all(:all, timeout)
   end
 
-  def await_all(pools, _timeout) when not is_list(pools),
-    do: raise(ArgumentError, "expected a list of pools, or :all, got #{inspect(pools, limit: 5)}")
-
   def await_all(pools, timeout) do
+    :ok = Messages.check_list!(pools)
     :ok = Timeout.check_argument!(timeout)
     deadline = Timeout.deadline(timeout)
 
-    Enum.find_value(pools, :ok, fn pool ->
-      with :ok <- await(pool, deadline, timeout), do: nil
-    end)
+    # No pool is waited for in vain.
+    case Enum.reject(pools, &pool?/1) do
+      [] ->
+        Enum.find_value(pools, :ok, &with(:ok <- await(&1, deadline, timeout), do: nil))
+
+      [wrong | _more] ->
+        expected = "the name of a pool, an atom, or {:cluster, name},"
+        {:error, Error.new(:pool_not_found, Messages.no_name(expected, wrong))}
+    end
   end
 
   defp await({:cluster, name} = pool, deadline, timeout) do

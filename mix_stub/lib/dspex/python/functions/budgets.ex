@@ -40,30 +40,34 @@ defmodule DSPex.Python.Functions.Budgets do
   """
   @spec check(term()) :: :ok | {:error, String.t()}
   def check(budgets) do
-    if Keyword.keyword?(budgets),
-      do: check_each(budgets, "budgets", &check_limits/2),
-      else: expected("the budgets", "[tenant: #{@example}]", budgets)
-  end
-
-  defp check_limits({key, [_one | _more] = limits}, path) do
-    if Keyword.keyword?(limits),
-      do: check_each(limits, "#{path}.#{key}", &check_limit/2),
-      else: expected_limits(key, limits, path)
+    if is_list(budgets) and not List.improper?(budgets) and
+         Enum.all?(budgets, &match?({_key, _limits}, &1)) do
+      check_each(budgets, "budgets", &check_limits/2)
+    else
+      expected(
+        "a keyword list of keys of the metadata of calls",
+        "[tenant: #{@example}]",
+        budgets
+      )
+    end
   end
 
   # A limit of the whole pool, which there is not.
   defp check_limits({limit, value}, path) when limit in @limits,
-    do:
-      expected(
-        "a key of the metadata of calls at #{path}",
-        "[tenant: [#{limit}: #{inspect(value)}]]",
-        limit
-      )
+    do: expected_key(path, "[tenant: [#{limit}: #{inspect(value)}]]", limit)
 
-  defp check_limits({key, limits}, path), do: expected_limits(key, limits, path)
+  defp check_limits({key, _limits}, path)
+       when not is_atom(key) or key in [nil, true, false, :""],
+       do: expected_key(path, "[tenant: #{@example}]", key)
 
-  defp expected_limits(key, limits, path),
-    do: expected("limits at #{path}.#{key}", @example, limits)
+  defp check_limits({key, limits}, path) do
+    if limits != [] and Keyword.keyword?(limits),
+      do: check_each(limits, "#{path}.#{key}", &check_limit/2),
+      else: expected("limits at #{path}.#{key}", @example, limits)
+  end
+
+  defp expected_key(path, example, got),
+    do: expected("a key of the metadata of calls at #{path}", example, got)
 
   defp check_limit({name, value} = limit, path) do
     cond do

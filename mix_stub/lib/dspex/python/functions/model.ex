@@ -4,19 +4,8 @@ defmodule DSPex.Python.Functions.Model do
   # Reads a language model as it is written in Elixir, and returns it in the form that Python takes.
 
   alias DSPex.Python.{Error, ModelFunction}
-  alias DSPex.Python.Functions.Callback
+  alias DSPex.Python.Functions.{Callback, ModelOptions}
   alias DSPex.Python.Wire.Keywords
-  alias DSPex.Suggestion
-
-  # The options that are no text, which a variable of the environment always is.
-  @numbers ~w(temperature max_tokens n top_p rollout_id seed presence_penalty frequency_penalty num_retries) ++
-             ~w(requests_per_minute max_concurrent_requests)
-  @booleans ~w(cache)
-
-  # Those of Python (erlport_bridge/programs/models/providers.py); a test compares the two.
-  @providers ~w(anthropic azure bedrock cerebras cohere databricks deepseek elixir embedded fireworks_ai gemini groq hosted_vllm) ++
-               ~w(huggingface litellm_proxy lm_studio mistral moonshot nvidia_nim ollama openai openai_compatible openrouter) ++
-               ~w(perplexity sagemaker sambanova together_ai vertex_ai watsonx xai)
 
   @as_function "a model that is a function of Elixir is written {:elixir, function}"
 
@@ -62,51 +51,39 @@ defmodule DSPex.Python.Functions.Model do
     end
   end
 
-  def validate(model) when is_boolean(model), do: unexpected()
-  def validate(model) when is_atom(model) or is_binary(model), do: :ok
+  def validate(model) when (is_atom(model) and not is_boolean(model)) or is_binary(model), do: :ok
 
-  def validate(function) when is_function(function),
-    do: {:error, "expected a model, got a function; #{@as_function}"}
+  def validate(model), do: {:error, "#{expected()}, got #{got(model)}"}
 
-  def validate(_model), do: unexpected()
-
-  @doc """
-  Returns the names of all providers.
-  """
-  @spec providers() :: [String.t()]
-  def providers, do: @providers
-
-  @doc """
-  Checks the providers of a valid model and of its fallback models; all else that may be wrong is left to Python. The error is a sentence.
-  """
-  @spec check_provider(t()) :: :ok | {:error, String.t()}
-  def check_provider({provider, options}) when is_list(options) or is_map(options) do
-    options = Map.new(options)
-    fallbacks = options[:fallbacks] || options["fallbacks"]
-    fallbacks = if is_list(fallbacks) and not List.improper?(fallbacks), do: fallbacks, else: []
-
-    Enum.find_value([provider | fallbacks], :ok, fn model ->
-      with :ok <- check_provider(model), do: nil
-    end)
+  defp expected do
+    "expected :embedded, {provider, options} such as #{ModelOptions.example()}, {:elixir, function}, or nil"
   end
 
-  def check_provider({provider, _function}), do: check_provider(provider)
+  # With what is meant, as far as that can be told.
+  defp got(function) when is_function(function), do: "a function; #{@as_function}"
 
-  def check_provider(model) when (is_atom(model) and model != nil) or is_binary(model) do
-    # Or `"provider/model"`.
-    [name | _model] = model |> to_string() |> String.split("/", parts: 2)
-    if name in @providers, do: :ok, else: {:error, unknown_provider(name)}
+  defp got(pid) when is_pid(pid),
+    do: "a process; a scripted model is written DSPex.Python.ScriptedModel.lm(pid)"
+
+  defp got(model) do
+    got = ModelOptions.outline(model)
+
+    cond do
+      Keyword.keyword?(model) and Keyword.has_key?(model, :provider) ->
+        got <> as_pair()
+
+      is_map(model) and (is_map_key(model, :provider) or is_map_key(model, "provider")) ->
+        got <> as_pair()
+
+      is_list(model) and model != [] ->
+        "#{got}; fallback models are the option :fallbacks of the first one"
+
+      true ->
+        got
+    end
   end
 
-  def check_provider(_none_or_map), do: :ok
-
-  # A text that is near to no name may be a key in the wrong place, and is not shown.
-  defp unknown_provider(name) do
-    hint = Suggestion.hint(name, @providers)
-    shown = if hint != "", do: " #{inspect(name)}#{hint}"
-
-    "unknown provider#{shown}; write a model as in #{example()}; known providers: #{Enum.join(@providers, ", ")}"
-  end
+  defp as_pair, do: "; write the provider before its options, and not among them"
 
   @doc """
   Returns the provider and the options for `configure_lm`, and the functions that Python must be able to call as long as
@@ -175,9 +152,15 @@ defmodule DSPex.Python.Functions.Model do
   def checked({_provider, _options} = model, none) when none in [[], %{}],
     do: at(checked(model), "provider")
 
-  def checked(provider, options) do
-    provider? = provider != nil and (is_atom(provider) or is_binary(provider))
-    at(checked({provider, options}), if(provider?, do: "config", else: "provider"))
+  def checked(provider, options) when is_atom(provider) or is_binary(provider) do
+    place = if provider == nil, do: "provider", else: "config"
+    at(checked({provider, options}), place)
+  end
+
+  def checked(model, _options) do
+    message = "#{expected()}, got a whole model and options beside it; write them in the model"
+    wrong = with {:ok, _model} <- checked(model), do: {:error, Error.new(:input, message)}
+    at(wrong, "provider")
   end
 
   defp at({:error, error}, path), do: {:error, below(error, path)}
@@ -227,16 +210,8 @@ defmodule DSPex.Python.Functions.Model do
     end
   end
 
-  defp read_for_call(function, _pool_call, path) when is_function(function),
-    do:
-      {:error, Error.new(:input, "expected a model at #{path}, got a function; #{@as_function}")}
-
-  defp read_for_call(pid, _pool_call, path) when is_pid(pid) do
-    message =
-      "expected a model at #{path}, got a process; a scripted model is written DSPex.Python.ScriptedModel.lm(pid)"
-
-    {:error, Error.new(:input, message)}
-  end
+  defp read_for_call(other, _pool_call, path) when is_function(other) or is_pid(other),
+    do: {:error, Error.new(:input, "expected a model at #{path}, got #{got(other)}")}
 
   defp read_for_call(elixir, _pool_call, _path) when elixir in [:elixir, "elixir"],
     do: checked({elixir, nil})
@@ -271,14 +246,8 @@ defmodule DSPex.Python.Functions.Model do
     end
   end
 
-  @doc """
-  Returns a model as an example for messages.
-  """
-  @spec example() :: String.t()
-  def example, do: ~S|{:openai, model: "gpt-4o-mini", api_key: {:system, "OPENAI_API_KEY"}}|
-
   defp checked({nil, _options}) do
-    message = "expected a provider such as :openai, or #{example()}, got nil"
+    message = "expected a provider such as :openai, or #{ModelOptions.example()}, got nil"
     {:error, Error.new(:input, message)}
   end
 
@@ -287,10 +256,6 @@ defmodule DSPex.Python.Functions.Model do
       :ok -> {:ok, model}
       {:error, message} -> {:error, Error.new(:input, message)}
     end
-  end
-
-  defp unexpected do
-    {:error, "expected :embedded, {provider, options} such as #{example()}, or nil"}
   end
 
   defp read(name, function, provider)
@@ -314,18 +279,23 @@ defmodule DSPex.Python.Functions.Model do
 
   defp read(_name, value, _provider), do: {:ok, value}
 
-  # Python's error shows the text of one that is none.
-  defp as_written(name, text) when name in @numbers, do: number(String.trim(text)) || text
+  # A variable of the environment is always text. Python's error shows the text of what is no number.
+  defp as_written(name, text) do
+    case ModelOptions.types()[name] do
+      type when type in [:number, :integer] ->
+        number(String.trim(text)) || text
 
-  defp as_written(name, text) when name in @booleans,
-    do:
-      Map.get(
-        %{"true" => true, "false" => false},
-        text |> String.trim() |> String.downcase(),
+      :boolean ->
+        Map.get(
+          %{"true" => true, "false" => false},
+          text |> String.trim() |> String.downcase(),
+          text
+        )
+
+      _text ->
         text
-      )
-
-  defp as_written(_name, text), do: text
+    end
+  end
 
   defp number(text) do
     case {Integer.parse(text), Float.parse(text)} do

@@ -4,7 +4,7 @@ defmodule DSPex.Python.Pool.Messages do
   # The errors about a pool that name its configuration.
 
   alias DSPex.Python.Error
-  alias DSPex.Python.Functions.Model
+  alias DSPex.Python.Functions.ModelOptions
   alias DSPex.Python.Port.Names
   alias DSPex.Suggestion
 
@@ -14,7 +14,7 @@ defmodule DSPex.Python.Pool.Messages do
   @spec model_missing(atom()) :: String.t()
   def model_missing(pool) do
     "pool #{inspect(pool)} has no language model; write config :dspex, DSPex.Python, " <>
-      "pools: [#{key(pool)}: [model: #{Model.example()}]] or call DSPex.Python.configure_lm"
+      "pools: [#{key(pool)}: [model: #{ModelOptions.example()}]] or call DSPex.Python.configure_lm"
   end
 
   @doc """
@@ -23,7 +23,7 @@ defmodule DSPex.Python.Pool.Messages do
   @spec model_missing(atom(), [node()]) :: String.t()
   def model_missing(pool, nodes) do
     "pool #{inspect(pool)} has no language model on #{Enum.map_join(nodes, ", ", &to_string/1)}; write " <>
-      "config :dspex, DSPex.Python, pools: [#{key(pool)}: [model: #{Model.example()}]] on each node, or call " <>
+      "config :dspex, DSPex.Python, pools: [#{key(pool)}: [model: #{ModelOptions.example()}]] on each node, or call " <>
       "DSPex.Python.configure_lm with pool: {:cluster, #{inspect(pool)}} again: it configures the nodes that are up then"
   end
 
@@ -31,7 +31,7 @@ defmodule DSPex.Python.Pool.Messages do
   Returns the error of a call of a pool that does not exist.
   """
   @spec not_found(term()) :: Error.t()
-  def not_found(pool) when is_atom(pool) do
+  def not_found(pool) when is_atom(pool) and pool not in [nil, true, false] do
     Error.new(
       :pool_not_found,
       "there is no pool #{inspect(pool)}#{Suggestion.hint(pool, names())}; write config :dspex, DSPex.Python, " <>
@@ -39,15 +39,14 @@ defmodule DSPex.Python.Pool.Messages do
     )
   end
 
-  def not_found(other),
-    do: Error.new(:pool_not_found, "#{expected_name(other)};#{running()}")
+  def not_found(other), do: not_running(other)
 
   @doc """
   Returns the error of a pool that does not exist and of which something was asked that only a running pool has: to stop it, its calls,
   its counts.
   """
   @spec not_running(term()) :: Error.t()
-  def not_running(pool) when is_atom(pool) do
+  def not_running(pool) when is_atom(pool) and pool not in [nil, true, false] do
     Error.new(
       :pool_not_found,
       "there is no pool #{inspect(pool)} on this node#{Suggestion.hint(pool, names())}; #{there()}"
@@ -55,10 +54,30 @@ defmodule DSPex.Python.Pool.Messages do
   end
 
   def not_running(other),
-    do: Error.new(:pool_not_found, "#{expected_name(other)}; #{there()}")
+    do: Error.new(:pool_not_found, no_name("the name of a pool of this node, an atom,", other))
 
-  defp expected_name(other),
-    do: "expected the name of a pool of this node, an atom, got #{inspect(other)}"
+  @doc """
+  Says of a value that is not `expected`, the name of a pool, which pools there are.
+  """
+  @spec no_name(String.t(), term()) :: String.t()
+  def no_name(expected, other) do
+    hint = if is_binary(other), do: Suggestion.hint(other, names()), else: ""
+    "expected #{expected} got #{inspect(other, limit: 5)}#{hint}; #{there()}"
+  end
+
+  @doc """
+  Raises `ArgumentError` unless `pools` is a list.
+  """
+  @spec check_list!(term()) :: :ok
+  def check_list!(pools) do
+    if is_list(pools) and not List.improper?(pools),
+      do: :ok,
+      else:
+        raise(
+          ArgumentError,
+          "expected a list of names of pools, or :all, got #{inspect(pools, limit: 5)}#{Suggestion.list_hint(pools)}"
+        )
+  end
 
   @doc """
   Returns the error of a call that comes while its pool is being stopped.

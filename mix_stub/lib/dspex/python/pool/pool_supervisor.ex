@@ -6,7 +6,7 @@ defmodule DSPex.Python.Pool.PoolSupervisor do
   use Supervisor
 
   alias DSPex.Python.{Error, Pool}
-  alias DSPex.Python.Functions.Model
+  alias DSPex.Python.Functions.ModelOptions
   alias DSPex.Python.Pool.{Messages, Stopping}
   alias DSPex.Python.Port.{Diagnosis, Interpreter, Names}
   alias DSPex.Python.Wire.Keywords
@@ -17,7 +17,7 @@ defmodule DSPex.Python.Pool.PoolSupervisor do
   @doc """
   Starts a pool; `{:error, {:already_started, pid}}` if there is a pool of that name, `{:error, :not_started}` if the
   application `:dspex` has not been started, `:missing_dependency` if there is no executable file where the interpreter should be,
-  `:provider` if there is no such provider of models.
+  `:provider` if there is no such provider of models, `:input` if an option of the model is wrong.
   """
   @spec start_pool(atom(), keyword()) :: {:ok, pid()} | {:error, term()}
   def start_pool(name, options) do
@@ -37,14 +37,14 @@ defmodule DSPex.Python.Pool.PoolSupervisor do
   # configuration starts without its interpreter too, and tries again, since the application is more than this pool.
   defp found(%{name: pool} = options) do
     with {:ok, _path} <- Interpreter.find(options),
-         :ok <- Model.check_provider(options.model.()) do
+         :ok <- ModelOptions.check(options.model.()) do
       :ok
     else
       {:not_found, path} ->
         {:error, Diagnosis.not_found(path, options)}
 
-      {:error, text} ->
-        {:error, Error.new(:provider, "#{text} (the option :model of pool #{inspect(pool)})")}
+      {:error, %Error{message: message} = error} ->
+        {:error, %{error | message: "#{message} (the option :model of pool #{inspect(pool)})"}}
     end
   end
 

@@ -5,8 +5,8 @@ defmodule DSPex.Python.Port.PoolOptions do
   # neither `inspect` nor Erlang's formatting looks into a closure. `configured_by` returns on whose behalf the functions of
   # this model run: the process that wrote the options. `env` is a function as well, because variables may be keys.
 
-  alias DSPex.Python.Functions.{Budgets, CallerContext, Model}
-  alias DSPex.Python.Port.{Environment, Heartbeat, ProgramFiles, StoreOption}
+  alias DSPex.Python.Functions.{Budgets, CallerContext, Model, ModelOptions}
+  alias DSPex.Python.Port.{Environment, Heartbeat, KeyedOptions, ProgramFiles, StoreOption}
   alias DSPex.Suggestion
   alias DSPex.Python.Wire.{Keywords, Limits, Timeout}
 
@@ -62,9 +62,6 @@ defmodule DSPex.Python.Port.PoolOptions do
   @least_memory_mb 100
   @limits Map.keys(Limits.defaults())
   @least_bytes Limits.least_bytes()
-  # The limit is far longer than real C code holds the GIL, and than a machine under load lets a process wait. A process that is
-  # stopped waits for neither.
-  @heartbeat %{interval: 5_000, limit: 30_000, stopped: 1_000}
 
   @enforce_keys [:name]
   defstruct [
@@ -72,6 +69,7 @@ defmodule DSPex.Python.Port.PoolOptions do
     :model,
     :configured_by,
     :env,
+    :heartbeat,
     :store,
     :cd,
     python: "python3",
@@ -80,7 +78,6 @@ defmodule DSPex.Python.Port.PoolOptions do
     modules: [],
     preload: [],
     start_timeout: 60_000,
-    heartbeat: @heartbeat,
     max_threads: 64,
     max_stuck: 32,
     lost_after: 30_000,
@@ -142,7 +139,7 @@ defmodule DSPex.Python.Port.PoolOptions do
           log_metadata: [atom()],
           history: false | :metadata | :full,
           redact: {module(), atom()} | nil,
-          otlp: %{endpoint: true | String.t(), content: :metadata | :full} | nil
+          otlp: KeyedOptions.otlp() | nil
         }
 
   @doc """
@@ -153,7 +150,8 @@ defmodule DSPex.Python.Port.PoolOptions do
 
   def new!(options) do
     if not Keyword.keyword?(options) do
-      raise ArgumentError, "expected the options of a pool as a keyword list"
+      raise ArgumentError,
+            "expected the options of a pool as a keyword list#{given(options)}"
     end
 
     name = options[:name]
@@ -169,8 +167,12 @@ defmodule DSPex.Python.Port.PoolOptions do
 
     Enum.each(options, fn {option, value} -> check!(option, value, name) end)
     model = Keyword.get(options, :model)
-    heartbeat = heartbeat!(Keyword.get(options, :heartbeat, []), name)
-    env = env!(Keyword.get(options, :env, []), name)
+
+    read = fn option, default, reader ->
+      options |> Keyword.get(option, default) |> reader.() |> read!(option, name)
+    end
+
+    env = read.(:env, [], &Environment.read/1)
     store = Keyword.get(options, :store, :run)
 
     if store == false and options[:session_ttl] do
@@ -189,8 +191,8 @@ defmodule DSPex.Python.Port.PoolOptions do
         configured_by: fn -> context end,
         env: fn -> env end,
         store: fn -> store end,
-        heartbeat: heartbeat,
-        otlp: otlp!(Keyword.get(options, :otlp, false), name),
+        heartbeat: read.(:heartbeat, [], &KeyedOptions.heartbeat/1),
+        otlp: read.(:otlp, false, &KeyedOptions.otlp/1),
         size: size,
         standby: standby,
         # A process that imports for the others is worth it if there are others.
@@ -200,80 +202,25 @@ defmodule DSPex.Python.Port.PoolOptions do
     )
   end
 
+  # No more of them, because they may have a key.
+  defp given(options) when is_map(options), do: ", got a map; Map.to_list/1 makes a list of it"
+
+  defp given(options) when is_list(options),
+    do: ", got a list with what is no pair of an atom and a value"
+
+  defp given(other), do: ", got #{ModelOptions.outline(other)}"
+
   defp size(:schedulers), do: min(System.schedulers_online(), @max_size)
   defp size(number), do: number
 
   defp bytes({:mb, number}), do: number * 1024 * 1024
   defp bytes(number), do: number
 
-  defp heartbeat!(false, _pool), do: false
+  # An option that is read by a function, and not only checked.
+  defp read!({:ok, value}, _option, _pool), do: value
 
-  defp heartbeat!(given, pool) do
-    with true <- Keyword.keyword?(given),
-         nil <- Keywords.repeated(given, "heartbeat"),
-         %{interval: interval, limit: limit, stopped: stopped} = heartbeat <-
-           Map.merge(@heartbeat, Map.new(given)),
-         true <- interval in 1..@max_timeout and limit in interval..@max_timeout//1,
-         true <- stopped == false or stopped in 1..@max_timeout,
-         3 <- map_size(heartbeat) do
-      heartbeat
-    else
-      _wrong ->
-        raise ArgumentError,
-              "expected false or [interval: ms, limit: ms, stopped: ms or false] with a limit of at least the interval for " <>
-                "#{where(:heartbeat, pool)}, got #{inspect(given)}#{heartbeat_hint(given)}"
-    end
-  end
-
-  @otlp %{endpoint: true, content: :metadata}
-
-  defp otlp!(false, _pool), do: nil
-
-  defp otlp!(endpoint, pool) when endpoint == true or is_binary(endpoint),
-    do: otlp!([endpoint: endpoint], pool)
-
-  defp otlp!(given, pool) do
-    with true <- Keyword.keyword?(given),
-         nil <- Keywords.repeated(given, "otlp"),
-         %{endpoint: endpoint, content: content} = otlp <- Map.merge(@otlp, Map.new(given)),
-         true <- content in [:metadata, :full] and address?(endpoint),
-         2 <- map_size(otlp) do
-      otlp
-    else
-      # The message does not show the value, which may have a password.
-      _wrong ->
-        raise ArgumentError,
-              "expected false, true, an address such as \"http://localhost:4318\", or [endpoint: address, content: :full] " <>
-                "for #{where(:otlp, pool)}#{otlp_hint(given)}"
-    end
-  end
-
-  defp address?(true), do: true
-
-  defp address?(text) when is_binary(text) do
-    uri = URI.parse(text)
-    uri.scheme in ["http", "https"] and uri.host not in [nil, ""]
-  end
-
-  defp address?(_other), do: false
-
-  defp otlp_hint(given) do
-    unknown = if Keyword.keyword?(given), do: Keyword.keys(given) -- Map.keys(@otlp), else: []
-    unknown |> Enum.take(1) |> Enum.map_join(&Suggestion.hint(&1, Map.keys(@otlp)))
-  end
-
-  defp heartbeat_hint(given) do
-    known = Map.keys(@heartbeat)
-    unknown = if Keyword.keyword?(given), do: Keyword.keys(given) -- known, else: []
-    unknown |> Enum.take(1) |> Enum.map_join(&Suggestion.hint(&1, known))
-  end
-
-  defp env!(given, pool) do
-    case Environment.read(given) do
-      {:ok, variables} -> variables
-      {:error, message} -> raise ArgumentError, "#{message} for #{where(:env, pool)}"
-    end
-  end
+  defp read!({:error, message}, option, pool),
+    do: raise(ArgumentError, "#{message} for #{where(option, pool)}")
 
   defp check!(:heartbeat, _value, _pool), do: :ok
   defp check!(:otlp, _value, _pool), do: :ok
@@ -351,7 +298,8 @@ defmodule DSPex.Python.Port.PoolOptions do
   defp check!(:log_metadata, value, pool) do
     if not all?(value, &is_atom/1) do
       raise ArgumentError,
-            "expected a list of keys such as [:request_id] for #{where(:log_metadata, pool)}, got #{inspect(value)}"
+            "expected a list of keys such as [:request_id] for #{where(:log_metadata, pool)}, got #{inspect(value)}" <>
+              Suggestion.list_hint(value)
     end
   end
 
@@ -370,7 +318,7 @@ defmodule DSPex.Python.Port.PoolOptions do
   defp check!(option, value, pool) when option in [:python_path, :modules, :preload] do
     if not all?(value, &is_binary/1) do
       raise ArgumentError,
-            "expected a list of strings for #{where(option, pool)}, got #{inspect(value)}"
+            "expected a list of strings for #{where(option, pool)}, got #{inspect(value)}#{Suggestion.list_hint(value)}"
     end
 
     if option != :python_path and Enum.any?(value, &(String.trim(&1) == "")) do

@@ -95,11 +95,94 @@ defmodule DSPex.Python.Call.StructHintsTest do
         assert {:error, %Error{kind: :input, path: ^path, message: message}} = result
 
         assert message =~
-                 ~r/^expected a .*list of maps.* at #{Regex.escape(path)}, got a stream; /
+                 ~r/^expected a .*list of (maps|turns).* at #{Regex.escape(path)}, got a stream; /
 
         assert message =~ "Enum.to_list/1 makes a list of it"
       end
     end
+  end
+
+  test "a stream, or a MapSet for a list, is told how to make a list of it, wherever it is" do
+    # It was shown as the fields of its struct, or not named at all: `unknown key "accs" at spec`.
+    qa = "question -> answer"
+    path = Path.join(System.tmp_dir!(), "lines-#{System.unique_integer([:positive])}")
+    File.write!(path, "a\nb\n")
+    on_exit(fn -> File.rm!(path) end)
+    ask = &Python.execute_module("dspy.Predict", qa, "Why?", [{&1, &2}])
+
+    lists = fn value ->
+      Python.execute_module("dspy.Predict", "q: list[str] -> answer", %{q: value})
+    end
+
+    read = "; read it before the call, as Enum.to_list/1 does"
+    to_list = "; Enum.to_list/1 makes a list of it"
+
+    for stream <- [Stream.map([%{}], & &1), File.stream!(path), Stream.cycle([1])],
+        {call, message} <- [
+          {&Python.execute_module("dspy.Predict", qa, &1),
+           ~r/^expected a map, or a list of maps for a batch, at inputs, got a stream; Enum/},
+          {&Python.execute_module("dspy.Predict", qa, %{question: &1}),
+           "expected a string at inputs.question, got a stream" <> read},
+          {lists, "expected a list at inputs.q, got a stream" <> read},
+          {&lists.([&1]), "expected a string at inputs.q[0], got a stream" <> read},
+          {&Python.execute_module("dspy.ReAct", qa, "Why?", tools: &1),
+           "expected a list of tools at opts.tools, got a stream" <> to_list},
+          {&ask.(:lm, {:openai, model: "m", fallbacks: &1}),
+           "expected a list of models at opts.lm.fallbacks, got a stream" <> to_list},
+          {&Python.create_program(%{signature: qa, modules: &1}),
+           ~r/^expected a list of 1 to 20 modules at spec.modules, .*, got a stream; Enum.to_list/},
+          {&Python.create_program(signature: qa, modules: &1),
+           ~r/ at spec.modules, .*, got a stream; Enum/},
+          {&Python.create_program/1, ~r/^expected a map or a .*list at spec, got a stream; Enum/},
+          {&Python.execute_module(&1, qa, "Why?"), ~r/^expected .*, got a stream; Enum.to_list/},
+          {&Python.execute_module("dspy.Predict", &1, "Why?"),
+           ~r/^expected .* at signature, got a stream; Enum/},
+          {&Python.execute_module("dspy.Predict", %{inputs: &1, outputs: "b"}, "Why?"),
+           ~r/^expected a .* at signature.inputs, got a stream; Enum/},
+          {&Python.call(:ping, &1),
+           ~r/^expected a list of arguments, .*; Enum.to_list\/1 makes a list of it$/}
+        ] do
+      assert {:error, %Error{message: said}} = call.(stream)
+      assert said =~ message, said
+    end
+
+    assert {:error, %Error{message: said}} = ask.(:lm, Stream.map([:embedded], & &1))
+    assert said == "expected a map or a list at opts.lm, got a stream" <> to_list
+
+    # Where it is a value of a field, it stays one.
+    set = MapSet.new(["a"])
+
+    assert {:ok, _prediction} =
+             Python.execute_module("dspy.Predict", "q: set[str] -> answer", %{q: set})
+
+    for {{:error, %Error{message: said}}, place} <- [
+          {lists.(set), "expected a list at inputs.q, got MapSet.new([\"a\"])"},
+          {lists.(1..3), "expected a list at inputs.q, got 1..3"},
+          {Python.create_program(%{signature: qa, modules: set}), "got %MapSet{}"},
+          {ask.(:demos, set), "expected a list of maps at opts.demos, got %MapSet{}"}
+        ] do
+      assert String.ends_with?(said, place <> to_list)
+    end
+
+    for write <- [&DSPex.Trace.write_html/2, &DSPex.Trace.write_json/2],
+        traces <- [Stream.map([1], & &1), MapSet.new([1])] do
+      error = assert_raise ArgumentError, fn -> write.(traces, path) end
+      assert String.ends_with?(error.message, inspect(traces, limit: 5) <> to_list)
+    end
+  end
+
+  test "a function of two arguments that is a function is no stream" do
+    program = Python.create_program!(signature: "question -> answer")
+    metric = fn _example, _prediction -> 1 end
+    example = [%{question: "Why?", answer: "So."}]
+
+    assert {:error, %Error{message: message}} =
+             Python.compile_program(program, example,
+               optimizer: "dspy.BootstrapFewShot",
+               metric: %{function: metric, desc: 5}
+             )
+
+    refute message =~ "stream"
   end
 
   test "a struct whose fields are the inputs is taken as it is" do

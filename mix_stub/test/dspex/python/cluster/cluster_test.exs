@@ -141,7 +141,7 @@ defmodule DSPex.Python.ClusterTest do
           do: assert_raise(ArgumentError, ~r/expected the timeout itself/, fn -> call.(wrong) end)
     end
 
-    assert_raise ArgumentError, ~r/expected a list of pools/, fn ->
+    assert_raise ArgumentError, ~r/expected a list of names of pools/, fn ->
       Python.await_pools(:shared)
     end
 

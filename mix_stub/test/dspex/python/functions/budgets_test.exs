@@ -225,8 +225,17 @@ defmodule DSPex.Python.Functions.BudgetsTest do
           {[tenant: [1]], "expected limits at budgets.tenant, such as"},
           {[max_cost: 5.0],
            "expected a key of the metadata of calls at budgets, such as [tenant: [max_cost: 5.0]], got :max_cost"},
-          {%{tenant: [max_cost: 1]}, "expected the budgets, such as [tenant: [max_cost: 5.0"},
-          {5, "expected the budgets, such as"}
+          {[{"tenant", [max_cost: 1]}],
+           ~S|expected a key of the metadata of calls at budgets, such as [tenant: [max_cost: 5.0, max_tokens_total: 1_000_000]], got "tenant"|},
+          # These three were taken, and limited nothing.
+          {[nil: [max_cost: 1]], ~r/^expected a key of the metadata of calls .*, got nil /},
+          {[true: [max_cost: 1]], ~r/^expected a key of the metadata of calls .*, got true /},
+          {["": [max_cost: 1]], ~r/^expected a key of the metadata of calls .*, got :"" /},
+          {[tenant: %{max_cost: 1}], "expected limits at budgets.tenant, such as [max_cost: 5.0"},
+          {%{tenant: [max_cost: 1]},
+           "expected a keyword list of keys of the metadata of calls, such as [tenant: [max_cost: 5.0, max_tokens_total: 1_000_000]], got %{tenant: [max_cost: 1]}"},
+          {[{:tenant, [max_cost: 1]} | :more], "expected a keyword list of keys"},
+          {5, "expected a keyword list of keys"}
         ] do
       error =
         assert_raise ArgumentError, fn ->

@@ -39,7 +39,8 @@ defmodule DSPex.Python.Functions.ModelTest do
           {%{model: "mine"},
            ~S|expected a provider at opts.lm.provider, such as "openai/gpt-4o-mini", {:openai, |},
           {%{modle: "gpt-4o"}, ~S|unknown option "modle" at opts.lm (did you mean "model"?)|},
-          {self(), "a scripted model is written DSPex.Python.ScriptedModel.lm(pid)"},
+          {self(),
+           "got a process; a scripted model is written DSPex.Python.ScriptedModel.lm(pid)"},
           {[], ~S|expected a provider at opts.lm.provider, such as "openai/gpt-4o-mini"|},
           {{:openai}, ~S|expected a model at opts.lm, such as "openai/gpt-4o-mini", |},
           {{:openai, "gpt-4o", temperature: 1}, "expected a model at opts.lm, such as"},
@@ -55,51 +56,38 @@ defmodule DSPex.Python.Functions.ModelTest do
     end
   end
 
-  test "the providers are those of Python" do
-    assert {:error, %Error{kind: :provider} = error} = Python.configure_lm(:nonesuch)
-    assert [_before, names] = String.split(error.message, "known providers: ")
-    assert Enum.sort(Model.providers()) == names |> String.split(", ") |> Enum.sort()
-  end
-
-  test "an unknown provider is the error of start_pool/2" do
-    # It was `{:ok, pid}` first, and a warning in the log.
-    for {model, message} <- [
-          {:opnai, ~S|unknown provider "opnai" (did you mean "openai"?); write a model as in {|},
-          {{:opnai, model: "m"}, ~S|(did you mean "openai"?)|},
-          {{"opnai", %{"model" => "m"}}, ~S|(did you mean "openai"?)|},
-          {"opnai/gpt-4o", ~S|(did you mean "openai"?)|},
-          {{:openai, model: "m", fallbacks: [:embedded, {:anthropc, model: "m"}]},
-           ~S|(did you mean "anthropic"?)|},
-          {{:openai, %{"fallbacks" => ["groc/m"]}}, ~S|(did you mean "groq"?)|}
+  test "what is no model of a pool is told what is one, without the text in it" do
+    # All were told the same, and not what had come.
+    for {given, got} <- [
+          {self(), "a process; a scripted model is written DSPex.Python.ScriptedModel.lm(pid)"},
+          {fn _request -> "x" end,
+           "a function; a model that is a function of Elixir is written {:elixir, function}"},
+          {true, "true"},
+          {5, "5"},
+          {%{}, "a map"},
+          {[], "a list"},
+          {["sk-1"], "a list; fallback models are the option :fallbacks of the first one"},
+          {[provider: :openai, model: "sk-1"],
+           "a list; write the provider before its options, and not among them"},
+          {%{"provider" => "openai"},
+           "a map; write the provider before its options, and not among them"},
+          {{:openai, "sk-1", 5}, "a tuple of 3"},
+          {{5, model: "sk-1"}, "a tuple of 2"},
+          {~D[2024-01-01], "%Date{}"}
         ] do
-      assert {:error, %Error{kind: :provider} = error} =
-               Python.start_pool(:no_provider, python: interpreter(), model: model)
+      assert {:error, message} = Model.validate(given)
+      assert message =~ ~r/^expected :embedded, .*, \{:elixir, function\}, or nil, got /
+      assert String.ends_with?(message, "or nil, got #{got}")
 
-      assert error.message =~ message
-      assert error.message =~ "(the option :model of pool :no_provider)"
-      assert {:error, %Error{kind: :pool_not_found}} = Python.stop_pool(:no_provider)
+      assert_raise ArgumentError, "#{message} in the option :model of pool :p", fn ->
+        Python.start_pool(:p, model: given)
+      end
     end
 
-    # It may be a key.
-    assert {:error, %Error{message: message}} =
-             Python.start_pool(:no_provider, python: interpreter(), model: "sk-ant-0123456789")
+    assert {:error, %Error{kind: :input, path: "provider", message: message}} =
+             Python.configure_lm(self())
 
-    refute message =~ "0123"
-  end
-
-  test "each form of a model with a provider that there is may be that of a pool" do
-    for model <- [
-          nil,
-          :embedded,
-          "openai/gpt-4o",
-          {"openai", %{model: "m"}},
-          {:elixir, fn _request -> "x" end},
-          {:elixir, function: {__MODULE__, :model}},
-          {:openai, model: "m", fallbacks: [%{provider: :groq, model: "m"}, [provider: :groq]]},
-          {:openai, model: "m", fallbacks: [[provider: :groq, model: "m"] | :improper]},
-          {:openai, model: "m", fallbacks: nil}
-        ],
-        do: assert(Model.check_provider(model) == :ok)
+    assert message =~ "got a process; a scripted model"
   end
 
   test "reads keys from the environment when the model is resolved" do
@@ -141,23 +129,6 @@ defmodule DSPex.Python.Functions.ModelTest do
     assert read.(:num_retries, "2 times") === "2 times"
     # What is text stays text.
     for name <- [:api_key, :model, :stop], do: assert(read.(name, "123") === "123")
-  end
-
-  test "knows the type of each option that a variable of the environment may have" do
-    table = Path.expand("../../../../../docs/operations.md", __DIR__) |> File.read!()
-    [_all, models] = String.split(table, "\n## Models\n")
-    [_all, settings] = String.split(table, "\nSettings of a generation, which")
-    settings = settings |> String.split("\n\n") |> Enum.at(1)
-
-    for line <- String.split(settings <> hd(String.split(models, "\n\nRequests beyond")), "\n"),
-        [_all, name, type] <- [Regex.run(~r/^\| `(\w+)`.*?\| `(int|float|bool)` \|/, line)] do
-      variable = TestEnvironment.variable(if type == "bool", do: "true", else: "1")
-
-      {:ok, {:openai, %{^name => value}}, []} =
-        Model.resolve({:openai, %{name => {:system, variable}}}, nil)
-
-      assert {name, is_binary(value)} == {name, false}
-    end
   end
 
   describe "a key that is a function" do

@@ -239,13 +239,52 @@ defmodule DSPex.Python.Pool.PoolTest do
       end
     end
 
-    test "is none of a name that is no atom" do
-      for stop <- [&Python.stop_pool/1, &Python.restart_pool/1, &Python.drain_pool/1],
-          name <- ["general", {:cluster, :general}, [:general]] do
-        assert {:error, %Error{kind: :pool_not_found} = error} = stop.(name)
+    test "is none of what is no name, in a list, as an option and as an argument" do
+      # Of `nil` it was "there is no pool nil; write config …, pools: [nil: …", of a text "…; or use one of", and {:cluster, nil} was
+      # waited for.
+      for name <- [nil, true, "general", 1, [:general], {:cluster, nil}, {:cluster, "general"}] do
+        assert {:error, %Error{kind: :pool_not_found} = error} =
+                 Python.await_pools([:general, name], 1_000)
 
-        assert error.message =~
-                 "expected the name of a pool of this node, an atom, got #{inspect(name)};"
+        expected =
+          &"expected #{&1} got #{inspect(name)}#{if name == "general", do: " (did you mean :general?)"}; the pools are: "
+
+        assert error.message =~ expected.("the name of a pool, an atom, or {:cluster, name},")
+
+        for call <- [&Python.metrics/1, &Python.list_budgets/1, &Python.list_modules/1] do
+          error = assert_raise ArgumentError, fn -> call.(pool: name) end
+
+          assert error.message =~
+                   expected.(":pool to be a pool's name, an atom, or {:cluster, name},")
+        end
+
+        for look <- [&Python.stop_pool/1, &Python.restart_pool/1, &Python.drain_pool/1] do
+          assert {:error, %Error{kind: :pool_not_found} = error} = look.(name)
+          assert error.message =~ expected.("the name of a pool of this node, an atom,")
+        end
+
+        for look <- [&Python.status([&1]), &Python.top(pools: [&1], frames: 0)] do
+          error = assert_raise ArgumentError, fn -> look.(name) end
+          assert error.message =~ expected.("the name of a pool of this node, an atom,")
+        end
+      end
+    end
+
+    test "is none of what is no list of names" do
+      hint = "; Enum.to_list/1 makes a list of it"
+
+      # The improper list was a FunctionClauseError.
+      for {pools, hint} <- [
+            {:general, ""},
+            {nil, ""},
+            {[:general | :more], ""},
+            {MapSet.new([:general]), hint},
+            {Stream.map([:general], & &1), hint}
+          ],
+          look <- [&Python.await_pools/1, &Python.status/1, &Python.top(pools: &1, frames: 0)] do
+        error = assert_raise ArgumentError, fn -> look.(pools) end
+        assert error.message =~ "expected a list of names of pools, or :all, got "
+        assert String.ends_with?(error.message, inspect(pools, limit: 5) <> hint)
       end
     end
   end

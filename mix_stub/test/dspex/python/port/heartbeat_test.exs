@@ -268,11 +268,10 @@ defmodule DSPex.Python.Port.HeartbeatTest do
     for wrong <-
           [true, 5, [interval: 0], [limit: 4_999], [limit: :infinity], [pause: 1], [1]] ++
             [[stopped: 0], [stopped: true], [stopped: nil], [stopped: 4_294_967_296]] do
-      message =
-        "expected false or [interval: ms, limit: ms, stopped: ms or false] with a limit of at least the interval for " <>
-          "the option :heartbeat of pool :p, got #{inspect(wrong)}"
-
-      assert_raise ArgumentError, message, fn -> PoolOptions.new!(name: :p, heartbeat: wrong) end
+      # The tests of PoolOptions have the sentences.
+      assert_raise ArgumentError, ~r/for the option :heartbeat of pool :p$/, fn ->
+        PoolOptions.new!(name: :p, heartbeat: wrong)
+      end
     end
   end
 

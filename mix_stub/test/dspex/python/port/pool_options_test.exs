@@ -29,8 +29,6 @@ defmodule DSPex.Python.Port.PoolOptionsTest do
            "unknown option :modle of pool :p (did you mean :model?); known are :name, :python, :python_path, :env, :cd, :model, :modules, :preload, :start_timeout, :heartbeat, :max_threads, :max_stuck, :lost_after, :max_request_bytes, :max_answer_bytes, :drain_timeout, :stop_timeout, :strict, :size, :standby, :template, :max_in_flight, :max_queue, :max_memory, :max_calls, :max_age, :retry, :store, :programs, :session_ttl, :budgets, :log_metadata, :history, :redact, :otlp"},
           {[name: :p, zzz: 1], ~r/^unknown option :zzz of pool :p; known are/},
           {[name: :p, strict: 1], "expected a boolean for the option :strict of pool :p, got 1"},
-          {[name: :p, heartbeat: [intervl: 1]],
-           ~r/got \[intervl: 1\] \(did you mean :interval\?\)$/},
           {[name: :p, max_stuck: -1],
            "expected 0 or a positive integer for the option :max_stuck of pool :p, got -1"},
           {[name: :p, max_threads: 0],
@@ -86,10 +84,61 @@ defmodule DSPex.Python.Port.PoolOptionsTest do
            "expected 1000 to 31557600000000 ms for the option :session_ttl of pool :p, got 1"},
           {[name: :p, store: false, session_ttl: 1_000],
            "the option :session_ttl of pool :p is about the store of the pool, which has none; give it the option :store too"},
-          {%{name: :p}, "expected the options of a pool as a keyword list"}
+          {[name: :p, modules: Stream.map(["a.B"], & &1)],
+           ~r/^expected a list of strings for the option :modules .*; Enum.to_list\/1 makes a list of it$/},
+          {[name: :p, log_metadata: MapSet.new([:a])], ~r/; Enum.to_list\/1 makes a list of it$/},
+          {%{name: :p},
+           "expected the options of a pool as a keyword list, got a map; Map.to_list/1 makes a list of it"},
+          {[{"name", :p}],
+           "expected the options of a pool as a keyword list, got a list with what is no pair of an atom and a value"},
+          {nil, "expected the options of a pool as a keyword list, got nil"}
         ] do
       assert_raise ArgumentError, message, fn -> PoolOptions.new!(options) end
       assert_raise ArgumentError, message, fn -> Pool.child_spec(options) end
+    end
+  end
+
+  test "that have keys of their own name the key, what it takes, and what came" do
+    # Each of these was one sentence about the whole option, and `[stopped: 1, stopped: 2]` was asked "did you mean :stopped?".
+    for {option, value, message} <- [
+          {:heartbeat, [stopped: 1, stopped: 2],
+           "expected the key :stopped once at heartbeat, got it 2 times"},
+          {:heartbeat, [intervl: 1],
+           "unknown key :intervl at heartbeat (did you mean :interval?); known are :interval, :limit, :stopped"},
+          {:heartbeat, [interval: 0], "expected 1 to 4294967295 ms at heartbeat.interval, got 0"},
+          {:heartbeat, [interval: "5"],
+           ~S|expected 1 to 4294967295 ms at heartbeat.interval, got "5"|},
+          {:heartbeat, [limit: -1],
+           "expected 5000 (the interval) to 4294967295 ms at heartbeat.limit, got -1"},
+          {:heartbeat, [limit: nil],
+           "expected 5000 (the interval) to 4294967295 ms at heartbeat.limit, got nil"},
+          {:heartbeat, [interval: 60_000],
+           "expected a limit too, 60000 (the interval) to 4294967295 ms, at heartbeat.limit, got its default, 30000"},
+          {:heartbeat, [stopped: true],
+           "expected 1 to 4294967295 ms, or false, at heartbeat.stopped, got true"},
+          {:heartbeat, %{interval: 1},
+           "expected false or [interval: ms, limit: ms, stopped: ms or false], got %{interval: 1}"},
+          {:heartbeat, nil,
+           "expected false or [interval: ms, limit: ms, stopped: ms or false], got nil"},
+          {:otlp, [content: :full, content: :metadata],
+           "expected the key :content once at otlp, got it 2 times"},
+          {:otlp, [endpoint: nil],
+           ~S|expected an address such as "http://localhost:4318", or true, at otlp.endpoint|},
+          {:otlp, [content: :all], "expected :metadata or :full at otlp.content"},
+          {:otlp, [zzz: 1], "unknown key :zzz at otlp; known are :content, :endpoint"},
+          {:env, [A: "1", A: "2"], "expected the variable A once"},
+          {:programs, [a: "x", a: "y"],
+           "expected the key :a once at the programs, got it 2 times"}
+        ] do
+      message =
+        if is_binary(message),
+          do: "#{message} for the option #{inspect(option)} of pool :p",
+          else: message
+
+      options = [{:name, :p}, {option, value}]
+      assert_raise ArgumentError, message, fn -> PoolOptions.new!(options) end
+      assert_raise ArgumentError, message, fn -> Pool.child_spec(options) end
+      assert_raise ArgumentError, message, fn -> DSPex.Python.start_pool(:p, options) end
     end
   end
 

@@ -395,6 +395,18 @@ defmodule DSPex.Python.Port.RunStoreTest do
     end
   end
 
+  test "a pool without a store is told that it has none" do
+    pool = TestPython.start_pool!(store: false)
+
+    for function <- [:export_store, :import_store] do
+      assert {:error, %{kind: :input, message: message}} =
+               apply(DSPex.Python, function, ["/tmp/store.jsonl", [pool: pool]])
+
+      assert message =~
+               "there is no store to read or to write: the pool has store: false; give it"
+    end
+  end
+
   test "what is no path of a store is an error that says so" do
     fun = fn -> :ok end
 
