@@ -121,6 +121,12 @@ defmodule DSPex.LayersTest do
     end
   end
 
+  test "no attribute of a module is a regular expression, which OTP 28 refuses" do
+    for path <- Path.wildcard(@lib <> "/**/*.ex") ++ Path.wildcard(@tests <> "/**/*.{ex,exs}"),
+        source = File.read!(path),
+        do: assert({path, Regex.run(~r/^\s+@(?!doc|moduledoc)\w+ .*~r/m, source)} == {path, nil})
+  end
+
   test "no test that runs beside others changes the environment of the node" do
     for path <- Path.wildcard(@tests <> "/**/*_test.exs"),
         source = File.read!(path),

@@ -19,7 +19,9 @@ defmodule DSPex.Python.Call.Traces do
         }
 
   # Only versions after 00 may have more.
-  @w3c ~r/\A(?:00(?=.{53}\z)|(?!00|ff)[0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?\z/
+  defp w3c do
+    ~r/\A(?:00(?=.{53}\z)|(?!00|ff)[0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(?:-.*)?\z/
+  end
 
   @doc """
   Names a call; within the trace of the caller, if there is one. A malformed header counts as none, as W3C wants.
@@ -27,7 +29,7 @@ defmodule DSPex.Python.Call.Traces do
   @spec new(term()) :: t()
   def new(traceparent) do
     with true <- is_binary(traceparent),
-         [_all, trace_id, parent_id, flags] <- Regex.run(@w3c, traceparent) do
+         [_all, trace_id, parent_id, flags] <- Regex.run(w3c(), traceparent) do
       <<span_id::binary-16>> = UniqueId.new(8)
       %__MODULE__{trace_id: trace_id, span_id: span_id, parent_id: parent_id, flags: flags}
     else
@@ -42,7 +44,7 @@ defmodule DSPex.Python.Call.Traces do
   """
   @spec of_span(String.t(), term()) :: t()
   def of_span(header, parent) do
-    [_all, trace_id, span_id, flags] = Regex.run(@w3c, header)
+    [_all, trace_id, span_id, flags] = Regex.run(w3c(), header)
     # The header of another trace is that of no parent: it was malformed for the tracer.
     around = new(parent)
     parent_id = if around.trace_id == trace_id, do: around.parent_id

@@ -38,9 +38,6 @@ defmodule DSPex.Python.ScriptedModel do
   alias DSPex.Python.JSON
   alias DSPex.Suggestion
 
-  # Of a field in a prompt of the chat adapter.
-  @marker ~r/\[\[ ## (\w+) ## \]\]/u
-
   # In the last message of a prompt of the JSON adapter.
   @json_asked "Respond with a JSON object"
 
@@ -159,7 +156,10 @@ defmodule DSPex.Python.ScriptedModel do
 
   # A misspelt field would be an answer that cannot be read, which does not tell that the script is wrong.
   defp checked(fields, prompt) do
-    asked = @marker |> Regex.scan(prompt) |> Enum.map(&List.last/1) |> Enum.uniq()
+    # The markers of the chat adapter.
+    asked =
+      ~r/\[\[ ## (\w+) ## \]\]/u |> Regex.scan(prompt) |> Enum.map(&List.last/1) |> Enum.uniq()
+
     asked = asked -- ["completed"]
 
     case Enum.find(Map.keys(fields), &(asked != [] and to_string(&1) not in asked)) do
