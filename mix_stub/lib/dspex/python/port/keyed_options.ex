@@ -12,8 +12,8 @@ defmodule DSPex.Python.Port.KeyedOptions do
   @max_ms Timeout.max_ms()
   # The limit is far longer than real C code holds the GIL, and than a machine under load lets a process wait. A process that is
   # stopped waits for neither.
-  @heartbeat %{interval: 5_000, limit: 30_000, stopped: 1_000}
-  @otlp %{endpoint: true, content: :metadata}
+  @heartbeat [interval: 5_000, limit: 30_000, stopped: 1_000]
+  @otlp [endpoint: true, content: :metadata]
   @address ~S|an address such as "http://localhost:4318"|
 
   @type otlp :: %{endpoint: true | String.t(), content: :metadata | :full}
@@ -99,11 +99,11 @@ defmodule DSPex.Python.Port.KeyedOptions do
 
   # The keys that were given, with the defaults of the others.
   defp merged(given, defaults, path) do
-    known = Map.keys(defaults)
+    known = Keyword.keys(defaults)
 
     with nil <- Keywords.repeated(given, path),
          nil <- Enum.find(Keyword.keys(given), &(&1 not in known)) do
-      {:ok, Map.merge(defaults, Map.new(given))}
+      {:ok, defaults |> Keyword.merge(given) |> Map.new()}
     else
       repeated when is_binary(repeated) ->
         {:error, repeated}

@@ -125,7 +125,7 @@ defmodule DSPex.Python.Port.PoolOptionsTest do
           {:otlp, [endpoint: nil],
            ~S|expected an address such as "http://localhost:4318", or true, at otlp.endpoint|},
           {:otlp, [content: :all], "expected :metadata or :full at otlp.content"},
-          {:otlp, [zzz: 1], "unknown key :zzz at otlp; known are :content, :endpoint"},
+          {:otlp, [zzz: 1], "unknown key :zzz at otlp; known are :endpoint, :content"},
           {:env, [A: "1", A: "2"], "expected the variable A once"},
           {:programs, [a: "x", a: "y"],
            "expected the key :a once at the programs, got it 2 times"}
