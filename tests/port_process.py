@@ -59,6 +59,7 @@ class PortProcess:
         self._frames = FrameReader(packet)
         self._received: list[Any] = []
         self._next_id = 0
+        self._unanswered: set[int] = set()
         use_stdio = "--use_stdio" in flags
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the port
         child_read, self.write_end = os.pipe()
@@ -117,6 +118,7 @@ class PortProcess:
     def send_call(self, module: str, function: str, arguments: Sequence[Any]) -> int:
         """Send a call, and return its id."""
         self._next_id += 1
+        self._unanswered.add(self._next_id)
         self.send_message(encode((Atom("C"), self._next_id, Atom(module), Atom(function), list(arguments))))
         return self._next_id
 
@@ -124,6 +126,7 @@ class PortProcess:
         """Send several calls in one write, and return their ids."""
         ids = range(self._next_id + 1, self._next_id + len(calls) + 1)
         self._next_id += len(calls)
+        self._unanswered.update(ids)
         frames = [
             encode((Atom("C"), call_id, Atom(module), Atom(function), list(arguments)), packet=self._packet)
             for call_id, (module, function, arguments) in zip(ids, calls, strict=True)
@@ -141,7 +144,15 @@ class PortProcess:
             while (frame := self._frames.take()) is not None:
                 assert not isinstance(frame, SkippedFrame)
                 self._received.append(decode(frame))
-        return self._received.pop(0)
+        message = self._received.pop(0)
+        if message[0] in ("r", "e"):
+            self._unanswered.discard(message[1])
+        return message
+
+    def settle(self) -> None:
+        """Wait for the answers of all calls; a later call may have been answered before an earlier one."""
+        while self._unanswered:
+            assert self.receive()[0] == "r"
 
     def call(self, module: str, function: str, *arguments: Any) -> Any:
         """Call a function and return the whole answer message, ``{r, Id, Result}`` or ``{e, Id, Reason}``."""

@@ -29,18 +29,22 @@ def start(port: PortProcess, *arguments: Any, ref: Any = "s") -> int:
 
 
 def finish(port: PortProcess, call_id: int, *, ref: Any = "s") -> tuple[list[Mapping[str, str]], Any]:
-    """Return the events until the answer, each of them acknowledged, and the answer."""
-    events = []
-    while True:
+    """Return the events until the answer, each of them acknowledged, and the answer.
+
+    Acknowledgements are calls too, which may be answered after the stream.
+    """
+    events, unanswered, answers = [], {call_id}, {}
+    while unanswered:
         match port.receive():
             case ("M", pid, ("dspex_stream", given, event)):
                 assert (pid, given) == (PID, ref)
                 events.append(event)
-                port.send_call("dspy_bridge", "stream_ack", [ref, 1])
-            case ("r", answered, result) if answered == call_id:
-                return events, result
-            case ("r", _, acknowledged):
-                assert acknowledged in (("ok", True), ("ok", False))
+                unanswered.add(port.send_call("dspy_bridge", "stream_ack", [ref, 1]))
+            case ("r", answered, result):
+                assert answered == call_id or result in (("ok", True), ("ok", False))
+                answers[answered] = result
+                unanswered.discard(answered)
+    return events, answers[call_id]
 
 
 def receive_event(port: PortProcess) -> Mapping[str, str]:
@@ -63,13 +67,9 @@ def texts(events: list[Mapping[str, str]]) -> dict[str, list[str]]:
 
 
 def settled(port: PortProcess) -> dict[str, Any]:
-    """Return the details of a port that still answers; late answers to acknowledgements are skipped."""
-    call_id = port.send_call("dspy_bridge", "metrics", [])
-    while (message := port.receive())[1] != call_id:
-        assert message[0] == "r"
-    status, metrics = message[2]
-    assert status == "ok"
-    return dict(metrics)
+    """Return the metrics of a port that still answers, after all late answers to acknowledgements."""
+    port.settle()
+    return dict(port.done("metrics"))
 
 
 def test_each_field_comes_in_the_pieces_that_the_model_writes(port: PortProcess, model_server: ModelServer) -> None:
