@@ -13,10 +13,9 @@ defmodule DSPex.Python.Port.WorkerRoleTest do
     {pool, eventually(fn -> Slots.ready_spare(pool) end)}
   end
 
-  defp owner_of(pool, slot) do
-    {owner, _value} = Names.lookup(:slot, {pool, slot})
-    owner
-  end
+  # `nil` while one owner takes the place of another.
+  defp owner_of(pool, slot),
+    do: with({owner, _value} <- Names.lookup(:slot, {pool, slot}), do: owner)
 
   defp python_of(owner) do
     {:connected, ^owner} = Port.info(:sys.get_state(owner).port, :connected)
