@@ -6,7 +6,7 @@ defmodule DSPex.Python.Port.TemplateTest do
 
   alias DSPex.Python
   alias DSPex.Python.Error
-  alias DSPex.Python.Port.{Interpreter, Names, Template}
+  alias DSPex.Python.Port.{Interpreter, Names, ProcessState, Template}
 
   @moduletag :tmp_dir
   @moduletag skip: :os.type() != {:unix, :linux}
@@ -71,6 +71,8 @@ defmodule DSPex.Python.Port.TemplateTest do
       {:ok, _pong} = Python.ping(nil, pool: pool)
       processes = processes(pool)
       signal_process(processes[stopped], "STOP")
+      # On a busy machine a signal takes effect later.
+      eventually(fn -> ProcessState.stopped?(processes[stopped]) end)
       :ok = stop_supervised(pool)
 
       for {_name, pid} <- processes, do: eventually(fn -> not alive?(pid) end)
