@@ -226,11 +226,16 @@ async def _run_told(
 def _turn_key(request: CallRequest, inputs: object, index: int) -> str | None:
     """Return what distinguishes a call from every other one, but not from its repetition; ``None``: it has no id."""
     options = request.options
-    if stored.store is None or options.request_id is options.repetition is None:
+    if stored.store is None:
         return None
-    # The names that callers give are those of several calls.
-    called = terms.dumps([options.request_id, index, inputs] if options.request_id else [options.repetition, index])
-    return hashlib.sha256(called.encode()).hexdigest()
+    if options.request_id is not None:
+        # A name that a caller may give to several calls, whose inputs differ.
+        called = [options.request_id, index, inputs]
+    elif options.repetition is not None:
+        called = [options.repetition, index]
+    else:
+        return None
+    return hashlib.sha256(terms.dumps(called).encode()).hexdigest()
 
 
 async def _conversation(program: Program, request: CallRequest, *, is_told: bool) -> Told | None:

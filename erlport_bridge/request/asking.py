@@ -2,7 +2,7 @@
 
 The id of a call is written to a slot of a file in memory: its id modulo the number of slots. The first slots of the
 file are for calls that have asked a model or called a function, as many others for those of which others have seen
-something: a tool or function was called, a piece of a stream was sent, or something was added to the store. The last
+something: a tool or function was called, a piece of a stream was sent, or the store was changed. The last
 :data:`BATCHES` slots are for batches: the id, and how many items have begun. The system keeps the file when the process
 is killed. A note takes less than a microsecond, where a message would take longer than the rest.
 """

@@ -279,7 +279,7 @@ defmodule DSPex.Python.Functions.Model do
 
   defp read(_name, value, _provider), do: {:ok, value}
 
-  # A variable of the environment is always text. Python's error shows the text of what is no number.
+  # A variable of the environment is always text. Python's error shows a text that is not a number.
   defp as_written(name, text) do
     case ModelOptions.types()[name] do
       type when type in [:number, :integer] ->
