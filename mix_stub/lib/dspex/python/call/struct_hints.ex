@@ -57,7 +57,7 @@ defmodule DSPex.Python.Call.StructHints do
   defp explain_part(error, value, place, steps) do
     case {stream_at(value, steps, place), struct_at(value, steps, place, nil)} do
       {{path, value}, _struct} ->
-        {:error, %{error | message: got_stream(error, path, value)}}
+        {:error, %{error | message: got_stream(error, path, value), path: path}}
 
       {nil, {path, struct}} ->
         hint =

@@ -144,8 +144,9 @@ defmodule DSPex.Python.Call.StructHintsTest do
           {&Python.call(:ping, &1),
            ~r/^expected a list of arguments, .*; Enum.to_list\/1 makes a list of it$/}
         ] do
-      assert {:error, %Error{message: said}} = call.(stream)
+      assert {:error, %Error{message: said, path: place}} = call.(stream)
       assert said =~ message, said
+      assert said =~ place
     end
 
     assert {:error, %Error{message: said}} = ask.(:lm, Stream.map([:embedded], & &1))
