@@ -4,6 +4,7 @@ DSPex.TestEnvironment.set()
 # busy machine.
 # `make long` and `make chaos` run those with the tag `:long`, `make cluster` those with `:cluster`.
 ExUnit.start(
+  formatters: [ExUnit.CLIFormatter, DSPex.FailureSummary],
   capture_log: true,
   assert_receive_timeout: 5_000,
   timeout: 240_000,
