@@ -236,6 +236,7 @@ class Dispatcher:
             value = await function(*event.arguments)
             if request.weight.is_heavy(value):
                 # Shielded: a call that is cancelled while its answer is encoded gets this answer.
+                request.has_result()
                 await asyncio.shield(request.weight.aside(self._return, pending, value, heavy=True))
                 return
         except BaseException as error:  # noqa: BLE001 - becomes the answer

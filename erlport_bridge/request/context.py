@@ -102,11 +102,18 @@ def cancel(name: str) -> int:
     return len(tasks)
 
 
+def has_result() -> None:
+    """Record that the current code has its result, which nothing changes now: :func:`cancel` finds it no more."""
+    name, task = request_id.get(), asyncio.current_task()
+    if name is not None and task is not None:
+        _end(name, task)
+
+
 def _end(name: str, task: asyncio.Task[object]) -> None:
-    tasks = _tasks[name]
+    tasks = _tasks.get(name, set())
     tasks.discard(task)
     if not tasks:
-        del _tasks[name]
+        _tasks.pop(name, None)
 
 
 class Deadline:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 from erlport_bridge.request import context as request
@@ -33,3 +35,14 @@ def test_time_in_which_several_items_wait_counts_once(clock: Clock) -> None:
     waiting.discard("third")
     waiting.discard("third")
     assert waiting.waited_s() == 23.0
+
+
+def test_call_that_has_its_result_is_not_counted_as_cancelled() -> None:
+    async def call(name: str | None) -> int:
+        request.begin(name)
+        request.has_result()
+        request.has_result()
+        return request.cancel("answered")
+
+    assert asyncio.run(call("answered")) == 0
+    assert asyncio.run(call(None)) == 0

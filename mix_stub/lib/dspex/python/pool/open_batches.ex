@@ -8,8 +8,13 @@ defmodule DSPex.Python.Pool.OpenBatches do
 
   use GenServer
 
-  @enforce_keys [:table, :ref, :alias, :cancelled]
+  @enforce_keys [:table, :ref, :alias, :state]
   defstruct @enforce_keys
+
+  # What the atomic of a batch says. A batch that has ended stays in the table until this process has removed it.
+  @open 0
+  @cancelled 1
+  @ended 2
 
   @typedoc "An open batch; `nil` if it has no `request_id`."
   @type t ::
@@ -17,7 +22,7 @@ defmodule DSPex.Python.Pool.OpenBatches do
             table: :ets.tid(),
             ref: reference(),
             alias: reference(),
-            cancelled: :atomics.atomics_ref()
+            state: :atomics.atomics_ref()
           }
           | nil
 
@@ -32,9 +37,10 @@ defmodule DSPex.Python.Pool.OpenBatches do
     with id when is_binary(id) <- name(request_id) do
       # A message to it is dropped after the end of the batch.
       reply_to = :erlang.alias()
-      cancelled = :atomics.new(1, signed: false)
-      {table, ref} = GenServer.call(__MODULE__, {:begun, {pool, id}, self(), reply_to, cancelled})
-      %__MODULE__{table: table, ref: ref, alias: reply_to, cancelled: cancelled}
+      state = :atomics.new(1, signed: false)
+      :atomics.put(state, 1, @open)
+      {table, ref} = GenServer.call(__MODULE__, {:begun, {pool, id}, self(), reply_to, state})
+      %__MODULE__{table: table, ref: ref, alias: reply_to, state: state}
     end
   catch
     # The application :dspex is not running.
@@ -53,6 +59,7 @@ defmodule DSPex.Python.Pool.OpenBatches do
   def ended(nil), do: :ok
 
   def ended(%__MODULE__{} = batch) do
+    :atomics.put(batch.state, 1, @ended)
     :erlang.unalias(batch.alias)
     GenServer.cast(__MODULE__, {:ended, batch.ref})
     forget_message(batch)
@@ -85,10 +92,10 @@ defmodule DSPex.Python.Pool.OpenBatches do
   """
   @spec cancelled?(t()) :: boolean()
   def cancelled?(nil), do: false
-  def cancelled?(%__MODULE__{cancelled: cancelled}), do: :atomics.get(cancelled, 1) == 1
+  def cancelled?(%__MODULE__{state: state}), do: :atomics.get(state, 1) == @cancelled
 
   @doc """
-  Notes that the batches with this `request_id` are cancelled; returns their number.
+  Notes that the batches with this `request_id` are cancelled; returns the number of those that had not ended.
   """
   @spec cancel(term(), term()) :: non_neg_integer()
   def cancel(pool, request_id) do
@@ -96,12 +103,11 @@ defmodule DSPex.Python.Pool.OpenBatches do
       {id, table} when is_binary(id) and table != :undefined ->
         batches = :ets.lookup(table, {pool, id})
 
-        for {_name, ref, _pid, reply_to, cancelled} <- batches do
-          :atomics.put(cancelled, 1, 1)
+        Enum.count(batches, fn {_name, ref, _pid, reply_to, state} ->
+          before = :atomics.compare_exchange(state, 1, @open, @cancelled)
           send(reply_to, {:dspex_batch_cancelled, ref})
-        end
-
-        length(batches)
+          before != @ended
+        end)
 
       _none ->
         0
@@ -120,9 +126,9 @@ defmodule DSPex.Python.Pool.OpenBatches do
   end
 
   @impl true
-  def handle_call({:begun, name, pid, reply_to, cancelled}, _from, state) do
+  def handle_call({:begun, name, pid, reply_to, of_batch}, _from, state) do
     ref = Process.monitor(pid)
-    :ets.insert(state.table, {name, ref, pid, reply_to, cancelled})
+    :ets.insert(state.table, {name, ref, pid, reply_to, of_batch})
     {:reply, {state.table, ref}, put_in(state.open[ref], name)}
   end
 
