@@ -103,7 +103,7 @@ def test_server_closes_while_a_request_waits() -> None:
         asking.start()
         server.wait_for_requests(1)
         started_at = time.monotonic()
-    assert time.monotonic() - started_at < 2
+    assert time.monotonic() - started_at < 20
     asking.join()
 
 

@@ -6,7 +6,7 @@ DSPex.TestEnvironment.set()
 ExUnit.start(
   formatters: [ExUnit.CLIFormatter, DSPex.FailureSummary],
   capture_log: true,
-  assert_receive_timeout: 5_000,
+  assert_receive_timeout: 20_000,
   timeout: 240_000,
   exclude: [:long, :cluster]
 )

@@ -104,7 +104,7 @@ def test_process_exits_when_its_port_is_closed_although_a_call_goes_on() -> None
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(timeout=1)
         process.stdout.close()
-        assert process.wait(timeout=10) == 0
+        assert process.wait(timeout=30) == 0
 
 
 def test_arguments_that_nest_too_deep_are_an_error_of_that_call(erlterms: None) -> None:

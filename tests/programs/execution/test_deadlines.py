@@ -16,7 +16,7 @@ from tests.proc import NEEDS_PROC
 
 QA = "question -> answer"
 #: How much later than its deadline a call may be answered, in seconds.
-LATE_S = 1.0
+LATE_S = 5.0
 
 APPLICATION = """
 import asyncio, os, sys, threading, time

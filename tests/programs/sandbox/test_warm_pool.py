@@ -11,7 +11,7 @@ import pytest
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.sandbox.warm_pool import WarmPool, warm_size
 
-WAIT_S = 5
+WAIT_S = 30
 
 
 class Starts:

@@ -205,7 +205,7 @@ defmodule DSPex.Python.Functions.CallbacksTest do
     {{result, {:asked, pid, _arguments}}, _timeout} = at_deadline(200, attempt, in_time?)
     assert {:error, %Error{kind: :timeout, stage: "tool"}} = result
     monitor = Process.monitor(pid)
-    assert_receive {:DOWN, ^monitor, :process, ^pid, :killed}, 5_000
+    assert_receive {:DOWN, ^monitor, :process, ^pid, :killed}, 20_000
     assert eventually(fn -> Callbacks.count() == %{registered: 0, running: 0} end)
     assert observed(fn _arguments -> "served" end) == "served"
   end
@@ -217,7 +217,7 @@ defmodule DSPex.Python.Functions.CallbacksTest do
     assert Callbacks.count() == %{registered: 1, running: 1}
     monitor = Process.monitor(pid)
     Process.exit(caller, :kill)
-    assert_receive {:DOWN, ^monitor, :process, ^pid, :killed}, 5_000
+    assert_receive {:DOWN, ^monitor, :process, ^pid, :killed}, 20_000
     assert eventually(fn -> Callbacks.count() == %{registered: 0, running: 0} end)
   end
 
@@ -233,7 +233,7 @@ defmodule DSPex.Python.Functions.CallbacksTest do
       assert {:error, %Error{kind: :worker_died}} = Task.await(call, 30_000)
     end)
 
-    assert_receive {:DOWN, ^monitor, :process, ^pid, :killed}, 5_000
+    assert_receive {:DOWN, ^monitor, :process, ^pid, :killed}, 20_000
     again = Task.async(fn -> ask([tool], pool: pool, timeout: 60_000) end)
     {pid, _arguments} = receive_asked()
     send(pid, {:give, "again"})

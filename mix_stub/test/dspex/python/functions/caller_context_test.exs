@@ -250,7 +250,7 @@ defmodule DSPex.Python.Functions.CallerContextTest do
     Logger.metadata(tenant: "acme")
     context = CallerContext.current()
     task = Task.async(fn -> {Process.get(:"$callers"), Process.get(:"$ancestors")} end)
-    assert Task.await(task) == {context.callers, context.ancestors}
+    assert Task.await(task, 60_000) == {context.callers, context.ancestors}
     assert context.metadata == %{tenant: "acme"}
   end
 

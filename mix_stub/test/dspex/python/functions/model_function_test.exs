@@ -258,13 +258,13 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
       assert_ended(function)
 
       caller = spawn(fn -> ask(endless) end)
-      assert_receive {:running, function}, 5_000
+      assert_receive {:running, function}, 20_000
       Process.exit(caller, :kill)
       assert_ended(function)
 
       id = "cancelled-#{System.unique_integer()}"
       call = Task.async(fn -> ask(endless, request_id: id) end)
-      assert_receive {:running, function}, 5_000
+      assert_receive {:running, function}, 20_000
       assert {:ok, 1} = Python.cancel(id)
       assert {:error, %Error{kind: :cancelled}} = Task.await(call, 30_000)
       assert_ended(function)

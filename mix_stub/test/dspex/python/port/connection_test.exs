@@ -21,7 +21,7 @@ defmodule DSPex.Python.Port.ConnectionTest do
         own()
       end)
 
-    assert_receive {:connection, connection}, 5_000
+    assert_receive {:connection, connection}, 20_000
 
     if options[:written] == false,
       do: {owner, %{connection | port: nil}},
@@ -121,7 +121,7 @@ defmodule DSPex.Python.Port.ConnectionTest do
           receive do: (:end -> answer_all(calls))
         end)
 
-      assert_receive {:connection, connection}, 5_000
+      assert_receive {:connection, connection}, 20_000
       send(owner, :end)
       assert call(connection) == :restarting
     end
@@ -168,7 +168,7 @@ defmodule DSPex.Python.Port.ConnectionTest do
 
       wait_until(fn -> PendingCalls.count(connection.pending_calls) == 1 end)
       [{id, _caller}] = PendingCalls.callers(connection.pending_calls)
-      assert_receive {:over, caller}, 5_000
+      assert_receive {:over, caller}, 20_000
       assert PendingCalls.count(connection.pending_calls) == 0
       # A process that answers the call takes it out of the table first.
       assert PendingCalls.take(connection.pending_calls, id) == nil

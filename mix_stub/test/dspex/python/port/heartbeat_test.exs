@@ -210,7 +210,7 @@ defmodule DSPex.Python.Port.HeartbeatTest do
     assert {:continues, heartbeat} = Heartbeat.look(stopped, false)
     assert {:runs, heartbeat} = Heartbeat.look(heartbeat, false)
     # One message at the start, and one for each look.
-    for _ <- 1..6, do: assert_receive(:look_at_process, 5_000)
+    for _ <- 1..6, do: assert_receive(:look_at_process, 20_000)
     # Less often while there is nothing to do.
     {_message, busy_ms} = timed(fn -> look_again(heartbeat, false) end)
     {_message, idle_ms} = timed(fn -> look_again(heartbeat, true) end)
@@ -250,7 +250,7 @@ defmodule DSPex.Python.Port.HeartbeatTest do
 
   defp look_again(heartbeat, idle?) do
     assert {:runs, _heartbeat} = Heartbeat.look(heartbeat, idle?)
-    assert_receive :look_at_process, 5_000
+    assert_receive :look_at_process, 20_000
   end
 
   test "the option takes false, or an interval, a limit of at least the interval, and a time for stopped processes" do

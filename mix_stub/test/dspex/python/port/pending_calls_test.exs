@@ -25,7 +25,7 @@ defmodule DSPex.Python.Port.PendingCallsTest do
     taken =
       1..50
       |> Enum.map(fn _taker -> Task.async(fn -> PendingCalls.take(calls, id) end) end)
-      |> Task.await_many()
+      |> Task.await_many(60_000)
 
     assert Enum.filter(taken, & &1) == [
              %PendingCall{id: id, tag: tag, caller: self(), sent?: true}

@@ -305,7 +305,7 @@ defmodule DSPex.Python.Port.RunStoreTest do
     File.rm_rf!(Path.dirname(RunStore.path(pool)))
     # Reads look once a second whether the file is there.
     failed? = fn -> match?({:error, _error}, DSPex.Python.list_sessions(pool: pool)) end
-    TestPython.eventually(failed?, 500)
+    TestPython.eventually(failed?)
     assert {:error, error} = DSPex.Python.list_sessions(pool: pool)
     assert error.kind == :store
     assert error.message =~ "was removed or replaced"

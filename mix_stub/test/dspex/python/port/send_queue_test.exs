@@ -29,9 +29,9 @@ defmodule DSPex.Python.Port.SendQueueTest do
     assert SendQueue.count(queue) == 3
     assert %SendQueue{timer: nil} = queue = SendQueue.flush(queue, port, calls)
     assert SendQueue.count(queue) == 0
-    assert_receive {^port, {:data, frame}}, 5_000
+    assert_receive {^port, {:data, frame}}, 20_000
     assert {:C, ^second, :dspy_bridge, :ping, []} = :erlang.binary_to_term(frame)
-    assert_receive {^port, {:data, "last"}}, 5_000
+    assert_receive {^port, {:data, "last"}}, 20_000
     assert %PendingCall{sent?: true} = PendingCalls.take(calls, second)
     Port.close(port)
   end
@@ -48,10 +48,10 @@ defmodule DSPex.Python.Port.SendQueueTest do
 
     queue = SendQueue.flush(queue, port, calls)
     assert SendQueue.count(queue) > 0
-    assert_receive :flush, 5_000
+    assert_receive :flush, 20_000
     queue = queue |> SendQueue.retried() |> SendQueue.flush(port, calls)
     queue = SendQueue.flush(queue, port, calls)
-    assert_receive :flush, 5_000
+    assert_receive :flush, 20_000
     refute_receive :flush, 50
     assert %PendingCall{sent?: false} = PendingCalls.take(calls, id)
     assert SendQueue.count(SendQueue.clear(queue)) == 0

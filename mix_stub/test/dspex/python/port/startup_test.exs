@@ -8,7 +8,7 @@ defmodule DSPex.Python.Port.StartupTest do
   alias DSPex.Python.Error
 
   # How long a caller may have to wait after its timeout.
-  @tolerance_ms 900
+  @tolerance_ms 5_000
 
   describe "a Python that cannot be started" do
     @describetag :tmp_dir

@@ -50,7 +50,7 @@ defmodule DSPex.Python.Port.WorkerRoleTest do
         # The spare asks the owner for its slot.
         eventually(fn -> received?(owner, &match?({:"$gen_call", _from, :drain}, &1)) end)
         :ok = :sys.resume(owner)
-        assert Task.await(replacing) == :gone
+        assert Task.await(replacing, 60_000) == :gone
         assert eventually(fn -> owner_of(pool, 1) == spare end)
       end)
 

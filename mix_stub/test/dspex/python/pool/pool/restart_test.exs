@@ -21,7 +21,7 @@ defmodule DSPex.Python.Pool.Pool.RestartTest do
       {results, duration_ms} =
         timed(fn ->
           signal(pool, "KILL")
-          Task.await_many(calls)
+          Task.await_many(calls, 60_000)
         end)
 
       for result <- results do
@@ -31,7 +31,8 @@ defmodule DSPex.Python.Pool.Pool.RestartTest do
                  "python was killed by signal 9 while the call was being made; it is started again"
       end
 
-      assert duration_ms < 4_000
+      # A call waits for 30 s otherwise.
+      assert duration_ms < 15_000
       assert {:ok, %{"payload" => :again}} = Python.ping(:again, pool: pool)
       assert os_pid(pool) != first
 
