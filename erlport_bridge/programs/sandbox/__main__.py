@@ -1,4 +1,4 @@
-"""Fill Deno's cache with what the sandbox needs: ``python -m erlport_bridge.programs.sandbox``."""
+"""Fill Deno's cache with what the sandbox needs, and the image: ``python -m erlport_bridge.programs.sandbox``."""
 
 import sys
 

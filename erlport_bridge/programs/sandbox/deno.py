@@ -33,6 +33,9 @@ _FOR_DOWNLOADS: Final = frozenset(
 _SET: Final = {"DENO_NO_PACKAGE_JSON": "1", "DENO_NO_UPDATE_CHECK": "1", "NO_COLOR": "1"}
 _INFO_TIMEOUT_S: Final = 10
 
+#: Options that keep files of the current folder, and the network, out of a run.
+SEALED: Final = ("--quiet", "--cached-only", "--no-config", "--no-lock", "--node-modules-dir=false")
+
 
 def environment(*, downloads: bool = False) -> dict[str, str]:
     """Return the environment of a Deno process.
@@ -67,6 +70,11 @@ def run(command: list[str], timeout_s: float, *, downloads: bool = False) -> sub
     except OSError as error:
         problem = f"{quoted(command[0])} cannot be run ({error.strerror})"
         raise OperationError("missing_dependency", f"the sandbox needs Deno 2, but {problem}; {REMEDY}") from None
+
+
+def in_one_line(stderr: str) -> str:
+    """Return what Deno wrote as one line: its first line says what failed, those after it why."""
+    return "; ".join(line.strip() for line in stderr.splitlines() if line.strip())[:500] or "no reason given"
 
 
 _folders: Final[dict[str, str]] = {}

@@ -16,7 +16,7 @@ import dspy
 
 from erlport_bridge.dspy_patches import sets_as_lists
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs.sandbox import deno
+from erlport_bridge.programs.sandbox import deno, image
 from erlport_bridge.programs.sandbox.messages import MAX_MESSAGE_BYTES, Lines, MessageError, read_message
 from erlport_bridge.programs.sandbox.watch import Watch
 from erlport_bridge.request import within
@@ -24,8 +24,6 @@ from erlport_bridge.threads import uninterrupted
 from erlport_bridge.tracing import span
 
 _KIT: Final = Path(__file__).parent / "kit"
-#: Replaces the file that DSPy's runner would load from the web by our copy in ``kit/``.
-IMPORT_MAP: Final = f"--import-map={_KIT / 'import_map.json'}"
 # Runs in each sandbox before other code.
 _PLAIN_VALUES: Final = (_KIT / "values.py").read_text(encoding="utf-8")
 
@@ -74,10 +72,11 @@ class Interpreter(dspy.PythonInterpreter):  # type: ignore[misc]
         self.deno_command[0] = deno.program(self.deno_command[0])
         after_run = self.deno_command.index("run") + 1
         self.deno_command[after_run:after_run] = [
-            IMPORT_MAP,
+            image.IMPORT_MAP,
             "--cached-only",
             f"--v8-flags=--wasm-max-mem-pages={_MAX_PROGRAM_PAGES},--max-old-space-size={_MAX_HEAP_MIB}",
         ]
+        self.deno_command += image.argument()
 
     @classmethod
     def started(cls) -> Interpreter:
@@ -91,7 +90,7 @@ class Interpreter(dspy.PythonInterpreter):  # type: ignore[misc]
         return deno.cache_folder(deno_executable)
 
     def _spawn_process(self) -> None:
-        """Start the Deno process, which takes about two seconds; its version has been checked by ``prepare``."""
+        """Start the Deno process, which takes about a second; its version has been checked by ``prepare``."""
         process = subprocess.Popen(  # noqa: S603 - a fixed command
             self.deno_command,
             stdin=subprocess.PIPE,

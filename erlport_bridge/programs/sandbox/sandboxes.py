@@ -6,28 +6,26 @@ DSPy creates one interpreter for each run of a module. Calls share cached module
 interpreters come from a pool of started ones (:mod:`.warm_pool`), and each serves one run.
 
 Deno's cache is filled once, by ``python -m erlport_bridge.programs.sandbox`` or by the first use. All its content comes
-from the npm registry: ``kit/`` has the one file that DSPy's runner would load from the web.
+from the npm registry, but for the image from which sandboxes start (:mod:`.image`): ``kit/`` has the one file that
+DSPy's runner would load from the web.
 """
 
 from __future__ import annotations
 
-import inspect
 import re
 import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
-from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
 import dspy
 
 from erlport_bridge.errors import OperationError
-from erlport_bridge.programs.sandbox import deno
+from erlport_bridge.programs.sandbox import deno, image
 from erlport_bridge.programs.sandbox.facade import check_tools
 from erlport_bridge.programs.sandbox.interpreter import (
-    IMPORT_MAP,
     CodeLimits,
     Interpreter,
     end,
@@ -227,7 +225,7 @@ def probe() -> None:
 
 
 def prepare() -> None:
-    """Check the version of Deno and fill its cache; fast and without network if the cache is filled.
+    """Check the version of Deno, fill its cache, and make the image; fast and without network if both are there.
 
     Raises:
         OperationError: Of kind ``missing_dependency``: there is no Deno 2, or the npm registry cannot be reached.
@@ -239,17 +237,13 @@ def prepare() -> None:
         raise OperationError(
             "missing_dependency", f"the sandbox needs Deno 2, but {quoted(executable)} is {found}; {deno.REMEDY}"
         )
-    runner = Path(inspect.getfile(dspy.PythonInterpreter)).with_name("runner.js")
-    options = ["--quiet", "--no-config", "--no-lock", "--node-modules-dir=false", IMPORT_MAP]
-    done = deno.run([executable, "cache", *options, str(runner)], _FETCH_TIMEOUT_S, downloads=True)
+    options = [option for option in deno.SEALED if option != "--cached-only"]
+    command = [executable, "cache", *options, image.IMPORT_MAP, str(image.RUNNER)]
+    done = deno.run(command, _FETCH_TIMEOUT_S, downloads=True)
     if done.returncode != 0:
         raise OperationError(
             "missing_dependency",
             "the sandbox's packages are not in Deno's cache and cannot be fetched from the npm registry; run "
-            f"`python -m erlport_bridge.programs.sandbox` where it can be reached: {_in_one_line(done.stderr)}",
+            f"`python -m erlport_bridge.programs.sandbox` where it can be reached: {deno.in_one_line(done.stderr)}",
         )
-
-
-def _in_one_line(text: str) -> str:
-    # Deno's first line says what failed, those after it why.
-    return "; ".join(line.strip() for line in text.splitlines() if line.strip())[:500] or "no reason given"
+    image.make(executable)

@@ -1,4 +1,4 @@
-"""A pool of warm sandboxes, started before a call needs them, since a start takes seconds.
+"""A pool of warm sandboxes, started before a call needs them, since a start takes a second.
 
 A sandbox runs the programs of one call and ends with the call, so no program sees data of another call. The pool keeps
 only sandboxes that have run nothing.
@@ -18,12 +18,12 @@ from erlport_bridge.counting import Durations
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.text import quoted
 
-#: Default of ``DSPEX_WARM_SANDBOXES``: the number of sandboxes kept ready for later calls; each takes about 170 MB.
+#: Default of ``DSPEX_WARM_SANDBOXES``: the number of sandboxes kept ready for later calls; each takes about 180 MB.
 DEFAULT_WARM: Final = 1
 _MAX_WARM: Final = 16
 # A sandbox that no call takes for this long is ended. The next call then starts a new one.
 _IDLE_S: Final = 300.0
-# A start keeps a core busy for two seconds; more starts at once only delay each other.
+# A start keeps a core busy for a second; more starts at once only delay each other.
 _MAX_STARTING: Final = max(2, os.cpu_count() or 2)
 
 
