@@ -31,7 +31,7 @@ from fuzzing.mutation import Mutator
 from fuzzing.seeds import MAX_INPUT_BYTES, seeds
 
 ROOT = Path(__file__).parents[2]
-SHORT_RUN = 8_000
+SHORT_RUN = 3_000
 
 # Codecs with one fault each, as modules that a separate process can import.
 BROKEN_CODECS = {

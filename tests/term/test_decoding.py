@@ -334,7 +334,7 @@ def change():
 thread = threading.Thread(target=change)
 thread.start()
 try:
-    seen = set().union(*(codec.decode(data) for _ in range(300)))
+    seen = set().union(*(codec.decode(data) for _ in range(100)))
 finally:
     stop.set()
     thread.join()

@@ -93,7 +93,7 @@ def test_interruption_never_meets_other_work() -> None:
     def ask(seed: int) -> list[object]:
         chosen = random.Random(seed)  # noqa: S311 - a test that can be repeated
         outcomes: list[object] = []
-        for _ in range(900):
+        for _ in range(450):
             limit = chosen.randrange(60_000)
             task = threads.submit(count, limit)
             if chosen.random() < 0.7:
@@ -116,8 +116,8 @@ def test_interruption_never_meets_other_work() -> None:
             outcomes = [result for results in callers.map(ask, range(3)) for result in results]
     finally:
         sys.setswitchinterval(interval)
-    assert outcomes.count(Interrupted) > 30
-    assert sum(isinstance(result, int) for result in outcomes) > 50
+    assert outcomes.count(Interrupted) > 15
+    assert sum(isinstance(result, int) for result in outcomes) > 25
     report = threads.report()
     assert (report["busy"], report["queued"], report["stuck"]) == (0, 0, 0)
 
