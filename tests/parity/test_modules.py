@@ -25,6 +25,20 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::F
 QA = "question -> answer"
 MODEL = "scripted:parity"
 
+# What a tool may return: DSPy refuses a list of other things than texts.
+VALUES: Final[dict[str, Any]] = {
+    "none": None,
+    "empty": "",
+    "spaces": "  ",
+    "false": False,
+    "zero": 0,
+    "half": 1.5,
+    "list": [],
+    "texts": ["a", ""],
+    "map": {},
+    "nested": {"a": [None, {"b": ""}]},
+}
+
 APPLICATION = '''
 from erlport_bridge.programs.tools import offer
 
@@ -34,13 +48,27 @@ def double(n: int) -> int:
     return 2 * n
 
 
+VALUES = {values!r}
+
+
+def value_of(kind: str) -> object:
+    """Return a value of a kind."""
+    return VALUES[kind]
+
+
 offer(double)
+offer(value_of)
 '''
 
 
 def double(n: int) -> int:
     """Double a number."""
     return 2 * n
+
+
+def value_of(kind: str) -> object:
+    """Return a value of a kind."""
+    return VALUES[kind]
 
 
 def names_lisbon(args: dict[str, Any], prediction: dspy.Prediction) -> float:
@@ -125,6 +153,16 @@ CASES = {
         "dspy.ReAct",
         [next_tool("double", n=21), next_tool("finish"), {"reasoning": "r", "answer": "42"}],
         options={"tools": ["double"], "max_iters": 4},
+    ),
+    "ReAct with values of each kind, and without a thought": Case(
+        lambda: dspy.ReAct(QA, tools=[value_of]),
+        "dspy.ReAct",
+        [
+            *(next_tool("value_of", kind=kind) | {"next_thought": kind if kind == "zero" else ""} for kind in VALUES),
+            next_tool("finish"),
+            {"reasoning": "r", "answer": "42"},
+        ],
+        options={"tools": ["value_of"]},
     ),
     "ReActV2": Case(
         lambda: dspy.ReActV2(QA, tools=[double], max_iters=4),
@@ -213,7 +251,7 @@ CASES = {
 @pytest.fixture(scope="module")
 def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PortProcess]:
     folder: Path = tmp_path_factory.mktemp("application")
-    (folder / "parity_tools.py").write_text(APPLICATION)
+    (folder / "parity_tools.py").write_text(APPLICATION.replace("{values!r}", repr(VALUES)))
     path = os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])
     with PortProcess(["--preload=parity_tools"], environment={"PYTHONPATH": path}) as started:
         yield started

@@ -98,8 +98,18 @@ def _entries(index: int, *values: Any) -> dict[str, Any]:
 
 
 def _formatted(trajectory: Mapping[str, Any]) -> str:
-    """Return a trajectory as a part of a prompt; no value in it can pose as another entry."""
-    shown = {name: value for name, value in trajectory.items() if value is not None and value != ""}
+    """Return a trajectory as a part of a prompt; no value in it can pose as another entry.
+
+    A step that could not be read called no tool, and may have no text.
+    """
+    unread = {
+        name.rpartition("_")[2] for name, value in trajectory.items() if name.startswith("tool_name_") and not value
+    }
+    shown = {
+        name: value
+        for name, value in trajectory.items()
+        if value not in (None, "") or name.rpartition("_")[2] not in unread
+    }
     if not shown:
         return ""
     signature = dspy.Signature(f"{', '.join(shown)} -> x")
