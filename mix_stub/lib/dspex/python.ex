@@ -574,6 +574,7 @@ defmodule DSPex.Python do
   Executes a program, which is a `%DSPex.Program{}` or its id.
 
   A `%DSPex.Program{}` is executed in its own version, an id in the newest version; the option `:version` chooses another.
+  A `%DSPex.Program{}` also knows its pool: the option `:pool` is for ids, and an error if it names another one.
 
   A version of `dspy.KNNFewShot` takes `:embedder` (a function of a list of texts that returns one embedding per text), or
   `:vector`, the embedding of the inputs.

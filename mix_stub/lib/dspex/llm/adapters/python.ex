@@ -129,18 +129,22 @@ defmodule DSPex.LLM.Adapters.Python do
   end
 
   @doc """
-  Executes a program, which is a `%DSPex.Program{}` or its id.
+  Executes a program, which is a `%DSPex.Program{}`, in its own pool, or its id, in the pool of the adapter.
   """
   @spec execute_program(t(), DSPex.Python.program(), DSPex.Python.inputs(), keyword() | map()) ::
           {:ok, Prediction.t()} | {:error, reason()}
   def execute_program(%__MODULE__{} = adapter, program, inputs, options \\ []) do
     with :ok <- check_fields(adapter),
          :ok <- check_once(options) do
-      options = call_options(adapter, CallOptions.to_map!(options))
+      options = adapter |> of_program(program) |> call_options(CallOptions.to_map!(options))
       DSPex.Python.execute_program(program, inputs, options)
     end
     |> told(adapter)
   end
+
+  # The adapter's pool is that of ids.
+  defp of_program(adapter, %Program{pool: pool}), do: %{adapter | pool: pool}
+  defp of_program(adapter, _program_id), do: adapter
 
   @doc false
   def capabilities(%__MODULE__{}) do

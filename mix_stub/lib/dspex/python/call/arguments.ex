@@ -5,6 +5,7 @@ defmodule DSPex.Python.Call.Arguments do
 
   alias DSPex.Program
   alias DSPex.Python.Call.CallOptions
+  alias DSPex.Python.Error
   alias DSPex.Python.Wire.Keywords
 
   @doc """
@@ -13,7 +14,7 @@ defmodule DSPex.Python.Call.Arguments do
   @spec program_target(Program.t() | String.t() | atom(), CallOptions.t()) ::
           {String.t() | nil, term(), CallOptions.t()}
   def program_target(%Program{} = program, options) do
-    options = CallOptions.put_new(%{options | pool: program.pool}, :version, program.version)
+    options = CallOptions.put_new(in_pool(options, program), :version, program.version)
     {program.session_id, program.id, options}
   end
 
@@ -22,6 +23,22 @@ defmodule DSPex.Python.Call.Arguments do
     # options, because it says there whose conversation it is.
     {options.python[:session_id], program_id, options}
   end
+
+  @doc """
+  Returns the options with the pool of the program; the call is an error if they name another one.
+  """
+  @spec in_pool(CallOptions.t(), Program.t() | term()) :: CallOptions.t()
+  def in_pool(%{pool_given?: true, pool: other} = options, %Program{pool: pool})
+      when other != pool do
+    message =
+      "expected pool #{inspect(pool)} at opts.pool, of which the program is, got #{inspect(other)}: leave the option out, " <>
+        "or give the program's id in place of the program if that pool knows it"
+
+    %{options | once: {:error, Error.new(:input, message, %{"path" => "opts.pool"})}}
+  end
+
+  def in_pool(options, %Program{pool: pool}), do: %{options | pool: pool}
+  def in_pool(options, _program_id), do: options
 
   @doc """
   Converts inputs to a map. Python refuses the pairs of a keyword list that has a key twice.

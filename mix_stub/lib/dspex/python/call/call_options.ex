@@ -6,12 +6,13 @@ defmodule DSPex.Python.Call.CallOptions do
   #     pool, timeout, serialization_format   the options that Elixir uses
   #     retry                                 the option `:retry`; `nil`: as the pool says
   #     python                                all other options, which are sent to Python
-  #     once                                  :ok, or the error of the call for an option that is given twice
+  #     once                                  :ok, or the error of the call for an option that is given twice, or contradicts its program
   #     route                                 the worker that gets the call, if it is known
   #     counted?                              whether the call has telemetry events of its own
   #     on_worker                             a function that is told the number of the worker
   #     metadata                              the option `:metadata`, a map of the caller's own for events and traces
   #     within                                the call of which this one is a part, if it is observed
+  #     pool_given?                           whether the caller named the pool, which a program names too
   #     budgets                               budgets that the call shares with other calls
   #     part?                                 whether the call is part of a batch that has begun
   #     batch                                 the open batch of which the call is a part, by which it sees that it was cancelled
@@ -26,6 +27,7 @@ defmodule DSPex.Python.Call.CallOptions do
   alias DSPex.Python.Wire.{Keywords, Timeout, UniqueId}
 
   defstruct pool: :general,
+            pool_given?: false,
             timeout: 30_000,
             serialization_format: :native,
             python: %{},
@@ -44,6 +46,7 @@ defmodule DSPex.Python.Call.CallOptions do
 
   @type t :: %__MODULE__{
           pool: Cluster.pool(),
+          pool_given?: boolean(),
           timeout: timeout(),
           serialization_format: term(),
           python: python(),
@@ -77,7 +80,8 @@ defmodule DSPex.Python.Call.CallOptions do
   def new!([], default_timeout), do: %__MODULE__{timeout: default_timeout}
 
   def new!(options, default_timeout) do
-    {pool, python} = options |> to_map!() |> Map.pop(:pool, :general)
+    given = to_map!(options)
+    {pool, python} = Map.pop(given, :pool, :general)
     {timeout, python} = Map.pop(python, :timeout, default_timeout)
     {format, python} = Map.pop(python, :serialization_format, :native)
     {retry, python} = Map.pop(python, :retry)
@@ -85,6 +89,7 @@ defmodule DSPex.Python.Call.CallOptions do
 
     %__MODULE__{
       pool: pool!(pool),
+      pool_given?: is_map_key(given, :pool),
       timeout: timeout!(timeout),
       serialization_format: format,
       python: python,

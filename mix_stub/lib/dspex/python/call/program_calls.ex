@@ -91,7 +91,7 @@ defmodule DSPex.Python.Call.ProgramCalls do
   """
   @spec stream_batch(program(), Enumerable.t(), pos_integer(), CallOptions.t()) :: Enumerable.t()
   def stream_batch(program, inputs, chunk_size, options) do
-    begin = fn -> %{options | pool: pool(program, options)} end
+    begin = fn -> in_pool(options, program) end
 
     SpreadBatch.chunks(inputs, chunk_size, begin, fn chunk, offset, options ->
       inputs_list = python_inputs_list(chunk)

@@ -408,6 +408,10 @@ defmodule DSPex.LLM.Adapters.PythonTest do
                Adapters.Python.execute_program(%{adapter | pool: :nonesuch}, program, %{
                  question: "Why?"
                })
+
+      # An option is not overruled without a word.
+      assert {:error, {:invalid_input, "expected pool :general at opts.pool" <> _rest}} =
+               Adapters.Python.execute_program(adapter, program, "Why?", pool: :nonesuch)
     end
 
     test "that do not exist are an error", %{adapter: adapter} do
