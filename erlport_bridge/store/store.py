@@ -147,6 +147,11 @@ class Store:
         if self._database is not None:
             self._database.close()
 
+    def leave(self) -> None:
+        """Prepare for the end of the process; see :meth:`.database.Database.leave`."""
+        if self._database is not None:
+            self._database.leave()
+
     async def _run(
         self,
         name: str,

@@ -10,7 +10,7 @@ from erlport_bridge.port import event_loop, importing, leaving, stock
 
 with importing.bulk_import():
     from erlport_bridge import dspy_patches
-    from erlport_bridge.operations import OPERATIONS
+    from erlport_bridge.operations import OPERATIONS, port_state
     from erlport_bridge.programs import sandbox
     from erlport_bridge.tracing import exporting
 
@@ -18,6 +18,7 @@ __all__ = ["OPERATIONS"]
 
 leaving.before_exit(sandbox.kill_all)
 leaving.before_exit(exporting.stop)
+leaving.before_exit(port_state.stored.leave)
 event_loop.run_in_place(*dspy_patches.QUICK_MODULES)
 
 # A port looks up functions of this module by name.

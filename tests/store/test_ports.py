@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import time
@@ -62,6 +63,22 @@ def test_next_port_knows_all_that_a_killed_one_has_answered(
     assert second.done("ping")["store"]["ready"] is True
     second.done("close_session", "mine")
     assert second.done("list_sessions") == []
+
+
+def test_copy_of_the_file_alone_has_everything_once_its_ports_have_ended(tmp_path: Path) -> None:
+    """The log beside the file was not written to it: a copy had nothing of the last sessions."""
+    path, copy = tmp_path / "store.db", tmp_path / "copy.db"
+    with ExitStack() as ports:
+        workers = [port_of(ports, f"sqlite:///{path}") for _ in range(2)]
+        for number, worker in enumerate(workers):
+            worker.done("create_program", SPEC, {"session_id": f"session {number}"})
+        for worker in workers:
+            worker.close()
+        for worker in workers:
+            worker.process.wait(30)
+    shutil.copy(path, copy)
+    with closing(sqlite3.connect(copy)) as connection:
+        assert connection.execute("SELECT count(*) FROM dspex_programs").fetchone() == (2,)
 
 
 @pytest.mark.parametrize("name", ["request_id", "repetition"])

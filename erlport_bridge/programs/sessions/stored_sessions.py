@@ -120,6 +120,11 @@ class StoredSessions:
             sessions, None if address is None else Store(address), read_neighbours=read_neighbours, ttl_ms=ttl_ms
         )
 
+    def leave(self) -> None:
+        """Prepare for the end of the process; quick, and without an error."""
+        if self.store is not None:
+            self.store.leave()
+
     @staticmethod
     def was_rehydrated() -> bool:
         """Return whether the running call uses what this process did not know, and read from the store."""
