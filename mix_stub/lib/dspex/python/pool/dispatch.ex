@@ -57,8 +57,9 @@ defmodule DSPex.Python.Pool.Dispatch do
     with %Connection{} = connection <- Routing.connection(call.pool, call.route),
          :ok <- Stopping.takes(call.pool, connection, call.whole?),
          {:ok, connection, call, begun} <- admitted(connection, call),
+         began_at = System.monotonic_time(),
          answer when answer != :restarting <- call_at(connection, call, begun) do
-      answered(answer, connection, call)
+      answered(answer, connection, call, began_at)
     else
       {:error, _not_taken} = error -> error
       nil -> wait_for_restart(call)
@@ -127,14 +128,9 @@ defmodule DSPex.Python.Pool.Dispatch do
 
   defp within_what_is_left(call), do: call
 
-  defp answered({:died, death, error}, connection, call) do
-    error =
-      Quarantine.judge(
-        connection.quarantine,
-        death,
-        {call.pool, call.operation, call.args},
-        error
-      )
+  defp answered({:died, death, error}, connection, call, began_at) do
+    named = {call.pool, call.operation, call.args}
+    error = Quarantine.judge(connection.quarantine, death, named, error, began_at)
 
     if retry_of(call) == :safe and error.retryable and error.details["called"] == false do
       with {_supervisor, %{tally: tally}} <- Names.lookup(:pool, call.pool),
@@ -147,12 +143,12 @@ defmodule DSPex.Python.Pool.Dispatch do
     end
   end
 
-  defp answered({:ok, _answer} = ok, connection, call) do
+  defp answered({:ok, _answer} = ok, connection, call, _began_at) do
     Quarantine.answered(connection.quarantine, call.operation, call.args)
     ok
   end
 
-  defp answered(error, _connection, _call), do: error
+  defp answered(error, _connection, _call, _began_at), do: error
 
   defp retry_of(%{retry: nil, pool: pool}), do: Settings.retry(pool)
   defp retry_of(%{retry: retry}), do: retry

@@ -8,7 +8,7 @@ defmodule DSPex.Python.Port.Quarantine do
   # attempt to attempt does not count: ids of functions, processes, references, who calls.
   #
   # The table belongs to the supervisor of the pool, which outlives the owners of the port. Its rows are
-  # {{identity, death}, death, 0}, {{:logged, death}, death, lines of the log} and {:deaths, :infinity, deaths}. Of earlier deaths
+  # {{identity, death}, death, when it was noted}, {{:logged, death}, death, lines of the log} and {:deaths, :infinity, deaths}. Of earlier deaths
   # than the last two none are kept, so it has at most four rows for each call that may be in flight.
 
   require Logger
@@ -46,22 +46,30 @@ defmodule DSPex.Python.Port.Quarantine do
   @doc """
   Returns the error of a call that was in flight at the death of this number: not `retryable`, and logged, if it was in
   flight at the death before too.
-  """
-  @spec judge(t() | nil, pos_integer() | nil, {atom(), atom(), [term()]}, Error.t()) :: Error.t()
-  def judge(table, death, _call, error) when table == nil or death == nil, do: error
 
-  def judge(table, death, {pool, operation, args}, error) do
+  `began_at` is the monotonic time at which it was made. One that was in flight in two workers, both of which were killed, is
+  not to blame: it counts from the death on that it was made after.
+  """
+  @spec judge(t() | nil, pos_integer() | nil, {atom(), atom(), [term()]}, Error.t(), integer()) ::
+          Error.t()
+  def judge(table, death, call, error, began_at \\ System.monotonic_time())
+
+  def judge(table, death, _call, error, _began_at) when table == nil or death == nil, do: error
+
+  def judge(table, death, {pool, operation, args}, error, began_at) do
     {operation, args} = named(operation, args)
 
     if String.starts_with?(operation, @suspects),
-      do: judge_named(table, death, {pool, operation, args}, error),
+      do: judge_named(table, death, {pool, operation, args}, error, began_at),
       else: error
   end
 
-  defp judge_named(table, death, {pool, operation, args}, error) do
+  defp judge_named(table, death, {pool, operation, args}, error, began_at) do
     identities = identities(operation, args)
-    again? = Enum.any?(identities, &in_flight_at?(table, &1, death - 1))
-    :ets.insert(table, for(identity <- identities, do: {{identity, death}, death, 0}))
+    again? = Enum.any?(identities, &in_flight_at?(table, &1, death - 1, began_at))
+    # Of several alike the first one counts.
+    for identity <- identities,
+        do: :ets.insert_new(table, {{identity, death}, death, System.monotonic_time()})
 
     if again? do
       log(table, death, {pool, operation, args})
@@ -103,7 +111,12 @@ defmodule DSPex.Python.Port.Quarantine do
   defp deaths(table), do: :ets.lookup_element(table, :deaths, 3)
 
   # Several callers may make the same call: the first of them may have noted this death already.
-  defp in_flight_at?(table, identity, death), do: :ets.member(table, {identity, death})
+  defp in_flight_at?(table, identity, death, began_at) do
+    case :ets.lookup(table, {identity, death}) do
+      [{_key, _death, noted_at}] -> noted_at <= began_at
+      [] -> false
+    end
+  end
 
   defp refused(error) do
     message =

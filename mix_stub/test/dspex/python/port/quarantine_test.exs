@@ -187,6 +187,19 @@ defmodule DSPex.Python.Port.QuarantineTest do
       end
     end
 
+    # Two workers that were killed at once, each with a part of a batch of equal items, were two deaths in a row of it.
+    test "the same call that was in flight in two workers", %{table: table} do
+      call = {:pool, :execute_module, @module}
+      began_at = System.monotonic_time()
+      first = Quarantine.died(table)
+      assert Quarantine.judge(table, first, call, @error, began_at).retryable
+      second = Quarantine.died(table)
+      assert Quarantine.judge(table, second, call, @error, began_at).retryable
+
+      assert capture_log(fn -> refute judged(table, :execute_module, @module) end) =~
+               "is not retryable"
+    end
+
     test "with a bounded table and few lines in the log", %{table: table} do
       log =
         capture_log(fn ->
