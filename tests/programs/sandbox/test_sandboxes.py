@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import os
@@ -196,9 +197,9 @@ def test_kill_all_ends_every_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_probe_starts_no_process_the_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    sandbox.probe()
+    asyncio.run(sandbox.probe())
     monkeypatch.delattr(subprocess, "Popen")
-    sandbox.probe()
+    asyncio.run(sandbox.probe())
 
 
 def probe_elsewhere(script: str, **environment: str) -> str:
@@ -216,10 +217,11 @@ def probe_elsewhere(script: str, **environment: str) -> str:
 
 
 PROBE = """
+import asyncio
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import sandbox
 try:
-    sandbox.probe()
+    asyncio.run(sandbox.probe())
 except OperationError as error:
     sys.stdout.write(f"{error.kind}: {error.message}")
 else:
