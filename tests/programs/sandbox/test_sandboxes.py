@@ -202,6 +202,20 @@ def test_probe_starts_no_process_the_second_time(monkeypatch: pytest.MonkeyPatch
     asyncio.run(sandbox.probe())
 
 
+def test_probe_goes_on_after_the_call_that_began_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was interrupted with the call, and the next one began it anew."""
+    monkeypatch.setattr(sandbox, "_probed", None)
+
+    async def calls() -> None:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(sandbox.probe(), 0.001)
+        began = sandbox._probed
+        await sandbox.probe()
+        assert sandbox._probed is began
+
+    asyncio.run(calls())
+
+
 def probe_elsewhere(script: str, **environment: str) -> str:
     """Run the probe in a process without the ``deno`` package; return the last line of its output."""
     blocked = "import sys; sys.modules['deno'] = None\n"
