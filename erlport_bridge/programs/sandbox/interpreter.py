@@ -91,7 +91,12 @@ class Interpreter(dspy.PythonInterpreter):  # type: ignore[misc]
         return cls()._ready()
 
     def _ready(self) -> Interpreter:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            # Its pipes would stay open.
+            self.shutdown()
+            raise
         return self
 
     @staticmethod

@@ -150,7 +150,9 @@ def test_what_is_no_image_is_replaced_or_logged(cache: Path, kind: str, caplog: 
 def test_image_damaged_while_a_process_runs_ends_no_call(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     sandboxes.prepare()
     found().write_bytes(b"x" * 100_000)
+    opened = len(os.listdir("/dev/fd"))
     assert executed(IS_FROM_IMAGE) == [False]
+    assert len(os.listdir("/dev/fd")) == opened
     assert "no sandbox starts from the image" in caplog.text
     assert image.argument() == []
     sandboxes.prepare()
