@@ -195,7 +195,7 @@ async def _run(
     running_request.queued.set(progress.queued)
     running_request.ends_at.set(None if timeout_s is None else time.monotonic() + timeout_s)
     if any(stage.needs_sandbox for stage in compilation.program.stages):
-        await asyncio.to_thread(sandbox.probe)
+        await sandbox.probe()
     runner = Runner()
     entry = compilation.entry
     whole = compilation.valset or (compilation.trainset if entry.validates_on_trainset else None)

@@ -160,7 +160,7 @@ async def _predict(
     if any(stage.needs_sandbox for stage in prepared.stages):
         # Fail here, before a model request costs anything.
         with within("sandbox"):
-            await asyncio.to_thread(sandbox.probe)
+            await sandbox.probe()
         sandboxes.prepare()
     for stage in prepared.stages:
         prepared.options.adapter.check(stage.spec)

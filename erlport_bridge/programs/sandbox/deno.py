@@ -82,13 +82,16 @@ _programs: Final[dict[str, str]] = {}
 
 
 def cache_folder(executable: str) -> str | None:
-    """Return the folder of Deno's cache, ``None`` if Deno does not tell it."""
+    """Return the folder of Deno's cache, ``None`` if Deno does not tell it.
+
+    Links in its path are resolved: Deno checks the right to read a file behind a link by the file's own path.
+    """
     if "DENO_DIR" in os.environ:
-        return os.environ["DENO_DIR"]
+        return os.path.realpath(os.environ["DENO_DIR"])
     if executable not in _folders:
         try:
             told = json.loads(run([executable, "info", "--json"], _INFO_TIMEOUT_S).stdout)
-            _folders[executable] = told["denoDir"]
+            _folders[executable] = os.path.realpath(told["denoDir"])
         except (OperationError, ValueError, LookupError, TypeError):
             return None
     return _folders[executable]

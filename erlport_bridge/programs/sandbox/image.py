@@ -9,13 +9,17 @@ DSPy's runner is not changed: an import map puts our modules of ``kit/`` in the 
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import inspect
 import json
 import logging
+import os
 import re
 import time
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -39,8 +43,11 @@ _READ_LINES: Final = "https://deno.land/std@0.186.0/io/mod.ts"
 _PUBLISHED: Final = "pyodide-as-published"
 
 _DIGEST_BYTES: Final = 32
+# One has 20 MB.
+_MAX_BYTES: Final = 200_000_000
 # A start as published, and one from the image.
 _TIMEOUT_S: Final = 120
+_LOOK_AGAIN_S: Final = 0.05
 
 
 def _import_map() -> str:
@@ -59,8 +66,16 @@ _found: Path | None = None
 
 
 def argument() -> list[str]:
-    """Return the argument that names the image to DSPy's runner; none before :func:`make`, or where it failed."""
+    """Return the argument that names the image to DSPy's runner; none before it is found, or after :func:`forget`."""
     return [] if _found is None else [f"--dspex-image={_found}"]
+
+
+def find(executable: str) -> bool:
+    """Have sandboxes start from the image if it is there; return whether it need not be made. Takes milliseconds."""
+    global _found
+    path = _path(executable)
+    _found = path if path is not None and _is_whole(path) else None
+    return path is None or _found is not None
 
 
 def make(executable: str) -> None:
@@ -70,26 +85,33 @@ def make(executable: str) -> None:
     """
     global _found
     path = _path(executable)
-    if path is None:
+    if path is None or find(executable):
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if not _is_whole(path):
-            with (path.parent / "lock").open("wb") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                if not _is_whole(path):
-                    _make(executable, path)
+        with _locked(path.parent / "lock"):
+            if not _is_whole(path):
+                _make(executable, path)
         _found = path
     except (OSError, OperationError) as error:
-        _found = None
         _log.warning("sandboxes take seconds to start, since the image of their memory cannot be made: %s", error)
+
+
+def forget(error: Exception) -> None:
+    """Have sandboxes start without the image, from which one has not started."""
+    global _found
+    _found = None
+    _log.warning("sandboxes take seconds to start, since no sandbox starts from the image of their memory: %s", error)
 
 
 def _is_whole(path: Path) -> bool:
     """Return whether the file ends with the digest of what is before it. Of a damaged image no sandbox would start."""
     try:
+        # The reader of a pipe would wait for a writer.
+        if not path.is_file() or path.stat().st_size > _MAX_BYTES:
+            return False
         data = path.read_bytes()
-    except FileNotFoundError:
+    except OSError:
         return False
     return hashlib.sha256(memoryview(data)[:-_DIGEST_BYTES]).digest() == data[-_DIGEST_BYTES:]
 
@@ -99,18 +121,47 @@ def _path(executable: str) -> Path | None:
     folder = deno.cache_folder(executable)
     if folder is None or _PYODIDE is None:
         return None
-    made_of = hashlib.sha256(repr((_PYODIDE, time.tzname, time.timezone, time.altzone)).encode())
+    # JavaScript reads TZ otherwise than the system, and has zones that the system may not have.
+    zone = (os.environ.get("TZ"), time.tzname, time.timezone, time.altzone)
+    made_of = hashlib.sha256(repr((_PYODIDE, zone)).encode())
     for name in ("image.js", "pyodide.js"):
         made_of.update((_KIT / name).read_bytes())
     return Path(folder) / "dspex" / f"pyodide-{made_of.hexdigest()[:16]}.image"
 
 
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold the lock of a file, which other processes and users take too.
+
+    Raises:
+        OperationError: Another process has held it for longer than it takes to make an image.
+    """
+    ends_at = time.monotonic() + _TIMEOUT_S
+    with path.open("wb") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > ends_at:
+                    problem = f"another process holds {str(path)!r} for more than {_TIMEOUT_S} s; end it"
+                    raise OperationError("missing_dependency", problem) from None
+            time.sleep(_LOOK_AGAIN_S)
+        yield
+
+
 def _make(executable: str, path: Path) -> None:
-    part = path.with_suffix(".part")
+    # Of processes that were killed. Their Deno may still run: it writes only to the file of its name, if that is there.
+    for left in path.parent.glob("*.part"):
+        left.unlink(missing_ok=True)
+    part = path.with_name(f"{uuid.uuid4().hex}.part")
     rights = [f"--allow-read={deno.cache_folder(executable)}", f"--allow-write={part}"]
-    done = deno.run(
-        [executable, "run", *deno.SEALED, IMPORT_MAP, *rights, str(_KIT / "image.js"), str(part)], _TIMEOUT_S
-    )
-    if done.returncode != 0:
-        raise OperationError("missing_dependency", deno.in_one_line(done.stderr))
-    part.replace(path)
+    command = [executable, "run", *deno.SEALED, IMPORT_MAP, *rights, str(_KIT / "image.js"), str(part)]
+    try:
+        part.touch()
+        done = deno.run(command, _TIMEOUT_S)
+        if done.returncode != 0:
+            raise OperationError("missing_dependency", deno.in_one_line(done.stderr))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)

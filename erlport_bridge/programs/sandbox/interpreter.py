@@ -81,9 +81,23 @@ class Interpreter(dspy.PythonInterpreter):  # type: ignore[misc]
     @classmethod
     def started(cls) -> Interpreter:
         """Return an interpreter that is ready to execute code."""
-        interpreter = cls()
-        interpreter.start()
-        return interpreter
+        has_image = image.argument() != []
+        try:
+            return cls()._ready()
+        except dspy.CodeInterpreterError as error:
+            if not has_image:
+                raise
+            image.forget(error)
+        return cls()._ready()
+
+    def _ready(self) -> Interpreter:
+        try:
+            self.start()
+        except BaseException:
+            # Its pipes would stay open.
+            self.shutdown()
+            raise
+        return self
 
     @staticmethod
     def _get_deno_dir(deno_executable: str = "deno") -> str | None:

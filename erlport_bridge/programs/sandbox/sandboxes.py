@@ -12,6 +12,8 @@ DSPy's runner would load from the web.
 
 from __future__ import annotations
 
+import asyncio
+import os
 import re
 import threading
 import weakref
@@ -207,11 +209,13 @@ def report() -> dict[str, Any]:
 
 
 _probe_lock: Final = threading.Lock()
-_probed = False
+_probed: Future[None] | None = None
 
 
-def probe() -> None:
+async def probe() -> None:
     """Check that a sandbox can start, before a language model is paid for writing a program; takes 0.1 s once.
+
+    The check does not end with the call that begins it. If there is no image, it is made meanwhile and after it.
 
     Raises:
         OperationError: Of kind ``missing_dependency``: there is no Deno 2, or its cache is empty and cannot be filled.
@@ -219,9 +223,25 @@ def probe() -> None:
     """
     global _probed
     with _probe_lock:
-        if not _probed:
-            prepare()
-            _probed = True
+        if _probed is None or (_probed.done() and _probed.exception() is not None):
+            _probed = Future()
+            # So that a call that ends cannot cancel it.
+            _probed.set_running_or_notify_cancel()
+            threading.Thread(target=_probe, args=(_probed,), name="sandbox probe", daemon=True).start()
+        probed = _probed
+    await asyncio.wrap_future(probed)
+
+
+def _probe(probed: Future[None]) -> None:
+    try:
+        executable = _checked()
+        is_image_there = image.find(executable)
+    except Exception as error:  # noqa: BLE001 - every error must reach the waiting calls
+        probed.set_exception(error)
+        return
+    probed.set_result(None)
+    if not is_image_there:
+        image.make(executable)
 
 
 def prepare() -> None:
@@ -230,13 +250,25 @@ def prepare() -> None:
     Raises:
         OperationError: Of kind ``missing_dependency``: there is no Deno 2, or the npm registry cannot be reached.
     """
-    executable = Interpreter().deno_command[0]
+    image.make(_checked())
+
+
+def _checked() -> str:
+    """Return Deno's executable, whose version is right, and whose cache is filled."""
+    executable: str = Interpreter().deno_command[0]
     version = re.match(r"deno (\d+)\.\S+", deno.run([executable, "--version"], _VERSION_TIMEOUT_S).stdout)
     if version is None or version[1] != "2":
         found = version[0] if version else "something else"
         raise OperationError(
             "missing_dependency", f"the sandbox needs Deno 2, but {quoted(executable)} is {found}; {deno.REMEDY}"
         )
+    # Deno splits paths at commas: it would have the right to read other folders, which is not taken back.
+    for path, remedy in (
+        (os.path.realpath(image.RUNNER), "install DSPy in another folder"),
+        (deno.cache_folder(executable) or "", "set DENO_DIR to another folder"),
+    ):
+        if "," in path:
+            raise OperationError("missing_dependency", f"the sandbox's path {path!r} has a comma; {remedy}")
     options = [option for option in deno.SEALED if option != "--cached-only"]
     command = [executable, "cache", *options, image.IMPORT_MAP, str(image.RUNNER)]
     done = deno.run(command, _FETCH_TIMEOUT_S, downloads=True)
@@ -246,4 +278,4 @@ def prepare() -> None:
             "the sandbox's packages are not in Deno's cache and cannot be fetched from the npm registry; run "
             f"`python -m erlport_bridge.programs.sandbox` where it can be reached: {deno.in_one_line(done.stderr)}",
         )
-    image.make(executable)
+    return executable

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from erlport_bridge.programs.sandbox import deno
+from erlport_bridge.programs.sandbox.interpreter import Interpreter
 from tests.model_server import ModelServer, openai
 from tests.port_process import PortProcess
 from tests.proc import proc
@@ -233,3 +238,25 @@ def test_a_module_whose_steps_are_never_readable_ends(
         assert "expected the fields" in details["message"]
     else:
         assert (status, answer["answer"]) == ("ok", "6")
+
+
+def test_call_waits_for_no_image_of_the_sandbox(model_server: ModelServer, tmp_path: Path) -> None:
+    """A call whose deadline passed meanwhile ended the making, so that each later call began it anew, and failed."""
+    told = deno.cache_folder(Interpreter().deno_command[0])
+    assert told is not None
+    cache = tmp_path / "cache"
+    shutil.copytree(told, cache, ignore=shutil.ignore_patterns("dspex", "*_cache_v2*"))
+    (cache / "dspex").mkdir()
+    program = [{"reasoning": "-", "generated_code": "SUBMIT({'answer': 6 * 7})"}, {"reasoning": "-", "answer": "42"}]
+    with (cache / "dspex" / "lock").open("wb") as lock:
+        # As a process that hangs while it makes the image.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with PortProcess(["--modules=dspy_bridge"], environment={"DENO_DIR": str(cache)}) as port:
+            _, prediction = run(port, model_server, "dspy.ProgramOfThought", *program, timeout=60_000)
+            assert prediction["answer"] == "42"
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            # Even if no call is there any more that could use it.
+            ends_at = time.monotonic() + 60
+            while not list((cache / "dspex").glob("*.image")):
+                assert time.monotonic() < ends_at
+                time.sleep(0.1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import os
@@ -196,9 +197,23 @@ def test_kill_all_ends_every_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_probe_starts_no_process_the_second_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    sandbox.probe()
+    asyncio.run(sandbox.probe())
     monkeypatch.delattr(subprocess, "Popen")
-    sandbox.probe()
+    asyncio.run(sandbox.probe())
+
+
+def test_probe_goes_on_after_the_call_that_began_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was interrupted with the call, and the next one began it anew."""
+    monkeypatch.setattr(sandbox, "_probed", None)
+
+    async def calls() -> None:
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(sandbox.probe(), 0.001)
+        began = sandbox._probed
+        await sandbox.probe()
+        assert sandbox._probed is began
+
+    asyncio.run(calls())
 
 
 def probe_elsewhere(script: str, **environment: str) -> str:
@@ -216,10 +231,11 @@ def probe_elsewhere(script: str, **environment: str) -> str:
 
 
 PROBE = """
+import asyncio
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs import sandbox
 try:
-    sandbox.probe()
+    asyncio.run(sandbox.probe())
 except OperationError as error:
     sys.stdout.write(f"{error.kind}: {error.message}")
 else:

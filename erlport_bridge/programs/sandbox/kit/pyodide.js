@@ -8,23 +8,28 @@ const DIGEST_BYTES = 32;
 
 // What must not be the same in each sandbox.
 const RENEW = `
-import logging, random, time
+import logging, os, random, time
 random.seed()
 logging._startTime = time.time_ns()
-del logging, random, time
+os.environ.update(RENEWED)
+del logging, os, random, time, RENEWED
 `;
 
 async function fromImage(image, options) {
   const pyodide = await published.loadPyodide({ ...options, _loadSnapshot: image.subarray(0, -DIGEST_BYTES) });
   // Pyodide has copied it, and would keep it.
   image.buffer.transfer(0);
+  // As Emscripten sets them at a start.
+  const renewed = { LANG: `${navigator.language.replace("-", "_")}.UTF-8`, _: process.argv[1] };
+  pyodide.globals.set("RENEWED", pyodide.toPy(renewed));
   pyodide.runPython(RENEW);
   return pyodide;
 }
 
 function imageOf(path) {
   try {
-    return Deno.readFileSync(path);
+    // The reader of a pipe would wait for a writer.
+    return Deno.statSync(path).isFile ? Deno.readFileSync(path) : null;
   } catch {
     return null; // it has been removed
   }
