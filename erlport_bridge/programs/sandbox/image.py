@@ -34,9 +34,18 @@ _log = logging.getLogger(__name__)
 _KIT: Final = Path(__file__).parent / "kit"
 #: DSPy's program in the sandbox.
 RUNNER: Final = Path(inspect.getfile(dspy.PythonInterpreter)).with_name("runner.js")
-# What it imports from npm, with the version.
-_pyodide = re.search(r'"(npm:pyodide@[^"]+)"', RUNNER.read_text(encoding="utf-8"))
-_PYODIDE: Final = _pyodide[1] if _pyodide else None
+
+
+def _imported() -> str | None:
+    """Return what DSPy's runner imports from npm, with the version; ``None``: it is not where, or as, it is today."""
+    try:
+        found = re.search(r'"(npm:pyodide@[^"]+)"', RUNNER.read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    return found and found[1]
+
+
+_PYODIDE: Final = _imported()
 # What it imports from the web.
 _READ_LINES: Final = "https://deno.land/std@0.186.0/io/mod.ts"
 # Where our modules find Pyodide itself.
@@ -59,7 +68,6 @@ def _import_map() -> str:
 
 #: The option of Deno that puts our modules in their places.
 IMPORT_MAP: Final = _import_map()
-
 
 # The image that this process has found to be whole.
 _found: Path | None = None
