@@ -172,7 +172,9 @@ class _SharedBudgetsOption(Option):
 
 
 #: The option of calls that are a part of what spends a budget of Elixir.
-SHARED_BUDGETS: Final = _SharedBudgetsOption(name="budgets", description="the budgets that Elixir keeps, by functions")
+SHARED_BUDGETS: Final = _SharedBudgetsOption(
+    name="budgets", is_internal=True, description="the budgets that Elixir keeps, by functions"
+)
 
 _current: ContextVar[tuple[Budget, ...]] = ContextVar("budgets", default=())
 
