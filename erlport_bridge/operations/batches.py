@@ -27,7 +27,7 @@ from erlport_bridge.tracing import Recording, here, record
 
 
 @batch_operation
-async def execute_batch(module: object, signature: object, list_of_inputs: object, opts: object = None) -> list[Answer]:
+async def execute_batch(module: object, signature: object, inputs: object, opts: object = None) -> list[Answer]:
     """Run a module for each element of a list; answer a list of ``{:ok, prediction}`` and ``{:error, …}`` in order.
 
     ``timeout`` is the budget of the whole batch, ``item_timeout`` that of each item. Items that have not ended by then
@@ -35,12 +35,12 @@ async def execute_batch(module: object, signature: object, list_of_inputs: objec
     same time, at most 256. ``on_error: "fail_fast"`` cancels all other items after the first error.
     """
     request = await begin_module_call(module, signature, opts, BATCH_OPTIONS)
-    return await _module_batch(request, list_of_inputs)
+    return await _module_batch(request, inputs)
 
 
 @batch_operation
 async def stream_batch(
-    reply_to: object, ref: object, module: object, signature: object, list_of_inputs: object, opts: object = None
+    reply_to: object, ref: object, module: object, signature: object, inputs: object, opts: object = None
 ) -> int:
     """Run a batch as ``execute_batch`` does, and send each result as soon as it is there; answer their number.
 
@@ -48,16 +48,16 @@ async def stream_batch(
     """
     request = await begin_module_call(module, signature, opts, BATCH_OPTIONS | STREAM_OPTIONS)
     with stream_of(request, reply_to, ref) as events:
-        return len(await _module_batch(request, list_of_inputs, events))
+        return len(await _module_batch(request, inputs, events))
 
 
 @batch_operation
 async def execute_program_batch(
-    session_id: object, program_id: object, list_of_inputs: object, opts: object = None
+    session_id: object, program_id: object, inputs: object, opts: object = None
 ) -> list[Answer]:
     """Run a stored program for each element of a list, as :func:`execute_batch` and :func:`execute_program` do."""
     request = await begin_program_call(opts, BATCH_OPTIONS)
-    return await _program_batch(session_id, program_id, list_of_inputs, request)
+    return await _program_batch(session_id, program_id, inputs, request)
 
 
 @batch_operation
@@ -66,13 +66,13 @@ async def stream_program_batch(
     ref: object,
     session_id: object,
     program_id: object,
-    list_of_inputs: object,
+    inputs: object,
     opts: object = None,
 ) -> int:
     """Run a stored program for each element of a list, and send the results as :func:`stream_batch` does."""
     request = await begin_program_call(opts, BATCH_OPTIONS | STREAM_OPTIONS)
     with stream_of(request, reply_to, ref) as events:
-        return len(await _program_batch(session_id, program_id, list_of_inputs, request, events))
+        return len(await _program_batch(session_id, program_id, inputs, request, events))
 
 
 async def run_batch(

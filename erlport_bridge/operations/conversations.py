@@ -11,7 +11,7 @@ from erlport_bridge.limits import ID_BYTES
 from erlport_bridge.operations.operation import operation
 from erlport_bridge.operations.port_state import sessions, stored
 from erlport_bridge.programs.options import IntegerOption
-from erlport_bridge.programs.sessions import Program
+from erlport_bridge.programs.sessions import Program, read_program_id
 from erlport_bridge.programs.text import arguments
 from erlport_bridge.request import weight
 
@@ -71,7 +71,7 @@ async def _program(session_id: object, program_id: object) -> Program:
     """
     named, name = (
         arguments.optional_text(session_id, "session_id", ID_BYTES),
-        arguments.text(program_id, "program_id", ID_BYTES),
+        read_program_id(program_id),
     )
     await stored.refresh(named, program_id=name)
     program = sessions.find_program(named, name)

@@ -76,7 +76,9 @@ async def _evaluate(
             evaluation.judging.add(account.spent)
 
     try:
-        answers = await run_batch(list(enumerate(batch.items_of(examples, "examples"))), execute, request, events)
+        answers = await run_batch(
+            list(enumerate(batch.items_of(examples, "examples", "maps"))), execute, request, events
+        )
     finally:
         spent.add(evaluation.judging)
     return evaluation.report(answers, spent.tokens, request.options.warnings)

@@ -25,7 +25,7 @@ from erlport_bridge.programs.execution import META, STREAM_OPTIONS, VERSION_OPTI
 from erlport_bridge.programs.models import ModelAccount, budgets, history
 from erlport_bridge.programs.options import Vocabulary
 from erlport_bridge.programs.pipelines import learned, misplaced
-from erlport_bridge.programs.sessions import SPEC_KEYS, Neighbours, Program, Session, Told
+from erlport_bridge.programs.sessions import SPEC_KEYS, Neighbours, Program, Session, Told, read_program_id
 from erlport_bridge.programs.text import arguments, quoted
 from erlport_bridge.request import weight
 from erlport_bridge.store import ConflictError, terms
@@ -77,7 +77,7 @@ async def describe_program(session_id: object, program_id: object, opts: object 
 
     ``session_id`` may be ``nil``; ``opts``: ``version``.
     """
-    named, name = arguments.optional_text(session_id, "session_id", ID_BYTES), _program_id(program_id)
+    named, name = arguments.optional_text(session_id, "session_id", ID_BYTES), read_program_id(program_id)
     version = _DESCRIBE_OPTIONS.read_all(opts)["version"]
     await stored.refresh(named, program_id=name)
     program = sessions.find_program(named, name, version, is_used=False)
@@ -94,7 +94,7 @@ async def describe_program(session_id: object, program_id: object, opts: object 
 async def delete_program(session_id: object, program_id: object) -> dict[str, Any]:
     """Delete a program; answer its description."""
     named = arguments.optional_text(session_id, "session_id", ID_BYTES)
-    return (await stored.delete_program(named, _program_id(program_id))).describe()
+    return (await stored.delete_program(named, read_program_id(program_id))).describe()
 
 
 async def find_program(session_id: object, program_id: object, request: CallRequest) -> Program:
@@ -117,7 +117,7 @@ async def _found_program(session_id: object, program_id: object, request: CallRe
     """Return the program of a call, and the session through which it is called."""
     options = request.options
     through, version = options.session_id, options.version
-    named, name = arguments.optional_text(session_id, "session_id", ID_BYTES), _program_id(program_id)
+    named, name = arguments.optional_text(session_id, "session_id", ID_BYTES), read_program_id(program_id)
     told = options.conversation or through
     await stored.refresh(named, through, program_id=name, conversation_id=told, left_s=request.left_s())
     if through is not None:
@@ -136,7 +136,7 @@ async def named_program(
     Raises:
         OperationError: Of kind ``input``: two sessions are named. Otherwise as :meth:`Sessions.find_program`.
     """
-    named, name = arguments.optional_text(session_id, "session_id", ID_BYTES), _program_id(program_id)
+    named, name = arguments.optional_text(session_id, "session_id", ID_BYTES), read_program_id(program_id)
     await stored.refresh(named, opts_session_id, program_id=name)
     return _named_program(named, name, opts_session_id, version)
 
@@ -257,10 +257,6 @@ async def _conversation(program: Program, request: CallRequest, *, is_told: bool
         raise OperationError("input", message, path="opts.conversation")
     through = None if options.session_id == program.session_id else options.session_id
     return await stored.conversations.open(program, conversation_id, through, request.left_s())
-
-
-def _program_id(program_id: object) -> str:
-    return arguments.text(program_id, "program_id", ID_BYTES)
 
 
 async def _learned_version(

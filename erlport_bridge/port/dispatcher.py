@@ -181,7 +181,7 @@ class Dispatcher:
                 # The function says in which form its failures are answered; there may be none of this name.
                 with contextlib.suppress(Exception):
                     pending.function = self._targets.find(event.module, event.function).function
-                raise event.error
+                raise event.error if pending.function is None else event.error_for(pending.function)
             if target is None:
                 target = self._targets.find(event.module, event.function)
             pending.function = target.function

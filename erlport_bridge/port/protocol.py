@@ -19,6 +19,8 @@ The protocol is ErlPort's (https://github.com/erlport/erlport), so that either h
 
 from __future__ import annotations
 
+import inspect
+import re
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
@@ -32,6 +34,7 @@ _RESULT: Final = Atom("r")
 _FAILURE: Final = Atom("e")
 _PYTHON: Final = Atom("python")
 _CALL: Final = Atom("C")
+_ARGUMENT: Final = re.compile(r"arguments\[(\d+)\]")
 _MESSAGE: Final = Atom("M")
 _LOG: Final = Atom("L")
 _RECYCLING: Final = Atom("R")
@@ -69,6 +72,20 @@ class UnreadableCall(NamedTuple):
     module: str
     function: str
     error: DecodeError | OperationError
+
+    def error_for(self, function: Callable[..., Any]) -> DecodeError | OperationError:
+        """Return the error with the name of the function's parameter in place of its number.
+
+        A caller knows ``inputs``, neither ``arguments[2]`` nor the bytes of the term.
+        """
+        number = _ARGUMENT.match(self.error.path) if isinstance(self.error, DecodeError) else None
+        if number is None or not isinstance(self.error, DecodeError):
+            return self.error
+        names = list(inspect.signature(function).parameters)
+        if int(number[1]) >= len(names):
+            return self.error
+        path = names[int(number[1])] + self.error.path[number.end() :]
+        return OperationError("input", f"{self.error.reason} at {path}", path=path)
 
 
 class Message(NamedTuple):

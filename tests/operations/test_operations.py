@@ -15,6 +15,8 @@ from tests.model_server import ModelServer, openai
 from tests.port_process import PortProcess
 
 QA = "question -> answer"
+# Stands for a term that Python cannot hold.
+MERGED = "$merged$"
 TEXT = (
     "Photosynthesis turns light into chemical energy. It happens in the chloroplasts of plants. "
     "A leaf holds about 500000 chloroplasts per square millimetre. Cats sleep 13 hours a day."
@@ -178,7 +180,69 @@ def test_arguments_that_python_cannot_hold_are_an_error_of_that_call(shared_port
     shared_port.send_message(head.replace(encode(["?"])[1:], b"\x6c\0\0\0\1" + merging + b"\x6a"))
     tag, call_id, (status, (_, details)) = shared_port.receive()
     assert (tag, call_id, status, details["kind"]) == ("r", 77, "error", "input")
-    assert "at arguments[0] (byte" in details["message"]
+    assert details["message"] == "a map with the keys 1 and 1.0, which are one key in Python at payload"
+
+
+@pytest.mark.parametrize(
+    ("operation", "given", "path"),
+    [
+        ("execute_module", ["dspy.Predict", QA, {"question": MERGED}, {}], 'inputs["question"]'),
+        ("execute_module", ["dspy.Predict", QA, {}, {"metadata": MERGED}], 'opts["metadata"]'),
+        ("create_program", [{"signature": MERGED}], 'spec["signature"]'),
+        ("execute_batch", ["dspy.Predict", QA, ["a", MERGED], {}], "inputs[1]"),
+        ("execute_program_batch", [None, "p", [MERGED], {}], "inputs[0]"),
+        ("evaluate_program", [None, "p", [MERGED], {}], "examples[0]"),
+        ("execute_program", [None, "p", MERGED], "inputs"),
+    ],
+)
+def test_what_python_cannot_hold_is_at_the_argument_by_its_name(
+    shared_port: PortProcess, operation: str, given: list[Any], path: str
+) -> None:
+    """It was at `arguments[2] (byte 78)`, which no caller knows."""
+    merging = b"\x74\0\0\0\2" + encode("x")[1:] + b"\x61\1" + encode(Atom("x"))[1:] + b"\x61\2"
+    deep = b"\x6c\0\0\0\1" * 520 + b"\x61\1" + b"\x6a" * 520
+    for value, reason in [
+        (merging, 'a map with the keys "x" and :x'),
+        (deep, "a term that nests deeper than 512 levels"),
+    ]:
+        message = encode((Atom("C"), 78, Atom("dspy_bridge"), Atom(operation), given))
+        shared_port.send_message(message.replace(encode(MERGED)[1:], value))
+        _, _, (_, (_, details)) = shared_port.receive()
+        assert details["kind"] == "input"
+        assert details["message"].startswith(reason)
+        assert f" at {path}" in details["message"]
+        assert "byte" not in details["message"]
+        assert details["path"].startswith(path)
+
+
+@pytest.mark.parametrize("program_id", [None, {}, 5, ("a", 1)])
+@pytest.mark.parametrize(
+    ("operation", "rest"), [("execute_program", ["x"]), ("dump_program", []), ("list_conversations", [])]
+)
+def test_what_is_no_program_is_told_what_is_one(
+    shared_port: PortProcess, operation: str, rest: list[Any], program_id: Any
+) -> None:
+    """It was `expected a string at program_id`."""
+    details = shared_port.failed(operation, None, program_id, *rest)
+    assert details["message"].startswith("expected a %DSPex.Program{} or its id at program_id, got ")
+    assert details["path"] == "program_id"
+
+
+def test_inputs_of_a_batch_may_be_texts(shared_port: PortProcess) -> None:
+    """The error was about a list of maps alone."""
+    details = shared_port.failed("execute_batch", "dspy.Predict", QA, "Q?", {})
+    assert details["message"] == 'expected a list of maps or texts at inputs, got "Q?"'
+
+
+def test_a_function_is_no_tool_of_a_stored_program(shared_port: PortProcess) -> None:
+    """It was `expected a string at spec.modules[0].tools[0], got a function`."""
+    for tool in (5, ["a", "b"], ("a", "b", "c")):
+        spec = {"signature": QA, "modules": [{"module": "dspy.ReAct", "tools": [tool]}]}
+        details = shared_port.failed("create_program", spec)
+        assert details["message"].startswith(
+            "expected the name of a tool of Python, {module, function} of exports/0, or "
+            '%{name: "…"} of a function that each call brings, at spec.modules[0].tools[0], got '
+        )
 
 
 def test_function_that_is_no_operation_cannot_be_called(shared_port: PortProcess) -> None:

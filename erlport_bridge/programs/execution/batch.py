@@ -64,15 +64,17 @@ class BatchOptions(NamedTuple):
         return cls(read["max_concurrency"], read["item_timeout"], read["on_error"] == _FAIL_FAST)
 
 
-def items_of(list_of_inputs: object, path: str = "inputs") -> list[Any]:
+def items_of(value: object, path: str = "inputs", elements: str = "maps or texts") -> list[Any]:
     """Return the inputs of a batch, or the examples of an evaluation, one element per item.
 
+    ``elements`` says in the error what the list holds.
+
     Raises:
-        OperationError: Of kind ``input``: the inputs are not a list.
+        OperationError: Of kind ``input``: the value is not a list.
     """
-    if not isinstance(list_of_inputs, list):
-        raise OperationError("input", f"expected a list of maps at {path}, got {shown(list_of_inputs)}", path=path)
-    return list_of_inputs
+    if not isinstance(value, list):
+        raise OperationError("input", f"expected a list of {elements} at {path}, got {shown(value)}", path=path)
+    return value
 
 
 async def run(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -143,10 +142,14 @@ COMMON_OPTIONS: Final = Vocabulary(
     BooleanOption(name="strict", default=False, description="an option that means nothing here is an error"),
     TextOption(
         name="caller_context",
+        is_internal=True,
         description="what Elixir gets back with log entries and functions, to know for whom they are",
     ),
     TextOption(
-        name="redact", limit=ID_BYTES, description="the id of the function that redacts texts before they are kept"
+        name="redact",
+        is_internal=True,
+        limit=ID_BYTES,
+        description="the id of the function that redacts texts before they are kept",
     ),
     *BUDGET_OPTIONS.values(),
     SHARED_BUDGETS,
@@ -167,6 +170,7 @@ _FUNCTIONS: Final = Vocabulary(
 )
 _RESOLVER: Final = _ResolverOption(
     name="resolver",
+    is_internal=True,
     limit=ID_BYTES,
     description="the id by which Elixir finds exported functions",
 )
@@ -185,6 +189,7 @@ PROGRAM_CALL_OPTIONS: Final = (
         ),
         TextOption(
             name="repetition",
+            is_internal=True,
             limit=ID_BYTES,
             description="what the call has in common with its repetition, and with no other call",
         ),
@@ -280,19 +285,19 @@ def read_call_options(
     OPTIONS.check(len(given), "opts")
     called = spec.entry.name if spec else "a stored program"
     of_module: Collection[str] = spec.entry.option_names if spec else ()
-    sources = (vocabulary, GENERATION_SETTINGS, of_module, own)
     unknown = [
         name
         for name in given
         if name not in vocabulary and name not in GENERATION_SETTINGS and name not in of_module and name not in own
     ]
-    _check_spelling(unknown, set(itertools.chain(*sources)))
+    offered = {*vocabulary.offered, *GENERATION_SETTINGS, *of_module, *own}
+    _check_spelling(unknown, offered)
     warnings = [f"{called} takes no option {quoted(name)}; it was ignored{_place(name)}" for name in unknown]
     ignored = {name for name in ("tools", "demos") if name in vocabulary and not _is_taken(name, spec)}
     given_ignored = [name for name in ignored if given.get(name)]
     warnings += [f"{called} takes no {name}; they were ignored" for name in given_ignored]
     if warnings and arguments.boolean(given.get("strict"), "opts.strict"):
-        taken = _listed({*itertools.chain(*sources)})
+        taken = ", ".join(sorted(offered - ignored))
         remedy = f"; {called} takes no such option, and the call is strict; it takes {taken}"
         raise _unknown_option((unknown + given_ignored)[0], remedy)
     read = vocabulary.read(given, "opts", skip={*ignored, *own})
@@ -316,8 +321,8 @@ def check_spelling(given: Mapping[str, Any], own: Collection[str]) -> None:
     Raises:
         OperationError: Of kind ``input``, with the path ``opts.…``: a name misspells that of an option.
     """
-    known = {*MANY_CALLS_OPTIONS, *GENERATION_SETTINGS, *own}
-    _check_spelling([name for name in given if name not in known], known)
+    offered = {*MANY_CALLS_OPTIONS.offered, *GENERATION_SETTINGS, *own}
+    _check_spelling([name for name in given if name not in offered and name not in MANY_CALLS_OPTIONS], offered)
 
 
 def _check_spelling(unknown: Collection[str], known: Collection[str]) -> None:
@@ -357,7 +362,3 @@ def _read_tools(value: object) -> tuple[str | ElixirTool, ...]:
 def _unknown_option(name: str, remedy: str) -> OperationError:
     path = f"opts.{quoted(name)[1:-1]}"
     return OperationError("input", f"unknown option {quoted(name)} at opts{remedy}", path=path)
-
-
-def _listed(names: Collection[str]) -> str:
-    return ", ".join(sorted(names))

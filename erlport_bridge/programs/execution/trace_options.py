@@ -49,11 +49,13 @@ TRACEPARENT: Final = TextOption(
 BEGINS_TRACE: Final = BooleanOption(
     name="begins_trace",
     default=False,
+    is_internal=True,
     description="whether traceparent begins its trace, so that the sampler of the export decides about it",
 )
 #: When the caller made the call.
 CALLED_AT: Final = IntegerOption(
     name="called_at_us",
+    is_internal=True,
     minimum=0,
     maximum=_MAX_US,
     description="when the call was made, in microseconds of Unix time; exported spans say how long it waited since",

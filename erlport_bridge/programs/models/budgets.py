@@ -47,6 +47,10 @@ BUDGET_OPTIONS: Final = Vocabulary(
 )
 
 
+# Whose budget it is that ends with its call. A batch in several Pythons shares it.
+_OF_CALL: Final = "this call"
+
+
 class BudgetLimits(NamedTuple):
     """What may be spent; ``None``: no limit."""
 
@@ -78,15 +82,17 @@ class Budget:
     limits: BudgetLimits = BudgetLimits()  # noqa: RUF009  # immutable
     spent: Spent = field(default_factory=Spent)
 
+    _remedy: str = field(default="", init=False)
+
     def refusal(self) -> OperationError | None:
         """Return the error of a request that may not be made; ``None``: there is something left to spend."""
         max_cost, max_tokens = self.limits
         if max_cost is not None and self.spent.cost >= max_cost:
             what = f"{self.spent.cost:.6g} of {max_cost:.6g} US dollars (max_cost)"
-            return self._error("max_cost", f"the budget of {self.of} is spent: {what}")
+            return self._error("max_cost", f"the budget of {self.of} is spent: {what}{self._remedy}")
         if max_tokens is not None and self.spent.tokens >= max_tokens:
             what = f"{self.spent.tokens} of {max_tokens} tokens (max_tokens_total)"
-            return self._error("max_tokens_total", f"the budget of {self.of} is spent: {what}")
+            return self._error("max_tokens_total", f"the budget of {self.of} is spent: {what}{self._remedy}")
         if max_cost is not None and self.spent.unpriced:
             reason = "an answer has no known price; use max_tokens_total"
             return self._error("max_cost", f"max_cost of {self.of} cannot be kept: {reason}")
@@ -131,6 +137,7 @@ class SharedBudget(Budget):
     def __init__(self, of: str, limits: BudgetLimits, callback_id: str) -> None:
         super().__init__(of, limits)
         self._callback_id = callback_id
+        self._remedy = "" if of == _OF_CALL else "; reset_budget/3 begins it anew"
 
     async def check(self) -> OperationError | None:
         """Ask Elixir what has been spent."""
@@ -172,14 +179,16 @@ class _SharedBudgetsOption(Option):
 
 
 #: The option of calls that are a part of what spends a budget of Elixir.
-SHARED_BUDGETS: Final = _SharedBudgetsOption(name="budgets", description="the budgets that Elixir keeps, by functions")
+SHARED_BUDGETS: Final = _SharedBudgetsOption(
+    name="budgets", is_internal=True, description="the budgets that Elixir keeps, by functions"
+)
 
 _current: ContextVar[tuple[Budget, ...]] = ContextVar("budgets", default=())
 
 
 def begin(limits: BudgetLimits, shared: Iterable[Budget] = ()) -> None:
     """Begin the budgets of a call: its own, and those that it shares with others; the context has no other ones."""
-    _current.set((*([Budget("this call", limits)] if limits.are_set else []), *shared))
+    _current.set((*([Budget(_OF_CALL, limits)] if limits.are_set else []), *shared))
 
 
 def include(budget: Budget) -> None:

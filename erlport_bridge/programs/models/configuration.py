@@ -65,11 +65,17 @@ _CLIENT_OPTIONS: Final = Vocabulary(
 _ELIXIR_OPTIONS: Final = Vocabulary(
     TextOption(name="model", limit=NAME_BYTES, default="function", description="a name for the model"),
     TextOption(
-        name="callback", limit=ID_BYTES, required=True, description="the id under which the function can be called"
+        name="callback",
+        is_internal=True,
+        limit=ID_BYTES,
+        required=True,
+        description="the id under which the function can be called",
     ),
     _RETRIES,
     _FALLBACKS,
 )
+# What a caller of ``DSPex.Python`` writes in place of the id: the function itself, and how long it may take.
+_FUNCTION_KEYS: Final = ("function", "timeout")
 #: The options of ``configure_lm``.
 MODEL_OPTIONS: Final = GENERATION_SETTINGS | _CLIENT_OPTIONS
 # Names of options in other libraries, and on other services.
@@ -247,7 +253,8 @@ def _model(name: str, model: str, given: dict[str, Any], default_retries: int | 
 
 def _no_provider(given: Mapping[str, Any], path: str) -> OperationError:
     """Return the error about a map of options that names no provider."""
-    arguments.only(given, {"provider", *MODEL_OPTIONS, *_ELIXIR_OPTIONS, "base_url"}, "option", path, _HINTS)
+    offered = {"provider", *MODEL_OPTIONS, "base_url"}
+    arguments.only(given, offered | _ELIXIR_OPTIONS.keys(), "option", path, _HINTS, offered)
     model = text_of(given.get("model"))
     names = [name.partition("/")[0] for name in providers.meant(model or "")]
     hint = _did_you_mean(names) if names else f", {_FORMS}"
@@ -337,7 +344,8 @@ def _model_type(model_type: str, name: str, provider: Provider | None, has_heade
 
 
 def _elixir(given: dict[str, Any], path: str) -> LanguageModel:
-    arguments.only(given, GENERATION_SETTINGS | _ELIXIR_OPTIONS, "option", path)
+    known = GENERATION_SETTINGS | _ELIXIR_OPTIONS
+    arguments.only(given, known, "option", path, offered=[*known.offered, *_FUNCTION_KEYS])
     callback_id = arguments.text(given.get("callback"), f"{path}.callback", ID_BYTES)
     name = f"{ELIXIR}/{arguments.text(given.get('model', 'function'), f'{path}.model', NAME_BYTES)}"
     settings = read_settings(given, path)

@@ -24,6 +24,7 @@ class Option(ABC):
         required: Whether callers must give the option.
         aliases: Other names for the option, unless a generation setting has that name.
         is_shared: Whether equal values make equal modules, which calls may share.
+        is_internal: Whether only ``DSPex.Python`` writes the option, so that no error offers it to a caller.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Option(ABC):
     required: bool = False
     aliases: tuple[str, ...] = ()
     is_shared: bool = True
+    is_internal: bool = False
 
     def read(self, value: object, path: str) -> Any:
         """Return the checked value, or ``None`` for ``nil`` if the default is ``nil``.

@@ -32,6 +32,11 @@ class Vocabulary(Mapping[str, Option]):
         """Return the options of both vocabularies; for a name in both, the option of ``other``."""
         return Vocabulary(*{**self, **other}.values())
 
+    @property
+    def offered(self) -> list[str]:
+        """The names that errors offer to a caller: all but those of internal options."""
+        return [name for name, option in self.items() if not option.is_internal]
+
     def without(self, *names: str) -> Vocabulary:
         """Return a vocabulary without the options of these names."""
         return Vocabulary(*(option for name, option in self.items() if name not in names))
@@ -64,7 +69,7 @@ class Vocabulary(Mapping[str, Option]):
             OperationError: Of kind ``input``, with the path: a value is wrong, or a name is not in the vocabulary.
         """
         given = arguments.options(opts, path)
-        arguments.only(given, self, "option", path, hints)
+        arguments.only(given, self, "option", path, hints, self.offered)
         return self.with_defaults(self.read(given, path))
 
     def with_defaults(self, values: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from erlport_bridge.programs.sessions.neighbours import (
     Neighbours,
     text_of_inputs,
 )
-from erlport_bridge.programs.sessions.program import Program
+from erlport_bridge.programs.sessions.program import Program, read_program_id
 from erlport_bridge.programs.sessions.provided import check_changeable
 from erlport_bridge.programs.sessions.registry import MAX_MEMBERS, SPEC_KEYS, Sessions
 from erlport_bridge.programs.sessions.session import Session
@@ -24,6 +24,7 @@ __all__ = [
     "Told",
     "check_changeable",
     "during_operation",
+    "read_program_id",
     "stored_form",
     "text_of_inputs",
 ]

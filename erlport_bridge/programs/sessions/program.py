@@ -10,6 +10,7 @@ from typing import Any
 import dspy
 
 from erlport_bridge.errors import OperationError
+from erlport_bridge.limits import ID_BYTES
 from erlport_bridge.programs.execution import META, TurnFields
 from erlport_bridge.programs.models import Budget, LanguageModel, with_settings
 from erlport_bridge.programs.pipelines import (
@@ -30,8 +31,9 @@ from erlport_bridge.programs.pipelines import (
 from erlport_bridge.programs.sessions.conversations import Turn
 from erlport_bridge.programs.sessions.neighbours import Neighbours
 from erlport_bridge.programs.signatures import SignatureSpec
-from erlport_bridge.programs.text import quoted
+from erlport_bridge.programs.text import arguments, quoted, text_of
 from erlport_bridge.programs.values import convert
+from erlport_bridge.term import shown
 
 
 @dataclass
@@ -243,3 +245,15 @@ def new_module(
 def budget_of(program_id: str) -> str:
     """Return whose budget that of a program is, for errors."""
     return f"program {quoted(program_id)}"
+
+
+def read_program_id(value: object) -> str:
+    """Read the id of a program, the argument ``program_id`` of an operation.
+
+    Raises:
+        OperationError: Of kind ``input``: ``value`` is not text, is empty or too long.
+    """
+    if text_of(value) is None:
+        message = f"expected a %DSPex.Program{{}} or its id at program_id, got {shown(value)}"
+        raise OperationError("input", message, path="program_id")
+    return arguments.text(value, "program_id", ID_BYTES)

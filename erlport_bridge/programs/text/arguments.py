@@ -169,8 +169,12 @@ def only(
     what: str,
     path: str,
     hints: Mapping[str, str] = NO_HINTS,
+    offered: Collection[str] | None = None,
 ) -> None:
-    """Raise the error of :func:`unknown` for the first key of ``given`` that is not in ``known``."""
+    """Raise the error of :func:`unknown` for the first key of ``given`` that is not in ``known``.
+
+    ``offered`` are the names that the error offers, as a caller of ``DSPex.Python`` writes them; by default ``known``.
+    """
     for name in given:
         if name not in known:
-            raise unknown(what, name, known, path, f"{path}.{name}", hints)
+            raise unknown(what, name, known if offered is None else offered, path, f"{path}.{name}", hints)

@@ -32,6 +32,8 @@ from erlport_bridge.programs.tools.schemas import resolved
 from erlport_bridge.term import shown, sorted_keys
 
 _KEYS: Final = frozenset({"name", "description", "parameters", "callback", callbacks.EXPORTED})
+# What a caller of ``DSPex.Python`` writes: the function itself in place of its id, and how long it may take.
+_OFFERED: Final = (_KEYS - {"callback", callbacks.EXPORTED}) | {"function", "timeout"}
 # Types that models sometimes write as strings ("3", "true"), and how such a string is read.
 _WRITTEN_AS_TEXT: Final = {
     name: pydantic.TypeAdapter(annotation)
@@ -80,7 +82,7 @@ def named(item: Mapping[Any, Any], path: str) -> LaterTool:
         OperationError: Of kind ``input``, with the path of the name.
     """
     given = arguments.options(item, path)
-    arguments.only(given, _KEYS | {"function", "timeout"}, "key of a tool", path)
+    arguments.only(given, _KEYS | _OFFERED, "key of a tool", path, offered=_OFFERED)
     exported = None
     if callbacks.EXPORTED in given:
         exported = callbacks.exported_text(given[callbacks.EXPORTED], f"{path}.{callbacks.EXPORTED}")
@@ -117,7 +119,7 @@ def read(item: Mapping[Any, Any], path: str) -> ElixirTool:
         OperationError: Of kind ``input``, with the path of the invalid entry, such as ``opts.tools[0].name``.
     """
     given = arguments.options(item, path)
-    arguments.only(given, _KEYS, "key of a tool", path)
+    arguments.only(given, _KEYS, "key of a tool", path, offered=_OFFERED)
     name = read_name(given.get("name"), f"{path}.name")
     if name in RESERVED_NAMES:
         raise _wrong(f"{path}.name", "a name that ReAct does not use itself", name)

@@ -30,7 +30,7 @@ import pydantic
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.limits import NAME_BYTES, TOOLS
-from erlport_bridge.programs.text import Number, arguments, evaluate, nearest_sentences, suggestion
+from erlport_bridge.programs.text import Number, arguments, evaluate, nearest_sentences, suggestion, text_of
 from erlport_bridge.programs.tools import elixir_tool
 from erlport_bridge.programs.tools.elixir_tool import ElixirTool
 from erlport_bridge.programs.tools.observed_tool import (
@@ -45,6 +45,11 @@ from erlport_bridge.term import shown
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 _FOUND_SENTENCES: Final = 3
+# What a stored program may name as a tool: functions outlive no call.
+_STORED: Final = (
+    "the name of a tool of Python, {module, function} of exports/0, or "
+    '%{name: "…"} of a function that each call brings,'
+)
 
 
 def calculator(expression: str) -> Number:
@@ -131,6 +136,8 @@ def read_tools(value: Sequence[object], path: str, *, stored: bool = False) -> t
         where = f"{path}[{index}]"
         if isinstance(item, Mapping):
             tools.append(elixir_tool.named(item, where) if stored else elixir_tool.read(item, where))
+        elif text_of(item) is None and stored:
+            raise OperationError("input", f"expected {_STORED} at {where}, got {shown(item)}", path=where)
         else:
             tools.append(arguments.text(item, where, NAME_BYTES))
     # Checked here, where the path in the call is known; the module that is built with the tools does not know it.

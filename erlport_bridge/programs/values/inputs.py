@@ -43,7 +43,7 @@ from erlport_bridge.programs.signatures import (
 from erlport_bridge.programs.text import expected_text, inside, misspelt, neutral, quoted, suggestion, text_of
 from erlport_bridge.programs.values import documents, media, tool_values
 from erlport_bridge.programs.values.media import TYPE_KEY, entries, mismatch
-from erlport_bridge.programs.values.scalars import MAX_INTEGER_BITS, NO, SCALARS
+from erlport_bridge.programs.values.scalars import MAX_INTEGER_BITS, NO, SCALARS, remedy
 from erlport_bridge.term import shown
 
 #: Deepest nesting of a value whose type does not limit it. A deeper value would exhaust Python's stack inside DSPy.
@@ -188,9 +188,11 @@ def _scalar_mismatch(annotation: Any, description: str, value: object, path: str
     if annotation is int and type(value) is int:
         return mismatch(f"an integer of at most {MAX_INTEGER_BITS} bits", value, path)
     if annotation is not str:
-        return mismatch(description, value, path)
-    remedy = "; a field that takes a list has the type list[str] in its signature" if isinstance(value, list) else ""
-    return OperationError("input", expected_text(path, value) + remedy, path=path)
+        if annotation is float and type(value) is int:
+            description = "a number that a float can hold"
+        return mismatch(description, value, path, remedy(annotation, value))
+    of_list = "; a field that takes a list has the type list[str] in its signature" if isinstance(value, list) else ""
+    return OperationError("input", expected_text(path, value) + of_list, path=path)
 
 
 def _union(annotation: Any, value: object, path: str, lenient: bool) -> Any:
@@ -206,7 +208,7 @@ def _union(annotation: Any, value: object, path: str, lenient: bool) -> Any:
                 return convert(member, value, path, lenient=leniency)
             except OperationError:
                 continue
-    raise mismatch(describe(annotation), value, path)
+    raise mismatch(describe(annotation), value, path, "".join(remedy(member, value) for member in others))
 
 
 def _literal(annotation: Any, value: object, path: str, lenient: bool) -> Any:
@@ -221,8 +223,8 @@ def _literal(annotation: Any, value: object, path: str, lenient: bool) -> Any:
 def _list(types: tuple[Any, ...], value: object, path: str, lenient: bool) -> list[Any]:
     if not isinstance(value, list):
         # A MapSet, or a range.
-        remedy = "; Enum.to_list/1 makes a list of it" if isinstance(value, set | range) else ""
-        raise mismatch("a list", value, path, remedy)
+        of_set = "; Enum.to_list/1 makes a list of it" if isinstance(value, set | range) else ""
+        raise mismatch("a list", value, path, of_set)
     (element_type,) = types or (Any,)
     return [convert(element_type, item, f"{path}[{index}]", lenient=lenient) for index, item in enumerate(value)]
 

@@ -82,6 +82,26 @@ def _moment(cls: type[_Moment], *, exclude: type | None = None) -> Callable[[obj
     return read
 
 
+# How values are written that have more than one form.
+_FORMS: Final[Mapping[Any, str]] = {
+    Decimal: 'text such as "1.5", an integer, or a Decimal',
+    datetime.datetime: '~U[2024-12-31 07:08:09Z] or "2024-12-31T07:08:09Z"',
+    datetime.date: '~D[2024-12-31] or "2024-12-31"',
+    datetime.time: '~T[07:08:09] or "07:08:09"',
+}
+
+
+def remedy(annotation: Any, value: object) -> str:
+    """Return how a value of a scalar type is written, behind the error about ``value``; empty: as the error says."""
+    if annotation is Decimal and isinstance(value, float):
+        return f'; a float is not exact: write "{value}", or a Decimal'
+    if annotation is float and isinstance(value, Decimal):
+        return "; Decimal.to_float/1 makes a float of it"
+    if annotation is int and isinstance(value, Decimal):
+        return "; Decimal.to_integer/1 makes an integer of it"
+    return f"; write {_FORMS[annotation]}" if annotation in _FORMS else ""
+
+
 #: Annotation -> its name in errors, and the function that reads a term for it: ``(term, lenient) -> value`` or
 #: :data:`NO`. A lenient reader accepts a charlist as text, an integer as a float, and text as a date or a ``Decimal``.
 SCALARS: Final[Mapping[Any, tuple[str, Callable[[object, bool], Any]]]] = {

@@ -903,8 +903,8 @@ defmodule DSPex.Python do
 
   @doc """
   Returns the state of all pools, which IEx shows as a table and `to_string/1` as text: each worker with its state (`ready`, `starting`,
-  `spare`, `draining`, or `silent` if it does not answer within 2 s), calls in flight, queue, memory, sessions and programs. Or of these pools; raises `ArgumentError`
-  for a name without a pool.
+  `failed` if its start has failed and is tried again, `spare`, `draining`, or `silent` if it does not answer within 2 s), calls in flight, queue, memory,
+  sessions and programs. Or of these pools; raises `ArgumentError` for a name without a pool.
 
       iex> status = DSPex.Python.status()
       iex> to_string(status) =~ "POOL"

@@ -12,7 +12,7 @@ defmodule DSPex.Telemetry do
   | event | measurements | metadata |
   | --- | --- | --- |
   | `[:dspex, :call, :start]` | `system_time`, `monotonic_time` | those of a call |
-  | `[:dspex, :call, :stop]` | `duration`, `monotonic_time`, `queue_time`, `python_time`, and the usage | those of a call, `result`, `stage`, `worker`, `model`, `provider`, `usage_known?` |
+  | `[:dspex, :call, :stop]` | `duration`, `monotonic_time`, `queue_time`, `python_time`, and the usage; `failed_items` | those of a call, `result`, `stage`, `worker`, `model`, `provider`, `usage_known?` |
   | `[:dspex, :call, :exception]` | `duration`, `monotonic_time` | those of a call, `kind`, `reason`, `stacktrace`: the call was misused, and raised |
 
   Each call has one start and one end. A stream is one call for each time that it is read. The
@@ -24,7 +24,8 @@ defmodule DSPex.Telemetry do
   timeout went. `queue_time` lasts from the start until Python had the call, `python_time` from then
   until its answer was ready. They, `worker` and the usage come from Python; without its answer they
   are missing among the measurements, `worker`, `model` and `provider` are `nil`, and `usage_known?`
-  is `false`.
+  is `false`. `failed_items` is how many items of a batch or an evaluation have failed, which
+  may be `:ok` itself; other calls do not have it.
 
   ## Inside of calls
 
@@ -225,15 +226,22 @@ defmodule DSPex.Telemetry do
 
   defp call_line(ms, measurements, metadata) do
     [
-      "#{called(metadata)} #{metadata.result} in #{ms} ms",
+      "#{called(metadata)} #{ended(metadata.result, measurements[:failed_items])} in #{ms} ms",
       metadata.model && "model #{metadata.model}",
       measurements[:total_tokens] not in [nil, 0] && "#{measurements.total_tokens} tokens",
       is_number(measurements[:cost]) && measurements.cost > 0 &&
-        "#{Float.round(measurements.cost * 1.0, 6)} USD"
+        "#{Float.round(measurements.cost * 1.0, 6)} USD",
+      metadata.request_id && "request #{inspect(metadata.request_id)}"
     ]
     |> Enum.filter(& &1)
     |> Enum.join(", ")
   end
+
+  defp ended(:ok, failed) when failed in [nil, 0], do: "ok"
+  defp ended(:ok, 1), do: "ok with 1 failed item"
+  defp ended(:ok, failed), do: "ok with #{failed} failed items"
+  defp ended(:cancelled, _failed), do: "cancelled"
+  defp ended(kind, _failed), do: "failed (#{kind})"
 
   defp called(metadata) do
     what = metadata.module || metadata.program

@@ -16,7 +16,7 @@ defmodule DSPex.TelemetryTest do
   @usage ~w(input_tokens output_tokens cached_tokens reasoning_tokens total_tokens cost)a
   # Measurements that the table says may be missing.
   @optional %{
-    call: [:queue_time, :python_time, :model_requests | @usage],
+    call: [:queue_time, :python_time, :failed_items, :model_requests | @usage],
     model: [:queue_time, :time_to_first_token | @usage]
   }
 
@@ -365,15 +365,32 @@ defmodule DSPex.TelemetryTest do
             "dspy.Predict",
             @qa,
             "Why?",
-            [lm: ModelServer.model(url, "status-503")] ++ options
+            [lm: ModelServer.model(url, "status-503"), request_id: "r-17"] ++ options
           )
+
+        {:ok, [{:ok, _}, {:error, _}, {:error, _}]} =
+          Python.execute_batch("dspy.Predict", @qa, ["Why?", %{}, %{}], options)
+
+        [_one, _two] =
+          Enum.to_list(Python.stream_batch("dspy.Predict", @qa, ["Why?", %{}], options))
+
+        {:error, _error} = Python.execute_module("dspy.Predict", @qa, %{}, options)
       end)
 
     assert log =~
              ~r/\[info\].*execute_module dspy.Predict in pool :#{pool} ok in \d+ ms, model openai\/good, \d+ tokens/
 
     assert log =~
-             ~r/\[warn(ing)?\].*execute_module dspy.Predict in pool :#{pool} server in \d+ ms/
+             ~r/\[warn(ing)?\].*execute_module dspy.Predict in pool :#{pool} failed \(server\) in \d+ ms, .*request "r-17"$/m
+
+    # It was `in pool :p input in 2 ms`, and `ok` for a batch of which nothing had succeeded.
+    assert log =~ ~r/execute_module dspy.Predict in pool :#{pool} failed \(input\) in \d+ ms$/m
+
+    assert log =~
+             ~r/execute_batch dspy.Predict in pool :#{pool} ok with 2 failed items in/
+
+    assert log =~
+             ~r/stream_batch dspy.Predict in pool :#{pool} ok with 1 failed item in/
 
     assert Telemetry.detach_default_logger() == :ok
     assert Telemetry.detach_default_logger() == {:error, :not_found}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -36,7 +37,7 @@ def mistakes(name: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "name", sorted({*COMMON_OPTIONS, *GENERATION_SETTINGS, *BATCH_OPTIONS, "max_iters", "pool"} - {"n"})
+    "name", sorted({*COMMON_OPTIONS.offered, *GENERATION_SETTINGS, *BATCH_OPTIONS, "max_iters", "pool"} - {"n"})
 )
 def test_every_single_mistake_in_an_option_is_refused_with_the_right_name(name: str) -> None:
     known = {*COMMON_OPTIONS, *GENERATION_SETTINGS, *BATCH_OPTIONS, "max_iters", "tools", "demos", "parse_retries"}
@@ -142,6 +143,33 @@ def test_strict_call_refuses_what_would_be_ignored(opts: dict[str, Any]) -> None
     error = refused("dspy.ChainOfThought", {**opts, "strict": True})
     assert error.message.startswith(f'unknown option "{name}" at opts; dspy.ChainOfThought takes no such option, and ')
     assert "temperature" in error.message
+
+
+@pytest.mark.parametrize(
+    "read", [lambda opts: read_module_call("dspy.Predict", QA, opts), read_program_call], ids=["a module", "a program"]
+)
+def test_strict_call_offers_what_a_caller_may_write(read: Callable[[dict[str, Any]], object]) -> None:
+    """It offered `begins_trace, budgets, called_at_us, …` too, which only DSPex.Python writes."""
+    with pytest.raises(OperationError) as caught:
+        read({"strict": True, "zzzz": 1})
+    offered = caught.value.message.partition("; it takes ")[2].split(", ")
+    assert {"timeout", "lm", "temperature", "traceparent"} <= set(offered)
+    assert {name for name, option in PROGRAM_CALL_OPTIONS.items() if option.is_internal} == set(INTERNAL)
+    assert not set(INTERNAL) & set(offered)
+
+
+def test_strict_call_does_not_offer_what_its_module_ignores() -> None:
+    message = refused("dspy.Predict", {"strict": True, "tools": ["today"]}).message
+    assert "tools" not in message.partition("; it takes ")[2].split(", ")
+
+
+INTERNAL = ("begins_trace", "budgets", "called_at_us", "caller_context", "redact", "repetition", "resolver")
+
+
+@pytest.mark.parametrize("name", INTERNAL)
+def test_an_internal_option_is_never_what_was_meant(name: str) -> None:
+    (warning,) = read_program_call({name[:-1]: 1}).options.warnings
+    assert warning == f'a stored program takes no option "{name[:-1]}"; it was ignored'
 
 
 def test_strict_call_takes_options_of_its_module() -> None:

@@ -170,6 +170,18 @@ def test_name_that_is_no_provider_is_told_which_may_be_meant(name: str, meant: s
     assert (caught.value.kind, caught.value.facts["path"]) == ("provider", "opts.lm[1].provider")
 
 
+@pytest.mark.parametrize(("provider", "has_function"), [("elixir", True), (None, False)])
+def test_a_caller_is_offered_what_a_caller_writes(provider: str | None, has_function: bool) -> None:
+    """The function is written as `function`; the error offered `callback`, its name on the wire."""
+    given = {"provider": provider, "callback": "1", "zzzz": 1}
+    with pytest.raises(OperationError, match=r'unknown option "zzzz" at opts\.lm') as caught:
+        from_option({name: value for name, value in given.items() if value})
+    offered = set(caught.value.message.partition("known here: ")[2].split(", "))
+    assert "callback" not in offered
+    assert {"model", "num_retries", "fallbacks", "temperature"} <= offered
+    assert ({"function", "timeout"} <= offered) is has_function
+
+
 @pytest.mark.parametrize("name", ["sk-ant-0123456789", "gsk_0123456789", "AKIAIOSFODNN7EXAMPLE1234"])
 def test_what_may_be_a_key_is_not_shown_as_a_provider(name: str) -> None:
     assert name not in error_of(name, {"model": "m"}).message

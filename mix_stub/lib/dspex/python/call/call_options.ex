@@ -393,8 +393,12 @@ defmodule DSPex.Python.Call.CallOptions do
   defp metadata!(nil), do: %{}
   defp metadata!(metadata) when is_map(metadata) and not is_struct(metadata), do: metadata
 
-  # The value may be anything, also a secret.
-  defp metadata!(_other), do: raise(ArgumentError, "expected :metadata to be a map")
+  defp metadata!(other) do
+    got = inspect(other, limit: 5, printable_limit: 50)
+
+    raise ArgumentError,
+          "expected :metadata to be a map, such as %{tenant: \"acme\"}, got #{got}"
+  end
 
   defp timeout!(timeout) do
     if Timeout.valid?(timeout), do: timeout, else: raise(ArgumentError, timeout_expected(timeout))

@@ -18,6 +18,14 @@ defmodule DSPex.Python.Call.Observation do
   @stop [:dspex, :call, :stop]
   @exception [:dspex, :call, :exception]
   @chunk [:dspex, :stream, :chunk]
+  @batches [
+    :execute_batch,
+    :stream_batch,
+    :execute_program_batch,
+    :stream_program_batch,
+    :evaluate_program,
+    :stream_evaluate
+  ]
   @kinds [:call | SpanEvents.kinds()]
   # Long enough for a Python that takes the place of one that has died.
   @export_timeout 10_000
@@ -40,6 +48,7 @@ defmodule DSPex.Python.Call.Observation do
     redacts?: false,
     otel: nil,
     counted?: false,
+    failed_items: nil,
     spans: []
   ]
 
@@ -48,7 +57,7 @@ defmodule DSPex.Python.Call.Observation do
 
   `wanted` is the option `:trace`, `kinds` are the kinds of spans with a handler, `level` is what Python is asked for, `chunks` whether the
   first piece of a stream has come (`nil`: nobody wants to know), `part?` whether this is a part of another call, and `usage` sums up what has come so far. `exports?` is
-  whether Python exports spans, `redacts?` whether the application redacts texts, `otel` the span in the application's tracer, `spans` are those that have come for it, and `counted?` is whether the items of the final
+  whether Python exports spans, `redacts?` whether the application redacts texts, `otel` the span in the application's tracer, `spans` are those that have come for it, `failed_items` how many items of a batch have failed, and `counted?` is whether the items of the final
   report have come before it.
   """
   @type t :: %__MODULE__{} | nil
@@ -232,6 +241,7 @@ defmodule DSPex.Python.Call.Observation do
 
     %__MODULE__{
       started: started,
+      failed_items: if(operation in @batches, do: 0),
       # Not System.system_time/0, which the BEAM corrects slowly: Python's clock is the system's.
       started_us: :os.system_time(:microsecond),
       traces: traces,
@@ -434,6 +444,8 @@ defmodule DSPex.Python.Call.Observation do
   # The items of a streamed batch come before its end.
   defp items(call, items, outer) do
     Enum.map_reduce(items, call, fn item, call ->
+      call = with_item(call, item)
+
       case Traces.pop(item) do
         {item, nil} ->
           {if(outer && keep?(call), do: Traces.put(item, outer), else: item), call}
@@ -453,6 +465,15 @@ defmodule DSPex.Python.Call.Observation do
       end
     end)
   end
+
+  defp with_item(%{failed_items: nil} = call, _item), do: call
+
+  defp with_item(%{failed_items: count} = call, item),
+    do: if(failed?(item), do: %{call | failed_items: count + 1}, else: call)
+
+  # In the forms that Traces.pop/1 takes.
+  defp failed?(item) when is_tuple(item), do: elem(item, 0) == :error
+  defp failed?(item), do: is_map_key(item, "error")
 
   # The result of an item whose events have been emitted when it came, and which has been counted then.
   defp told_before(item, call, outer) do
@@ -510,7 +531,10 @@ defmodule DSPex.Python.Call.Observation do
     found = Traces.python_times(spans, call.started_us)
     python = Map.get(found, :measurements, %{})
     usage = call.usage || %{}
-    measurements = call |> ended() |> Map.merge(python) |> Map.merge(CallUsage.known(usage))
+    failed = if call.failed_items, do: %{failed_items: call.failed_items}, else: %{}
+
+    measurements =
+      Enum.reduce([python, CallUsage.known(usage), failed], ended(call), &Map.merge(&2, &1))
 
     metadata =
       Map.merge(call.metadata, %{

@@ -27,7 +27,7 @@ defmodule DSPex.Python.Call.Overview do
   @type worker :: %{
           number: pos_integer(),
           pid: pos_integer() | nil,
-          state: :ready | :starting | :spare | :draining | :silent,
+          state: :ready | :starting | :failed | :spare | :draining | :silent,
           in_flight: non_neg_integer(),
           memory: non_neg_integer() | nil,
           sessions: non_neg_integer() | nil,
@@ -103,9 +103,11 @@ defmodule DSPex.Python.Call.Overview do
       spent: nothing()
     }
 
-    if worker.state == :starting, do: worker, else: asked(worker, pool)
+    if worker.state in [:starting, :failed], do: worker, else: asked(worker, pool)
   end
 
+  # Its start has failed, and is tried again.
+  defp state(%{connection: %{port: nil}, failed?: true}), do: :failed
   defp state(%{connection: %{port: nil}}), do: :starting
   defp state(%{spare?: true}), do: :spare
   defp state(%{slot: nil}), do: :draining
@@ -192,7 +194,7 @@ defmodule DSPex.Python.Call.Overview do
           if(first?, do: inspect(pool.name), else: ""),
           worker.number,
           worker.pid,
-          worker.state,
+          state_text(worker.state),
           worker.in_flight,
           if(first?, do: pool.queued, else: ""),
           bytes(worker.memory),
@@ -203,6 +205,9 @@ defmodule DSPex.Python.Call.Overview do
 
     aligned([titles | rows])
   end
+
+  defp state_text(:failed), do: "start failed, tried again"
+  defp state_text(state), do: state
 
   # A pool between the end of its only Python and the next one has a row too.
   defp or_none([]) do

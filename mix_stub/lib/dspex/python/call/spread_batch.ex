@@ -16,6 +16,7 @@ defmodule DSPex.Python.Call.SpreadBatch do
   alias DSPex.Python.Functions.CallerContext
   alias DSPex.Python.Pool.{OpenBatches, Stopping}
   alias DSPex.Python.Wire.Timeout
+  alias DSPex.Suggestion
 
   # As in Python, for one worker.
   @default_concurrency 16
@@ -152,6 +153,19 @@ defmodule DSPex.Python.Call.SpreadBatch do
           ([term()], non_neg_integer(), CallOptions.t() -> Enumerable.t())
         ) :: Enumerable.t()
   def chunks(inputs, chunk_size, begin, chunk) do
+    if (is_list(inputs) and not List.improper?(inputs)) or Suggestion.enumerable?(inputs),
+      do: read_in_chunks(inputs, chunk_size, begin, chunk),
+      else: [{:error, no_inputs(inputs)}]
+  end
+
+  # A map is an enumerable too, of pairs.
+  defp no_inputs(inputs) do
+    got = inspect(inputs, limit: 5, printable_limit: 100)
+    message = "expected a list or a stream of maps or texts at inputs, got #{got}"
+    Error.new(:input, message, %{"path" => "inputs"})
+  end
+
+  defp read_in_chunks(inputs, chunk_size, begin, chunk) do
     start = fn ->
       options = begin.()
       batch = Stopping.batch_begun(options.pool)

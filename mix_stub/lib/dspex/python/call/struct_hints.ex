@@ -59,6 +59,11 @@ defmodule DSPex.Python.Call.StructHints do
       {{path, value}, _struct} ->
         {:error, %{error | message: got_stream(error, path, value), path: path}}
 
+      # Its fields are those of the compiled expression.
+      {nil, {path, Regex}} ->
+        message = "a Regex cannot be sent, at #{path}; Regex.source/1 returns its text"
+        {:error, %{error | message: message, path: path}}
+
       {nil, {path, struct}} ->
         hint =
           "; a struct came at #{path}, %#{inspect(struct)}{}, which is taken as the map of its fields"

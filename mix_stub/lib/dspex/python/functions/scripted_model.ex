@@ -150,18 +150,29 @@ defmodule DSPex.Python.ScriptedModel do
 
   # An answer in JSON that has other fields is an error of DSPy that names them.
   defp written_for(%{messages: messages} = request, fields),
-    do: if(json?(messages), do: value(fields), else: checked(fields, text(request)))
+    do: if(json?(messages), do: value(fields), else: checked(fields, asked(request)))
 
   defp json?(messages), do: content(List.last(messages).content) =~ @json_asked
 
-  # A misspelt field would be an answer that cannot be read, which does not tell that the script is wrong.
-  defp checked(fields, prompt) do
-    # The markers of the chat adapter.
-    asked =
+  # The fields for which the prompt of the chat adapter asks, by their markers. What stands before its last request are markers of
+  # inputs too, which no reply has. In a prompt of another form all markers count.
+  defp asked(%{messages: messages} = request) do
+    requested = messages |> List.last() |> Map.fetch!(:content) |> content()
+
+    prompt =
+      case String.split(requested, "Respond with the corresponding output fields") do
+        [_prompt] -> text(request)
+        parts -> List.last(parts)
+      end
+
+    names =
       ~r/\[\[ ## (\w+) ## \]\]/u |> Regex.scan(prompt) |> Enum.map(&List.last/1) |> Enum.uniq()
 
-    asked = asked -- ["completed"]
+    names -- ["completed"]
+  end
 
+  # A misspelt field would be an answer that cannot be read, which does not tell that the script is wrong.
+  defp checked(fields, asked) do
     case Enum.find(Map.keys(fields), &(asked != [] and to_string(&1) not in asked)) do
       nil ->
         written(fields)

@@ -39,7 +39,8 @@ defmodule DSPex.Python.Pool do
           or the BEAM ends; after a power cut, or the end of a container, by a later BEAM. **Text of conversations and
           programs is on the disk meanwhile**
         * `false` - nowhere: they end with their Python, and nothing is on the disk
-        * `"sqlite:////srv/app/dspex.db"` - a file that outlives the BEAM too; `"postgresql+psycopg://user:password@host/name"` -
+        * `"sqlite:////srv/app/dspex.db"` - a file that outlives the BEAM too (with three slashes, `"sqlite:///dspex.db"`, the
+          path is relative to the folder of the BEAM, or to `:cd`); `"postgresql+psycopg://user:password@host/name"` -
           a database, also for several machines; see "The store" in `docs/operations.md`
         * `{:system, variable}` - what a variable of the environment says when Python starts: an address, `run` or `false`
 

@@ -384,6 +384,9 @@ defmodule DSPex.Python.Port.Owner do
     %{state | send_queue: SendQueue.count(state.send_queue), pending_calls: pending}
   end
 
+  defp with_errors(0), do: ""
+  defp with_errors(calls), do: ", calls in flight are answered with an error: #{calls}"
+
   # Starting ---------------------------------------------------------------------------------------------------------
 
   defp start_later(state) do
@@ -426,7 +429,7 @@ defmodule DSPex.Python.Port.Owner do
     send_queue = SendQueue.clear(state.send_queue)
     state = %{state | startup: startup, phase: {:down, error}, port: nil, send_queue: send_queue}
     for from <- state.configuring, do: GenServer.reply(from, :ok)
-    awaited(%{state | configuring: []}, {:error, error})
+    awaited(shown_as(%{state | configuring: []}), {:error, error})
   end
 
   defp awaited(%{awaiting: nil} = state, _result), do: state
@@ -483,8 +486,8 @@ defmodule DSPex.Python.Port.Owner do
     )
 
     Logger.error(
-      "python of pool #{inspect(state.options.name)} #{Interpreter.ending(status)}#{what_follows(state)}, " <>
-        "calls in flight are answered with an error: #{PendingCalls.count(state.pending_calls)}",
+      "python of pool #{inspect(state.options.name)} #{Interpreter.ending(status)}#{what_follows(state)}" <>
+        with_errors(PendingCalls.count(state.pending_calls)),
       pool: state.options.name,
       worker: state.role.worker
     )
@@ -680,7 +683,12 @@ defmodule DSPex.Python.Port.Owner do
   end
 
   defp shown(%{role: role} = state),
-    do: %{connection: connection(state), slot: role.slot, spare?: WorkerRole.spare?(role)}
+    do: %{
+      connection: connection(state),
+      slot: role.slot,
+      spare?: WorkerRole.spare?(role),
+      failed?: match?({:down, _error}, state.phase)
+    }
 
   defp connection(%{options: options} = state) do
     %Connection{

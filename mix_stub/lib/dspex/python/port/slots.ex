@@ -14,7 +14,12 @@ defmodule DSPex.Python.Port.Slots do
   @type slot :: pos_integer()
 
   @typedoc "What is known of a worker: its connection, its slot, and whether it waits for one."
-  @type worker :: %{connection: Connection.t(), slot: slot() | nil, spare?: boolean()}
+  @type worker :: %{
+          connection: Connection.t(),
+          slot: slot() | nil,
+          spare?: boolean(),
+          failed?: boolean()
+        }
 
   # The spare does nothing else, and answers in microseconds.
   @hand_over_ms 200

@@ -68,7 +68,7 @@ defmodule DSPex.Python.Call.OverviewTest do
   defp workers(pool), do: hd(Python.status([pool]).pools).workers
   defp running(pool), do: Enum.flat_map(workers(pool), & &1.calls)
 
-  test "a worker that does not answer, or is being started, is shown as that" do
+  test "a worker that does not answer, or has failed to start, is shown as that" do
     pool = start_pool!(heartbeat: false)
     assert Python.await_pools([pool]) == :ok
     signal(pool, "STOP")
@@ -77,8 +77,10 @@ defmodule DSPex.Python.Call.OverviewTest do
 
     capture_log(fn ->
       broken = start_pool!(python: "/nowhere/python")
-      assert [%{state: :starting, in_flight: 0}] = workers(broken)
-      assert to_string(Python.status([broken])) =~ "starting"
+      # It was `starting`, whatever the log said.
+      assert {:error, _error} = Python.await_pools([broken])
+      assert [%{state: :failed, in_flight: 0}] = workers(broken)
+      assert to_string(Python.status([broken])) =~ "start failed, tried again"
     end)
   end
 

@@ -391,4 +391,18 @@ defmodule DSPex.Python.Call.SpreadBatchTest do
   end
 
   defp asked(url), do: url |> ModelServer.keys() |> length()
+
+  test "what is no list and no stream of inputs is an error" do
+    # It was a Protocol.UndefinedError, and each pair of a map was an input.
+    for inputs <- [nil, "Q?", 5, %{question: "Q?"}, {:a, 1}, [%{} | "Q?"]],
+        stream <- [
+          Python.stream_batch("dspy.Predict", "question -> answer", inputs),
+          Python.stream_program_batch("p", inputs)
+        ] do
+      assert [{:error, %Error{kind: :input, path: "inputs", message: message}}] =
+               Enum.to_list(stream)
+
+      assert message =~ "expected a list or a stream of maps or texts at inputs, got "
+    end
+  end
 end

@@ -104,6 +104,21 @@ defmodule DSPex.Python.Call.StructHintsTest do
     end
   end
 
+  test "a Regex, which no field can be, is told how its text is had" do
+    # It was `expected UTF-8 text at inputs.x["b"]["re_pattern"][4], got a binary that is not UTF-8`.
+    for {signature, value, path} <- [
+          {"x: Any -> answer", %{b: ~r/x/}, ~S|inputs.x["b"]|},
+          {"x: Any -> answer", ~r/x/, "inputs.x"},
+          {"x: list[Any] -> answer", [1, ~r/x/], "inputs.x[1]"},
+          {"x -> answer", ~r/x/, "inputs.x"}
+        ] do
+      assert {:error, %Error{kind: :input, path: ^path, message: message}} =
+               Python.execute_module("dspy.Predict", signature, %{x: value})
+
+      assert message == "a Regex cannot be sent, at #{path}; Regex.source/1 returns its text"
+    end
+  end
+
   test "a stream, or a MapSet for a list, is told how to make a list of it, wherever it is" do
     # It was shown as the fields of its struct, or not named at all: `unknown key "accs" at spec`.
     qa = "question -> answer"

@@ -92,6 +92,15 @@ defmodule DSPex.Python.Functions.BudgetsTest do
                "pool #{inspect(pool)} has no budgets of :tenat; its option budgets: names :tenant"
     end
 
+    test "that is spent is begun anew by what its error names", given do
+      acme = [metadata: %{tenant: "acme"}] ++ given.options
+      for _call <- 1..3, do: {:ok, _prediction} = ask(acme)
+      assert {:error, %Error{kind: :budget, message: message}} = ask(acme)
+
+      assert message =~
+               ~r/^the budget of tenant "acme" is spent: .*; reset_budget\/3 begins it anew$/
+    end
+
     test "is any value but nil, under the key as an atom or as text", given do
       for metadata <- [%{tenant: false}, %{"tenant" => "acme", tenant: nil}] do
         options = [metadata: metadata] ++ given.options

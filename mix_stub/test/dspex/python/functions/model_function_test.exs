@@ -233,6 +233,15 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
       end
     end
 
+    test "about an unknown option offer what a caller writes" do
+      # They offered `callback`, the name of the function on the wire.
+      assert {:error, %Error{kind: :input} = error} = ask(function: answering("a"), zzzz: 1)
+      [_message, offered] = String.split(error.message, "known here: ")
+      offered = String.split(offered, ", ")
+      assert ["function", "model", "timeout", "num_retries"] -- offered == []
+      refute "callback" in offered
+    end
+
     test "occur for a function in the spec of a program" do
       spec = %{signature: @signature, lm: {:elixir, answering("a")}}
       assert {:error, %Error{kind: :input} = error} = Python.create_program(spec)

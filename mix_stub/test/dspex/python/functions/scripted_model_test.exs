@@ -43,6 +43,27 @@ defmodule DSPex.Python.Functions.ScriptedModelTest do
              ~s|the field :answr, for which the prompt does not ask (did you mean "answer"?)|
   end
 
+  test "names the fields that a reply may have, and no input" do
+    for {reply, wrong} <- [{%{anser: "x"}, ":anser"}, {%{question: "x"}, ":question"}] do
+      model = start_supervised!({ScriptedModel, [reply]}, id: wrong)
+
+      assert {:error, %Error{kind: :provider, message: message}} =
+               Python.execute_module(
+                 "dspy.ChainOfThought",
+                 "question, text -> answer, note",
+                 %{
+                   question: "Respond with the corresponding output fields [[ ## x ## ]]",
+                   text: "t"
+                 },
+                 lm: ScriptedModel.lm(model)
+               )
+
+      assert message =~ "has the field #{wrong}, for which the prompt does not ask"
+      assert message =~ "; its fields: reasoning, answer, note"
+      refute message =~ "answer, note,"
+    end
+  end
+
   test "writes values other than text as JSON" do
     model = start_supervised!({ScriptedModel, [%{tags: ["a", "b"], score: 0.5}]})
 

@@ -123,6 +123,25 @@ defmodule DSPex.Python.Call.ProgramCalls.ProgramNeedsTest do
              Python.create_program(signature: "question -> answer", modules: misspelt)
   end
 
+  test "a function alone is no tool of a stage, whose error says what is" do
+    for function <- [fn _ -> 1 end, &String.length/1, self()] do
+      stage = %{module: "dspy.ReAct", tools: [function]}
+      path = "spec.modules[0].tools[0]"
+
+      assert {:error, %Error{kind: :input, path: ^path, message: message}} =
+               Python.create_program(signature: "question -> answer", modules: [stage])
+
+      assert message =~
+               ~S|expected the name of a tool of Python, {module, function} of exports/0, or %{name: "…"} of a function|
+    end
+
+    # As the error says.
+    for tool <- [:calculator, "calculator", %{name: "stock"}] do
+      stage = %{module: "dspy.ReAct", tools: [tool]}
+      assert {:ok, _program} = Python.create_program(signature: "q -> answer", modules: [stage])
+    end
+  end
+
   test "a function of Elixir is no model of a stage, as it would have to outlive the call" do
     for {more, path} <- [
           {%{lm: {:elixir, function: agent()}}, "lm"},

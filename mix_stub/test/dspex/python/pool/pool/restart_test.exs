@@ -178,6 +178,23 @@ defmodule DSPex.Python.Pool.Pool.RestartTest do
   end
 
   describe "Python that is killed again and again" do
+    test "and has no calls is logged without a word about calls" do
+      pool = start_pool!()
+      {:ok, %{"pid" => python}} = Python.ping(nil, pool: pool)
+      [{_number, owner, _known}] = DSPex.Python.Port.Names.workers(pool)
+      reference = Process.monitor(owner)
+
+      log =
+        capture_log(fn ->
+          signal_process(python, "KILL")
+          assert_receive {:DOWN, ^reference, :process, _owner, _reason}, 10_000
+        end)
+
+      # It said `calls in flight are answered with an error: 0`; other tests may log theirs meanwhile.
+      assert log =~
+               ~r/python of pool #{inspect(pool)} was killed by signal 9; it is started again$/m
+    end
+
     test "is started again each time, and its pool never disappears" do
       # The pool's supervisor once gave up after ten restarts within 10 s: callers got the error that there is no
       # such pool.
