@@ -94,6 +94,7 @@ def test_damaged_image_is_made_anew(cache: Path) -> None:
     assert executed(IS_FROM_IMAGE) == [False]
 
 
+@pytest.mark.long
 def test_image_that_cannot_be_made_is_logged_and_sandboxes_start(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     shutil.rmtree(cache / "dspex")
     (cache / "dspex").write_text("a file where its folder would be")
@@ -108,6 +109,7 @@ def found() -> Path:
     return Path(option.partition("=")[2])
 
 
+@pytest.mark.long
 def test_cache_behind_a_link_has_an_image(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The maker was granted the path of the link, and Deno asks for the right to read what is behind it."""
     shutil.rmtree(cache / "dspex")
@@ -126,6 +128,7 @@ def test_cache_with_a_comma_in_its_path_is_refused(monkeypatch: pytest.MonkeyPat
     assert raised.value.kind == "missing_dependency"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["pipe", "sparse file", "folder"])
 def test_what_is_no_image_is_replaced_or_logged(cache: Path, kind: str, caplog: pytest.LogCaptureFixture) -> None:
     """The reader of a pipe waited for ever, and of a file larger than the memory raised."""
@@ -147,6 +150,7 @@ def test_what_is_no_image_is_replaced_or_logged(cache: Path, kind: str, caplog: 
     assert ("the image of their memory cannot be made" in caplog.text) != is_replaced
 
 
+@pytest.mark.long
 def test_image_damaged_while_a_process_runs_ends_no_call(cache: Path, caplog: pytest.LogCaptureFixture) -> None:
     sandboxes.prepare()
     found().write_bytes(b"x" * 100_000)
@@ -173,6 +177,7 @@ def test_maker_that_fails_leaves_no_part(cache: Path, caplog: pytest.LogCaptureF
     assert [path.name for path in (cache / "dspex").iterdir()] == ["lock"]
 
 
+@pytest.mark.long
 def test_maker_that_is_killed_leaves_no_part(cache: Path) -> None:
     """Its Deno went on, and wrote to the file of the next maker, or to one that nobody removed."""
     shutil.rmtree(cache / "dspex")
@@ -202,6 +207,7 @@ def test_wait_for_a_process_that_makes_the_image_has_an_end(
     assert f"another process holds {str(cache / 'dspex' / 'lock')!r}" in caplog.text
 
 
+@pytest.mark.long
 def test_zones_that_only_deno_tells_apart_have_images_of_their_own(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -393,12 +393,18 @@ defmodule DSPex.Python.Call.CallOptions do
   defp metadata!(nil), do: %{}
   defp metadata!(metadata) when is_map(metadata) and not is_struct(metadata), do: metadata
 
+  # The value may be anything, also a secret.
   defp metadata!(other) do
-    got = inspect(other, limit: 5, printable_limit: 50)
-
     raise ArgumentError,
-          "expected :metadata to be a map, such as %{tenant: \"acme\"}, got #{got}"
+          "expected :metadata to be a map, such as %{tenant: \"acme\"}, got #{kind(other)}"
   end
+
+  defp kind(%module{}), do: "a #{inspect(module)}"
+  defp kind(value) when is_list(value), do: "a list"
+  defp kind(value) when is_binary(value), do: "text"
+  defp kind(value) when is_number(value), do: "a number"
+  defp kind(value) when is_atom(value), do: "an atom"
+  defp kind(_other), do: "another term"
 
   defp timeout!(timeout) do
     if Timeout.valid?(timeout), do: timeout, else: raise(ArgumentError, timeout_expected(timeout))
