@@ -74,10 +74,12 @@ class UnreadableCall(NamedTuple):
     error: DecodeError | OperationError
 
     def error_for(self, function: Callable[..., Any]) -> DecodeError | OperationError:
-        """Return the error with the name of the function's parameter in place of its number.
+        """Return the error; that of a function that tells failures as terms names its parameter, not its number.
 
-        A caller knows ``inputs``, neither ``arguments[2]`` nor the bytes of the term.
+        A caller of an operation knows ``inputs``, neither ``arguments[2]`` nor the bytes of the term.
         """
+        if not hasattr(function, "failure_term"):
+            return self.error
         number = _ARGUMENT.match(self.error.path) if isinstance(self.error, DecodeError) else None
         if number is None or not isinstance(self.error, DecodeError):
             return self.error
