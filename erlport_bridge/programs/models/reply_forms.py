@@ -12,14 +12,33 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-# What the bytes of an unusual reply have: of chat completions content that is no text, or arguments that are an object;
+
+class _Member:
+    """A member of a JSON object, as its bytes are found: the end of its name, and how its value begins.
+
+    The name alone is found in a tenth of the time of a regular expression, which a reply of megabytes needs: it is
+    looked at on the event loop.
+    """
+
+    def __init__(self, name: bytes, value: bytes) -> None:
+        self._name = name
+        self._pattern = re.compile(re.escape(name) + rb"\s*:\s*" + value)
+
+    def is_in(self, text: bytes) -> bool:
+        start = text.find(self._name)
+        return start >= 0 and self._pattern.search(text, start) is not None
+
+
 CHOICES: Final = b'"choices"'
-_PARTS: Final = re.compile(rb'"content"\s*:\s*[\[{]|"arguments"\s*:\s*\{')
 _DELTA: Final = b'"delta"'
 _MESSAGE: Final = b'"message"'
+# What an unusual reply has: of chat completions content that is no text, or arguments that are an object;
+_PARTS: Final = (_Member(b'"content"', rb"[\[{]"), _Member(b'"arguments"', rb"\{"))
 # and usage that is no object, or a count of tokens that is no integer. A quoted text would have `\"` here.
-_USAGE: Final = re.compile(
-    rb'"usage(?:Metadata)?"\s*:\s*[^\s{n]|(?:[tT]okens|TokenCount)"\s*:\s*(?:["tf\[]|-|\d+[.eE])'
+_WRONG_COUNT: Final = rb'(?:["tf\[]|-|\d+[.eE])'
+_USAGE: Final = (
+    *(_Member(name, rb"[^\s{n]") for name in (b'"usage"', b'"usageMetadata"')),
+    *(_Member(name, _WRONG_COUNT) for name in (b'okens"', b'TokenCount"')),
 )
 _USAGES: Final = ("usage", "usageMetadata")
 _REASONING: Final = ("thinking", "reasoning")
@@ -29,8 +48,8 @@ def usual(text: bytes, *, is_event: bool) -> bytes:
     """Return the JSON of a whole reply, or of an event of a stream, in the usual form; unchanged if it has that."""
     of_chat = CHOICES in text
     has_message = of_chat and is_event and _DELTA not in text and _MESSAGE in text
-    has_parts = of_chat and _PARTS.search(text) is not None
-    if not (has_message or has_parts or _USAGE.search(text)):
+    has_parts = of_chat and any(part.is_in(text) for part in _PARTS)
+    if not (has_message or has_parts or any(usage.is_in(text) for usage in _USAGE)):
         return text
     try:
         data = json.loads(text)
