@@ -155,10 +155,11 @@ class Database:
             self._run(_empty_log)
 
     def leave(self) -> None:
-        """Write SQLite's log to its file without waiting for anybody, so that a copy of the file has everything."""
-        if self._is_sqlite:
-            with contextlib.suppress(SQLAlchemyError, self._driver_error):
-                self._run(lambda rows: rows.all("PRAGMA wal_checkpoint(TRUNCATE)"))
+        """Write SQLite's log to its file, so that a copy of it has everything; wait for nobody, and open nothing."""
+        connection = self._connections.take_idle() if self._is_sqlite else None
+        if connection is not None:
+            with contextlib.suppress(self._driver_error):
+                connection.pooled.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def snapshot(self, work: Callable[[Rows], _Result]) -> _Result:
         """Run work that reads the database as it is at one moment; errors as :meth:`write`."""

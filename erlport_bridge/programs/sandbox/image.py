@@ -79,7 +79,7 @@ def argument() -> list[str]:
 
 
 def find(executable: str) -> bool:
-    """Have sandboxes start from the image if it is there; return whether it need not be made. Takes milliseconds."""
+    """Start further sandboxes from the image if it is there; return whether it need not be made. Takes milliseconds."""
     global _found
     path = _path(executable)
     _found = path if path is not None and _is_whole(path) else None
@@ -106,7 +106,7 @@ def make(executable: str) -> None:
 
 
 def forget(error: Exception) -> None:
-    """Have sandboxes start without the image, from which one has not started."""
+    """Start further sandboxes without the image, from which one has not started."""
     global _found
     _found = None
     _log.warning("sandboxes take seconds to start, since no sandbox starts from the image of their memory: %s", error)

@@ -72,7 +72,7 @@ defmodule DSPex.Python.Port.WorkerRoleTest do
     send(spare, {port, {:data, frame}})
 
     # Until its owner has ended it is the spare that is found.
-    next = eventually(fn -> Enum.find([Slots.ready_spare(pool)], &(&1 not in [nil, spare])) end)
+    next = eventually(fn -> with ^spare <- Slots.ready_spare(pool), do: nil end)
     assert :sys.get_state(next).role.worker > number
     assert owners(pool) == 2
   end
