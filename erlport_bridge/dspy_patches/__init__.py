@@ -10,9 +10,9 @@ unsafe without its patch is refused. Only this package assigns to names of DSPy.
 from erlport_bridge.dspy_patches import content_markers
 from erlport_bridge.dspy_patches.installing import install, left_out, provide, require
 from erlport_bridge.dspy_patches.large_requests import make_request
+from erlport_bridge.dspy_patches.private_names import QUICK_MODULES
 from erlport_bridge.dspy_patches.set_order import sets_as_lists
 from erlport_bridge.dspy_patches.system_message import keep_system_messages
-from erlport_bridge.dspy_patches.table import QUICK_MODULES
 
 __all__ = [
     "QUICK_MODULES",

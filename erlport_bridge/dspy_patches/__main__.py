@@ -12,7 +12,8 @@ from collections.abc import Iterator
 import dspy
 
 from erlport_bridge.dspy_patches.guards import difference, has_private_name
-from erlport_bridge.dspy_patches.table import PATCHES, PRIVATE_NAMES, QUICK_MODULES
+from erlport_bridge.dspy_patches.private_names import PRIVATE_NAMES, QUICK_MODULES
+from erlport_bridge.dspy_patches.table import PATCHES
 
 
 def differences() -> Iterator[tuple[str, str | None]]:

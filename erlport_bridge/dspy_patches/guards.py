@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from types import FunctionType, ModuleType
+from types import FunctionType, MethodType, ModuleType
 from typing import Any, Final
 
 _HEX_DIGITS: Final = 12
+# The file of the function that `contextlib.contextmanager` returns, whose source is one of Python.
+_OF_CONTEXTLIB: Final = contextlib.contextmanager.__code__.co_filename
 _HEADER: Final = ("@", "def ", "async def ")
 _END_OF_HEADER: Final = (")", "]", "}")
 
@@ -62,7 +65,7 @@ class Place:
 
 
 def _has(owner: Any, attribute: str) -> bool:
-    if isinstance(owner, type):
+    if not isinstance(owner, ModuleType):
         return hasattr(owner, attribute)
     # A module may create an attribute when it is read: `dspy.cache` must not be read here.
     return attribute in vars(owner) or "__getattr__" in vars(owner)
@@ -72,7 +75,8 @@ def fingerprint(value: object) -> str:
     """Return a text that identifies a value, equal in all versions of Python.
 
     Returns:
-        For a function, a hash of its source with signature and decorators. For a class or module, its name. For any
+        For a function, a hash of its source with signature and decorators; so for the getter of a property, the
+        function of a bound method, and the generator of a context manager. For a class or module, its name. For any
         other value, its ``repr``.
 
     Raises:
@@ -83,8 +87,14 @@ def fingerprint(value: object) -> str:
     >>> fingerprint([1])
     '[1]'
     """
+    if isinstance(value, property):
+        value = value.fget
+    elif isinstance(value, MethodType):
+        value = value.__func__
     if isinstance(value, FunctionType):
-        return hashlib.sha256(source_of(value).encode()).hexdigest()[:_HEX_DIGITS]
+        is_made = value.__code__.co_filename == _OF_CONTEXTLIB
+        function = value.__wrapped__ if is_made else value  # type: ignore[attr-defined]
+        return hashlib.sha256(source_of(function).encode()).hexdigest()[:_HEX_DIGITS]
     if isinstance(value, type):
         return f"class {value.__module__}.{value.__qualname__}"
     if isinstance(value, ModuleType):
@@ -154,7 +164,7 @@ def has_private_name(place: str, name: str) -> bool:
         found = Place(place).value()
     except NotFoundError:
         return False
-    if not isinstance(found, type):
+    if not isinstance(found, type) or found.__name__ == name:
         return True
     functions = [item for cls in found.__mro__ for item in vars(cls).values() if isinstance(item, FunctionType)]
     return hasattr(found, name) or any(name in function.__code__.co_names for function in functions)

@@ -26,7 +26,8 @@ def with_sorted_sets(serialize: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
     @functools.wraps(serialize)
     def serialize_for_json(value: Any) -> Any:
-        return serialize(sets_as_lists(value))
+        # Most values are texts, and DSPy asks Pydantic for a text too, which is the same.
+        return value if type(value) is str else serialize(sets_as_lists(value))
 
     return serialize_for_json
 

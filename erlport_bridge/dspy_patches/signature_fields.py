@@ -13,11 +13,15 @@ def fields(signature: type[dspy.Signature]) -> dict[str, Any]:
     return found
 
 
-def fields_with_type(signature: type[dspy.Signature], wanted: str) -> dict[str, Any]:
-    """Return what ``SignatureMeta._get_fields_with_type`` returns; ``wanted`` is ``input`` or ``output``."""
-    # A loop: before Python 3.12 a comprehension costs a call of a function, and a prediction asks twenty times.
-    found: dict[str, Any] = {}
-    for name, field in signature.__pydantic_fields__.items():
-        if field.json_schema_extra["__dspy_field_type"] == wanted:
-            found[name] = field
-    return found
+def fields_of_type(wanted: str) -> property:
+    """Return a property of signatures: their fields of the type ``input`` or ``output``, in a new dict each time."""
+
+    def fields_of_signature(signature: type[dspy.Signature]) -> dict[str, Any]:
+        # A loop: before Python 3.12 a comprehension costs a call of a function, and a prediction asks twenty times.
+        found: dict[str, Any] = {}
+        for name, field in signature.__pydantic_fields__.items():
+            if field.json_schema_extra["__dspy_field_type"] == wanted:
+                found[name] = field
+        return found
+
+    return property(fields_of_signature)

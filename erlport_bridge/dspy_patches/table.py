@@ -1,4 +1,4 @@
-"""List all names of DSPy that are replaced or private and used: what an upgrade of DSPy has to look at.
+"""List all names of DSPy that are replaced: what an upgrade of DSPy has to look at, beside :mod:`.private_names`.
 
 ``make compat DSPY=3.5.0`` prints which of them fit another version. If a fingerprint has changed, read what DSPy does
 now; if the patch is still right, add the new fingerprint to the accepted ones.
@@ -10,7 +10,7 @@ from typing import Final
 
 import dspy
 
-from erlport_bridge.dspy_patches import content_markers
+from erlport_bridge.dspy_patches import content_markers, scopes, value_checks
 from erlport_bridge.dspy_patches.callback_dispatch import chosen_once, quick_inspect
 from erlport_bridge.dspy_patches.connections import last_head_async, last_head_sync, unread_is_stale
 from erlport_bridge.dspy_patches.decision_outputs import looked_for_once
@@ -19,13 +19,16 @@ from erlport_bridge.dspy_patches.encodable_texts import of_messages
 from erlport_bridge.dspy_patches.large_requests import building_aside, kept_canonical
 from erlport_bridge.dspy_patches.model_lookup import model_info
 from erlport_bridge.dspy_patches.optimizer_threads import carrying_context
-from erlport_bridge.dspy_patches.patch import PROVIDED, Patch, PrivateName
+from erlport_bridge.dspy_patches.patch import PROVIDED, Patch
 from erlport_bridge.dspy_patches.predictor_calls import without_stream
 from erlport_bridge.dspy_patches.reply_limit import bounded_async, bounded_sync, large_events
 from erlport_bridge.dspy_patches.set_order import with_sorted_sets
-from erlport_bridge.dspy_patches.signature_fields import fields_with_type
+from erlport_bridge.dspy_patches.settings_lookup import setting
+from erlport_bridge.dspy_patches.signature_fields import fields_of_type
+from erlport_bridge.dspy_patches.single_completion import of_one
 from erlport_bridge.dspy_patches.strict_schemas import needs_json_mode, response_format
 from erlport_bridge.dspy_patches.system_message import kept
+from erlport_bridge.dspy_patches.text_answers import output_of, usage_of
 from erlport_bridge.dspy_patches.text_requests import of_text
 from erlport_bridge.dspy_patches.type_adapters import type_adapter
 from erlport_bridge.dspy_patches.type_schema import type_schema
@@ -33,6 +36,7 @@ from erlport_bridge.dspy_patches.type_schema import type_schema
 _PARSE_VALUE: Final = ("deab72e8f8f6",)
 _SERIALIZE: Final = ("70ccb3b2f3f5",)
 _MODEL_INFO: Final = ("824a524b1bda",)
+_VALUES: Final = "dspy._vendor.lm15.types"
 
 PATCHES: Final[tuple[Patch, ...]] = (
     Patch(
@@ -75,8 +79,15 @@ PATCHES: Final[tuple[Patch, ...]] = (
         since="3.4.0",
         until="DSPy caches the fields by type, or reads __pydantic_fields__",
         without="requests are prepared slower",
-        targets={"dspy.signatures.signature:SignatureMeta._get_fields_with_type": lambda _: fields_with_type},
-        expects={"dspy.signatures.signature:SignatureMeta._get_fields_with_type": ("06ca0180707f",)},
+        targets={
+            "dspy.signatures.signature:SignatureMeta.input_fields": lambda _: fields_of_type("input"),
+            "dspy.signatures.signature:SignatureMeta.output_fields": lambda _: fields_of_type("output"),
+        },
+        expects={
+            "dspy.signatures.signature:SignatureMeta.input_fields": ("d7dcb186143f",),
+            "dspy.signatures.signature:SignatureMeta.output_fields": ("0ab5b68c5be3",),
+            "dspy.signatures.signature:SignatureMeta._get_fields_with_type": ("06ca0180707f",),
+        },
     ),
     Patch(
         name="system_message",
@@ -292,6 +303,117 @@ PATCHES: Final[tuple[Patch, ...]] = (
             "dspy.clients.execution:_check_encodable": ("76437e3e9610",),
             "dspy.clients.execution:prepare": ("fa73d0542e1c",),
         },
+    ),
+    Patch(
+        name="value_checks",
+        why="DSPy checks each field of a request and of an answer by calls of functions: a tenth of a prediction.",
+        since="3.4.1",
+        until="DSPy checks values of the usual form at once",
+        without="requests and answers are made slower",
+        targets={
+            f"{_VALUES}:TextPart.__post_init__": value_checks.of_text,
+            f"{_VALUES}:Message.__post_init__": value_checks.of_message,
+            f"{_VALUES}:Request.__post_init__": value_checks.of_request,
+            f"{_VALUES}:Usage.__post_init__": value_checks.of_usage,
+            f"{_VALUES}:Response.__post_init__": value_checks.of_response,
+        },
+        expects={
+            f"{_VALUES}:TextPart.__post_init__": ("08191f014fc9",),
+            f"{_VALUES}:Message.__post_init__": ("44e2cbab960f",),
+            f"{_VALUES}:Request.__post_init__": ("f7eb28f2a7e0",),
+            f"{_VALUES}:Usage.__post_init__": ("a0c8efb91b1a",),
+            f"{_VALUES}:Response.__post_init__": ("728445e047d1",),
+            # What they call, which accepts all that passes at once.
+            f"{_VALUES}:_ModelRequest.__post_init__": ("46647bd36809",),
+            f"{_VALUES}:_normalize_continuation": ("f537c3dad6b2",),
+            f"{_VALUES}:_validate_message_parts": ("b6d5596ba106",),
+            f"{_VALUES}:_validate_input_data_parts": ("2328f8ba815b",),
+            f"{_VALUES}:_normalize_system": ("ae540745f2ab",),
+            f"{_VALUES}:_validate_non_negative": ("e3980db3335c",),
+            f"{_VALUES}:_validate_logprobs_field": ("8553a8912941",),
+            f"{_VALUES}:_validate_json_field": ("19bb323ca107",),
+            f"{_VALUES}:_validate_adaptations": ("bbba6f6d9596",),
+        },
+    ),
+    Patch(
+        name="scopes",
+        why="DSPy enters six scopes for a prediction, each by a generator, which takes three times as long as a class.",
+        since="3.4.1",
+        until="DSPy's scopes are classes",
+        without="requests are made slower",
+        targets={
+            "dspy.clients.capabilities:planning_scope": lambda _: scopes.PlanningScope,
+            "dspy.adapters.base:adapter_message_call": lambda _: scopes.AdapterMessageCall,
+            "dspy.adapters.two_step_adapter:adapter_message_call": lambda _: scopes.AdapterMessageCall,
+            "dspy.clients.call_context:adapter_fallback_scope": lambda _: scopes.AdapterFallbackScope,
+            "dspy.adapters.chat_adapter:adapter_fallback_scope": lambda _: scopes.AdapterFallbackScope,
+            "dspy.clients.capabilities:error_boundary": lambda _: scopes.ErrorBoundary,
+            "dspy.clients.execution:error_boundary": lambda _: scopes.ErrorBoundary,
+        },
+        expects={
+            "dspy.clients.capabilities:planning_scope": ("7079fd86405d",),
+            "dspy.adapters.base:adapter_message_call": ("80205ce94ff1",),
+            "dspy.adapters.two_step_adapter:adapter_message_call": ("80205ce94ff1",),
+            "dspy.clients.call_context:adapter_fallback_scope": ("75340bdf34df",),
+            "dspy.adapters.chat_adapter:adapter_fallback_scope": ("75340bdf34df",),
+            "dspy.clients.capabilities:error_boundary": ("8e570fe16dde",),
+            "dspy.clients.execution:error_boundary": ("8e570fe16dde",),
+            "dspy.clients.errors:wrap_error": ("83f22fdebb72",),
+        },
+    ),
+    Patch(
+        name="settings_lookup",
+        why="DSPy looks up a setting by three calls of functions, and the callbacks of a call so.",
+        since="3.4.1",
+        until="Settings.get looks a setting up itself",
+        without="requests are made slower",
+        targets={"dspy.dsp.utils.settings:Settings.get": lambda _: setting},
+        expects={
+            "dspy.dsp.utils.settings:Settings.get": ("5c2b4ccb2a0a",),
+            "dspy.dsp.utils.settings:Settings.__getitem__": ("0316b9ab5a51",),
+            "dspy.dsp.utils.settings:Settings.__getattr__": ("6a877e622402",),
+        },
+    ),
+    Patch(
+        name="single_completion",
+        why="DSPy makes a prediction by twenty calls of functions, also of one completion.",
+        since="3.4.1",
+        until="DSPy makes the prediction of one completion at once",
+        without="predictions are made slower",
+        targets={"dspy.primitives.prediction:Prediction.from_completions": of_one},
+        expects={
+            "dspy.primitives.prediction:Prediction.from_completions": ("9f1b7e3b862e",),
+            # What the objects hold once they are made.
+            "dspy.primitives.prediction:Prediction.__init__": ("8f4519e4bd15",),
+            "dspy.primitives.prediction:Completions.__init__": ("497185539a26",),
+            "dspy.primitives.example:Example.__init__": ("ad510783e16b",),
+        },
+    ),
+    Patch(
+        name="text_answers",
+        why="DSPy looks for each kind of content in an answer, and makes its usage by three comprehensions, twice.",
+        since="3.4.1",
+        until="DSPy reads an answer of one text at once",
+        without="answers are read slower",
+        targets={
+            "dspy.clients.call_result:legacy_output": output_of,
+            "dspy.clients.call_result:usage_dict": usage_of,
+            "dspy.clients.execution:usage_dict": usage_of,
+        },
+        expects={
+            "dspy.clients.call_result:legacy_output": ("d3d747ea761f",),
+            "dspy.clients.call_result:usage_dict": ("632c61a589de",),
+            "dspy.clients.execution:usage_dict": ("632c61a589de",),
+        },
+    ),
+    Patch(
+        name="predictor_attributes",
+        why="DSPy reads each attribute of a predictor by a function in Python, 12 a call, to warn if one is forward.",
+        since="3.4.0",
+        until="Module has no __getattribute__ of its own",
+        without="requests are made slower",
+        targets={"dspy.predict.predict:Predict.__getattribute__": lambda _: object.__getattribute__},
+        expects={"dspy.predict.predict:Predict.__getattribute__": ("383ee661fecc",)},
     ),
     Patch(
         name="two_step_reader",
@@ -534,8 +656,8 @@ PATCHES: Final[tuple[Patch, ...]] = (
             "dspy.primitives.module:Module.__call__": ("99f098a2ae7d",),
             "dspy.primitives.module:Module.acall": ("86505519e0c9",),
             # What the replacement does in place of these.
-            "dspy.dsp.utils.settings:Settings.context": ("b42cefd5f8d2",),
-            "dspy.utils.usage_tracker:track_usage": ("b42cefd5f8d2",),
+            "dspy.dsp.utils.settings:Settings.context": ("3dfd551d6c89",),
+            "dspy.utils.usage_tracker:track_usage": ("6a45cecc6716",),
         },
     ),
     Patch(
@@ -562,256 +684,3 @@ PATCHES: Final[tuple[Patch, ...]] = (
         },
     ),
 )
-
-PRIVATE_NAMES: Final[tuple[PrivateName, ...]] = (
-    PrivateName(
-        name="_load",
-        place="dspy.clients.model_metadata:_load",
-        used_in=("dspy_patches/model_lookup.py",),
-        why="the loaded metadata of models; its identity tells whether cached lookups belong to it",
-    ),
-    PrivateName(
-        name="__dspy_field_type",
-        place="dspy.signatures.signature:SignatureMeta._get_fields_with_type",
-        used_in=("dspy_patches/signature_fields.py",),
-        why="says in a field's json_schema_extra whether it is an input or an output",
-    ),
-    PrivateName(
-        name="_vendor",
-        place="dspy._vendor.lm15.serde:request_to_dict",
-        used_in=(
-            "dspy_patches/connections.py",
-            "programs/models/elixir_model.py",
-            "programs/models/exchange.py",
-            "programs/models/litellm_engines.py",
-            "programs/models/native_engines.py",
-        ),
-        why="the form in which a function of Elixir receives a request; what the client's connections send and raise",
-    ),
-    PrivateName(
-        name="_buffer",
-        place="asyncio:StreamReader",
-        used_in=("dspy_patches/connections.py",),
-        why="what asyncio has read of a connection that no request has asked for",
-    ),
-    PrivateName(
-        name="_http",
-        place="dspy.clients._http:retry_after_seconds",
-        used_in=("programs/models/litellm_engines.py",),
-        why="reads the header retry-after as DSPy does",
-    ),
-    PrivateName(
-        name="_delay",
-        place="dspy.clients.execution:_delay",
-        used_in=("programs/models/request_retries.py",),
-        why="how long DSPy waits before it repeats a request",
-    ),
-    PrivateName(
-        name="_target",
-        place="dspy.clients.engines.lm15_engine:AsyncLM15Engine",
-        used_in=("programs/models/native_engines.py",),
-        why="the client that sends the requests of an engine",
-    ),
-    PrivateName(
-        name="_providers",
-        place="dspy:LM",
-        used_in=("programs/models/bridge_lm.py",),
-        why="declares a provider for one model; DSPy's registry would keep it for all, with its address and headers",
-    ),
-    PrivateName(
-        name="_canonical",
-        place="dspy.clients.execution:_canonical",
-        used_in=("dspy_patches/large_requests.py",),
-        why="makes the canonical request of a large prompt in a thread, before aexecute asks for it on the loop",
-    ),
-    PrivateName(
-        name="_engine_spec",
-        place="dspy:LM",
-        used_in=("dspy_patches/large_requests.py",),
-        why="says whether DSPy's own client sends the requests of a model",
-    ),
-    PrivateName(
-        name="_call_preprocess",
-        place="dspy:Adapter",
-        used_in=("programs/models/answer_adapters.py",),
-        why="the signature that a prompt shows; a large prompt is worded in a thread",
-    ),
-    PrivateName(
-        name="_call_postprocess",
-        place="dspy:Adapter",
-        used_in=("programs/models/off_loop.py",),
-        why="reads the answers of a model; a long answer is read in a thread",
-    ),
-    PrivateName(
-        name="_engine_lock",
-        place="dspy:LM",
-        used_in=("programs/models/bridge_lm.py",),
-        why="copies of a model share one lock, since they share their connections",
-    ),
-    PrivateName(
-        name="_engine_store",
-        place="dspy:LM",
-        used_in=("programs/models/bridge_lm.py",),
-        why="the connections of a model, which its copies share",
-    ),
-    PrivateName(
-        name="_elements_to_value",
-        place="dspy.adapters.xml_adapter:XMLAdapter",
-        used_in=("programs/models/answer_adapters.py",),
-        why="makes a list of the text null in an element whose type is a list or nil; overridden for that case",
-    ),
-    PrivateName(
-        name="__dspy_sig__",
-        place="dspy.primitives.facade:SIGNATURE_MARKER",
-        used_in=("programs/sandbox/facade.py",),
-        why="marks a signature with instructions that code in the sandbox wrote",
-    ),
-    PrivateName(
-        name="__dspy_construct__",
-        place="dspy.primitives.facade:CONSTRUCT_TOOL",
-        used_in=("programs/sandbox/facade.py",),
-        why="the tool by which code in the sandbox has a module built",
-    ),
-    PrivateName(
-        name="_spawn_process",
-        place="dspy:PythonInterpreter",
-        used_in=("programs/sandbox/interpreter.py",),
-        why="starts Deno with an environment of its own, and reads its output by lines of a bounded length",
-    ),
-    PrivateName(
-        name="_health_check",
-        place="dspy:PythonInterpreter",
-        used_in=("programs/sandbox/interpreter.py",),
-        why="the first request to a sandbox, after which it is ready",
-    ),
-    PrivateName(
-        name="_get_deno_dir",
-        place="dspy:PythonInterpreter",
-        used_in=("programs/sandbox/interpreter.py",),
-        why="the folder of Deno's cache, asked for without the port's environment",
-    ),
-    PrivateName(
-        name="_read_response_line",
-        place="dspy:PythonInterpreter",
-        used_in=("programs/sandbox/interpreter.py",),
-        why="one line of a sandbox's output, bounded in length",
-    ),
-    PrivateName(
-        name="_parse_response_line",
-        place="dspy:PythonInterpreter",
-        used_in=("programs/sandbox/interpreter.py",),
-        why="the message of a line, whose shape is checked",
-    ),
-    PrivateName(
-        name="_raise_terminal_error",
-        place="dspy:PythonInterpreter",
-        used_in=("programs/sandbox/interpreter.py",),
-        why="ends a sandbox; ours kills it first",
-    ),
-    PrivateName(
-        name="_handle_tool_call",
-        place="dspy:PythonInterpreter",
-        used_in=("programs/sandbox/interpreter.py",),
-        why="the answer to a call of a tool, bounded in size",
-    ),
-    PrivateName(
-        name="_write_message",
-        place="dspy:PythonInterpreter",
-        used_in=("programs/sandbox/interpreter.py",),
-        why="writes a message to a sandbox",
-    ),
-    PrivateName(
-        name="_tools_registered",
-        place="dspy:PythonInterpreter",
-        used_in=("programs/sandbox/interpreter.py",),
-        why="makes the interpreter register its tools again, in a sandbox that was started before its call",
-    ),
-    PrivateName(
-        name="_interpreter_context",
-        place="dspy:ProgramOfThought",
-        used_in=("programs/modules/code_modules.py",),
-        why="the interpreter of one run, which ends with it; in the loops of ProgramOfThought and CodeAct",
-    ),
-    PrivateName(
-        name="_parse_code",
-        place="dspy:ProgramOfThought",
-        used_in=("programs/modules/code_modules.py",),
-        why="the code in what a model wrote, or what is wrong with it; in the same loops",
-    ),
-    PrivateName(
-        name="_execute_code",
-        place="dspy:ProgramOfThought",
-        used_in=("programs/modules/code_modules.py",),
-        why="runs code, and returns its output or its error; in the same loops",
-    ),
-    PrivateName(
-        name="_call_with_potential_trajectory_truncation",
-        place="dspy:CodeAct",
-        used_in=("programs/modules/code_modules.py",),
-        why="asks for the outputs of CodeAct after its steps",
-    ),
-    PrivateName(
-        name="_execute_iteration",
-        place="dspy:RLM",
-        used_in=("programs/modules/code_modules.py",),
-        why="one step of RLM; one that cannot be read becomes an observation",
-    ),
-    PrivateName(
-        name="_extract_fallback",
-        place="dspy:RLM",
-        used_in=("programs/modules/code_modules.py",),
-        why="asks for the outputs of RLM when its steps have brought none",
-    ),
-    PrivateName(
-        name="_send_request",
-        place="dspy:PythonInterpreter",
-        used_in=("programs/sandbox/interpreter.py",),
-        why="a request to the program in the sandbox, and its reply",
-    ),
-    PrivateName(
-        name="_format_trajectory",
-        place="dspy:ReAct",
-        used_in=("programs/modules/code_modules.py",),
-        why="the text of a trajectory in a prompt, whose markers are its own",
-    ),
-    PrivateName(
-        name="_forward_preprocess",
-        place="dspy:Predict",
-        used_in=("dspy_patches/predictor_calls.py",),
-        why="what a predictor does before it calls its adapter",
-    ),
-    PrivateName(
-        name="_forward_postprocess",
-        place="dspy:Predict",
-        used_in=("dspy_patches/predictor_calls.py",),
-        why="what a predictor does after it calls its adapter",
-    ),
-    PrivateName(
-        name="_set_lm_usage",
-        place="dspy:Module",
-        used_in=("programs/pipelines/module_spans.py",),
-        why="gives a prediction the usage of its module, as Module.acall does",
-    ),
-    PrivateName(
-        name="_store",
-        place="dspy:Example",
-        used_in=("programs/values/results.py",),
-        why="the fields of an example or a prediction, also those whose names begin with dspy_",
-    ),
-    PrivateName(
-        name="_completions",
-        place="dspy:Prediction",
-        used_in=("programs/execution/prediction_terms.py",),
-        why="the completions of a prediction; None if it was not made from the answer of a model",
-    ),
-    PrivateName(
-        name="_set_num_trials_from_num_candidates",
-        place="dspy:MIPROv2",
-        used_in=("optimizing/optimizers.py",),
-        why="DSPy's own number of trials if the caller gives only the number of candidates",
-    ),
-)
-
-#: Modules whose functions DSPy runs in threads although they never wait: they prepare a request, or look up what its
-#: model can do. They return within 20 us, or with the result of a cache on the disk.
-QUICK_MODULES: Final = ("dspy.clients.execution", "dspy.clients.capabilities")

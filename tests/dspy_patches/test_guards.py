@@ -14,6 +14,7 @@ from dspy.adapters import utils
 
 from erlport_bridge.dspy_patches import guards
 from erlport_bridge.dspy_patches.guards import NotFoundError, Place, difference, fingerprint, source_of
+from erlport_bridge.dspy_patches.installing import seam
 from erlport_bridge.dspy_patches.table import PATCHES
 
 TEXT = '''
@@ -51,9 +52,15 @@ def made(text: str, tmp_path: Path) -> dict[str, Any]:
     return names
 
 
+def of_dspy(name: str) -> Any:
+    """Return DSPy's value of a name, which a patch may have replaced."""
+    replaced = {target: value for values in seam.originals.values() for target, value in values.items()}
+    return replaced[name] if name in replaced else Place(name).value()
+
+
 def functions() -> list[FunctionType]:
     names = {name for patch in PATCHES for name in patch.expects}
-    found = (Place(name).value() for name in sorted(names))
+    found = map(of_dspy, sorted(names))
     return [item for item in found if isinstance(item, FunctionType) and item.__module__.startswith("dspy")]
 
 
@@ -78,6 +85,21 @@ def test_a_changed_function_has_another_fingerprint(old: str, new: str, tmp_path
     before, after = made(TEXT, tmp_path), made(TEXT.replace(old, new), tmp_path)
     assert fingerprint(before["plain"]) != fingerprint(after["plain"])
     assert fingerprint(before["Of"].decorated) == fingerprint(after["Of"].decorated)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from contextlib import contextmanager\n@contextmanager\ndef made():\n    yield 1\n",
+        "class Of:\n    @property\n    def made(self):\n        return 1\nmade = Of.made\n",
+        "class Of:\n    @classmethod\n    def made(cls):\n        return 1\nmade = Of.made\n",
+    ],
+    ids=["context manager", "property", "class method"],
+)
+def test_what_is_made_of_a_function_has_its_fingerprint(text: str, tmp_path: Path) -> None:
+    prints = [fingerprint(made(one, tmp_path)["made"]) for one in (text, f"\n{text}", text.replace("1", "2"))]
+    assert prints[0] == prints[1] != prints[2]
+    assert len(prints[0]) == len(fingerprint(fingerprint))
 
 
 def test_a_function_has_the_same_fingerprint_elsewhere_in_its_file(tmp_path: Path) -> None:

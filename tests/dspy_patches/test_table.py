@@ -14,11 +14,12 @@ from typing import Any, Literal
 
 import dspy
 import pytest
+from dspy import lm15
 from dspy._vendor.lm15 import result
 from dspy._vendor.lm15.providers import async_base, base, openai, openai_chat
 from dspy._vendor.lm15.transports import TransportResponse, _async, _sync
 from dspy.adapters import json_adapter, utils
-from dspy.clients import capabilities, costs, execution
+from dspy.clients import call_result, capabilities, costs, execution
 from dspy.predict import predict
 from dspy.propose import grounded_proposer
 from dspy.teleprompt import simba_utils
@@ -115,6 +116,18 @@ def _asked_predictor() -> Any:
         return asyncio.run(dspy.Predict(Scored).acall(question="Why?", level="low")).toDict()
 
 
+def _values_of_a_request() -> Any:
+    usage = lm15.Usage(input_tokens=1, output_tokens=2)
+    answer = lm15.Response(None, "m", lm15.Message.assistant("So."), "stop", usage)
+    return repr(lm15.Request("m", (lm15.Message.user("Why?"),), "Answer.")), repr(answer)
+
+
+def _read_response() -> Any:
+    usage = lm15.Usage(input_tokens=1, output_tokens=2)
+    response = lm15.Response(None, "m", lm15.Message.assistant("So."), "stop", usage)
+    return call_result.legacy_output(response), call_result.usage_dict(response), execution.usage_dict(response, "xai")
+
+
 def _metadata_of_models() -> Any:
     models = ("gpt-4o-mini", "no-such-model")
     return [user.model_info("openai", model) for user in (capabilities, costs) for model in models]
@@ -196,6 +209,12 @@ PLAIN: dict[str, Callable[[], Any]] = {
         execution._canonical(execution.prepare(dspy.LM("openai/m", api_key="k"), "x", None, {}))
     ),
     "encodable_texts": lambda: execution._check_encodable([{"role": "user", "content": "x"}], "messages"),
+    "value_checks": _values_of_a_request,
+    "scopes": _asked_predictor,
+    "settings_lookup": lambda: [dspy.settings.get(name, 1) for name in ("callbacks", "no_such_setting")],
+    "single_completion": _asked_predictor,
+    "text_answers": _read_response,
+    "predictor_attributes": lambda: [list(dspy.Predict(Scored).demos), hasattr(dspy.Predict(Scored), "missing")],
     "predictor_calls": _asked_predictor,
     "type_schema": lambda: utils._get_json_schema(dict[str, Literal["low", "high"] | list[int]]),
     "strict_schemas": lambda: json_adapter._get_structured_outputs_response_format(Scored).model_json_schema(),
@@ -297,7 +316,8 @@ def test_a_patch_is_installed_once(patch: Patch) -> None:
     seam.install()
     if None in patch.targets.values():
         seam.provide(patch.name, _must_not_be_called)
-    assert all(value is other for value, other in zip(values(patch), before, strict=True))
+    # Equal functions are the same ones; a bound method is made anew each time that it is read.
+    assert all(value == other for value, other in zip(values(patch), before, strict=True))
 
 
 @each_patch
@@ -320,7 +340,8 @@ def test_a_patch_is_left_out_where_dspy_differs(
     with caplog.at_level(logging.WARNING):
         install(patch, monkeypatch)
         install(patch, monkeypatch)
-    assert all(value is other for value, other in zip(values(patch), before, strict=True))
+    # Equal functions are the same ones; a bound method is made anew each time that it is read.
+    assert all(value == other for value, other in zip(values(patch), before, strict=True))
     (line,) = dspy_patches.left_out()
     assert line.startswith(f"{patch.name}: {name} is not the one that is known here")
     assert line.endswith(f"; {patch.without}")
