@@ -218,7 +218,7 @@ async def _run(
         )
         work = asyncio.ensure_future(asyncio.to_thread(_optimize, compilation, lm, runner, record, context))
         try:
-            ended = await progress.end_of(work, timeout_s)
+            ended = await progress.end_of(work)
             if ended is not None:
                 raise ended
             if not work.done():

@@ -14,7 +14,7 @@ from collections.abc import Coroutine
 from contextvars import ContextVar
 from typing import Any, TypeVar
 
-from erlport_bridge.request import running
+from erlport_bridge.request import eager_tasks, running
 from erlport_bridge.request.context import Waiting
 
 _Result = TypeVar("_Result")
@@ -39,7 +39,7 @@ class Progress:
         self.queued = Waiting()
         self.failure: Exception | None = None
         # Resolves when the request ends: with the error that ends it before its work has ended, or with `None`.
-        self._ended: asyncio.Future[Exception | None] = self.loop.create_future()
+        self._ended: asyncio.Future[BaseException | None] = self.loop.create_future()
         self._ends_at: float | None = None
 
     def end_after(self, timeout_s: float | None) -> None:
@@ -51,26 +51,35 @@ class Progress:
         self._end(error)
 
     def begin(self, work: Coroutine[Any, Any, _Result]) -> asyncio.Task[_Result]:
-        """Return a task for the work of the request; its last step tells :meth:`end_of`.
+        """Begin the work of the request; the last step of the returned task tells :meth:`end_of`.
 
         The callback of a task runs a turn of the loop after its last step, and who waits for that another one later.
         """
-        return self.loop.create_task(self._until_end(work))
+        return eager_tasks.begin(self._until_end(work), self.loop)
 
     async def _until_end(self, work: Coroutine[Any, Any, _Result]) -> _Result:
         try:
             return await work
+        except (KeyboardInterrupt, SystemExit) as error:
+            # A task would raise these into its loop too. `end_of` returns the error, so that no result is asked for.
+            self._end(error)
+            return None  # type: ignore[return-value]
         finally:
             self._end(None)
 
-    async def end_of(self, work: asyncio.Future[Any], timeout_s: float | None) -> Exception | None:
+    async def end_of(self, work: asyncio.Future[Any]) -> BaseException | None:
         """Wait until some work, or the time for it, or the request has ended; return the error that ended the request.
+
+        The time is what is left of that of :meth:`end_after`: the first step of the work may have taken long.
 
         Not ``wait_for``, which waits until work that it has cancelled has ended: that would exceed the deadline. And
         not ``wait``, which takes three times as long.
         """
+        if self._ended.done():
+            return self._ended.result()
         work.add_done_callback(self._note_end)
-        timer = None if timeout_s is None else self.loop.call_later(timeout_s, self._end, None)
+        left_s = self.left_s()
+        timer = None if left_s is None else self.loop.call_later(max(0.0, left_s), self._end, None)
         try:
             return await self._ended
         finally:
@@ -80,7 +89,7 @@ class Progress:
     def _note_end(self, _work: asyncio.Future[Any]) -> None:
         self._end(None)
 
-    def _end(self, error: Exception | None) -> None:
+    def _end(self, error: BaseException | None) -> None:
         if not self._ended.done():
             self._ended.set_result(error)
 

@@ -54,12 +54,13 @@ def end(call: RunningCall) -> None:
 
 def describe(most: int) -> list[dict[str, Any]]:
     """Return at most so many running calls as terms, the oldest first."""
-    now = time.monotonic()
+    now, clock = time.monotonic(), time.time()
     return [
         {
             "operation": call.operation,
             "request_id": call.request_id,
             "caller": call.caller,
+            "at_ms": (clock - now + call.started_at) * 1000,
             "age_ms": (now - call.started_at) * 1000,
             "stage": "start" if call.progress is None else call.progress.stage,
         }

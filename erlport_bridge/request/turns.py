@@ -114,7 +114,8 @@ class _Queue:
         caller, ends_at = context.caller.get(), context.ends_at.get()
         self._worked += 1
         rate = self._rate(now)
-        if rate is not None and ends_at is not None:
+        # To count who is ahead takes as long as the queue is; mostly even all who wait would not be too many.
+        if rate is not None and ends_at is not None and len(self._waiting) / rate > ends_at - now:
             late_s = sum(1 for _ in self._waiting.ahead_of(caller)) / rate - (ends_at - now)
             if late_s > 0:
                 raise CannotBeginError(len(self._waiting), math.ceil(late_s))

@@ -50,16 +50,14 @@ def read_inputs(stages: Sequence[Stage], whole: SignatureSpec, inputs: object) -
 
 
 def _is_charlist(value: object) -> bool:
-    """Return whether a term is text; a list such as ``[1, 2]``, which has control characters, is one of numbers."""
-    text = text_of(value)
-    if not text or not isinstance(value, list):
-        return bool(text)
-    return all(one.isprintable() or one in "\t\n\r" for one in text)
+    """Return whether a list is text; a list such as ``[1, 2]``, which has control characters, is one of numbers."""
+    text = text_of(value) if isinstance(value, list) else None
+    return text is not None and all(one.isprintable() or one in "\t\n\r" for one in text)
 
 
 def _refuse_options(whole: SignatureSpec, given: object) -> None:
     """Raise an error for options among the inputs, where Elixir puts them if the inputs are written without braces."""
-    if not isinstance(given, Mapping):
+    if not isinstance(given, arguments.MAPPINGS):
         return
     for name in given:
         if name not in whole.input_names and (name in MODULE_CALL_OPTIONS or name in GENERATION_SETTINGS):

@@ -78,4 +78,8 @@ def _usage(prediction: dspy.Prediction, models: Sequence[LanguageModel]) -> list
 
 
 def _name_of(name: str, models: Sequence[LanguageModel]) -> str:
-    return next((shown for model in models if (shown := model.name_of(name)) != name), name)
+    for model in models:
+        shown = model.name_of(name)
+        if shown != name:
+            return shown
+    return name

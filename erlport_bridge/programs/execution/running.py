@@ -100,7 +100,7 @@ async def _run(
     with sandbox.Sandboxes() as sandboxes:
         work = progress.begin(_predict(prepared, sandboxes, events))
         try:
-            ended = await progress.end_of(work, timeout_s)
+            ended = await progress.end_of(work)
             if ended is not None:
                 raise ended
             if not work.done():

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from erlport_bridge.programs.options import BooleanOption, IntegerOption, Option, TextOption, wrong
-from erlport_bridge.programs.text import text_of
+from erlport_bridge.programs.text import arguments, text_of
 from erlport_bridge.tracing import (
     Recording,
     application_context,
@@ -102,7 +102,7 @@ def wanted_recording(name: str, given: Any) -> Recording | None:
 
 def _as_map(given: Any) -> Mapping[Any, Any]:
     """Return options as a map, also a keyword list, as Erlang callers may write it; what is no options is empty."""
-    if isinstance(given, Mapping):
+    if isinstance(given, arguments.MAPPINGS):
         return given
     if not isinstance(given, list) or not 0 < len(given) <= _MAX_OPTIONS:
         return _NONE

@@ -153,7 +153,7 @@ def read_histories(stages: Sequence[Stage], whole: SignatureSpec, given: Mapping
 
 def has_history(whole: SignatureSpec) -> bool:
     """Return whether an input is a conversation."""
-    return any(_is_history(item) for item in whole.inputs)
+    return any(map(_is_history, whole.inputs))
 
 
 def _is_history(item: Field) -> bool:

@@ -5,8 +5,8 @@ from erlport_bridge.programs.models.adapters import (
     AdapterChoice,
     read_adapter,
 )
-from erlport_bridge.programs.models.answer_adapters import (
-    FormattedText,
+from erlport_bridge.programs.models.answer_adapters import FormattedText
+from erlport_bridge.programs.models.asking_again import (
     is_unreadable,
     problem_of,
     read_outputs,

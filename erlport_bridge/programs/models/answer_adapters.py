@@ -5,36 +5,30 @@
 | markers, tags | must stand as asked | are found where models set them: :mod:`.text.chat_text`, :mod:`.text.xml_text` |
 | an answer that cannot be read | is asked for again as JSON | not if it was cut off, filtered or refused |
 | constraints of outputs | are not checked | are checked; an answer that breaks one cannot be read |
-| a retry | none | asks the same request again, with what was wrong; see :func:`retrying` |
-
-Only the request whose answer cannot be read is asked again: what an agent or a program did before is not repeated.
+| a retry | none | asks the same request again, with what was wrong; see :mod:`.asking_again` |
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping
-from contextvars import ContextVar
-from dataclasses import dataclass
-from typing import Annotated, Any, Final
-from weakref import WeakKeyDictionary
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 import dspy
 import pydantic
 from dspy.adapters import chat_adapter, xml_adapter
 from dspy.adapters.utils import apply_output_field_defaults, format_field_value
-from dspy.clients.call_context import adapter_fallback_scope
+from dspy.utils.callback import with_callbacks
 from dspy.utils.exceptions import AdapterParseError
 
 from erlport_bridge import dspy_patches
 from erlport_bridge.errors import OperationError, message_of
 from erlport_bridge.programs import values
-from erlport_bridge.programs.models import call_arguments, endings, off_loop, response_cache
-from erlport_bridge.programs.signatures import constraints
-from erlport_bridge.programs.text import beginning, chat_text, indented_below, without_headers, xml_text
-from erlport_bridge.request import Assigned, weight
+from erlport_bridge.programs.models import endings, off_loop
+from erlport_bridge.programs.models.asking_again import Asking
+from erlport_bridge.programs.text import chat_text, indented_below, without_headers, xml_text
+from erlport_bridge.request import weight
 
-_MAX_REASON_CHARACTERS: Final = 500
 # The exceptions of DSPy's and Pydantic's parsers: for example, text that nests too deep is a RecursionError.
 _OF_PARSERS: Final = (ValueError, TypeError, ArithmeticError, RecursionError)
 _TEXTS: Final = (str, str | None)
@@ -48,150 +42,17 @@ class FormattedText(str):
     __slots__ = ()
 
 
-@dataclass
-class _Budget:
-    retries: int
+def _untold(method: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a method of DSPy without what tells its callbacks of each call: a method that calls it tells them."""
+    while getattr(method, "__code__", None) is _telling:
+        method = method.__wrapped__  # type: ignore[attr-defined]
+    return method
 
 
-_budget: ContextVar[_Budget | None] = ContextVar("parse_retries", default=None)
-
-
-def retrying(retries: int) -> contextlib.AbstractContextManager[None]:
-    """Within the ``with`` block, ask again after answers that cannot be read, at most ``retries`` times in all."""
-    return Assigned(_budget, _Budget(retries))
-
-
-def is_unreadable(error: BaseException) -> bool:
-    """Return whether an exception says that the answer of a model cannot be read."""
-    return isinstance(error, AdapterParseError) or (isinstance(error, OperationError) and error.kind == "parse")
-
-
-def problem_of(error: BaseException) -> str:
-    """Return what an exception says about an answer that cannot be read, for the model; without the answer itself."""
-    if isinstance(error, OperationError):
-        reason = error.message
-    else:
-        reason = values.problem_of(error)[0] if isinstance(error, AdapterParseError) else message_of(error)
-    return beginning(reason, _MAX_REASON_CHARACTERS)
-
-
-def would_end_alike(error: BaseException) -> bool:
-    """Return whether an answer that cannot be read was cut off, filtered or refused, as the next one would be."""
-    return isinstance(error, OperationError) and error.kind == "parse" and not error.retryable
-
-
-def read_outputs(signature: _Signature, given: Mapping[str, Any]) -> dict[str, Any]:
-    """Return output fields read from the values of a JSON object, checked against their types and constraints.
-
-    Raises:
-        OperationError: Of kind ``parse``: a value does not fit its field.
-    """
-    fields = {}
-    for name, field in signature.output_fields.items():
-        try:
-            fields[name] = values.read_json(given[name], field.annotation)
-        except values.UnreadableError as error:
-            raise OperationError("parse", error.at(f"outputs.{name}"), path=f"outputs.{name}{error.path}") from error
-        _check(signature, name, fields[name])
-    return fields
-
-
-class _Asking:
-    """One request of a predictor, which is asked again while its answer cannot be read and a retry is left.
-
-    Attributes:
-        form: The adapter of the current attempt.
-        signature: The signature of the current attempt.
-    """
-
-    def __init__(self, adapter: Any, signature: _Signature) -> None:
-        self._adapter = adapter
-        self._original = signature
-        self.form = adapter
-        self.signature = signature
-        self._is_parsed = False
-
-    @contextlib.contextmanager
-    def attempt(self) -> Iterator[None]:
-        """Run one attempt in the ``with`` block, which ends without an exception if another one is to follow."""
-        self._is_parsed = False
-        ended = endings.Endings()
-        try:
-            with adapter_fallback_scope() as shown, endings.collected(ended), response_cache.kept_if_read(ended):
-                yield
-        except (AdapterParseError, OperationError) as error:
-            if not is_unreadable(error):
-                raise
-            if ended.lasting is not None:
-                raise ended.lasting.error() from error
-            # Text that a stream has sent cannot be taken back.
-            if shown.emitted or not self._asks_again(error):
-                raise
-
-    def _asks_again(self, error: Exception) -> bool:
-        fallback = self._adapter.fallback() if self.form is self._adapter and not self._is_parsed else None
-        if fallback is not None:
-            self.form = fallback
-            return True
-        budget = _budget.get()
-        if budget is None or not budget.retries:
-            return False
-        budget.retries -= 1
-        note = f"An answer was refused before: {problem_of(error)}. Answer anew, and keep to the form."
-        self.form = self._adapter
-        self.signature = self._original.with_instructions(f"{self._original.instructions}\n\n{note}")
-        return True
-
-    def checked(self, completions: list[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return the fields of each completion after a check of their constraints."""
-        self._is_parsed = True
-        for name, field in self._original.output_fields.items():
-            if field.annotation is dspy.ToolCalls:
-                for fields in completions:
-                    if isinstance(calls := fields.get(name), dspy.ToolCalls):
-                        fields[name] = _read_calls(name, calls)
-        for name in _validators(self._original):
-            for fields in completions:
-                _check(self._original, name, fields.get(name))
-        return completions
-
-
-_known: WeakKeyDictionary[_Signature, dict[str, Callable[[Any], Any]]] = WeakKeyDictionary()
-
-
-def _validators(signature: _Signature) -> dict[str, Callable[[Any], Any]]:
-    """Return the functions that check outputs against the constraints of their fields, by name."""
-    found = _known.get(signature)
-    if found is None:
-        found = _known[signature] = {
-            name: pydantic.TypeAdapter(_annotated(field)).validate_python
-            for name, field in signature.output_fields.items()
-            if field.metadata
-        }
-    return found
-
-
-def _check(signature: _Signature, name: str, value: Any) -> None:
-    validate = _validators(signature).get(name)
-    if validate is not None and value is not None:
-        constraints.validated(validate, value, f"outputs.{name}", "parse")
-
-
-def _read_calls(name: str, calls: dspy.ToolCalls) -> dspy.ToolCalls:
-    """Read native calls of tools, which no adapter has read, and check their texts: not every text has a term."""
-    place = f"outputs.{name}"
-    try:
-        calls = call_arguments.read_calls(calls)
-        place += ".tool_calls"
-        values.check_texts([{"name": call.name, "args": call.args} for call in calls.tool_calls])
-    except values.UnreadableError as error:
-        raise OperationError("parse", error.at(place), path=place + error.path) from error
-    return calls
-
-
-def _annotated(field: Any) -> Any:
-    parts = (field.annotation, *field.metadata)
-    return Annotated[parts]
+# The code of all methods that tell DSPy's callbacks of their calls.
+_telling: Final = with_callbacks(lambda _self: None).__code__
+_parse_json, _parse_xml = _untold(dspy.JSONAdapter.parse), _untold(dspy.XMLAdapter.parse)
+_two_step_messages = _untold(dspy.TwoStepAdapter.format)
 
 
 class _Form:
@@ -200,9 +61,16 @@ class _Form:
     #: The class of DSPy.
     plain: type[dspy.Adapter]
 
+    def __init_subclass__(cls, **named: Any) -> None:
+        super().__init_subclass__(**named)
+        # Each class of DSPy wraps the methods that it inherits once more, and callbacks such as MLflow's are told of
+        # each prompt several times.
+        for name in ("format", "parse") if issubclass(cls, dspy.Adapter) else ():
+            setattr(cls, name, with_callbacks(_untold(getattr(cls, name))))
+
     def __call__(self, lm: Any, lm_kwargs: Any, signature: _Signature, demos: Any, inputs: Any) -> Any:
         """Ask a model from a thread, and return the fields of its completions."""
-        asking = _Asking(self, signature)
+        asking = Asking(self, signature)
         while True:
             with asking.attempt():
                 form = asking.form
@@ -210,7 +78,7 @@ class _Form:
 
     async def acall(self, lm: Any, lm_kwargs: Any, signature: _Signature, demos: Any, inputs: Any) -> Any:
         """Ask a model from a task, and return the fields of its completions."""
-        asking = _Asking(self, signature)
+        asking = Asking(self, signature)
         while True:
             with asking.attempt():
                 signature = asking.signature
@@ -293,6 +161,9 @@ class ChatForm(_TextForm, dspy.ChatAdapter):  # type: ignore[misc]
         return _complete(self, signature, fields, completion)
 
 
+_parse_chat = _untold(ChatForm.parse)
+
+
 class JSONForm(_Form, dspy.JSONAdapter):  # type: ignore[misc]
     """The port's ``dspy.JSONAdapter``."""
 
@@ -312,13 +183,13 @@ class JSONForm(_Form, dspy.JSONAdapter):  # type: ignore[misc]
             AdapterParseError: There is no JSON object, a field is missing, or its value does not fit its type.
         """
         try:
-            return dict(super().parse(signature, completion))
+            return dict(_parse_json(self, signature, completion))
         except AdapterParseError:
             # The inputs of the prompt stand in sections, which some models copy.
             names = chat_text.Names.of(signature.output_fields, signature.input_fields)
             if not chat_text.fields_of(completion, names):
                 raise
-            return ChatForm().parse(signature, completion)
+            return dict(_parse_chat(ChatForm(), signature, completion))
 
 
 class XMLForm(_TextForm, dspy.XMLAdapter):  # type: ignore[misc]
@@ -361,7 +232,7 @@ class XMLForm(_TextForm, dspy.XMLAdapter):  # type: ignore[misc]
                 alone = dspy.Signature({name: (field.annotation, dspy.OutputField())})
                 document = xml_text.document(contents[name], _tags_of(field.annotation))
                 try:
-                    fields[name] = super().parse(alone, document)[name]
+                    fields[name] = _parse_xml(self, alone, document)[name]
                 except (AdapterParseError, *_OF_PARSERS) as error:
                     raise _unreadable(self, signature, name, error, completion) from error
         return _complete(self, signature, fields, completion)
@@ -388,10 +259,10 @@ class TwoStepForm(_Form, dspy.TwoStepAdapter):  # type: ignore[misc]
         """Return the messages of the first request, with earlier turns as turns; DSPy writes them as one text."""
         history = next((name for name, field in signature.input_fields.items() if field.annotation is dspy.History), "")
         if not history:
-            return list(super().format(signature, demos, inputs))
+            return list(_two_step_messages(self, signature, demos, inputs))
         asked, given = signature.delete(history), dict(inputs)
         turns = self.format_conversation_history(asked, history, given)
-        *before, last = super().format(asked, demos, given)
+        *before, last = _two_step_messages(self, asked, demos, given)
         return [*before, *turns, last]
 
     def signature_of_prompt(self, lm: Any, lm_kwargs: dict[str, Any], signature: _Signature, inputs: Any) -> _Signature:
@@ -493,6 +364,8 @@ def _unreadable(
 
 def _complete(adapter: dspy.Adapter, signature: _Signature, fields: dict[str, Any], completion: str) -> dict[str, Any]:
     """Return all fields, with the defaults of missing ones, or raise an error if one has none."""
+    if fields.keys() == signature.output_fields.keys():
+        return fields
     whole: dict[str, Any] = apply_output_field_defaults(signature, fields)
     if whole.keys() != signature.output_fields.keys():
         raise AdapterParseError(type(adapter).__name__, signature, completion, parsed_result=whole)

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final
 
 import dspy
-from dspy.clients.call_context import adapter_fallback_scope
+from dspy.clients import call_context
 from dspy.clients.execution import IGNORED_CACHE_KEYS, aexecute, execute, finalize, prepare
 from dspy.lm15 import RegisteredProvider
 from dspy.utils.callback import with_callbacks
@@ -131,7 +131,7 @@ class BridgeLM(dspy.LM):  # type: ignore[misc]
         if progress is not None and threading.get_ident() != progress.thread_id:
             return wait_for(asyncio.run_coroutine_threadsafe(self.acall(*args, **kwargs), progress.loop))
         # Sync code on the event loop blocks the loop, whatever happens here.
-        with within("model"), adapter_fallback_scope() as shown:
+        with within("model"), call_context.adapter_fallback_scope() as shown:
             for model, following in self._with_followers():
                 try:
                     return model._with_current_key_sync()._request_sync(self.shown_name, *args, **kwargs)
@@ -144,7 +144,7 @@ class BridgeLM(dspy.LM):  # type: ignore[misc]
 
         If the model fails, the next fallback model is asked, unless a part of the answer has already been streamed.
         """
-        with within("model"), adapter_fallback_scope() as shown:
+        with within("model"), call_context.adapter_fallback_scope() as shown:
             for model, following in self._with_followers():
                 try:
                     keyed = await model._with_current_key()
@@ -238,6 +238,11 @@ class BridgeLM(dspy.LM):  # type: ignore[misc]
                 return call, await self._asked(counted, recorded, call)
             except (TypeError, ValueError) as error:
                 raise self._refused(error) from error
+            except dspy.LMUnexpectedError as error:
+                # The time was over while a large request was made; DSPy takes that for a fault of its engine.
+                if isinstance(error.__cause__, weight.LateError):
+                    raise error.__cause__ from None
+                raise
 
     async def _asked(self, counted: ModelRequest, recorded: Recording, call: Any) -> Any:
         await budgets.check(partial(weight.to_thread, self._is_cached, call, is_async=True))

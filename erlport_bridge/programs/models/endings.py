@@ -111,9 +111,9 @@ def refuse_lasting() -> None:
 def endings_of(result: Any, model: str) -> list[Ending]:
     """Return how the answers in a result of DSPy ended, without ordinary endings."""
     if result.responses:
-        found = (_of_response(response, model) for response in result.responses)
+        found = [_of_response(response, model) for response in result.responses]
     else:
-        found = (_of_choice(choice, result.usage, model) for choice in _value(result.raw, "choices") or ())
+        found = [_of_choice(choice, result.usage, model) for choice in _value(result.raw, "choices") or ()]
     return [ending for ending in found if ending is not None]
 
 

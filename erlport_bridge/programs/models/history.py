@@ -25,6 +25,7 @@ from erlport_bridge.port import elixir
 from erlport_bridge.programs import callbacks
 from erlport_bridge.programs.models import model_spans
 from erlport_bridge.programs.options import IntegerOption, TextOption, Vocabulary
+from erlport_bridge.programs.text import arguments
 from erlport_bridge.redaction import redact, redact_beginning
 from erlport_bridge.request import request_id
 
@@ -265,7 +266,7 @@ def _cut(texts: Any) -> Any:
 def _size(value: Any) -> int:
     if isinstance(value, str | bytes):
         return len(value)
-    if isinstance(value, Mapping):
+    if isinstance(value, arguments.MAPPINGS):
         return sum(map(_size, value.values()))
     return sum(map(_size, value)) if isinstance(value, list | tuple) else 1
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable, Mapping
 from contextvars import ContextVar
-from dataclasses import replace
 from types import TracebackType
 from typing import Any
 
@@ -151,7 +150,8 @@ class ModelRequest:
 
     def paid(self) -> Spent:
         """Return the cost and tokens of the answer for budgets."""
-        return replace(self._spent, unpriced=0, uncounted=0) if self._is_local else self._spent
+        spent = self._spent
+        return Spent(spent.tokens, spent.cost, cache_hits=spent.cache_hits) if self._is_local else spent
 
 
 def added_usage(usage: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:

@@ -38,9 +38,10 @@ async def for_one_request(
     copied = object.__new__(type(adapter))
     # What DSPy's `acall` calls on the event loop.
     copied.__dict__.update(adapter.__dict__, _call_postprocess=partial(_read_or_postponed, adapter))
-    if weight.is_heavy(demos, inputs, signature.instructions):
+    # The instructions as they are kept: DSPy cleans them each time that they are read.
+    if weight.is_heavy(demos, inputs, signature.__doc__):
         # For the rest of the request too, which DSPy's client makes of the prompt.
-        weight.weigh(demos, inputs, signature.instructions)
+        weight.weigh(demos, inputs, signature.__doc__)
         shown = adapter.signature_of_prompt(lm, dict(lm_kwargs), signature, inputs)
         messages = await weight.aside(adapter.format, shown, demos, inputs)
         copied.__dict__["format"] = lambda *_: messages
@@ -49,6 +50,9 @@ async def for_one_request(
 
 def _read_or_postponed(adapter: dspy.Adapter, *arguments: Any) -> list[dict[str, Any]] | Postponed:
     """Read the answers of a model, the third argument; postpone that if they are long."""
-    texts = (output.get("text") if isinstance(output, Mapping) else output for output in arguments[2])
+    characters = 0
+    for output in arguments[2]:
+        has_fields = type(output) is not str and isinstance(output, Mapping)
+        characters += len((output.get("text") if has_fields else output) or "")
     read = partial(adapter._call_postprocess, *arguments)
-    return Postponed(read) if sum(len(text or "") for text in texts) > _MAX_CHARACTERS_ON_LOOP else read()
+    return Postponed(read) if characters > _MAX_CHARACTERS_ON_LOOP else read()

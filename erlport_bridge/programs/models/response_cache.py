@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from functools import partial
 from typing import Any, Final
@@ -41,7 +41,7 @@ class PartitionedCache(Cache):  # type: ignore[misc]
         return None if _partition.get() is None else super().get(request, ignored_args_for_cache_key)
 
     def put(self, *args: Any, **kwargs: Any) -> None:
-        """Store the answer to a request; inside of :func:`kept_if_read`, once it has been read."""
+        """Store the answer to a request; inside of :class:`KeptIfRead`, once it has been read."""
         partition, unread = _partition.get(), _unread.get()
         if partition is None:
             return
@@ -83,8 +83,7 @@ def within_partition(name: str | None) -> contextlib.AbstractContextManager[None
     return Assigned(_partition, name)
 
 
-@contextlib.contextmanager
-def kept_if_read(endings: Endings) -> Iterator[None]:
+class KeptIfRead(Assigned[list[Callable[[], None]] | None]):
     """Keep the answers to the requests inside the ``with`` block only if the block ends without an exception.
 
     An answer that cannot be read would otherwise fail again with each retry, and with each later call.
@@ -92,12 +91,16 @@ def kept_if_read(endings: Endings) -> Iterator[None]:
     Args:
         endings: How the answers ended; one that was cut off is not kept either.
     """
-    unread: list[Callable[[], None]] = []
-    token = _unread.set(unread)
-    try:
-        yield
-    finally:
-        _unread.reset(token)
-    if not endings.found:
-        for put in unread:
-            put()
+
+    __slots__ = ("_endings", "_puts")
+
+    def __init__(self, endings: Endings) -> None:
+        self._endings = endings
+        self._puts: list[Callable[[], None]] = []
+        super().__init__(_unread, self._puts)
+
+    def __exit__(self, *raised: object) -> None:
+        super().__exit__(*raised)
+        if raised[0] is None and not self._endings.found:
+            for put in self._puts:
+                put()

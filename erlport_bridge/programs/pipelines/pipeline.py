@@ -39,6 +39,9 @@ class Pipeline(dspy.Module):  # type: ignore[misc]
             return, by name.
     """
 
+    # A module of DSPy reads each attribute by a function in Python, to warn of a `forward` that is called directly.
+    __getattribute__ = object.__getattribute__
+
     def __init__(self, stages: Sequence[Stage], outputs: Sequence[tuple[str, Source]] | None = None) -> None:
         super().__init__()
         self.stages = tuple(stages)
@@ -53,8 +56,13 @@ class Pipeline(dspy.Module):  # type: ignore[misc]
         """
         if not self._is_one_module:
             return await self.acall(**inputs)
-        with _own_models(self.stages[0], self.modules[0]), _in_stage(self.stages[0]):
-            return await self.modules[0].acall(**inputs)
+        stage, module = self.stages[0], self.modules[0]
+        if stage.name is None:
+            # Most calls: models and spans are those of stages with a name.
+            prediction: dspy.Prediction = await module.acall(**inputs)
+            return prediction
+        with _own_models(stage, module), _in_stage(stage):
+            return await module.acall(**inputs)
 
     async def aforward(self, **inputs: Any) -> dspy.Prediction:
         """Run all stages; a field of several stages has its value from the last of them."""

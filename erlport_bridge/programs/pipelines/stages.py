@@ -47,6 +47,14 @@ class Stage:
     predictor_models: Mapping[str, LanguageModel] = field(default_factory=dict, compare=False)
     names_all_models: bool = field(default=False, compare=False)
 
+    def __hash__(self) -> int:
+        # Each call looks for the module of its stage.
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash((self.entry, self.spec, self.options, self.tools, self.of, self.name, self.sources))
+
     def build(self) -> dspy.Module:
         """Build the module.
 

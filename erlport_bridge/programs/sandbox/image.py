@@ -57,6 +57,8 @@ _MAX_BYTES: Final = 200_000_000
 # A start as published, and one from the image.
 _TIMEOUT_S: Final = 120
 _LOOK_AGAIN_S: Final = 0.05
+# An image of another version or time zone that no process has used for so long is removed when one is made.
+_UNUSED_S: Final = 30 * 24 * 3600
 
 
 def _import_map() -> str:
@@ -83,6 +85,9 @@ def find(executable: str) -> bool:
     global _found
     path = _path(executable)
     _found = path if path is not None and _is_whole(path) else None
+    if _found is not None:
+        with contextlib.suppress(OSError):  # it belongs to another user
+            os.utime(_found)
     return path is None or _found is not None
 
 
@@ -173,3 +178,12 @@ def _make(executable: str, path: Path) -> None:
         part.replace(path)
     finally:
         part.unlink(missing_ok=True)
+    _remove_unused(path.parent)
+
+
+def _remove_unused(folder: Path) -> None:
+    used_since = time.time() - _UNUSED_S
+    for image in folder.glob("*.image"):
+        with contextlib.suppress(OSError):
+            if image.stat().st_mtime < used_since:
+                image.unlink()

@@ -14,6 +14,8 @@ from erlport_bridge.limits import ENTRIES, Limit
 from erlport_bridge.programs.text.wording import expected_text, quoted, suggestion, text_of
 from erlport_bridge.term import Atom, shown
 
+#: For ``isinstance``, as ``Mapping``, which is asked by a function in Python: a ``dict`` is found before that.
+MAPPINGS: Final = (dict, Mapping)
 #: The longest timeout: 2^32 - 1 milliseconds (49 days), Erlang's own limit.
 MAX_TIMEOUT_MS: Final = 2**32 - 1
 
@@ -29,7 +31,7 @@ def text(value: object, path: str, limit: Limit | None = None) -> str:
     Raises:
         OperationError: Of kind ``input``: ``value`` is empty or not text, or exceeds the limit.
     """
-    if limit is not None and isinstance(value, str | bytes | list):
+    if limit is not None and isinstance(value, bytes | list):
         # Before the text of a charlist is made.
         limit.check(len(value), path)
     found = text_of(value)
@@ -82,9 +84,9 @@ def options(value: object, path: str) -> dict[str, Any]:
     """
     if value is None:
         return {}
-    if isinstance(value, Mapping | list):
+    if isinstance(value, (*MAPPINGS, list)):
         ENTRIES.check(len(value), path)
-    if isinstance(value, Mapping):
+    if isinstance(value, MAPPINGS):
         pairs = list(value.items())
     elif is_keyword_list(value):
         pairs = value

@@ -78,6 +78,8 @@ class Markers:
             by_folded.setdefault(_folded(name), []).append(name)
         #: The name of the field that a name in lower case means.
         self._by_folded = {folded: found[0] for folded, found in by_folded.items() if len(found) == 1}
+        # Most markers are written as they were asked for.
+        self._as_asked = {name: name for name in self._by_folded.values()}
         any_case = [f"(?ai:{re.escape(name)})" for name in self._by_folded.values()]
         one_case = [re.escape(name) for found in by_folded.values() if len(found) > 1 for name in found]
         known = "|".join(sorted([*any_case, *one_case], key=len, reverse=True))
@@ -89,7 +91,10 @@ class Markers:
 
     def find(self, text: str) -> Iterator[tuple[re.Match[str], str]]:
         """Return the markers in a text, each with the name of its field."""
-        return ((match, self._by_folded.get(_folded(match[1]), match[1])) for match in self._pattern.finditer(text))
+        return (
+            (match, self._as_asked.get(match[1]) or self._by_folded.get(_folded(match[1]), match[1]))
+            for match in self._pattern.finditer(text)
+        )
 
     def may_begin(self, text: str) -> bool:
         """Return whether a marker may begin with the text; this may be true of one with too many spaces."""

@@ -39,6 +39,8 @@ def text_of(value: object) -> str | None:
     Returns:
         A plain ``str`` that UTF-8 can encode; ``None`` if the term is not text.
     """
+    if type(value) is str and value.isascii():  # most are
+        return value
     if isinstance(value, list):
         if not value or not all(type(point) is int and 0 <= point <= _MAX_CODE_POINT for point in value):
             return None

@@ -40,7 +40,16 @@ from erlport_bridge.programs.signatures import (
     is_object,
     takes_nil,
 )
-from erlport_bridge.programs.text import expected_text, inside, misspelt, neutral, quoted, suggestion, text_of
+from erlport_bridge.programs.text import (
+    arguments,
+    expected_text,
+    inside,
+    misspelt,
+    neutral,
+    quoted,
+    suggestion,
+    text_of,
+)
 from erlport_bridge.programs.values import documents, media, tool_values
 from erlport_bridge.programs.values.media import TYPE_KEY, entries, mismatch
 from erlport_bridge.programs.values.scalars import MAX_INTEGER_BITS, NO, SCALARS, remedy
@@ -73,7 +82,7 @@ def input_values(spec: SignatureSpec, inputs: object, *, path: str = "inputs") -
         OperationError: Of kind ``input``: ``inputs`` is not a map, a field is missing or unknown, or a value does not
             fit the type of its field.
     """
-    if not isinstance(inputs, Mapping):
+    if not isinstance(inputs, arguments.MAPPINGS):
         form = f" such as %{{{spec.inputs[0].name}: …}}" if spec.inputs else ""
         raise OperationError("input", f"expected a map{form} at {path}, got {shown(inputs)}", path=path)
     if _STRUCT in inputs:
@@ -398,8 +407,8 @@ def _tool_call(value: object, path: str) -> Any:
     given = entries(value, "ToolCall", ("id", "name", "args"), path)
     call_id = convert(_OPTIONAL_TEXT, given.get("id"), f"{path}.id")
     name = convert(str, given.get("name"), f"{path}.name")
-    arguments = convert(dict[str, Any], given.get("args", {}), f"{path}.args")
-    return dspy.ToolCalls.ToolCall(id=call_id, name=name, args=arguments)
+    args = convert(dict[str, Any], given.get("args", {}), f"{path}.args")
+    return dspy.ToolCalls.ToolCall(id=call_id, name=name, args=args)
 
 
 _READERS: Final[Mapping[str, Callable[[object, str], Any]]] = {

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import sys
+import time
 from typing import Any
 
 import pytest
@@ -37,7 +39,7 @@ def test_a_request_that_fails_while_it_is_cancelled_leaves_no_unretrieved_except
         request: Any = None
         work = running.run(request, timeout_s=10, progress=Progress(), account=ModelAccount())
         task = asyncio.create_task(work)
-        with contextlib.suppress(asyncio.CancelledError):
+        with contextlib.suppress(asyncio.CancelledError, ValueError):
             await task
         # Wait until the cancelled work has ended too.
         await asyncio.sleep(0.01)
@@ -45,3 +47,53 @@ def test_a_request_that_fails_while_it_is_cancelled_leaves_no_unretrieved_except
     asyncio.run(main())
     gc.collect()
     assert reports == []
+
+
+@pytest.mark.parametrize("turns", [0, 1])
+def test_work_that_exits_is_an_error_of_its_request_alone(monkeypatch: pytest.MonkeyPatch, turns: int) -> None:
+    reports: list[dict[str, Any]] = []
+
+    async def leave(*_arguments: object) -> None:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        sys.exit(3)
+
+    async def main() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _loop, report: reports.append(report))
+        monkeypatch.setattr(running, "_predict", leave)
+        request: Any = None
+        with pytest.raises(SystemExit):
+            await running.run(request, timeout_s=10, progress=Progress(), account=ModelAccount())
+        # The loop goes on.
+        await asyncio.sleep(0.01)
+
+    asyncio.run(main())
+    gc.collect()
+    assert reports == []
+
+
+def test_time_that_the_first_step_takes_is_time_of_the_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    delays: list[float] = []
+
+    async def block_and_wait(*_arguments: object) -> None:
+        time.sleep(0.3)
+        await asyncio.sleep(60)
+
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        call_later = loop.call_later
+
+        def noted(delay: float, *rest: Any, **named: Any) -> Any:
+            delays.append(delay)
+            return call_later(delay, *rest, **named)
+
+        monkeypatch.setattr(loop, "call_later", noted)
+        monkeypatch.setattr(running, "_predict", block_and_wait)
+        monkeypatch.setattr(running, "timeout_error", lambda *_arguments: TimeoutError("as expected"))
+        request: Any = None
+        with pytest.raises(TimeoutError, match="as expected"):
+            await running.run(request, timeout_s=0.4, progress=Progress(), account=ModelAccount())
+
+    asyncio.run(main())
+    # That of the call, not that of the work.
+    assert min(delays) <= 0.1

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import datetime
 import json
+from collections import Counter
 from typing import Any, Literal
 
 import dspy
 import pydantic
 import pytest
+from dspy import lm15
+from dspy.utils.callback import BaseCallback
 from dspy.utils.exceptions import AdapterParseError
 
 from erlport_bridge.programs.models.answer_adapters import ChatForm, FormattedText, JSONForm, TwoStepForm, XMLForm
@@ -423,3 +426,73 @@ def test_json_answers_in_turns_stay_json() -> None:
 
 def _fields() -> dict[str, Any]:
     return {"text": (str, dspy.InputField()), "v": (str, dspy.OutputField())}
+
+
+# --- Callbacks
+
+
+class Told(BaseCallback):  # type: ignore[misc]
+    """Counts what the callbacks of an adapter are told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: Counter[str] = Counter()
+
+    def on_adapter_format_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        """Count a prompt of the adapter of the test."""
+        self.calls[f"format of {type(instance).__name__}"] += 1
+
+    def on_adapter_parse_start(self, call_id: str, instance: Any, inputs: dict[str, Any]) -> None:
+        """Count an answer."""
+        self.calls[f"parse of {type(instance).__name__}"] += 1
+
+
+class Engine:
+    """An engine of ``dspy.LM`` that gives these answers, one after the other."""
+
+    def __init__(self, *answers: str) -> None:
+        self._answers = iter(answers)
+
+    def complete(self, request: lm15.Request) -> lm15.Response:
+        """Return the next answer."""
+        message = lm15.Message.assistant([lm15.TextPart(next(self._answers))])
+        return lm15.Response(id=None, model=request.model, message=message, finish_reason="stop", usage=lm15.Usage())
+
+
+def model(*answers: str) -> Any:
+    return dspy.LM("own/model", engine=Engine(*answers), cache=False)
+
+
+# The adapter, and what the model answers.
+TOLD: dict[str, tuple[type[Any], str]] = {
+    "chat": (ChatForm, "[[ ## number ## ]]\n7\n\n[[ ## names ## ]]\n['a']"),
+    "chat, answered as JSON": (ChatForm, '{"number": 7, "names": ["a"]}'),
+    "json": (JSONForm, '{"number": 7, "names": ["a"]}'),
+    "json, answered in sections": (JSONForm, "[[ ## number ## ]]\n7\n\n[[ ## names ## ]]\n['a']"),
+    "xml": (XMLForm, "<number>7</number>\n<names><item>a</item></names>"),
+}
+
+
+@pytest.mark.parametrize("name", TOLD)
+def test_callbacks_are_told_once_of_each_prompt_and_answer(name: str) -> None:
+    form, answer = TOLD[name]
+    told = Told()
+    with dspy.context(lm=model(answer), adapter=form(), callbacks=[told]):
+        found = dspy.Predict("question -> number: int, names: list[str]")(question="?")
+    assert (found.number, found.names) == (7, ["a"])
+    assert told.calls == {f"format of {form.__name__}": 1, f"parse of {form.__name__}": 1}
+
+
+@pytest.mark.parametrize("has_history", [False, True])
+def test_callbacks_are_told_once_of_each_of_two_steps(has_history: bool) -> None:
+    told = Told()
+    adapter = TwoStepForm(model("[[ ## number ## ]]\n7"))
+    given: dict[str, Any] = {"question": "?"}
+    if has_history:
+        given["history"] = dspy.History(messages=[{"question": "!", "number": 6}])
+    asked = "question, history: dspy.History -> number: int" if has_history else "question -> number: int"
+    with dspy.context(lm=model("It is 7."), adapter=adapter, callbacks=[told]):
+        assert dspy.Predict(asked)(**given).number == 7
+    assert told.calls == {
+        f"{what} of {name}": 1 for what in ("format", "parse") for name in ("TwoStepForm", "_ExtractionForm")
+    }

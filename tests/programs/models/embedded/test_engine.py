@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 import dspy
 import pydantic
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from erlport_bridge.programs.models.embedded import engine, prompt_reading
@@ -228,7 +228,7 @@ TEXTS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=150)
 @given(
     outputs=st.dictionaries(NAMES.map("out_{}".format), st.sampled_from(SIMPLE_TYPES), min_size=1, max_size=4),
     context=TEXTS,
