@@ -193,6 +193,7 @@ def main(arguments: Sequence[str] | None = None, *, is_forked: bool = False) -> 
 
 def _preload(options: argparse.Namespace, imported: Callable[[str], object] = lambda name: None) -> None:
     """Import the modules of the options, and call ``imported`` with the name of each."""
+    process = os.getpid()
     names = list(options.preload)
     if options.program_modules:
         # The operations read this variable. They are imported now, so that a wrong name is reported at the start.
@@ -202,6 +203,9 @@ def _preload(options: argparse.Namespace, imported: Callable[[str], object] = la
     if options.modules is not None and len(options.modules) == 1:
         # Every call needs this module.
         importing.preload_if_possible(options.modules[0], imported)
+    if os.getpid() != process:
+        # A module has forked this process, and the copy has gone on. Two readers of one port would lose calls.
+        os._exit(1)
 
 
 def _preload_template(options: argparse.Namespace, imported: Callable[[str], object]) -> None:

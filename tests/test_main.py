@@ -104,3 +104,13 @@ def test_port_needs_the_docstrings_that_dspy_shows_to_models() -> None:
     with PortProcess(environment={"PYTHONOPTIMIZE": "2"}) as port:
         assert port.process.wait() == 1
         assert "-OO removes docstrings, which DSPy shows to models" in port.stderr_text()
+
+
+def test_copy_of_python_that_a_preloaded_module_has_forked_takes_no_calls(tmp_path: Path) -> None:
+    """Copy once read calls of the port too, and lived on, without a model, after Python had been killed."""
+    (tmp_path / "forks.py").write_text("import os\nos.fork()\n")
+    with PortProcess(
+        ["--preload=forks"], environment={"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    ) as port:
+        assert {port.call("os", "getpid")[2] for _ in range(200)} == {port.process.pid}
+        assert port.call("os", "wait")[0] == "r"

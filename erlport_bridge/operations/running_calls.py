@@ -19,9 +19,10 @@ _OPTIONS: Final = Vocabulary(
 
 @operation
 def running_calls(opts: object = None) -> list[dict[str, Any]]:
-    """Answer the running calls, the oldest first: ``operation``, ``request_id``, ``caller``, ``age_ms``, ``stage``.
+    """Answer the running calls, the oldest first.
 
-    ``opts``: ``n`` (100), how many.
+    Each has ``operation``, ``request_id``, ``caller``, ``stage``, ``at_ms`` (the Unix time when this process began it)
+    and ``age_ms`` (how long ago). ``opts``: ``n`` (100), how many.
     """
     return request.running.describe(_OPTIONS.read_all(opts)["n"])
 

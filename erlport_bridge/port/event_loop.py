@@ -48,8 +48,8 @@ def start(threads: Threads) -> Loop:
 class PortReader(Protocol):
     """The reader of calls in the thread of a loop."""
 
-    def busy_wait(self) -> None:
-        """Busy-wait a moment for a call, if that is worth it."""
+    def busy_wait(self, worked_s: float) -> None:
+        """Busy-wait a moment for a call, if that is worth it after so many seconds of work."""
 
     def receive(self) -> bool:
         """Receive the calls that have come; return ``False`` if another thread leads now."""
@@ -78,6 +78,8 @@ class CallSelector(selectors.DefaultSelector):
     def __init__(self) -> None:
         super().__init__()
         self.is_waiting = False
+        # Since when the loop, if it reads, has not waited.
+        self._woke_at = 0.0
         self._reader: PortReader | None = None
         self._descriptor = -1
 
@@ -109,9 +111,12 @@ class CallSelector(selectors.DefaultSelector):
     def _select_reading(self, reader: PortReader, timeout: float | None) -> list[tuple[selectors.SelectorKey, int]]:
         ends_at = None if timeout is None else time.monotonic() + timeout
         while True:
-            if timeout is None or timeout > 0:
-                reader.busy_wait()
+            waits = timeout is None or timeout > 0
+            if waits:
+                reader.busy_wait(time.monotonic() - self._woke_at)
             events = super().select(timeout)
+            if waits:
+                self._woke_at = time.monotonic()
             others = [event for event in events if event[0].fd != self._descriptor]
             if len(others) == len(events):
                 return events

@@ -91,11 +91,14 @@ class Receiver:
 
     # Called by the loop while its thread leads ------------------------------------------------------------------------
 
-    def busy_wait(self) -> None:
-        """Busy-wait a moment for the next call, if no call is pending and no frame is half received."""
+    def busy_wait(self, worked_s: float = 0.0) -> None:
+        """Busy-wait a moment for the next call, if no call is pending and no frame is half received.
+
+        ``worked_s`` is how long this thread has worked since it last waited, in seconds.
+        """
         # The rest of a large frame takes long.
         if not self._pending_calls.count and not self._frames.pending_bytes:
-            busy_wait.wait(self._descriptor)
+            busy_wait.wait(self._descriptor, worked_s)
 
     def receive(self) -> bool:
         """Receive the calls that have come; return ``False`` if another thread leads now."""

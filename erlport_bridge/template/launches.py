@@ -81,10 +81,10 @@ class Launch:
         """Receive a part of the request; return the request when it is complete.
 
         Raises:
-            EOFError: The launcher has closed the connection.
+            EOFError: The launcher has closed the connection, or this process has no room for what it sends along.
         """
         try:
-            data, ancillary, _flags, _address = self.connection.recvmsg(1 << 16, socket.CMSG_SPACE(_MAX_SENT * 4))
+            data, ancillary, flags, _address = self.connection.recvmsg(1 << 16, socket.CMSG_SPACE(_MAX_SENT * 4))
         except BlockingIOError:
             return None
         except OSError as error:
@@ -94,7 +94,7 @@ class Launch:
                 numbers = array.array("i")
                 numbers.frombytes(content[: len(content) - len(content) % numbers.itemsize])
                 self.sent += numbers
-        if not data:
+        if not data or flags & socket.MSG_CTRUNC:
             raise EOFError
         self._received += data
         if len(self._received) < _LENGTH.size:

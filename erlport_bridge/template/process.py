@@ -9,6 +9,7 @@ such as stopped ones.
 from __future__ import annotations
 
 import contextlib
+import errno
 import gc
 import os
 import select
@@ -59,6 +60,7 @@ class TemplateProcess:
         self._encoder = AnswerEncoder(4, 0)
         self._start = Start.of_this_process()
         _fill_places()
+        self._spare = _null()
         self._parent = os.getppid()
         self._launches: list[Launch] = []
         # Launchers may connect from now on, and wait until the modules are imported.
@@ -114,8 +116,16 @@ class TemplateProcess:
             self._launches.append(Launch(self._socket.accept()[0]))
         except PermissionError as error:
             report(str(error))
-        except OSError:  # the launcher has ended already
-            return
+        except OSError as error:  # otherwise the launcher has ended already
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                self._turn_away()
+
+    def _turn_away(self) -> None:
+        """Close the connection of a launcher, which then starts Python itself: this process can open no more files."""
+        os.close(self._spare)
+        with contextlib.suppress(OSError):
+            self._socket.accept()[0].close()
+        self._spare = _null()
 
     def _receive(self, launch: Launch) -> None:
         try:
@@ -129,13 +139,13 @@ class TemplateProcess:
         if request.start != self._start:
             launch.refuse("the template process was started in another environment or folder")
             self._close(STALE)
-        self._require(_too_many_threads())
         self._fork(launch, request)
 
     def _fork(self, launch: Launch, request: Request) -> None:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
         try:
+            self._require(_too_many_threads())
             worker = os.fork()
         except OSError as error:
             launch.refuse(f"cannot fork: {error}")
@@ -180,7 +190,7 @@ class TemplateProcess:
         self._socket.close()
         for launch in self._launches:
             launch.close()
-        for descriptor in self._descriptors:
+        for descriptor in (*self._descriptors, self._spare):
             os.close(descriptor)
 
     def _forget(self, launch: Launch) -> None:
@@ -248,9 +258,14 @@ def run(
 
 def _fill_places() -> None:
     """Open the null device at each place of a port, so that no imported module opens a file there."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= max(PLACES):
+    while (descriptor := _null()) <= max(PLACES):
         pass
     os.close(descriptor)
+
+
+def _null() -> int:
+    """Open the null device."""
+    return os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
 
 
 def _too_many_threads() -> str | None:

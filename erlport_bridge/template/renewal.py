@@ -64,8 +64,8 @@ from erlport_bridge.template.imports import descriptors, is_read_only_file
 
 #: The descriptors of standard input, output and error, and of the port.
 PLACES: Final = range(5)
-# Where the port's descriptors stand while their places are filled.
-_ABOVE_PLACES: Final = 128
+# From where on the port's descriptors stand while their places are filled. Not higher: the process may open few files.
+_ABOVE_PLACES: Final = len(PLACES)
 
 
 def renew(flags: Sequence[str], port: Mapping[int, int]) -> None:

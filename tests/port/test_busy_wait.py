@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
@@ -46,6 +47,20 @@ def test_busy_wait_ends_at_its_limit(ends: tuple[int, int]) -> None:
     native.wait(ends[0], 2_000_000)
     assert time.monotonic_ns() - started_at >= 2_000_000
     busy_wait.wait(ends[0])
+
+
+@pytest.mark.parametrize(
+    ("worked_s", "waited_ns"),
+    [(0.0, 50_000), (0.00001, 50_000), (0.00012, 120_000), (0.01, 200_000), (3600.0, 200_000)],
+)
+def test_busy_wait_is_as_long_as_the_work_before_within_bounds(
+    monkeypatch: pytest.MonkeyPatch, worked_s: float, waited_ns: int
+) -> None:
+    waits: list[tuple[int, int]] = []
+    monkeypatch.setattr(busy_wait, "native", SimpleNamespace(wait=lambda *wait: waits.append(wait)))
+    monkeypatch.setattr(busy_wait, "IS_WORTHWHILE", True)
+    busy_wait.wait(7, worked_s)
+    assert waits == [(7, waited_ns)]
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no affinity of processes")

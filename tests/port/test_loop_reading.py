@@ -199,7 +199,7 @@ OPENING: tuple[str, list[object]] = ("set_gate", [True])
 
 
 def test_calls_of_all_kinds_in_any_order_are_answered_once(port: PortProcess) -> None:
-    @settings(max_examples=30, deadline=None)
+    @settings(max_examples=30)
     @given(st.lists(st.sampled_from(CALLS), min_size=1, max_size=60), st.booleans())
     def are_answered(calls: list[tuple[str, list[object]]], in_one_piece: bool) -> None:
         # A closed gate blocks the loop and some threads, but not the call that opens it.

@@ -257,7 +257,7 @@ def test_any_frame_has_the_same_answers_with_and_without_the_compiled_part(tmp_p
     with PortProcess(environment=environments[0]) as compiled, PortProcess(environment=environments[1]) as pure:
         ports = (proven(compiled), proven(pure))
 
-        @settings(max_examples=300, deadline=None)
+        @settings(max_examples=300)
         @given(st.lists(frames(), min_size=1, max_size=5))
         def are_the_same(sent: list[bytes]) -> None:
             answers: tuple[list[Any], list[Any]] = ([], [])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -304,3 +305,31 @@ def test_many_workers_are_forked_while_others_work(template: TemplateProcess) ->
             thread.join()
         assert len(seen) == 50
         wait_for(lambda: children(template.pid) == [working.python()])
+
+
+def test_worker_is_forked_with_the_least_limit_on_open_files(template: TemplateProcess) -> None:
+    """Worker once moved its descriptors beyond this limit, and ended."""
+    with template.worker() as first:
+        first.python()
+    resource.prlimit(template.pid, resource.RLIMIT_NOFILE, (128, 128))
+    with template.worker() as worker:
+        assert worker.is_forked()
+        assert worker.call("math", "sqrt", 16)[2] == 4
+
+
+@pytest.mark.parametrize("free", range(12))
+def test_workers_start_directly_when_the_template_can_open_no_more_files(free: int, template: TemplateProcess) -> None:
+    """Template once took all of a core, and its workers ended, or waited for half of their time to start."""
+    with template.worker() as first:
+        first.python()
+    wait_for(lambda: children(template.pid) == [])
+    used = {int(path.name) for path in Path(f"/proc/{template.pid}/fd").iterdir()}
+    unused = [number for number in range(5, 64) if number not in used]
+    limits = resource.prlimit(template.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(template.pid, resource.RLIMIT_NOFILE, (unused[free], limits[1]))
+    with template.worker() as worker, template.worker() as other:
+        assert worker.call("math", "sqrt", 16)[2] == 4
+        assert other.call("math", "sqrt", 25)[2] == 5
+    resource.prlimit(template.pid, resource.RLIMIT_NOFILE, limits)
+    with template.worker() as worker:
+        assert worker.is_forked()
