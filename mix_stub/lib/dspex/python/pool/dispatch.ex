@@ -5,6 +5,7 @@ defmodule DSPex.Python.Pool.Dispatch do
   # its worker has died and nobody has seen anything of it.
 
   alias DSPex.Python.Error
+  alias DSPex.Python.Functions.Invocation
   alias DSPex.Python.Pool.{Messages, Queue, Routing, Settings, Stopping}
   alias DSPex.Python.Port.{Connection, Names, PoolTally, Quarantine}
   alias DSPex.Python.Wire.Timeout
@@ -13,6 +14,8 @@ defmodule DSPex.Python.Pool.Dispatch do
   # How long a caller sleeps before it looks again for an owner that is being restarted. A restart of the owner (not of
   # Python) takes well under a millisecond.
   @restart_poll_ms 2
+
+  @no_options %{route: nil, named: nil, on_worker: nil, retry: nil, part?: false}
 
   @typedoc """
   `:route`: the worker that gets the call; without it, as the operation and its arguments say, or those at `:named`, if the
@@ -32,10 +35,11 @@ defmodule DSPex.Python.Pool.Dispatch do
   @spec call(atom(), atom(), [term()], timeout(), [option()]) ::
           {:ok, term()} | {:error, Error.t()}
   def call(pool, operation, args, timeout, options \\ []) do
-    {named, named_args} = Keyword.get(options, :named, {operation, args})
-    route = options[:route] || Routing.route(named, named_args)
+    options = Map.merge(@no_options, Map.new(options))
+    {named, named_args} = options.named || {operation, args}
+    route = options.route || Routing.route(named, named_args)
 
-    call = %{
+    call_until(%{
       pool: pool,
       operation: operation,
       args: args,
@@ -43,14 +47,12 @@ defmodule DSPex.Python.Pool.Dispatch do
       deadline: Timeout.deadline(timeout),
       route: route,
       # A call about one worker is about what it does.
-      whole?: not (options[:part?] || match?({:worker, _number}, route)),
+      whole?: not (options.part? or match?({:worker, _number}, route)),
       work?: Routing.work?(named),
       caller: fn -> caller(named_args) end,
-      on_worker: options[:on_worker],
-      retry: options[:retry]
-    }
-
-    call_until(call)
+      on_worker: options.on_worker,
+      retry: options.retry
+    })
   end
 
   defp call_until(call) do
@@ -81,7 +83,7 @@ defmodule DSPex.Python.Pool.Dispatch do
 
   # Waits for a worker that has room, if the call is work.
   defp admitted(connection, %{pool: pool} = call) do
-    if call.work? and Queue.full?(connection) do
+    if call.work? and Queue.full?(connection) and not goes_first?(connection, pool) do
       case Queue.await(pool, connection, call.route, call.caller.(), call.timeout, call.deadline) do
         {:ok, slot, begun} ->
           case Connection.of(pool, slot) do
@@ -104,6 +106,11 @@ defmodule DSPex.Python.Pool.Dispatch do
       {:ok, connection, call, nil}
     end
   end
+
+  # A call of a function that Python has called, such as a tool. The call that it works for keeps its place meanwhile, so
+  # functions that waited for places could wait for each other.
+  defp goes_first?(connection, pool),
+    do: Queue.room_for_nested?(connection) and Invocation.on_behalf?(pool)
 
   # The process for which the work is done, as Python's own queues know it.
   defp caller(args) do
@@ -150,7 +157,7 @@ defmodule DSPex.Python.Pool.Dispatch do
 
   defp answered(error, _connection, _call, _began_at), do: error
 
-  defp retry_of(%{retry: nil, pool: pool}), do: Settings.retry(pool)
+  defp retry_of(%{retry: nil, pool: pool}), do: Settings.of(pool).retry
   defp retry_of(%{retry: retry}), do: retry
 
   defp wait_for_restart(%{pool: pool} = call) do

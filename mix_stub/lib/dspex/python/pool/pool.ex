@@ -18,7 +18,7 @@ defmodule DSPex.Python.Pool do
 
   ## Options
 
-    * `:name` - the pool's name, an atom. Required here; in the configuration it is the key
+    * `:name` - the pool's name, an atom. Required here; in the configuration it is the key, and for `start_pool/2` the first argument
     * `:python` - the interpreter, a path or the name of a command in `PATH`; `"python3"` by default. The package
       `erlport_bridge` must be installed for it
     * `:model` - the language model of calls that name no other model:
@@ -95,7 +95,8 @@ defmodule DSPex.Python.Pool do
     * `:history` - what each Python keeps of the last 1,000 requests to models, for `DSPex.Python.history/1`: `:metadata` (the default) no
       texts, `:full` messages and replies too (at most 16 million characters), `false` nothing. API keys are redacted always
     * `:redact` - `{module, function}`: what the history (with `:full`), traces (`trace: true`) and the export of spans keep of texts. The function
-      takes a map with `"messages"` and `"reply"` of one request, and returns it as it may be kept. It is called before the request returns,
+      takes a map with `"messages"` and `"reply"` of one request, and returns it as it may be kept. A function that there is not is refused
+      when the pool is started. It is called before the request returns,
       so that Python never keeps what the function removes; if it fails, no text of that request is kept. Other texts, such as arguments
       of tools, are not kept then, and messages of errors are `[redacted]` in the history, traces, events and
       the log of functions that Python calls. `"reply"` is `nil` if the request failed
@@ -115,8 +116,8 @@ defmodule DSPex.Python.Pool do
     * `DSPex.Python.execute_batch/4` and `DSPex.Python.stream_batch/4` run their items in all workers. Items of a worker that dies are
       run in another one, unless a function was called for them. So do batches and evaluations of stored programs, but not with
       `store: false`, nor if they keep conversations or have a model with a key or a function that only their own worker knows.
-    * `DSPex.Python.configure_lm/3` configures all workers, and those that are started later. `DSPex.Python.cancel/2`, `DSPex.Python.metrics/1`,
-      `DSPex.Python.list_sessions/1` and `DSPex.Python.list_programs/2` are about all of them; `metrics["workers"]` has those of each.
+    * `DSPex.Python.configure_lm/3` configures all workers, and those that are started later. `DSPex.Python.cancel/2`, `DSPex.Python.running_calls/1`,
+      `DSPex.Python.metrics/1`, `DSPex.Python.list_sessions/1` and `DSPex.Python.list_programs/2` are about all of them; `metrics["workers"]` has those of each.
     * `prediction.meta` and `DSPex.Python.ping/2` say which `"worker"` has answered, by a number that no other worker of the pool gets, and
       its `"pid"`.
 
@@ -195,7 +196,7 @@ defmodule DSPex.Python.Pool do
     Workers
   }
 
-  alias DSPex.Python.Pool.{Dispatch, Membership, Queue, Routing, Stopping}
+  alias DSPex.Python.Pool.{Dispatch, Membership, Queue, Routing, Settings, Stopping}
   alias DSPex.Python.Wire.Limits
 
   # How many faults of its own processes, in ten seconds, end a pool. Those of Pythons do not count (DSPex.Python.Port.Workers).
@@ -226,9 +227,7 @@ defmodule DSPex.Python.Pool do
               "the dependencies of your application, or call Application.ensure_all_started(:dspex) before"
     end
 
-    Supervisor.start_link(__MODULE__, options,
-      name: Names.via(:pool, pool, Map.take(options, [:strict, :log_metadata]))
-    )
+    Supervisor.start_link(__MODULE__, options, name: Names.via(:pool, pool))
   end
 
   def start_link(options) when is_list(options), do: options |> PoolOptions.new!() |> start_link()
@@ -237,6 +236,7 @@ defmodule DSPex.Python.Pool do
   def init(options) do
     waiting = Queue.counters()
 
+    # Until then callers wait (DSPex.Python.Pool.Settings).
     Names.set_value(:pool, options.name, %{
       strict: options.strict,
       log_metadata: options.log_metadata,
@@ -316,8 +316,8 @@ defmodule DSPex.Python.Pool do
   # Returns what has happened to the workers of a pool, as `DSPex.Python.metrics/1` shows it.
   @spec report(atom()) :: map()
   def report(pool) do
-    case Names.lookup(:pool, pool) do
-      {_supervisor, value} ->
+    case Settings.find(pool) do
+      %{} = value ->
         Map.merge(PoolTally.report(value.tally), %{
           "size" => value.size,
           "spares" => Enum.count(Names.workers(pool), fn {_, _, worker} -> worker.spare? end),

@@ -117,8 +117,17 @@ defmodule DSPex.Python.Pool.PoolSupervisor do
 
   defp child_spec_of_pool(name, options) do
     # The pool refuses options that are not a keyword list.
-    options = if Keyword.keyword?(options), do: Keyword.put(options, :name, name), else: options
+    options = if Keyword.keyword?(options), do: named(name, options), else: options
     Pool.child_spec(options)
+  end
+
+  defp named(name, options) do
+    with {:ok, other} when other != name <- Keyword.fetch(options, :name) do
+      raise ArgumentError,
+            "expected the option :name of pool #{inspect(name)} to be left out, got #{inspect(other)}"
+    end
+
+    Keyword.put(options, :name, name)
   end
 
   defp not_found(name), do: {:error, Messages.not_running(name)}

@@ -21,6 +21,9 @@ defmodule DSPex.Python.Pool.Queue do
   @rate_ms 250
   @recent 0.5
 
+  # How many calls of functions a worker takes beyond `max_in_flight`: half of what Python does, see Interpreter.
+  @nested 512
+
   # Positions in the atomics.
   @waiting 1
   # Calls that begin in a thousand seconds; 0: not known.
@@ -66,6 +69,13 @@ defmodule DSPex.Python.Pool.Queue do
     (counters != nil and :atomics.get(counters, @waiting) > 0) or
       (Connection.in_flight(connection) || 0) >= connection.max_in_flight
   end
+
+  @doc """
+  Tells whether the worker has room for a call that a function makes for a call in flight, which need not wait.
+  """
+  @spec room_for_nested?(Connection.t()) :: boolean()
+  def room_for_nested?(%Connection{} = connection),
+    do: (Connection.in_flight(connection) || 0) < connection.max_in_flight + @nested
 
   @doc """
   Tells whether the pool is being stopped.

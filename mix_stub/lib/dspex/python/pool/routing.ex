@@ -8,6 +8,7 @@ defmodule DSPex.Python.Pool.Routing do
   #     {:worker, number} this worker: what the call is about runs there
   #     {:slot, slot}     this slot
 
+  alias DSPex.Python.Pool.Settings
   alias DSPex.Python.Port.{Connection, Names}
   alias DSPex.Python.Wire.UniqueId
 
@@ -43,7 +44,7 @@ defmodule DSPex.Python.Pool.Routing do
                 validate_module)a
   # More calls than any worker has in flight.
   @of_silence 1_000_000_000
-  @of_every_worker ~w(cancel metrics reset_metrics list_sessions history)a
+  @of_every_worker ~w(cancel metrics reset_metrics list_sessions history running_calls)a
 
   @doc """
   Tells whether a call of the operation may ask a model.
@@ -166,8 +167,8 @@ defmodule DSPex.Python.Pool.Routing do
   """
   @spec size(atom()) :: non_neg_integer()
   def size(pool) do
-    case Names.lookup(:pool, pool) do
-      {_supervisor, %{size: size}} -> size
+    case Settings.find(pool) do
+      %{size: size} -> size
       nil -> 0
     end
   end
@@ -177,8 +178,8 @@ defmodule DSPex.Python.Pool.Routing do
   """
   @spec shares_sessions?(atom()) :: boolean()
   def shares_sessions?(pool) do
-    case Names.lookup(:pool, pool) do
-      {_supervisor, %{store?: store?}} -> store?
+    case Settings.find(pool) do
+      %{store?: store?} -> store?
       nil -> false
     end
   end

@@ -52,8 +52,16 @@ defmodule DSPex.Python.Port.Diagnosis do
   defp unknown(path, options, status) do
     missing(
       "#{seen(path, status)}; see standard error for what it said, and check that the option :python of pool " <>
-        "#{inspect(options.name)} names a python"
+        "#{inspect(options.name)} names a python#{unless_ended(options)}"
     )
+  end
+
+  # Such as by `os._exit`, of which Python says nothing.
+  defp unless_ended(%PoolOptions{preload: [], modules: []}), do: ""
+
+  defp unless_ended(%PoolOptions{preload: preload, modules: modules}) do
+    names = for name <- preload ++ modules, do: name |> String.split(".") |> hd()
+    ", and that #{names |> Enum.uniq() |> Enum.join(", ")} (:preload, :modules) does not end it"
   end
 
   @doc """

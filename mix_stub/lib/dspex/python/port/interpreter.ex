@@ -280,10 +280,10 @@ defmodule DSPex.Python.Port.Interpreter do
   # `kill` built in: small images have no program of this name.
   defp kill_process(port) do
     with {:os_pid, os_pid} <- Port.info(port, :os_pid) do
-      # The worker first: as long as its launcher is there, its number stays its own.
-      commands = for pid <- forked(os_pid), do: "kill -KILL -#{pid} #{pid}; "
+      # The worker first: as long as its launcher is there, its number stays its own. Each with its group.
+      commands = for pid <- forked(os_pid) ++ [os_pid], do: "kill -KILL -#{pid} #{pid}; "
 
-      System.cmd("/bin/sh", ["-c", "#{commands}kill -KILL #{os_pid}"], stderr_to_stdout: true)
+      System.cmd("/bin/sh", ["-c", Enum.join(commands)], stderr_to_stdout: true)
     end
   end
 

@@ -17,7 +17,7 @@ defmodule DSPex.Python.Port.Owner do
   require Logger
 
   alias DSPex.Python.{Callbacks, Error, ModelFunction}
-  alias DSPex.Python.Functions.{Callback, ModelRegistrations}
+  alias DSPex.Python.Functions.Callback
 
   alias DSPex.Python.Port.{
     AskedNotes,
@@ -32,9 +32,11 @@ defmodule DSPex.Python.Port.Owner do
     PendingCalls,
     PoolOptions,
     PoolTally,
+    ProcessState,
     Recycling,
     SendQueue,
     Startup,
+    WorkerModel,
     WorkerRole
   }
 
@@ -57,16 +59,14 @@ defmodule DSPex.Python.Port.Owner do
     :startup,
     :port,
     :heartbeat,
-    :model_state,
+    :model,
     :pending_calls,
     :awaiting,
     :pool,
     :began_at,
     phase: :starting,
     send_queue: %SendQueue{},
-    caller_monitors: %CallerMonitors{},
-    model_registrations: %ModelRegistrations{},
-    configuring: []
+    caller_monitors: %CallerMonitors{}
   ]
 
   @doc """
@@ -150,7 +150,7 @@ defmodule DSPex.Python.Port.Owner do
           worker,
           role.slot == nil
         ),
-      model_state: if(options.model.() == nil, do: :none, else: :configured),
+      model: %WorkerModel{state: if(options.model.() == nil, do: :none, else: :configured)},
       pending_calls: pending_calls,
       pool: pool
     }
@@ -168,20 +168,16 @@ defmodule DSPex.Python.Port.Owner do
 
   @impl true
   def handle_call({:model_configured, session_id, configured}, _from, state) do
-    {registration, callbacks} = configured.()
-    state = keep_registered(state, session_id, registration, callbacks)
-
-    if session_id == nil,
-      do: {:reply, :ok, published(%{state | model_state: :configured})},
-      else: {:reply, :ok, state}
+    state = %{state | model: WorkerModel.configured(state.model, session_id, configured.())}
+    {:reply, :ok, if(session_id == nil, do: published(state), else: state)}
   end
 
   def handle_call(:configure_model, _from, %{phase: {:down, _error}} = state),
     do: {:reply, :ok, state}
 
-  def handle_call(:configure_model, from, %{configuring: waiting} = state) do
-    state = %{state | configuring: [from | waiting]}
-    {:noreply, if(state.phase == :ready and waiting == [], do: configure(state), else: state)}
+  def handle_call(:configure_model, from, state) do
+    state = %{state | model: WorkerModel.ask(state.model, from)}
+    {:noreply, if(state.phase == :ready, do: configure(state), else: state)}
   end
 
   def handle_call(:successor, _from, %{role: %{recycling: nil} = role} = state),
@@ -269,7 +265,7 @@ defmodule DSPex.Python.Port.Owner do
 
   def handle_info(
         {:DOWN, monitor, :process, _registry, _reason},
-        %{model_registrations: %{monitor: monitor}} = state
+        %{model: %{functions: %{monitor: monitor}}} = state
       ),
       do: {:noreply, register_again(state)}
 
@@ -325,7 +321,13 @@ defmodule DSPex.Python.Port.Owner do
   def terminate(reason, state) do
     # From now on the port refuses calls, so that no call reaches a Python that is given up.
     if state.role.slot, do: Connection.withdraw(state.options.name, state.role.slot)
-    Interpreter.close(state.port)
+    # One that imports does not notice yet that its port is closed.
+    if state.phase == :ready,
+      do: Interpreter.close(state.port),
+      else: Interpreter.kill(state.port)
+
+    end_worker(reason, state.startup.process)
+    Startup.end_probe(state.startup)
 
     case reason do
       {:shutdown, {:python_exited, status}} ->
@@ -343,6 +345,14 @@ defmodule DSPex.Python.Port.Owner do
 
     AskedNotes.close(state.startup.asked_notes)
   end
+
+  # A worker that was forked may have neither a launcher nor a template process any more, which would end it. While it is stopped
+  # it does not notice that its port is closed.
+  defp end_worker(_reason, nil), do: :ok
+  defp end_worker({:shutdown, {:python_exited, _status}}, process), do: ProcessState.kill(process)
+
+  defp end_worker(_stopped, process),
+    do: if(ProcessState.stopped_after(process), do: ProcessState.kill(process))
 
   defp what_follows(state) do
     case Names.lookup(:stopping, state.options.name) do
@@ -404,19 +414,27 @@ defmodule DSPex.Python.Port.Owner do
 
   defp started({:wait, startup}, state), do: %{state | startup: startup, port: startup.port}
 
-  defp started({:register, startup, registration, callbacks}, state),
-    do: keep_registered(%{state | startup: startup}, nil, registration, callbacks)
+  # The model is the one that is kept now: who has asked for it until now waits for this.
+  defp started({:register, startup, functions}, %{phase: :starting} = state),
+    do: %{state | startup: startup, model: WorkerModel.first(state.model, functions)}
 
-  defp started({:ready, startup, model}, %{phase: :ready} = state),
-    do: configured(%{state | startup: startup}, model)
+  defp started({:register, startup, functions}, state),
+    do: %{state | startup: startup, model: WorkerModel.next(state.model, functions)}
 
-  defp started({:ready, startup, model}, state) do
+  defp started({:ready, startup, result}, %{phase: :ready} = state) do
+    %{state | startup: startup, model: WorkerModel.ended(state.model, result)}
+    |> published()
+    |> configure()
+  end
+
+  defp started({:ready, startup, result}, state) do
     heartbeat = Heartbeat.start(state.options.heartbeat, startup.process)
     duration = System.monotonic_time() - state.began_at
     Telemetry.pool(:worker_ready, %{duration: duration}, of_worker(state))
 
-    %{state | startup: startup, phase: :ready, heartbeat: heartbeat}
-    |> with_model(model)
+    model = WorkerModel.ended(state.model, result)
+
+    %{state | startup: startup, phase: :ready, heartbeat: heartbeat, model: model}
     |> Map.update!(:role, &WorkerRole.take_over/1)
     |> published()
     |> flush()
@@ -428,8 +446,7 @@ defmodule DSPex.Python.Port.Owner do
     state = answer_all(state, error)
     send_queue = SendQueue.clear(state.send_queue)
     state = %{state | startup: startup, phase: {:down, error}, port: nil, send_queue: send_queue}
-    for from <- state.configuring, do: GenServer.reply(from, :ok)
-    awaited(shown_as(%{state | configuring: []}), {:error, error})
+    awaited(shown_as(%{state | model: WorkerModel.give_up(state.model)}), {:error, error})
   end
 
   defp awaited(%{awaiting: nil} = state, _result), do: state
@@ -439,19 +456,12 @@ defmodule DSPex.Python.Port.Owner do
     %{state | awaiting: nil}
   end
 
-  defp with_model(state, :ok), do: state
-  defp with_model(state, {:error, error}), do: %{state | model_state: {:failed, error}}
-
   # The model of the pool was changed meanwhile.
-  defp configure(%{configuring: []} = state), do: state
-  defp configure(state), do: started(Startup.configure(state.startup), state)
-
-  defp configured(state, result) do
-    state =
-      if result == :ok, do: %{state | model_state: :configured}, else: with_model(state, result)
-
-    for from <- state.configuring, do: GenServer.reply(from, result)
-    published(%{state | configuring: []})
+  defp configure(state) do
+    if WorkerModel.to_change?(state.model),
+      do:
+        started(Startup.configure(state.startup), %{state | model: WorkerModel.begin(state.model)}),
+      else: state
   end
 
   # Published, so that nobody gives it a slot any more.
@@ -652,18 +662,7 @@ defmodule DSPex.Python.Port.Owner do
     with {_supervisor, value} <- Names.lookup(:pool, pool), do: value
   end
 
-  # Model functions --------------------------------------------------------------------------------------------------
-
-  defp keep_registered(state, session_id, registration, callbacks) do
-    registrations = state.model_registrations
-    registrations = ModelRegistrations.put(registrations, session_id, registration, callbacks)
-    %{state | model_registrations: registrations}
-  end
-
-  defp register_again(state) do
-    registrations = ModelRegistrations.register_again(state.model_registrations)
-    %{state | model_registrations: registrations}
-  end
+  defp register_again(state), do: %{state | model: WorkerModel.register_again(state.model)}
 
   # What callers look up ---------------------------------------------------------------------------------------------
 
@@ -671,7 +670,7 @@ defmodule DSPex.Python.Port.Owner do
   defp published(%{role: %{slot: slot}, options: %{name: pool}} = state) do
     if slot do
       Connection.publish(pool, slot, connection(state))
-      Names.set_value(:slot, {pool, slot}, state.model_state)
+      Names.set_value(:slot, {pool, slot}, state.model.state)
     end
 
     shown_as(state)

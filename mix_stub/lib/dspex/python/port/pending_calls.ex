@@ -14,6 +14,8 @@ defmodule DSPex.Python.Port.PendingCalls do
   alias DSPex.Python.Port.PendingCall
   alias DSPex.Python.Wire.Protocol
 
+  @max_id Protocol.max_id()
+
   @enforce_keys [:table, :counters]
   defstruct @enforce_keys
 
@@ -46,7 +48,7 @@ defmodule DSPex.Python.Port.PendingCalls do
   """
   @spec add(t(), reference() | {:startup, atom()}) :: Protocol.id() | :gone
   def add(calls, tag) do
-    id = rem(:atomics.add_get(calls.counters, @last_id, 1) - 1, Protocol.max_id()) + 1
+    id = rem(:atomics.add_get(calls.counters, @last_id, 1) - 1, @max_id) + 1
 
     case insert_new(calls.table, {id, tag, self(), true}) do
       true -> id

@@ -5,7 +5,7 @@ defmodule DSPex.Python.Port.PoolOptions do
   # neither `inspect` nor Erlang's formatting looks into a closure. `configured_by` returns on whose behalf the functions of
   # this model run: the process that wrote the options. `env` is a function as well, because variables may be keys.
 
-  alias DSPex.Python.Functions.{Budgets, CallerContext, Model, ModelOptions}
+  alias DSPex.Python.Functions.{Budgets, CallerContext, Model, ModelOptions, NamedFunction}
   alias DSPex.Python.Port.{Environment, Heartbeat, KeyedOptions, ProgramFiles, StoreOption}
   alias DSPex.Suggestion
   alias DSPex.Python.Wire.{Keywords, Limits, Timeout}
@@ -280,8 +280,11 @@ defmodule DSPex.Python.Port.PoolOptions do
 
   defp check!(:redact, nil, _pool), do: :ok
 
-  defp check!(:redact, {module, function}, _pool) when is_atom(module) and is_atom(function),
-    do: :ok
+  defp check!(:redact, {module, function}, pool) when is_atom(module) and is_atom(function) do
+    with {:error, message} <- NamedFunction.check(module, function, 1) do
+      raise ArgumentError, "#{message} for #{where(:redact, pool)}"
+    end
+  end
 
   defp check!(:redact, value, pool) do
     raise ArgumentError,
@@ -374,18 +377,18 @@ defmodule DSPex.Python.Port.PoolOptions do
 
   defp check!(option, value, pool) when option in [:max_in_flight, :max_calls] do
     raise ArgumentError,
-          "expected a positive number of calls for #{where(option, pool)}, got #{inspect(value)}"
+          "expected a positive integer for #{where(option, pool)}, got #{inspect(value)}"
   end
 
-  defp check!(:max_queue, value, pool) do
+  defp check!(option, value, pool) when option in [:max_queue, :max_stuck] do
     raise ArgumentError,
-          "expected a number of calls for #{where(:max_queue, pool)}, got #{inspect(value)}"
+          "expected 0 or a positive integer for #{where(option, pool)}, got #{inspect(value)}"
   end
 
   defp check!(option, value, pool)
        when option in [:start_timeout, :lost_after, :max_age] do
     raise ArgumentError,
-          "expected a positive number of milliseconds for #{where(option, pool)}, got #{inspect(value)}"
+          "expected 1 to #{@max_timeout} ms for #{where(option, pool)}, got #{inspect(value)}"
   end
 
   defp check!(:session_ttl, value, pool) do
@@ -400,12 +403,7 @@ defmodule DSPex.Python.Port.PoolOptions do
 
   defp check!(option, value, pool) when option in [:drain_timeout, :stop_timeout] do
     raise ArgumentError,
-          "expected a number of milliseconds for #{where(option, pool)}, got #{inspect(value)}"
-  end
-
-  defp check!(:max_stuck, value, pool) do
-    raise ArgumentError,
-          "expected 0 or a positive integer for #{where(:max_stuck, pool)}, got #{inspect(value)}"
+          "expected 0 to #{@max_timeout} ms for #{where(option, pool)}, got #{inspect(value)}"
   end
 
   defp check!(option, value, pool) when option in @limits do

@@ -141,6 +141,13 @@ except BaseException as error:
 if flags_problem():
     end(*flags_problem())
 try:
+    from erlport_bridge.port import lifeline
+
+    # What is imported now may take for ever, and must not outlive the BEAM, which holds the other end of descriptor 0.
+    lifeline.wait_until_detached(lifeline.start(0))
+except OSError as error:
+    explain(error, preloaded=False)
+try:
     for name in ("dspy_bridge", "dspy"):
         __import__(name)
 except BaseException as error:

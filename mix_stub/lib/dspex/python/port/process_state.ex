@@ -42,21 +42,43 @@ defmodule DSPex.Python.Port.ProcessState do
   end
 
   @doc """
+  Kills the process with its group, unless it has ended.
+  """
+  @spec kill(t() | nil) :: :ok
+  def kill(nil), do: :ok
+
+  def kill(%__MODULE__{} = state) do
+    with {pid, [process_state | _numbers]} when process_state not in ["Z", "X"] <- read(state),
+         # The shell has `kill` built in: small images have no program of this name.
+         do: System.cmd("/bin/sh", ["-c", "kill -KILL -#{pid} #{pid}"], stderr_to_stdout: true)
+
+    :ok
+  end
+
+  @doc """
   Returns the CPU time of a process that was stopped by a signal (SIGSTOP, SIGTSTP, SIGTTIN), in clock ticks; `nil`: it is not
   stopped. One that a debugger holds has another state.
   """
   @spec stopped_after(t()) :: non_neg_integer() | nil
-  def stopped_after(%__MODULE__{file: file}) do
-    with {:ok, stat} <- :file.pread(file, 0, @most_bytes),
-         # The name in parentheses may hold any character.
-         ["T" | numbers] <- stat |> String.split(")") |> List.last() |> String.split() do
-      [user, system] =
-        numbers |> Enum.slice(@numbers_before_cpu_time, 2) |> Enum.map(&String.to_integer/1)
+  def stopped_after(%__MODULE__{} = state) do
+    case read(state) do
+      {_pid, ["T" | numbers]} ->
+        [user, system] =
+          numbers |> Enum.slice(@numbers_before_cpu_time, 2) |> Enum.map(&String.to_integer/1)
 
-      user + system
-    else
+        user + system
+
       # It runs, or it has ended.
-      _not_stopped -> nil
+      _not_stopped ->
+        nil
+    end
+  end
+
+  # The number of the process, and what follows its name, which stands in parentheses and may hold any character.
+  defp read(%__MODULE__{file: file}) do
+    with {:ok, stat} <- :file.pread(file, 0, @most_bytes) do
+      {pid, _name} = Integer.parse(stat)
+      {pid, stat |> String.split(")") |> List.last() |> String.split()}
     end
   end
 end

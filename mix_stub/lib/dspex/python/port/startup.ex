@@ -6,7 +6,7 @@ defmodule DSPex.Python.Port.Startup do
   # step returns what the owner has to do next:
   #
   #     {:wait, startup}                               wait for a message, and pass it to this module
-  #     {:register, startup, registration, callbacks}  keep the functions of the model registered, and wait
+  #     {:register, startup, functions}                keep the functions of the model registered, and wait
   #     {:ready, startup, :ok | {:error, error}}       take calls; the error is why the model could not be configured
   #     {:failed, startup, error}                      answer all calls; the message `:start_again` comes after 1 to 30 s
 
@@ -80,7 +80,7 @@ defmodule DSPex.Python.Port.Startup do
 
   @type step ::
           {:wait, t()}
-          | {:register, t(), CallbackRegistry.registration() | nil, [Callback.t()]}
+          | {:register, t(), {CallbackRegistry.registration() | nil, [Callback.t()]}}
           | {:ready, t(), :ok | {:error, Error.t()}}
           | {:failed, t(), Error.t()}
 
@@ -185,7 +185,14 @@ defmodule DSPex.Python.Port.Startup do
     do: model_failed(startup, Error.from_details(details))
 
   def answered(startup, :configure_lm, {:error, error}), do: model_failed(startup, error)
-  def answered(startup, :configure_lm, {:ok, _configured}), do: ready(startup, :ok)
+  def answered(startup, :configure_lm, {:ok, {:ok, _configured}}), do: ready(startup, :ok)
+
+  # Such as text for an atom, when a module of `preload:` has had Python import the operations twice.
+  def answered(startup, :configure_lm, {:ok, other}),
+    do: model_failed(startup, odd_answer(startup, :configure_lm, other))
+
+  def answered(startup, operation, {:ok, other}),
+    do: failed(startup, odd_answer(startup, operation, other))
 
   @doc """
   Begins to configure the pool's model: at the start, and when it was changed.
@@ -201,7 +208,7 @@ defmodule DSPex.Python.Port.Startup do
 
       registration = if callbacks != [], do: Callbacks.register(callbacks)
       startup = call(startup, :configure_lm, [provider, config, %{}])
-      {:register, startup, registration, callbacks}
+      {:register, startup, {registration, callbacks}}
     else
       nil -> ready(startup, :ok)
       {:error, error} -> model_failed(startup, error)
@@ -256,6 +263,28 @@ defmodule DSPex.Python.Port.Startup do
     end
   end
 
+  @doc """
+  Ends the probe, if there is one, with the Python that it has started: the imports of that may take for ever.
+  """
+  @spec end_probe(t()) :: :ok
+  def end_probe(%{probe: nil}), do: :ok
+
+  def end_probe(%{probe: probe}) do
+    with {:links, links} <- Process.info(probe.pid, :links),
+         do: for(port <- links, is_port(port), do: Interpreter.kill(port))
+
+    Process.demonitor(probe.ref, [:flush])
+    :ok
+  end
+
+  defp odd_answer(%{python: python, options: options}, operation, answer) do
+    Error.new(
+      :missing_dependency,
+      "python at #{inspect(python)} answered #{operation} with #{inspect(answer, limit: 3, printable_limit: 100)}; check the " <>
+        "options :preload, :modules and :python_path of pool #{inspect(options.name)}"
+    )
+  end
+
   defp provide(%{options: %{programs: []}} = startup), do: configure(startup)
 
   defp provide(%{options: options} = startup) do
@@ -297,7 +326,7 @@ defmodule DSPex.Python.Port.Startup do
 
   defp failed(startup, error) do
     cancel(startup.timer)
-    if startup.probe, do: Task.shutdown(startup.probe, :brutal_kill)
+    end_probe(startup)
     Interpreter.close(startup.port)
     AskedNotes.close(startup.asked_notes)
 

@@ -76,7 +76,7 @@ defmodule DSPex.Python.Port.Template do
 
   @impl true
   def handle_call(:restart, _from, state) do
-    Interpreter.close(state.port)
+    close(state)
     {:reply, :ok, state |> forget() |> start()}
   end
 
@@ -102,8 +102,15 @@ defmodule DSPex.Python.Port.Template do
 
   @impl true
   def terminate(_reason, state) do
-    Interpreter.close(state.port)
+    close(state)
     forget(state)
+  end
+
+  # Without a socket it does not notice yet that its port is closed.
+  defp close(%{port: port, folder: folder}) do
+    if port == nil or File.exists?(socket_in(folder)),
+      do: Interpreter.close(port),
+      else: Interpreter.kill(port)
   end
 
   defp start(%{options: options} = state) do
@@ -113,13 +120,15 @@ defmodule DSPex.Python.Port.Template do
          folder when folder != nil <- RunStore.folder_of_socket(options.name),
          state = %{state | folder: folder},
          {:ok, port} <- Interpreter.open_template(python, options, folder) do
-      Names.set_value(:template, options.name, Path.join(folder, "socket"))
+      Names.set_value(:template, options.name, socket_in(folder))
       %{state | port: port}
     else
       # The start of a worker fails for the same reason, and says so.
       _error -> state |> forget() |> start_later()
     end
   end
+
+  defp socket_in(folder), do: Path.join(folder, "socket")
 
   # Where no worker can start, this process cannot either: it would only write the same to standard error once more.
   defp ready_worker?(pool),

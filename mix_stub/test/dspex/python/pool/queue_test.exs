@@ -123,6 +123,59 @@ defmodule DSPex.Python.Pool.QueueTest do
     assert metrics["operations"]["execute_module"]["calls"] == 2
   end
 
+  # Its functions held the places for which their own calls waited, until the deadline, or for ever.
+  test "a call that a function makes for a call in flight has a place beyond max_in_flight" do
+    pool = start_ready!(size: 2, standby: 0, max_in_flight: 1)
+    answer = fn _request -> ScriptedModel.written(answer: "inner") end
+
+    nested = fn ->
+      with {:ok, prediction} <- ask(pool, lm: {:elixir, answer}, timeout: 30_000),
+           do: prediction[:answer]
+    end
+
+    text = fn -> ScriptedModel.written(answer: nested.()) end
+    of_task = fn -> nested |> Task.async() |> Task.await(30_000) end
+
+    # A model, one of whose task, and a model that is a stream, whose elements are made in turn.
+    models = [
+      fn _request -> text.() end,
+      fn _request -> ScriptedModel.written(answer: of_task.()) end,
+      fn _request -> Stream.map([text], & &1.()) end,
+      # A function of a function.
+      fn _request ->
+        {:ok, prediction} = ask(pool, lm: {:elixir, fn _request -> text.() end}, timeout: 30_000)
+        ScriptedModel.written(answer: prediction[:answer])
+      end
+    ]
+
+    calls =
+      for model <- models ++ models, do: Task.async(fn -> ask(pool, lm: {:elixir, model}) end)
+
+    for call <- calls do
+      assert {:ok, prediction} = Task.await(call, 60_000)
+      assert prediction[:answer] == "inner"
+    end
+  end
+
+  test "a call that a function makes for a call of another pool waits" do
+    pool = start_ready!(max_in_flight: 1)
+    other = start_ready!([])
+    first = begin(pool, :first)
+    {:first, model} = asked()
+
+    ask_pool = fn _request ->
+      {:ok, prediction} = ask(pool, lm: {:elixir, fn _ -> ScriptedModel.written(answer: "b") end})
+      ScriptedModel.written(answer: prediction[:answer])
+    end
+
+    second = Task.async(fn -> ask(other, lm: {:elixir, ask_pool}) end)
+    eventually(fn -> queued(pool) == 1 end)
+    send(model, :go_on)
+    assert {:ok, _prediction} = Task.await(first, 60_000)
+    assert {:ok, prediction} = Task.await(second, 60_000)
+    assert prediction[:answer] == "b"
+  end
+
   test "a queue that ends loses no call" do
     pool = start_ready!(max_in_flight: 1)
     running = begin(pool, :running)

@@ -34,15 +34,15 @@ defmodule DSPex.Python.Port.PoolOptionsTest do
           {[name: :p, max_threads: 0],
            "expected 1 to 1024 for the option :max_threads of pool :p, got 0"},
           {[name: :p, lost_after: 0],
-           "expected a positive number of milliseconds for the option :lost_after of pool :p, got 0"},
+           "expected 1 to 4294967295 ms for the option :lost_after of pool :p, got 0"},
           {[name: :p, max_request_bytes: 65_535],
            "expected at least 65536 bytes for the option :max_request_bytes of pool :p, got 65535"},
           {[name: :p, max_answer_bytes: :infinity],
            "expected at least 65536 bytes for the option :max_answer_bytes of pool :p, got :infinity"},
           {[name: :p, drain_timeout: :infinity],
-           "expected a number of milliseconds for the option :drain_timeout of pool :p, got :infinity"},
+           "expected 0 to 4294967295 ms for the option :drain_timeout of pool :p, got :infinity"},
           {[name: :p, stop_timeout: -1],
-           "expected a number of milliseconds for the option :stop_timeout of pool :p, got -1"},
+           "expected 0 to 4294967295 ms for the option :stop_timeout of pool :p, got -1"},
           {[python: "python3"], "expected the option :name of a pool to be an atom, got nil"},
           {[name: :p, python: 3], "expected a path for the option :python of pool :p, got 3"},
           {[name: :p, python: "a\0b"],
@@ -76,10 +76,19 @@ defmodule DSPex.Python.Port.PoolOptionsTest do
            ~r/^expected folders whose names are not empty and have no colon for the option :python_path of pool :p/},
           {[name: :p, python_path: ["/a:/b"]], ~r/got \["\/a:\/b"\]; the current folder is "."/},
           {[name: :p, start_timeout: 0],
-           "expected a positive number of milliseconds for the option :start_timeout of pool :p, got 0"},
+           "expected 1 to 4294967295 ms for the option :start_timeout of pool :p, got 0"},
           # Longer than Erlang's timers: it would crash the owner of the port at each start.
           {[name: :p, start_timeout: 10_000_000_000_000],
-           "expected a positive number of milliseconds for the option :start_timeout of pool :p, got 10000000000000"},
+           "expected 1 to 4294967295 ms for the option :start_timeout of pool :p, got 10000000000000"},
+          # These seemed to contradict themselves: "expected a number of calls, got 1.5".
+          {[name: :p, max_age: 4_294_967_296],
+           "expected 1 to 4294967295 ms for the option :max_age of pool :p, got 4294967296"},
+          {[name: :p, max_queue: 1.5],
+           "expected 0 or a positive integer for the option :max_queue of pool :p, got 1.5"},
+          {[name: :p, max_in_flight: 1.5],
+           "expected a positive integer for the option :max_in_flight of pool :p, got 1.5"},
+          {[name: :p, max_calls: 1.5],
+           "expected a positive integer for the option :max_calls of pool :p, got 1.5"},
           {[name: :p, store: :run, session_ttl: 1],
            "expected 1000 to 31557600000000 ms for the option :session_ttl of pool :p, got 1"},
           {[name: :p, store: false, session_ttl: 1_000],
@@ -140,6 +149,59 @@ defmodule DSPex.Python.Port.PoolOptionsTest do
       assert_raise ArgumentError, message, fn -> Pool.child_spec(options) end
       assert_raise ArgumentError, message, fn -> DSPex.Python.start_pool(:p, options) end
     end
+  end
+
+  test "name a function that exists" do
+    # No text was kept, each call was logged as an error, and nothing said so at the start.
+    for {redact, message} <- [
+          {{Nope, :clean}, "this node has no module Nope"},
+          {{nil, nil}, "this node has no module nil"},
+          {{String, :upcas},
+           "there is no public function String.upcas/1 (did you mean :upcase?)"},
+          {{String, :zzz}, "there is no public function String.zzz/1"},
+          {{Enum, :map}, "there is no public function Enum.map/1 (there is map/2)"},
+          {{__MODULE__, :private}, "there is no public function #{inspect(__MODULE__)}.private/1"}
+        ] do
+      message = "#{message} for the option :redact of pool :p"
+
+      assert_raise ArgumentError, message, fn ->
+        DSPex.Python.start_pool(:p, redact: redact)
+      end
+
+      assert_raise ArgumentError, message, fn -> Pool.child_spec(name: :p, redact: redact) end
+    end
+
+    # Also one that is not loaded yet.
+    module = DSPex.RedactNotLoaded
+    folder = Path.join(System.tmp_dir!(), "redact-#{System.unique_integer([:positive])}")
+    File.mkdir_p!(folder)
+    on_exit(fn -> File.rm_rf!(folder) end)
+
+    quote do
+      defmodule unquote(module), do: def(clean(texts), do: texts)
+    end
+    |> Code.compile_quoted()
+    |> then(fn [{^module, code}] -> File.write!(Path.join(folder, "#{module}.beam"), code) end)
+
+    :code.purge(module)
+    :code.delete(module)
+    Code.prepend_path(folder)
+    refute :erlang.module_loaded(module)
+    assert PoolOptions.new!(name: :p, redact: {module, :clean}).redact == {module, :clean}
+    Code.delete_path(folder)
+  end
+
+  test "have the name that start_pool/2 and the configuration give the pool" do
+    # The option was ignored without a word.
+    message = "expected the option :name of pool :p to be left out, got :other"
+
+    assert_raise ArgumentError, message, fn -> DSPex.Python.start_pool(:p, name: :other) end
+
+    assert_raise ArgumentError, message, fn ->
+      DSPex.Python.Pool.PoolSupervisor.init(p: [name: :other])
+    end
+
+    assert {:ok, _children} = DSPex.Python.Pool.PoolSupervisor.init(p: [name: :p])
   end
 
   test "take every form of the export of spans, and refuse others without showing them" do

@@ -248,6 +248,16 @@ defmodule DSPex.Python.Port.RunStoreTest do
     assert {:ok, %{"store" => %{"ready" => true}}} = DSPex.Python.ping(nil, pool: pool)
   end
 
+  # A BEAM that is killed may still hold what it printed: it writes to a file what it has to say.
+  defp said_by_beam(script, folder, variables) do
+    said = Path.join(folder, "said")
+    beams = Path.join(Application.app_dir(:dspex), "ebin")
+    args = ["-pa", beams, "-e", script, "--", TestPython.interpreter(), said]
+    {output, _status} = System.cmd("elixir", args, stderr_to_stdout: true, env: variables)
+    assert File.exists?(said), output
+    File.read!(said)
+  end
+
   # They stayed until another BEAM started, with the text of the conversations.
   @ends %{
     "System.halt(0)" => "System.halt(0)",
@@ -262,37 +272,33 @@ defmodule DSPex.Python.Port.RunStoreTest do
       tmp_dir: folder
     } do
       script = """
-      [python] = System.argv()
+      [python, said] = System.argv()
       {:ok, _started} = Application.ensure_all_started(:dspex)
       {:ok, _pid} = DSPex.Python.start_pool(:ended, python: python, store: false, size: 2)
       files = fn -> Path.wildcard(System.tmp_dir!() <> "/**/*asked-*") end
-      IO.puts("begun \#{Enum.find(Stream.repeatedly(files), &(&1 != []))}")
+      File.write!(said, "begun \#{Enum.find(Stream.repeatedly(files), &(&1 != []))}")
       #{unquote(code)}
       """
 
-      beams = Path.join(Application.app_dir(:dspex), "ebin")
-      args = ["-pa", beams, "-e", script, "--", TestPython.interpreter()]
-      settings = [stderr_to_stdout: true, env: [{"TMPDIR", folder}]]
-      {output, _status} = System.cmd("elixir", args, settings)
-      assert output =~ "begun " <> folder
-      TestPython.eventually(fn -> File.ls!(folder) == [] end)
+      temporary = Path.join(folder, "temporary")
+      File.mkdir!(temporary)
+      assert said_by_beam(script, folder, [{"TMPDIR", temporary}]) =~ "begun " <> temporary
+      TestPython.eventually(fn -> File.ls!(temporary) == [] end)
     end
 
-    test "the folder is removed after #{name}" do
+    @tag :tmp_dir
+    test "the folder is removed after #{name}", %{tmp_dir: folder} do
       script = """
-      [python] = System.argv()
+      [python, said] = System.argv()
       {:ok, _started} = Application.ensure_all_started(:dspex)
       {:ok, _pid} = DSPex.Python.start_pool(:ended, python: python)
       {:ok, _program} = DSPex.Python.create_program("question -> answer", pool: :ended)
       path = DSPex.Python.Port.RunStore.path(:ended)
-      IO.puts("store \#{File.exists?(path)} \#{path}")
+      File.write!(said, "store \#{File.exists?(path)} \#{path}")
       #{unquote(code)}
       """
 
-      beams = Path.join(Application.app_dir(:dspex), "ebin")
-      args = ["-pa", beams, "-e", script, "--", TestPython.interpreter()]
-      {output, _status} = System.cmd("elixir", args, stderr_to_stdout: true)
-      assert [_all, path] = Regex.run(~r/^store true (.+)$/m, output)
+      assert "store true " <> path = said_by_beam(script, folder, [])
       TestPython.eventually(fn -> not File.exists?(Path.dirname(path)) end)
     end
   end

@@ -10,6 +10,16 @@ defmodule DSPex.Python.Port.StartupTest do
   # How long a caller may have to wait after its timeout.
   @tolerance_ms 5_000
 
+  # An interpreter that does nothing, and a function that returns the processes of its starts.
+  defp hanging!(folder) do
+    python = script!(folder, "#!/bin/sh\ntouch #{folder}/$$.started\nexec sleep 600\n")
+
+    {python,
+     fn ->
+       for file <- Path.wildcard(folder <> "/*.started"), do: Path.basename(file, ".started")
+     end}
+  end
+
   describe "a Python that cannot be started" do
     @describetag :tmp_dir
 
@@ -214,7 +224,7 @@ defmodule DSPex.Python.Port.StartupTest do
     end
 
     test "is an error when it is not ready in time", %{tmp_dir: folder} do
-      python = script!(folder, "#!/bin/sh\nexec sleep 60\n")
+      python = script!(folder, "#!/bin/sh\nexec sleep 600\n")
       pool = start_pool!(python: python, start_timeout: 200)
       assert {:error, %Error{kind: :port_closed} = error} = Python.ping(nil, pool: pool)
       assert error.message =~ "was not ready within 200 ms"
@@ -222,18 +232,60 @@ defmodule DSPex.Python.Port.StartupTest do
 
     test "is killed when it hangs", %{tmp_dir: folder} do
       # It does not read, so it does not notice that its port is closed. Each attempt once left one more process.
-      pid_file = Path.join(folder, "pid")
-
-      python =
-        script!(
-          folder,
-          "#!/bin/sh\necho $$ > #{pid_file}.new\nmv #{pid_file}.new #{pid_file}\nexec sleep 60\n"
-        )
-
+      {python, pids} = hanging!(folder)
       pool = start_pool!(python: python, start_timeout: 500)
       assert {:error, %Error{kind: :port_closed}} = Python.ping(nil, pool: pool)
-      os_pid = pid_file |> File.read!() |> String.trim()
+      [os_pid | _further] = pids.()
       eventually(fn -> not alive?(os_pid) end)
+    end
+
+    # It was left to notice its closed port, which it does only when it has imported what it needs for that.
+    for template <- [false, true] do
+      test "is killed when its pool stops#{if template, do: ", with a template process"}",
+           %{tmp_dir: folder} do
+        {python, pids} = hanging!(folder)
+        pool = start_pool!(python: python, template: unquote(template))
+        count = if unquote(template), do: 2, else: 1
+        eventually(fn -> length(pids.()) == count end)
+        :ok = stop_supervised(pool)
+        for os_pid <- pids.(), do: eventually(fn -> not alive?(os_pid) end)
+      end
+    end
+
+    # The one that finds out why it does not start was left alone with the import.
+    test "leaves no process when its pool stops while the cause is looked for",
+         %{tmp_dir: folder} do
+      File.write!(Path.join(folder, "ends_then_sleeps.py"), """
+      import os, pathlib, sys, time
+      if any(flag.startswith("--worker") for flag in sys.argv):
+          os._exit(7)
+      pathlib.Path(__file__).with_name("probe").write_text(str(os.getpid()))
+      time.sleep(1000)
+      """)
+
+      options = [python_path: [folder], preload: ["ends_then_sleeps"]]
+      pool = start_pool!(options)
+      file = Path.join(folder, "probe")
+
+      probe =
+        eventually(fn -> match?({:ok, <<_, _::binary>>}, File.read(file)) && File.read!(file) end)
+
+      :ok = stop_supervised(pool)
+      eventually(fn -> not alive?(probe) end)
+    end
+
+    # The owner of the port crashed, and its callers were told that the pool had been stopped.
+    test "is an error that shows what it answers, if a module has removed ours",
+         %{tmp_dir: folder} do
+      File.write!(Path.join(folder, "removes.py"), """
+      import sys
+      for name in [name for name in sys.modules if name.startswith("erlport_bridge")]:
+          del sys.modules[name]
+      """)
+
+      pool = start_pool!(python_path: [folder], preload: ["removes"])
+      assert {:error, %Error{kind: :missing_dependency} = error} = Python.ping(nil, pool: pool)
+      assert error.message =~ ~r/answered ping with .*check the options :preload/
     end
 
     test "is an error that names its path, if it is a script that cannot be executed", %{

@@ -100,6 +100,30 @@ defmodule DSPex.Python.Port.TemplateTest do
     assert {:ok, _pong} = Python.ping(nil, pool: pool)
   end
 
+  for {title, heartbeat, stop?} <- [
+        {"with its pool", false, true},
+        {"by its owner", [interval: 100], false}
+      ] do
+    @tag heartbeat: heartbeat, stop?: stop?
+    test "a stopped worker whose launcher and template process were killed is killed #{title}", %{
+      options: options,
+      heartbeat: heartbeat,
+      stop?: stop?
+    } do
+      pool = start_pool!(Keyword.put(options, :heartbeat, heartbeat))
+      {:ok, _pong} = Python.ping(nil, pool: pool)
+      %{worker: worker, launcher: launcher, template: template} = processes(pool)
+      signal_process(worker, "STOP")
+      eventually(fn -> ProcessState.stopped?(worker) end)
+
+      capture_log(fn ->
+        for pid <- [template, launcher], do: signal_process(pid, "KILL")
+        if stop?, do: :ok = stop_supervised(pool)
+        eventually(fn -> not alive?(worker) end)
+      end)
+    end
+  end
+
   test "a template process that dies is started again, and its workers live on", %{
     options: options
   } do

@@ -146,6 +146,38 @@ defmodule DSPex.Python.Pool.WorkersTest do
       for answer <- answers, do: assert({:ok, %{fields: %{"answer" => "mine"}}} = answer)
     end
 
+    # Workers had different models: one that was configuring a model did not take the next one, and the first one had the model of
+    # the call that Python had last, not of the one that was kept. Later, a change that one call had asked of the first worker came
+    # after the call of another one, which took itself for the last: the function of the model was not there any more.
+    test "has one model after several were configured at the same time", %{pool: pool} do
+      for round <- 1..30 do
+        configurings =
+          for number <- 1..8 do
+            model = fn _request -> ScriptedModel.written(answer: "of #{number}") end
+
+            Task.async(fn ->
+              # All at once, or one while others are still at it.
+              if rem(round, 5) != 0, do: Process.sleep(:rand.uniform(25))
+              Python.configure_lm(:elixir, [function: model], pool: pool)
+            end)
+          end
+
+        for configuring <- configurings,
+            do: assert({:ok, _model} = Task.await(configuring, 60_000))
+
+        args = ["dspy.Predict", "question -> answer", %{"question" => "?"}, %{}]
+
+        answers =
+          for slot <- [1, 1, 2, 2] do
+            route = [route: {:slot, slot}]
+            {:ok, {:ok, answer}} = Python.Pool.call(pool, :execute_module, args, 60_000, route)
+            answer["answer"]
+          end
+
+        assert [_one] = Enum.uniq(answers)
+      end
+    end
+
     test "adds up the metrics, and shows each worker's", %{pool: pool} do
       {:ok, _metrics} = Python.reset_metrics(pool: pool)
       held = for _ <- 1..6, do: hold(pool)
@@ -167,6 +199,33 @@ defmodule DSPex.Python.Pool.WorkersTest do
 
         assert %{"size" => 3, "queued" => 0, "overloaded" => 0} = metrics["pool"]
       end
+    end
+
+    test "lists the running calls of all, the oldest first, with their workers", %{pool: pool} do
+      held = for number <- 1..6, do: hold(pool, request_id: "r#{number}", caller: "acme")
+
+      for format <- [:native, :json] do
+        options = [pool: pool, serialization_format: format]
+        assert {:ok, calls} = Python.running_calls(options)
+        assert Enum.map(calls, & &1["request_id"]) == for(number <- 1..6, do: "r#{number}")
+
+        assert [%{"operation" => "execute_module", "stage" => "model", "caller" => "acme"} | _] =
+                 calls
+
+        assert calls == Enum.sort_by(calls, & &1["at_ms"])
+        assert Enum.all?(calls, &(&1["age_ms"] > 0))
+        workers = Enum.frequencies_by(calls, & &1["worker"])
+        assert {map_size(workers), Map.values(workers)} == {3, [2, 2, 2]}
+
+        assert {:ok, [%{"request_id" => "r1"}, %{"request_id" => "r2"}]} =
+                 Python.running_calls([n: 2] ++ options)
+
+        assert {:error, %Error{kind: :input, path: "opts.n"}} =
+                 Python.running_calls([n: 0] ++ options)
+      end
+
+      for one <- held, do: assert({:ok, _prediction} = let_go(one))
+      assert Python.running_calls(pool: pool) == {:ok, []}
     end
 
     test "cancels a call wherever it runs", %{pool: pool} do
@@ -210,6 +269,37 @@ defmodule DSPex.Python.Pool.WorkersTest do
     end
   end
 
+  @tag :tmp_dir
+  test "a model is configured within the timeout while a worker starts, which gets it then",
+       %{tmp_dir: folder} do
+    # The second Python waits for a file.
+    File.write!(Path.join(folder, "slow_second.py"), """
+    import os, sys, time
+    go = os.path.join(os.path.dirname(__file__), "go")
+    while "--worker=2" in sys.argv and not os.path.exists(go):
+        time.sleep(0.01)
+    """)
+
+    options = [size: 2, standby: 0, template: false, python_path: [folder]]
+    pool = start_pool!([preload: ["slow_second"], model: nil] ++ options)
+    assert {:ok, _pong} = Python.ping(nil, pool: pool)
+    model = fn _request -> ScriptedModel.written(answer: "configured") end
+
+    {result, ms} =
+      timed(fn -> Python.configure_lm(:elixir, [function: model], pool: pool, timeout: 2_000) end)
+
+    assert {:ok, _model} = result
+    # The start itself would end after a minute.
+    assert ms < 30_000
+    File.touch!(Path.join(folder, "go"))
+    args = ["dspy.Predict", "question -> answer", %{"question" => "?"}, %{}]
+
+    for slot <- 1..2 do
+      assert {:ok, {:ok, %{"answer" => "configured"}}} =
+               Python.Pool.call(pool, :execute_module, args, 60_000, route: {:slot, slot})
+    end
+  end
+
   test "a spare has run a prediction before its first call, and a worker that is waited for has not" do
     pool = start_ready!(size: 2)
     spare = spare(pool)
@@ -226,6 +316,33 @@ defmodule DSPex.Python.Pool.WorkersTest do
   defp launcher(owner) do
     {:os_pid, os_pid} = Port.info(:sys.get_state(owner).port, :os_pid)
     os_pid
+  end
+
+  # Python has the call when it goes on, and had the new model, whose function was not there: each further call was an error.
+  for size <- [1, 2] do
+    test "a pool of #{size} keeps its model after a configure_lm whose time is over" do
+      pool = start_ready!(size: unquote(size), heartbeat: [stopped: false])
+      model = fn answer -> fn _request -> ScriptedModel.written(answer: answer) end end
+      {:ok, _model} = Python.configure_lm(:elixir, [function: model.("first")], pool: pool)
+      {:ok, %{"pid" => pid}} = ping_slot(pool, 1)
+      signal_process(pid, "STOP")
+      options = [pool: pool, timeout: 300]
+
+      assert {:error, %Error{kind: :timeout}} =
+               Python.configure_lm(:elixir, [function: model.("second")], options)
+
+      signal_process(pid, "CONT")
+      args = ["dspy.Predict", @qa, %{"question" => "?"}, %{}]
+
+      for slot <- 1..unquote(size), route = [route: {:slot, slot}] do
+        found = Python.Pool.call(pool, :execute_module, args, 60_000, route)
+        assert {:ok, {:ok, %{"answer" => "first"}}} = found
+      end
+
+      # Later changes are as ever.
+      {:ok, _model} = Python.configure_lm(:elixir, [function: model.("third")], pool: pool)
+      assert {:ok, %{fields: %{"answer" => "third"}}} = ask(pool)
+    end
   end
 
   describe "a worker that dies" do
