@@ -34,6 +34,8 @@ defmodule DSPex.Prediction do
   alias DSPex.{Suggestion, Trace}
 
   @meta_key "$meta"
+  # What a prediction has of it in fields of its own.
+  @unknown Map.from_keys(~w(fields completions usage duration_ms warnings model trace), nil)
   # Fields that modules add to explain their answer.
   @accounts ~w(reasoning rationale trajectory)
   # Fields that dspy.ReActV2 and dspy.RLM add; an output of a signature may have such a name.
@@ -96,19 +98,29 @@ defmodule DSPex.Prediction do
   @spec from_term(map()) :: t()
   def from_term(term) when is_map(term) do
     {meta, fields} = Map.pop(term, @meta_key, %{})
-    {trace, meta} = Map.pop(meta, "trace")
+
+    # One pattern takes fewer steps than looking up each key.
+    %{
+      "fields" => names,
+      "completions" => completions,
+      "usage" => usage,
+      "duration_ms" => duration_ms,
+      "warnings" => warnings,
+      "model" => model,
+      "trace" => trace
+    } = Map.merge(@unknown, meta)
 
     %__MODULE__{
       fields: fields,
-      names: names(meta["fields"], fields),
+      names: names(names, fields),
       reasoning: fields["reasoning"],
-      completions: meta["completions"] || [],
-      usage: meta["usage"],
-      duration_ms: meta["duration_ms"],
-      warnings: meta["warnings"] || [],
-      model: meta["model"],
+      completions: completions || [],
+      usage: usage,
+      duration_ms: duration_ms,
+      warnings: warnings || [],
+      model: model,
       trace: trace,
-      meta: meta
+      meta: Map.delete(meta, "trace")
     }
   end
 
@@ -317,7 +329,13 @@ defmodule DSPex.Prediction do
 
   # Fields that are not in the signature come last: a model may invent some.
   defp names(nil, fields), do: fields |> Map.keys() |> Enum.sort()
-  defp names(ordered, fields), do: ordered ++ Enum.sort(Map.keys(fields) -- ordered)
+
+  defp names(ordered, fields) do
+    case Map.keys(fields) -- ordered do
+      [] -> ordered
+      others -> ordered ++ Enum.sort(others)
+    end
+  end
 
   defp key(name) when is_atom(name), do: Atom.to_string(name)
   defp key(name) when is_binary(name), do: name

@@ -6,8 +6,10 @@ defmodule DSPex.Python do
       iex> is_binary(prediction[:answer])
       true
 
-  Every function returns `{:ok, result}` or `{:error, %DSPex.Python.Error{}}`. It raises only for misuse: an option of
-  the wrong type. Each has a twin with `!`, which returns the result itself or raises the error:
+  Every function returns `{:ok, result}` or `{:error, %DSPex.Python.Error{}}`. It raises `ArgumentError` only for misuse: options
+  that are neither a keyword list nor a map with atom keys, or a wrong value of an option that Elixir itself reads, which are those of
+  every function below, `:buffer` and `:progress`. Any other wrong option is an error of the call. Each has a twin with `!`, which
+  returns the result itself or raises the error:
 
       iex> DSPex.Python.execute_module!("dspy.Predict", "question -> answer", "What is ETF?").model
       "embedded/extractive"
@@ -320,7 +322,7 @@ defmodule DSPex.Python do
 
   Options in addition to those of `execute_module/4`:
 
-    * `:max_concurrency` - how many run at the same time; 16 by default, 256 at most
+    * `:max_concurrency` - how many run at the same time; for each worker of the pool 16 by default, 256 at most
     * `:item_timeout` - the longest time of each item in ms, within the `:timeout` of the whole batch
     * `:on_error` - `:collect` (the default), or `:fail_fast`: the first error ends the others, whose errors have the kind
       `:cancelled`
@@ -879,6 +881,36 @@ defmodule DSPex.Python do
   """
   @spec cancel(String.t(), options()) :: result(non_neg_integer())
   def cancel(request_id, options \\ []), do: call(:cancel, [request_id], options)
+
+  @doc """
+  Returns the calls that run in the pool's workers, the oldest first: what `top/0` shows, as data.
+
+  Each is a map with `"operation"`, `"request_id"` (for `cancel/2`; `nil` if it has none), `"caller"` (its `:caller`, its session, or the
+  process for which it was made), `"at_ms"` (when Python began it, as Unix time), `"age_ms"` (since then), `"stage"` (`"start"`, `"queue"`, `"module"`, `"model"`, `"rate_limit"`,
+  `"tool"`, `"sandbox"`, …; of a batch that of the item that began last), `"worker"`, and from `{:cluster, name}` `"node"`. A batch in all
+  workers is one call in each. Calls that wait for a worker are not among them; `metrics/1` counts them at `["pool"]["queued"]`.
+
+  Options: `:n` - how many, 100 by default and 10,000 at most.
+
+      iex> test = self()
+      iex> slow = {:elixir, fn _request -> send(test, :asked) && Process.sleep(:infinity) end}
+      iex> options = [lm: slow, request_id: "a slow call"]
+      iex> task = Task.async(fn -> DSPex.Python.execute_module("dspy.Predict", "question -> answer", "Why?", options) end)
+      iex> receive do: (:asked -> :ok)
+      iex> {:ok, calls} = DSPex.Python.running_calls()
+      iex> for %{"request_id" => "a slow call"} = call <- calls, do: {call["operation"], call["stage"]}
+      [{"execute_module", "model"}]
+      iex> DSPex.Python.cancel("a slow call")
+      {:ok, 1}
+      iex> {:error, error} = Task.await(task)
+      iex> error.kind
+      :cancelled
+  """
+  @spec running_calls(options()) :: result([map()])
+  def running_calls(options \\ []) do
+    options = CallOptions.new!(options)
+    Operation.look_among(:running_calls, [Map.take(options.python, [:n])], options, [:n])
+  end
 
   @doc """
   Returns the counts and durations of the pool's workers together, since their start or since `reset_metrics/1`.

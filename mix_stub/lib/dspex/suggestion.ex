@@ -47,7 +47,7 @@ defmodule DSPex.Suggestion do
 
       iex> DSPex.Suggestion.hint("answr", ["answer", "score"])
       ~S| (did you mean "answer"?)|
-      iex> DSPex.Suggestion.hint(:timeout, [:pool])
+      iex> DSPex.Suggestion.hint(:timeout, [:pool, :timeout])
       ""
   """
   @spec hint(name(), [name()]) :: String.t()
@@ -59,7 +59,8 @@ defmodule DSPex.Suggestion do
       )
     end
 
-    case Enum.max_by(known, similar, fn -> nil end) do
+    # A name that has been registered meanwhile is no other one.
+    case known |> Enum.reject(&(&1 == name)) |> Enum.max_by(similar, fn -> nil end) do
       nil ->
         ""
 

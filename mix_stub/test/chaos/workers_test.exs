@@ -144,8 +144,10 @@ defmodule DSPex.Chaos.WorkersTest do
     text = "#{seed}, after #{inspect(done)}"
     seen = ChaosCallers.stop(callers, 180_000)
 
+    allowed = [:none_started | @allowed]
+
     for {kind, verdict, _began, _ended} <- seen,
-        do: assert(verdict in @allowed, "#{kind} gave #{inspect(verdict)}, #{text}")
+        do: assert(verdict in allowed, "#{kind} gave #{inspect(verdict)}, #{text}")
 
     assert Enum.any?(seen, &match?({_kind, :right, _began, _ended}, &1)), text
     assert eventually(fn -> whole?(pool) end), text

@@ -231,11 +231,33 @@ defmodule DSPex.PythonTest do
           {[timeout: -1], "expected :timeout in ms, from 1 to 4294967295, or :infinity, got -1"},
           {[serialization_format: :xml],
            "expected :serialization_format to be :native or :json, got :xml"},
+          {[strict: "yes"], ~S|expected :strict to be true or false, got "yes"|},
+          {[retry: true], "expected :retry to be :safe or false, got true"},
+          {[metadata: 5], ~r/^expected :metadata to be a map, .* got a number$/},
           {[pool: "general"],
            ~r/^expected :pool to be a pool's name, an atom, or \{:cluster, name\}, got "general" \(did you mean :general\?\); the pools are: /}
         ] do
-      assert_raise ArgumentError, message, fn -> Python.ping(nil, options) end
+      # Some ignored a wrong format or `strict: "yes"`, such as a stream and a look-up.
+      for call <- [
+            &Python.ping(nil, &1),
+            &Python.metrics/1,
+            &Python.list_budgets/1,
+            &Python.create_program("a -> b", &1),
+            &Python.execute_module("dspy.Predict", "a -> b", "x", &1),
+            &Python.stream("dspy.Predict", "a -> b", "x", &1),
+            &Python.stream_batch("dspy.Predict", "a -> b", ["x"], &1),
+            &Python.evaluate_program("p", [], "f1", &1)
+          ],
+          do: assert_raise(ArgumentError, message, fn -> call.(options) end)
     end
+  end
+
+  test "raises for misuse in the calling process, in a pool of several workers too" do
+    # A task raised, and its exit signal ended the caller.
+    pool = start_pool!(size: 2, standby: 0)
+    assert Python.await_pools([pool]) == :ok
+
+    assert_raise ArgumentError, fn -> Python.metrics(pool: pool, serialization_format: :xml) end
   end
 
   test "what is no operation, no list of arguments or no trace is told so" do
@@ -279,6 +301,7 @@ defmodule DSPex.PythonTest do
         session_info: [program.session_id],
         cancel: ["none"],
         metrics: [],
+        running_calls: [],
         call: [:ping, [nil]],
         delete_program: [program],
         close_session: [program.session_id]
@@ -371,7 +394,7 @@ defmodule DSPex.PythonTest do
           name
         end
 
-      assert length(with_result) == 37
+      assert length(with_result) == 38
 
       for name <- [:stream, :start_pool, :stop_pool],
           do: refute(:"#{name}!" in Keyword.keys(Python.__info__(:functions)))

@@ -106,7 +106,7 @@ defmodule DSPex.TelemetryTest do
       )
 
     assert_raise ArgumentError, fn ->
-      Python.execute_module("dspy.Predict", @qa, "Why?", [serialization_format: :xml] ++ options)
+      Python.execute_batch("dspy.Predict", @qa, ["Why?"], [buffer: 0] ++ options)
     end
 
     assert {:prediction, _prediction} =
@@ -375,6 +375,17 @@ defmodule DSPex.TelemetryTest do
           Enum.to_list(Python.stream_batch("dspy.Predict", @qa, ["Why?", %{}], options))
 
         {:error, _error} = Python.execute_module("dspy.Predict", @qa, %{}, options)
+
+        {:ok, program} = Python.create_program(@qa, pool: pool)
+
+        # Neither the inputs that the program needs nor a value to compare with: the call fails, and the metric.
+        examples = [%{question: "Why?", answer: "42"}, %{answer: "42"}, %{question: "Why?"}]
+        {:ok, %{failed: 2}} = Python.evaluate_program(program, examples, "exact_match", options)
+
+        assert {:ok, %{failed: 2}} =
+                 program
+                 |> Python.stream_evaluate(examples, "exact_match", options)
+                 |> Enum.at(-1)
       end)
 
     assert log =~
@@ -391,6 +402,9 @@ defmodule DSPex.TelemetryTest do
 
     assert log =~
              ~r/stream_batch dspy.Predict in pool :#{pool} ok with 1 failed item in/
+
+    for operation <- ["evaluate_program", "stream_evaluate"],
+        do: assert(log =~ ~r/#{operation}.* in pool :#{pool} ok with 2 failed items in/)
 
     assert Telemetry.detach_default_logger() == :ok
     assert Telemetry.detach_default_logger() == {:error, :not_found}
@@ -483,9 +497,13 @@ defmodule DSPex.TelemetryTest do
             {:stream_program_batch, Python.stream_program_batch(program, inputs)},
             {:stream_evaluate, Python.stream_evaluate(program, examples, :exact_match)}
           ] do
+        {:ok, _counted} = Python.reset_metrics(pool: pool)
+
         tokens =
           Enum.reduce_while(stream, nil, fn {_index, {:ok, result}}, nil ->
             # The others are answered meanwhile, but for those for which a reader must make room.
+            eventually(fn -> answered(pool) > 8 end)
+            # What Python has counted it sends soon.
             Process.sleep(1_000)
             {:halt, Prediction.total_tokens(Map.get(result, :prediction, result))}
           end)
@@ -496,6 +514,11 @@ defmodule DSPex.TelemetryTest do
 
       assert Process.info(self(), :messages) == {:messages, []}
     end
+  end
+
+  defp answered(pool) do
+    {:ok, %{"modules" => %{"dspy.Predict" => counted}}} = Python.metrics(pool: pool)
+    counted["calls"] - counted["in_flight"]
   end
 
   defp tokens_of(operation) do

@@ -142,5 +142,11 @@ defmodule DSPex.ChaosCallers do
   defp failure({:error, %Error{kind: :worker_died, message: message}} = error),
     do: if(message =~ "in flight at two deaths of python in a row", do: :quarantined, else: error)
 
+  # A call that waits for a Python, and the one that is being started is killed: no other is there then.
+  defp failure({:error, %Error{kind: :port_closed, retryable: true} = error}) do
+    killed = ~r/was killed by signal \d+ before it was ready/
+    if error.message =~ killed, do: :none_started, else: {:error, error}
+  end
+
   defp failure(other), do: other
 end

@@ -66,10 +66,10 @@ defmodule DSPex.TestPython do
   end
 
   @doc """
-  Counts the pending calls of the pool; `nil` if the owner of its port ends meanwhile.
+  Counts the pending calls of the pool, without those of the start of its Python; `nil` if the owner of its port ends meanwhile.
   """
   def waiting(pool) do
-    PendingCalls.count(:sys.get_state(client(pool)).pending_calls)
+    PendingCalls.count_of_callers(:sys.get_state(client(pool)).pending_calls)
   catch
     :exit, _ended -> nil
   end
@@ -152,12 +152,26 @@ defmodule DSPex.TestPython do
   end
 
   @doc """
-  Sends a signal to a process of the operating system.
+  Sends a signal to a process of the operating system; one that stops it has stopped all its threads then.
   """
   def signal_process(os_pid, name) do
     # The shell's own command: there may be no program `kill`.
     {"", 0} = System.cmd("/bin/sh", ["-c", "kill -#{name} #{os_pid}"])
+
+    # One thread, which may have to wait for a core, takes the signal and stops the others, which go on until then.
+    if name == "STOP", do: eventually(fn -> not runs?(os_pid) end)
     :ok
+  end
+
+  # Also a process that has ended does not run; where there is no `/proc`, nothing is known.
+  defp runs?(os_pid) do
+    case File.ls("/proc/#{os_pid}/task") do
+      {:ok, threads} ->
+        Enum.any?(threads, &(state("/proc/#{os_pid}/task/#{&1}/stat") in ~w(R S D)))
+
+      {:error, _reason} ->
+        false
+    end
   end
 
   @doc """
@@ -169,11 +183,13 @@ defmodule DSPex.TestPython do
       else: match?({<<state, _rest::binary>>, 0} when state != ?Z, ps(os_pid))
   end
 
-  defp alive_in_proc?(os_pid) do
-    case File.read("/proc/#{os_pid}/stat") do
+  defp alive_in_proc?(os_pid), do: state("/proc/#{os_pid}/stat") not in [nil, "Z"]
+
+  defp state(file) do
+    case File.read(file) do
       # The name in parentheses may hold any character.
-      {:ok, stat} -> not (stat |> String.split(")") |> List.last() |> String.starts_with?(" Z"))
-      {:error, _reason} -> false
+      {:ok, stat} -> stat |> String.split(")") |> List.last() |> String.slice(1, 1)
+      {:error, _reason} -> nil
     end
   end
 

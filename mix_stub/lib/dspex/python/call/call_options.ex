@@ -48,7 +48,7 @@ defmodule DSPex.Python.Call.CallOptions do
           pool: Cluster.pool(),
           pool_given?: boolean(),
           timeout: timeout(),
-          serialization_format: term(),
+          serialization_format: :native | :json,
           python: python(),
           once: :ok | {:error, Error.t()},
           route: Placement.t() | nil,
@@ -69,7 +69,7 @@ defmodule DSPex.Python.Call.CallOptions do
   @every [:pool, :timeout, :serialization_format, :strict, :retry, :metadata]
 
   @doc """
-  Reads the options of a call; raises `ArgumentError` for a wrong form, pool or timeout.
+  Reads the options of a call; raises `ArgumentError` for a wrong form, and for a wrong value of an option of every function.
 
   `default_timeout` is the timeout of an operation for which the options name none.
   """
@@ -80,24 +80,23 @@ defmodule DSPex.Python.Call.CallOptions do
   def new!([], default_timeout), do: %__MODULE__{timeout: default_timeout}
 
   def new!(options, default_timeout) do
-    given = to_map!(options)
-    {pool, python} = Map.pop(given, :pool, :general)
-    {timeout, python} = Map.pop(python, :timeout, default_timeout)
-    {format, python} = Map.pop(python, :serialization_format, :native)
-    {retry, python} = Map.pop(python, :retry)
-    {metadata, python} = Map.pop(python, :metadata, %{})
-
-    %__MODULE__{
-      pool: pool!(pool),
-      pool_given?: is_map_key(given, :pool),
-      timeout: timeout!(timeout),
-      serialization_format: format,
-      python: python,
-      retry: retry!(retry),
-      metadata: metadata!(metadata),
-      once: Keywords.check(options, "opts")
-    }
+    # A list is gone through in fewer steps than a map.
+    given = options |> to_map!() |> Map.to_list()
+    once = Keywords.check(options, "opts")
+    Enum.reduce(given, %__MODULE__{timeout: default_timeout, once: once}, &read!/2)
   end
+
+  defp read!({:pool, pool}, read), do: %{read | pool: pool!(pool), pool_given?: true}
+  defp read!({:timeout, timeout}, read), do: %{read | timeout: timeout!(timeout)}
+
+  defp read!({:serialization_format, format}, read),
+    do: %{read | serialization_format: format!(format)}
+
+  defp read!({:retry, retry}, read), do: %{read | retry: retry!(retry)}
+  defp read!({:metadata, metadata}, read), do: %{read | metadata: metadata!(metadata)}
+  # Python has it too, if the operation takes options there.
+  defp read!({:strict, strict}, read), do: put(read, :strict, strict!(strict))
+  defp read!({name, value}, read), do: put(read, name, value)
 
   @doc """
   Makes a map of options; raises `ArgumentError` unless they are a keyword list or a map with atom keys.
@@ -105,30 +104,34 @@ defmodule DSPex.Python.Call.CallOptions do
   @spec to_map!(keyword() | map(), String.t()) :: %{optional(atom()) => term()}
   def to_map!(options, what \\ "options")
 
-  def to_map!(options, what)
-      when is_list(options) or (is_map(options) and not is_struct(options)) do
-    if is_list(options) and List.improper?(options) do
-      raise ArgumentError, expected(what) <> "an improper list"
-    end
+  def to_map!(options, what) when is_list(options) do
+    if Keyword.keyword?(options),
+      do: Map.new(options),
+      else: raise(ArgumentError, expected(what) <> no_keywords(options))
+  end
 
-    # The messages show no value, which may be the key of a model.
-    for option <- options do
-      case option do
-        {name, _value} when is_atom(name) ->
-          option
+  def to_map!(options, what) when is_map(options) and not is_struct(options) do
+    for name <- Map.keys(options),
+        not is_atom(name),
+        do: raise(ArgumentError, expected(what) <> "the key #{inspect(name)}")
 
-        {name, _value} ->
-          raise ArgumentError, expected(what) <> "the key #{inspect(name)}"
-
-        _no_pair ->
-          raise ArgumentError, expected(what) <> "a list with an element that is no option"
-      end
-    end
-    |> Map.new()
+    options
   end
 
   def to_map!(other, what),
     do: raise(ArgumentError, expected(what) <> inspect(other, limit: 5))
+
+  # Shows no value, which may be the key of a model.
+  defp no_keywords(options) do
+    if List.improper?(options) do
+      "an improper list"
+    else
+      case Enum.find(options, &(not match?({name, _value} when is_atom(name), &1))) do
+        {name, _value} -> "the key #{inspect(name)}"
+        _no_pair -> "a list with an element that is no option"
+      end
+    end
+  end
 
   @doc """
   Raises `ArgumentError` if the payload of `ping/2`, which may be any other term, is a list of options of every function.
@@ -248,24 +251,23 @@ defmodule DSPex.Python.Call.CallOptions do
   Returns the options for Python of an operation that executes something on behalf of a process, with its deadline, with the
   models in Python's form, and with the functions that Python must be able to call during the call.
   """
-  @spec for_execution(t(), CallerContext.t()) ::
+  @spec for_execution(t(), Settings.t(), CallerContext.t()) ::
           {:ok, python(), [Callback.t()]} | {:error, Error.t()}
-  def for_execution(%__MODULE__{timeout: timeout, python: python} = options, context) do
+  def for_execution(%__MODULE__{timeout: timeout, python: python} = options, settings, context) do
     python = if timeout == :infinity, do: python, else: Map.put(python, :timeout, timeout)
 
     # What the application has configured for its own calls.
-    name = Cluster.name(options.pool)
+    python = if settings.strict, do: Map.put_new(python, :strict, true), else: python
 
     python =
-      if Cluster.strict?(options.pool), do: Map.put_new(python, :strict, true), else: python
+      if names_caller?(python),
+        do: python,
+        else: Map.put(python, :caller, caller(options.pool, context))
 
-    python =
-      if names_caller?(python), do: python, else: Map.put(python, :caller, caller(options.pool))
-
-    text = CallerContext.to_text(context, Settings.log_metadata(name))
+    text = CallerContext.to_text(context, settings.log_metadata)
     python = Map.put(python, :caller_context, text)
-    {python, of_budgets} = with_budgets(python, name, options)
-    {python, redacting} = with_redactor(python, Settings.redact(name))
+    {python, of_budgets} = with_budgets(python, settings, options)
+    {python, redacting} = with_redactor(python, settings.redact)
 
     with {:ok, python, callbacks} <- with_models(python, Cluster.caller(options.pool)),
          do: with_resolver(python, redacting ++ of_budgets ++ callbacks, options.resolves?)
@@ -276,7 +278,7 @@ defmodule DSPex.Python.Call.CallOptions do
   """
   @spec repeatable(t()) :: t()
   def repeatable(%__MODULE__{python: python} = options) do
-    retry = if options.retry == nil, do: Cluster.retry(options.pool), else: options.retry
+    retry = if options.retry == nil, do: Cluster.settings(options.pool).retry, else: options.retry
 
     if retry == :safe,
       do: %{options | python: Map.put(python, :repetition, UniqueId.new(12))},
@@ -294,8 +296,8 @@ defmodule DSPex.Python.Call.CallOptions do
     {Map.put(python, :redact, callback.id), [callback]}
   end
 
-  defp with_budgets(python, name, options) do
-    case options.budgets ++ Settings.budgets(name, options.metadata) do
+  defp with_budgets(python, settings, options) do
+    case options.budgets ++ Settings.budgets(settings, options.metadata) do
       [] ->
         {python, []}
 
@@ -354,20 +356,20 @@ defmodule DSPex.Python.Call.CallOptions do
   end
 
   # For Python, a session is a caller too.
-  defp names_caller?(python), do: python[:caller] != nil or python[:session_id] != nil
+  defp names_caller?(%{caller: caller}) when caller != nil, do: true
+  defp names_caller?(%{session_id: session_id}) when session_id != nil, do: true
+  defp names_caller?(_python), do: false
 
   # The process that the work is done for: many tasks of one process share what it may have.
-  defp caller({:cluster, _name}), do: "#{node()} #{caller(nil)}"
+  defp caller({:cluster, _name}, context), do: "#{node()} #{caller(nil, context)}"
+  defp caller(_pool, context), do: context.callers |> List.last() |> shown()
 
-  defp caller(_pool) do
-    case Process.get(:"$callers") do
-      [_first | _rest] = callers -> callers |> List.last() |> inspect()
-      _none -> inspect(self())
-    end
-  end
+  # What `inspect/1` returns, without the steps of its algebra.
+  defp shown(pid) when is_pid(pid), do: "#PID" <> IO.iodata_to_binary(:erlang.pid_to_list(pid))
+  defp shown(other), do: inspect(other)
 
   defp strict?(%{strict: strict}, _pool), do: strict == true
-  defp strict?(_python, pool), do: Cluster.strict?(pool)
+  defp strict?(_python, pool), do: Cluster.settings(pool).strict
 
   defp unknown_option(name, remedy) do
     facts = %{"path" => "opts.#{name}"}
@@ -384,6 +386,18 @@ defmodule DSPex.Python.Call.CallOptions do
       raise ArgumentError, Messages.no_name(expected, pool)
     end
   end
+
+  defp format!(format) when format in [:native, :json], do: format
+
+  defp format!(other) do
+    raise ArgumentError,
+          "expected :serialization_format to be :native or :json, got #{inspect(other)}"
+  end
+
+  defp strict!(strict) when is_boolean(strict) or strict == nil, do: strict
+
+  defp strict!(other),
+    do: raise(ArgumentError, "expected :strict to be true or false, got #{inspect(other)}")
 
   defp retry!(retry) when retry in [nil, false, :safe], do: retry
 

@@ -10,6 +10,10 @@ defmodule DSPex.Python.Call.EveryWorker do
 
   @typep result :: {:ok, term()} | {:error, Error.t()}
 
+  # How many Python returns by default.
+  @last_requests 20
+  @running_calls 100
+
   @doc """
   Calls an operation with `call`, which gets the arguments and the route to a worker; the result is that of all workers.
   """
@@ -80,7 +84,13 @@ defmodule DSPex.Python.Call.EveryWorker do
   # By time, and no more than were asked for.
   defp together(:history, lists, args, _pool) do
     sorted = lists |> Enum.concat() |> Enum.sort_by(& &1["at_ms"])
-    Enum.take(sorted, -count(args))
+    Enum.take(sorted, -count(args, @last_requests))
+  end
+
+  defp together(:running_calls, lists, args, _pool) do
+    # Not by their ages, which the workers have told at different moments.
+    sorted = lists |> Enum.concat() |> Enum.sort_by(& &1["at_ms"])
+    Enum.take(sorted, count(args, @running_calls))
   end
 
   defp together(:list_sessions, lists, args, {:cluster, name}) do
@@ -115,12 +125,18 @@ defmodule DSPex.Python.Call.EveryWorker do
 
   defp by_node(sum, _reports, _pool), do: sum
 
-  # Says of each session which node has it, and of a report from which node it is.
+  # Says of each session which node has it, of a report from which node it is, and of a call which worker runs it.
   defp of_node(:list_sessions, sessions, {node, _number}),
     do: for(session <- sessions, do: Map.put(session, "nodes", [to_string(node)]))
 
   defp of_node(operation, report, {node, _number}) when operation in [:metrics, :reset_metrics],
     do: Map.put(report, "node", to_string(node))
+
+  defp of_node(:running_calls, calls, {node, number}),
+    do: for(call <- calls, do: Map.merge(call, %{"worker" => number, "node" => to_string(node)}))
+
+  defp of_node(:running_calls, calls, number),
+    do: for(call <- calls, do: Map.put(call, "worker", number))
 
   defp of_node(_operation, value, _worker), do: value
 
@@ -138,10 +154,7 @@ defmodule DSPex.Python.Call.EveryWorker do
     end
   end
 
-  # As Python has it by default.
-  @last_requests 20
-
-  defp count([%{n: count}]) when is_integer(count), do: count
-  defp count([%{"n" => count}]) when is_integer(count), do: count
-  defp count(_default), do: @last_requests
+  defp count([%{n: count}], _default) when is_integer(count), do: count
+  defp count([%{"n" => count}], _default) when is_integer(count), do: count
+  defp count(_args, default), do: default
 end

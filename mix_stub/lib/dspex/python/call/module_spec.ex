@@ -47,6 +47,12 @@ defmodule DSPex.Python.ModuleSpec do
                  into: %{},
                  do: {key, role}
 
+  # The keys of values that are functions or may hold some; paths are made for no others.
+  @read Map.new(
+          [:of, "of", :options, "options", :tools, "tools"] ++ @models ++ Map.keys(@functions),
+          &{&1, true}
+        )
+
   @doc false
   # Returns a module's spec and the options of its call in Python's form, and the functions that were in them.
   @spec read(term(), map(), ModelFunction.pool_call() | nil) ::
@@ -77,13 +83,12 @@ defmodule DSPex.Python.ModuleSpec do
 
   # Python checks all values that neither are functions nor can hold any.
   defp read_map(map, path, pool_call, depth) do
-    {read, callbacks} =
-      Enum.reduce(map, {map, []}, fn {key, value}, {read, callbacks} ->
-        {value, more} = read_part(key, value, "#{path}.#{shown(key)}", pool_call, depth)
-        {Map.put(read, key, value), [more | callbacks]}
-      end)
-
-    {read, callbacks |> Enum.reverse() |> Enum.concat()}
+    # A list is gone through in fewer steps than a map.
+    for {key, value} <- Map.to_list(map), is_map_key(@read, key), reduce: {map, []} do
+      {read, callbacks} ->
+        {value, more} = read_part(key, value, "#{path}.#{key}", pool_call, depth)
+        {%{read | key => value}, callbacks ++ more}
+    end
   end
 
   defp read_part(key, nil, _path, _pool_call, _depth) when key in [:of, "of"], do: {nil, []}
@@ -131,8 +136,6 @@ defmodule DSPex.Python.ModuleSpec do
   defp read_value(key, value, path, pool_call) when key in @models,
     do: value |> Model.for_call(pool_call, path) |> read_or_throw()
 
-  defp read_value(_key, value, _path, _pool_call), do: {value, []}
-
   defp read_or_throw({:ok, value, callbacks}), do: {value, callbacks}
   defp read_or_throw({:error, error}), do: throw({:spec, error})
 
@@ -179,7 +182,4 @@ defmodule DSPex.Python.ModuleSpec do
     read = if arity == hd(Role.arities(role)), do: read, else: Map.put(read, :arity, arity)
     {read, [callback]}
   end
-
-  defp shown(key) when is_atom(key) or is_binary(key), do: to_string(key)
-  defp shown(key), do: inspect(key)
 end

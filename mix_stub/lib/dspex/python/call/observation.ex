@@ -18,6 +18,7 @@ defmodule DSPex.Python.Call.Observation do
   @stop [:dspex, :call, :stop]
   @exception [:dspex, :call, :exception]
   @chunk [:dspex, :stream, :chunk]
+  @in_pieces [:stream_module, :stream_program]
   @batches [
     :execute_batch,
     :stream_batch,
@@ -56,7 +57,7 @@ defmodule DSPex.Python.Call.Observation do
   A call that has begun; `nil` if nobody observes it.
 
   `wanted` is the option `:trace`, `kinds` are the kinds of spans with a handler, `level` is what Python is asked for, `chunks` whether the
-  first piece of a stream has come (`nil`: nobody wants to know), `part?` whether this is a part of another call, and `usage` sums up what has come so far. `exports?` is
+  first piece of a stream has come (`nil`: there are none, or nobody wants to know), `part?` whether this is a part of another call, and `usage` sums up what has come so far. `exports?` is
   whether Python exports spans, `redacts?` whether the application redacts texts, `otel` the span in the application's tracer, `spans` are those that have come for it, `failed_items` how many items of a batch have failed, and `counted?` is whether the items of the final
   report have come before it.
   """
@@ -172,8 +173,8 @@ defmodule DSPex.Python.Call.Observation do
         kinds -> {false, kinds}
       end
 
-    chunks = if Telemetry.handled?(@chunk), do: :none
-    telling = %{exports?: exports?} = Settings.telling(Cluster.name(options.pool))
+    chunks = if operation in @in_pieces and Telemetry.handled?(@chunk), do: :none
+    %{exports?: exports?, redact: redact} = Settings.of(Cluster.name(options.pool))
     given = options.python[:traceparent]
     parent = given || OpenTelemetry.current()
     started = System.monotonic_time()
@@ -199,7 +200,7 @@ defmodule DSPex.Python.Call.Observation do
             chunks: chunks,
             otel: otel,
             exports?: exports?,
-            redacts?: telling.redacts?
+            redacts?: redact != nil
         })
 
       {call, with_trace(options, call)}

@@ -7,7 +7,7 @@ defmodule DSPex.Python.Call.Operation do
   alias DSPex.Python.Call.{CallOptions, EveryWorker, EventStream, Observation, StructHints}
   alias DSPex.Python.{Callbacks, Cluster, Error, JSON, ModuleSpec}
   alias DSPex.Python.Functions.{Callback, CallerContext}
-  alias DSPex.Python.Pool.{Routing, Settings}
+  alias DSPex.Python.Pool.Routing
   alias DSPex.Suggestion
 
   # The operations that execute a module by its spec; the others execute a program of a session.
@@ -120,14 +120,17 @@ defmodule DSPex.Python.Call.Operation do
   defp request_with_functions(operation, first_args, executed, args, options, context) do
     options = if operation in @adding_turns, do: CallOptions.repeatable(options), else: options
 
-    with {:ok, python_options, of_model} <- CallOptions.for_execution(options, context),
+    settings = Cluster.settings(options.pool)
+
+    with {:ok, python_options, of_model} <-
+           CallOptions.for_execution(options, settings, context),
          {:ok, executed, python_options, callbacks} <-
            ModuleSpec.read(executed, python_options, Cluster.caller(options.pool)) do
       callbacks = of_model ++ callbacks
 
       callbacks
       |> Callback.on_behalf(context)
-      |> Callback.quiet(Settings.redact(Cluster.name(options.pool)) != nil)
+      |> Callback.quiet(settings.redact != nil)
       |> Callbacks.during(fn ->
         operation
         |> request(first_args ++ [executed | args] ++ [python_options], %{
@@ -179,11 +182,6 @@ defmodule DSPex.Python.Call.Operation do
            ) do
       json_answer(answer)
     end
-  end
-
-  defp call_as(format, _operation, _args, _options) do
-    raise ArgumentError,
-          "expected :serialization_format to be :native or :json, got #{inspect(format)}"
   end
 
   # The most frequent call.

@@ -26,12 +26,11 @@ defmodule DSPex.Python.Call.SessionCalls do
 
   def configure_model(provider, config, %CallOptions{pool: pool, python: python} = options) do
     with {:ok, model} <- Model.checked(provider, config),
-         {:ok, {provider, config}, callbacks} <- Model.resolve(model, Pool.caller(pool)) do
-      PoolModel.configure(pool, python[:session_id], model, callbacks, fn route ->
-        # Python refuses every unknown option here, strict or not.
-        python = Map.delete(python, :strict)
-        Operation.call(:configure_lm, [provider, config, python], %{options | route: route})
-      end)
+         {:ok, {provider, config}, callbacks} <- Model.resolve_checked(model, Pool.caller(pool)) do
+      # Python refuses every unknown option here, strict or not.
+      args = [provider, config, Map.delete(python, :strict)]
+      call = &Operation.call(:configure_lm, args, %{options | route: &1})
+      PoolModel.configure(pool, python[:session_id], model, callbacks, options.timeout, call)
     end
   end
 

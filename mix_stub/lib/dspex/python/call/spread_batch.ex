@@ -20,6 +20,7 @@ defmodule DSPex.Python.Call.SpreadBatch do
 
   # As in Python, for one worker.
   @default_concurrency 16
+  @most_concurrency 256
   # A worker has two parts at the same time, so that it is not idle at the end of one.
   @lanes_each 2
   # Items of a part for each that runs at the same time. More would be begun again when a worker dies.
@@ -90,6 +91,22 @@ defmodule DSPex.Python.Call.SpreadBatch do
   def stream(inputs_list, offset, workers, options, run) do
     # A wrong one is told here, and not by each part.
     _right = EventStream.buffer!(options.python)
+
+    with :ok <- check_concurrency(options.python[:max_concurrency], workers),
+         do: in_parts(inputs_list, offset, workers, options, run)
+  end
+
+  # A part has its share, of which Python could not tell what was too much. It refuses what is no such number.
+  defp check_concurrency(together, workers)
+       when is_integer(together) and together > workers * @most_concurrency do
+    most = "#{workers * @most_concurrency} (#{@most_concurrency} for each worker)"
+    message = "expected an integer from 1 to #{most} at opts.max_concurrency, got #{together}"
+    [{:error, Error.new(:input, message, %{"path" => "opts.max_concurrency"})}]
+  end
+
+  defp check_concurrency(_together, _workers), do: :ok
+
+  defp in_parts(inputs_list, offset, workers, options, run) do
     # The budget is that of the whole batch.
     deadline = Timeout.deadline(options.timeout)
 

@@ -42,7 +42,6 @@ defmodule DSPex.Python.Cluster do
   alias DSPex.Python.{Callbacks, Error, ModelFunction, Pool}
   alias DSPex.Python.Functions.Model
   alias DSPex.Python.Pool.{Membership, Messages, PoolModel, Readiness, Routing, Settings}
-  alias DSPex.Python.Port.Names
   alias DSPex.Python.Wire.Timeout
 
   @typedoc "The pool of a name on this node, or those of this name on all nodes."
@@ -87,29 +86,20 @@ defmodule DSPex.Python.Cluster do
   def check_request(pool, args), do: Pool.check_request(name(pool), args)
 
   @doc false
-  # Tells whether calls of the pool are strict unless they say otherwise: as on this node, or on the first one.
-  @spec strict?(pool()) :: boolean()
-  def strict?({:cluster, name}) do
-    if Names.lookup(:pool, name),
-      do: Settings.strict?(name),
-      else: first_load(name)[:strict] == true
+  # Returns the settings of the pool: in a cluster those on this node, or without a pool here what is known of the first node's.
+  @spec settings(pool()) :: Settings.t()
+  def settings({:cluster, name}) do
+    with nil <- Settings.find(name),
+         [first | _others] <- Placement.nodes(name),
+         %{} = load <- load(name, first) do
+      Map.merge(Settings.none(), Map.take(load, [:strict, :retry]))
+    else
+      %{} = settings -> settings
+      _no_pool -> Settings.none()
+    end
   end
 
-  def strict?(pool), do: Settings.strict?(pool)
-
-  @doc false
-  # Tells whether calls of the pool whose worker has died are made again unless they say otherwise, as in `strict?/1`.
-  @spec retry(pool()) :: :safe | false
-  def retry({:cluster, name}) do
-    if Names.lookup(:pool, name),
-      do: Settings.retry(name),
-      else: first_load(name)[:retry] || false
-  end
-
-  def retry(pool), do: Settings.retry(pool)
-
-  defp first_load(name),
-    do: with([first | _others] <- Placement.nodes(name), do: load(name, first))
+  def settings(pool), do: Settings.of(pool)
 
   @doc false
   # Tells whether a pool has a model, in a cluster on each node: `{:missing, message}` says where one is configured, `{:failed, error}`
@@ -181,7 +171,7 @@ defmodule DSPex.Python.Cluster do
   defdelegate home(pool, session_id), to: Placement
 
   @doc false
-  # Configures a model, see `DSPex.Python.Pool.PoolModel.configure/5`; in a cluster with the options of the call.
+  # Configures a model, see `DSPex.Python.Pool.PoolModel.configure/6`; in a cluster with the options of the call.
   @spec configure_model(atom(), String.t() | nil, Model.t(), map(), timeout()) ::
           {:ok, term()} | {:error, Error.t()}
   def configure_model(name, session_id, model, options, timeout) do
@@ -220,7 +210,7 @@ defmodule DSPex.Python.Cluster do
 
   # A model without functions is read on each node, which has keys in its own environment.
   defp resolved(model, name) do
-    with {:ok, resolved, callbacks} <- Model.resolve(model, caller({:cluster, name})),
+    with {:ok, resolved, callbacks} <- Model.resolve_checked(model, caller({:cluster, name})),
          do: {:ok, if(callbacks == [], do: model, else: resolved), callbacks}
   end
 

@@ -14,8 +14,7 @@ defmodule DSPex.Python.Cluster.Loads do
   use GenServer
 
   alias DSPex.Python.Cluster.Exchange
-  alias DSPex.Python.Pool.Membership
-  alias DSPex.Python.Port.Names
+  alias DSPex.Python.Pool.{Membership, Settings}
 
   @half_life_ms 1_000
 
@@ -27,8 +26,8 @@ defmodule DSPex.Python.Cluster.Loads do
   """
   @spec own(atom() | nil) :: Exchange.load()
   def own(pool) do
-    case Names.lookup(:pool, pool) do
-      {_supervisor, settings} ->
+    case Settings.find(pool) do
+      %{} = settings ->
         {in_flight, queued} = Membership.load(pool)
 
         settings

@@ -50,11 +50,11 @@ defmodule DSPex.Python.Functions.Callback do
   """
   @spec on_behalf([t()], CallerContext.t()) :: [t()]
   def on_behalf(callbacks, %CallerContext{} = context),
-    do: Enum.map(callbacks, &%{&1 | context: &1.context || context})
+    do: for(callback <- callbacks, do: %{callback | context: callback.context || context})
 
   @doc """
   Sets whether the log has nothing of what the functions get: the application redacts it.
   """
   @spec quiet([t()], boolean()) :: [t()]
-  def quiet(callbacks, quiet?), do: Enum.map(callbacks, &%{&1 | quiet?: quiet?})
+  def quiet(callbacks, quiet?), do: for(callback <- callbacks, do: %{callback | quiet?: quiet?})
 end

@@ -18,7 +18,7 @@ defmodule DSPex.Python.Functions.Invocation do
   called in the process of the function.
 
   `{:ok, value}` from the function counts as `value`; `{:error, reason}` is a failure. `log` is the metadata of the log entry
-  about an exception; `caller` what Python has of the process that made the call (`CallerContext.to_text/2`).
+  about an exception, with the `:pool` of the call if it is known; `caller` what Python has of the process that made the call (`CallerContext.to_text/2`).
   """
   @spec run(term(), term(), (term() -> finished), keyword(), term()) ::
           {:ok, finished} | {:error, String.t()}
@@ -41,19 +41,21 @@ defmodule DSPex.Python.Functions.Invocation do
   end
 
   @doc """
-  Tells whether the calling process runs such a function, or works on behalf of one, as its tasks do.
+  Tells whether the calling process runs such a function, or works on behalf of one, as its tasks do; with a name, whether
+  the function runs for a call of the pool of this name.
   """
-  @spec on_behalf?() :: boolean()
-  def on_behalf?, do: Enum.any?([self() | Process.get(:"$callers") || []], &runs?/1)
+  @spec on_behalf?(atom()) :: boolean()
+  def on_behalf?(pool \\ :any),
+    do: Enum.any?([self() | Process.get(:"$callers") || []], &runs?(&1, pool))
 
-  defp runs?(pid) when is_pid(pid) and node(pid) == node() do
-    case Process.info(pid, :dictionary) do
-      {:dictionary, dictionary} -> {__MODULE__, :running} in dictionary
-      nil -> false
-    end
+  defp runs?(pid, pool) when is_pid(pid) and node(pid) == node() do
+    with {:dictionary, dictionary} <- Process.info(pid, :dictionary),
+         {__MODULE__, {:running_for, its_pool}} <- List.keyfind(dictionary, __MODULE__, 0),
+         do: pool in [:any, its_pool],
+         else: (_no_function -> false)
   end
 
-  defp runs?(_elsewhere), do: false
+  defp runs?(_elsewhere, _pool), do: false
 
   defp run_within_limits(callback, arguments, finish, log, running) do
     waiting = self()
@@ -110,7 +112,7 @@ defmodule DSPex.Python.Functions.Invocation do
 
   defp result(callback, arguments, finish, log) do
     CallerContext.adopt(callback.context)
-    Process.put(__MODULE__, :running)
+    Process.put(__MODULE__, {:running_for, log[:pool]})
 
     try do
       case callback.function.(arguments) do

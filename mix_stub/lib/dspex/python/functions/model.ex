@@ -163,6 +163,13 @@ defmodule DSPex.Python.Functions.Model do
     at(wrong, "provider")
   end
 
+  @doc """
+  Resolves a model that `checked/2` has returned; an error names the place in the options of `DSPex.Python.configure_lm/3`.
+  """
+  @spec resolve_checked(t(), ModelFunction.pool_call() | nil) ::
+          {:ok, {provider(), map()}, [Callback.t()]} | {:error, Error.t()}
+  def resolve_checked(model, pool_call), do: model |> resolve(pool_call) |> at("config")
+
   defp at({:error, error}, path), do: {:error, below(error, path)}
   defp at(checked, _path), do: checked
 
@@ -265,10 +272,13 @@ defmodule DSPex.Python.Functions.Model do
       else: {:error, wrong_key(name, function)}
   end
 
+  # The length of an improper list fails: Python refuses the whole as no key.
   defp read(name, {module, function, args}, provider)
        when name in [:api_key, "api_key"] and is_atom(module) and is_atom(function) and
-              is_list(args),
-       do: key_function(fn -> apply(module, function, args) end, provider)
+              length(args) >= 0 do
+    with :ok <- ModelOptions.check_key(to_string(name), {module, function, args}, provider),
+         do: key_function(fn -> apply(module, function, args) end, provider)
+  end
 
   defp read(name, {:system, variable}, _provider) when is_binary(variable) do
     {:ok, as_written(to_string(name), System.fetch_env!(variable))}

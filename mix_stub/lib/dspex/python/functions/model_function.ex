@@ -57,7 +57,7 @@ defmodule DSPex.Python.ModelFunction do
 
   alias DSPex.Suggestion
   alias DSPex.Python.Error
-  alias DSPex.Python.Functions.{Callback, ModelRequests}
+  alias DSPex.Python.Functions.{Callback, ModelRequests, NamedFunction}
   alias DSPex.Python.Wire.{Keywords, Timeout}
 
   @finish_reasons ~w(stop length tool_call content_filter)a
@@ -142,8 +142,12 @@ defmodule DSPex.Python.ModelFunction do
 
   defp checked_function(function) when is_function(function, 1), do: {:ok, function}
 
-  defp checked_function({module, name}) when is_atom(module) and is_atom(name),
-    do: {:ok, Function.capture(module, name, 1)}
+  defp checked_function({module, name}) when is_atom(module) and is_atom(name) do
+    case NamedFunction.check(module, name, 1) do
+      :ok -> {:ok, Function.capture(module, name, 1)}
+      {:error, message} -> refused("function", message)
+    end
+  end
 
   defp checked_function(other) do
     wrong("function", "expected a function of one argument or {module, function_name}", other)
@@ -155,10 +159,11 @@ defmodule DSPex.Python.ModelFunction do
       else: wrong("timeout", "expected a time limit in ms or :infinity", timeout)
   end
 
-  defp wrong(option, expected, got) do
-    message =
-      "#{expected} at the option #{option} of the model :elixir, got #{inspect(got, limit: 5)}"
+  defp wrong(option, expected, got),
+    do: refused(option, expected, ", got #{inspect(got, limit: 5)}")
 
+  defp refused(option, what, got \\ "") do
+    message = "#{what} at the option #{option} of the model :elixir#{got}"
     {:error, Error.new(:input, message, %{"path" => option})}
   end
 

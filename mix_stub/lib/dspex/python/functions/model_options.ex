@@ -6,7 +6,7 @@ defmodule DSPex.Python.Functions.ModelOptions do
   # other name passes here. No message shows the text of a value, which may be a key.
 
   alias DSPex.Python.{Error, ModelFunction}
-  alias DSPex.Python.Functions.Providers
+  alias DSPex.Python.Functions.{NamedFunction, Providers}
   alias DSPex.Suggestion
 
   # Those of Python (erlport_bridge/programs/models/configuration.py); a test compares the two by the table of docs/operations.md.
@@ -187,13 +187,26 @@ defmodule DSPex.Python.Functions.ModelOptions do
 
   defp check_type(name, value, type, provider) do
     if value == nil or match?({:system, _variable}, value) or type?(type, value) do
-      :ok
+      if type == :key, do: check_key(name, value, provider), else: :ok
     else
       wrong(
         "expected #{@expected[type]} at the option #{name} of the model #{inspect(provider)}, got #{outline(value)}"
       )
     end
   end
+
+  @doc """
+  Checks that the function exists, if a key is `{module, function, args}`.
+  """
+  @spec check_key(String.t(), term(), term()) :: :ok | {:error, Error.t()}
+  def check_key(name, {module, function, args}, provider) do
+    with {:error, message} <- NamedFunction.check(module, function, length(args)) do
+      message = "#{message} at the option #{name} of the model #{inspect(provider)}"
+      {:error, Error.new(:input, message, %{"path" => name})}
+    end
+  end
+
+  def check_key(_name, _text_or_function, _provider), do: :ok
 
   # Of a name that Python may know, and of an option that is checked elsewhere.
   defp type?(type, _value) when type in [nil, :any], do: true
@@ -209,7 +222,7 @@ defmodule DSPex.Python.Functions.ModelOptions do
   defp type?(:key, function) when is_function(function), do: is_function(function, 0)
 
   defp type?(:key, {module, function, args}),
-    do: is_atom(module) and is_atom(function) and is_list(args)
+    do: is_atom(module) and is_atom(function) and all?(args, fn _arg -> true end)
 
   defp type?(:key, text), do: type?(:string, text)
   defp type?(:headers, map) when is_map(map), do: not is_struct(map)

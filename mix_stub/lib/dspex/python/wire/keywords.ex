@@ -15,8 +15,7 @@ defmodule DSPex.Python.Wire.Keywords do
   """
   @spec repeated([{term(), term()}] | map(), String.t()) :: String.t() | nil
   def repeated(pairs, path) do
-    with {key, count} <- repeated_key(pairs),
-         do: "expected the key #{inspect(key)} once at #{path}, got it #{count} times"
+    with {key, count} <- repeated_key(pairs), do: message(key, count, path)
   end
 
   @doc """
@@ -24,20 +23,18 @@ defmodule DSPex.Python.Wire.Keywords do
   """
   @spec check([{term(), term()}] | map(), String.t()) :: :ok | {:error, Error.t()}
   def check(pairs, path) do
-    case repeated(pairs, path) do
-      nil -> :ok
-      message -> {:error, Error.new(:input, message, %{"path" => of_key(pairs, path)})}
+    case repeated_key(pairs) do
+      nil ->
+        :ok
+
+      {key, count} ->
+        path_of_key = if is_atom(key) or is_binary(key), do: "#{path}.#{key}", else: path
+        {:error, Error.new(:input, message(key, count, path), %{"path" => path_of_key})}
     end
   end
 
-  @doc """
-  Returns the path of the repeated key.
-  """
-  @spec of_key([{term(), term()}], String.t()) :: String.t()
-  def of_key(pairs, path) do
-    {key, _count} = repeated_key(pairs)
-    if is_atom(key) or is_binary(key), do: "#{path}.#{key}", else: path
-  end
+  defp message(key, count, path),
+    do: "expected the key #{inspect(key)} once at #{path}, got it #{count} times"
 
   # The first of the keys that come more than once.
   defp repeated_key([_one, _other | _more] = pairs) do

@@ -2,6 +2,7 @@ defmodule DSPex.Python.Call.CallOptionsTest do
   use ExUnit.Case, async: true
 
   alias DSPex.Python.Call.CallOptions
+  alias DSPex.Python.Cluster
   alias DSPex.Python.Functions.CallerContext
   alias DSPex.Python.Wire.Timeout
 
@@ -74,7 +75,9 @@ defmodule DSPex.Python.Call.CallOptionsTest do
   defp for_execution(options) do
     context = CallerContext.current()
 
-    with {:ok, python, callbacks} <- CallOptions.for_execution(options, context) do
+    settings = Cluster.settings(options.pool)
+
+    with {:ok, python, callbacks} <- CallOptions.for_execution(options, settings, context) do
       {text, python} = Map.pop!(python, :caller_context)
       assert CallerContext.from_text(text) == {context.callers, %{}}
       {:ok, python, callbacks}

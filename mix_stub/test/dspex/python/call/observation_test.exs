@@ -5,7 +5,7 @@ defmodule DSPex.Python.Call.ObservationTest do
   import DSPex.TestPython
 
   alias DSPex.{ModelServer, Python, TestTelemetry}
-  alias DSPex.Python.Call.OpenCalls
+  alias DSPex.Python.Call.{CallOptions, Observation, OpenCalls}
   alias DSPex.Python.Error
 
   @moduletag :capture_log
@@ -91,8 +91,11 @@ defmodule DSPex.Python.Call.ObservationTest do
     end
 
     test "with an exception", %{pool: pool} do
-      assert_raise ArgumentError, fn -> ask(pool, serialization_format: :xml) end
-      assert_one_end(:exception, %{kind: :error, operation: :execute_module})
+      assert_raise ArgumentError, fn ->
+        Python.execute_batch("dspy.Predict", @qa, ["Why?"], pool: pool, buffer: 0)
+      end
+
+      assert_one_end(:exception, %{kind: :error, operation: :execute_batch})
     end
 
     test "at the caller's deadline", %{silent: pool} do
@@ -343,9 +346,27 @@ defmodule DSPex.Python.Call.ObservationTest do
     eventually(fn -> Process.whereis(OpenCalls) not in [nil, ended] end)
   end
 
-  test "a call without a handler is not added, and emits nothing", %{silent: pool} do
+  defp detach_all do
     for {_event, id, _function, _config} <- :ets.tab2list(:test_telemetry),
         do: apply(:telemetry, :detach, [id])
+  end
+
+  test "a handler of pieces of text observes streams, and no other call", %{pool: pool} do
+    detach_all()
+    TestTelemetry.attach!([[:dspex, :stream, :chunk]])
+    options = CallOptions.new!(pool: pool)
+
+    for operation <- [:stream_module, :stream_program] do
+      assert {%Observation{chunks: :none}, _options} = Observation.start(operation, options, %{})
+    end
+
+    assert {nil, ^options} = Observation.start(:execute_module, options, %{})
+    assert {:prediction, _prediction} = Enum.at(stream(pool), -1)
+    assert_received {[:dspex, :stream, :chunk], %{bytes: _bytes}, %{first?: true}, _pid}
+  end
+
+  test "a call without a handler is not added, and emits nothing", %{silent: pool} do
+    detach_all()
 
     task = Task.async(fn -> ask(pool) end)
     eventually(fn -> waiting(pool) == 1 end)

@@ -67,6 +67,29 @@ defmodule DSPex.Python.Call.SpreadBatchTest do
     end
   end
 
+  test "more items at the same time than the workers take are an error, as in one worker", %{
+    pool: pool
+  } do
+    # Each part had a share that was not too much, so 500 were taken by two workers and refused by one.
+    message =
+      "expected an integer from 1 to 512 (256 for each worker) at opts.max_concurrency, got"
+
+    options = [pool: pool, max_concurrency: 513]
+
+    for result <- [
+          Python.execute_batch("dspy.Predict", @qa, ["a", "b"], options),
+          Enum.at(Python.stream_batch("dspy.Predict", @qa, ["a", "b"], options), -1)
+        ] do
+      assert {:error, %Error{kind: :input, path: "opts.max_concurrency"} = error} = result
+      assert error.message == "#{message} 513"
+    end
+
+    options = [pool: pool, max_concurrency: 512]
+
+    assert {:ok, [{:ok, _}, {:ok, _}]} =
+             Python.execute_batch("dspy.Predict", @qa, ["a", "b"], options)
+  end
+
   defp shown({:ok, %DSPex.Prediction{fields: fields}}), do: fields
   defp shown({:ok, results}), do: Enum.map(results, &shown/1)
   defp shown({:error, %Error{} = error}), do: {error.kind, error.path, error.message}

@@ -33,9 +33,7 @@ defmodule DSPex.Python.ClusterTest do
     Nodes.start_distribution!()
     store = Path.join(System.tmp_dir!(), "cluster-#{System.unique_integer([:positive])}.db")
 
-    nodes = Nodes.start!(["b", "c", "d"])
-    [b, c, d] = nodes
-    shared = [b, c]
+    shared = [b, c] = Nodes.start!(["b", "c"])
 
     shared
     |> Enum.map(
@@ -50,7 +48,7 @@ defmodule DSPex.Python.ClusterTest do
       Nodes.stop_distribution!()
     end)
 
-    {:ok, b: b, c: c, d: d, store: store}
+    {:ok, b: b, c: c, store: store}
   end
 
   defp ask(options \\ []),
@@ -304,6 +302,19 @@ defmodule DSPex.Python.ClusterTest do
       assert {:error, %Error{kind: :session_not_found}} = Python.session_info("none", pool: @pool)
     end
 
+    test "is as strict as the pool of the first node, if there is none here", %{b: b} do
+      for strict <- [true, false] do
+        name = :"strict_#{strict}"
+        Nodes.start_pool!(b, name, strict: strict)
+        Nodes.await_members!(name, [b.node])
+        options = [pool: {:cluster, name}, max_hops: 3]
+        result = Python.execute_module("dspy.Predict", @qa, "Why?", options)
+        assert match?({:error, %Error{kind: :input, path: "opts.max_hops"}}, result) == strict
+        assert match?({:ok, _prediction}, result) == not strict
+        :ok = Nodes.call(b, Python, :stop_pool, [name])
+      end
+    end
+
     test "as JSON has the same results" do
       assert {:ok, one} = ask(serialization_format: :json)
       assert {:ok, other} = ask()
@@ -510,6 +521,23 @@ defmodule DSPex.Python.ClusterTest do
     assert node in nodes
   end
 
+  test "the running calls are those of all nodes, with their node", %{b: b, c: c} do
+    held =
+      for node <- [b.node, c.node], [session] = opened!(node, 1) do
+        {to_string(node), hold(session_id: session, request_id: "running on #{node}")}
+      end
+
+    assert {:ok, calls} = Python.running_calls(pool: @pool)
+
+    for {node, one} <- held do
+      assert [%{"node" => ^node, "worker" => number}] =
+               Enum.filter(calls, &(&1["request_id"] == "running on #{node}"))
+
+      assert is_integer(number)
+      let_go(one)
+    end
+  end
+
   test "an adapter takes the pools of all nodes" do
     adapter = %LLM.Adapters.Python{pool: @pool}
     assert LLM.Adapter.validate_config(adapter) == :ok
@@ -560,7 +588,8 @@ defmodule DSPex.Python.ClusterTest do
   end
 
   test "a node that goes takes no session with it, and its calls are answered",
-       %{b: b, c: c, d: d, store: store} do
+       %{b: b, c: c, store: store} do
+    [d] = Nodes.start!(["d"])
     Nodes.start_pool!(d, :shared, store: "sqlite:///#{store}")
     for from <- [nil, b, c], do: Nodes.await_members!(:shared, [b.node, c.node, d.node], from)
     all = for number <- 1..60, do: {"m#{number}", Cluster.home(:shared, "m#{number}")}

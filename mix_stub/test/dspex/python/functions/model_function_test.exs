@@ -466,7 +466,7 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
       assert_ended(function)
     end
 
-    defp kept(pool), do: map_size(:sys.get_state(client(pool)).model_registrations.registered)
+    defp kept(pool), do: map_size(:sys.get_state(client(pool)).model.functions.registered)
 
     defp answer(pool, options \\ []) do
       {:ok, prediction} =

@@ -7,6 +7,9 @@ defmodule DSPex.Python.Functions.ModelOptionsTest do
   alias DSPex.Python.Error
   alias DSPex.Python.Functions.ModelOptions
 
+  @doc false
+  def model(_request), do: "yes"
+
   test "have the types of Python's options" do
     table = Path.expand("../../../../../docs/operations.md", __DIR__) |> File.read!()
     [_all, models] = String.split(table, "\n## Models\n")
@@ -70,6 +73,22 @@ defmodule DSPex.Python.Functions.ModelOptionsTest do
            "expected a string, a function without arguments or {module, function, args} at the option api_key of the model :openai, got 5"},
           {{:openai, [api_key: yes] ++ m},
            "at the option api_key of the model :openai, got a function"},
+          {{:openai, [api_key: {String, :upcase, ["sk-1" | "sk-1"]}] ++ m},
+           "{module, function, args} at the option api_key of the model :openai, got a tuple of 3"},
+          # Each call was an error of kind `auth` or `provider`.
+          {{:openai, [api_key: {Nope, :key, ["sk-1"]}] ++ m},
+           "this node has no module Nope at the option api_key of the model :openai"},
+          {{:openai, [api_key: {String, :upcas, ["sk-1"]}] ++ m},
+           "there is no public function String.upcas/1 (did you mean :upcase?) at the option api_key of the model :openai"},
+          {{:openai, [api_key: {String, :upcase, []}] ++ m},
+           "there is no public function String.upcase/0 (there is upcase/1, upcase/2) at the option api_key"},
+          {{:elixir, {Nope, :answer}},
+           "this node has no module Nope at the option function of the model :elixir"},
+          {{:elixir, {nil, nil}}, "this node has no module nil at the option function"},
+          {{:elixir, function: {__MODULE__, :missing}},
+           "there is no public function #{inspect(__MODULE__)}.missing/1 at the option function of the model :elixir"},
+          {{:elixir, function: yes, fallbacks: [{:elixir, {__MODULE__, :missing}}]},
+           "there is no public function #{inspect(__MODULE__)}.missing/1"},
           {{:openai, [api_base: {"sk-1", 1, 2}] ++ m}, "got a tuple of 3"},
           {{:openai, %{1 => 2, model: "m"}},
            "expected an atom or a string as the name of an option of the model :openai, got 1"},
@@ -119,7 +138,7 @@ defmodule DSPex.Python.Functions.ModelOptionsTest do
           {:mistral, model: "m", aws_region: "eu"},
           {:openai_compatible, model: "m", base_url: "http://127.0.0.1:9/v1"},
           {:elixir, fn _request -> "x" end},
-          {:elixir, {__MODULE__, :not_loaded_yet}},
+          {:elixir, {__MODULE__, :model}},
           {:elixir, function: {__MODULE__, :model}, timeout: :infinity, temperature: 0.5},
           {:openai,
            model: "m",

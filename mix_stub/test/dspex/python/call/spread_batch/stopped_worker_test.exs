@@ -100,7 +100,7 @@ defmodule DSPex.Python.Call.SpreadBatch.StoppedWorkerTest do
     end
 
     # A function must not run twice for an item.
-    for signal <- ["STOP", "KILL"] do
+    for {signal, most} <- [{"STOP", 4}, {"KILL", 8}] do
       @tag size: size
       test "of #{size}: with a function, what was in flight at #{signal} fails, and nothing else",
            %{pool: pool, size: size} do
@@ -129,8 +129,10 @@ defmodule DSPex.Python.Call.SpreadBatch.StoppedWorkerTest do
           assert {:ok, results} = Task.await(batch, 60_000)
           {done, failed} = Enum.split_with(results, &match?({:ok, _prediction}, &1))
           for failed <- failed, do: assert({:error, %Error{kind: :worker_died}} = failed)
-          # Those at the same time in this worker.
-          assert length(failed) <= 4
+
+          # Those at the same time in this worker; if it was killed, for each also the one before it: a function's answer that is
+          # written to a Python that has died ends the port, and what that Python had written and nobody had read is gone.
+          assert length(failed) <= unquote(most)
           assert length(done) + length(failed) == 100 * size
           for number <- 1..(100 * size), do: assert(:counters.get(called, number) <= 1)
         end)
