@@ -62,7 +62,7 @@ cluster: setup
 	@setup/postgresql
 	cd mix_stub && mix test test/cluster --include cluster
 
-# Which patches and private names of `erlport_bridge/dspy_patches/table.py` fit: `make compat DSPY="3.5.0"`.
+# Which patches and private names of `erlport_bridge/dspy_patches` fit: `make compat DSPY="3.5.0"`.
 DSPY ?= 3.4.1
 compat:
 	@setup/compat "$(PYTHON)" $(DSPY)

@@ -9,12 +9,17 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from erlport_bridge.term import Atom
 from tests.model_server import ModelServer
 from tests.port_process import PortProcess
 from tests.proc import HAS_PROC
 from tests.template_process import TemplateProcess
+
+# No test may fail because a machine is slow.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 
 def pytest_collection_finish() -> None:

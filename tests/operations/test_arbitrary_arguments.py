@@ -223,7 +223,7 @@ def test_any_arguments_are_answered_with_a_result_or_a_kind_of_error(port: PortP
     assert operation in ARGUMENTS
     strategies = ARGUMENTS[operation]
 
-    @settings(max_examples=40, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=40, database=None, suppress_health_check=list(HealthCheck))
     @given(st.tuples(*strategies), st.integers(0, len(strategies)), st.booleans())
     def answers(arguments: tuple[Any, ...], count: int, fewer: bool) -> None:
         given_arguments = arguments[:count] if fewer else arguments

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from erlport_bridge.errors import OperationError
 from erlport_bridge.limits import (
     DEMOS,
     ENTRIES,
@@ -16,6 +17,7 @@ from erlport_bridge.limits import (
     MODELS,
     NAME_BYTES,
     OPTIONS,
+    REPLY_BYTES,
     SCHEMA_BYTES,
     SCHEMA_PARTS,
     TOOLS,
@@ -307,11 +309,19 @@ def _path() -> str:
     return os.environ.get("PYTHONPATH", "")
 
 
+WRONG_LIMIT = "expected a positive integer in the environment at DSPEX_MAX_REPLY_BYTES"
+
+
 def test_wrong_limit_in_the_environment_is_named() -> None:
-    for text in ("0", "-1", "many", "1.5", "", "9" * 30):
-        with PortProcess(environment={"DSPEX_MAX_REPLY_BYTES": text}) as port:
-            answer = port.call("dspy_bridge", "ping", "x")
-            assert "expected a positive integer in the environment at DSPEX_MAX_REPLY_BYTES" in str(answer)
+    with PortProcess(environment={"DSPEX_MAX_REPLY_BYTES": "many"}) as port:
+        assert WRONG_LIMIT in str(port.call("dspy_bridge", "ping", "x"))
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "many", "1.5", "", "9" * 30])
+def test_limit_that_is_no_positive_integer_is_refused(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DSPEX_MAX_REPLY_BYTES", text)
+    with pytest.raises(OperationError, match=WRONG_LIMIT):
+        REPLY_BYTES.check(1, "here")
 
 
 @pytest.mark.parametrize("inputs", [[1, 2], [0], [7, 8, 9], [1, 2, 3.5], [[1]]])

@@ -7,13 +7,8 @@ from types import ModuleType
 from typing import NamedTuple
 
 import pytest
-from hypothesis import settings
 
 from erlport_bridge.term import pure, set_elixir_version
-
-# No test may fail because a machine is slow.
-settings.register_profile("no deadline", deadline=None)
-settings.load_profile("no deadline")
 
 _HERE = Path(__file__).parent
 _CONFORMANCE = _HERE.parents[1] / "conformance"

@@ -160,13 +160,13 @@ bytes_like_terms = st.lists(pieces, max_size=12).map(b"".join)
 
 
 @given(term=terms)
-@settings(max_examples=500)
+@settings(max_examples=250)
 def test_both_write_the_same_bytes_and_read_the_same_term(compiled: ModuleType, term: Any) -> None:
     agreed_term(compiled, agreed_bytes(compiled, term))
 
 
 @given(term=odd_terms)
-@settings(max_examples=700)
+@settings(max_examples=350)
 def test_both_encode_or_refuse_any_python_value_alike(compiled: ModuleType, term: Any) -> None:
     result = agreed_bytes(compiled, term)
     if type(result) is bytes:
@@ -174,7 +174,7 @@ def test_both_encode_or_refuse_any_python_value_alike(compiled: ModuleType, term
 
 
 @given(term=odd_terms, max_depth=st.integers(0, 4))
-@settings(max_examples=500)
+@settings(max_examples=250)
 def test_both_keep_the_same_limit_of_depth(compiled: ModuleType, term: Any, max_depth: int) -> None:
     agreed_bytes(compiled, term, max_depth=max_depth)
     whole = agreed_bytes(compiled, term)
@@ -183,13 +183,13 @@ def test_both_keep_the_same_limit_of_depth(compiled: ModuleType, term: Any, max_
 
 
 @given(term=terms, packet=st.sampled_from([0, 1, 2, 4]), level=st.integers(0, 9))
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_both_make_the_same_frames(compiled: ModuleType, term: Any, packet: int, level: int) -> None:
     agreed_bytes(compiled, term, packet=packet, compressed=level)
 
 
 @given(term=terms, level=st.integers(1, 9), cut=st.integers(0, 30), max_bytes=st.integers(0, 200))
-@settings(max_examples=300)
+@settings(max_examples=150)
 def test_both_inflate_the_same(compiled: ModuleType, term: Any, level: int, cut: int, max_bytes: int) -> None:
     data = compiled.encode([term, "z" * 200], compressed=level)
     agreed_term(compiled, data)
@@ -206,7 +206,7 @@ def test_both_name_the_same_byte_where_a_term_is_cut(compiled: ModuleType, term:
 
 
 @given(term=terms, damage=st.lists(st.tuples(st.integers(0), st.integers(0, 255)), min_size=1, max_size=4))
-@settings(max_examples=700)
+@settings(max_examples=350)
 def test_both_decode_or_refuse_a_damaged_term_alike(
     compiled: ModuleType, term: Any, damage: list[tuple[int, int]]
 ) -> None:
@@ -218,7 +218,7 @@ def test_both_decode_or_refuse_a_damaged_term_alike(
 
 
 @given(raw=bytes_like_terms)
-@settings(max_examples=1_000)
+@settings(max_examples=500)
 def test_both_decode_or_refuse_any_bytes_alike(compiled: ModuleType, raw: bytes) -> None:
     agreed_term(compiled, b"\x83" + raw)
 
@@ -258,7 +258,7 @@ def test_both_take_the_same_objects_for_bytes(compiled: ModuleType, data: Any) -
 
 
 @given(term=ordinary_terms)
-@settings(max_examples=500)
+@settings(max_examples=250)
 def test_compiled_codec_leaves_no_ordinary_term_to_the_reference(compiled: ModuleType, term: Any) -> None:
     def refuse(*_args: Any, **_options: Any) -> None:
         raise AssertionError("left to the reference")

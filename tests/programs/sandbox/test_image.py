@@ -87,8 +87,18 @@ def test_damaged_image_is_made_anew(cache: Path) -> None:
     for damaged in (data[:-1], bytes(len(data)), b"", b"x" + data[1:]):
         path.write_bytes(damaged)
         assert not image._is_whole(path)
+    # Of other versions.
+    used, unused = (path.with_name(f"{name}.image") for name in ("used", "unused"))
+    for other, days in ((used, 29), (unused, 31)):
+        other.write_bytes(b"an image")
+        os.utime(other, (time.time(), time.time() - days * 24 * 3600))
     sandboxes.prepare()
     assert executed(IS_FROM_IMAGE) == [True]
+    assert (used.exists(), unused.exists()) == (True, False)
+    # It is used when a process finds it.
+    os.utime(path, (0, 0))
+    assert image.find(executable())
+    assert path.stat().st_mtime > time.time() - 600
     # Removed while this process runs.
     path.unlink()
     assert executed(IS_FROM_IMAGE) == [False]

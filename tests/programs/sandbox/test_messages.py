@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from erlport_bridge.errors import kind_of
@@ -149,7 +149,6 @@ def outcome(lines: list[bytes]) -> str:
     return "value"
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(messages() | other_lines | st.binary(max_size=20), max_size=5))
 def test_whatever_a_sandbox_writes_is_a_value_or_an_error_of_kind_sandbox(lines: list[bytes]) -> None:
     assert outcome(lines) in ("value", "sandbox")
