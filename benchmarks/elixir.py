@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.timing import header, judged, readable, row
+from benchmarks.timing import header, judged, judged_rate, readable, row
 
 _HERE = Path(__file__).parent
 _MIX_STUB = _HERE.parent / "mix_stub"
@@ -73,6 +73,5 @@ def _row(comparison: Comparison) -> str:
     what, ratio = comparison.what, comparison.ratio
     if comparison.more_is_better:
         least = next(goal for end, goal in reversed(_LEAST_RATE.items()) if what.endswith(end))
-        mark = f"{ratio:.2f} ≥ {least:.2f}" if ratio >= least else f"**{ratio:.2f} < {least:.2f}**"
-        return row([what, *comparison.shown(), mark])
+        return row([what, *comparison.shown(), judged_rate(ratio, least)])
     return row([what, *comparison.shown(), judged(ratio, _MOST_TIME.get(what, _MOST_TIME_OF_BINARIES))])

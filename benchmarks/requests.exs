@@ -6,25 +6,28 @@ defmodule Requests do
 
   @qa "question -> answer"
 
-  # Starts a pool whose model answers at once.
-  def start_at_once do
+  # Starts a pool of one worker, which imports `module` of `benchmarks` for its model, and waits until it is ready.
+  def start(name, module) do
     [general: options] = Application.fetch_env!(:dspex, DSPex.Python)[:pools]
     root = Path.expand("..", __DIR__)
-    options = options ++ [python_path: [root], preload: ["benchmarks.at_once"]]
-    {:ok, _pool} = DSPex.Python.start_pool(:at_once, options)
-    {:ok, _pong} = DSPex.Python.ping(nil, pool: :at_once, timeout: 60_000)
+    {:ok, _pool} = DSPex.Python.start_pool(name, options ++ [python_path: [root], preload: [module]])
+    :ok = DSPex.Python.await_pools([name])
   end
 
   # Returns the time of `count` predictions, one after the other.
   def one_after_another(count, signature, inputs) do
     started = now()
-
-    for _ <- 1..count do
-      {:ok, _prediction} =
-        DSPex.Python.execute_module("dspy.Predict", signature, inputs, pool: :at_once)
-    end
-
+    for _ <- 1..count, do: predict(:at_once, signature, inputs)
     now() - started
+  end
+
+  # Returns the predictions a second of `callers` that ask again at once, for `ms`, and the CPU time in µs that the BEAM and
+  # Python took for each.
+  def closed_loop(pool, callers, ms, signature, inputs),
+    do: ClosedLoop.rate_and_cpu(pool, callers, ms, fn -> predict(pool, signature, inputs) end)
+
+  defp predict(pool, signature, inputs) do
+    {:ok, _prediction} = DSPex.Python.execute_module("dspy.Predict", signature, inputs, pool: pool)
   end
 
   # Returns the time of a prediction: the lowest decile of `count`, because events cost less than the noise of a shared machine.
@@ -85,12 +88,12 @@ defmodule Requests do
   end
 
   def busy(count) do
-    for _ <- 1..count, do: spawn_link(&predict/0)
+    for _ <- 1..count, do: spawn_link(&keep_busy/0)
   end
 
-  defp predict do
+  defp keep_busy do
     {:ok, _prediction} = DSPex.Python.execute_module("dspy.Predict", @qa, "?", timeout: 60_000)
-    predict()
+    keep_busy()
   end
 
   def end_busy(pids) do
@@ -109,8 +112,10 @@ defmodule Requests do
 end
 
 Code.require_file("../mix_stub/test/support/test_telemetry.ex", __DIR__)
+Code.require_file("closed_loop.exs", __DIR__)
 Code.compiler_options(ignore_module_conflict: true)
-Requests.start_at_once()
+Requests.start(:at_once, "benchmarks.at_once")
+Requests.start(:fifty_ms, "benchmarks.fifty_ms")
 {:ok, _pong} = DSPex.Python.ping(nil, timeout: 60_000)
 IO.puts("ready")
 
@@ -120,6 +125,16 @@ for line <- IO.stream(:stdio, :line) do
       inputs = %{"context" => URI.decode(context), "question" => URI.decode(question)}
       count = String.to_integer(count)
       IO.puts(Requests.one_after_another(count, URI.decode(signature), inputs))
+
+    ["closed_loop", pool, callers, ms, signature, context, question] ->
+      inputs = %{"context" => URI.decode(context), "question" => URI.decode(question)}
+      [callers, ms] = Enum.map([callers, ms], &String.to_integer/1)
+      pool = String.to_existing_atom(pool)
+
+      {rate, beam, python} =
+        Requests.closed_loop(pool, callers, ms, URI.decode(signature), inputs)
+
+      IO.puts("#{rate} #{beam} #{python}")
 
     ["observed", how, count, signature, context, question] ->
       inputs = %{"context" => URI.decode(context), "question" => URI.decode(question)}

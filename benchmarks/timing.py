@@ -82,6 +82,13 @@ def judged(ratio: float, goal: float) -> str:
     return f"**{ratio:.2f} > {goal:.2f}**"
 
 
+def judged_rate(ratio: float, goal: float) -> str:
+    """Return the same of a ratio that should be high: ``0.64 ≥ 0.60``, ``**0.56 < 0.60**``."""
+    if ratio >= goal:
+        return f"{ratio:.2f} ≥ {goal:.2f}"
+    return f"**{ratio:.2f} < {goal:.2f}**"
+
+
 def readable(seconds: float) -> str:
     """Return a time with three digits and its unit."""
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):

@@ -2,6 +2,7 @@
 # value: its name and the value, separated by a tab.
 
 Code.require_file("../mix_stub/test/support/overload.ex", __DIR__)
+Code.require_file("closed_loop.exs", __DIR__)
 
 defmodule Workers do
   @moduledoc false
@@ -24,18 +25,10 @@ defmodule Workers do
 
   # Tells the predictions a second of `callers`, and the CPU time in µs that the BEAM and the Pythons take for each.
   def tell_rate(what, pool, callers, ms) do
-    pids = [String.to_integer(System.pid()) | pythons(pool)]
-    before = Enum.map(pids, &cpu_us/1)
-    rate = rate(pool, callers, ms)
-    [beam | pythons] = for {pid, used} <- Enum.zip(pids, before), do: cpu_us(pid) - used
+    {rate, beam, pythons} = ClosedLoop.rate_and_cpu(pool, callers, ms, predicted(pool))
     tell("#{what}, #{callers} callers", rate)
-    tell("#{what}, #{callers} callers, beam", beam / (rate * ms / 1_000))
-    tell("#{what}, #{callers} callers, python", Enum.sum(pythons) / (rate * ms / 1_000))
-  end
-
-  defp pythons(pool) do
-    {:ok, %{"workers" => workers}} = DSPex.Python.metrics(pool: pool)
-    for %{"pid" => pid} <- workers, do: pid
+    tell("#{what}, #{callers} callers, beam", beam)
+    tell("#{what}, #{callers} callers, python", pythons)
   end
 
   # The bytes of the Pythons and of the BEAM.
@@ -44,33 +37,10 @@ defmodule Workers do
     (workers |> Enum.map(& &1["memory_bytes"]) |> Enum.sum()) + :erlang.memory(:total)
   end
 
-  defp cpu_us(pid) do
-    times = for thread <- File.ls!("/proc/#{pid}/task"), do: File.read("/proc/#{pid}/task/#{thread}/schedstat")
-    nanoseconds = for {:ok, text} <- times, do: text |> String.split() |> hd() |> String.to_integer()
-    Enum.sum(nanoseconds) / 1_000
-  end
-
   # Returns predictions a second of `callers`, in `ms`.
-  def rate(pool, callers, ms) do
-    ends = now() + ms
+  def rate(pool, callers, ms), do: ClosedLoop.rate(callers, ms, predicted(pool))
 
-    counts =
-      for _ <- 1..callers do
-        Task.async(fn -> count_until(ends, fn -> {:ok, _prediction} = predict(pool) end, 0) end)
-      end
-      |> Task.await_many(:infinity)
-
-    Enum.sum(counts) / ms * 1_000
-  end
-
-  defp count_until(ends, call, count) do
-    if now() >= ends do
-      count
-    else
-      call.()
-      count_until(ends, call, count + 1)
-    end
-  end
+  defp predicted(pool), do: fn -> {:ok, _prediction} = predict(pool) end
 
   # Kills a worker under 64 callers. Returns the longest time from the kill until the next answer of a caller whose call
   # was in flight there, the longest until such a caller had its error, how many these are, and the median of a call before:
