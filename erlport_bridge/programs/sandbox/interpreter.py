@@ -63,6 +63,7 @@ class Interpreter(dspy.PythonInterpreter):  # type: ignore[misc]
         self._limits = CodeLimits()
         self._left_s = 0.0
         self._clock: threading.Timer | None = None
+        self._clock_lock = threading.Lock()
         self._clock_started_at = 0.0
         # Why it was killed: the end of a sentence about the code. The first reason counts.
         self._killed_because: str | None = None
@@ -141,6 +142,7 @@ class Interpreter(dspy.PythonInterpreter):  # type: ignore[misc]
             dspy.CodeInterpreterError: The sandbox ended.
         """
         if self.is_killed:
+            self._raise_reason()
             raise dspy.CodeInterpreterError("the sandbox was ended with its request")
         with span("sandbox", "python") as traced:
             if traced is None:
@@ -160,13 +162,17 @@ class Interpreter(dspy.PythonInterpreter):  # type: ignore[misc]
             with within("sandbox"):
                 return super().execute(code, sets_as_lists(variables))
         except dspy.CodeInterpreterError:
-            if self._killed_because is not None:
-                raise OperationError(
-                    "sandbox", f"the code that the model wrote {self._killed_because} and was killed"
-                ) from None
+            self._raise_reason()
             raise
         finally:
             self._stop_clock()
+
+    def _raise_reason(self) -> None:
+        """Raise the error of a sandbox that was killed for what code did; it may be noticed only by the next one."""
+        if self._killed_because is not None:
+            raise OperationError(
+                "sandbox", f"the code that the model wrote {self._killed_because} and was killed"
+            ) from None
 
     def invoke_tool(self, tool_name: str, kwargs: dict[str, Any]) -> Any:
         """Call a tool on the host for the running code, with the code's clock stopped."""
@@ -233,13 +239,17 @@ class Interpreter(dspy.PythonInterpreter):  # type: ignore[misc]
         self._clock.start()
 
     def _stop_clock(self) -> None:
-        if self._clock is not None:
-            self._clock.cancel()
-            self._clock = None
+        with self._clock_lock:
+            clock, self._clock = self._clock, None
+        if clock is not None:
+            clock.cancel()
             self._left_s -= time.monotonic() - self._clock_started_at
 
     def _end_of_time(self) -> None:
-        self._kill_for(f"ran longer than {self._limits.timeout_ms} ms")
+        with self._clock_lock:
+            # Stopped at this moment, it must not end what runs next.
+            if self._clock is threading.current_thread():
+                self._kill_for(f"ran longer than {self._limits.timeout_ms} ms")
 
     def _kill_for(self, reason: str) -> None:
         self._killed_because = self._killed_because or reason

@@ -26,7 +26,7 @@ import dspy
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.sandbox import deno, image
-from erlport_bridge.programs.sandbox.facade import check_tools
+from erlport_bridge.programs.sandbox.facade import check_tools, is_setup
 from erlport_bridge.programs.sandbox.interpreter import (
     CodeLimits,
     Interpreter,
@@ -73,6 +73,7 @@ class Sandbox:
         interpreter = self._started()
         if interpreter.tools != self.tools or interpreter.output_fields != self.output_fields:
             interpreter.offer(self.tools, self.output_fields)
+        interpreter.limit(_DEFAULT_LIMITS if is_setup(code) else self._limits)
         return interpreter.execute(code, variables)
 
     def shutdown(self) -> None:
@@ -83,7 +84,6 @@ class Sandbox:
     def _started(self) -> Interpreter:
         if self._interpreter is None:
             self._interpreter = self._sandboxes.take()
-            self._interpreter.limit(self._limits)
         return self._interpreter
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import dspy
 import pytest
+from dspy.primitives import facade
 
 from erlport_bridge.errors import OperationError
 from erlport_bridge.programs.models.embedded import embedded_model
@@ -156,6 +157,40 @@ def test_endless_loop_is_killed_at_its_timeout(sandboxes: sandbox.Sandboxes) -> 
     process = process_of(interpreter)
     interpreter.shutdown()
     assert process.returncode is not None
+
+
+def test_time_of_dspys_own_code_does_not_count_for_the_code(sandboxes: sandbox.Sandboxes) -> None:
+    """DSPy's set-up takes 0.1 s of each new sandbox of ``dspy.RLM`` and ``dspy.Flex``."""
+    interpreter = sandboxes.factory.within(CodeLimits(1))()
+    facade.FacadeInvocation({}, sandboxes.factory, None).install(interpreter)
+    with pytest.raises(OperationError, match="ran longer than 1 ms and was killed"):
+        interpreter.execute("while True: pass")
+    interpreter.shutdown()
+
+
+@pytest.mark.parametrize("late", ["in a result", "in a call of a tool"])
+def test_end_of_time_that_is_noticed_late_is_said_by_the_next_execution(
+    sandboxes: sandbox.Sandboxes, monkeypatch: pytest.MonkeyPatch, late: str
+) -> None:
+    """The thread that reads a result may have to wait for the processor, when the time is over."""
+    interpreter = sandboxes.factory.within(CodeLimits(1_000))()
+    interpreter.tools["tool"] = lambda: "told"
+    interpreter.execute("print(1)")
+    started = interpreter._started()
+    read = started._lines.next
+
+    def read_late() -> bytes:
+        line = read()
+        process_of(interpreter).wait(60)
+        return line
+
+    monkeypatch.setattr(started._lines, "next", read_late)
+    if late == "in a result":
+        assert interpreter.execute("print(2)") == "2\n"
+    for _ in range(2):
+        with pytest.raises(OperationError, match="ran longer than 1000 ms and was killed"):
+            interpreter.execute("print(tool())")
+    interpreter.shutdown()
 
 
 def test_time_of_a_tool_does_not_count_for_the_code(sandboxes: sandbox.Sandboxes) -> None:
