@@ -6,8 +6,8 @@ defmodule DSPex.Python.Pool.PoolModel do
 
   alias DSPex.Python.{Callbacks, Error}
   alias DSPex.Python.Functions.{Callback, CallerContext, Model}
-  alias DSPex.Python.Pool.{Readiness, Routing, Settings}
-  alias DSPex.Python.Port.{ConfiguredModel, Names, Owner}
+  alias DSPex.Python.Pool.{ModelChange, Readiness, Routing, Settings}
+  alias DSPex.Python.Port.{Names, Owner}
   alias DSPex.Python.Wire.Timeout
 
   @doc """
@@ -45,55 +45,40 @@ defmodule DSPex.Python.Pool.PoolModel do
         |> Callback.on_behalf(CallerContext.current())
         |> Callback.quiet(Settings.of(pool).redact != nil)
 
-      registration = if callbacks != [], do: Callbacks.register(callbacks, owner)
-      change = if session_id == nil, do: ConfiguredModel.begin(pool)
+      configure = fn -> configure.({:slot, slot}) end
 
-      case configure.({:slot, slot}) do
-        {:ok, _configured} = ok ->
-          Owner.model_configured(owner, session_id, {registration, callbacks})
-
-          if session_id == nil do
-            # With another change under way the first worker is configured again: Python may have had their calls in another order.
-            alone? = ConfiguredModel.put(pool, model, change)
-            done? = configure_workers(pool, if(alone?, do: owner), deadline)
-
-            # A worker that has not answered yet changes its model later: until then no change is alone.
-            if done?, do: ConfiguredModel.ended(pool)
-          end
-
-          ok
-
-        {:error, error} ->
-          Callbacks.unregister(registration)
-          if session_id == nil, do: configuring_failed(pool, owner, error)
-          {:error, error}
-      end
+      if session_id,
+        do: configure_session(owner, session_id, callbacks, configure),
+        else: configure_pool(pool, owner, model, callbacks, deadline, configure)
     end
   end
 
-  # Python may yet have the call, and a model whose function is not there any more: it gets the one that is kept after that.
-  defp configuring_failed(pool, owner, %Error{kind: :timeout}) do
-    {:ok, _pid} =
-      Task.start(fn ->
-        Owner.configure_model(owner)
-        ConfiguredModel.ended(pool)
-      end)
+  defp configure_session(owner, session_id, callbacks, configure) do
+    registration = if callbacks != [], do: Callbacks.register(callbacks, owner)
+
+    case configure.() do
+      {:ok, _configured} = ok ->
+        Owner.model_configured(owner, session_id, {registration, callbacks})
+        ok
+
+      {:error, error} ->
+        Callbacks.unregister(registration)
+        {:error, error}
+    end
   end
 
-  defp configuring_failed(pool, _owner, _error), do: ConfiguredModel.ended(pool)
+  defp configure_pool(pool, owner, model, callbacks, deadline, configure) do
+    change = ModelChange.begin(pool, owner, callbacks)
 
-  # The workers take the model from where it is kept, as those that are started later. Returns whether all of them have it.
-  defp configure_workers(pool, configured, deadline) do
-    workers = for {_number, owner, _worker} <- Names.workers(pool), owner != configured, do: owner
+    case configure.() do
+      {:ok, _configured} = ok ->
+        ModelChange.configured(change, model, deadline)
+        ok
 
-    workers
-    |> Task.async_stream(&Owner.configure_model/1,
-      max_concurrency: max(length(workers), 1),
-      timeout: Timeout.remaining(deadline, 0),
-      on_timeout: :kill_task,
-      ordered: false
-    )
-    |> Enum.all?(&match?({:ok, _reply}, &1))
+      {:error, error} ->
+        ModelChange.failed(change, error)
+        {:error, error}
+    end
   end
 
   @doc """

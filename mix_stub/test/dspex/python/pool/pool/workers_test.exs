@@ -165,16 +165,7 @@ defmodule DSPex.Python.Pool.WorkersTest do
         for configuring <- configurings,
             do: assert({:ok, _model} = Task.await(configuring, 60_000))
 
-        args = ["dspy.Predict", "question -> answer", %{"question" => "?"}, %{}]
-
-        answers =
-          for slot <- [1, 1, 2, 2] do
-            route = [route: {:slot, slot}]
-            {:ok, {:ok, answer}} = Python.Pool.call(pool, :execute_module, args, 60_000, route)
-            answer["answer"]
-          end
-
-        assert [_one] = Enum.uniq(answers)
+        assert [_one] = (answers(pool, 2) ++ answers(pool, 2)) |> Enum.uniq()
       end
     end
 
@@ -292,12 +283,7 @@ defmodule DSPex.Python.Pool.WorkersTest do
     # The start itself would end after a minute.
     assert ms < 30_000
     File.touch!(Path.join(folder, "go"))
-    args = ["dspy.Predict", "question -> answer", %{"question" => "?"}, %{}]
-
-    for slot <- 1..2 do
-      assert {:ok, {:ok, %{"answer" => "configured"}}} =
-               Python.Pool.call(pool, :execute_module, args, 60_000, route: {:slot, slot})
-    end
+    assert answers(pool, 2) == ["configured"]
   end
 
   test "a spare has run a prediction before its first call, and a worker that is waited for has not" do
@@ -318,30 +304,47 @@ defmodule DSPex.Python.Pool.WorkersTest do
     os_pid
   end
 
-  # Python has the call when it goes on, and had the new model, whose function was not there: each further call was an error.
-  for size <- [1, 2] do
-    test "a pool of #{size} keeps its model after a configure_lm whose time is over" do
+  # Python has the call when it goes on, and had the new model, whose function was not there: each further call was an error. If the
+  # caller was killed, the first worker had another model than the others, with functions that nobody ended.
+  for size <- [1, 2], ends <- [:timeout, :kill] do
+    test "a pool of #{size} keeps its model after a configure_lm that ends early by #{ends}" do
       pool = start_ready!(size: unquote(size), heartbeat: [stopped: false])
-      model = fn answer -> fn _request -> ScriptedModel.written(answer: answer) end end
-      {:ok, _model} = Python.configure_lm(:elixir, [function: model.("first")], pool: pool)
-      {:ok, %{"pid" => pid}} = ping_slot(pool, 1)
-      signal_process(pid, "STOP")
-      options = [pool: pool, timeout: 300]
 
-      assert {:error, %Error{kind: :timeout}} =
-               Python.configure_lm(:elixir, [function: model.("second")], options)
-
-      signal_process(pid, "CONT")
-      args = ["dspy.Predict", @qa, %{"question" => "?"}, %{}]
-
-      for slot <- 1..unquote(size), route = [route: {:slot, slot}] do
-        found = Python.Pool.call(pool, :execute_module, args, 60_000, route)
-        assert {:ok, {:ok, %{"answer" => "first"}}} = found
+      model = fn answer ->
+        [function: fn _request -> ScriptedModel.written(answer: answer) end]
       end
 
+      {:ok, _model} = Python.configure_lm(:elixir, model.("first"), pool: pool)
+      {:ok, %{"pid" => pid}} = ping_slot(pool, 1)
+      signal_process(pid, "STOP")
+
+      case unquote(ends) do
+        :timeout ->
+          assert {:error, %Error{kind: :timeout}} =
+                   Python.configure_lm(:elixir, model.("second"), pool: pool, timeout: 300)
+
+        :kill ->
+          caller = spawn(fn -> Python.configure_lm(:elixir, model.("second"), pool: pool) end)
+          Process.sleep(300)
+          Process.exit(caller, :kill)
+      end
+
+      signal_process(pid, "CONT")
+      eventually(fn -> answers(pool, unquote(size)) == ["first"] end)
       # Later changes are as ever.
-      {:ok, _model} = Python.configure_lm(:elixir, [function: model.("third")], pool: pool)
-      assert {:ok, %{fields: %{"answer" => "third"}}} = ask(pool)
+      {:ok, _model} = Python.configure_lm(:elixir, model.("third"), pool: pool)
+      assert answers(pool, unquote(size)) == ["third"]
+    end
+  end
+
+  # What all workers answer.
+  defp answers(pool, size) do
+    args = ["dspy.Predict", @qa, %{"question" => "?"}, %{}]
+
+    for slot <- 1..size, uniq: true do
+      {:ok, result} = Python.Pool.call(pool, :execute_module, args, 60_000, route: {:slot, slot})
+
+      with {:ok, prediction} <- result, do: prediction["answer"]
     end
   end
 
