@@ -6,8 +6,14 @@ defmodule DSPex.Python.Cluster.ModelFunctions do
 
   use GenServer
 
+  # How long a node may take to say whether it still knows functions.
+  @question_ms 500
+
   alias DSPex.Python.Callbacks
+  alias DSPex.Python.Cluster.{Placement, Remote}
   alias DSPex.Python.Functions.{Callback, CallerContext, ModelRegistrations}
+  alias DSPex.Python.Port.{Names, PendingCalls}
+  alias DSPex.Python.Wire.Timeout
 
   @doc false
   def start_link(_options), do: GenServer.start_link(__MODULE__, nil, name: __MODULE__)
@@ -36,9 +42,12 @@ defmodule DSPex.Python.Cluster.ModelFunctions do
   def init(nil), do: {:ok, %ModelRegistrations{}}
 
   @impl true
-  def handle_call({:keep, key, registered}, _from, registrations) do
-    {registration, callbacks} = registered.()
-    {:reply, :ok, ModelRegistrations.put(registrations, key, registration, callbacks)}
+  def handle_call({:keep, {pool, _session_id} = key, registered}, _from, registrations) do
+    replaced =
+      for {_registration, callbacks} <- registrations.registered[key] || [], do: callbacks
+
+    in_use? = in_use(pool, for(%{id: id} <- Enum.concat(replaced), do: id))
+    {:reply, :ok, ModelRegistrations.put(registrations, key, registered.(), in_use?)}
   end
 
   @impl true
@@ -48,7 +57,27 @@ defmodule DSPex.Python.Cluster.ModelFunctions do
   def handle_info(:register_functions, registrations),
     do: {:noreply, ModelRegistrations.register_again(registrations)}
 
+  def handle_info(:release_functions, registrations),
+    do: {:noreply, ModelRegistrations.release(registrations)}
+
   def handle_info(_other, registrations), do: {:noreply, registrations}
+
+  # Other nodes have registered proxies of the functions, for as long as their calls may call them.
+  defp in_use(pool, ids) do
+    of_this_node =
+      for {_number, _owner, worker} <- Names.workers(pool),
+          do: PendingCalls.until_ended(worker.connection.pending_calls)
+
+    fn ->
+      Enum.any?(of_this_node, & &1.()) or
+        Enum.any?(List.delete(Placement.nodes(pool), node()), &registered?(&1, pool, ids))
+    end
+  end
+
+  defp registered?(node, pool, ids) do
+    request = %{pool: pool, question: {:registered?, ids}}
+    Remote.ask(node, :about, request, Timeout.deadline(@question_ms)) == {:answer, {:ok, true}}
+  end
 
   # As DSPex.Python.Functions.CallbackRegistry: a function may have closed over a key.
   @doc false

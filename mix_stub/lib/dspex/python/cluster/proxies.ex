@@ -77,6 +77,9 @@ defmodule DSPex.Python.Cluster.Proxies do
 
   def node_of_token(_no_token), do: nil
 
+  # On their own node they are registered already.
+  defp proxies(_functions, node) when node == node(), do: []
+
   defp proxies(functions, node) do
     for %{id: id, name: name, log: log} <- functions do
       ask = &ask(node, %{id: id, log: log}, &1, &2)

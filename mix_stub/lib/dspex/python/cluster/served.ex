@@ -129,6 +129,8 @@ defmodule DSPex.Python.Cluster.Served do
   defp about(:model_state, pool), do: PoolModel.state(pool)
   defp about({:forget_model, session_id}, pool), do: {:ok, PoolModel.forget(pool, session_id)}
 
+  defp about({:registered?, ids}, _pool), do: {:ok, CallbackRegistry.registered?(ids)}
+
   defp about(other, _pool),
     do: {:error, Error.new(:input, "unknown question #{inspect(other)} about a pool")}
 end

@@ -65,6 +65,12 @@ defmodule DSPex.Python.Functions.CallbackRegistry do
   def invoked?(callbacks), do: ask({:invoked?, Enum.map(callbacks, & &1.id)}, true)
 
   @doc """
+  Tells whether one of these ids is registered.
+  """
+  @spec registered?([String.t()]) :: boolean()
+  def registered?(ids), do: ask({:registered?, ids}, false)
+
+  @doc """
   Ends an invocation. No message about it comes afterwards.
   """
   @spec finished(reference()) :: :ok
@@ -132,6 +138,9 @@ defmodule DSPex.Python.Functions.CallbackRegistry do
     {:reply, Enum.any?(ids, &match?({_registration, _callback, true}, state.callbacks[&1])),
      state}
   end
+
+  def handle_call({:registered?, ids}, _from, state),
+    do: {:reply, Enum.any?(ids, &is_map_key(state.callbacks, &1)), state}
 
   def handle_call(:count, _from, state) do
     count = %{registered: map_size(state.callbacks), running: map_size(state.running)}

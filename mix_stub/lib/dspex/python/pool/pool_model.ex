@@ -4,7 +4,7 @@ defmodule DSPex.Python.Pool.PoolModel do
   # The language model of a pool and those of its sessions: their state, a change of them, and the functions that Python calls
   # for them. DSPex.Python.Port.ConfiguredModel keeps the model for Pythons that start later.
 
-  alias DSPex.Python.{Callbacks, Error}
+  alias DSPex.Python.Error
   alias DSPex.Python.Functions.{Callback, CallerContext, Model}
   alias DSPex.Python.Pool.{ModelChange, Readiness, Routing, Settings}
   alias DSPex.Python.Port.{Names, Owner}
@@ -21,8 +21,9 @@ defmodule DSPex.Python.Pool.PoolModel do
 
   @doc """
   Runs `configure`, which configures `model` for the pool or for its session `session_id` by a call of the route that it gets.
-  Python may call `callbacks` until another model is configured there, or until another Python is started. A worker that does not
-  answer within `timeout`, such as one that is being started, is not waited for: it gets the model as soon as it answers.
+  Python may call `callbacks` until another model is configured there, or until another Python is started; calls that run then go on
+  with them. A worker that does not answer within `timeout`, such as one that is being started, is not waited for: it gets the model
+  as soon as it answers.
   """
   @spec configure(
           atom(),
@@ -45,44 +46,22 @@ defmodule DSPex.Python.Pool.PoolModel do
         |> Callback.on_behalf(CallerContext.current())
         |> Callback.quiet(Settings.of(pool).redact != nil)
 
-      configure = fn -> configure.({:slot, slot}) end
+      change = ModelChange.begin(pool, session_id, owner, callbacks)
 
-      if session_id,
-        do: configure_session(owner, session_id, callbacks, configure),
-        else: configure_pool(pool, owner, model, callbacks, deadline, configure)
-    end
-  end
+      case configure.({:slot, slot}) do
+        {:ok, _configured} = ok ->
+          ModelChange.configured(change, model, deadline)
+          ok
 
-  defp configure_session(owner, session_id, callbacks, configure) do
-    registration = if callbacks != [], do: Callbacks.register(callbacks, owner)
-
-    case configure.() do
-      {:ok, _configured} = ok ->
-        Owner.model_configured(owner, session_id, {registration, callbacks})
-        ok
-
-      {:error, error} ->
-        Callbacks.unregister(registration)
-        {:error, error}
-    end
-  end
-
-  defp configure_pool(pool, owner, model, callbacks, deadline, configure) do
-    change = ModelChange.begin(pool, owner, callbacks)
-
-    case configure.() do
-      {:ok, _configured} = ok ->
-        ModelChange.configured(change, model, deadline)
-        ok
-
-      {:error, error} ->
-        ModelChange.failed(change, error)
-        {:error, error}
+        {:error, error} ->
+          ModelChange.failed(change, error)
+          {:error, error}
+      end
     end
   end
 
   @doc """
-  Ends the registration of the model functions of a session that was closed.
+  Ends the registration of the model functions of a session that was closed; calls that run go on with them.
   """
   @spec forget(atom(), String.t()) :: :ok
   def forget(pool, session_id) do

@@ -17,7 +17,7 @@ defmodule DSPex.Python.Port.Owner do
   require Logger
 
   alias DSPex.Python.{Callbacks, Error, ModelFunction}
-  alias DSPex.Python.Functions.Callback
+  alias DSPex.Python.Functions.ModelRegistrations
 
   alias DSPex.Python.Port.{
     AskedNotes,
@@ -86,13 +86,23 @@ defmodule DSPex.Python.Port.Owner do
   @doc """
   Tells the owner that the pool or its session `session_id` has a model, and which functions are registered for it.
 
-  The functions of the previous model can be called no more.
+  Only the calls that run now can still call the functions of the previous model.
   """
-  @spec model_configured(pid(), String.t() | nil, registered) :: :ok
-        when registered: {Callbacks.registration() | nil, [Callback.t()]}
-  def model_configured(owner, session_id, registered) do
+  @spec model_configured(pid(), String.t() | nil, ModelRegistrations.functions()) :: :ok
+  def model_configured(owner, session_id, functions),
+    do: tell(owner, :model_configured, session_id, functions)
+
+  @doc """
+  Tells the owner that the pool or its session `session_id` may have a model, and which functions are registered for it: the call
+  has not been answered in its time.
+  """
+  @spec model_perhaps_configured(pid(), String.t() | nil, ModelRegistrations.functions()) :: :ok
+  def model_perhaps_configured(owner, session_id, functions),
+    do: tell(owner, :model_perhaps_configured, session_id, functions)
+
+  defp tell(owner, what, session_id, functions) do
     # In a function, so that no report prints what the functions have closed over.
-    GenServer.call(owner, {:model_configured, session_id, fn -> registered end})
+    GenServer.call(owner, {what, session_id, fn -> functions end})
   catch
     # Python has just ended. The next one configures the model of the pool anew, and has no sessions.
     :exit, _reason -> :ok
@@ -150,7 +160,10 @@ defmodule DSPex.Python.Port.Owner do
           worker,
           role.slot == nil
         ),
-      model: %WorkerModel{state: if(options.model.() == nil, do: :none, else: :configured)},
+      model: %WorkerModel{
+        state: if(options.model.() == nil, do: :none, else: :configured),
+        calls: pending_calls
+      },
       pending_calls: pending_calls,
       pool: pool
     }
@@ -170,6 +183,11 @@ defmodule DSPex.Python.Port.Owner do
   def handle_call({:model_configured, session_id, configured}, _from, state) do
     state = %{state | model: WorkerModel.configured(state.model, session_id, configured.())}
     {:reply, :ok, if(session_id == nil, do: published(state), else: state)}
+  end
+
+  def handle_call({:model_perhaps_configured, session_id, configured}, _from, state) do
+    model = WorkerModel.perhaps_configured(state.model, session_id, configured.())
+    {:reply, :ok, %{state | model: model}}
   end
 
   def handle_call(:configure_model, _from, %{phase: {:down, _error}} = state),
@@ -270,6 +288,9 @@ defmodule DSPex.Python.Port.Owner do
       do: {:noreply, register_again(state)}
 
   def handle_info(:register_functions, state), do: {:noreply, register_again(state)}
+
+  def handle_info(:release_functions, state),
+    do: {:noreply, %{state | model: WorkerModel.release(state.model)}}
 
   def handle_info({:DOWN, monitor, :process, _caller, _reason}, state) do
     {id, monitors} = CallerMonitors.pop(state.caller_monitors, monitor)

@@ -96,6 +96,25 @@ defmodule DSPex.Python.Port.PendingCalls do
   def pending?(calls, id), do: :ets.member(calls.table, id)
 
   @doc """
+  Returns a function that tells whether one of the calls that are pending now still is. The id of a later call is another one.
+  """
+  @spec until_ended(t()) :: (() -> boolean())
+  def until_ended(calls) do
+    ids = for {id, _caller} <- callers(calls), do: id
+
+    fn ->
+      try do
+        Enum.any?(ids, &pending?(calls, &1))
+      rescue
+        # The table has ended.
+        ArgumentError -> false
+      end
+    end
+  rescue
+    ArgumentError -> fn -> false end
+  end
+
+  @doc """
   Notes that the port has not taken a call.
   """
   @spec unsent(t(), Protocol.id()) :: :ok | :gone

@@ -5,18 +5,23 @@ defmodule DSPex.Python.Port.WorkerModel do
   # Changes are made one after the other, and Python calls the functions of its model until it has the next one.
 
   alias DSPex.Python.{Callbacks, Error}
-  alias DSPex.Python.Functions.{Callback, ModelRegistrations}
+  alias DSPex.Python.Functions.ModelRegistrations
+  alias DSPex.Python.Port.PendingCalls
 
   # `changing` are those who wait for the change that has begun, and `asked` those who wait for one that has not. `next` are the
-  # functions of the model that is being configured.
-  defstruct state: :none, functions: %ModelRegistrations{}, next: nil, changing: [], asked: []
-
-  @typep functions :: {Callbacks.registration() | nil, [Callback.t()]}
+  # functions of the model that is being configured, and `calls` those that may call the functions of the model.
+  defstruct state: :none,
+            functions: %ModelRegistrations{},
+            calls: nil,
+            next: nil,
+            changing: [],
+            asked: []
 
   @type t :: %__MODULE__{
           state: :none | :configured | {:failed, Error.t()},
           functions: ModelRegistrations.t(),
-          next: functions() | nil,
+          calls: PendingCalls.t() | nil,
+          next: ModelRegistrations.functions() | nil,
           changing: [GenServer.from()],
           asked: [GenServer.from()]
         }
@@ -24,9 +29,22 @@ defmodule DSPex.Python.Port.WorkerModel do
   @doc """
   Keeps the functions of a model that Python has got by a call: for the pool, or for its session `session_id`.
   """
-  @spec configured(t(), String.t() | nil, functions()) :: t()
+  @spec configured(t(), String.t() | nil, ModelRegistrations.functions()) :: t()
   def configured(model, nil, functions), do: %{keep(model, nil, functions) | state: :configured}
   def configured(model, session_id, functions), do: keep(model, session_id, functions)
+
+  @doc """
+  Keeps the functions of a model that Python may have got, by a call whose answer nobody waits for any more.
+  """
+  @spec perhaps_configured(t(), String.t() | nil, ModelRegistrations.functions()) :: t()
+  def perhaps_configured(model, session_id, functions),
+    do: %{model | functions: ModelRegistrations.add(model.functions, session_id, functions)}
+
+  @doc """
+  Ends the functions of replaced models that no call can call any more, as `ModelRegistrations.release/1`.
+  """
+  @spec release(t()) :: t()
+  def release(model), do: %{model | functions: ModelRegistrations.release(model.functions)}
 
   @doc """
   Adds somebody who waits until Python has the model that is kept for the pool now.
@@ -49,13 +67,13 @@ defmodule DSPex.Python.Port.WorkerModel do
   @doc """
   Keeps the functions of the model that Python gets when it starts, and has none before.
   """
-  @spec first(t(), functions()) :: t()
+  @spec first(t(), ModelRegistrations.functions()) :: t()
   def first(model, functions), do: model |> begin() |> keep(nil, functions)
 
   @doc """
   Takes the functions of the model that Python gets by the change that has begun.
   """
-  @spec next(t(), functions()) :: t()
+  @spec next(t(), ModelRegistrations.functions()) :: t()
   def next(model, functions), do: %{model | next: functions}
 
   @doc """
@@ -85,9 +103,10 @@ defmodule DSPex.Python.Port.WorkerModel do
   def register_again(model),
     do: %{model | functions: ModelRegistrations.register_again(model.functions)}
 
-  defp keep(model, session_id, {registration, callbacks}) do
-    functions = ModelRegistrations.put(model.functions, session_id, registration, callbacks)
-    %{model | functions: functions}
+  # Calls that Python has now may call the functions of the model that they began with.
+  defp keep(%{calls: calls} = model, key, functions) do
+    in_use? = if calls, do: PendingCalls.until_ended(calls), else: fn -> false end
+    %{model | functions: ModelRegistrations.put(model.functions, key, functions, in_use?)}
   end
 
   defp reply(model, result) do

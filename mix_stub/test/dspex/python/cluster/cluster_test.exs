@@ -409,6 +409,24 @@ defmodule DSPex.Python.ClusterTest do
       assert {:ok, _model} = Python.configure_lm(:embedded, %{}, pool: @pool)
       assert CallbackRegistry.count().registered == 0
 
+      test = self()
+
+      held = fn _request ->
+        send(test, {:asked, self()})
+        receive do: (:go_on -> ScriptedModel.written(answer: "old"))
+      end
+
+      {:ok, _model} = Python.configure_lm(:elixir, [function: held], pool: @pool)
+      calls = for _ <- 1..4, do: Task.async(fn -> ask() end)
+      asked = for _ <- calls, do: assert_receive({:asked, _function}, 30_000)
+      assert {:ok, _model} = Python.configure_lm(:embedded, %{}, pool: @pool)
+      for {:asked, function} <- asked, do: send(function, :go_on)
+
+      for {:ok, prediction} <- Task.await_many(calls, 30_000),
+          do: assert(prediction[:answer] == "old")
+
+      eventually(fn -> CallbackRegistry.count().registered == 0 end)
+
       {:ok, _model} =
         Python.configure_lm(:elixir, [function: mine], pool: @pool, session_id: "with model")
 
@@ -421,6 +439,26 @@ defmodule DSPex.Python.ClusterTest do
 
       assert {:error, %Error{}} = Python.configure_lm(:elixir, [function: 1], pool: @pool)
     end
+  end
+
+  test "a function that is configured on a node with the pool is called there" do
+    pool = start_pool!(model: nil)
+    Nodes.await_members!(pool, [node()])
+    mine = fn _request -> ScriptedModel.written(answer: "mine on #{node()}") end
+    options = [pool: {:cluster, pool}, timeout: 20_000]
+    ask = &Python.execute_module("dspy.Predict", @qa, "Why?", options ++ &1)
+
+    for own <- [[], [session_id: "s"]] do
+      {:ok, _model} = Python.configure_lm(:elixir, [function: mine], options ++ own)
+      assert {:ok, prediction} = ask.(own)
+      assert prediction[:answer] == "mine on #{node()}"
+    end
+
+    assert {:ok, prediction} = ask.(lm: {:elixir, mine})
+    assert prediction[:answer] == "mine on #{node()}"
+    {:ok, _closed} = Python.close_session("s", options)
+    {:ok, _model} = Python.configure_lm(:embedded, [], options)
+    assert CallbackRegistry.count().registered == 0
   end
 
   test "a node that joins after configure_lm has its own model, and the error names it", %{b: b} do

@@ -443,6 +443,69 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
       assert kept(pool) == 0
     end
 
+    # The function was killed, and each call that ran was an error of kind `provider`.
+    test "answers the calls that run when the model is changed, or the session closed" do
+      pool = start_pool!(model: nil)
+      test = self()
+
+      held = fn _request ->
+        send(test, {:asked, self()})
+        receive do: (:go_on -> ScriptedModel.written(answer: "old"))
+      end
+
+      change = fn provider, config, session ->
+        {:ok, _model} = Python.configure_lm(provider, config, [pool: pool] ++ session)
+      end
+
+      for {session, changes} <- [
+            {[], [fn -> change.(:embedded, [], []) end]},
+            {[], [fn -> change.(:elixir, [function: held], []) end]},
+            {[session_id: "s"], [fn -> change.(:embedded, [], session_id: "s") end]},
+            {[session_id: "s"], [fn -> {:ok, _} = Python.close_session("s", pool: pool) end]},
+            {[], for(_ <- 1..3, do: fn -> change.(:elixir, [function: answering("new")], []) end)}
+          ] do
+        change.(:elixir, [function: held], session)
+        calls = for _ <- 1..2, do: Task.async(fn -> answer(pool, session) end)
+        asked = for _ <- calls, do: assert_receive({:asked, _function}, 30_000)
+        for change <- changes, do: change.()
+        for {:asked, function} <- asked, do: send(function, :go_on)
+        assert Task.await_many(calls, 30_000) == ["old", "old"]
+      end
+
+      assert answer(pool) == "new"
+      eventually(fn -> Callbacks.count().running == 0 and replaced(pool) == [] end)
+      assert kept(pool) == 1
+    end
+
+    # Python has the call when it goes on, and had a model whose function was not there any more.
+    for ends <- [:timeout, :kill] do
+      test "of a session can be called after a configure_lm that ends early by #{ends}" do
+        pool = start_pool!(heartbeat: [stopped: false])
+        options = [pool: pool, session_id: "s"]
+        configure = &Python.configure_lm(:elixir, [function: answering(&1)], options ++ &2)
+        {:ok, _model} = configure.("first", [])
+        {:ok, %{"pid" => pid}} = Python.ping(nil, pool: pool)
+        signal_process(pid, "STOP")
+
+        case unquote(ends) do
+          :timeout ->
+            assert {:error, %Error{kind: :timeout}} = configure.("second", timeout: 300)
+
+          :kill ->
+            caller = spawn(fn -> configure.("second", []) end)
+            Process.sleep(300)
+            Process.exit(caller, :kill)
+        end
+
+        signal_process(pid, "CONT")
+        for _ <- 1..5, do: assert(answer(pool, session_id: "s") in ["first", "second"])
+        {:ok, _model} = configure.("third", [])
+        assert answer(pool, session_id: "s") == "third"
+        {:ok, _session} = Python.close_session("s", pool: pool)
+        eventually(fn -> {kept(pool), replaced(pool)} == {0, []} end)
+      end
+    end
+
     test "is killed when its request is cancelled" do
       test = self()
 
@@ -466,7 +529,9 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
       assert_ended(function)
     end
 
-    defp kept(pool), do: map_size(:sys.get_state(client(pool)).model.functions.registered)
+    defp kept(pool), do: map_size(functions(pool).registered)
+    defp replaced(pool), do: functions(pool).replaced
+    defp functions(pool), do: :sys.get_state(client(pool)).model.functions
 
     defp answer(pool, options \\ []) do
       {:ok, prediction} =

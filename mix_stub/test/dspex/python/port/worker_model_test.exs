@@ -3,7 +3,7 @@ defmodule DSPex.Python.Port.WorkerModelTest do
 
   alias DSPex.Python.{Callbacks, Error}
   alias DSPex.Python.Functions.{Callback, Invocation}
-  alias DSPex.Python.Port.WorkerModel
+  alias DSPex.Python.Port.{PendingCalls, WorkerModel}
 
   defp function(answer) do
     callbacks = [Callback.new("the model", fn _request -> answer end, 5_000)]
@@ -63,6 +63,45 @@ defmodule DSPex.Python.Port.WorkerModelTest do
     assert {{:ok, "of the session"}, {:ok, "new"}} = {call(session), call(new)}
     WorkerModel.configured(model, "s", {nil, []})
     assert {{:error, _gone}, {:ok, "new"}} = {call(session), call(new)}
+  end
+
+  test "the calls that run during a change can call the functions of the model before it" do
+    [old, new, last] = [function("old"), function("new"), function("last")]
+    calls = PendingCalls.new()
+    running = PendingCalls.add(calls, make_ref())
+
+    model =
+      %WorkerModel{calls: calls}
+      |> WorkerModel.configured(nil, old)
+      |> WorkerModel.configured(nil, new)
+
+    later = PendingCalls.add(calls, make_ref())
+    model = WorkerModel.configured(model, nil, last)
+    assert Enum.map([old, new, last], &call/1) == [{:ok, "old"}, {:ok, "new"}, {:ok, "last"}]
+
+    PendingCalls.take(calls, running)
+    model = released(model)
+    assert {{:error, _}, {:ok, "new"}, {:ok, "last"}} = {call(old), call(new), call(last)}
+    PendingCalls.take(calls, later)
+    assert released(model).functions.replaced == []
+    assert {{:error, _}, {:error, _}, {:ok, "last"}} = {call(old), call(new), call(last)}
+    refute_receive :release_functions, 1_500
+  end
+
+  # It is asked once in a while, however many were replaced.
+  defp released(model) do
+    assert_receive :release_functions, 5_000
+    refute_received :release_functions
+    WorkerModel.release(model)
+  end
+
+  test "a model that Python may have got keeps the functions of the one before, until the next" do
+    [old, perhaps, new] = [function("old"), function("perhaps"), function("new")]
+    model = WorkerModel.configured(%WorkerModel{}, "s", old)
+    model = WorkerModel.perhaps_configured(model, "s", perhaps)
+    assert {{:ok, "old"}, {:ok, "perhaps"}} = {call(old), call(perhaps)}
+    WorkerModel.configured(model, "s", new)
+    assert {{:error, _}, {:error, _}, {:ok, "new"}} = {call(old), call(perhaps), call(new)}
   end
 
   test "nobody waits for a Python that there is not" do
