@@ -182,7 +182,8 @@ defmodule DSPex.Python do
   `:requests_per_minute`, …; a value `{:system, variable}` is read from the environment of the BEAM. An `:api_key` that is a function
   without arguments, or `{module, function, args}`, is called before each request, so that keys can rotate.
   `configure_lm(:elixir, function: function)` sets a model function, see `DSPex.Python.ModelFunction`. A Python that is started again
-  has the model of the pool that was set last; the model of a session is lost with its session.
+  has the model of the pool that was set last; the model of a session is lost with its session. Calls in flight go on with the
+  model that they began with. After an error of kind `timeout` a pool has the model that it had, and a session one of the two.
 
       iex> {:ok, _model} = DSPex.Python.configure_lm(:embedded)
   """
