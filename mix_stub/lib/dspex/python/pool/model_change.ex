@@ -37,6 +37,9 @@ defmodule DSPex.Python.Pool.ModelChange do
           pid: pid,
           monitor: monitor
         }
+
+      {:DOWN, ^monitor, :process, _pid, reason} ->
+        exit(reason)
     end
   end
 
