@@ -19,7 +19,7 @@ defmodule DSPex.Python.Functions.ModelRegistrations do
 
   @type t :: %__MODULE__{
           registered: %{(String.t() | nil) => [functions()]},
-          replaced: [{CallbackRegistry.registration(), (() -> boolean())}],
+          replaced: [{CallbackRegistry.registration(), (... -> boolean())}],
           monitor: reference() | nil
         }
 
@@ -27,7 +27,7 @@ defmodule DSPex.Python.Functions.ModelRegistrations do
   Keeps functions, which replace those of `key`. `in_use?` tells whether a call still runs that may call the replaced ones. If so, it is
   asked again each second: the calling process gets the message `:release_functions` and has to call `release/1`.
   """
-  @spec put(t(), term(), functions(), (() -> boolean())) :: t()
+  @spec put(t(), term(), functions(), (... -> boolean())) :: t()
   def put(registrations, key, functions, in_use?) do
     {replaced, registered} = Map.pop(registrations.registered, key, [])
     replaced = in_use(for {registration, _callbacks} <- replaced, do: {registration, in_use?})

@@ -98,7 +98,7 @@ defmodule DSPex.Python.Port.PendingCalls do
   @doc """
   Returns a function that tells whether one of the calls that are pending now still is. The id of a later call is another one.
   """
-  @spec until_ended(t()) :: (() -> boolean())
+  @spec until_ended(t()) :: (... -> boolean())
   def until_ended(calls) do
     ids = for {id, _caller} <- callers(calls), do: id
 
