@@ -47,7 +47,7 @@ defmodule DSPex.Python.Cluster.Proxies do
 
   defp configure(pool, session_id, model, options, timeout) do
     with {:ok, {provider, config}, callbacks} <-
-           Model.resolve(model, Pool.caller(pool)) do
+           Model.resolve_checked(model, Pool.caller(pool)) do
       PoolModel.configure(pool, session_id, model, callbacks, timeout, fn route ->
         pool
         |> Pool.call(:configure_lm, [provider, config, options], timeout, route: route)

@@ -164,7 +164,8 @@ defmodule DSPex.Python.Functions.Model do
   end
 
   @doc """
-  Resolves a model that `checked/2` has returned; an error names the place in the options of `DSPex.Python.configure_lm/3`.
+  Resolves a model whose form is checked, for a pool or a session; an error names the place in the options of
+  `DSPex.Python.configure_lm/3`, as Python's errors about a model do.
   """
   @spec resolve_checked(t(), ModelFunction.pool_call() | nil) ::
           {:ok, {provider(), map()}, [Callback.t()]} | {:error, Error.t()}
@@ -187,13 +188,11 @@ defmodule DSPex.Python.Functions.Model do
   end
 
   # Errors of one model have the path inside of it, or none if the whole model is wrong.
-  defp below(%Error{kind: :input, path: inner} = error, path) do
+  defp below(%Error{path: inner} = error, path) do
     inside? = is_binary(inner) and String.starts_with?(inner, path)
     path = if inside?, do: inner, else: Enum.join([path | List.wrap(inner)], ".")
-    Error.new(:input, error.message, Map.put(error.details, "path", path))
+    %{error | path: path, details: Map.put(error.details, "path", path)}
   end
-
-  defp below(error, _path), do: error
 
   defp read_for_call({_provider, _options} = model, pool_call, _path) do
     with {:ok, model} <- checked(model),
@@ -265,26 +264,28 @@ defmodule DSPex.Python.Functions.Model do
     end
   end
 
-  defp read(name, function, provider)
-       when name in [:api_key, "api_key"] and is_function(function) do
-    if is_function(function, 0),
-      do: key_function(function, provider),
-      else: {:error, wrong_key(name, function)}
-  end
-
-  # The length of an improper list fails: Python refuses the whole as no key.
-  defp read(name, {module, function, args}, provider)
-       when name in [:api_key, "api_key"] and is_atom(module) and is_atom(function) and
-              length(args) >= 0 do
-    with :ok <- ModelOptions.check_key(to_string(name), {module, function, args}, provider),
-         do: key_function(fn -> apply(module, function, args) end, provider)
-  end
-
   defp read(name, {:system, variable}, _provider) when is_binary(variable) do
     {:ok, as_written(to_string(name), System.fetch_env!(variable))}
   rescue
     # It is not set, or cannot be: its name is empty or has a = in it.
     _unset in [System.EnvError, ArgumentError, ErlangError] -> {:missing, variable}
+  end
+
+  # Python says what is wrong with any other text.
+  defp read(name, key, provider)
+       when name in [:api_key, "api_key"] and (not is_binary(key) or key == "") do
+    with :ok <- ModelOptions.check_key(key, provider) do
+      case key do
+        {module, function, args} ->
+          key_function(fn -> apply(module, function, args) end, provider)
+
+        function when is_function(function) ->
+          key_function(function, provider)
+
+        atom_or_charlist ->
+          {:ok, atom_or_charlist}
+      end
+    end
   end
 
   defp read(_name, value, _provider), do: {:ok, value}
@@ -323,19 +324,11 @@ defmodule DSPex.Python.Functions.Model do
     {:ok, %{callback: callback.id}, callback}
   end
 
-  defp wrong_key(name, function) do
-    message =
-      "expected a string, a function without arguments or {module, function, args} at the option #{name} of a model, " <>
-        "got #{inspect(function)}"
-
-    Error.new(:input, message, %{"path" => to_string(name)})
-  end
-
   defp unset(provider, name, variable) do
     Error.new(
       :lm_not_configured,
       "the environment variable #{inspect(variable)} for #{name} of the model #{inspect(provider)} is not set",
-      %{"provider" => to_string(provider)}
+      %{"provider" => to_string(provider), "path" => to_string(name)}
     )
   end
 end

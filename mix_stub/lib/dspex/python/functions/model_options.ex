@@ -7,6 +7,7 @@ defmodule DSPex.Python.Functions.ModelOptions do
 
   alias DSPex.Python.{Error, ModelFunction}
   alias DSPex.Python.Functions.{NamedFunction, Providers}
+  alias DSPex.Python.Wire.Keywords
   alias DSPex.Suggestion
 
   # Those of Python (erlport_bridge/programs/models/configuration.py); a test compares the two by the table of docs/operations.md.
@@ -49,7 +50,8 @@ defmodule DSPex.Python.Functions.ModelOptions do
     number: "a number",
     integer: "an integer",
     boolean: "true or false",
-    key: "a string, a function without arguments or {module, function, args}",
+    key:
+      "a string, {:system, variable}, a function without arguments or {module, function, args}",
     headers: "a map or a keyword list",
     models: "a list of models"
   }
@@ -66,15 +68,37 @@ defmodule DSPex.Python.Functions.ModelOptions do
   """
   @spec check(term()) :: :ok | {:error, Error.t()}
   def check(model) do
-    models = [
-      {model, read(model)} | for(model <- fallbacks(read(model)), do: {model, read(model)})
-    ]
+    read = read(model)
+
+    fallbacks =
+      for {model, index} <- Enum.with_index(fallbacks(read)),
+          read = read(model),
+          do: {index, model, read}
+
+    models = if read, do: [{nil, model, read} | fallbacks], else: []
 
     # What is wrong with a provider says more than what is wrong with options that may be those of another.
-    with :ok <- each(models, &check_provider/1), do: each(models, &check_options/1)
+    with :ok <- each(models, &check_provider/2), do: each(models, &check_options/2)
   end
 
-  defp each(models, check), do: Enum.find_value(models, :ok, &with(:ok <- check.(&1), do: nil))
+  defp each(models, check) do
+    Enum.find_value(models, :ok, fn {index, written, read} ->
+      case check.(written, read) do
+        :ok -> nil
+        {:error, error} -> {:error, among(error, index)}
+      end
+    end)
+  end
+
+  # The options of a fallback model are named as those of the first one.
+  defp among(error, nil), do: error
+
+  defp among(error, index) do
+    place = "fallbacks[#{index}]"
+    path = Enum.join([place | List.wrap(error.path)], ".")
+    details = Map.put(error.details, "path", path)
+    %{error | message: "#{error.message}, at #{place}", path: path, details: details}
+  end
 
   # The provider as it was written, and the options by their names; `nil` for another form, which Python refuses.
   defp read(provider) when (is_atom(provider) and provider != nil) or is_binary(provider),
@@ -107,9 +131,7 @@ defmodule DSPex.Python.Functions.ModelOptions do
 
   defp fallbacks(_model), do: []
 
-  defp check_provider({_written, nil}), do: :ok
-
-  defp check_provider({_written, {provider, _options}}) do
+  defp check_provider(_written, {provider, _options}) do
     name = name(provider)
     if Providers.known?(name), do: :ok, else: {:error, unknown_provider(name)}
   end
@@ -134,10 +156,21 @@ defmodule DSPex.Python.Functions.ModelOptions do
   @spec example() :: String.t()
   def example, do: ~S|{:openai, model: "gpt-4o-mini", api_key: {:system, "OPENAI_API_KEY"}}|
 
-  defp check_options({_written, nil}), do: :ok
+  defp check_options(written, {provider, options}) do
+    with :ok <- check_once(written, provider),
+         do: of_provider(name(provider), provider, options)
+  end
 
-  defp check_options({_written, {provider, options}}) do
-    of_provider(name(provider), provider, options)
+  # `options` are a map, which has a key once.
+  defp check_once({_provider, [_one | _more] = options}, provider), do: once(options, provider)
+  defp check_once([_one | _more] = options, provider), do: once(options, provider)
+  defp check_once(_map_or_name, _provider), do: :ok
+
+  defp once(options, provider) do
+    case Keywords.repeated(options, "the options of the model #{inspect(provider)}") do
+      nil -> :ok
+      message -> wrong(message)
+    end
   end
 
   defp of_provider("elixir", provider, options) do
@@ -145,9 +178,9 @@ defmodule DSPex.Python.Functions.ModelOptions do
          do: check_each(provider, options, Map.merge(@of_function, @settings))
   end
 
-  # It takes the options of a service, and reads no more of them than these.
+  # It takes the options of a service, and reads no more of them than these. A key that is a function must be one everywhere.
   defp of_provider("embedded", provider, options) do
-    others = Map.new(@of_client, fn {name, _type} -> {name, :any} end)
+    others = %{Map.new(@of_client, fn {name, _type} -> {name, :any} end) | "api_key" => :key}
     check_each(provider, options, others |> Map.merge(@of_all) |> Map.merge(@settings))
   end
 
@@ -174,7 +207,8 @@ defmodule DSPex.Python.Functions.ModelOptions do
 
       meant ->
         wrong(
-          "unknown option #{inspect(name)} of the model #{inspect(provider)} (did you mean #{inspect(meant)}?)"
+          "unknown option #{inspect(name)} of the model #{inspect(provider)} (did you mean #{inspect(meant)}?)",
+          name
         )
     end
   end
@@ -186,27 +220,31 @@ defmodule DSPex.Python.Functions.ModelOptions do
   end
 
   defp check_type(name, value, type, provider) do
-    if value == nil or match?({:system, _variable}, value) or type?(type, value) do
-      if type == :key, do: check_key(name, value, provider), else: :ok
+    if value == nil or system?(value) or type?(type, value) do
+      if type == :key, do: check_function(name, value, provider), else: :ok
     else
       wrong(
-        "expected #{@expected[type]} at the option #{name} of the model #{inspect(provider)}, got #{outline(value)}"
+        "expected #{@expected[type]} at the option #{name} of the model #{inspect(provider)}, got #{outline(value)}",
+        name
       )
     end
   end
 
   @doc """
-  Checks that the function exists, if a key is `{module, function, args}`.
+  Checks the option `api_key`: its form, and that the function exists if it is `{module, function, args}`.
   """
-  @spec check_key(String.t(), term(), term()) :: :ok | {:error, Error.t()}
-  def check_key(name, {module, function, args}, provider) do
-    with {:error, message} <- NamedFunction.check(module, function, length(args)) do
-      message = "#{message} at the option #{name} of the model #{inspect(provider)}"
-      {:error, Error.new(:input, message, %{"path" => name})}
-    end
+  @spec check_key(term(), term()) :: :ok | {:error, Error.t()}
+  def check_key(key, provider), do: check_type("api_key", key, :key, provider)
+
+  defp check_function(name, {module, function, args}, provider) do
+    with {:error, message} <- NamedFunction.check(module, function, length(args)),
+         do: wrong("#{message} at the option #{name} of the model #{inspect(provider)}", name)
   end
 
-  def check_key(_name, _text_or_function, _provider), do: :ok
+  defp check_function(_name, _text_or_function, _provider), do: :ok
+
+  defp system?({:system, variable}), do: is_binary(variable)
+  defp system?(_value), do: false
 
   # Of a name that Python may know, and of an option that is checked elsewhere.
   defp type?(type, _value) when type in [nil, :any], do: true
@@ -239,7 +277,8 @@ defmodule DSPex.Python.Functions.ModelOptions do
       :ok
     else
       wrong(
-        "expected the name of a model of the provider #{inspect(name)}, such as \"#{name}/MODEL\" or {:#{name}, model: \"MODEL\"}"
+        "expected the name of a model of the provider #{inspect(name)}, such as \"#{name}/MODEL\" or {:#{name}, model: \"MODEL\"}",
+        "model"
       )
     end
   end
@@ -250,14 +289,15 @@ defmodule DSPex.Python.Functions.ModelOptions do
   defp check_address(name, options) do
     if name in @with_address and options["api_base"] == nil and options["base_url"] == nil do
       wrong(
-        "provider #{inspect(name)} needs the address of its server, such as api_base: \"http://127.0.0.1:8000/v1\""
+        "provider #{inspect(name)} needs the address of its server, such as api_base: \"http://127.0.0.1:8000/v1\"",
+        "api_base"
       )
     else
       :ok
     end
   end
 
-  defp wrong(message), do: {:error, Error.new(:input, message)}
+  defp wrong(message, name \\ nil), do: {:error, Error.new(:input, message, %{"path" => name})}
 
   @doc """
   Says what came in place of something else, without the text in it.

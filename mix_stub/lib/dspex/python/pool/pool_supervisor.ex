@@ -44,7 +44,15 @@ defmodule DSPex.Python.Pool.PoolSupervisor do
         {:error, Diagnosis.not_found(path, options)}
 
       {:error, %Error{message: message} = error} ->
-        {:error, %{error | message: "#{message} (the option :model of pool #{inspect(pool)})"}}
+        path = Enum.join(["model" | List.wrap(error.path)], ".")
+
+        {:error,
+         %{
+           error
+           | message: "#{message} (the option :model of pool #{inspect(pool)})",
+             path: path,
+             details: Map.put(error.details, "path", path)
+         }}
     end
   end
 

@@ -200,7 +200,7 @@ defmodule DSPex.Python.Port.Startup do
   @spec configure(t()) :: step()
   def configure(startup) do
     with model when model != nil <- startup.options.model.(),
-         {:ok, {provider, config}, callbacks} <- Model.resolve(model, startup.pool_call) do
+         {:ok, {provider, config}, callbacks} <- Model.resolve_checked(model, startup.pool_call) do
       callbacks =
         callbacks
         |> Callback.on_behalf(startup.options.configured_by.())

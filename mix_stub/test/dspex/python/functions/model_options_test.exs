@@ -70,7 +70,7 @@ defmodule DSPex.Python.Functions.ModelOptionsTest do
           {{:openai, [headers: ["a" | "b"]] ++ m},
            "expected a map or a keyword list at the option"},
           {{:openai, [api_key: 5] ++ m},
-           "expected a string, a function without arguments or {module, function, args} at the option api_key of the model :openai, got 5"},
+           "expected a string, {:system, variable}, a function without arguments or {module, function, args} at the option api_key of the model :openai, got 5"},
           {{:openai, [api_key: yes] ++ m},
            "at the option api_key of the model :openai, got a function"},
           {{:openai, [api_key: {String, :upcase, ["sk-1" | "sk-1"]}] ++ m},
@@ -112,6 +112,44 @@ defmodule DSPex.Python.Functions.ModelOptionsTest do
       refute error.message =~ "sk-1"
       # Nothing that Python would take is refused.
       assert refused?(model), inspect(model)
+    end
+  end
+
+  # The path of a fallback model's function was "function", and most errors had none.
+  test "have a path, and an error of a fallback model says of which one" do
+    m = [model: "m"]
+    missing = {__MODULE__, :missing}
+
+    for {options, path} <- [
+          {[temperature: "hot"], "temperature"},
+          {[modle: "m"], "modle"},
+          {[api_key: {Nope, :key, []}], "api_key"},
+          {[fallbacks: 5], "fallbacks"},
+          {[fallbacks: [{:elixir, missing}]], "fallbacks[0].function"},
+          {[fallbacks: [:embedded, [provider: :elixir, function: missing]]],
+           "fallbacks[1].function"},
+          {[fallbacks: [{:elixir, functon: missing}]], "fallbacks[0].functon"},
+          {[fallbacks: [{:groq, m ++ [api_key: {Nope, :key, []}]}]], "fallbacks[0].api_key"},
+          {[fallbacks: [{:groq, m ++ [temperature: "hot"]}]], "fallbacks[0].temperature"},
+          {[fallbacks: [:groq]], "fallbacks[0].model"},
+          {[fallbacks: [{:groq, []}]], "fallbacks[0].model"},
+          {[fallbacks: [{:openai_compatible, m}]], "fallbacks[0].api_base"},
+          {[fallbacks: [{:groq, m ++ m}]], "fallbacks[0]"},
+          {[fallbacks: [[provider: :groq, model: "m", model: "n"]]], "fallbacks[0]"},
+          {[fallbacks: [:embedded, :grok]], "fallbacks[1]"}
+        ] do
+      model = {:openai, m ++ options}
+
+      assert {:error, %Error{} = error} =
+               Python.start_pool(:wrong_path, python: interpreter(), model: model)
+
+      assert {error.path, error.details["path"]} == {"model.#{path}", "model.#{path}"}
+      assert error.message =~ ~r/ \(the option :model of pool :wrong_path\)$/
+
+      case Regex.run(~r/^fallbacks\[\d\]/, path) do
+        [place] -> assert error.message =~ ", at #{place} (the option"
+        nil -> refute error.message =~ "fallbacks["
+      end
     end
   end
 

@@ -158,7 +158,7 @@ defmodule DSPex.Python.Functions.ModelTest do
                Model.resolve({:openai, api_key: fn _request -> "k" end}, nil)
 
       assert error.message =~
-               "expected a string, a function without arguments or {module, function, args}"
+               "expected a string, {:system, variable}, a function without arguments or {module, function, args}"
     end
 
     test "is read for each request of a call, also within an agent", %{
@@ -295,6 +295,62 @@ defmodule DSPex.Python.Functions.ModelTest do
         ] do
       test name do
         assert {:error, %Error{kind: :input, path: unquote(path)}} = unquote(call)
+      end
+    end
+
+    # It had none: paths were given to errors of kind `input` alone.
+    test "variable of the environment that is not set" do
+      unset = {:system, TestEnvironment.unset()}
+      model = {:openai, model: "m", api_key: unset}
+
+      for {path, call} <- [
+            {"config.api_key",
+             fn -> Python.configure_lm(:openai, model: "m", api_key: unset) end},
+            {"config.api_key", fn -> Python.configure_lm(model) end},
+            {"config.temperature", fn -> Python.configure_lm(:openai, temperature: unset) end},
+            {"config.fallbacks[0].api_key",
+             fn -> Python.configure_lm(:openai, model: "m", fallbacks: [model]) end},
+            {"opts.lm.api_key", fn -> execute(lm: model) end},
+            {"opts.lm[1].api_key", fn -> execute(lm: [:embedded, model]) end}
+          ] do
+        assert {:error, %Error{kind: :lm_not_configured} = error} = call.()
+        assert {error.path, error.details["path"]} == {path, path}
+        assert error.details["provider"] == "openai"
+      end
+    end
+
+    test "key in none of its forms, and says these as start_pool/2 does" do
+      forms =
+        "expected a string, {:system, variable}, a function without arguments or {module, function, args} at the option api_key of the model :openai, got "
+
+      for {key, got} <- [
+            {{String, :upcase}, "a tuple of 2"},
+            {{String, :upcase, :x}, "a tuple of 3"},
+            {{String, :upcase, ["sk-1" | "sk-1"]}, "a tuple of 3"},
+            {{"String", :upcase, []}, "a tuple of 3"},
+            {{:system, 5}, "a tuple of 2"},
+            {fn _request -> "sk-1" end, "a function"},
+            {5, "5"},
+            {%{"sk-1" => 1}, "a map"},
+            {["sk-1"], "a list"},
+            {"", ~S|""|},
+            {true, "true"}
+          ] do
+        options = [model: "m", api_key: key]
+
+        for {path, call} <- [
+              {"config.api_key", fn -> Python.configure_lm(:openai, options) end},
+              {"opts.lm.api_key", fn -> execute(lm: {:openai, options}) end},
+              {"model.api_key",
+               fn ->
+                 Python.start_pool(:wrong_key, python: interpreter(), model: {:openai, options})
+               end}
+            ] do
+          assert {:error, %Error{kind: :input} = error} = call.()
+          assert {key, error.path} == {key, path}
+          assert String.starts_with?(error.message, forms <> got)
+          refute inspect(error) =~ "sk-1"
+        end
       end
     end
 
