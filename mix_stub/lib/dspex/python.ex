@@ -80,6 +80,7 @@ defmodule DSPex.Python do
   alias DSPex.Python.{Cluster, Error, ModuleSpec}
   alias DSPex.Python.Functions.{Budgets, Model}
   alias DSPex.Python.Pool.{Membership, PoolSupervisor, RollingRestart, Settings}
+  alias DSPex.Python.Wire.Keywords
 
   @type options :: keyword() | %{optional(atom()) => term()}
   @type signature :: String.t() | map()
@@ -739,7 +740,10 @@ defmodule DSPex.Python do
   @spec open_session(String.t(), keyword() | map(), options()) :: result(map())
   def open_session(session_id, limits \\ [], options \\ []) do
     if options == [], do: CallOptions.refuse_limits!(limits)
-    call(:open_session, [session_id, CallOptions.to_map!(limits, "limits")], options)
+    read = CallOptions.to_map!(limits, "limits")
+
+    with :ok <- Keywords.check(limits, "limits"),
+         do: call(:open_session, [session_id, read], options)
   end
 
   @doc """
@@ -974,8 +978,9 @@ defmodule DSPex.Python do
       {"embedded/extractive", 1, nil}
   """
   @spec history(options()) :: result([map()])
-  def history(options \\ []) do
-    options = CallOptions.new!(options)
+  def history(options \\ []), do: options |> CallOptions.new!() |> requests()
+
+  defp requests(options) do
     names = [:n, :request_id, :session_id]
     Operation.look_among(:history, [Map.take(options.python, names)], options, names)
   end
@@ -988,9 +993,9 @@ defmodule DSPex.Python do
   """
   @spec inspect_history(options()) :: :ok | {:error, Error.t()}
   def inspect_history(options \\ []) do
-    options = options |> CallOptions.to_map!() |> Map.put_new(:n, 1)
+    options = options |> CallOptions.new!() |> CallOptions.put_new(:n, 1)
 
-    with {:ok, requests} <- history(options),
+    with {:ok, requests} <- requests(options),
          do: requests |> HistoryText.write(IO.ANSI.enabled?()) |> IO.write()
   end
 

@@ -332,7 +332,7 @@ defmodule DSPex.LLM.Adapters.Python do
   defp inputs([message | _rest] = messages) when is_map(message),
     do: format_messages(%__MODULE__{}, messages)
 
-  defp inputs([{name, _value} | _rest] = inputs) when is_atom(name), do: {:ok, Map.new(inputs)}
+  defp inputs([{name, _value} | _rest] = inputs) when is_atom(name), do: {:ok, inputs}
 
   # A charlist.
   defp inputs([character | _rest] = text) when is_integer(character), do: {:ok, text}

@@ -199,8 +199,9 @@ defmodule DSPex.Python.ModelFunction do
   defp outcome(text, _pieces) when is_binary(text), do: full(%{text: text})
   defp outcome(pieces, to) when is_function(pieces, 2), do: pieces(pieces, to)
 
-  defp outcome([{key, _value} | _rest] = answer, _pieces) when is_atom(key),
-    do: answer |> Map.new() |> full()
+  defp outcome([{key, _value} | _rest] = answer, _pieces) when is_atom(key) do
+    with :ok <- once(answer), do: answer |> Map.new() |> full()
+  end
 
   defp outcome(list, to) when is_list(list), do: pieces(list, to)
 
@@ -283,11 +284,21 @@ defmodule DSPex.Python.ModelFunction do
     do: failure(kind, message, nil)
 
   defp failure({kind, options}) when kind in @kinds and (is_list(options) or is_map(options)) do
-    options = Map.new(options)
-    failure(kind, options[:message] || "the model function says #{kind}", options[:retry_after])
+    with :ok <- once(options) do
+      options = Map.new(options)
+      failure(kind, options[:message] || "the model function says #{kind}", options[:retry_after])
+    end
   end
 
   defp failure(other), do: failure(:provider, inspect(other, limit: 10), nil)
+
+  # A map would have the last one without a word.
+  defp once(pairs) do
+    case Keywords.repeated(pairs, "the answer of the model function") do
+      nil -> :ok
+      message -> failure(message)
+    end
+  end
 
   defp failure(kind, message, retry_after) do
     %{

@@ -176,6 +176,9 @@ defmodule DSPex.LLM.Adapters.PythonTest do
              "expected a string at inputs.question"},
             {Adapter.generate(adapter, 42), :input, "expected a prompt as text"},
             {Adapter.generate(adapter, "Why?", modul: 1), :input, "unknown option :modul"},
+            # The last one was asked.
+            {Adapter.generate(adapter, question: "Why?", question: "How?"), :input,
+             "expected the key \"question\" once at inputs, got it 2 times"},
             {Adapter.generate(adapter, "Why?", session_id: "s-none"), :session_not_found,
              "s-none"},
             {Adapter.batch(adapter, "Why?"), :input, "expected a list of prompts"},

@@ -43,6 +43,23 @@ defmodule DSPex.Python.Call.ArgumentsTest do
     assert {:ok, [{:ok, _result}]} = Python.execute_program_batch(program, inputs, pool: pool)
   end
 
+  # The last one counted without a word: of `inspect_history/1` because it made a map first, as of the limits of a session.
+  test "a key that comes twice is an error of the functions that read it as a map" do
+    for {call, path} <- [
+          {fn -> Python.inspect_history(n: 1, n: 5) end, "opts.n"},
+          {fn -> Python.inspect_history(strict: true, strict: true) end, "opts.strict"},
+          {fn -> Python.open_session("twice", max_cost: 1, max_cost: 5) end, "limits.max_cost"},
+          {fn -> Python.configure_lm(:embedded, [], strict: true, strict: true) end,
+           "opts.strict"}
+        ] do
+      assert {:error, %Error{kind: :input, path: ^path} = error} = call.()
+      [place, key] = String.split(path, ".")
+      assert error.message == "expected the key :#{key} once at #{place}, got it 2 times"
+    end
+
+    assert {:error, %Error{kind: :session_not_found}} = Python.session_info("twice")
+  end
+
   defp first_error(stream) do
     case Enum.to_list(stream) do
       [{:error, _error} = error | _rest] -> error

@@ -242,6 +242,19 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
       refute "callback" in offered
     end
 
+    test "occur for an answer with a key that comes twice, of which the last one counted" do
+      for answer <- [
+            [text: "first", text: "second"],
+            {:ok, [text: "first", text: "second"]},
+            {:error, {:rate_limit, message: "first", message: "second"}}
+          ] do
+        assert {:error, %Error{kind: :provider} = error} = ask(fn _request -> answer end)
+
+        assert error.message =~
+                 ~r/expected the key :(text|message) once at the answer of the model function, got it 2 times/
+      end
+    end
+
     test "occur for a function in the spec of a program" do
       spec = %{signature: @signature, lm: {:elixir, answering("a")}}
       assert {:error, %Error{kind: :input} = error} = Python.create_program(spec)
