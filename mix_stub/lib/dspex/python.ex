@@ -37,9 +37,9 @@ defmodule DSPex.Python do
   `DSPex.Python.Pool`), `:max_cost` (US dollars) and `:max_tokens_total`, which limit what the call spends on models, `:demos`, `:tools` (see
   `DSPex.Python.Tool`), and settings of the model (`:temperature`,
   `:max_tokens`, …) and of the module (`:max_iters`, …). A misspelt option (`timout: 1`) is an error that says which was meant. Another
-  option that neither takes does not fail the call unless it is `:strict`: it is named in `prediction.warnings`. What shows, counts or changes
-  things of several callers (requests, programs, sessions, conversations, budgets, metrics) refuses every option that it does not take, since
-  that may be meant to say whose.
+  option that neither takes does not fail the call unless it is `:strict`: it is named in `prediction.warnings`. A function that
+  executes nothing (`ping/2`, `describe_program/2`, `delete_program/2`, `history/1`, …) refuses every option that it does not take, since that
+  may be meant to say what is deleted, or whose things are shown.
 
   ## Values
 
@@ -609,7 +609,7 @@ defmodule DSPex.Python do
         given -> given
       end
 
-    Operation.look_among(:list_programs, [session_id], CallOptions.new!(options))
+    Operation.look_up(:list_programs, [session_id], CallOptions.new!(options))
   end
 
   @doc """
@@ -627,7 +627,8 @@ defmodule DSPex.Python do
     do: ProgramCalls.describe(program, CallOptions.new!(options))
 
   @doc """
-  Deletes a program, which is a `%DSPex.Program{}` or its id, with all of its versions; returns its description.
+  Deletes a program, which is a `%DSPex.Program{}` or its id, with all of its versions, so that `:version` is refused; returns its
+  description.
 
       iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer")
       iex> {:ok, _description} = DSPex.Python.delete_program(program)
@@ -783,7 +784,7 @@ defmodule DSPex.Python do
     options = CallOptions.new!(options)
 
     with :ok <- options.once,
-         :ok <- CallOptions.refuse_others(options, []),
+         :ok <- CallOptions.check_names(options, []),
          do: Settings.with_budgets(options.pool, use)
   end
 
@@ -797,7 +798,7 @@ defmodule DSPex.Python do
   """
   @spec list_sessions(options()) :: result([map()])
   def list_sessions(options \\ []),
-    do: Operation.look_among(:list_sessions, [], CallOptions.new!(options))
+    do: Operation.look_up(:list_sessions, [], CallOptions.new!(options))
 
   @doc """
   Returns the entry of `list_sessions/1` for one session, and under `"program_descriptions"` what `describe_program/2` returns
@@ -914,7 +915,7 @@ defmodule DSPex.Python do
   @spec running_calls(options()) :: result([map()])
   def running_calls(options \\ []) do
     options = CallOptions.new!(options)
-    Operation.look_among(:running_calls, [Map.take(options.python, [:n])], options, [:n])
+    Operation.look_up(:running_calls, [Map.take(options.python, [:n])], options, [:n])
   end
 
   @doc """
@@ -936,7 +937,7 @@ defmodule DSPex.Python do
   """
   @spec metrics(options()) :: result(map())
   def metrics(options \\ []),
-    do: Operation.look_among(:metrics, [], CallOptions.new!(options))
+    do: Operation.look_up(:metrics, [], CallOptions.new!(options))
 
   @doc """
   Returns the state of all pools, which IEx shows as a table and `to_string/1` as text: each worker with its state (`ready`, `starting`,
@@ -982,7 +983,7 @@ defmodule DSPex.Python do
 
   defp requests(options) do
     names = [:n, :request_id, :session_id]
-    Operation.look_among(:history, [Map.take(options.python, names)], options, names)
+    Operation.look_up(:history, [Map.take(options.python, names)], options, names)
   end
 
   @doc """
@@ -1011,12 +1012,12 @@ defmodule DSPex.Python do
   """
   @spec reset_metrics(options()) :: result(map())
   def reset_metrics(options \\ []),
-    do: Operation.look_among(:reset_metrics, [], CallOptions.new!(options))
+    do: Operation.look_up(:reset_metrics, [], CallOptions.new!(options))
 
   @doc """
   Calls any operation by its name with its positional arguments; the other functions here use it too.
 
-  Of `options` only those of every function are used; the operation's own options are the last of its arguments. The appendix of
+  `options` are those of every function; the operation's own options are the last of its arguments. The appendix of
   `docs/operations.md` has the operations and their arguments.
 
       iex> DSPex.Python.call(:list_modules, []) == DSPex.Python.list_modules()

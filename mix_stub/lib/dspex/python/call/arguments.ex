@@ -25,6 +25,57 @@ defmodule DSPex.Python.Call.Arguments do
   end
 
   @doc """
+  Returns the same for a call that executes nothing: another session than the program's means nothing there, and is an error.
+  """
+  @spec looked_up(Program.t() | String.t() | atom(), CallOptions.t()) ::
+          {String.t() | nil, term(), CallOptions.t()}
+  def looked_up(program, options) do
+    options = options |> in_pool(program) |> in_session(program)
+
+    case program do
+      %Program{} -> {program.session_id, program.id, options}
+      program_id -> {options.python[:session_id], program_id, options}
+    end
+  end
+
+  defp in_session(%{once: :ok, python: %{session_id: given}} = options, program)
+       when given != nil do
+    case check_session(given, program) do
+      :ok ->
+        options
+
+      {:error, message} ->
+        facts = %{"path" => "opts.session_id"}
+        %{options | once: {:error, Error.new(:input, message, facts)}}
+    end
+  end
+
+  defp in_session(options, _program), do: options
+
+  # Python takes a charlist and an atom as text too.
+  defp check_session(given, _program)
+       when not (is_binary(given) or is_list(given) or is_atom(given)) or is_boolean(given) or
+              given in ["", []] do
+    {:error, "expected a string at opts.session_id, got #{inspect(given, limit: 5)}"}
+  end
+
+  defp check_session(given, %Program{session_id: session_id}) do
+    if same?(given, session_id),
+      do: :ok,
+      else:
+        {:error,
+         "expected session #{inspect(session_id)} at opts.session_id, of which the program is, got #{inspect(given, limit: 5)}: " <>
+           "leave the option out, or give the program's id in place of the program"}
+  end
+
+  defp check_session(_given, _program_id), do: :ok
+
+  defp same?(given, session_id) when is_list(given),
+    do: is_binary(session_id) and given == String.to_charlist(session_id)
+
+  defp same?(given, session_id), do: to_string(given) == session_id
+
+  @doc """
   Returns the options with the pool of the program; the call is an error if they name another one.
   """
   @spec in_pool(CallOptions.t(), Program.t() | term()) :: CallOptions.t()

@@ -199,53 +199,45 @@ defmodule DSPex.Python.Call.CallOptions do
   end
 
   @doc """
-  Checks the names of options that Python does not see, because the operation takes no others than `taken`.
+  Checks the names of options of an operation that executes nothing: a name other than those of every function and `taken` is an error.
 
-  A misspelt name is an error; another name is one if the call or its pool is strict, and is ignored otherwise.
+  It may be meant to say what is deleted, or whose things are shown, and there is no prediction that would have a warning.
   """
   @spec check_names(t(), [atom()]) :: :ok | {:error, Error.t()}
-  def check_names(%__MODULE__{python: python, pool: pool}, taken) do
-    known = @every ++ taken
-    unknown = Map.keys(python) -- known
-
-    misspelt = for name <- unknown, meant = Suggestion.misspelt(name, known), do: {name, meant}
-
-    case {misspelt, unknown} do
-      {[{name, meant} | _rest], _unknown} ->
-        {:error, unknown_option(name, " (did you mean #{inspect(meant)}?)")}
-
-      {[], [name | _rest]} ->
-        if strict?(python, pool) do
-          remedy = "; the call is strict, and takes only #{listed(known)}"
-
-          {:error, unknown_option(name, remedy)}
-        else
-          :ok
-        end
-
-      {[], []} ->
-        :ok
+  def check_names(%__MODULE__{python: python}, taken) do
+    case Map.keys(python) -- (@every ++ taken) do
+      [] -> :ok
+      [name | _rest] -> {:error, unknown_option(name, taken)}
     end
   end
 
   @doc """
-  Checks the names of options of an operation that shows or changes what several callers have: any other name is an error.
-
-  It may be meant to say whose, and what is shown without it belongs to others.
+  Does the same for an operation whose options Python checks, but only to a name that is a misspelling of one of them.
   """
-  @spec refuse_others(t(), [atom()]) :: :ok | {:error, Error.t()}
-  def refuse_others(%__MODULE__{python: python}, taken) do
+  @spec check_misspelt(t(), [atom()]) :: :ok | {:error, Error.t()}
+  def check_misspelt(%__MODULE__{python: python}, taken) do
     known = @every ++ taken
 
-    case Map.keys(python) -- known do
-      [] ->
-        :ok
-
-      [name | _rest] ->
-        meant = Suggestion.hint(name, known)
-        {:error, unknown_option(name, "#{meant}; taken here: #{listed(known)}")}
+    case Enum.find(Map.keys(python) -- known, &Suggestion.misspelt(&1, known)) do
+      nil -> :ok
+      name -> {:error, unknown_option(name, taken)}
     end
   end
+
+  @doc """
+  Adds the options of every function, which Python does not see, to its error about an option that is not among `taken`.
+  """
+  @spec explain_unknown(result, t(), [atom()]) :: result
+        when result: {:ok, term()} | {:error, Error.t()}
+  def explain_unknown({:error, %Error{kind: :input, path: path} = error}, options, taken) do
+    unknown = for name <- Map.keys(options.python) -- taken, do: "opts.#{name}"
+
+    if options.once == :ok and path in unknown,
+      do: {:error, %{error | message: "#{error.message}, beside #{listed(@every)}"}},
+      else: {:error, error}
+  end
+
+  def explain_unknown(result, _options, _taken), do: result
 
   @doc """
   Returns the options for Python of an operation that executes something on behalf of a process, with its deadline, with the
@@ -368,12 +360,14 @@ defmodule DSPex.Python.Call.CallOptions do
   defp shown(pid) when is_pid(pid), do: "#PID" <> IO.iodata_to_binary(:erlang.pid_to_list(pid))
   defp shown(other), do: inspect(other)
 
-  defp strict?(%{strict: strict}, _pool), do: strict == true
-  defp strict?(_python, pool), do: Cluster.settings(pool).strict
+  defp unknown_option(name, taken) do
+    known = @every ++ taken
 
-  defp unknown_option(name, remedy) do
-    facts = %{"path" => "opts.#{name}"}
-    Error.new(:input, "unknown option #{inspect(name)} at opts#{remedy}", facts)
+    Error.new(
+      :input,
+      "unknown option #{inspect(name)} at opts#{Suggestion.hint(name, known)}; taken here: #{listed(known)}",
+      %{"path" => "opts.#{name}"}
+    )
   end
 
   defp listed(names), do: Enum.map_join(names, ", ", &inspect/1)

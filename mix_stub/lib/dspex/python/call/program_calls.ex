@@ -21,9 +21,6 @@ defmodule DSPex.Python.Call.ProgramCalls do
   alias DSPex.Python.Error
   alias DSPex.Python.Pool.OpenBatches
 
-  # A session names the program together with its id; a program that was compiled has versions.
-  @of_program [:session_id, :version]
-
   @typep program :: Program.t() | String.t() | atom()
   @typep result(value) :: {:ok, value} | {:error, Error.t()}
 
@@ -32,11 +29,14 @@ defmodule DSPex.Python.Call.ProgramCalls do
   """
   @spec create(term(), CallOptions.t()) :: result(Program.t())
   def create(spec, options) do
-    # Python refuses every unknown option here, strict or not.
+    # Python refuses every unknown option here, strict or not, because it knows which of them belong to the spec.
     {_strict, options} = CallOptions.pop(options, :strict)
+    taken = [:session_id]
 
-    with {:ok, spec} <- ProgramSpec.to_python(spec, options.pool),
-         {:ok, term} <- Operation.call(:create_program, [spec, options.python], options) do
+    with :ok <- CallOptions.check_misspelt(options, taken),
+         {:ok, spec} <- ProgramSpec.to_python(spec, options.pool),
+         created = Operation.call(:create_program, [spec, options.python], options),
+         {:ok, term} <- CallOptions.explain_unknown(created, options, taken) do
       {:ok, Program.from_term(term, options.pool)}
     else
       error -> StructHints.explain(error, nil, %{"spec" => spec, "opts" => options.python})
@@ -245,8 +245,8 @@ defmodule DSPex.Python.Call.ProgramCalls do
   """
   @spec delete(program(), CallOptions.t()) :: result(map())
   def delete(program, options) do
-    {session_id, program_id, options} = program_target(program, options)
-    Operation.look_up(:delete_program, [session_id, program_id], options, @of_program)
+    {session_id, program_id, options} = looked_up(program, options)
+    Operation.look_up(:delete_program, [session_id, program_id], options, [:session_id])
   end
 
   @doc """
@@ -254,10 +254,10 @@ defmodule DSPex.Python.Call.ProgramCalls do
   """
   @spec conversation(atom(), program(), [term()], CallOptions.t()) :: result(term())
   def conversation(operation, program, args, options) do
-    {session_id, program_id, options} = program_target(program, options)
+    {session_id, program_id, options} = looked_up(program, options)
 
     operation
-    |> Operation.look_among([session_id, program_id | args], options, @of_program)
+    |> Operation.look_up([session_id, program_id | args], options, [:session_id])
     |> StructHints.explain(List.last(args))
   end
 
@@ -279,11 +279,16 @@ defmodule DSPex.Python.Call.ProgramCalls do
     Operation.stream(operation, session_id, [program_id, argument], options)
   end
 
+  # A program that was compiled has versions; all else that executes nothing is about all of them.
   defp look_up(operation, program, options) do
-    {session_id, program_id, options} = program_target(program, options)
-    args = [session_id, program_id, Map.take(options.python, [:version])]
-    Operation.look_up(operation, args, options, @of_program)
+    {session_id, program_id, options} = looked_up(program, options)
+    version = Map.merge(version(program), Map.take(options.python, [:version]))
+    args = [session_id, program_id, version]
+    Operation.look_up(operation, args, options, [:session_id, :version])
   end
+
+  defp version(%Program{version: version}), do: %{version: version}
+  defp version(_program_id), do: %{}
 
   defp pool(%Program{pool: pool}, _options), do: pool
   defp pool(_program_id, options), do: options.pool

@@ -15,7 +15,7 @@ defmodule DSPex.Python.Call.SessionCalls do
   """
   @spec configure_model(Model.provider(), keyword() | map(), CallOptions.t()) :: result()
   def configure_model(provider, config, %CallOptions{pool: {:cluster, name}} = options) do
-    with :ok <- options.once,
+    with :ok <- checked(options),
          {:ok, model} <- Model.checked(provider, config) do
       Observation.span(:configure_lm, options, fn ->
         python = Map.delete(options.python, :strict)
@@ -25,14 +25,17 @@ defmodule DSPex.Python.Call.SessionCalls do
   end
 
   def configure_model(provider, config, %CallOptions{pool: pool, python: python} = options) do
-    with {:ok, model} <- Model.checked(provider, config),
+    with :ok <- checked(options),
+         {:ok, model} <- Model.checked(provider, config),
          {:ok, {provider, config}, callbacks} <- Model.resolve_checked(model, Pool.caller(pool)) do
-      # Python refuses every unknown option here, strict or not.
       args = [provider, config, Map.delete(python, :strict)]
       call = &Operation.call(:configure_lm, args, %{options | route: &1})
       PoolModel.configure(pool, python[:session_id], model, callbacks, options.timeout, call)
     end
   end
+
+  defp checked(options),
+    do: with(:ok <- options.once, do: CallOptions.check_names(options, [:session_id]))
 
   @doc """
   Closes a session, and ends the registration of its model functions.

@@ -60,6 +60,87 @@ defmodule DSPex.Python.Call.ArgumentsTest do
     assert {:error, %Error{kind: :session_not_found}} = Python.session_info("twice")
   end
 
+  # `delete_program(program, version: 1)` deleted all versions, and another session was looked up in none of these.
+  test "what executes nothing takes the options that it uses, of their types, and refuses all others" do
+    {:ok, program} = Python.create_program(%{signature: "question -> answer", history: true})
+    {:ok, text} = Python.dump_program(program)
+    every = [:pool, :timeout, :serialization_format, :strict, :retry, :metadata]
+    path = Path.join(System.tmp_dir!(), "refused-#{System.unique_integer([:positive])}.jsonl")
+
+    for {call, taken} <- [
+          {&Python.ping(nil, &1), []},
+          {&Python.configure_lm(:embedded, [], &1), [:session_id]},
+          {&Python.list_modules/1, []},
+          {&Python.describe_module("dspy.Predict", &1), []},
+          {&Python.list_optimizers/1, []},
+          {&Python.describe_optimizer("dspy.COPRO", &1), []},
+          {&Python.dump_program(program, &1), [:session_id, :version]},
+          {&Python.load_program(text, &1), [:session_id, :lm, :lms, :allow_urls]},
+          {&Python.list_programs(nil, &1), []},
+          {&Python.describe_program(program, &1), [:session_id, :version]},
+          {&Python.delete_program(program, &1), [:session_id]},
+          {&Python.list_conversations(program, &1), [:session_id]},
+          {&Python.conversation(program, "c", &1), [:session_id]},
+          {&Python.seed_conversation(program, "c", [], &1), [:session_id]},
+          {&Python.cut_conversation(program, "c", 1, &1), [:session_id]},
+          {&Python.delete_conversation(program, "c", &1), [:session_id]},
+          {&Python.open_session("s", [], &1), []},
+          {&Python.list_budgets/1, []},
+          {&Python.reset_budget(:tenant, "acme", &1), []},
+          {&Python.list_sessions/1, []},
+          {&Python.session_info(program.session_id, &1), []},
+          {&Python.export_store(path, &1), []},
+          {&Python.import_store(path, &1), []},
+          {&Python.close_session(program.session_id, &1), []},
+          {&Python.cancel("none", &1), []},
+          {&Python.running_calls/1, [:n]},
+          {&Python.metrics/1, []},
+          {&Python.reset_metrics/1, []},
+          {&Python.history/1, [:n, :request_id, :session_id]},
+          {&Python.inspect_history/1, [:n, :request_id, :session_id]},
+          {&Python.call(:list_sessions, [], &1), []}
+        ] do
+      listed = Enum.map_join(every ++ taken, ", ", &inspect/1)
+
+      for {name, value} <- [version: 1, version: "x", user: "acme"], name not in taken do
+        assert {:error, error} = call.([{name, value}])
+        assert {error.kind, error.path} == {:input, "opts.#{name}"}
+        assert error.message == "unknown option :#{name} at opts; taken here: #{listed}"
+        assert {:error, %Error{path: "opts." <> _name}} = call.([{name, value}, strict: true])
+      end
+
+      for name <- taken, name in [:session_id, :version, :request_id, :n] do
+        assert {:error, error} = call.([{name, 1.5}])
+        assert {name, error.kind, error.path} == {name, :input, "opts.#{name}"}
+        assert error.message =~ ~r/^expected .* at opts\.#{name}, got 1\.5/
+      end
+    end
+
+    refute File.exists?(path)
+    assert {:ok, %{"id" => _all_of_it}} = Python.describe_program(program)
+  end
+
+  test "a session that is not the program's is an error of what executes nothing" do
+    {:ok, program} = Python.create_program(%{signature: "question -> answer", history: true})
+    %{session_id: session_id} = program
+
+    for call <- [&Python.describe_program/2, &Python.dump_program/2, &Python.list_conversations/2] do
+      assert {:error, error} = call.(program, session_id: "another")
+      assert {error.kind, error.path} == {:input, "opts.session_id"}
+
+      assert error.message ==
+               "expected session #{inspect(session_id)} at opts.session_id, of which the program is, got \"another\": " <>
+                 "leave the option out, or give the program's id in place of the program"
+
+      assert {:error, %Error{kind: :input, path: "opts.session_id"}} =
+               call.(program.id, session_id: 5)
+
+      for given <- [session_id, nil, String.to_charlist(session_id)],
+          target <- [program, program.id],
+          do: assert({:ok, _shown} = call.(target, session_id: given))
+    end
+  end
+
   defp first_error(stream) do
     case Enum.to_list(stream) do
       [{:error, _error} = error | _rest] -> error

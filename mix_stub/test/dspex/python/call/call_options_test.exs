@@ -84,28 +84,54 @@ defmodule DSPex.Python.Call.CallOptionsTest do
     end
   end
 
-  test "that Python does not see are checked by name" do
-    check = fn options, taken ->
-      options |> CallOptions.new!() |> CallOptions.check_names(taken)
+  test "are all refused that are not taken, where nothing is executed" do
+    refuse = fn options ->
+      options |> CallOptions.new!() |> CallOptions.check_names([:n, :request_id, :session_id])
     end
 
-    assert check.([pool: :p, timeout: 5, strict: true, version: 1], [:version]) == :ok
-    # Another word may belong to another operation.
-    assert check.([request_id: "r", lm: :embedded], []) == :ok
+    assert refuse.(pool: :p, timeout: 5, strict: false, n: 1, session_id: "s") == :ok
 
-    for {options, message} <- [
-          {[timout: 5], "unknown option :timout at opts (did you mean :timeout?)"},
-          {[pol: :p], "unknown option :pol at opts (did you mean :pool?)"},
-          {[strct: true], "unknown option :strct at opts (did you mean :strict?)"},
-          {[verson: 1], "unknown option :verson at opts (did you mean :version?)"},
-          {[request_id: "r", strict: true],
-           "unknown option :request_id at opts; the call is strict, and takes only " <>
-             ":pool, :timeout, :serialization_format, :strict, :retry, :metadata, :version"}
+    for {name, hint} <- [
+          {:request, " (did you mean :request_id?)"},
+          {:session, " (did you mean :session_id?)"},
+          {:timout, " (did you mean :timeout?)"},
+          {:pol, " (did you mean :pool?)"},
+          {:strct, " (did you mean :strict?)"},
+          {:temperature, ""}
         ] do
-      assert {:error, error} = check.(options, [:version])
-      assert {error.kind, error.message} == {:input, message}
-      assert error.path == "opts.#{options |> Keyword.keys() |> hd()}"
+      assert {:error, error} = refuse.([{name, "x"}])
+      assert {error.kind, error.path} == {:input, "opts.#{name}"}
+      assert error.message =~ "unknown option #{inspect(name)} at opts#{hint}; taken here: :pool,"
     end
+  end
+
+  # These two said "unknown option … known here: session_id" of `timout:`.
+  test "of create_program/2 and configure_lm/3 are suggested and listed as those of the others" do
+    create = &DSPex.Python.create_program("question -> answer", &1)
+    configure = &DSPex.Python.configure_lm(:embedded, [], &1)
+    every = ":pool, :timeout, :serialization_format, :strict, :retry, :metadata"
+
+    for call <- [create, configure],
+        {wrong, right} <- [timout: :timeout, sesion_id: :session_id] do
+      assert {:error, error} = call.([{wrong, 5}])
+      assert {error.kind, error.path} == {:input, "opts.#{wrong}"}
+
+      assert error.message ==
+               "unknown option #{inspect(wrong)} at opts (did you mean #{inspect(right)}?); taken here: #{every}, :session_id"
+    end
+
+    assert {:error, error} = configure.(zzz: 5)
+    assert error.message == "unknown option :zzz at opts; taken here: #{every}, :session_id"
+
+    # Python knows what belongs to the spec.
+    assert {:error, error} = create.(zzz: 5)
+    assert error.message =~ ~s|option "zzz" at opts; known here: session_id, beside #{every}|
+    assert {:error, error} = create.(max_cost: 5)
+
+    assert {error.path, error.message} ==
+             {"opts.max_cost",
+              ~s|unknown option "max_cost" at opts; it belongs to the spec, the first argument: | <>
+                "%{signature: …, max_cost: …}; known here: session_id, beside #{every}"}
   end
 
   test "stand after the limits of a session" do
@@ -118,24 +144,6 @@ defmodule DSPex.Python.Call.CallOptionsTest do
     end
   end
 
-  test "are all refused that are not taken, where they may say whose things are meant" do
-    refuse = fn options ->
-      options |> CallOptions.new!() |> CallOptions.refuse_others([:n, :request_id, :session_id])
-    end
-
-    assert refuse.(pool: :p, timeout: 5, strict: false, n: 1, session_id: "s") == :ok
-
-    for {name, hint} <- [
-          {:request, " (did you mean :request_id?)"},
-          {:session, " (did you mean :session_id?)"},
-          {:temperature, ""}
-        ] do
-      assert {:error, error} = refuse.([{name, "x"}])
-      assert {error.kind, error.path} == {:input, "opts.#{name}"}
-      assert error.message =~ "unknown option #{inspect(name)} at opts#{hint}; taken here: :pool,"
-    end
-  end
-
   test "are strict if the pool is, unless they say otherwise" do
     pool = DSPex.TestPython.start_pool!(strict: true, python: "/no/python")
 
@@ -145,7 +153,5 @@ defmodule DSPex.Python.Call.CallOptionsTest do
 
     assert {:ok, %{strict: true}, []} = for_execution(strict.([]))
     assert {:ok, %{strict: false}, []} = for_execution(strict.(strict: false))
-    assert {:error, %{kind: :input}} = CallOptions.check_names(strict.(lm: :embedded), [])
-    assert CallOptions.check_names(strict.(lm: :embedded, strict: false), []) == :ok
   end
 end
