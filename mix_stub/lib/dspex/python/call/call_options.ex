@@ -240,6 +240,29 @@ defmodule DSPex.Python.Call.CallOptions do
   def explain_unknown(result, _options, _taken), do: result
 
   @doc """
+  Says of the error of a pool that there is not which option may have been meant to name another pool, if none does.
+  """
+  @spec explain_pool(Error.t(), t()) :: Error.t()
+  def explain_pool(%Error{kind: :pool_not_found} = error, %__MODULE__{pool_given?: false} = given) do
+    # `tool` is near to `pool` too.
+    known = [:tools | @every]
+
+    case Enum.find(Map.keys(given.python), &(Suggestion.misspelt(&1, known) == :pool)) do
+      nil ->
+        error
+
+      name ->
+        message =
+          "#{error.message}; the call names no pool (did you mean :pool by #{inspect(name)}?)"
+
+        path = "opts.#{name}"
+        %{error | message: message, path: path, details: Map.put(error.details, "path", path)}
+    end
+  end
+
+  def explain_pool(error, _options), do: error
+
+  @doc """
   Returns the options for Python of an operation that executes something on behalf of a process, with its deadline, with the
   models in Python's form, and with the functions that Python must be able to call during the call.
   """

@@ -147,7 +147,7 @@ defmodule DSPex.Python.Call.Operation do
 
         options.serialization_format
         |> call_as(operation, args, options)
-        |> explain_missing(pool)
+        |> explain_missing(options)
       end)
     end
   end
@@ -236,8 +236,8 @@ defmodule DSPex.Python.Call.Operation do
   end
 
   # Adds what Python does not know: where the pool's model is configured, or why that failed; in which pool there is no such
-  # program or session.
-  defp explain_missing({:error, %Error{kind: :lm_not_configured} = error}, pool) do
+  # program or session; and to an error about a missing pool, whether a misspelt option was meant to name another one.
+  defp explain_missing({:error, %Error{kind: :lm_not_configured} = error}, %{pool: pool}) do
     case Cluster.check_model(pool) do
       {:missing, message} -> {:error, %{error | message: message}}
       {:failed, cause} -> {:error, cause}
@@ -245,9 +245,12 @@ defmodule DSPex.Python.Call.Operation do
     end
   end
 
-  defp explain_missing({:error, %Error{kind: kind} = error}, pool)
+  defp explain_missing({:error, %Error{kind: kind} = error}, %{pool: pool})
        when kind in [:program_not_found, :session_not_found],
        do: {:error, %{error | message: "#{error.message} (in the pool #{inspect(pool)})"}}
 
-  defp explain_missing(result, _pool), do: result
+  defp explain_missing({:error, error}, options),
+    do: {:error, CallOptions.explain_pool(error, options)}
+
+  defp explain_missing(result, _options), do: result
 end

@@ -5,6 +5,7 @@ defmodule DSPex.Python.Pool.PoolTest do
   import ExUnit.CaptureLog
 
   alias DSPex.Python
+  alias DSPex.Python.Call.{CallOptions, ModuleCalls, ProgramCalls}
   alias DSPex.Python.{Error, Pool}
   alias DSPex.Python.Port.{Connection, SendQueue}
 
@@ -236,6 +237,61 @@ defmodule DSPex.Python.Pool.PoolTest do
 
         assert error.message =~
                  ~r/^there is no pool :genral on this node \(did you mean :general\?\); the pools are: .*:general/
+      end
+    end
+
+    # Of `pol: :reports`, functions whose options Python checks said only that there is no pool :general.
+    test "that the call does not name may be that of a misspelt option" do
+      predict = ["dspy.Predict", "question -> answer"]
+      examples = [%{question: "Why?", answer: "x"}]
+      metric = "exact_match"
+
+      for {module, function, args} <- [
+            {ModuleCalls, :validate, predict},
+            {ModuleCalls, :execute, predict ++ ["Why?"]},
+            {ModuleCalls, :stream, predict ++ ["Why?"]},
+            {ModuleCalls, :execute_batch, predict ++ [["Why?"]]},
+            {ModuleCalls, :stream_batch, predict ++ [["Why?"], 10]},
+            {ProgramCalls, :execute, ["p", "Why?"]},
+            {ProgramCalls, :stream, ["p", "Why?"]},
+            {ProgramCalls, :execute_batch, ["p", ["Why?"]]},
+            {ProgramCalls, :stream_batch, ["p", ["Why?"], 10]},
+            {ProgramCalls, :evaluate, ["p", examples, metric]},
+            {ProgramCalls, :stream_evaluate, ["p", examples, metric]},
+            {ProgramCalls, :compile, ["p", examples]},
+            {ProgramCalls, :stream_compile, ["p", examples]}
+          ] do
+        # As if there were no pool of the default name.
+        call = fn given ->
+          options = %{CallOptions.new!(given) | pool: :nonesuch}
+          first_error(apply(module, function, args ++ [options]))
+        end
+
+        assert {:error, %Error{kind: :pool_not_found} = error} = call.(pol: :reports)
+
+        assert {function, error.path, error.details["path"]} ==
+                 {function, "opts.pol", "opts.pol"}
+
+        assert error.message =~ ~r/^there is no pool :nonesuch; write config .*:general/
+
+        assert String.ends_with?(
+                 error.message,
+                 "; the call names no pool (did you mean :pool by :pol?)"
+               )
+
+        for given <- [[], [tools: []], [pool: :nonesuch, pol: 1]] do
+          assert {:error, %Error{kind: :pool_not_found, path: nil} = error} = call.(given)
+          refute error.message =~ "names no pool"
+        end
+      end
+    end
+
+    defp first_error({:error, _error} = error), do: error
+
+    defp first_error(stream) do
+      case Enum.to_list(stream) do
+        [{:error, _error} = error | _rest] -> error
+        [{0, error} | _rest] -> error
       end
     end
 
