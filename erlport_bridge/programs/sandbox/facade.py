@@ -39,7 +39,7 @@ def check_tools(tools: Mapping[str, Callable[..., Any]]) -> None:
 
 def is_setup(code: str) -> bool:
     """Return whether code is what DSPy runs before the code that a model wrote; it takes 0.1 s of a new sandbox."""
-    return code == SHIM_SETUP
+    return bool(code == SHIM_SETUP)
 
 
 def _checked_signature(signature: Any, custom_types: Mapping[str, type] | None = None) -> Any:

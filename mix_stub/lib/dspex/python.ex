@@ -37,9 +37,9 @@ defmodule DSPex.Python do
   `DSPex.Python.Pool`), `:max_cost` (US dollars) and `:max_tokens_total`, which limit what the call spends on models, `:demos`, `:tools` (see
   `DSPex.Python.Tool`), and settings of the model (`:temperature`,
   `:max_tokens`, …) and of the module (`:max_iters`, …). A misspelt option (`timout: 1`) is an error that says which was meant. Another
-  option that neither takes does not fail the call unless it is `:strict`: it is named in `prediction.warnings`. A function that
-  executes nothing (`ping/2`, `describe_program/2`, `delete_program/2`, `history/1`, …) refuses every option that it does not take, since that
-  may be meant to say what is deleted, or whose things are shown.
+  option that neither takes does not fail the call unless it is `:strict`: it is named in `prediction.warnings`. A function that shows,
+  changes or deletes something (programs, sessions, conversations, requests, budgets, metrics) refuses every option that it does not take,
+  since that may be meant to say what is deleted, or whose things are shown.
 
   ## Values
 
@@ -609,7 +609,7 @@ defmodule DSPex.Python do
         given -> given
       end
 
-    Operation.look_up(:list_programs, [session_id], CallOptions.new!(options))
+    Operation.look_among(:list_programs, [session_id], CallOptions.new!(options))
   end
 
   @doc """
@@ -744,7 +744,7 @@ defmodule DSPex.Python do
     read = CallOptions.to_map!(limits, "limits")
 
     with :ok <- Keywords.check(limits, "limits"),
-         do: call(:open_session, [session_id, read], options)
+         do: about_one(:open_session, [session_id, read], options)
   end
 
   @doc """
@@ -784,7 +784,7 @@ defmodule DSPex.Python do
     options = CallOptions.new!(options)
 
     with :ok <- options.once,
-         :ok <- CallOptions.check_names(options, []),
+         :ok <- CallOptions.refuse_others(options, []),
          do: Settings.with_budgets(options.pool, use)
   end
 
@@ -798,7 +798,7 @@ defmodule DSPex.Python do
   """
   @spec list_sessions(options()) :: result([map()])
   def list_sessions(options \\ []),
-    do: Operation.look_up(:list_sessions, [], CallOptions.new!(options))
+    do: Operation.look_among(:list_sessions, [], CallOptions.new!(options))
 
   @doc """
   Returns the entry of `list_sessions/1` for one session, and under `"program_descriptions"` what `describe_program/2` returns
@@ -813,7 +813,8 @@ defmodule DSPex.Python do
       {true, true}
   """
   @spec session_info(String.t(), options()) :: result(map())
-  def session_info(session_id, options \\ []), do: call(:session_info, [session_id], options)
+  def session_info(session_id, options \\ []),
+    do: about_one(:session_info, [session_id], options)
 
   @doc """
   Writes the pool's whole store to a new file of JSON lines, for a backup or to move to another database; returns how many rows of each
@@ -844,7 +845,7 @@ defmodule DSPex.Python do
   defp transfer(operation, path, options) do
     case expanded(path) do
       {:ok, path} ->
-        call(operation, [path], options)
+        about_one(operation, [path], options)
 
       :error ->
         message = "expected a path at path, got #{inspect(path, limit: 5)}"
@@ -886,7 +887,7 @@ defmodule DSPex.Python do
       {:ok, 0}
   """
   @spec cancel(String.t(), options()) :: result(non_neg_integer())
-  def cancel(request_id, options \\ []), do: call(:cancel, [request_id], options)
+  def cancel(request_id, options \\ []), do: about_one(:cancel, [request_id], options)
 
   @doc """
   Returns the calls that run in the pool's workers, the oldest first: what `top/0` shows, as data.
@@ -915,7 +916,7 @@ defmodule DSPex.Python do
   @spec running_calls(options()) :: result([map()])
   def running_calls(options \\ []) do
     options = CallOptions.new!(options)
-    Operation.look_up(:running_calls, [Map.take(options.python, [:n])], options, [:n])
+    Operation.look_among(:running_calls, [Map.take(options.python, [:n])], options, [:n])
   end
 
   @doc """
@@ -937,7 +938,7 @@ defmodule DSPex.Python do
   """
   @spec metrics(options()) :: result(map())
   def metrics(options \\ []),
-    do: Operation.look_up(:metrics, [], CallOptions.new!(options))
+    do: Operation.look_among(:metrics, [], CallOptions.new!(options))
 
   @doc """
   Returns the state of all pools, which IEx shows as a table and `to_string/1` as text: each worker with its state (`ready`, `starting`,
@@ -983,7 +984,7 @@ defmodule DSPex.Python do
 
   defp requests(options) do
     names = [:n, :request_id, :session_id]
-    Operation.look_up(:history, [Map.take(options.python, names)], options, names)
+    Operation.look_among(:history, [Map.take(options.python, names)], options, names)
   end
 
   @doc """
@@ -1012,12 +1013,12 @@ defmodule DSPex.Python do
   """
   @spec reset_metrics(options()) :: result(map())
   def reset_metrics(options \\ []),
-    do: Operation.look_up(:reset_metrics, [], CallOptions.new!(options))
+    do: Operation.look_among(:reset_metrics, [], CallOptions.new!(options))
 
   @doc """
   Calls any operation by its name with its positional arguments; the other functions here use it too.
 
-  `options` are those of every function; the operation's own options are the last of its arguments. The appendix of
+  Of `options` only those of every function are used; the operation's own options are the last of its arguments. The appendix of
   `docs/operations.md` has the operations and their arguments.
 
       iex> DSPex.Python.call(:list_modules, []) == DSPex.Python.list_modules()
@@ -1026,4 +1027,8 @@ defmodule DSPex.Python do
   @spec call(atom(), [term()], options()) :: result(term())
   def call(operation, args, options \\ []),
     do: Operation.look_up(operation, args, CallOptions.new!(options))
+
+  # What shows, changes or deletes something.
+  defp about_one(operation, args, options),
+    do: Operation.look_among(operation, args, CallOptions.new!(options))
 end

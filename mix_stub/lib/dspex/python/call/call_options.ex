@@ -199,12 +199,26 @@ defmodule DSPex.Python.Call.CallOptions do
   end
 
   @doc """
-  Checks the names of options of an operation that executes nothing: a name other than those of every function and `taken` is an error.
+  Checks the names of options of an operation that asks about nothing of any caller, and takes no others than `taken`.
+
+  A misspelt name is an error. Another name may belong to another operation that gets the same options: it is an error if the call or its
+  pool is strict, and is ignored otherwise.
+  """
+  @spec check_names(t(), [atom()]) :: :ok | {:error, Error.t()}
+  def check_names(%__MODULE__{python: python, pool: pool} = options, taken) do
+    if strict?(python, pool),
+      do: refuse_others(options, taken),
+      else: check_misspelt(options, taken)
+  end
+
+  @doc """
+  Checks the names of options of an operation that shows, changes or deletes something: a name other than those of every function and
+  `taken` is an error.
 
   It may be meant to say what is deleted, or whose things are shown, and there is no prediction that would have a warning.
   """
-  @spec check_names(t(), [atom()]) :: :ok | {:error, Error.t()}
-  def check_names(%__MODULE__{python: python}, taken) do
+  @spec refuse_others(t(), [atom()]) :: :ok | {:error, Error.t()}
+  def refuse_others(%__MODULE__{python: python}, taken) do
     case Map.keys(python) -- (@every ++ taken) do
       [] -> :ok
       [name | _rest] -> {:error, unknown_option(name, taken)}
@@ -212,7 +226,7 @@ defmodule DSPex.Python.Call.CallOptions do
   end
 
   @doc """
-  Does the same for an operation whose options Python checks, but only to a name that is a misspelling of one of them.
+  Checks the names of options of which another part knows the rest: a misspelt one is an error.
   """
   @spec check_misspelt(t(), [atom()]) :: :ok | {:error, Error.t()}
   def check_misspelt(%__MODULE__{python: python}, taken) do
@@ -382,6 +396,9 @@ defmodule DSPex.Python.Call.CallOptions do
   # What `inspect/1` returns, without the steps of its algebra.
   defp shown(pid) when is_pid(pid), do: "#PID" <> IO.iodata_to_binary(:erlang.pid_to_list(pid))
   defp shown(other), do: inspect(other)
+
+  defp strict?(%{strict: strict}, _pool), do: strict == true
+  defp strict?(_python, pool), do: Cluster.settings(pool).strict
 
   defp unknown_option(name, taken) do
     known = @every ++ taken

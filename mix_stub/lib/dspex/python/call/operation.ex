@@ -31,8 +31,7 @@ defmodule DSPex.Python.Call.Operation do
   end
 
   @doc """
-  Calls an operation that executes nothing, as `call/3` does, after a check of the names of its options: it takes those of every
-  function, and `taken`.
+  Calls an operation as `call/3` does, after a check of the names of its options: it takes those of every function, and `taken`.
   """
   @spec look_up(atom(), [term()], CallOptions.t(), [atom()]) :: result()
   def look_up(operation, args, options, taken \\ [])
@@ -54,6 +53,16 @@ defmodule DSPex.Python.Call.Operation do
       "expected #{expected} at #{path}, got #{inspect(got, limit: 5)}#{Suggestion.list_hint(got)}"
 
     {:error, Error.new(:input, message, %{"path" => path})}
+  end
+
+  @doc """
+  Calls an operation that shows, changes or deletes something: as `look_up/4`, but any other option is an error.
+  """
+  @spec look_among(atom(), [term()], CallOptions.t(), [atom()]) :: result()
+  def look_among(operation, args, options, taken \\ []) do
+    Observation.span(operation, options, fn ->
+      with :ok <- CallOptions.refuse_others(options, taken), do: request(operation, args, options)
+    end)
   end
 
   @doc """

@@ -230,7 +230,8 @@ defmodule DSPex.Python.Call.ProgramCalls do
 
     with {:ok, python_options} <-
            ProgramSpec.load_options(Map.take(options.python, taken), options.pool),
-         {:ok, term} <- Operation.look_up(:load_program, [text, python_options], options, taken),
+         {:ok, term} <-
+           Operation.look_among(:load_program, [text, python_options], options, taken),
          do: {:ok, Program.from_term(term, options.pool)}
   end
 
@@ -246,7 +247,7 @@ defmodule DSPex.Python.Call.ProgramCalls do
   @spec delete(program(), CallOptions.t()) :: result(map())
   def delete(program, options) do
     {session_id, program_id, options} = looked_up(program, options)
-    Operation.look_up(:delete_program, [session_id, program_id], options, [:session_id])
+    Operation.look_among(:delete_program, [session_id, program_id], options, [:session_id])
   end
 
   @doc """
@@ -257,7 +258,7 @@ defmodule DSPex.Python.Call.ProgramCalls do
     {session_id, program_id, options} = looked_up(program, options)
 
     operation
-    |> Operation.look_up([session_id, program_id | args], options, [:session_id])
+    |> Operation.look_among([session_id, program_id | args], options, [:session_id])
     |> StructHints.explain(List.last(args))
   end
 
@@ -284,7 +285,7 @@ defmodule DSPex.Python.Call.ProgramCalls do
     {session_id, program_id, options} = looked_up(program, options)
     version = Map.merge(version(program), Map.take(options.python, [:version]))
     args = [session_id, program_id, version]
-    Operation.look_up(operation, args, options, [:session_id, :version])
+    Operation.look_among(operation, args, options, [:session_id, :version])
   end
 
   defp version(%Program{version: version}), do: %{version: version}

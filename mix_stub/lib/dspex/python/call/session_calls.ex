@@ -35,14 +35,14 @@ defmodule DSPex.Python.Call.SessionCalls do
   end
 
   defp checked(options),
-    do: with(:ok <- options.once, do: CallOptions.check_names(options, [:session_id]))
+    do: with(:ok <- options.once, do: CallOptions.refuse_others(options, [:session_id]))
 
   @doc """
   Closes a session, and ends the registration of its model functions.
   """
   @spec close(String.t(), CallOptions.t()) :: result()
   def close(session_id, options) do
-    with {:ok, closed} <- Operation.look_up(:close_session, [session_id], options) do
+    with {:ok, closed} <- Operation.look_among(:close_session, [session_id], options) do
       Cluster.forget_model(options.pool, session_id)
       {:ok, closed}
     end

@@ -57,8 +57,8 @@ defmodule DSPex.Python.Pool do
     * `:modules` - your own subclasses of `dspy.Module`, such as `["my_app.programs.Support"]`, so that calls may name them;
       see `docs/operations.md`
     * `:preload` - names of Python modules that are imported at the start, such as a module that offers tools
-    * `:strict` - whether an option that means nothing to a call that executes something is an error; `false` by default: then only a
-      misspelt one is, and another is named in `prediction.warnings`. A call may say otherwise with its own `:strict`
+    * `:strict` - whether an option of a call that means nothing to it is an error; `false` by default: then only a misspelt one is an
+      error, and another is named in `prediction.warnings`. A call may say otherwise with its own `:strict`
     * `:start_timeout` - how long Python may take to be ready, in ms; 60,000 by default
     * `:heartbeat` - how to notice a Python that is alive and silent, such as one in C code that holds the GIL, or a stopped process:
       `[interval: 5_000, limit: 30_000, stopped: 1_000]`, the default, sends a ping every 5 s, and kills a Python that has not answered

@@ -84,9 +84,9 @@ defmodule DSPex.Python.Call.CallOptionsTest do
     end
   end
 
-  test "are all refused that are not taken, where nothing is executed" do
+  test "are all refused that are not taken, where they may say what is meant" do
     refuse = fn options ->
-      options |> CallOptions.new!() |> CallOptions.check_names([:n, :request_id, :session_id])
+      options |> CallOptions.new!() |> CallOptions.refuse_others([:n, :request_id, :session_id])
     end
 
     assert refuse.(pool: :p, timeout: 5, strict: false, n: 1, session_id: "s") == :ok
@@ -102,6 +102,32 @@ defmodule DSPex.Python.Call.CallOptionsTest do
       assert {:error, error} = refuse.([{name, "x"}])
       assert {error.kind, error.path} == {:input, "opts.#{name}"}
       assert error.message =~ "unknown option #{inspect(name)} at opts#{hint}; taken here: :pool,"
+    end
+  end
+
+  test "that Python does not see are checked by name" do
+    check = fn options, taken ->
+      options |> CallOptions.new!() |> CallOptions.check_names(taken)
+    end
+
+    assert check.([pool: :p, timeout: 5, strict: true, version: 1], [:version]) == :ok
+    # Another word may belong to another operation.
+    assert check.([request_id: "r", lm: :embedded], []) == :ok
+    every = ":pool, :timeout, :serialization_format, :strict, :retry, :metadata, :version"
+
+    for {options, hint} <- [
+          {[timout: 5], " (did you mean :timeout?)"},
+          {[pol: :p], " (did you mean :pool?)"},
+          {[strct: true], " (did you mean :strict?)"},
+          {[verson: 1], " (did you mean :version?)"},
+          {[request_id: "r", strict: true], ""}
+        ] do
+      [name | _strict] = Keyword.keys(options)
+      assert {:error, error} = check.(options, [:version])
+      assert {error.kind, error.path} == {:input, "opts.#{name}"}
+
+      assert error.message ==
+               "unknown option #{inspect(name)} at opts#{hint}; taken here: #{every}"
     end
   end
 
@@ -153,5 +179,7 @@ defmodule DSPex.Python.Call.CallOptionsTest do
 
     assert {:ok, %{strict: true}, []} = for_execution(strict.([]))
     assert {:ok, %{strict: false}, []} = for_execution(strict.(strict: false))
+    assert {:error, %{kind: :input}} = CallOptions.check_names(strict.(lm: :embedded), [])
+    assert CallOptions.check_names(strict.(lm: :embedded, strict: false), []) == :ok
   end
 end
