@@ -8,6 +8,10 @@ defmodule DSPex.Python.Call.SpreadBatch do
   # if a function was called: a tool must not act twice. What was in flight at a second death is run item by item, so that an
   # item that kills Python is the only one that fails.
   #
+  # A part whose pool is stopped, or whose Python is replaced, is not run again: each of its items is told whether it had begun.
+  # As long as no part has a result, such an error may be that of the whole batch, and waits until a result comes or all parts
+  # have ended.
+  #
   # Each part has a process of its own, which enumerates the part's stream of events on behalf of the reader, and hands over
   # one result at a time. It ends with the reader.
 
@@ -15,6 +19,7 @@ defmodule DSPex.Python.Call.SpreadBatch do
   alias DSPex.Python.{Cluster, Error}
   alias DSPex.Python.Functions.CallerContext
   alias DSPex.Python.Pool.{OpenBatches, Stopping}
+  alias DSPex.Python.Port.LastAnswers
   alias DSPex.Python.Wire.Timeout
   alias DSPex.Suggestion
 
@@ -32,6 +37,8 @@ defmodule DSPex.Python.Call.SpreadBatch do
   @cancel_again_ms 50
   # How long a part may take to hand over what it has when nobody reads it any more.
   @unread_ms 1_000
+  # The errors of a part whose pool is stopped, or is gone, or whose Python is replaced.
+  @closed_kinds [:port_closed, :pool_not_found]
 
   @typedoc """
   Runs a list of inputs in one worker, with options that have its share of the time and of the concurrency.
@@ -53,6 +60,8 @@ defmodule DSPex.Python.Call.SpreadBatch do
     :within,
     parts: [],
     running: %{},
+    closed: [],
+    one_worker?: false,
     fail_fast?: false,
     answered?: false,
     cancelled?: false,
@@ -245,6 +254,7 @@ defmodule DSPex.Python.Call.SpreadBatch do
       context: CallerContext.current(),
       concurrency: concurrency,
       parts: Enum.chunk_every(items, size),
+      one_worker?: workers == 1,
       fail_fast?: fail_fast?(options)
     }
     |> begin_parts(lanes)
@@ -326,7 +336,7 @@ defmodule DSPex.Python.Call.SpreadBatch do
         died(error, Enum.sort(part.left), concurrency, run, hand_over, attempt)
 
       error ->
-        hand_over.({:error, error})
+        hand_over.({:failed, error, not_begun(error, Enum.sort(part.left))})
         :failed
     end
   end
@@ -372,9 +382,38 @@ defmodule DSPex.Python.Call.SpreadBatch do
         do: {items(left), []},
         else: split_begun(left, error, 2 * concurrency)
 
-    for {index, _inputs} <- begun, do: hand_over.({index, {:error, error}})
+    for {index, _inputs} <- begun, do: hand_over.({index, {:error, of_item(error)}})
     run_others(others, concurrency, run, hand_over)
   end
+
+  # Returns the indexes of the items that Python has not seen, or had not begun. Without its note, what holds for the part holds
+  # for each of them: an item that may have called a tool must not seem to be untouched.
+  defp not_begun(%Error{kind: :pool_not_found}, left), do: indexes(items(left))
+
+  defp not_begun(%Error{kind: :port_closed, details: details} = error, left) do
+    case details do
+      %{"sent" => false} ->
+        indexes(items(left))
+
+      %{"begun" => _count} ->
+        {_begun, others} = split_begun(left, error, 0)
+        indexes(others)
+
+      %{"asked" => false, "called" => false} ->
+        indexes(items(left))
+
+      _not_known ->
+        []
+    end
+  end
+
+  defp not_begun(_error, _left), do: []
+
+  defp indexes(items), do: Enum.map(items, &elem(&1, 0))
+
+  # How many items of its part had begun says nothing about an item.
+  defp of_item(%Error{details: details} = error),
+    do: %{error | details: Map.delete(details, "begun")}
 
   # Items begin in their order. Python has noted how many have begun; if the note is lost, `count` of those without a result.
   defp split_begun(left, %Error{details: %{"begun" => begun}}, _count) do
@@ -428,8 +467,12 @@ defmodule DSPex.Python.Call.SpreadBatch do
 
   defp renumbered_error(result, _position, _index), do: result
 
-  defp next(%{running: running, parts: []} = state) when map_size(running) == 0,
+  defp next(%{running: running, parts: [], closed: []} = state) when map_size(running) == 0,
     do: {:halt, state}
+
+  # The pool has stopped before anything was answered.
+  defp next(%{running: running, parts: []} = state) when map_size(running) == 0,
+    do: {[{:error, whole_error(state)}], %{state | closed: []}}
 
   defp next(%{cancelled?: false, open: open} = state) when open != nil do
     if OpenBatches.cancelled?(open) do
@@ -451,14 +494,19 @@ defmodule DSPex.Python.Call.SpreadBatch do
       {:dspex_batch_cancelled, ^cancelled} ->
         {[], state}
 
-      {^ref, pid, {:error, %Error{} = error}} when state.answered? and not state.fail_fast? ->
-        # The pool has stopped meanwhile, or refuses what is left: what was answered was paid, and stays.
+      {^ref, pid, {:failed, %Error{kind: kind} = error, not_begun}} when kind in @closed_kinds ->
+        send(pid, {ref, :go_on})
+        state |> closed_part(pid, error, not_begun) |> without_gone(error) |> told_closed()
+
+      {^ref, pid, {:failed, %Error{} = error, _not_begun}}
+      when state.answered? and not state.fail_fast? ->
+        # What was answered was paid, and stays.
         send(pid, {ref, :go_on})
         {items, state} = items_left(state, pid)
         {rest, state} = without_rest(state, error)
         {for({index, _inputs} <- items, do: {index, {:error, error}}) ++ rest, state}
 
-      {^ref, pid, {:error, error}} ->
+      {^ref, pid, {:failed, error, _not_begun}} ->
         # The batch as a whole is wrong: its module, an option.
         {[{:error, error}], %{stopped(state) | parts: [], running: %{}, failed: pid}}
 
@@ -472,17 +520,14 @@ defmodule DSPex.Python.Call.SpreadBatch do
 
         case result do
           {:error, _error} when state.fail_fast? ->
-            {elements, state} = unread(state)
-
-            {[{index, result} | elements] ++ cancelled(state, index),
-             %{stopped(state) | parts: [], running: %{}}}
+            ended_fast([{index, result}], state)
 
           {:error, error} ->
             {rest, state} = without_rest(state, error)
-            {[{index, result} | rest], state}
+            with_closed([{index, result} | rest], state)
 
           {:ok, _value} ->
-            {[{index, result}], state}
+            with_closed([{index, result}], state)
         end
 
       {:DOWN, monitor, :process, _pid, reason} when is_map_key(state.running, monitor) ->
@@ -493,6 +538,97 @@ defmodule DSPex.Python.Call.SpreadBatch do
       again ->
         cancel_again(state)
         {[], state}
+    end
+  end
+
+  # Notes the items of a part that has ended with its pool or its Python.
+  defp closed_part(state, pid, error, not_begun) do
+    {items, state} = items_left(state, pid)
+    not_begun = MapSet.new(not_begun)
+
+    elements =
+      for {index, _inputs} <- items do
+        if MapSet.member?(not_begun, index),
+          do: {index, {:error, unsent(error, state)}},
+          else: {index, {:error, of_item(error)}}
+      end
+
+    noted_closed(state, error, elements)
+  end
+
+  defp noted_closed(state, _error, []), do: state
+
+  defp noted_closed(state, error, elements),
+    do: %{state | closed: state.closed ++ [{error, elements}]}
+
+  # No further part begins in a pool that is gone, nor in its last worker, which ends too. A pool whose Python was replaced goes on.
+  defp without_gone(%{pool: pool, parts: parts} = state, error) do
+    if error.kind == :pool_not_found or Stopping.over?(pool) do
+      rest =
+        for {index, _inputs} <- Enum.concat(parts), do: {index, {:error, unsent(error, state)}}
+
+      noted_closed(%{state | parts: []}, error, rest)
+    else
+      state
+    end
+  end
+
+  # The same kind for all that is left, whether or not its part had begun.
+  defp unsent(%Error{kind: :pool_not_found}, %{pool: pool}) do
+    message = "pool #{inspect(pool)} was stopped before the item began"
+    LastAnswers.unsent(Error.new(:port_closed, message))
+  end
+
+  defp unsent(error, _state), do: error |> of_item() |> LastAnswers.unsent()
+
+  # Hands out the items of stopped parts; not yet if their error may be that of the whole batch.
+  defp told_closed(%{answered?: false, cancelled?: false} = state), do: {[], state}
+  defp told_closed(state), do: with_closed([], state)
+
+  defp with_closed(elements, %{closed: []} = state), do: {elements, state}
+
+  defp with_closed(elements, %{fail_fast?: true} = state), do: ended_fast(elements, state)
+
+  defp with_closed(elements, %{closed: closed} = state),
+    do: {elements ++ elements_of(closed), %{state | closed: []}}
+
+  defp elements_of(closed), do: Enum.flat_map(closed, &elem(&1, 1))
+
+  # An item has failed, which ends the batch.
+  defp ended_fast(elements, state) do
+    {unread, state} = unread(state)
+    closed = elements_of(state.closed)
+    {failed, _result} = Enum.find(elements ++ closed, &match?({_index, {:error, _error}}, &1))
+
+    {elements ++ unread ++ closed ++ cancelled(state, failed),
+     %{stopped(state) | parts: [], running: %{}, closed: []}}
+  end
+
+  # What was done for any part was done for the batch.
+  defp whole_error(%{closed: parts, one_worker?: one_worker?}) do
+    errors = for {error, _elements} <- parts, do: error
+
+    case Enum.filter(errors, &(&1.kind == :port_closed)) do
+      [] ->
+        hd(errors)
+
+      [first | _others] = closed ->
+        facts = for fact <- ["sent", "asked", "called"], do: {fact, of_any(closed, fact)}
+        details = Map.merge(first.details, Map.new(facts))
+        # The first items are those of the first part, if there is one at a time.
+        if one_worker?,
+          do: %{first | details: details},
+          else: %{first | details: Map.delete(details, "begun")}
+    end
+  end
+
+  defp of_any(errors, fact) do
+    known = for error <- errors, do: error.details[fact]
+
+    cond do
+      true in known -> true
+      nil in known -> nil
+      true -> false
     end
   end
 
@@ -567,6 +703,10 @@ defmodule DSPex.Python.Call.SpreadBatch do
       {^ref, pid, {index, _result} = element} when is_integer(index) ->
         send(pid, {ref, :go_on})
         unread(finished(state, pid, index), monitors, until, [element | elements])
+
+      {^ref, pid, {:failed, %Error{kind: kind} = error, not_begun}} when kind in @closed_kinds ->
+        send(pid, {ref, :go_on})
+        unread(closed_part(state, pid, error, not_begun), monitors, until, elements)
 
       {^ref, pid, _other} ->
         send(pid, {ref, :go_on})

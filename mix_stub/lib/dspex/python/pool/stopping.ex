@@ -79,6 +79,14 @@ defmodule DSPex.Python.Pool.Stopping do
       else: :ok
   end
 
+  @doc """
+  Tells whether a pool is gone, or its time to stop is over and its Pythons end.
+  """
+  @spec over?(term()) :: boolean()
+  def over?(pool) when is_atom(pool), do: Names.lookup(:stopping, pool) == nil
+  # What one node does not take goes to another one.
+  def over?(_cluster), do: false
+
   defp stopping?(%Connection{waiting: nil}), do: false
   defp stopping?(%Connection{waiting: counters}), do: Queue.stopping?(counters)
 

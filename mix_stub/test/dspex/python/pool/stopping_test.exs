@@ -132,6 +132,103 @@ defmodule DSPex.Python.Pool.StoppingTest do
     end
   end
 
+  # Each item had what was done for its part, and parts that had not begun were `pool_not_found`: no caller knew which
+  # items it may send again.
+  for {kind, size} <- [batch: 1, evaluation: 1, stream: 2, program: 2] do
+    @tag size: size, kind: kind
+    test "the items of a #{kind} in #{size} say whether they had begun", %{size: size, kind: kind} do
+      pool = start_ready!(size: size, standby: 0, stop_timeout: 500)
+      {model, asked} = model_of_two(size)
+      call = Task.async(fn -> results_of(kind, pool, {:elixir, model}, []) end)
+      eventually(fn -> length(Agent.get(asked, & &1)) >= 4 * size end)
+      pool |> stop() |> Task.await(60_000)
+      {:ok, results} = Task.await(call, 60_000)
+      asked = Agent.get(asked, & &1)
+      assert length(results) == 40
+      assert Enum.count(results, &match?({:ok, _value}, &1)) == 2 * size
+
+      for {{:error, error}, number} <- Enum.with_index(results) do
+        begun? = "item#{number};" in asked
+        assert %Error{kind: :port_closed, retryable: true, details: details} = error
+        refute Map.has_key?(details, "begun")
+
+        assert Map.take(details, ["sent", "asked", "called"]) ==
+                 %{"sent" => begun?, "asked" => begun?, "called" => begun?}
+      end
+    end
+  end
+
+  test "with on_error: :fail_fast a stop keeps what was answered, of several workers" do
+    pool = start_ready!(size: 2, standby: 0, stop_timeout: 500)
+    {model, asked} = model_of_two(2)
+    options = [on_error: :fail_fast]
+    call = Task.async(fn -> results_of(:batch, pool, {:elixir, model}, options) end)
+    eventually(fn -> length(Agent.get(asked, & &1)) >= 8 end)
+    pool |> stop() |> Task.await(60_000)
+    {:ok, results} = Task.await(call, 60_000)
+    assert Enum.count(results, &match?({:ok, _value}, &1)) == 4
+    closed = for {:error, %Error{kind: :port_closed} = error} <- results, do: error
+    assert closed != []
+    refute Enum.any?(closed, &Map.has_key?(&1.details, "begun"))
+    others = for {:error, error} <- results, error.kind != :port_closed, do: error
+    assert Enum.all?(others, &(&1.kind == :cancelled))
+  end
+
+  test "a batch of which nothing was answered says what was done for any part of it" do
+    for size <- [1, 2] do
+      pool = start_ready!(size: size, standby: 0, stop_timeout: 300)
+      {model, asked} = model_of_two(0)
+      call = Task.async(fn -> results_of(:batch, pool, {:elixir, model}, []) end)
+      eventually(fn -> length(Agent.get(asked, & &1)) >= 2 * size end)
+      pool |> stop() |> Task.await(60_000)
+      assert {:error, %Error{kind: :port_closed, details: details}} = Task.await(call, 60_000)
+      assert %{"sent" => true, "asked" => true, "called" => true} = details
+      # Of several parts that begin at the same time, those that had begun are not the first ones.
+      assert details["begun"] == if(size == 1, do: 2)
+    end
+  end
+
+  # Answers the first two calls of each worker, and no other.
+  defp model_of_two(size) do
+    asked = start_supervised!({Agent, fn -> [] end}, id: make_ref())
+
+    model = fn request ->
+      [item] = Regex.run(~r/item\d+;/, List.last(request.messages).content)
+      number = Agent.get_and_update(asked, &{length(&1), [item | &1]})
+      if number >= 2 * size, do: Process.sleep(:infinity)
+      ScriptedModel.written(answer: "done")
+    end
+
+    {model, asked}
+  end
+
+  defp results_of(kind, pool, model, options) do
+    items = for number <- 0..39, do: "item#{number};"
+    size = DSPex.Python.Pool.Routing.size(pool)
+    options = [lm: model, max_concurrency: 2 * size, timeout: 120_000] ++ options
+
+    case kind do
+      :batch ->
+        Python.execute_batch("dspy.Predict", @qa, items, [pool: pool] ++ options)
+
+      :stream ->
+        stream = Python.stream_batch("dspy.Predict", @qa, items, [pool: pool] ++ options)
+        {:ok, stream |> Enum.sort_by(&elem(&1, 0)) |> Enum.map(&elem(&1, 1))}
+
+      :program ->
+        {:ok, program} = Python.create_program(@qa, pool: pool)
+        Python.execute_program_batch(program, items, options)
+
+      :evaluation ->
+        {:ok, program} = Python.create_program(@qa, pool: pool)
+        examples = for item <- items, do: %{question: item, answer: "done"}
+
+        with {:ok, evaluation} <-
+               Python.evaluate_program(program, examples, "exact_match", options),
+             do: {:ok, evaluation.results}
+    end
+  end
+
   test "the longest stop_timeout is one that a supervisor takes" do
     # With what the supervisor allows beyond it, it was longer than Erlang's timers, and ended the supervisor.
     pool = start_ready!(stop_timeout: 4_294_967_295)
