@@ -125,7 +125,8 @@ defmodule DSPex.Python do
   model that was configured last, whose `{:system, variable}` are read again; sessions and programs are in the `:store` of the
   pool.
 
-  If the new Python cannot be started, its error is returned, and the old one stays.
+  If the new Python cannot be started, its error is returned, and the old one stays. A pool that is being stopped, also one whose stop begins
+  meanwhile, is an error of kind `:pool_not_found`.
 
       iex> {:error, error} = DSPex.Python.restart_pool(:no_such_pool)
       iex> error.kind

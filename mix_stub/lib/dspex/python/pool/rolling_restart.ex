@@ -5,7 +5,7 @@ defmodule DSPex.Python.Pool.RollingRestart do
   # from one Python to its successor.
 
   alias DSPex.Python.Error
-  alias DSPex.Python.Pool.{Messages, Readiness, Routing}
+  alias DSPex.Python.Pool.{Messages, Readiness, Routing, Stopping}
   alias DSPex.Python.Port.{Names, Owner, Recycling, Template}
   alias DSPex.Python.Wire.Timeout
 
@@ -19,39 +19,60 @@ defmodule DSPex.Python.Pool.RollingRestart do
   """
   @spec restart(atom()) :: :ok | {:error, Error.t()}
   def restart(pool) do
-    case Routing.size(pool) do
-      0 ->
+    case {Routing.size(pool), Stopping.refusal(pool)} do
+      {0, _refusal} ->
         {:error, Messages.not_running(pool)}
 
-      size ->
+      {size, nil} ->
         # What it has imported is to be replaced too.
         Template.restart(pool)
         restart(pool, 1..size, Timeout.deadline(@restart_timeout_ms * size))
+
+      {_size, error} ->
+        {:error, error}
     end
   end
 
   defp restart(pool, slots, deadline) do
-    with nil <- Enum.find_value(slots, &not_replaced(pool, &1, deadline)) do
+    with nil <- Enum.find_value(slots, &not_replaced(pool, &1, deadline)),
+         nil <- stopped_meanwhile(pool) do
       # They were started with the old code too.
       for {_number, owner, %{spare?: true}} <- Names.workers(pool), do: Owner.renew_spare(owner)
       :ok
+    else
+      # It was there when this began.
+      {:error, %Error{kind: :pool_not_found}} -> {:error, Messages.stopping(pool)}
+      error -> error
     end
+  end
+
+  # The new Pythons of a pool that is being stopped take no calls.
+  defp stopped_meanwhile(pool) do
+    error = Stopping.refusal(pool) || if(Stopping.over?(pool), do: Messages.stopping(pool))
+    error && {:error, error}
   end
 
   defp not_replaced(pool, slot, deadline) do
-    with {:ok, {owner, _state}} <- Readiness.owner(pool, slot),
+    with nil <- Stopping.refusal(pool),
+         {:ok, {owner, _state}} <- Readiness.owner(pool, slot),
          {:ok, successor} <- Owner.successor(owner),
-         :ok <- Recycling.replace(owner, pool, successor) do
-      nil
+         {:ended, _owner} <- {Recycling.replace(owner, pool, successor), owner} do
+      wait_for_successor(pool, slot, owner, deadline)
     else
-      :replacing -> wait_for_successor(pool, slot, deadline)
+      {:ok, _owner} -> nil
+      {{:error, _error} = error, _owner} -> error
       {:error, _error} = error -> error
+      %Error{} = stopping -> {:error, stopping}
+      :replacing -> wait_for_successor(pool, slot, current(pool, slot), deadline)
     end
   end
 
-  # Another process restarts the pool, or Python has asked for it. If that fails, this process tries.
-  defp wait_for_successor(pool, slot, deadline) do
-    {replaced, _state} = Names.lookup(:slot, {pool, slot}) || {nil, nil}
+  defp current(pool, slot),
+    do: with({owner, _state} <- Names.lookup(:slot, {pool, slot}), do: owner)
+
+  # Another process restarts the pool, or Python has asked for it; or the successor has ended, and its supervisor has started it
+  # again. If that fails, this process tries.
+  defp wait_for_successor(pool, slot, replaced, deadline) do
     Process.sleep(@poll_ms)
 
     case Readiness.owner(pool, slot) do

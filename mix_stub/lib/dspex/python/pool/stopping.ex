@@ -80,6 +80,22 @@ defmodule DSPex.Python.Pool.Stopping do
   end
 
   @doc """
+  Returns the error of what comes from outside while a pool is being stopped or when it is gone; `nil` for a pool that takes calls.
+  """
+  @spec refusal(atom()) :: Error.t() | nil
+  def refusal(pool) do
+    case {Names.lookup(:pool, pool), Names.lookup(:stopping, pool)} do
+      {nil, _stopping} -> Messages.not_running(pool)
+      {_pool, {_process, %{counters: counters}}} -> refusal(pool, Queue.stopping?(counters))
+      # It is being started; or is just ending, which is seen by what is asked of it.
+      {_pool, nil} -> nil
+    end
+  end
+
+  defp refusal(pool, true), do: Messages.stopping(pool)
+  defp refusal(_pool, false), do: nil
+
+  @doc """
   Tells whether a pool is gone, or its time to stop is over and its Pythons end.
   """
   @spec over?(term()) :: boolean()

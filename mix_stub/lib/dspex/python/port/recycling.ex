@@ -65,25 +65,36 @@ defmodule DSPex.Python.Port.Recycling do
   @doc """
   Replaces the Python of `owner` by that of `successor`, and waits until callers find the new one.
 
-  Returns the error if the new Python cannot be started; then the first one stays.
+  Returns the error if the new Python cannot be started; then the first one stays. `:ended`: the successor has ended before it was
+  ready, since it was killed, or the pool is being stopped; or the first Python has ended, and another one has its place.
   """
-  @spec replace(pid(), atom(), Supervisor.child_spec()) :: :ok | {:error, Error.t()}
+  @spec replace(pid(), atom(), Supervisor.child_spec()) :: :ok | :ended | {:error, Error.t()}
   def replace(owner, pool, successor) do
     Logger.info(
       "a new python is being started for pool #{inspect(pool)}: restart_pool/1 was called"
     )
 
-    with {:ok, pid} <- Workers.add(pool, successor),
-         {:error, error} <- GenServer.call(pid, :await_ready, :infinity) do
-      Workers.leave(pool, pid)
-      GenServer.cast(owner, :not_replaced)
-      {:error, error}
-    else
-      _replaced_or_stopped -> :ok
+    case Workers.add(pool, successor) do
+      {:ok, pid} ->
+        with {:error, error} <- await_ready(pid) do
+          Workers.leave(pool, pid)
+          GenServer.cast(owner, :not_replaced)
+          {:error, error}
+        end
+
+      {:error, reason} ->
+        GenServer.cast(owner, :not_replaced)
+        {:error, Error.new(:internal, "no further worker can be started: #{inspect(reason)}")}
+
+      :stopped ->
+        :ended
     end
+  end
+
+  defp await_ready(successor) do
+    GenServer.call(successor, :await_ready, :infinity)
   catch
-    # Meanwhile the first Python has ended, and its supervisor has started another one; or the pool is being stopped.
-    :exit, _reason -> :ok
+    :exit, _reason -> :ended
   end
 
   @doc """

@@ -161,6 +161,66 @@ defmodule DSPex.Python.Pool.RollingRestartTest do
     eventually(fn -> owners(pool) == 1 end)
   end
 
+  # Both were `:ok`, and there was no pool.
+  test "a pool that is being stopped is not restarted" do
+    pool = :"pool_#{System.unique_integer([:positive])}"
+    options = [python: interpreter(), model: :embedded, size: 2, stop_timeout: 60_000]
+    {:ok, _pid} = Python.start_pool(pool, options)
+    on_exit(fn -> Python.stop_pool(pool) end)
+    assert Python.await_pools([pool]) == :ok
+    test = self()
+
+    model = fn _request ->
+      send(test, {:asked, self()})
+      receive do: (:answer -> "[[ ## answer ## ]]\nyes\n\n[[ ## completed ## ]]")
+    end
+
+    call = Task.async(fn -> ask(pool, lm: {:elixir, model}) end)
+    assert_receive {:asked, runner}, 60_000
+    # One that has begun before the stop, and one afterwards.
+    workers = owners(pool)
+    before = Task.async(fn -> Python.restart_pool(pool) end)
+    eventually(fn -> owners(pool) > workers end)
+    stop = Task.async(fn -> Python.stop_pool(pool) end)
+    eventually(fn -> match?({:error, _refused}, Python.ping(nil, pool: pool)) end)
+    assert {:error, %Error{kind: :pool_not_found} = error} = Python.restart_pool(pool)
+    assert error.message == "pool #{inspect(pool)} is being stopped, and takes no further calls"
+    assert Task.await(before, 60_000) == {:error, error}
+    send(runner, :answer)
+    assert {:ok, _prediction} = Task.await(call, 60_000)
+    assert Task.await(stop, 60_000) == :ok
+  end
+
+  test "a pool that ends while it is restarted is an error" do
+    for size <- [1, 2] do
+      pool = start_pool!(size: size)
+      assert Python.await_pools([pool]) == :ok
+      workers = owners(pool)
+      restart = Task.async(fn -> Python.restart_pool(pool) end)
+      eventually(fn -> owners(pool) > workers end)
+      stop_supervised!(pool)
+      assert {:error, %Error{kind: :pool_not_found}} = Task.await(restart, 60_000)
+    end
+  end
+
+  test "a successor that is killed while it starts has another one started" do
+    pool = start_pool!()
+    first = ready!(pool)
+    before = worker_pids(pool)
+    restart = Task.async(fn -> Python.restart_pool(pool) end)
+    eventually(fn -> worker_pids(pool) -- before != [] end)
+    for owner <- worker_pids(pool) -- before, do: Process.exit(owner, :kill)
+    assert Task.await(restart, 120_000) == :ok
+    assert ready!(pool) != first
+  end
+
+  defp worker_pids(pool) do
+    [{workers, _needed}] = Registry.lookup(DSPex.Python.Registry, {:workers, pool})
+
+    for {_id, pid, _type, _modules} when is_pid(pid) <- Supervisor.which_children(workers),
+        do: pid
+  end
+
   test "a pool that is not there is not found" do
     assert {:error, %{kind: :pool_not_found}} = Python.restart_pool(:nonesuch)
     assert {:error, %{kind: :pool_not_found}} = RollingRestart.restart(:nonesuch)
