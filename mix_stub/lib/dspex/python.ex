@@ -595,7 +595,7 @@ defmodule DSPex.Python do
 
   @doc """
   Lists the descriptions of the programs of a session, or of all sessions for `nil`, which may be left out before options:
-  `list_programs(pool: :reports)`.
+  `list_programs(pool: :reports)`. Of all sessions, a worker that does not answer within `:timeout` is an error of kind `:timeout` that names it.
 
       iex> {:ok, program} = DSPex.Python.create_program(signature: "question -> answer")
       iex> {:ok, [description]} = DSPex.Python.list_programs(program.session_id)
@@ -790,7 +790,8 @@ defmodule DSPex.Python do
   end
 
   @doc """
-  Lists the sessions of the pool, each a map with `"id"` and `"programs"`, their ids.
+  Lists the sessions of the pool, each a map with `"id"` and `"programs"`, their ids. A worker that does not answer within `:timeout` is an
+  error of kind `:timeout` that names it.
 
       iex> {:ok, program} = DSPex.Python.create_program([signature: "question -> answer"], session_id: "user-42")
       iex> {:ok, sessions} = DSPex.Python.list_sessions()
@@ -884,6 +885,9 @@ defmodule DSPex.Python do
   calls ends as a whole: what is left of it, further inputs of its stream too, is `:cancelled`. A call whose process ends is
   cancelled automatically.
 
+  A worker that does not answer within `:timeout` is an error of kind `:timeout` that names it: its calls may go on. Those of the other workers
+  are cancelled all the same; `error.details["cancelled"]` is their number.
+
       iex> DSPex.Python.cancel("a request that does not run")
       {:ok, 0}
   """
@@ -897,6 +901,8 @@ defmodule DSPex.Python do
   process for which it was made), `"at_ms"` (when Python began it, as Unix time), `"age_ms"` (since then), `"stage"` (`"start"`, `"queue"`, `"module"`, `"model"`, `"rate_limit"`,
   `"tool"`, `"sandbox"`, …; of a batch that of the item that began last), `"worker"`, and from `{:cluster, name}` `"node"`. A batch in all
   workers is one call in each. Calls that wait for a worker are not among them; `metrics/1` counts them at `["pool"]["queued"]`.
+
+  A worker that does not answer within `:timeout` is an error of kind `:timeout` that names it; `status/1` shows the others.
 
   Options: `:n` - how many, 100 by default and 10,000 at most.
 
@@ -930,6 +936,9 @@ defmodule DSPex.Python do
   `"sandboxes"`. `"workers"` has the same for each worker, with its `"worker"` and `"pid"`; `"pool"` says how many were `"started"`,
   `"died"` and were `"recycled"`, by reason, and how many calls are `"queued"`, were `"retried"` and `"overloaded"`.
   `docs/operations.md` explains each of them.
+
+  A worker that does not answer within `:timeout` does not hide the others: `"unanswered"` has its `"worker"` (with its `"node"` in a cluster) and its `"error"`, and
+  the counts are without it. Without any answer, it is an error.
 
       iex> {:ok, _prediction} = DSPex.Python.execute_module("dspy.Predict", "question -> answer", "What is ETF?")
       iex> {:ok, metrics} = DSPex.Python.metrics()
@@ -973,7 +982,8 @@ defmodule DSPex.Python do
 
   Each is a map with `"at_ms"` (Unix time), `"duration_ms"`, `"request_id"`, `"session_id"`, `"model"` and `"asked"` (another one if a fallback
   model was asked), `"attempts"`, `"cache_hit"`, `"usage"`, `"cost"`, `"error"` (`"kind"` and `"message"`, or `nil`) and `"worker"`. With `history: :full` of the
-  pool also `"messages"` and `"reply"`, a list of completions; otherwise they are `nil`. API keys are redacted.
+  pool also `"messages"` and `"reply"`, a list of completions; otherwise they are `nil`. API keys are redacted. A worker that does not
+  answer within `:timeout` is an error of kind `:timeout` that names it.
 
       iex> {:ok, _prediction} = DSPex.Python.execute_module("dspy.Predict", "question -> answer", "What is ETF?", request_id: "shown")
       iex> {:ok, [request]} = DSPex.Python.history(request_id: "shown")
@@ -1003,7 +1013,7 @@ defmodule DSPex.Python do
   end
 
   @doc """
-  Resets the metrics of the pool's Python, and returns their last values as `metrics/1` does.
+  Resets the metrics of the pool's Python, and returns their last values as `metrics/1` does; of a worker under `"unanswered"` they may be reset or not.
 
   The results of regular calls add up: each call ends in exactly one of them, with its error, its duration and its cost. Only
   `"calls"` counts a pending call in both periods, so `calls - in_flight` adds up.

@@ -2,6 +2,10 @@ defmodule DSPex.Python.Call.EveryWorker do
   @moduledoc false
 
   # Calls an operation that is about all workers of a pool in each of them, and makes one result of theirs.
+  #
+  # A worker that ends meanwhile, or is being started, has no part in it. One that is there and does not answer has: what the others
+  # say would be taken for all there is. So that is an error which names the worker, but for metrics, whose result names it: a
+  # worker that hangs must not hide the counts of the others.
 
   alias DSPex.Python.Call.MetricsSum
   alias DSPex.Python.Cluster.Placement
@@ -13,6 +17,7 @@ defmodule DSPex.Python.Call.EveryWorker do
   # How many Python returns by default.
   @last_requests 20
   @running_calls 100
+  @of_metrics [:metrics, :reset_metrics]
 
   @doc """
   Calls an operation with `call`, which gets the arguments and the route to a worker; the result is that of all workers.
@@ -24,9 +29,18 @@ defmodule DSPex.Python.Call.EveryWorker do
     batches = OpenBatches.cancel(pool, request_id)
 
     case of_workers(pool, :cancel, [request_id], call) do
-      {:ok, calls} -> {:ok, max(calls, batches)}
-      {:error, _error} when batches > 0 -> {:ok, batches}
-      error -> error
+      {:ok, calls} ->
+        {:ok, max(calls, batches)}
+
+      {:error, %Error{details: %{"cancelled" => calls} = details} = error} ->
+        {:error, %{error | details: %{details | "cancelled" => max(calls, batches)}}}
+
+      # No worker is there just now.
+      {:error, %Error{kind: kind}} when batches > 0 and kind not in [:timeout, :overloaded] ->
+        {:ok, batches}
+
+      error ->
+        error
     end
   end
 
@@ -39,8 +53,7 @@ defmodule DSPex.Python.Call.EveryWorker do
       # Without a worker, the call says what is wrong with the pool.
       case Cluster.workers(pool) do
         [] ->
-          with {:ok, value} <- call.(args, nil),
-               do: {:ok, together(operation, [value], args, pool)}
+          with {:ok, value} <- call.(args, nil), do: counted(operation, [value], args, pool, [])
 
         numbers ->
           call_each(pool, operation, numbers, args, &call.(args, {:worker, &1}))
@@ -50,7 +63,7 @@ defmodule DSPex.Python.Call.EveryWorker do
     end
   end
 
-  defp of_each(operation, []) when operation in [:metrics, :reset_metrics],
+  defp of_each(operation, []) when operation in @of_metrics,
     do: [%{buckets: true}]
 
   defp of_each(_operation, args), do: args
@@ -58,16 +71,74 @@ defmodule DSPex.Python.Call.EveryWorker do
   defp call_each(pool, operation, numbers, args, call) do
     results = in_parallel(numbers, call)
 
-    values =
-      for {number, {:ok, value}} <- Enum.zip(numbers, results),
-          do: of_node(operation, value, number)
+    answers = Enum.zip(numbers, results)
+    values = for {number, {:ok, value}} <- answers, do: of_node(operation, value, number)
+
+    silent =
+      for {number, {:error, error}} <- answers, silent?(operation, error), do: {number, error}
 
     cond do
       # What the others have is not all.
-      failed = Enum.find(results, &match?({:error, %Error{kind: :store}}, &1)) -> failed
+      failed = Enum.find(results, &match?({:error, %Error{kind: :store}}, &1)) ->
+        failed
+
+      silent != [] and operation in @of_metrics and values != [] ->
+        counted(operation, values, args, pool, silent)
+
+      silent != [] and length(numbers) > 1 ->
+        {:error, incomplete(operation, silent, values)}
+
       # A worker that ends meanwhile holds nothing any more.
-      values == [] -> hd(results)
-      true -> {:ok, together(operation, values, args, pool)}
+      values == [] ->
+        hd(results)
+
+      true ->
+        counted(operation, values, args, pool, [])
+    end
+  end
+
+  defp counted(operation, values, args, pool, silent) do
+    together = together(operation, values, args, pool)
+
+    {:ok,
+     if(operation in @of_metrics,
+       do: Map.put(together, "unanswered", described(silent)),
+       else: together
+     )}
+  end
+
+  # A Python that is being started holds nothing, but calls may wait for it that are to be cancelled.
+  defp silent?(operation, %Error{kind: :timeout, stage: "start"}), do: operation == :cancel
+  defp silent?(_operation, %Error{kind: kind}), do: kind in [:timeout, :overloaded]
+
+  defp incomplete(operation, [{worker, error} | more] = silent, values) do
+    others = if more == [], do: "", else: " and #{length(more)} more"
+    message = "worker #{named(worker)}#{others} did not answer: #{error.message}"
+    details = Map.put(error.details, "unanswered", described(silent))
+
+    if operation == :cancel do
+      cancelled = Enum.sum(values)
+
+      told =
+        "#{message}; calls that run there may go on; the other workers have cancelled #{cancelled}"
+
+      %{error | message: told, details: Map.put(details, "cancelled", cancelled)}
+    else
+      %{error | message: message, details: details}
+    end
+  end
+
+  defp named({node, number}), do: "#{number} on #{node}"
+  defp named(number), do: number
+
+  defp described(silent) do
+    for {worker, error} <- silent do
+      about = %{"error" => %{"kind" => to_string(error.kind), "message" => error.message}}
+
+      case worker do
+        {node, number} -> Map.merge(about, %{"worker" => number, "node" => to_string(node)})
+        number -> Map.put(about, "worker", number)
+      end
     end
   end
 
@@ -106,7 +177,7 @@ defmodule DSPex.Python.Call.EveryWorker do
        when operation in [:list_sessions, :list_programs],
        do: lists |> Enum.concat() |> Enum.group_by(& &1["id"]) |> in_order(lists)
 
-  defp together(operation, reports, _args, pool) when operation in [:metrics, :reset_metrics],
+  defp together(operation, reports, _args, pool) when operation in @of_metrics,
     do:
       reports
       |> MetricsSum.of()
@@ -129,7 +200,7 @@ defmodule DSPex.Python.Call.EveryWorker do
   defp of_node(:list_sessions, sessions, {node, _number}),
     do: for(session <- sessions, do: Map.put(session, "nodes", [to_string(node)]))
 
-  defp of_node(operation, report, {node, _number}) when operation in [:metrics, :reset_metrics],
+  defp of_node(operation, report, {node, _number}) when operation in @of_metrics,
     do: Map.put(report, "node", to_string(node))
 
   defp of_node(:running_calls, calls, {node, number}),

@@ -79,6 +79,64 @@ defmodule DSPex.Python.Pool.WorkersTest do
     end
   end
 
+  # Each was the result of the others, as if it were that of all.
+  describe "a worker that does not answer" do
+    setup do
+      pool = start_ready!(size: 2, standby: 0, heartbeat: false)
+      calls = for _ <- 1..4, do: hold(pool, request_id: "r")
+
+      {:ok, %{"workers" => [%{"worker" => number, "pid" => pid}, other]}} =
+        Python.metrics(pool: pool)
+
+      signal_process(pid, "STOP")
+      {:ok, pool: pool, number: number, pid: pid, other: other["worker"], calls: calls}
+    end
+
+    test "is named by what is about all workers", %{pool: pool, number: number} = context do
+      options = [pool: pool, timeout: 500]
+
+      for look <- [
+            &Python.running_calls/1,
+            &Python.list_sessions/1,
+            &Python.list_programs(nil, &1),
+            &Python.history/1,
+            &Python.inspect_history/1,
+            &Python.cancel("r", &1)
+          ] do
+        assert {:error, %Error{kind: :timeout, retryable: true} = error} = look.(options)
+        assert error.message =~ "worker #{number} did not answer: no answer within 500 ms"
+
+        assert [%{"worker" => ^number, "error" => %{"kind" => "timeout"}}] =
+                 error.details["unanswered"]
+      end
+
+      assert {:error, error} = Python.cancel("r", options)
+      # By the call before.
+      assert %{"cancelled" => 0} = error.details
+
+      assert error.message =~
+               "; calls that run there may go on; the other workers have cancelled 0"
+
+      for count <- [&Python.metrics/1, &Python.reset_metrics/1] do
+        assert {:ok, %{"workers" => [%{"worker" => other}]} = metrics} = count.(options)
+        assert other == context.other
+        assert [%{"worker" => ^number, "error" => %{"kind" => "timeout"}}] = metrics["unanswered"]
+      end
+
+      signal_process(context.pid, "CONT")
+      eventually(fn -> match?({:ok, %{"unanswered" => []}}, Python.metrics(pool: pool)) end)
+      assert {:ok, _calls} = Python.running_calls(pool: pool)
+    end
+
+    test "and has died has no part in it", %{pool: pool, other: other} = context do
+      asked = Task.async(fn -> Python.running_calls(pool: pool, timeout: 60_000) end)
+      assert Task.yield(asked, 300) == nil
+      capture_log(fn -> signal_process(context.pid, "KILL") end)
+      assert {:ok, calls} = Task.await(asked, 60_000)
+      assert Enum.uniq(Enum.map(calls, & &1["worker"])) == [other]
+    end
+  end
+
   describe "a pool of several workers" do
     setup do
       {:ok, pool: start_ready!(size: 3)}
