@@ -51,12 +51,12 @@ defmodule DSPex.Python.Call.EveryWorker do
       args = of_each(operation, args)
 
       # Without a worker, the call says what is wrong with the pool.
-      case Cluster.workers(pool) do
-        [] ->
+      case Cluster.workers_and_silent(pool) do
+        {[], []} ->
           with {:ok, value} <- call.(args, nil), do: counted(operation, [value], args, pool, [])
 
-        numbers ->
-          call_each(pool, operation, numbers, args, &call.(args, {:worker, &1}))
+        {numbers, nodes} ->
+          call_each(pool, operation, {numbers, nodes}, args, &call.(args, {:worker, &1}))
       end
     else
       call.(args, nil)
@@ -68,14 +68,15 @@ defmodule DSPex.Python.Call.EveryWorker do
 
   defp of_each(_operation, args), do: args
 
-  defp call_each(pool, operation, numbers, args, call) do
+  defp call_each(pool, operation, {numbers, nodes}, args, call) do
     results = in_parallel(numbers, call)
 
     answers = Enum.zip(numbers, results)
     values = for {number, {:ok, value}} <- answers, do: of_node(operation, value, number)
 
     silent =
-      for {number, {:error, error}} <- answers, silent?(operation, error), do: {number, error}
+      for({number, {:error, error}} <- answers, silent?(operation, error), do: {number, error}) ++
+        for node <- nodes, do: {{node, nil}, Cluster.silent(node)}
 
     cond do
       # What the others have is not all.
@@ -85,7 +86,7 @@ defmodule DSPex.Python.Call.EveryWorker do
       silent != [] and operation in @of_metrics and values != [] ->
         counted(operation, values, args, pool, silent)
 
-      silent != [] and length(numbers) > 1 ->
+      silent != [] and (nodes != [] or length(numbers) > 1) ->
         {:error, incomplete(operation, silent, values)}
 
       # A worker that ends meanwhile holds nothing any more.
@@ -113,7 +114,7 @@ defmodule DSPex.Python.Call.EveryWorker do
 
   defp incomplete(operation, [{worker, error} | more] = silent, values) do
     others = if more == [], do: "", else: " and #{length(more)} more"
-    message = "worker #{named(worker)}#{others} did not answer: #{error.message}"
+    message = "#{named(worker)}#{others} did not answer: #{error.message}"
     details = Map.put(error.details, "unanswered", described(silent))
 
     if operation == :cancel do
@@ -128,8 +129,9 @@ defmodule DSPex.Python.Call.EveryWorker do
     end
   end
 
-  defp named({node, number}), do: "#{number} on #{node}"
-  defp named(number), do: number
+  defp named({node, nil}), do: "node #{node}"
+  defp named({node, number}), do: "worker #{number} on #{node}"
+  defp named(number), do: "worker #{number}"
 
   defp described(silent) do
     for {worker, error} <- silent do
@@ -142,6 +144,7 @@ defmodule DSPex.Python.Call.EveryWorker do
     end
   end
 
+  defp in_parallel([], _call), do: []
   defp in_parallel([number], call), do: [call.(number)]
 
   defp in_parallel(numbers, call) do

@@ -150,11 +150,27 @@ defmodule DSPex.Python.Cluster do
   @doc false
   # Returns the workers to which a call about all of them goes.
   @spec workers(pool()) :: [worker()]
-  def workers({:cluster, name}) do
-    for {node, {:ok, numbers}} <- about(name, :workers), number <- numbers, do: {node, number}
+  def workers(pool), do: pool |> workers_and_silent() |> elem(0)
+
+  @doc false
+  # Returns these workers, and the nodes that have not said in time which they have.
+  @spec workers_and_silent(pool()) :: {[worker()], [node()]}
+  def workers_and_silent({:cluster, name}) do
+    outcomes =
+      name |> Placement.nodes() |> outcomes(:about, question(name, :workers), @question_ms)
+
+    workers =
+      for {node, {:answer, {:ok, numbers}}} <- outcomes, number <- numbers, do: {node, number}
+
+    {workers, for({node, :late} <- outcomes, do: node)}
   end
 
-  def workers(pool), do: Pool.workers(pool)
+  def workers_and_silent(pool), do: {Pool.workers(pool), []}
+
+  @doc false
+  # Returns the error of a node that has not said in time which workers it has.
+  @spec silent(node()) :: Error.t()
+  def silent(node), do: Error.timeout(@question_ms, "node", "#{node} has not answered")
 
   @doc false
   # Returns what has happened to the workers of a pool, by node in a cluster.
@@ -292,6 +308,10 @@ defmodule DSPex.Python.Cluster do
 
   # Asks nodes at the same time; those that have gone meanwhile are left out.
   defp on_each(nodes, kind, request, timeout) do
+    for {node, {:answer, result}} <- outcomes(nodes, kind, request, timeout), do: {node, result}
+  end
+
+  defp outcomes(nodes, kind, request, timeout) do
     deadline = Timeout.deadline(timeout)
 
     nodes
@@ -299,9 +319,5 @@ defmodule DSPex.Python.Cluster do
       Task.async(fn -> {node, Remote.ask(node, kind, request, deadline)} end)
     end)
     |> Task.await_many(:infinity)
-    |> Enum.flat_map(fn
-      {node, {:answer, result}} -> [{node, result}]
-      _gone -> []
-    end)
   end
 end

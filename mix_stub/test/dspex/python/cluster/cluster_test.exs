@@ -129,6 +129,31 @@ defmodule DSPex.Python.ClusterTest do
 
   defp idle?(nodes), do: Enum.all?(nodes, &(in_flight(&1) == 0))
 
+  test "a node that does not answer is named by what is about all workers", %{c: c} do
+    pid = :erpc.call(c.node, System, :pid, [])
+    signal_process(pid, "STOP")
+    on_exit(fn -> signal_process(pid, "CONT") end)
+
+    results =
+      [&Python.running_calls/1, &Python.cancel("r", &1), &Python.metrics/1]
+      |> Enum.map(&Task.async(fn -> &1.(pool: @pool, timeout: 1_000) end))
+      |> Task.await_many(60_000)
+
+    signal_process(pid, "CONT")
+    name = to_string(c.node)
+
+    for {:error, error} <- Enum.take(results, 2) do
+      assert error.kind == :timeout
+      assert error.message =~ "node #{name} did not answer"
+      assert [%{"node" => ^name, "worker" => nil}] = error.details["unanswered"]
+    end
+
+    assert [{:error, _running}, {:error, _cancel}, {:ok, metrics}] = results
+    assert [%{"node" => ^name, "error" => %{"kind" => "timeout"}}] = metrics["unanswered"]
+    assert Map.keys(metrics["nodes"]) != [] and not is_map_key(metrics["nodes"], name)
+    eventually(fn -> match?({:ok, []}, Python.running_calls(pool: @pool)) end)
+  end
+
   test "a wrong timeout of await_pools and drain_pool is told before anything happens", %{b: b} do
     for wrong <- [[timeout: 50], -1, 1.5, "50"] do
       for call <- [
