@@ -4,9 +4,7 @@ defmodule DSPex.Python.Call.SpreadBatch do
   # Runs a batch in all workers of a pool: in parts, a few for each worker at the same time, so that a worker that is slower
   # gets fewer. The results come one by one, as they are there.
   #
-  # A part whose worker dies is begun again for the items that have no result yet, but for those that may have been in flight
-  # if a function was called: a tool must not act twice. What was in flight at a second death is run item by item, so that an
-  # item that kills Python is the only one that fails.
+  # What a part does when its worker dies is in DSPex.Python.Call.BatchPart.
   #
   # A part whose pool is stopped, or whose Python is replaced, is not run again: each of its items is told whether it had begun.
   # As long as no part has a result, such an error may be that of the whole batch, and waits until a result comes or all parts
@@ -15,7 +13,7 @@ defmodule DSPex.Python.Call.SpreadBatch do
   # Each part has a process of its own, which enumerates the part's stream of events on behalf of the reader, and hands over
   # one result at a time. It ends with the reader.
 
-  alias DSPex.Python.Call.{CallOptions, EventStream, Observation, Traces}
+  alias DSPex.Python.Call.{BatchPart, CallOptions, EventStream, Observation}
   alias DSPex.Python.{Cluster, Error}
   alias DSPex.Python.Functions.CallerContext
   alias DSPex.Python.Pool.{OpenBatches, Stopping}
@@ -285,7 +283,7 @@ defmodule DSPex.Python.Call.SpreadBatch do
         CallerContext.stand_in(context)
         watch(reader)
         hand_over = &hand_over(reader, ref, &1)
-        run_part(items, concurrency, run, hand_over, 1)
+        BatchPart.run(items, concurrency, run, hand_over)
       end)
 
     %{state | running: Map.put(state.running, monitor, {pid, items})}
@@ -316,156 +314,6 @@ defmodule DSPex.Python.Call.SpreadBatch do
       {^ref, :go_on} -> :ok
     end
   end
-
-  # Returns `:go_on`, `:failed` if the part has failed as a whole, of which the reader makes the results of its items, or
-  # `{:cancelled, error}` if it was cancelled.
-  defp run_part(items, concurrency, run, hand_over, attempt) do
-    start = %{
-      left: Map.new(Enum.with_index(items), fn {item, at} -> {at, item} end),
-      failure: nil,
-      ended: :go_on
-    }
-
-    part = items |> run.(concurrency) |> Enum.reduce(start, &part_element(&1, &2, hand_over))
-
-    case part.failure do
-      nil ->
-        part.ended
-
-      %Error{kind: :worker_died} = error ->
-        died(error, Enum.sort(part.left), concurrency, run, hand_over, attempt)
-
-      error ->
-        hand_over.({:failed, error, not_begun(error, Enum.sort(part.left))})
-        :failed
-    end
-  end
-
-  defp part_element({:error, error}, part, _hand_over), do: %{part | failure: error}
-
-  defp part_element({:ended, _value} = ended, part, hand_over) do
-    hand_over.(ended)
-    part
-  end
-
-  defp part_element({position, result}, part, hand_over) do
-    {{index, _inputs}, left} = Map.pop!(part.left, position)
-    hand_over.({index, renumbered(result, position, index)})
-
-    case result do
-      {:error, %Error{kind: :cancelled} = error} ->
-        %{part | left: left, ended: {:cancelled, error}}
-
-      _other ->
-        %{part | left: left}
-    end
-  end
-
-  defp died(%Error{details: %{"called" => false}}, left, concurrency, run, hand_over, 1),
-    do: left |> items() |> run_part(concurrency, run, hand_over, 2)
-
-  defp died(%Error{details: %{"called" => false}} = error, left, concurrency, run, hand_over, 2) do
-    # One of them may be what kills Python: the others first, and then each of these alone.
-    {suspects, others} = split_begun(left, error, concurrency)
-    # It may have been killed by something else twice.
-    attempt = if match?([_only], suspects), do: 3, else: 1
-
-    others
-    |> run_others(concurrency, run, hand_over)
-    |> and_then(suspects, hand_over, &run_part([&1], 1, run, hand_over, attempt))
-  end
-
-  defp died(%Error{details: details} = error, left, concurrency, run, hand_over, _attempt) do
-    # With a function, none is run again of those that were in flight, or had just ended.
-    {begun, others} =
-      if details["called"] == false,
-        do: {items(left), []},
-        else: split_begun(left, error, 2 * concurrency)
-
-    for {index, _inputs} <- begun, do: hand_over.({index, {:error, of_item(error)}})
-    run_others(others, concurrency, run, hand_over)
-  end
-
-  # Returns the indexes of the items that Python has not seen, or had not begun. Without its note, what holds for the part holds
-  # for each of them: an item that may have called a tool must not seem to be untouched.
-  defp not_begun(%Error{kind: :pool_not_found}, left), do: indexes(items(left))
-
-  defp not_begun(%Error{kind: :port_closed, details: details} = error, left) do
-    case details do
-      %{"sent" => false} ->
-        indexes(items(left))
-
-      %{"begun" => _count} ->
-        {_begun, others} = split_begun(left, error, 0)
-        indexes(others)
-
-      %{"asked" => false, "called" => false} ->
-        indexes(items(left))
-
-      _not_known ->
-        []
-    end
-  end
-
-  defp not_begun(_error, _left), do: []
-
-  defp indexes(items), do: Enum.map(items, &elem(&1, 0))
-
-  # How many items of its part had begun says nothing about an item.
-  defp of_item(%Error{details: details} = error),
-    do: %{error | details: Map.delete(details, "begun")}
-
-  # Items begin in their order. Python has noted how many have begun; if the note is lost, `count` of those without a result.
-  defp split_begun(left, %Error{details: %{"begun" => begun}}, _count) do
-    {begun, others} = Enum.split_while(left, fn {position, _item} -> position < begun end)
-    {items(begun), items(others)}
-  end
-
-  defp split_begun(left, _error, count), do: left |> items() |> Enum.split(count)
-
-  defp items(left), do: Enum.map(left, &elem(&1, 1))
-
-  defp run_others([], _concurrency, _run, _hand_over), do: :go_on
-
-  defp run_others(items, concurrency, run, hand_over),
-    do: run_part(items, concurrency, run, hand_over, 1)
-
-  # Runs each item, unless the part has ended meanwhile.
-  defp and_then(ended, items, hand_over, run_one) do
-    Enum.reduce(items, ended, fn
-      item, :go_on ->
-        run_one.(item)
-
-      _item, :failed ->
-        :failed
-
-      {index, _inputs}, {:cancelled, error} = cancelled ->
-        hand_over.({index, {:error, error}})
-        cancelled
-    end)
-  end
-
-  # What names an item by its place in the part: its span, and the error of an example.
-  defp renumbered(result, index, index), do: result
-
-  defp renumbered(result, position, index),
-    do: result |> renumbered_error(position, index) |> Traces.renumbered(index)
-
-  defp renumbered_error({:error, %Error{path: "examples[" <> _rest} = error}, position, index) do
-    {there, here} = {"examples[#{position}]", "examples[#{index}]"}
-    own = &String.replace(&1, there, here)
-    details = for name <- ["path", "message"], text = error.details[name], do: {name, own.(text)}
-
-    {:error,
-     %{
-       error
-       | path: own.(error.path),
-         message: own.(error.message),
-         details: Map.merge(error.details, Map.new(details))
-     }}
-  end
-
-  defp renumbered_error(result, _position, _index), do: result
 
   defp next(%{running: running, parts: [], closed: []} = state) when map_size(running) == 0,
     do: {:halt, state}
@@ -550,7 +398,7 @@ defmodule DSPex.Python.Call.SpreadBatch do
       for {index, _inputs} <- items do
         if MapSet.member?(not_begun, index),
           do: {index, {:error, unsent(error, state)}},
-          else: {index, {:error, of_item(error)}}
+          else: {index, {:error, BatchPart.of_item(error)}}
       end
 
     noted_closed(state, error, elements)
@@ -579,7 +427,7 @@ defmodule DSPex.Python.Call.SpreadBatch do
     LastAnswers.unsent(Error.new(:port_closed, message))
   end
 
-  defp unsent(error, _state), do: error |> of_item() |> LastAnswers.unsent()
+  defp unsent(error, _state), do: error |> BatchPart.of_item() |> LastAnswers.unsent()
 
   # Hands out the items of stopped parts; not yet if their error may be that of the whole batch.
   defp told_closed(%{answered?: false, cancelled?: false} = state), do: {[], state}
