@@ -9,10 +9,11 @@ defmodule DSPex.Application do
   alias DSPex.Python.Pool
   alias DSPex.Python.Pool.{Membership, OpenBatches, PoolSupervisor, Stopping}
   alias DSPex.Python.Port.RunStore
+  alias DSPex.Suggestion
 
   @impl true
   def start(_type, _args) do
-    pools = Application.get_env(:dspex, DSPex.Python, [])[:pools] || []
+    pools = pools(Application.get_env(:dspex, DSPex.Python) || [])
 
     children = [
       {Registry, keys: :unique, name: DSPex.Python.Registry},
@@ -35,6 +36,16 @@ defmodule DSPex.Application do
 
     # A new registry does not know running pools, so they start again with it.
     Supervisor.start_link(children, strategy: :rest_for_one, name: DSPex.Supervisor)
+  end
+
+  # Without its pools an application would start, and each call would be refused.
+  defp pools(config) do
+    for {key, _value} <- config, key != :pools, Suggestion.misspelt(key, [:pools]) do
+      raise ArgumentError,
+            "unknown key #{inspect(key)} in config :dspex, DSPex.Python (did you mean :pools?)"
+    end
+
+    config[:pools] || []
   end
 
   # Before the processes end that the functions of calls in flight need.

@@ -93,7 +93,7 @@ defmodule DSPex.Python do
 
   @doc """
   Starts a pool under the supervision of `:dspex`. `name` is what calls name in their option `:pool`; `options` are described in
-  `DSPex.Python.Pool`, and an unknown option raises.
+  `DSPex.Python.Pool`; an unknown option raises, and so does a value of a wrong form, as a model function of no arguments.
 
   Does not wait for Python: calls do, and have the error of a Python that cannot be started; so has `await_pools/2`. Returns
   `{:error, {:already_started, pid}}` if there is a pool of that name, `{:error, :not_started}` if the application `:dspex` has not been
@@ -184,14 +184,18 @@ defmodule DSPex.Python do
   `:requests_per_minute`, …; a value `{:system, variable}` is read from the environment of the BEAM. An `:api_key` that is a function
   without arguments, or `{module, function, args}`, is called before each request, so that keys can rotate.
   `configure_lm(:elixir, function: function)` sets a model function, see `DSPex.Python.ModelFunction`. A Python that is started again
-  has the model of the pool that was set last; the model of a session is lost with its session. Calls in flight go on with the
-  model that they began with. After an error of kind `timeout` a pool has the model that it had, and a session one of the two.
+  has the model of the pool that was set last; the model of a session is lost with its session, and one that is a function of Elixir also
+  with the worker that has the session, also if a `:store` keeps that: configure it again. Calls in flight go on with the model that they began
+  with; of a batch or an evaluation each part that begins is a call (see `execute_batch/4`). After an error of kind `timeout` a pool has
+  the model that it had, and a session one of the two.
 
       iex> {:ok, _model} = DSPex.Python.configure_lm(:embedded)
   """
   @spec configure_lm(Model.provider(), keyword() | map(), options()) :: result(map())
-  def configure_lm(provider, config \\ %{}, options \\ []),
-    do: SessionCalls.configure_model(provider, config, CallOptions.new!(options))
+  def configure_lm(provider, config \\ %{}, options \\ []) do
+    if options == [], do: CallOptions.refuse_config!(config)
+    SessionCalls.configure_model(provider, config, CallOptions.new!(options))
+  end
 
   @doc """
   Returns the trace of a result of any function that executes something with the option `trace: true`: of `{:ok, value}` and `{:error, error}`,

@@ -8,6 +8,17 @@ defmodule DSPex.ApplicationTest do
     assert {:ok, %{"model" => %{"provider" => "embedded"}}} = DSPex.Python.ping()
   end
 
+  # It started without its pools.
+  test "does not start with a misspelt key in its configuration" do
+    configured = Application.fetch_env!(:dspex, DSPex.Python)
+    on_exit(fn -> Application.put_env(:dspex, DSPex.Python, configured) end)
+    Application.put_env(:dspex, DSPex.Python, pool: [general: []])
+
+    assert_raise ArgumentError,
+                 "unknown key :pool in config :dspex, DSPex.Python (did you mean :pools?)",
+                 fn -> DSPex.Application.start(:normal, []) end
+  end
+
   test "prints an example when IEx starts" do
     # The printed example must be Elixir that works.
     script = Path.expand("../../.iex.exs", __DIR__)

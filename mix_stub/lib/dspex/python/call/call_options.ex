@@ -168,6 +168,26 @@ defmodule DSPex.Python.Call.CallOptions do
   def refuse_limits!(_limits), do: :ok
 
   @doc """
+  Raises `ArgumentError` if the settings of `configure_lm/3` have an option of the call, which comes after them.
+  """
+  @spec refuse_config!(term()) :: :ok
+  def refuse_config!([_first | _rest] = config) do
+    # `:timeout` and `:retry` may be settings too.
+    if Keyword.keyword?(config) and Enum.any?(config, &(elem(&1, 0) in [:pool, :session_id])) do
+      given = for {name, value} <- config, name in [:pool, :session_id], do: {name, value}
+      given = given |> inspect() |> String.slice(1..-2//1)
+
+      raise ArgumentError,
+            "expected the settings of the model before the options of configure_lm/3, got both in one list; " <>
+              "write configure_lm(provider, [temperature: 0.5], #{given}), or [] in place of the settings"
+    end
+
+    :ok
+  end
+
+  def refuse_config!(_config), do: :ok
+
+  @doc """
   Sets an option for Python.
   """
   @spec put(t(), atom(), term()) :: t()

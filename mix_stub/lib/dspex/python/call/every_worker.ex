@@ -18,6 +18,7 @@ defmodule DSPex.Python.Call.EveryWorker do
   @last_requests 20
   @running_calls 100
   @of_metrics [:metrics, :reset_metrics]
+  @of_entries [:history, :running_calls]
 
   @doc """
   Calls an operation with `call`, which gets the arguments and the route to a worker; the result is that of all workers.
@@ -199,18 +200,22 @@ defmodule DSPex.Python.Call.EveryWorker do
 
   defp by_node(sum, _reports, _pool), do: sum
 
-  # Says of each session which node has it, of a report from which node it is, and of a call which worker runs it.
+  # Says of each session which node has it, of a report from which node it is, and of a call or a request which worker has it.
   defp of_node(:list_sessions, sessions, {node, _number}),
     do: for(session <- sessions, do: Map.put(session, "nodes", [to_string(node)]))
 
   defp of_node(operation, report, {node, _number}) when operation in @of_metrics,
     do: Map.put(report, "node", to_string(node))
 
-  defp of_node(:running_calls, calls, {node, number}),
-    do: for(call <- calls, do: Map.merge(call, %{"worker" => number, "node" => to_string(node)}))
+  defp of_node(operation, entries, {node, number}) when operation in @of_entries,
+    do:
+      for(
+        entry <- entries,
+        do: Map.merge(entry, %{"worker" => number, "node" => to_string(node)})
+      )
 
-  defp of_node(:running_calls, calls, number),
-    do: for(call <- calls, do: Map.put(call, "worker", number))
+  defp of_node(operation, entries, number) when operation in @of_entries,
+    do: for(entry <- entries, do: Map.put(entry, "worker", number))
 
   defp of_node(_operation, value, _worker), do: value
 

@@ -290,7 +290,13 @@ defmodule DSPex.Python.ModelFunction do
     end
   end
 
-  defp failure(other), do: failure(:provider, inspect(other, limit: 10), nil)
+  # As the kind of an error, it would have had the call made again, or a fallback model asked.
+  defp failure(other) do
+    kind = if is_tuple(other) and tuple_size(other) == 2, do: elem(other, 0), else: other
+    meant = if is_atom(kind), do: Suggestion.misspelt(kind, @kinds)
+    hint = if meant, do: " (did you mean the kind #{inspect(meant)}?)", else: ""
+    failure(:provider, inspect(other, limit: 10) <> hint, nil)
+  end
 
   # A map would have the last one without a word.
   defp once(pairs) do

@@ -14,7 +14,8 @@ defmodule DSPex.Python.Pool.Messages do
   @spec model_missing(atom()) :: String.t()
   def model_missing(pool) do
     "pool #{inspect(pool)} has no language model; write config :dspex, DSPex.Python, " <>
-      "pools: [#{key(pool)}: [model: #{ModelOptions.example()}]] or call DSPex.Python.configure_lm"
+      "pools: [#{key(pool)}: [model: #{ModelOptions.example()}]], call DSPex.Python.configure_lm with pool: #{inspect(pool)}, " <>
+      "or give the call a model with lm:"
   end
 
   @doc """
@@ -35,7 +36,7 @@ defmodule DSPex.Python.Pool.Messages do
     Error.new(
       :pool_not_found,
       "there is no pool #{inspect(pool)}#{Suggestion.hint(pool, names())}; write config :dspex, DSPex.Python, " <>
-        "pools: [#{key(pool)}: [python: \"/path/to/python\", model: :embedded]]#{running()}"
+        "pools: [#{key(pool)}: [python: \"/path/to/python\", model: :embedded]]#{running(pool)}"
     )
   end
 
@@ -90,11 +91,17 @@ defmodule DSPex.Python.Pool.Messages do
     )
   end
 
-  defp running do
-    case {Names.available?(), Enum.map_join(names(), ", ", &inspect/1)} do
-      {false, _none} -> " and start the application :dspex"
-      {true, ""} -> ""
-      {true, names} -> " or use one of: #{names}"
+  # The pool may have been stopped, or never have been configured.
+  defp running(pool) do
+    if Names.available?() do
+      started = "start it with DSPex.Python.start_pool(#{inspect(pool)}, python: …, model: …)"
+
+      case Enum.map_join(names(), ", ", &inspect/1) do
+        "" -> " or #{started}"
+        names -> ", #{started}, or use one of: #{names}"
+      end
+    else
+      " and start the application :dspex"
     end
   end
 

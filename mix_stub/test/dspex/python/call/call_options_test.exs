@@ -160,6 +160,17 @@ defmodule DSPex.Python.Call.CallOptionsTest do
                 "%{signature: …, max_cost: …}; known here: session_id, beside #{every}"}
   end
 
+  test "stand after the settings of a model" do
+    for {settings, written} <- [
+          {[session_id: "x"], ~S|[temperature: 0.5], session_id: "x")|},
+          {[model: "m", pool: :two], "[temperature: 0.5], pool: :two)"}
+        ] do
+      error = catch_error(DSPex.Python.configure_lm(:embedded, settings))
+      assert %ArgumentError{message: message} = error
+      assert message =~ "write configure_lm(provider, #{written}"
+    end
+  end
+
   test "stand after the limits of a session" do
     assert_raise ArgumentError, ~r/expected limits as a keyword list .*got 5/, fn ->
       DSPex.Python.open_session("a", 5)

@@ -177,6 +177,15 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
       end
     end
 
+    test "name the kind that a misspelt one may be meant for" do
+      for reason <- [:rate_limt, {:rate_limt, "slow down"}, {:rate_limt, retry_after: 3}] do
+        assert {:error, %Error{kind: :provider} = error} =
+                 ask(fn _request -> {:error, reason} end)
+
+        assert error.message =~ "#{inspect(reason)} (did you mean the kind :rate_limit?)"
+      end
+    end
+
     test "have the time to wait before the next attempt" do
       assert {:error, error} = ask(fn _ -> {:error, {:rate_limit, retry_after: 2.5}} end)
       assert error.details["retry_after"] == 2.5

@@ -372,6 +372,9 @@ defmodule DSPex.Python.Pool.PoolTest do
       assert error.message =~
                "pool #{inspect(pool)} has no language model; write config :dspex, DSPex.Python, pools: [#{pool}: [model: "
 
+      assert error.message =~
+               "call DSPex.Python.configure_lm with pool: #{inspect(pool)}, or give the call a model with lm:"
+
       assert Pool.PoolModel.state(pool) == {:ok, :none}
       assert {:ok, _model} = Python.configure_lm(:embedded, %{}, pool: pool)
       assert Pool.PoolModel.state(pool) == {:ok, :configured}

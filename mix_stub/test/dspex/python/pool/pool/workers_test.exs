@@ -277,6 +277,13 @@ defmodule DSPex.Python.Pool.WorkersTest do
       assert Python.running_calls(pool: pool) == {:ok, []}
     end
 
+    test "says of each request which worker has made it", %{pool: pool} do
+      held = for _ <- 1..3, do: hold(pool)
+      for one <- held, do: {:ok, _prediction} = let_go(one)
+      {:ok, requests} = Python.history(pool: pool, n: 3)
+      assert requests |> Enum.map(& &1["worker"]) |> Enum.sort() == [1, 2, 3]
+    end
+
     test "cancels a call wherever it runs", %{pool: pool} do
       held = for number <- 1..3, do: hold(pool, request_id: "r#{rem(number, 2)}")
       assert Python.cancel("r1", pool: pool) == {:ok, 2}
