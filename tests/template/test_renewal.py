@@ -51,7 +51,9 @@ def process():
         "oom": open("/proc/self/oom_score_adj").read(), "main": threading.current_thread() is threading.main_thread(),
         "blocked": sorted(map(int, signal.pthread_sigmask(signal.SIG_BLOCK, []))),
         "signals": [str(signal.getsignal(number)) for number in sorted(signal.valid_signals())],
-        "threads": sorted(thread.name for thread in threading.enumerate()), "switch": sys.getswitchinterval(),
+        # Of those for calls, a second one is started if the first has not quite ended its call when the next comes.
+        "threads": sorted({thread.name.partition("-")[0] for thread in threading.enumerate()}),
+        "switch": sys.getswitchinterval(),
         "environment": sorted(os.environ.items()), "streams": [type(sys.stdout).__name__, type(sys.stderr).__name__],
         "fork": os.fork.__name__, "loaded": "dspy" in sys.modules, "path": sys.path,
     }
