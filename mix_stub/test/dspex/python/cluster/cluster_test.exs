@@ -136,7 +136,7 @@ defmodule DSPex.Python.ClusterTest do
 
     results =
       [&Python.running_calls/1, &Python.cancel("r", &1), &Python.metrics/1]
-      |> Enum.map(&Task.async(fn -> &1.(pool: @pool, timeout: 1_000) end))
+      |> Enum.map(&Task.async(fn -> &1.(pool: @pool, timeout: 20_000) end))
       |> Task.await_many(60_000)
 
     signal_process(pid, "CONT")
