@@ -228,6 +228,16 @@ defmodule DSPex.TestPython do
   end
 
   @doc """
+  Returns the ids of the functions that Python may call on behalf of a process: other tests run at the same time.
+  """
+  def registered_by(caller) do
+    for {id, {_registration, callback, _invoked?}} <-
+          :sys.get_state(DSPex.Python.Functions.CallbackRegistry).callbacks,
+        caller in callback.context.callers,
+        do: id
+  end
+
+  @doc """
   Tells whether the result is Python's, or each one of a batch. At a deadline Elixir's own clock makes the error if Python is
   45 ms late.
   """

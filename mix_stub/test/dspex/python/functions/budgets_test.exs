@@ -145,10 +145,9 @@ defmodule DSPex.Python.Functions.BudgetsTest do
     end
 
     test "of a caller that ends leaves nothing behind", given do
-      before = Python.Callbacks.count().registered
       acme = [metadata: %{tenant: "acme"}] ++ given.options
       {:ok, _prediction} = ask(acme)
-      eventually(fn -> Python.Callbacks.count().registered <= before end)
+      eventually(fn -> registered_by(self()) == [] end)
     end
   end
 

@@ -303,11 +303,17 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
 
     test "leaves nothing registered" do
       pool = start_pool!()
-      before = Callbacks.count().registered
-      for _ <- 1..20, do: {:ok, _prediction} = ask(answering("a"), pool: pool)
+      test = self()
+
+      asked = fn _request ->
+        send(test, {:registered, length(registered_by(test))})
+        ScriptedModel.written(answer: "a")
+      end
+
+      {:ok, _prediction} = ask(asked, pool: pool)
+      assert_received {:registered, 1}
       for _ <- 1..20, do: {:error, _error} = ask(fn _ -> raise "no" end, pool: pool)
-      # Other tests run at the same time, with a few functions each.
-      assert Callbacks.count().registered <= before + 20
+      assert registered_by(test) == []
     end
   end
 
@@ -373,12 +379,10 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
           buffer: 4
         )
 
-      before = Callbacks.count().running
-
       assert [{:chunk, "answer", _text}] =
                stream |> Stream.filter(&match?({:chunk, _, _}, &1)) |> Enum.take(1)
 
-      eventually(fn -> Callbacks.count().running <= before end)
+      eventually(fn -> registered_by(self()) == [] end)
       made = for _ <- Stream.repeatedly(fn -> nil end) |> Enum.take(1_000), do: receive_made()
       # 4 events, and the pieces that Python reads ahead to tell a header from text.
       assert Enum.count(made, & &1) < 40
@@ -495,7 +499,7 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
       end
 
       assert answer(pool) == "new"
-      eventually(fn -> Callbacks.count().running == 0 and replaced(pool) == [] end)
+      eventually(fn -> replaced(pool) == [] end)
       assert kept(pool) == 1
     end
 
