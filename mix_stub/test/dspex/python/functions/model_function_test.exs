@@ -4,7 +4,7 @@ defmodule DSPex.Python.Functions.ModelFunctionTest do
   import DSPex.TestPython
 
   alias DSPex.Python
-  alias DSPex.Python.{Callbacks, Error, ScriptedModel}
+  alias DSPex.Python.{Error, ScriptedModel}
 
   doctest DSPex.Python.ModelFunction
 
