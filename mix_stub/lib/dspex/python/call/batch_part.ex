@@ -11,7 +11,7 @@ defmodule DSPex.Python.Call.BatchPart do
   @typep item :: {index :: non_neg_integer(), inputs :: term()}
 
   @doc """
-  Runs items, each `{index, inputs}`, as many at the same time as `concurrency` says, by `run`, and gives each element to `hand_over`:
+  Runs items, each `{index, inputs}`, as many at the same time as `concurrency` says (Python refuses a wrong one), by `run`, and gives each element to `hand_over`:
 
       {index, result}
       {:ended, value}              as it came
@@ -19,12 +19,7 @@ defmodule DSPex.Python.Call.BatchPart do
 
   Returns `:go_on`, `:failed` if the part has failed as a whole, or `{:cancelled, error}` if it was cancelled.
   """
-  @spec run(
-          [item()],
-          pos_integer() | term(),
-          ([item()], term() -> Enumerable.t()),
-          (term() -> term())
-        ) ::
+  @spec run([item()], term(), ([item()], term() -> Enumerable.t()), (term() -> term())) ::
           :go_on | :failed | {:cancelled, Error.t()}
   def run(items, concurrency, run, hand_over),
     do: run_part(items, concurrency, run, hand_over, 1)
